@@ -1,0 +1,245 @@
+"""The kernel table: every kernel once, with what it reads, what it writes, and what it costs.
+
+A kernel set (`numpy`, `cpu`, later `cuda`) exports every name below with the same operands in the same order:
+inputs (read), then updated (read and written in place), then outputs (written), then attributes by keyword.
+Kernels check nothing, allocate nothing that outlives the call and print nothing; they are right for every shape,
+0 rows included, in float32 and float64. `F` stands for either of the two; `B` batch, `I` inputs, `O` outputs, `C` classes.
+
+Arrays are C-contiguous. 0-d operands are arrays with one element. Comparisons write `bool`; labels, orders and
+counters are `int64`. Floating-point operations count a fused multiply-add as two and any other arithmetic or
+elementary function as one; bytes count each operand once, updated ones twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Operand(NamedTuple):
+    """What a kernel is told of an array before it runs: its shape and dtype."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One row of the table."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    updated: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+    count: Callable[[Shapes], int] = lambda shapes: 0
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        return self.inputs + self.updated + self.outputs
+
+    def operations(self, operands: tuple[Operand, ...]) -> int:
+        """Floating-point operations of one call."""
+        return self.count({name: operand.shape for name, operand in zip(self.operands, operands, strict=True)})
+
+    def traffic(self, operands: tuple[Operand, ...]) -> int:
+        """Bytes that one call must move at least: every operand once, updated ones there and back."""
+        total = 0
+        for name, operand in zip(self.operands, operands, strict=True):
+            total += operand.nbytes * (2 if name in self.updated else 1)
+        return total
+
+
+KERNELS: dict[str, Kernel] = {}
+
+ACTIVATIONS_FROM_OUTPUT = ("relu", "leaky_relu", "elu", "sigmoid", "tanh")
+"""Activations whose derivative is a function of their output: only these can be fused into `dense`."""
+
+ACTIVATIONS_FROM_INPUT = ("gelu", "silu", "softplus")
+"""Activations whose derivative needs their input."""
+
+ALPHA_ACTIVATIONS = ("leaky_relu", "elu")
+"""Activations with a slope or scale `alpha` for negative inputs."""
+
+UNARY = ("identity", "negative", "exp", "log", "sqrt", "abs", "sign", "step")
+BINARY = ("add", "subtract", "multiply", "divide", "power", "maximum", "minimum")
+COMPARISONS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
+UPDATES: dict[str, tuple[str, ...]] = {
+    "sgd": (),
+    "momentum": ("velocity",),
+    "nesterov": ("velocity",),
+    "averaged_momentum": ("velocity",),
+    "rmsprop": ("square",),
+    "adam": ("mean", "square"),
+}
+"""The update kernels and the state each keeps per parameter."""
+
+SUM_BLOCK = 4096
+"""Elements a block in sums over a whole arena: set by nothing but this number, so that results do not depend on threads."""
+
+
+def _each(name: str, factor: int = 1) -> Callable[[Shapes], int]:
+    return lambda shapes: factor * math.prod(shapes[name])
+
+
+def _declare(
+    name: str,
+    inputs: str,
+    outputs: str,
+    *,
+    updated: str = "",
+    attributes: str = "",
+    count: Callable[[Shapes], int] = lambda shapes: 0,
+) -> None:
+    KERNELS[name] = Kernel(
+        name, tuple(inputs.split()), tuple(outputs.split()), tuple(updated.split()), tuple(attributes.split()), count
+    )
+
+
+def _matmul_operations(shapes: Shapes) -> int:
+    rows, columns = shapes["c"]
+    return 2 * rows * columns * (math.prod(shapes["a"]) // rows if rows else 0)
+
+
+# Dense layers. c (M, N) = op(a) @ op(b), op the transpose where asked for.
+_declare("matmul", "a b", "c", attributes="transpose_a transpose_b", count=_matmul_operations)
+# y (B, O) = activation(x (B, I) @ w (I, O) + b (O,)); activation None or one of ACTIVATIONS_FROM_OUTPUT.
+_declare(
+    "dense", "x w b", "y", attributes="activation alpha",
+    count=lambda s: 2 * math.prod(s["x"]) * s["w"][1] + 2 * math.prod(s["y"]),
+)  # fmt: skip
+# dx (B, I) = (dz (B, O) @ w.T) * activation'(at output y (B, I) of the layer below).
+_declare(
+    "dense_backward_input", "dz w y", "dx", attributes="activation alpha",
+    count=lambda s: 2 * math.prod(s["dz"]) * s["w"][0] + 2 * math.prod(s["dx"]),
+)  # fmt: skip
+# dw (I, O) = x.T @ dz, db (O,) = sum of dz over rows.
+_declare(
+    "dense_backward_weight", "x dz", "dw db",
+    count=lambda s: 2 * math.prod(s["x"]) * s["dz"][1] + math.prod(s["dz"]),
+)  # fmt: skip
+
+# Elementwise, all of one shape.
+for _name in UNARY:
+    _declare(_name, "x", "y", count=_each("y"))
+for _name in ACTIVATIONS_FROM_OUTPUT + ACTIVATIONS_FROM_INPUT:
+    _alpha = "alpha" if _name in ALPHA_ACTIVATIONS else ""
+    _at = "y" if _name in ACTIVATIONS_FROM_OUTPUT else "x"
+    _declare(_name, "x", "y", attributes=_alpha, count=_each("y"))
+    _declare(f"{_name}_backward", f"dy {_at}", "dx", attributes=_alpha, count=_each("dx", 2))
+
+# Elementwise with NumPy broadcasting, up to six axes.
+for _name in BINARY + COMPARISONS:
+    _declare(_name, "a b", "c", count=_each("c"))
+_declare("where", "condition a b", "c", count=_each("c"))
+
+# Reductions over `axis` (a tuple, ascending, never empty; reduced axes are dropped) and their converse:
+# y = x repeated along `axis`, divided by the number of repeats if `mean`. Of nothing, sum is 0, mean is NaN, max is -inf.
+_declare("sum", "x", "y", attributes="axis", count=_each("x"))
+_declare("mean", "x", "y", attributes="axis", count=_each("x"))
+_declare("max", "x", "y", attributes="axis", count=_each("x"))
+_declare("expand", "x", "y", attributes="axis mean", count=_each("y"))
+
+# Moving elements: any dtype. `slice` takes y.shape[axis] entries from `start`. `gather` takes rows x[indices];
+# `scatter_add` adds row i of dy to row indices[i] of dx, which starts at zero, in the order of i.
+_declare("transpose", "x", "y", attributes="axes")
+_declare("concatenate", "a b", "c", attributes="axis")
+_declare("slice", "x", "y", attributes="axis start")
+_declare("gather", "x indices", "y")
+_declare("scatter_add", "indices dy", "dx", count=_each("dy"))
+_declare("fill", "", "y", attributes="value")
+
+# Over the last axis of (B, C). argmax takes the first of equal ones; NaN counts as the largest, as in NumPy.
+_declare("softmax", "x", "y", count=_each("x", 4))
+_declare("softmax_backward", "dy y", "dx", count=_each("y", 4))
+_declare("log_softmax", "x", "y", count=_each("x", 4))
+_declare("log_softmax_backward", "dy y", "dx", count=_each("y", 4))
+_declare("argmax", "x", "indices", count=_each("x"))
+_declare("one_hot", "labels", "y")
+
+# Batch normalisation of x (B, O) over B; mean and inverse_deviation (O,) are kept for the backward pass:
+# y = gamma * (x - mean) * inverse_deviation + beta, inverse_deviation = 1 / sqrt(biased variance + epsilon);
+# running = momentum * running + (1 - momentum) * batch, with the unbiased variance.
+_declare(
+    "batch_norm", "x gamma beta", "y mean inverse_deviation", updated="running_mean running_variance",
+    attributes="momentum epsilon", count=_each("x", 7),
+)  # fmt: skip
+_declare(
+    "batch_norm_inference", "x gamma beta running_mean running_variance", "y", attributes="epsilon",
+    count=_each("x", 3),
+)  # fmt: skip
+_declare("batch_norm_backward", "dy x gamma mean inverse_deviation", "dx dgamma dbeta", count=_each("x", 10))
+
+# y = x / (1 - rate) where the uniform of (key, step, element) is >= rate, else 0. The same call on dy is the backward.
+# `step` is a 0-d int64 operand, `key` a pair of 32-bit words. See fastnn/random.py for the stream.
+_declare("dropout", "x step", "y", attributes="rate key", count=_each("x", 2))
+
+# Losses, one value an example; t is (B,) int64 class indices or (B, C) F for softmax, (B, O) F for the others.
+# softmax_cross_entropy: -sum_j t_j log p_j; sigmoid_cross_entropy: sum_j of max(z,0) - z t + log(1 + exp(-|z|));
+# squared_error: scale * sum_j (z_j - t_j)^2. Backward: dz = dlosses * dloss/dz. With gradient: both in one pass.
+for _name, _flops in (("softmax_cross_entropy", 6), ("sigmoid_cross_entropy", 6), ("squared_error", 3)):
+    _scale = "scale" if _name == "squared_error" else ""
+    _declare(_name, "z t", "losses", attributes=_scale, count=_each("z", _flops))
+    _declare(f"{_name}_backward", "z t dlosses", "dz", attributes=_scale, count=_each("z", _flops))
+    _declare(f"{_name}_with_gradient", "z t dlosses", "losses dz", attributes=_scale, count=_each("z", _flops + 2))
+# sum(w * losses) / sum(w) over (B,), 0 where sum(w) is 0; dlosses = dmean * w / sum(w), likewise.
+_declare("weighted_mean", "losses weights", "mean", count=_each("losses", 3))
+_declare("weighted_mean_backward", "dmean weights", "dlosses", count=_each("weights", 2))
+# 1.0 or 0.0 an example (B,): argmax of z equals t (int64 (B,)) or argmax of t (F (B, C)); where z has one column, or
+# `multilabel`, the share of columns in which (z > threshold) == (t > 0.5).
+_declare("is_correct", "z t", "correct", attributes="threshold multilabel", count=_each("z"))
+
+# Data. y[b] = source[order[position + b]] * scale for rows of any shape and of dtype uint8, int64, float32, float64;
+# y is F, or int64 where the source is (scale is then 1). position, epoch: 0-d int64.
+_declare("gather_rows", "source order position", "y", attributes="scale", count=_each("y"))
+# A permutation of 0 .. n-1, (n,) int64: the stateless bijection of fastnn/random.py for (key, epoch).
+_declare("shuffle", "epoch", "order", attributes="key")
+
+# Updates over the whole arena of P parameters. `scalars` (steps, 3) F holds for each step of a chunk the learning
+# rate and the two bias corrections 1/(1 - beta1^t), 1/(1 - beta2^t); `index` (0-d int64) names the row. `starts` (S + 1,) int64
+# cuts the arena into segments, `penalties` (S, 3) F holds l2, l1 and decoupled weight decay of each.
+# g = clip(gradient): first to [-clip_value, clip_value] (0: off), then times min(1, clip_norm / norm) (0: off), with
+# norm (0-d F) that of the value-clipped gradient; then g += l2 * w + l1 * sign(w). Then, with rate the learning rate:
+#   sgd                w -= rate * g
+#   momentum           v = beta * v + g;              w -= rate * v
+#   nesterov           v = beta * v + g;              w -= rate * (g + beta * v)
+#   averaged_momentum  v = beta * v + (1 - beta) * g; w -= rate * v
+#   rmsprop            s = beta * s + (1 - beta) * g^2;  w -= rate * g / (sqrt(s) + epsilon), or / sqrt(s + epsilon)
+#   adam               m = beta1 * m + (1 - beta1) * g; s = beta2 * s + (1 - beta2) * g^2;
+#                      w -= rate * decay * w;  w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon)
+# Every update writes w after w -= rate * decay * w with the old w, decay being the third column of penalties.
+_ATTRIBUTES = {
+    "sgd": "", "momentum": "beta", "nesterov": "beta", "averaged_momentum": "beta",
+    "rmsprop": "beta epsilon epsilon_inside", "adam": "beta1 beta2 epsilon",
+}  # fmt: skip
+for _name, _slots in UPDATES.items():
+    _declare(
+        _name, "gradient norm scalars index starts penalties", "", updated=" ".join(("parameters", *_slots)),
+        attributes=f"clip_value clip_norm {_ATTRIBUTES[_name]}", count=_each("gradient", 4 + 5 * len(_slots)),
+    )  # fmt: skip
+# Partial sums over blocks of SUM_BLOCK elements, one a block: of min(max(x, -clip), clip)^2 (clip 0: of x^2);
+# and of l2/2 * w^2 + l1 * |w| (segments as above; blocks run over the arena, not over the segment).
+_declare("block_sum_squares", "x", "partial", attributes="clip_value", count=_each("x", 2))
+_declare("block_penalty", "parameters starts penalties", "partial", count=_each("parameters", 4))
+
+# The control block (8,) int64: [0] step of the chunk, [1] position in the order, [2] step since the model was made.
+# record: log[index, column] = value (0-d F). advance: control += (1, rows, 1).
+_declare("record", "value index", "", updated="log", attributes="column")
+_declare("advance", "", "", updated="control", attributes="rows")
+# How many elements of each block of SUM_BLOCK are NaN or infinite.
+_declare("count_nonfinite", "x", "counts", count=_each("x"))

@@ -1,0 +1,267 @@
+"""Kernels declared, compiled one by one when a program first needs them, and kept on disk.
+
+A kernel is declared by a factory that takes the floating-point type `F` (a Numba type) and returns the body:
+
+    @kernel("softmax", sizes=lambda x, y: (math.prod(x.shape[:-1]), x.shape[-1]))
+    def softmax(F):
+        pointer = POINTERS[F]
+        def body(op, part, parts):
+            x, y, rows, columns = op[0], op[1], op[2], op[3]     # addresses first, then sizes, then attributes
+            ...
+        return body
+
+`sizes` gets the operands and, by keyword, the attributes, and returns whole numbers and floats; a float travels as the
+bits of a float64 (read it with `float64_from_bits`). Attributes that should be compiled in are named in `static`; the
+factory then gets them by keyword. `dtypes` names operands whose dtype is compiled in too (as keyword `<operand>_type`).
+Where `scratch` is given, it returns the bytes of private memory that one part needs; the words behind the operands'
+addresses are then the address of the scratch memory and that number of bytes: part p owns the bytes from p times it on.
+`addresses(F, **attributes)` returns addresses of other compiled functions, which come next; the sizes come last.
+
+The cache: one file a kernel, named by a hash of everything that could change its code (sources of this package, versions,
+processor), in a folder that only its owner may touch. A file that was damaged or cannot be read costs one warning and
+one compilation; a folder that cannot be written costs one warning a process.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pickle
+import platform
+import stat
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from numba import types
+from numba.core.ccallback import CFunc
+from numba.core.serialize import dumps
+
+from fastnn_kernels.contract import KERNELS, Operand
+from fastnn_kernels.cpu.intrinsics import KERNEL
+
+OPTIONS: dict[str, Any] = {"nopython": True, "error_model": "numpy", "boundscheck": False}
+
+helper = numba.njit(error_model="numpy", boundscheck=False, forceinline=True)
+"""Decorator for functions used inside kernels; always inlined, so that loops around them vectorise."""
+
+TYPES = {"float32": types.float32, "float64": types.float64, "int64": types.int64, "uint8": types.uint8, "bool": types.uint8}
+"""NumPy dtype name -> Numba type, as kernels see it (bool is read and written as 0 and 1 in a byte)."""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """How to lower and compile one kernel."""
+
+    name: str
+    factory: Callable[..., Callable[..., None]]
+    sizes: Callable[..., Sequence[int | float]]
+    static: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    scratch: Callable[..., int] | None = None
+    addresses: Callable[..., Sequence[int]] | None = None
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A call ready for the player, but for the addresses of its operands."""
+
+    address: int
+    numbers: tuple[int, ...]
+    scratch: int | None = None
+    """Bytes of private memory a part; None where the kernel takes none."""
+
+    def words(self, addresses: Sequence[int], scratch: int = 0) -> list[int]:
+        """The operand words for arrays at `addresses` and scratch memory at `scratch`."""
+        return [*addresses, *(() if self.scratch is None else (scratch, self.scratch)), *self.numbers]
+
+
+DECLARATIONS: dict[str, Declaration] = {}
+
+
+def kernel(
+    name: str,
+    *,
+    sizes: Callable[..., Sequence[int | float]],
+    static: tuple[str, ...] = (),
+    dtypes: tuple[str, ...] = (),
+    scratch: Callable[..., int] | None = None,
+    addresses: Callable[..., Sequence[int]] | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare the kernel `name` of the contract; see the module's docstring."""
+
+    def declare(factory: Callable[..., Any]) -> Callable[..., Any]:
+        DECLARATIONS[name] = Declaration(name, factory, sizes, static, dtypes, scratch, addresses)
+        return factory
+
+    return declare
+
+
+def lower(name: str, operands: Sequence[Operand], attributes: Mapping[str, Any]) -> Lowered:
+    """Compile (or find) the kernel for these operands and attributes, and compute the words behind its addresses."""
+    declaration = DECLARATIONS[name]
+    float_type = _float_type(name, operands)
+    static = {key: attributes[key] for key in declaration.static}
+    for operand_name, operand in zip(KERNELS[name].operands, operands, strict=True):
+        if operand_name in declaration.dtypes:
+            static[f"{operand_name}_type"] = TYPES[operand.dtype.name]
+    address = compiled(name, float_type, tuple(sorted(static.items(), key=lambda item: item[0])))
+    numbers = [int(function) for function in declaration.addresses(float_type, **attributes)] if declaration.addresses else []
+    numbers += [_word(number) for number in declaration.sizes(*operands, **attributes)]
+    scratch = declaration.scratch(*operands, **attributes) if declaration.scratch else None
+    return Lowered(address, tuple(numbers), scratch)
+
+
+def _float_type(name: str, operands: Sequence[Operand]) -> Any:
+    for operand_name, operand in zip(KERNELS[name].operands, operands, strict=True):
+        if operand.dtype.kind == "f" and operand_name != "source":
+            return TYPES[operand.dtype.name]
+    return types.float32  # integers only: one compilation serves
+
+
+def _word(number: int | float) -> int:
+    if isinstance(number, float):
+        return int(np.float64(number).view(np.int64))
+    return int(number)
+
+
+_lock = threading.RLock()
+_compiled: dict[tuple[Any, ...], CFunc] = {}
+
+
+def compiled(name: str, float_type: Any, static: tuple[tuple[str, Any], ...] = ()) -> int:
+    """The address of the kernel `name` for `float_type`, compiled now if nobody has yet."""
+    key = (name, float_type, static)
+    found = _compiled.get(key)
+    if found is None:
+        with _lock:
+            found = _compiled.get(key)
+            if found is None:
+                body = DECLARATIONS[name].factory(float_type, **dict(static))
+                label = "-".join([name, str(float_type), *(str(value) for _, value in static)])
+                found = _compiled[key] = compile_function(body, KERNEL, label)
+    return int(found.address)
+
+
+def compile_function(body: Callable[..., Any], signature: Any, label: str) -> CFunc:
+    """Compile `body` to a C function, or load it from the cache. `label` must tell it from every other function."""
+    with _lock:
+        function = CFunc(body, (signature.args, signature.return_type), locals={}, options=dict(OPTIONS))
+        function._cache = _FileCache(label)
+        function.compile()
+    return function
+
+
+class CacheStatistics:
+    """Counts of this process, for tests and for `fastnn doctor`."""
+
+    hits = 0
+    misses = 0
+
+
+class _FileCache:
+    """The two methods that Numba asks of a cache, over one file with a checksum."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    def _path(self, signature: Any, codegen: Any) -> Path | None:
+        folder = cache_folder()
+        if folder is None:
+            return None
+        key = repr((self.label, str(signature), codegen.magic_tuple(), _stamp()))
+        readable = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.label)[:80]
+        return folder / f"{readable}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.kernel"
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        target_context.refresh()
+        path = self._path(signature, target_context.codegen())
+        if path is None:
+            CacheStatistics.misses += 1
+            return None
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            CacheStatistics.misses += 1
+            return None
+        except OSError as error:
+            _warn_once("unreadable", f"a cached kernel cannot be read ({error}); it is compiled again")
+            CacheStatistics.misses += 1
+            return None
+        digest, payload = content[:32], content[32:]
+        if hashlib.sha256(payload).digest() != digest:
+            _warn_once("damaged", f"the cached kernel {path} is damaged; it is compiled again")
+            CacheStatistics.misses += 1
+            return None
+        CacheStatistics.hits += 1
+        return numba.core.compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
+
+    def save_overload(self, signature: Any, result: Any) -> None:
+        path = self._path(signature, result.codegen)
+        if path is None:
+            return
+        payload = dumps(result._reduce())
+        try:
+            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(hashlib.sha256(payload).digest() + payload)
+                os.replace(temporary, path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+        except OSError as error:
+            _warn_once("unwritable", f"compiled kernels cannot be kept ({error}); they live in memory only")
+
+
+@functools.cache
+def _stamp() -> tuple[str, ...]:
+    """Everything beside the kernel's own label that decides its code."""
+    digest = hashlib.sha256()
+    here = Path(__file__).parent
+    for source in sorted([*here.glob("*.py"), here.parent / "contract.py"]):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return (digest.hexdigest(), numba.__version__, llvmlite.__version__, platform.python_version(), sys.platform)
+
+
+@functools.cache
+def cache_folder() -> Path | None:
+    """The folder of compiled kernels, made if need be; None where there is none to be had.
+
+    `FASTNN_CACHE_DIR` names it; else `fastnn` in `XDG_CACHE_HOME`, else in `~/.cache`. It must belong to this user and be
+    closed to others, since what lies in it is run.
+    """
+    named = os.environ.get("FASTNN_CACHE_DIR")
+    base = os.environ.get("XDG_CACHE_HOME")
+    folder = Path(named) if named else (Path(base) if base else Path.home() / ".cache") / "fastnn"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022):
+            _warn_once(
+                "unsafe", f"{folder} belongs to another user or can be written by others; compiled kernels are not kept there"
+            )
+            return None
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError) as error:
+        _warn_once("unwritable", f"compiled kernels cannot be kept ({error}); they live in memory only")
+        return None
+    return folder
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(kind: str, message: str) -> None:
+    if kind not in _warned:
+        _warned.add(kind)
+        warnings.warn(message, RuntimeWarning, stacklevel=4)

@@ -1,0 +1,105 @@
+"""What Numba does not offer: bit casts, fused multiply-add, arrays at an address, atomics, calls through an address.
+
+All of them are module globals, shared by every kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+KERNEL_ARGUMENTS = (types.CPointer(types.int64), types.int64, types.int64)
+KERNEL = types.void(*KERNEL_ARGUMENTS)
+"""Every kernel is `kernel(operands, part, parts)`; operands are addresses, sizes and attributes as 64-bit words."""
+
+
+def _bitcast(source: Any, target: Any, llvm_target: ir.Type) -> Any:
+    @intrinsic
+    def cast(typingctx: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], llvm_target)
+
+        return target(source), codegen
+
+    return cast
+
+
+float32_bits = _bitcast(types.float32, types.int32, ir.IntType(32))
+float32_from_bits = _bitcast(types.int32, types.float32, ir.FloatType())
+float64_bits = _bitcast(types.float64, types.int64, ir.IntType(64))
+float64_from_bits = _bitcast(types.int64, types.float64, ir.DoubleType())
+
+
+@intrinsic
+def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c with one rounding; all three of one float type."""
+    if not (a == b == c and a in (types.float32, types.float64)):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fma(*args)
+
+    return a(a, a, a), codegen
+
+
+def _pointer(element: Any) -> Any:
+    @intrinsic
+    def pointer(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], context.get_data_type(element).as_pointer())
+
+        return types.CPointer(element)(types.int64), codegen
+
+    return pointer
+
+
+float32_pointer = _pointer(types.float32)
+float64_pointer = _pointer(types.float64)
+int64_pointer = _pointer(types.int64)
+uint8_pointer = _pointer(types.uint8)
+
+POINTERS = {
+    types.float32: float32_pointer,
+    types.float64: float64_pointer,
+    types.int64: int64_pointer,
+    types.uint8: uint8_pointer,
+}
+"""Element type -> intrinsic that turns an address into a pointer; `carray(pointer(address), n)` is then an array."""
+
+@intrinsic
+def call_kernel(typingctx: Any, address: Any, operands: Any, part: Any, parts: Any) -> Any:
+    """Call the kernel at `address`; `operands` is the address of its words."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        i64 = ir.IntType(64)
+        function = ir.FunctionType(ir.VoidType(), [i64.as_pointer(), i64, i64]).as_pointer()
+        words = builder.inttoptr(args[1], i64.as_pointer())
+        builder.call(builder.inttoptr(args[0], function), [words, args[2], args[3]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def atomic_add(typingctx: Any, address: Any, value: Any) -> Any:
+    """Add to the int64 at `address`, return what it was."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", word, args[1], "acq_rel")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def atomic_load(typingctx: Any, address: Any) -> Any:
+    """The int64 at `address`, read so that what was written before it is seen after it."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(builder.inttoptr(args[0], ir.IntType(64).as_pointer()), "acquire", 8)
+
+    return types.int64(types.int64), codegen
+

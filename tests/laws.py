@@ -1,0 +1,113 @@
+"""The one helper of the kernel tests: run a kernel in the NumPy definition and in another set, compare everything.
+
+The definition runs in float64 on the same (upcast) operands. The other set runs as 1, 2 and 3 parts; what they leave must
+be equal bit for bit. Outputs start as NaN and lie between guards, so that an element left out or written beyond the end
+is seen; operands that are only read must be as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import fastnn_kernels.cpu as cpu_set
+import fastnn_kernels.numpy as numpy_set
+from fastnn_kernels.contract import KERNELS
+
+AWKWARD = (0, 1, 31, 33, 7, 127)
+FLOATS = ("float32", "float64")
+EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
+GUARD = 32
+
+
+def guarded(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A copy of `array` between two guards of 0xA5 bytes, and the whole of it."""
+    size = array.nbytes
+    start = GUARD * array.itemsize
+    whole = np.full(size + 2 * start, 0xA5, np.uint8)
+    inner = whole[start : start + size].view(array.dtype).reshape(array.shape)
+    inner[...] = array
+    return inner, whole
+
+
+def guards_whole(array: np.ndarray, whole: np.ndarray) -> bool:
+    edge = GUARD * array.itemsize
+    return bool((whole[:edge] == 0xA5).all() and (whole[len(whole) - edge :] == 0xA5).all())
+
+
+def empty_like_outputs(specs: Sequence[tuple[tuple[int, ...], Any]]) -> list[np.ndarray]:
+    outputs = []
+    for shape, dtype in specs:
+        dtype = np.dtype(dtype)
+        outputs.append(np.full(shape, np.nan if dtype.kind == "f" else 1, dtype))
+    return outputs
+
+
+def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float, what: str = "") -> None:
+    """Same shape; NaN and infinities in the same places; |actual - expected| <= tolerance * max(1, |expected|)."""
+    assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, expected {expected.shape}"
+    if actual.dtype.kind != "f":
+        np.testing.assert_array_equal(actual, expected, err_msg=what)
+        return
+    a, e = actual.astype(np.float64), expected.astype(np.float64)
+    np.testing.assert_array_equal(np.isnan(a), np.isnan(e), err_msg=f"{what}: NaN in other places")
+    finite = np.isfinite(e)
+    np.testing.assert_array_equal(a[~finite & ~np.isnan(e)], e[~finite & ~np.isnan(e)], err_msg=f"{what}: infinities")
+    error = np.abs(a[finite] - e[finite]) / np.maximum(1.0, np.abs(e[finite]))
+    worst = float(error.max(initial=0.0))
+    assert worst <= tolerance, f"{what}: worst error {worst:.3g}, allowed {tolerance:.3g}"
+
+
+def check_kernel(
+    name: str,
+    inputs: Sequence[np.ndarray],
+    outputs: Sequence[tuple[tuple[int, ...], Any]],
+    *,
+    tolerance: float,
+    parts: Sequence[int] = (1, 2, 3),
+    **attributes: Any,
+) -> list[np.ndarray]:
+    """Run the kernel `name` in both sets; `inputs` are the read and the updated operands, `outputs` shapes and dtypes.
+
+    `tolerance` is in units of the dtype's epsilon, relative to max(1, |expected|). Returns the written operands of the CPU.
+    """
+    entry = KERNELS[name]
+    dtype = next((a.dtype for a in [*inputs, *empty_like_outputs(outputs)] if a.dtype.kind == "f"), np.dtype("float64"))
+    reference = [wide(a) for a in [*(np.array(a) for a in inputs), *empty_like_outputs(outputs)]]
+    with np.errstate(all="ignore"):
+        getattr(numpy_set, name)(*reference, **attributes)
+    first: list[np.ndarray] = []
+    for count in parts:
+        pairs = [guarded(np.ascontiguousarray(a)) for a in [*inputs, *empty_like_outputs(outputs)]]
+        arrays = [inner for inner, _ in pairs]
+        cpu_set.run(name, arrays, attributes, parts=count)
+        for operand, array, (_, whole) in zip(entry.operands, arrays, pairs, strict=True):
+            assert guards_whole(array, whole), f"{name}: wrote beyond {operand} with {count} parts"
+        for operand, array, before in zip(entry.inputs, arrays, inputs, strict=False):
+            np.testing.assert_array_equal(array, before, err_msg=f"{name}: changed {operand}, which it should only read")
+        written = arrays[len(entry.inputs) :]
+        for operand, array, expected in zip((*entry.updated, *entry.outputs), written, reference[len(entry.inputs) :], strict=True):
+            assert_close(array, expected, tolerance * EPSILON[dtype.name], f"{name}.{operand} ({count} parts)")
+        if first:
+            for operand, array, expected in zip((*entry.updated, *entry.outputs), written, first, strict=True):
+                assert array.tobytes() == expected.tobytes(), f"{name}.{operand}: other bits with {count} parts"
+        first = first or written
+    return first
+
+
+def check_definition(name: str, inputs: Sequence[np.ndarray], expected: Mapping[str, np.ndarray], tolerance: float, **attributes: Any) -> None:
+    """Compare the NumPy definition itself with an outside oracle's `expected` outputs, by operand name."""
+    entry = KERNELS[name]
+    written = (*entry.updated, *entry.outputs)
+    arrays = [np.array(a) for a in inputs]
+    arrays += [np.full_like(expected[operand], np.nan) for operand in entry.outputs]
+    getattr(numpy_set, name)(*arrays, **attributes)
+    for operand, array in zip(written, arrays[len(entry.inputs) :], strict=True):
+        if operand in expected:
+            assert_close(array, expected[operand], tolerance * EPSILON[array.dtype.name], f"{name}.{operand}")
+
+
+def wide(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
