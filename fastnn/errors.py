@@ -1,0 +1,49 @@
+"""The errors of fastnn: each is a `FastnnError` and the built-in exception it belongs with."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FastnnError(Exception):
+    """The base of every error that fastnn raises on purpose."""
+
+
+class InputError(FastnnError, ValueError):
+    """A value, shape or name that cannot be used: says what was expected, what came and how to mend it."""
+
+
+class KindError(FastnnError, TypeError):
+    """An argument of a type or dtype that cannot be used."""
+
+
+class CaptureError(FastnnError, TypeError):
+    """Something was asked of a `Symbol` that only an array can do."""
+
+
+class NotReadyError(FastnnError, RuntimeError):
+    """A model was asked for something before it has parameters, or before it was trained."""
+
+
+class DivergenceError(FastnnError, ArithmeticError):
+    """Training produced NaN or infinity; the model is back at its last finite step."""
+
+
+class FileError(FastnnError, OSError):
+    """A file that cannot be read or written."""
+
+
+class FormatError(FileError, ValueError):
+    """A file that is not what its reader understands."""
+
+
+class DeviceError(FastnnError, RuntimeError):
+    """A device that was asked for cannot be used here."""
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the nearest of `known`, else the list of them, for the end of a message."""
+    names = sorted(known)
+    close = difflib.get_close_matches(str(name), names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(map(repr, names))}"
