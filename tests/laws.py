@@ -80,7 +80,7 @@ def check_kernel(
         getattr(numpy_set, name)(*reference, **attributes)
     first: list[np.ndarray] = []
     for count in parts:
-        pairs = [guarded(np.ascontiguousarray(a)) for a in [*inputs, *empty_like_outputs(outputs)]]
+        pairs = [guarded(np.asarray(a, order="C")) for a in [*inputs, *empty_like_outputs(outputs)]]
         arrays = [inner for inner, _ in pairs]
         cpu_set.run(name, arrays, attributes, parts=count)
         for operand, array, (_, whole) in zip(entry.operands, arrays, pairs, strict=True):

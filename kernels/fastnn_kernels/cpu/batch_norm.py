@@ -1,1 +1,271 @@
-"""Being written."""
+"""Batch normalisation over the rows of (B, O).
+
+Statistics are taken over blocks of 64 rows in the arrays' own type, shifted by the mean of the rows before, and the blocks are
+put together in float64 in ascending order (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for
+computing sample variances"). So x is read once for them, and neither a large mean nor many rows cost precision.
+Columns are independent of each other: parts and strips cut there, and no bit depends on where.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from fastnn_kernels.contract import Operand
+from fastnn_kernels.cpu.compiling import helper, kernel
+from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, float64_pointer
+from fastnn_kernels.cpu.reductions import LANES, lanes, load, load_some, span, store, store_some
+
+BLOCK = 64
+"""Rows whose sums are taken in the arrays' own type before they go to float64."""
+ROWS = 8
+"""Rows taken together while a column group's sums are in registers: enough streams for the prefetcher, no more."""
+STRIP = 512
+"""Columns taken at a time: a block of them fits the second-level cache."""
+
+
+def _strip(columns: int) -> int:
+    """Columns of a strip, in whole groups of lanes."""
+    return min(max(-(-columns // LANES), 1) * LANES, STRIP)
+
+
+@helper  # type: ignore[untyped-decorator]
+def _at(p: Any, index: int, count: int) -> Any:
+    """The next group of lanes, or the `count` elements that are left."""
+    return load(p, index) if count >= LANES else load_some(p, index, count, 0.0)
+
+
+@helper  # type: ignore[untyped-decorator]
+def _put(p: Any, index: int, count: int, value: Any) -> None:
+    if count >= LANES:
+        store(p, index, value)
+    else:
+        store_some(p, index, count, value)
+
+
+@helper  # type: ignore[untyped-decorator]
+def _moments(x: Any, start: int, stride: int, rows: int, columns: int, shift: Any, sums: Any, squares: Any) -> None:
+    """sums = sum of x - shift over the rows, squares = sum of its squares, for each column."""
+    for j in range(0, columns, LANES):
+        store(sums, j, lanes(sums, 0.0))
+        store(squares, j, lanes(squares, 0.0))
+    for low in range(0, rows, ROWS):
+        high = min(low + ROWS, rows)
+        for j in range(0, columns, LANES):
+            count = columns - j
+            middle, total, square = load(shift, j), load(sums, j), load(squares, j)
+            if count >= LANES:
+                for i in range(low, high):
+                    deviation = load(x, start + i * stride + j) - middle
+                    total = total + deviation
+                    square = square + deviation * deviation
+            else:
+                for i in range(low, high):
+                    deviation = load_some(x, start + i * stride + j, count, 0.0) - middle
+                    total = total + deviation
+                    square = square + deviation * deviation
+            store(sums, j, total)
+            store(squares, j, square)
+
+
+def _scratch(x: Operand, gamma: Operand, *operands: Operand, **attributes: float) -> int:
+    """Five rows of a strip, which is all that the three kernels need at most: three F and two float64."""
+    return _strip(gamma.size) * (3 * x.dtype.itemsize + 2 * 8)
+
+
+@kernel(
+    "batch_norm",
+    sizes=lambda x, gamma, *operands, momentum, epsilon: (x.shape[0], gamma.size, float(momentum), float(epsilon)),
+    scratch=_scratch,
+)
+def _batch_norm(F: Any) -> Any:
+    pointer, size = POINTERS[F], F.bitwidth // 8
+
+    def body(op: Any, part: int, parts: int) -> None:
+        x, gamma, beta, running_mean, running_variance = (
+            pointer(op[0]), pointer(op[1]), pointer(op[2]), pointer(op[3]), pointer(op[4])
+        )  # fmt: skip
+        y, mean, inverse_deviation = pointer(op[5]), pointer(op[6]), pointer(op[7])
+        count, width = op[10], op[11]
+        momentum, epsilon = float64_from_bits(op[12]), float64_from_bits(op[13])
+        scratch = op[8] + part * op[9]
+        strip = op[9] // (3 * size + 16)
+        centre, deviation = float64_pointer(scratch), float64_pointer(scratch + 8 * strip)  # mean, squared deviations so far
+        shift = pointer(scratch + 16 * strip)
+        sums, squares = pointer(scratch + (16 + size) * strip), pointer(scratch + (16 + 2 * size) * strip)
+        first, last = span(width, LANES, part, parts)
+        for left in range(first, last, strip):
+            columns = min(last - left, strip)
+            for j in range(strip):
+                centre[j] = 0.0
+                deviation[j] = 0.0
+                shift[j] = F(0)
+            if count > 0:  # the first shift: the mean of the first block
+                rows = min(count, BLOCK)
+                _moments(x, left, width, rows, columns, shift, sums, squares)
+                for j in range(columns):
+                    shift[j] = sums[j] / F(rows)
+            for low in range(0, count, BLOCK):
+                rows = min(count - low, BLOCK)
+                _moments(x, low * width + left, width, rows, columns, shift, sums, squares)
+                share, pair = rows / (low + rows), low * (rows / (low + rows))
+                for j in range(columns):
+                    total = types.float64(sums[j])
+                    delta = types.float64(shift[j]) + total / rows - centre[j]
+                    within = max(types.float64(squares[j]) - total * (total / rows), 0.0)
+                    middle = centre[j] + delta * share
+                    deviation[j] += within + delta * (delta * pair)
+                    centre[j] = middle
+                    shift[j] = F(middle)
+            for j in range(columns):
+                variance = deviation[j] / max(count, 1)
+                inverse = 1.0 / math.sqrt(variance + epsilon)
+                mean[left + j] = F(centre[j])
+                inverse_deviation[left + j] = F(inverse)
+                sums[j] = gamma[left + j] * F(inverse)
+                if count > 0:
+                    unbiased = deviation[j] / max(count - 1, 1)
+                    running_mean[left + j] = F(
+                        momentum * types.float64(running_mean[left + j]) + (1.0 - momentum) * centre[j]
+                    )
+                    running_variance[left + j] = F(
+                        momentum * types.float64(running_variance[left + j]) + (1.0 - momentum) * unbiased
+                    )
+            _normalise(x, y, left, width, 0, count, columns, mean, sums, beta)
+
+    return body
+
+
+@helper  # type: ignore[untyped-decorator]
+def _normalise(
+    x: Any, y: Any, left: int, width: int, low: int, high: int, columns: int, mean: Any, scale: Any, beta: Any
+) -> None:
+    """y = (x - mean) * scale + beta for `columns` columns from `left` on, rows low .. high-1; scale is the strip's own."""
+    for i in range(low, high):
+        start = i * width + left
+        j = 0
+        while columns - j >= LANES:
+            value = (load(x, start + j) - load(mean, left + j)) * load(scale, j) + load(beta, left + j)
+            store(y, start + j, value)
+            j += LANES
+        if columns > j:
+            rest = columns - j
+            deviation = load_some(x, start + j, rest, 0.0) - load_some(mean, left + j, rest, 0.0)
+            value = deviation * load(scale, j) + load_some(beta, left + j, rest, 0.0)
+            store_some(y, start + j, rest, value)
+
+
+@kernel(
+    "batch_norm_inference",
+    sizes=lambda x, gamma, *operands, epsilon: (x.shape[0], gamma.size, float(epsilon)),
+    scratch=_scratch,
+)
+def _batch_norm_inference(F: Any) -> Any:
+    pointer, size = POINTERS[F], F.bitwidth // 8
+
+    def body(op: Any, part: int, parts: int) -> None:
+        x, gamma, beta, running_mean, running_variance = (
+            pointer(op[0]), pointer(op[1]), pointer(op[2]), pointer(op[3]), pointer(op[4])
+        )  # fmt: skip
+        y = pointer(op[5])
+        scratch = op[6] + part * op[7]
+        strip = op[7] // (3 * size + 16)
+        count, width, epsilon = op[8], op[9], float64_from_bits(op[10])
+        scale = pointer(scratch)
+        low, high = span(count, 1, part, parts)
+        if high > low:
+            for left in range(0, width, strip):
+                columns = min(width - left, strip)
+                for j in range(columns):
+                    inverse = 1.0 / math.sqrt(types.float64(running_variance[left + j]) + epsilon)
+                    scale[j] = F(types.float64(gamma[left + j]) * inverse)
+                _normalise(x, y, left, width, low, high, columns, running_mean, scale, beta)
+
+    return body
+
+
+@helper  # type: ignore[untyped-decorator]
+def _products(
+    dy: Any, x: Any, start: int, stride: int, rows: int, columns: int, mean: Any, left: int, sums: Any, products: Any
+) -> None:
+    """sums = sum of dy over the rows, products = sum of dy * (x - mean), for each column."""
+    for j in range(0, columns, LANES):
+        store(sums, j, lanes(sums, 0.0))
+        store(products, j, lanes(products, 0.0))
+    for low in range(0, rows, ROWS):
+        high = min(low + ROWS, rows)
+        for j in range(0, columns, LANES):
+            count = columns - j
+            total, product = load(sums, j), load(products, j)
+            if count >= LANES:
+                middle = load(mean, left + j)
+                for i in range(low, high):
+                    slope = load(dy, start + i * stride + j)
+                    total = total + slope
+                    product = product + slope * (load(x, start + i * stride + j) - middle)
+            else:
+                middle = load_some(mean, left + j, count, 0.0)
+                for i in range(low, high):
+                    slope = load_some(dy, start + i * stride + j, count, 0.0)
+                    total = total + slope
+                    product = product + slope * (load_some(x, start + i * stride + j, count, 0.0) - middle)
+            store(sums, j, total)
+            store(products, j, product)
+
+
+@kernel(
+    "batch_norm_backward",
+    sizes=lambda dy, x, gamma, *operands: (x.shape[0], gamma.size),
+    scratch=lambda dy, x, gamma, *operands: _scratch(x, gamma),
+)
+def _batch_norm_backward(F: Any) -> Any:
+    pointer, size = POINTERS[F], F.bitwidth // 8
+
+    def body(op: Any, part: int, parts: int) -> None:
+        dy, x, gamma, mean, inverse_deviation = (
+            pointer(op[0]), pointer(op[1]), pointer(op[2]), pointer(op[3]), pointer(op[4])
+        )  # fmt: skip
+        dx, dgamma, dbeta = pointer(op[5]), pointer(op[6]), pointer(op[7])
+        scratch = op[8] + part * op[9]
+        strip = op[9] // (3 * size + 16)
+        count, width = op[10], op[11]
+        total, product = float64_pointer(scratch), float64_pointer(scratch + 8 * strip)
+        sums, products = pointer(scratch + 16 * strip), pointer(scratch + (16 + size) * strip)
+        scale = pointer(scratch + (16 + 2 * size) * strip)
+        first, last = span(width, LANES, part, parts)
+        for left in range(first, last, strip):
+            columns = min(last - left, strip)
+            for j in range(columns):
+                total[j] = 0.0
+                product[j] = 0.0
+            for low in range(0, count, BLOCK):
+                rows = min(count - low, BLOCK)
+                _products(dy, x, low * width + left, width, rows, columns, mean, left, sums, products)
+                for j in range(columns):
+                    total[j] += types.float64(sums[j])
+                    product[j] += types.float64(products[j])
+            # dx = scale * (dy - sums - (x - mean) * products), with the two means over the batch
+            for j in range(columns):
+                inverse = types.float64(inverse_deviation[left + j])
+                dbeta[left + j] = F(total[j])
+                dgamma[left + j] = F(product[j] * inverse)
+                sums[j] = F(total[j] / max(count, 1))
+                products[j] = F(product[j] * inverse * inverse / max(count, 1))
+                scale[j] = gamma[left + j] * inverse_deviation[left + j]
+            for i in range(count):
+                start = i * width + left
+                for j in range(0, columns, LANES):
+                    rest = columns - j
+                    if rest >= LANES:
+                        deviation = load(x, start + j) - load(mean, left + j)
+                        slope = load(dy, start + j) - load(sums, j) - deviation * load(products, j)
+                        store(dx, start + j, slope * load(scale, j))
+                    else:
+                        deviation = load_some(x, start + j, rest, 0.0) - load_some(mean, left + j, rest, 0.0)
+                        slope = load_some(dy, start + j, rest, 0.0) - load(sums, j) - deviation * load(products, j)
+                        store_some(dx, start + j, rest, slope * load(scale, j))
+
+    return body

@@ -1,1 +1,475 @@
-"""Being written."""
+"""Sums, means and maxima along axes, their converse, and the lanes that every family sums with.
+
+A row is summed in 16 lanes, whatever the width of a register: element j goes to lane j mod 16, and the lanes are added up
+in a fixed tree. So the bits depend on the length alone, and the loops vectorise without any reordering by the compiler.
+Columns are summed row by row in ascending order.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.extending import models, register_model
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin
+
+from fastnn_kernels.contract import Operand
+from fastnn_kernels.cpu.compiling import helper, kernel
+from fastnn_kernels.cpu.intrinsics import POINTERS
+
+LANES = 16
+"""Elements of one group of lanes: a cache line of float32, one register of AVX-512, two of AVX2, four of SSE."""
+
+
+class Lanes(types.Type):  # type: ignore[misc]
+    """LANES numbers of one type, added, subtracted and multiplied lane by lane."""
+
+    def __init__(self, element: Any) -> None:
+        self.element = element
+        super().__init__(name=f"Lanes({element})")
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, lanes: Any) -> None:
+        super().__init__(manager, lanes, ir.VectorType(manager.lookup(lanes.element).get_value_type(), LANES))
+
+
+def _arithmetic(operation: Any, instruction: str) -> None:
+    @infer_global(operation)
+    class _Typing(AbstractTemplate):  # type: ignore[misc]
+        def generic(self, args: Any, kws: Any) -> Any:
+            if len(args) == 2 and isinstance(args[0], Lanes) and args[0] == args[1]:
+                return signature(args[0], *args)
+            return None
+
+    @lower_builtin(operation, Lanes, Lanes)  # type: ignore[untyped-decorator]
+    def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return getattr(builder, instruction)(*args)
+
+
+for _operation, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _arithmetic(_operation, _instruction)
+
+
+def _constants(values: Any) -> ir.Constant:
+    return ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(values))
+
+
+def _spread(builder: Any, scalar: Any) -> Any:
+    undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
+    return builder.shuffle_vector(builder.insert_element(undefined, scalar, ir.IntType(32)(0)), undefined, _constants([0] * LANES))
+
+
+def _below(builder: Any, count: Any) -> Any:
+    """Mask of the lanes 0 .. count-1; count may be anything below 2^31."""
+    return builder.icmp_signed("<", _constants(range(LANES)), _spread(builder, builder.trunc(count, ir.IntType(32))))
+
+
+def _address(context: Any, builder: Any, lanes: Any, pointer: Any, index: Any) -> Any:
+    return builder.bitcast(builder.gep(pointer, [index]), context.get_value_type(lanes).as_pointer())
+
+
+def _size(element: Any) -> int:
+    return int(element.bitwidth) // 8
+
+
+def _suffix(element: Any) -> str:
+    return f"v{LANES}f{element.bitwidth}.p0"
+
+
+@intrinsic
+def lanes(typingctx: Any, pointer: Any, value: Any) -> Any:
+    """`value` in every lane, in the type that `pointer` points to."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _spread(builder, context.cast(builder, args[1], sig.args[1], sig.args[0].dtype))
+
+    return Lanes(pointer.dtype)(pointer, value), codegen
+
+
+@intrinsic
+def load(typingctx: Any, pointer: Any, index: Any) -> Any:
+    """The LANES elements from `index` on."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value = builder.load(_address(context, builder, sig.return_type, *args))
+        value.align = _size(sig.return_type.element)
+        return value
+
+    return Lanes(pointer.dtype)(pointer, types.int64), codegen
+
+
+@intrinsic
+def load_some(typingctx: Any, pointer: Any, index: Any, count: Any, rest: Any) -> Any:
+    """The first `count` elements from `index` on, read by themselves; `rest` in the other lanes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        element, vector = sig.return_type.element, context.get_value_type(sig.return_type)
+        mask = _below(builder, args[2])
+        address = _address(context, builder, sig.return_type, args[0], args[1])
+        kind = ir.FunctionType(vector, [address.type, ir.IntType(32), mask.type, vector])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.{_suffix(element)}")
+        fill = _spread(builder, context.cast(builder, args[3], sig.args[3], element))
+        return builder.call(function, [address, ir.IntType(32)(_size(element)), mask, fill])
+
+    return Lanes(pointer.dtype)(pointer, types.int64, types.int64, rest), codegen
+
+
+@intrinsic
+def store(typingctx: Any, pointer: Any, index: Any, value: Any) -> Any:
+    """Write LANES elements from `index` on."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        instruction = builder.store(args[2], _address(context, builder, sig.args[2], *args[:2]))
+        instruction.align = _size(sig.args[2].element)
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64, value), codegen
+
+
+@intrinsic
+def store_some(typingctx: Any, pointer: Any, index: Any, count: Any, value: Any) -> Any:
+    """Write the first `count` lanes from `index` on, and nothing else."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        mask = _below(builder, args[2])
+        address = _address(context, builder, sig.args[3], *args[:2])
+        kind = ir.FunctionType(ir.VoidType(), [args[3].type, address.type, ir.IntType(32), mask.type])
+        function = cgutils.get_or_insert_function(
+            builder.module, kind, f"llvm.masked.store.{_suffix(sig.args[3].element)}"
+        )
+        builder.call(function, [args[3], address, ir.IntType(32)(_size(sig.args[3].element)), mask])
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64, types.int64, value), codegen
+
+
+def _tree(combine: Any) -> Any:
+    @intrinsic
+    def fold(typingctx: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            whole, half = args[0], LANES // 2
+            while half:
+                partners = _constants([*range(half, 2 * half), *([0] * (LANES - half))])
+                whole = combine(builder, whole, builder.shuffle_vector(whole, whole, partners))
+                half //= 2
+            return builder.extract_element(whole, ir.IntType(32)(0))
+
+        return value.element(value), codegen
+
+    return fold
+
+
+def _greater(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", b, a), b, a)
+
+
+def _greater_or_nan(builder: Any, a: Any, b: Any) -> Any:
+    keep = builder.or_(builder.fcmp_ordered(">=", a, b), builder.fcmp_unordered("uno", a, a))
+    return builder.select(keep, a, b)
+
+
+def _lanewise(combine: Any) -> Any:
+    @intrinsic
+    def function(typingctx: Any, a: Any, b: Any) -> Any:
+        return a(a, b), lambda context, builder, sig, args: combine(builder, *args)
+
+    return function
+
+
+add_lanes = _tree(lambda builder, a, b: builder.fadd(a, b))
+"""Sum of the lanes: lane j and j + 8, then j and j + 4, j + 2, j + 1."""
+greatest_lane = _tree(_greater)
+"""Greatest lane; NaN is passed over."""
+greatest_lane_or_nan = _tree(_greater_or_nan)
+"""Greatest lane; NaN where there is one."""
+greater = _lanewise(_greater)
+"""The greater of each two lanes; a NaN in the second is passed over."""
+greater_or_nan = _lanewise(_greater_or_nan)
+"""The greater of each two lanes; NaN where one of them is."""
+
+
+@helper  # type: ignore[untyped-decorator]
+def span(count: int, unit: int, part: int, parts: int) -> Any:
+    """Bounds of this part's share of 0 .. count-1, cut at multiples of `unit`."""
+    units = (count + unit - 1) // unit
+    return min(units * part // parts * unit, count), min(units * (part + 1) // parts * unit, count)
+
+
+BLOCK = 2048
+"""Elements summed into one set of lanes; sums of blocks are then added in order, which keeps long sums accurate."""
+
+
+@helper  # type: ignore[untyped-decorator]
+def row_sum(x: Any, start: int, count: int) -> Any:
+    """Sum of `count` elements from `start` on: lanes over blocks of BLOCK elements, the blocks in order."""
+    total = lanes(x, 0.0)
+    done = 0
+    while count - done >= BLOCK:  # four chains of additions at once, else each waits for the one before
+        a, b, c, d = lanes(x, 0.0), lanes(x, 0.0), lanes(x, 0.0), lanes(x, 0.0)
+        for j in range(start + done, start + done + BLOCK, 4 * LANES):
+            a = a + load(x, j)
+            b = b + load(x, j + LANES)
+            c = c + load(x, j + 2 * LANES)
+            d = d + load(x, j + 3 * LANES)
+        total = total + ((a + b) + (c + d))
+        done += BLOCK
+    last = lanes(x, 0.0)
+    while count - done >= LANES:
+        last = last + load(x, start + done)
+        done += LANES
+    if count > done:
+        last = last + load_some(x, start + done, count - done, 0.0)
+    return add_lanes(total + last)
+
+
+@helper  # type: ignore[untyped-decorator]
+def row_greatest(x: Any, start: int, count: int) -> Any:
+    """Greatest of `count` elements from `start` on, NaN passed over; -inf of nothing."""
+    best = lanes(x, -math.inf)
+    done = 0
+    while count - done >= LANES:
+        best = greater(best, load(x, start + done))
+        done += LANES
+    if count > done:
+        best = greater(best, load_some(x, start + done, count - done, -math.inf))
+    return greatest_lane(best)
+
+
+@helper  # type: ignore[untyped-decorator]
+def row_greatest_or_nan(x: Any, start: int, count: int) -> Any:
+    """Greatest of `count` elements from `start` on, NaN where there is one; -inf of nothing."""
+    best = lanes(x, -math.inf)
+    done = 0
+    while count - done >= LANES:
+        best = greater_or_nan(best, load(x, start + done))
+        done += LANES
+    if count > done:
+        best = greater_or_nan(best, load_some(x, start + done, count - done, -math.inf))
+    return greatest_lane_or_nan(best)
+
+
+ROW, COLUMN, SCATTERED = range(3)
+
+
+def _groups(shape: tuple[int, ...], axis: tuple[int, ...]) -> list[tuple[bool, int, int]]:
+    """Adjacent axes that are all reduced or all kept, as one each: (reduced, size, stride); axes of size 1 are left out."""
+    groups: list[tuple[bool, int, int]] = []
+    stride = 1
+    for i in reversed(range(len(shape))):
+        if shape[i] != 1:
+            if groups and groups[-1][0] == (i in axis):
+                groups[-1] = (groups[-1][0], groups[-1][1] * shape[i], groups[-1][2])
+            else:
+                groups.append((i in axis, shape[i], stride))
+        stride *= shape[i]
+    return groups[::-1]
+
+
+def _layout(shape: tuple[int, ...], axis: tuple[int, ...]) -> tuple[int, ...]:
+    """How to walk an array of `shape` along `axis`. Where the reduced axes lie together, (ROW or COLUMN, outer, reduced, inner),
+    ROW if the last axis is among them, so that inner is 1; else (SCATTERED, kept elements, reduced elements, kept groups,
+    reduced groups, and of each group its size and stride)."""
+    groups = _groups(shape, axis)
+    reduced = [group for group in groups if group[0]]
+    kept = [group for group in groups if not group[0]]
+    repeats = math.prod(shape[i] for i in axis)
+    outputs = math.prod(shape[i] for i in range(len(shape)) if i not in axis)
+    if len(reduced) > 1 and outputs and repeats:
+        sizes = [number for group in kept + reduced for number in group[1:]]
+        return (SCATTERED, outputs, repeats, len(kept), len(reduced), *sizes)
+    if not reduced or not outputs or not repeats:
+        return (COLUMN, 1, repeats, outputs)
+    if groups[-1][0] and len(shape) - 1 in axis:
+        return (ROW, outputs, repeats, 1)
+    inner = math.prod(group[1] for group in groups[groups.index(reduced[0]) + 1 :])
+    return (COLUMN, outputs // inner, repeats, inner)
+
+
+@helper  # type: ignore[untyped-decorator]
+def _offset(op: Any, first: int, groups: int, index: int) -> int:
+    """Where element `index` of the array made of the groups whose sizes and strides begin at word `first` lies."""
+    offset = 0
+    for group in range(groups - 1, -1, -1):
+        size = op[first + 2 * group]
+        offset += index % size * op[first + 2 * group + 1]
+        index //= size
+    return offset
+
+
+WORDS = 2
+"""Operands of every kernel below, hence where its layout begins."""
+TILE = 8 * LANES
+"""Columns that one part takes at a time."""
+ROWS = 8
+"""Rows added to the totals of a column group before the next group's turn."""
+
+
+@helper  # type: ignore[untyped-decorator]
+def add_rows(x: Any, start: int, stride: int, rows: int, columns: int, totals: Any, first: int) -> None:
+    """totals[first + j] += x[start + i * stride + j] for the rows i in ascending order."""
+    for low in range(0, rows, ROWS):
+        high = min(low + ROWS, rows)
+        j = 0
+        while columns - j >= LANES:
+            total = load(totals, first + j)
+            for i in range(low, high):
+                total = total + load(x, start + i * stride + j)
+            store(totals, first + j, total)
+            j += LANES
+        if columns > j:
+            total = load_some(totals, first + j, columns - j, 0.0)
+            for i in range(low, high):
+                total = total + load_some(x, start + i * stride + j, columns - j, 0.0)
+            store_some(totals, first + j, columns - j, total)
+
+
+def _sum(divide: bool) -> Any:
+    def factory(F: Any) -> Any:
+        pointer = POINTERS[F]
+
+        def body(op: Any, part: int, parts: int) -> None:
+            x, y = pointer(op[0]), pointer(op[1])
+            walk, reduced = op[WORDS], op[WORDS + 2]
+            if walk == SCATTERED:
+                kept_groups, reduced_groups = op[WORDS + 3], op[WORDS + 4]
+                sizes = WORDS + 5 + 2 * kept_groups
+                length, stride = op[sizes + 2 * reduced_groups - 2], op[sizes + 2 * reduced_groups - 1]
+                low, high = span(op[WORDS + 1], LANES, part, parts)
+                for k in range(low, high):
+                    base = _offset(op, WORDS + 5, kept_groups, k)
+                    total = F(0)
+                    for run in range(reduced // length):
+                        start = base + _offset(op, sizes, reduced_groups - 1, run)
+                        subtotal = F(0)  # of its own, so that long sums stay accurate
+                        for i in range(length):
+                            subtotal += x[start + i * stride]
+                        total += subtotal
+                    y[k] = total / F(reduced) if divide else total
+                return
+            outer, inner = op[WORDS + 1], op[WORDS + 3]
+            if walk == ROW:
+                low, high = span(outer, LANES, part, parts)
+                for o in range(low, high):
+                    total = row_sum(x, o * reduced, reduced)
+                    y[o] = total / F(reduced) if divide else total
+                return
+            tiles = (inner + TILE - 1) // TILE
+            low, high = span(outer * tiles, 1, part, parts)
+            for task in range(low, high):
+                o, column = task // tiles, task % tiles * TILE
+                columns = min(inner - column, TILE)
+                start = o * inner + column
+                for j in range(columns):
+                    y[start + j] = F(0)
+                add_rows(x, o * reduced * inner + column, inner, reduced, columns, y, start)
+                if divide:
+                    for j in range(columns):
+                        y[start + j] /= F(reduced)
+
+        return body
+
+    return factory
+
+
+def _sizes(x: Operand, y: Operand, axis: tuple[int, ...]) -> tuple[int, ...]:
+    return _layout(x.shape, axis)
+
+
+kernel("sum", sizes=_sizes)(_sum(False))
+kernel("mean", sizes=_sizes)(_sum(True))
+
+
+@helper  # type: ignore[untyped-decorator]
+def _raise(best: Any, value: Any) -> Any:
+    return best if (best >= value) | (best != best) else value
+
+
+@kernel("max", sizes=_sizes)
+def _max(F: Any) -> Any:
+    pointer = POINTERS[F]
+
+    def body(op: Any, part: int, parts: int) -> None:
+        x, y = pointer(op[0]), pointer(op[1])
+        walk, reduced = op[WORDS], op[WORDS + 2]
+        if walk == SCATTERED:
+            kept_groups, reduced_groups = op[WORDS + 3], op[WORDS + 4]
+            sizes = WORDS + 5 + 2 * kept_groups
+            low, high = span(op[WORDS + 1], LANES, part, parts)
+            for k in range(low, high):
+                base = _offset(op, WORDS + 5, kept_groups, k)
+                best = F(-math.inf)
+                for i in range(reduced):
+                    best = _raise(best, x[base + _offset(op, sizes, reduced_groups, i)])
+                y[k] = best
+            return
+        outer, inner = op[WORDS + 1], op[WORDS + 3]
+        if walk == ROW:
+            low, high = span(outer, LANES, part, parts)
+            for o in range(low, high):
+                y[o] = row_greatest_or_nan(x, o * reduced, reduced)
+            return
+        tiles = (inner + TILE - 1) // TILE
+        low, high = span(outer * tiles, 1, part, parts)
+        for task in range(low, high):
+            o, column = task // tiles, task % tiles * TILE
+            columns = min(inner - column, TILE)
+            start = o * inner + column
+            for j in range(columns):
+                y[start + j] = F(-math.inf)
+            for i in range(reduced):
+                row = (o * reduced + i) * inner + column
+                for j in range(columns):
+                    y[start + j] = _raise(y[start + j], x[row + j])
+
+    return body
+
+
+@kernel("expand", sizes=lambda x, y, axis, mean: _layout(y.shape, axis), static=("mean",))
+def _expand(F: Any, mean: bool) -> Any:
+    pointer = POINTERS[F]
+
+    def body(op: Any, part: int, parts: int) -> None:
+        x, y = pointer(op[0]), pointer(op[1])
+        walk, repeats = op[WORDS], op[WORDS + 2]
+        if walk == SCATTERED:
+            kept_groups, reduced_groups = op[WORDS + 3], op[WORDS + 4]
+            sizes = WORDS + 5 + 2 * kept_groups
+            low, high = span(op[WORDS + 1], LANES, part, parts)
+            for k in range(low, high):
+                base = _offset(op, WORDS + 5, kept_groups, k)
+                value = x[k] / F(repeats) if mean else x[k]
+                for i in range(repeats):
+                    y[base + _offset(op, sizes, reduced_groups, i)] = value
+            return
+        outer, inner = op[WORDS + 1], op[WORDS + 3]
+        if repeats == 0:
+            return
+        if walk == ROW:  # every element of x fills a run of y; parts may cut a run
+            low, high = span(outer * repeats, LANES, part, parts)
+            while low < high:
+                o = low // repeats
+                end = min((o + 1) * repeats, high)
+                value = x[o] / F(repeats) if mean else x[o]
+                for j in range(low, end):
+                    y[j] = value
+                low = end
+            return
+        low, high = span(outer * repeats, 1, part, parts)
+        for row in range(low, high):
+            source = row // repeats * inner
+            for j in range(inner):
+                y[row * inner + j] = x[source + j] / F(repeats) if mean else x[source + j]
+
+    return body

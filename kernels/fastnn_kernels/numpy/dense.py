@@ -1,1 +1,50 @@
-"""Being written."""
+"""Matrix products and dense layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnn_kernels.contract import ALPHA_ACTIVATIONS
+from fastnn_kernels.numpy import elementwise
+
+Array = NDArray[Any]
+
+__all__ = ["dense", "dense_backward_input", "dense_backward_weight", "matmul"]
+
+
+def matmul(a: Array, b: Array, c: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
+    """c (M, N) = op(a) @ op(b): op(a) is a (M, K), or a (K, M) transposed; op(b) is b (K, N), or b (N, K) transposed."""
+    c[...] = (a.T if transpose_a else a) @ (b.T if transpose_b else b)
+
+
+def dense(x: Array, w: Array, b: Array, y: Array, *, activation: str | None = None, alpha: float = 0.0) -> None:
+    """y (B, O) = activation(x (B, I) @ w (I, O) + b (O,))."""
+    z = x @ w + b
+    if activation is None:
+        y[...] = z
+    else:
+        getattr(elementwise, activation)(z, y, **_alpha(activation, alpha))
+
+
+def dense_backward_input(
+    dz: Array, w: Array, y: Array, dx: Array, *, activation: str | None = None, alpha: float = 0.0
+) -> None:
+    """dx (B, I) = (dz (B, O) @ w (I, O).T) * activation'(at y (B, I)), y the output of the layer below."""
+    dy = dz @ w.T
+    if activation is None:
+        dx[...] = dy
+    else:
+        getattr(elementwise, f"{activation}_backward")(dy, y, dx, **_alpha(activation, alpha))
+
+
+def dense_backward_weight(x: Array, dz: Array, dw: Array, db: Array) -> None:
+    """dw (I, O) = x (B, I).T @ dz (B, O), db (O,) = sum of dz over B."""
+    dw[...] = x.T @ dz
+    db[...] = dz.sum(axis=0)
+
+
+def _alpha(activation: str, alpha: float) -> dict[str, float]:
+    return {"alpha": alpha} if activation in ALPHA_ACTIVATIONS else {}

@@ -1,1 +1,136 @@
-"""Being written."""
+"""Definition of the update kernels: one step of an optimizer over the whole arena of P parameters.
+
+Every function takes `gradient` (P,), `norm` (0-d), `scalars` (steps, 3), `index` (0-d int64), `starts` (S + 1,) int64,
+`penalties` (S, 3) and the updated `parameters` and states (P,); see the contract. Numbers such as 1 - beta are computed
+in float64 and rounded once to the dtype of the arena.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastnn_kernels.contract import SUM_BLOCK
+
+__all__ = [
+    "adam", "averaged_momentum", "block_penalty", "block_sum_squares", "momentum", "nesterov", "rmsprop", "sgd",
+]  # fmt: skip
+
+
+def sgd(
+    gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
+    penalties: np.ndarray, parameters: np.ndarray, *, clip_value: float, clip_norm: float,
+) -> None:  # fmt: skip
+    """w -= rate * g."""
+    w = parameters
+    rate = scalars[int(index[()]), 0]
+    g = clipped(gradient, norm, clip_value, clip_norm)
+    penalise(g, w, rate, starts, penalties)
+    w -= rate * g
+
+
+def momentum(
+    gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
+    penalties: np.ndarray, parameters: np.ndarray, velocity: np.ndarray, *, clip_value: float, clip_norm: float, beta: float,
+) -> None:  # fmt: skip
+    """v = beta * v + g; w -= rate * v (Polyak, 1964)."""
+    w, v, F = parameters, velocity, parameters.dtype.type
+    rate = scalars[int(index[()]), 0]
+    g = clipped(gradient, norm, clip_value, clip_norm)
+    penalise(g, w, rate, starts, penalties)
+    v[...] = F(beta) * v + g
+    w -= rate * v
+
+
+def nesterov(
+    gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
+    penalties: np.ndarray, parameters: np.ndarray, velocity: np.ndarray, *, clip_value: float, clip_norm: float, beta: float,
+) -> None:  # fmt: skip
+    """v = beta * v + g; w -= rate * (g + beta * v) (Sutskever et al., ICML 2013, in terms of the point looked ahead to)."""
+    w, v, F = parameters, velocity, parameters.dtype.type
+    rate = scalars[int(index[()]), 0]
+    g = clipped(gradient, norm, clip_value, clip_norm)
+    penalise(g, w, rate, starts, penalties)
+    v[...] = F(beta) * v + g
+    w -= rate * (g + F(beta) * v)
+
+
+def averaged_momentum(
+    gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
+    penalties: np.ndarray, parameters: np.ndarray, velocity: np.ndarray, *, clip_value: float, clip_norm: float, beta: float,
+) -> None:  # fmt: skip
+    """v = beta * v + (1 - beta) * g; w -= rate * v: the velocity is a moving average of gradients."""
+    w, v, F = parameters, velocity, parameters.dtype.type
+    rate = scalars[int(index[()]), 0]
+    g = clipped(gradient, norm, clip_value, clip_norm)
+    penalise(g, w, rate, starts, penalties)
+    v[...] = F(beta) * v + F(1 - beta) * g
+    w -= rate * v
+
+
+def rmsprop(
+    gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
+    penalties: np.ndarray, parameters: np.ndarray, square: np.ndarray, *, clip_value: float, clip_norm: float,
+    beta: float, epsilon: float, epsilon_inside: bool,
+) -> None:  # fmt: skip
+    """s = beta * s + (1 - beta) * g^2; w -= rate * g / (sqrt(s) + epsilon), or / sqrt(s + epsilon) if `epsilon_inside`."""
+    w, s, F = parameters, square, parameters.dtype.type
+    rate = scalars[int(index[()]), 0]
+    g = clipped(gradient, norm, clip_value, clip_norm)
+    penalise(g, w, rate, starts, penalties)
+    s[...] = F(beta) * s + F(1 - beta) * (g * g)
+    root = np.sqrt(s + F(epsilon)) if epsilon_inside else np.sqrt(s) + F(epsilon)
+    w -= (rate * g) / root
+
+
+def adam(
+    gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
+    penalties: np.ndarray, parameters: np.ndarray, mean: np.ndarray, square: np.ndarray, *,
+    clip_value: float, clip_norm: float, beta1: float, beta2: float, epsilon: float,
+) -> None:  # fmt: skip
+    """m = beta1 * m + (1 - beta1) * g; s = beta2 * s + (1 - beta2) * g^2;
+    w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon)
+    (Kingma and Ba, ICLR 2015; with decay, AdamW of Loshchilov and Hutter, ICLR 2019)."""
+    w, m, s, F = parameters, mean, square, parameters.dtype.type
+    rate, correction1, correction2 = scalars[int(index[()])]
+    g = clipped(gradient, norm, clip_value, clip_norm)
+    penalise(g, w, rate, starts, penalties)
+    m[...] = F(beta1) * m + F(1 - beta1) * g
+    s[...] = F(beta2) * s + F(1 - beta2) * (g * g)
+    w -= (rate * (m * correction1)) / (np.sqrt(s * correction2) + F(epsilon))
+
+
+def clipped(gradient: np.ndarray, norm: np.ndarray, clip_value: float, clip_norm: float) -> np.ndarray:
+    """A copy of the gradient, clipped to [-clip_value, clip_value], then scaled by min(1, clip_norm / norm); 0: off."""
+    g = gradient.copy()
+    if clip_value:
+        g = np.clip(g, g.dtype.type(-clip_value), g.dtype.type(clip_value))
+    if clip_norm:
+        with np.errstate(divide="ignore"):  # a gradient of zeros has norm 0 and keeps its length
+            g *= np.minimum(g.dtype.type(1), g.dtype.type(clip_norm) / norm[()])
+    return g
+
+
+def penalise(g: np.ndarray, w: np.ndarray, rate: float, starts: np.ndarray, penalties: np.ndarray) -> None:
+    """g += l2 * w + l1 * sign(w), and w -= rate * decay * w with the old w; not computed in segments without penalties."""
+    for start, stop, (l2, l1, decay) in zip(starts[:-1], starts[1:], penalties, strict=True):
+        if l2 or l1 or decay:
+            segment = w[start:stop]
+            g[start:stop] += l2 * segment + l1 * np.sign(segment)
+            segment -= (rate * decay) * segment
+
+
+def block_sum_squares(x: np.ndarray, partial: np.ndarray, *, clip_value: float) -> None:
+    """partial[k] = sum of min(max(x, -clip_value), clip_value)^2 over block k of `SUM_BLOCK` elements; clip_value 0: of x^2."""
+    values = np.clip(x, -clip_value, clip_value) if clip_value else x
+    for k in range(len(partial)):
+        partial[k] = np.sum(np.square(values[k * SUM_BLOCK : (k + 1) * SUM_BLOCK]))
+
+
+def block_penalty(parameters: np.ndarray, starts: np.ndarray, penalties: np.ndarray, partial: np.ndarray) -> None:
+    """partial[k] = sum of l2/2 * w^2 + l1 * |w| over block k of `SUM_BLOCK` elements of the arena."""
+    values = np.zeros_like(parameters)
+    for start, stop, (l2, l1, _) in zip(starts[:-1], starts[1:], penalties, strict=True):
+        w = parameters[start:stop]
+        values[start:stop] = l2 / 2 * (w * w) + l1 * np.abs(w)
+    for k in range(len(partial)):
+        partial[k] = np.sum(values[k * SUM_BLOCK : (k + 1) * SUM_BLOCK])

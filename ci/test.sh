@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Builds the wheel, installs it into a fresh virtual environment, and checks it: ruff, mypy, and every test, on the
+# installed wheel and not on the checkout. Needs Python >= 3.11 with venv and a package index; leaves nothing behind.
+#
+#   PYTHON   the Python to use                                   (python3)
+#   ORACLES  what the tests compare with, for pip                (torch==2.13.0 jax)
+#   TESTS    more arguments for pytest, e.g. "-k softmax"        ()
+set -euo pipefail
+
+python=${PYTHON:-python3}
+read -r -a oracles <<<"${ORACLES:-torch==2.13.0 jax}"
+read -r -a tests <<<"${TESTS:-}"
+checkout=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf -- "$work"' EXIT
+
+# A folder of data beside the checkout, if there is one; tests that need it skip otherwise.
+if [[ -z ${FASTNN_DATA:-} && -d $checkout/../shared/data ]]; then
+    FASTNN_DATA=$(cd -- "$checkout/../shared/data" && pwd)
+fi
+[[ -z ${FASTNN_DATA:-} ]] || export FASTNN_DATA
+# Kernels are compiled afresh, so that a run never depends on an earlier one.
+export FASTNN_CACHE_DIR=$work/cache
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+unset PYTHONPATH
+
+heading() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
+
+heading "install"
+"$python" -m venv "$work/venv"
+python=$work/venv/bin/python
+# The wheel is built from a copy: the checkout stays as it is.
+mkdir "$work/source" "$work/wheels"
+tar -C "$checkout" --exclude=./.git --exclude='__pycache__' --exclude='.*_cache' -cf - . | tar -C "$work/source" -xf -
+"$python" -m pip wheel --quiet --no-deps --wheel-dir "$work/wheels" "$work/source"
+wheels=("$work"/wheels/fastnn_xp-*.whl)
+"$python" -m pip install --quiet "${wheels[0]}[dev]" "${oracles[@]}"
+
+heading "versions"
+"$python" --version
+"$python" -m pip list --format=freeze | grep -iE '^(fastnn|numpy|numba|llvmlite|scikit-learn|safetensors|torch|jax|pytest|hypothesis|ruff|mypy)' || true
+grep -m1 'model name' /proc/cpuinfo || true
+nproc || true
+
+# Every check runs, whatever the one before it found, and the tests come last: their summary closes the output.
+failed=()
+cd "$work/source"
+heading "ruff check"
+"$python" -P -m ruff check . || failed+=("ruff check")
+heading "ruff format"
+"$python" -P -m ruff format --check . || failed+=("ruff format")
+heading "mypy"
+"$python" -P -m mypy || failed+=("mypy")
+
+# Only the tests and the settings are laid out here, so that `import fastnn` can find nothing but the installed wheel.
+mkdir "$work/run"
+cp -R "$checkout/tests" "$checkout/pyproject.toml" "$checkout/README.md" "$work/run/"
+cd "$work/run"
+heading "tests"
+"$python" -P - "$work/venv" <<'CHECK'
+import pathlib, sys
+import fastnn, fastnn_kernels
+for package in (fastnn, fastnn_kernels):
+    print(package.__file__)
+    assert pathlib.Path(package.__file__).is_relative_to(pathlib.Path(sys.argv[1]).resolve()), "not the installed wheel"
+CHECK
+"$python" -P -m pytest -m '' -p no:cacheprovider --durations=10 ${tests[@]+"${tests[@]}"} || failed+=("pytest")
+
+if ((${#failed[@]})); then
+    printf 'failed: %s\n' "${failed[*]}" >&2
+    exit 1
+fi

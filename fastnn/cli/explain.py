@@ -1,0 +1,43 @@
+"""`fastnn explain`: the program that a training step of a network is made into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fastnn.cli.commands import Command
+from fastnn.cli.networks import Network, network_options
+
+
+@click.command(cls=Command, short_help="Print the program of a training step.")
+@click.argument("data", required=False)
+@click.option("--inputs", type=click.IntRange(1), metavar="I", help="Features of an example, where no DATA is given.")
+@click.option("--outputs", type=click.IntRange(1), metavar="O", help="Outputs of the network, where no DATA is given.")
+@network_options
+def explain(data: str | None, inputs: int | None, outputs: int | None, **options: Any) -> None:
+    """Print the program of one training step: every call with its shapes and costs.
+
+    The network is described as for `fastnn train`, for DATA or for --inputs and --outputs.
+
+    \b
+    Examples:
+      fastnn explain digits
+      fastnn explain --inputs 784 --outputs 10 --hidden 512,512 --batch-size 128
+    """
+    network = Network(**options)
+    if (data is None) == (inputs is None and outputs is None):
+        raise click.UsageError("give either DATA or --inputs and --outputs")
+    classes, scale = None, 1.0
+    if data is not None:
+        from fastnn.datasets import load
+
+        dataset = load(data)
+        inputs, outputs, classes, scale = dataset.features, dataset.outputs, dataset.classes, dataset.scale
+    elif inputs is None or outputs is None:
+        raise click.UsageError(f"--{'inputs' if inputs is None else 'outputs'} is missing")
+    else:
+        classes = outputs
+    loss = network.loss_for(classes)
+    model = network.build_model(outputs, loss, scale).build(inputs)
+    click.echo(str(model.program(batch_size=network.batch_size).explain()))

@@ -1,0 +1,165 @@
+"""`fastnn train`: train a network on a data set and say how well it does."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastnn.cli.commands import Command, Number, line
+from fastnn.cli.networks import Network, network_options, rows_of_table
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fastnn.datasets import Dataset
+
+
+@click.command(cls=Command, short_help="Train a network on a data set.")
+@click.argument("data")
+@network_options
+@click.option(
+    "--epochs", type=click.IntRange(1), default=20, show_default=True, metavar="N", help="Passes over the training data."
+)
+@click.option(
+    "--validation",
+    type=Number(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    metavar="SHARE",
+    help="Share of the training data held back and evaluated after each epoch.",
+)
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu or cuda.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads on the CPU. [default: as many as cores]")
+@click.option(
+    "--save", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Save the trained network as safetensors."
+)
+@click.option("--quiet", is_flag=True, help="Print the result alone.")
+def train(
+    data: str,
+    epochs: int,
+    validation: float,
+    device: str,
+    threads: int | None,
+    save: Path | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Train a network on DATA and evaluate it on the test data.
+
+    DATA is `digits` (bundled), `mnist` (the folder $FASTNN_DATA/mnist), a folder with
+    MNIST-like IDX files, or an .npz file with X and y (and X_test and y_test).
+
+    \b
+    Examples:
+      fastnn train digits
+      fastnn train mnist --hidden 256,128 --dropout 0.2 --batch-size 128
+      fastnn train flowers.npz --activation tanh --save flowers.safetensors
+    """
+    network = Network(**options)
+    if save is not None and not save.resolve().parent.is_dir():
+        raise click.UsageError(f"--save: there is no folder {save.resolve().parent}")
+    optimizer = network.build_optimizer()
+
+    from fastnn import engines
+    from fastnn.datasets import load
+
+    dataset = load(data)
+    loss = network.loss_for(dataset.classes)
+    chosen, reason = engines.choose(device)
+    X, y, held_back = _split(dataset, validation, network.seed)
+    model = network.build_model(dataset.outputs, loss, dataset.scale).build(dataset.features)
+    if not quiet:
+        line("data", _describe_data(dataset, len(X), 0 if held_back is None else len(held_back[0])))
+        shape = network.describe(dataset.features, dataset.outputs, loss)
+        line("network", f"{shape}; {model.parameter_count:,} parameters")
+        line("training", f"{network.describe_training(loss)}, {epochs} epoch{'s' * (epochs > 1)}")
+        line("device", f"{chosen}: {reason}" if reason else chosen)
+        click.echo()
+
+    history = model.fit(
+        X,
+        y,
+        loss=loss,
+        optimizer=optimizer,
+        batch_size=network.batch_size,
+        epochs=epochs,
+        validation_data=held_back,
+        l2=network.l2,
+        l1=network.l1,
+        device=device,
+        threads=threads,
+        verbose=int(not quiet and sys.stderr.isatty()),
+    )
+    if not quiet:
+        for row in table(history):
+            click.echo(row)
+        click.echo()
+    if save is not None:
+        model.save(save)
+        if not quiet:
+            line("saved", str(save))
+    _report(model, dataset)
+
+
+def _split(
+    dataset: Dataset, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+    """The training data and what of them is held back: the first of a permutation drawn from the seed."""
+    import numpy as np
+
+    import fastnn.random
+
+    X, y = dataset.X_train, dataset.y_train
+    count = round(share * len(X))
+    if share and not 0 < count < len(X):
+        raise click.UsageError(
+            f"--validation {share:g} of {len(X)} examples is {count}: nothing to train on or to validate with"
+        )
+    if not count:
+        return X, y, None
+    order = fastnn.random.permutation(fastnn.random.key(seed, fastnn.random.SPLIT), 0, len(X))
+    held, kept = np.sort(order[:count]), np.sort(order[count:])
+    return X[kept], y[kept], (X[held], y[held])
+
+
+def _describe_data(dataset: Dataset, training: int, validation: int) -> str:
+    counts = [f"{training:,} to train on"]
+    counts += [f"{validation:,} to validate with"] if validation else []
+    counts += [f"{len(dataset.X_test):,} to test on"] if dataset.X_test is not None else []
+    shape = " x ".join(map(str, dataset.shape))
+    what = f"{dataset.classes} classes" if dataset.classes is not None else f"{dataset.outputs} targets"
+    return f"{dataset.name}: {', '.join(counts)}; {shape} features, {what}"
+
+
+def table(history: Any) -> list[str]:
+    """At most ten epochs: loss and accuracy on the training data, and on what was held back."""
+    losses = history["loss"]
+    columns = {}
+    for title, name in {
+        "loss": "loss",
+        "accuracy": "accuracy",
+        "validation loss": "val_loss",
+        "validation accuracy": "val_accuracy",
+    }.items():
+        try:
+            values = history[name]
+        except KeyError:
+            continue
+        if len(values) == len(losses):
+            columns[title] = values
+    rows = ["epoch" + "".join(f"  {title:>{max(8, len(title))}}" for title in columns)]
+    for epoch in rows_of_table(len(losses)):
+        cells = (f"  {values[epoch - 1]:>{max(8, len(title))}.4f}" for title, values in columns.items())
+        rows.append(f"{epoch:>5}" + "".join(cells))
+    return rows
+
+
+def _report(model: Any, dataset: Dataset) -> None:
+    if dataset.X_test is None or dataset.y_test is None or not len(dataset.X_test):
+        return
+    result = model.evaluate(dataset.X_test, dataset.y_test)
+    name = "accuracy" if "accuracy" in result else "loss"
+    click.echo(f"test {name}: {result[name]:.4f}")

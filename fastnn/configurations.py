@@ -1,0 +1,116 @@
+"""Immutable settings: frozen dataclasses that check their fields and go through JSON and back without loss.
+
+Schedules, optimizers and initializers are `Configuration`s. Their fields are numbers, strings, booleans, None, tuples of
+numbers and other configurations. Each family keeps a fixed table of the classes that may be read back, so that a
+checkpoint names no code of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+from fastnn.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The base of one family per subclass that sets `types`; `from_config` of the family reads any member of it."""
+
+    types: ClassVar[dict[str, type[Configuration]]] = {}
+
+    def to_config(self) -> dict[str, Any]:
+        """A dict of plain JSON values: the class under "type", then the fields. Raises for a class outside the table."""
+        name = type(self).__name__
+        if self.types.get(name) is not type(self):
+            raise InputError(f"{name} cannot be stored: expected one of {', '.join(self.types)}")
+        return {"type": name, **{field.name: _plain(getattr(self, field.name)) for field in fields(self)}}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The configuration that `to_config` described. Raises InputError for unknown classes and fields."""
+        if not isinstance(config, Mapping) or "type" not in config:
+            raise InputError(f'expected a dict with "type" and the fields of a {cls.__name__}, got {config!r}')
+        values = dict(config)
+        name = values.pop("type")
+        made = cls.types.get(name) if isinstance(name, str) else None
+        if made is None or not issubclass(made, cls):
+            known = [key for key, value in cls.types.items() if issubclass(value, cls)]
+            raise InputError(f"unknown {cls.__name__} {name!r}{nearest(name, known)}")
+        check_names(made, values)
+        try:
+            return made(**values)
+        except TypeError as error:
+            raise InputError(f"incomplete configuration of {name}: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Configuration):
+        return value.to_config()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def check_names(made: type[Configuration], values: Mapping[str, Any]) -> None:
+    """Raise InputError if `values` names a field that `made` does not have."""
+    known = [field.name for field in fields(made)]
+    for name in values:
+        if name not in known:
+            raise InputError(f"{made.__name__} has no {name!r}{nearest(name, known)}")
+
+
+def as_number(value: object) -> float:
+    """`value` as a float; NaN for what is no real number (truth values are none) or is beyond the range of floats."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def set_number(
+    configuration: Configuration,
+    name: str,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> None:
+    """Replace the field by its float; InputError unless it is finite, >= least, > above, <= most and < below."""
+    value = getattr(configuration, name)
+    bounds = [
+        f"{sign} {bound:g}" for sign, bound in ((">=", least), (">", above), ("<=", most), ("<", below)) if math.isfinite(bound)
+    ]
+    number = as_number(value)
+    if not (math.isfinite(number) and number >= least and number > above and number <= most and number < below):
+        expected = " ".join(["expected a finite number", " and ".join(bounds)]).strip()
+        raise InputError(f"{type(configuration).__name__}: {name}: {expected}, got {value!r}")
+    object.__setattr__(configuration, name, number)
+
+
+def set_count(configuration: Configuration, name: str, *, least: int = 1) -> None:
+    """Replace the field by its int; InputError unless it is a whole number >= least."""
+    value = getattr(configuration, name)
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise InputError(f"{type(configuration).__name__}: {name}: expected a whole number >= {least}, got {value!r}")
+    object.__setattr__(configuration, name, int(value))
+
+
+def set_switch(configuration: Configuration, name: str) -> None:
+    """InputError unless the field is True or False."""
+    value = getattr(configuration, name)
+    if not isinstance(value, bool):
+        raise InputError(f"{type(configuration).__name__}: {name}: expected True or False, got {value!r}")
+
+
+def set_choice(configuration: Configuration, name: str, choices: tuple[str, ...]) -> None:
+    """InputError unless the field is one of `choices`."""
+    value = getattr(configuration, name)
+    if value not in choices:
+        raise InputError(f"{type(configuration).__name__}: unknown {name} {value!r}{nearest(value, choices)}")

@@ -1,0 +1,271 @@
+"""Engines: which are usable here, and a program instantiated on one of them.
+
+An engine plays a program for a number of rows. `numpy` runs the definition call by call, in Python; `cpu` plays compiled kernels
+in a compiled loop on several threads. `cuda` will replay a CUDA graph; its room is `fastnn_kernels/cuda`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastnn.errors import DeviceError, InputError, nearest
+from fastnn.program.plan import plan
+from fastnn.program.trace import Call, Program, Rows, Symbol, concrete
+from fastnn_kernels.contract import KERNELS, Operand
+
+DEVICES = ("auto", "cpu", "cuda", "numpy")
+
+BARRIER = 0.4e-6  # seconds a call that two threads meeting costs, waking and imbalance included
+RATE = 60e9  # floating-point operations a second of one core, for choosing the number of threads only
+BANDWIDTH = 15e9  # bytes a second of one core, likewise
+CHUNK_WAKE = 60e-6  # seconds it takes to wake the team and to be told that it is done
+
+
+def choose(device: str) -> tuple[str, str]:
+    """The engine for a device name, and why, in one line.
+
+    `"auto"` takes the best that is usable. Raises DeviceError for one that is not, InputError for an unknown name.
+    """
+    if device not in DEVICES:
+        raise InputError(f"no device is called {device!r}{nearest(device, DEVICES)}")
+    if device == "cuda":
+        raise DeviceError('this version of fastnn has no CUDA engine yet; use device="cpu" or device="auto"')
+    if device == "auto":
+        return "cpu", "this version has no CUDA engine yet"
+    return device, "as asked"
+
+
+def require_cuda(name: str) -> None:
+    """Refuse CuPy arrays while there is no engine for them."""
+    raise DeviceError(f"{name}: CuPy arrays need the CUDA engine, which this version lacks; move them with arrays.to_host")
+
+
+def compute(kernel: str, arrays: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> None:
+    """Run one kernel on NumPy arrays now, with the CPU kernels."""
+    import fastnn_kernels.cpu as cpu
+
+    cpu.run(kernel, arrays, attributes)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Instance:
+    """A program with buffers, on one engine, for one number of rows. One caller at a time.
+
+    Inputs are given by `bind`; they are used in place, so what a program updates is updated in the array that was bound.
+    `play(repeats)` runs it; `output(name)` is a view of a result, valid until the next play.
+    """
+
+    def __init__(self, program: Program, rows: int, engine: str = "cpu", threads: int | None = None) -> None:
+        self.program = program
+        self.rows = rows
+        self.engine = engine
+        self.plan = plan(program, rows)
+        self.bound: dict[str, np.ndarray] = {}
+        self._workspace = _aligned(self.plan.size)
+        self._names = {symbol: name for name, symbol in program.inputs.items()}
+        self._views: dict[Symbol, np.ndarray] = {}
+        self._once = _make_player(engine, self, self.plan.once, 1)
+        self._calls = _make_player(engine, self, self.plan.calls, 1)
+        self.threads = self._usable_threads(threads)
+        self._calls.set_parts(self.threads)
+        self._ready = False
+
+    def bind(self, **arrays: np.ndarray) -> None:
+        """Give inputs their storage: C-contiguous arrays of the declared dtype and shape (rows that are not known may be any)."""
+        for name, array in arrays.items():
+            symbol = self.program.inputs[name]
+            expected = concrete(symbol.shape, self.rows)
+            unknown = [isinstance(d, Rows) and d.factor == 0 for d in symbol.shape]
+            fits = len(expected) == array.ndim and all(
+                free or e == a for e, a, free in zip(expected, array.shape, unknown, strict=True)
+            )
+            if not fits or array.dtype != symbol.dtype or not array.flags.c_contiguous:
+                raise InputError(
+                    f"input {name!r}: expected a contiguous {symbol.dtype} array of shape {expected}, "
+                    f"got {array.dtype} {array.shape}"
+                )
+            if self.bound.get(name) is not array:
+                self.bound[name] = array
+                self._views.clear()
+                self._once.bind(symbol, array)
+                self._calls.bind(symbol, array)
+
+    def play(self, repeats: int = 1) -> None:
+        """Run the program `repeats` times, with no Python in between on the CPU engine."""
+        if not self._ready:
+            missing = [name for name in self.program.inputs if name not in self.bound]
+            if missing:
+                raise InputError(f"the program has no {', '.join(missing)} yet; bind them first")
+            self._once.play(1)
+            self._ready = True
+        self._calls.play(repeats)
+
+    def play_call(self, index: int, repeats: int = 1) -> None:
+        """Run one call of the plan on its own (`explain` times it, a failing step is searched with it)."""
+        self._calls.play(repeats, index, 1)
+
+    def output(self, name: str) -> np.ndarray:
+        """A view of the result `name`."""
+        return self.array(self.program.outputs[name])
+
+    def array(self, symbol: Symbol) -> np.ndarray:
+        """The elements of any symbol of the program, where they lie."""
+        view = self._views.get(symbol)
+        if view is None:
+            root = symbol.root
+            if root in self._names:
+                flat = self.bound[self._names[root]].reshape(-1)
+            else:
+                start = self.plan.offsets[root]
+                flat = self._workspace[start : start + root.operand(self.rows).nbytes].view(root.dtype)
+            if symbol is root and root in self._names:
+                view = self.bound[self._names[root]]
+            else:
+                shape = concrete(symbol.shape, self.rows)
+                view = flat[symbol.start : symbol.start + math.prod(shape)].reshape(shape)
+            self._views[symbol] = view
+        return view
+
+    def address(self, symbol: Symbol) -> int:
+        """Where a symbol that is not an input lies."""
+        return int(self._workspace.ctypes.data) + self.plan.offsets[symbol.root] + symbol.start * symbol.dtype.itemsize
+
+    def operands(self, call: Call) -> tuple[Operand, ...]:
+        return tuple(symbol.operand(self.rows) for symbol in call.operands)
+
+    def attributes(self, call: Call) -> dict[str, Any]:
+        """The call's attributes with the number of rows filled in."""
+        return {k: v.factor * self.rows if isinstance(v, Rows) else v for k, v in call.attributes.items()}
+
+    def operations(self) -> int:
+        """Floating-point operations of one play."""
+        return sum(KERNELS[c.kernel].operations(self.operands(c)) for c in self.computing())
+
+    def traffic(self) -> int:
+        """Bytes that the calls of one play move at least."""
+        return sum(KERNELS[c.kernel].traffic(self.operands(c)) for c in self.computing())
+
+    @property
+    def program_dtype(self) -> str:
+        """The floating-point dtype of the program."""
+        kinds = {s.dtype.name for call in self.plan.calls for s in call.operands if s.dtype.kind == "f"}
+        return "float64" if "float64" in kinds and "float32" not in kinds else "float32"
+
+    def computing(self) -> list[Call]:
+        """The calls that are played, views left out."""
+        return [call for call in self.plan.calls if not call.is_view]
+
+    def _usable_threads(self, threads: int | None) -> int:
+        if self.engine != "cpu":
+            return 1
+        if threads is not None:
+            if threads < 1:
+                raise InputError(f"expected threads >= 1, got {threads}")
+            return threads
+        work = self.operations() / RATE + self.traffic() / BANDWIDTH
+        count = len(self.computing())
+        return min(range(1, cores() + 1), key=lambda n: work / n + (count * BARRIER if n > 1 else 0.0))
+
+
+def instantiate(program: Program, rows: int, engine: str = "cpu", threads: int | None = None) -> Instance:
+    """`program` on an engine for `rows` rows."""
+    return Instance(program, rows, engine, threads)
+
+
+def _aligned(size: int) -> np.ndarray:
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size]
+
+
+def _make_player(engine: str, instance: Instance, calls: Sequence[Call], parts: int) -> _NumpyCalls | _CpuCalls:
+    calls = [call for call in calls if not call.is_view]
+    return _NumpyCalls(instance, calls) if engine == "numpy" else _CpuCalls(instance, calls)
+
+
+class _NumpyCalls:
+    """The definition: each call a Python call."""
+
+    def __init__(self, instance: Instance, calls: Sequence[Call]) -> None:
+        import fastnn_kernels.numpy as kernels
+
+        self.instance = instance
+        self.calls = [(getattr(kernels, call.kernel), call) for call in calls]
+
+    def bind(self, symbol: Symbol, array: np.ndarray) -> None:
+        """Arrays are looked up when they are used."""
+
+    def set_parts(self, parts: int) -> None:
+        """One thread."""
+
+    def play(self, repeats: int, first: int = 0, count: int | None = None) -> None:
+        stop = len(self.calls) if count is None else first + count
+        with np.errstate(all="ignore"):
+            for _ in range(repeats):
+                for function, call in self.calls[first:stop]:
+                    operands = (self.instance.array(symbol) for symbol in call.operands)
+                    function(*operands, **self.instance.attributes(call))
+
+
+class _CpuCalls:
+    """The tables of the player: for each call the kernel's address and its operand words."""
+
+    def __init__(self, instance: Instance, calls: Sequence[Call]) -> None:
+        import fastnn_kernels.cpu as cpu
+        from fastnn_kernels.cpu.team import TEAM
+
+        self.team = TEAM
+        self.parts = 1
+        lowered = [cpu.lower(call.kernel, instance.operands(call), instance.attributes(call)) for call in calls]
+        self.scratch_bytes = -(-max((low.scratch or 0 for low in lowered), default=0) // 64) * 64
+        self.scratch = _aligned(0)
+        self._scratch_words: list[int] = []
+        self._patches: dict[Symbol, list[tuple[int, int]]] = {}
+        words: list[int] = []
+        starts = []
+        given = set(instance.program.inputs.values())
+        for call, low in zip(calls, lowered, strict=True):
+            starts.append(len(words))
+            addresses = []
+            for symbol in call.operands:
+                if symbol.root in given:
+                    place = (len(words) + len(addresses), symbol.start * symbol.dtype.itemsize)
+                    self._patches.setdefault(symbol.root, []).append(place)
+                    addresses.append(0)
+                else:
+                    addresses.append(instance.address(symbol))
+            if low.scratch is not None:
+                self._scratch_words.append(len(words) + len(addresses))
+            words += low.words(addresses)
+        self.words = np.array(words, np.int64)
+        base = self.words.ctypes.data
+        table = [(low.address, base + 8 * start) for low, start in zip(lowered, starts, strict=True)]
+        self.table = np.array(table, np.int64).reshape(-1, 2)
+        self.set_parts(1)
+
+    def bind(self, symbol: Symbol, array: np.ndarray) -> None:
+        for word, offset in self._patches.get(symbol, ()):
+            self.words[word] = array.ctypes.data + offset
+
+    def set_parts(self, parts: int) -> None:
+        self.parts = parts
+        self.scratch = _aligned(self.scratch_bytes * parts)
+        for word in self._scratch_words:
+            self.words[word] = self.scratch.ctypes.data
+            self.words[word + 1] = self.scratch_bytes
+
+    def play(self, repeats: int, first: int = 0, count: int | None = None) -> None:
+        count = len(self.table) - first if count is None else count
+        if count and repeats:
+            self.team.play(self.table.ctypes.data + 16 * first, count, repeats, self.parts)

@@ -1,0 +1,190 @@
+"""Gradient checking: the program's gradients against two-sided differences, in float64.
+
+Source: Andrew Ng, Improving Deep Neural Networks, week 1; Nielsen, chapter 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastnn import engines, ops, steps
+from fastnn.errors import InputError
+from fastnn.losses import Loss, as_loss, mean_loss
+from fastnn.model import Sequential, as_loss_network
+from fastnn.program.differentiate import gradients, place
+from fastnn.program.fuse import fuse
+from fastnn.program.trace import B, Symbol, Trace
+from fastnn.training import _examples
+
+EPSILON = 1e-5
+"""The step of the differences, relative to max(1, |w|)."""
+
+
+@dataclass(frozen=True)
+class GradientCheck:
+    """What was found. `relative` of each tensor is ||g - g'|| / (||g|| + ||g'||), 0 where both are 0.
+
+    `directional` is the relative error of the derivative along random directions, the worst of several.
+    """
+
+    names: tuple[str, ...]
+    analytic: dict[str, np.ndarray]
+    numeric: dict[str, np.ndarray]
+    directional: float
+
+    @property
+    def relative(self) -> dict[str, float]:
+        found = {}
+        for name in self.names:
+            g, n = self.analytic[name], self.numeric[name]
+            total = float(np.linalg.norm(g) + np.linalg.norm(n))
+            found[name] = float(np.linalg.norm(g - n)) / total if total else 0.0
+        return found
+
+    @property
+    def passed(self) -> bool:
+        """Per tensor ||g - g'|| <= 1e-7 (||g|| + ||g'||) + 1e-10 sqrt(size), and every direction within 1e-7."""
+        for name in self.names:
+            g, n = self.analytic[name], self.numeric[name]
+            if not np.linalg.norm(g - n) <= 1e-7 * (np.linalg.norm(g) + np.linalg.norm(n)) + 1e-10 * np.sqrt(g.size):
+                return False
+        return self.directional < 1e-7
+
+    def __str__(self) -> str:
+        rows = [f"{'parameter':<20} {'relative error':>15} {'worst element':>24}"]
+        for name, error in sorted(self.relative.items(), key=lambda item: -item[1]):
+            difference = np.abs(self.analytic[name] - self.numeric[name])
+            where = np.unravel_index(int(difference.argmax()), difference.shape) if difference.size else ()
+            rows.append(f"{name:<20} {error:15.2e} {tuple(int(i) for i in where)!s:>14} {difference.max(initial=0.0):9.1e}")
+        rows.append(f"{'directions':<20} {self.directional:15.2e}")
+        rows.append("gradients agree" if self.passed else "GRADIENTS DO NOT AGREE")
+        return "\n".join(rows)
+
+
+def check_gradients(
+    model: Sequential,
+    X: Any,
+    y: Any,
+    *,
+    loss: str | Loss | Callable[[Any, Any], Any] = "softmax_cross_entropy",
+    sample_weight: Any = None,
+    l2: float = 0.0,
+    l1: float = 0.0,
+    training: bool = True,
+    fused: bool = True,
+    directions: int = 4,
+) -> GradientCheck:
+    """Compare the gradients of the cost of (X, y) with two-sided differences, in float64, for every parameter.
+
+    The model is not changed; a float32 model is checked on a float64 copy of it. `training=True` checks the training
+    forward pass (batch statistics in batch norm). Raises InputError for a model with dropout, which draws other units at each
+    evaluation: check it without, or with rate 0.
+    """
+    for index, layer in enumerate(model.layers):
+        if training and layer.random and getattr(layer, "rate", 1.0) > 0:
+            raise InputError(f"layer {index} ({layer!r}) draws random numbers; set its rate to 0 to check the gradients")
+    chosen = as_loss(loss)
+    twin = Sequential(model.layers, seed=model.seed, dtype="float64", input_scale=model.input_scale)
+    twin.build(np.shape(X)[1:] if not model.built else model.network.features)
+    if model.built:
+        twin.set_weights({name: value.astype(np.float64) for name, value in model.weights.items()})
+    examples = _examples(twin, np.asarray(X, np.float64), y, chosen, sample_weight, None)
+    cost = _Cost(twin, chosen, examples.X, examples.y, examples.weights, l2, l1, training, fused)
+    places = cost.network.parameters
+    start = twin._parameters.copy()
+    analytic = cost.gradient(start)
+    numeric = np.zeros_like(analytic)
+    for index in range(start.size):
+        step = EPSILON * max(1.0, abs(start[index]))
+        numeric[index] = _difference(cost, start, index, step)
+    worst = 0.0
+    generator = np.random.default_rng(0)
+    for _ in range(directions):
+        direction = generator.standard_normal(start.size)
+        direction /= max(np.linalg.norm(direction), 1e-300)
+        step = EPSILON * max(1.0, float(np.abs(start).max(initial=0.0)))
+        measured = _extrapolated(lambda t, d=direction: cost.value(start + t * d), step)  # type: ignore[misc]
+        expected = float(analytic @ direction)
+        scale = abs(measured) + abs(expected)
+        worst = max(worst, abs(measured - expected) / scale if scale > 1e-10 else 0.0)
+
+    def split(values: np.ndarray) -> dict[str, np.ndarray]:
+        return {p.name: values[p.start : p.start + p.size].reshape(p.shape) for p in places}
+
+    return GradientCheck(tuple(p.name for p in places), split(analytic), split(numeric), worst)
+
+
+def _difference(cost: _Cost, start: np.ndarray, index: int, step: float) -> float:
+    moved = start.copy()
+
+    def at(t: float) -> float:
+        moved[index] = start[index] + t
+        return cost.value(moved)
+
+    return _extrapolated(at, step)
+
+
+def _extrapolated(f: Callable[[float], float], step: float) -> float:
+    """The derivative at 0 from two two-sided differences, their leading error taken out (Richardson)."""
+    wide = 8.0 * step
+    near = (f(wide) - f(-wide)) / (2 * wide)
+    far = (f(2 * wide) - f(-2 * wide)) / (4 * wide)
+    return near + (near - far) / 3.0
+
+
+class _Cost:
+    """Two programs of one model: the cost alone, and the cost with its gradient."""
+
+    def __init__(
+        self, model: Sequential, loss: Loss, X: np.ndarray, y: np.ndarray, weights: np.ndarray | None,
+        l2: float, l1: float, training: bool, fused: bool,
+    ) -> None:  # fmt: skip
+        self.network = as_loss_network(model, loss)
+        self.l2, self.l1 = l2, l1
+        self.statistics = model._statistics
+        size = self.network.size
+        self.parameters, self.gradients = np.zeros(size), np.zeros(size)
+        self.weights_end = sum(p.size for p in self.network.parameters if p.regularized)
+        rows = len(X)
+        inputs: dict[str, Any] = {"x": X, "t": y, "parameters": self.parameters, "statistics": model._statistics.copy()}
+        if weights is not None:
+            inputs["w"] = weights
+
+        def record(with_gradient: bool) -> engines.Instance:
+            trace = Trace("float64")
+            x = trace.input("x", (B, *self.network.features))
+            t = trace.input("t", (B, *y.shape[1:]), y.dtype)
+            w = None if weights is None else trace.input("w", (B,))
+            step = trace.input("step", (), "int64")
+            outputs, parameters = steps.forward(trace, self.network, x, training, step)
+            cost: Symbol = mean_loss(loss, outputs, steps._targets(outputs, t, loss), w)
+            if with_gradient and parameters:
+                arena = trace.input("gradient", (size,))
+                found = gradients(cost, [parameters[p.name] for p in self.network.parameters])
+                views = [arena.view(p.shape, p.start, f"d {p.name}") for p in self.network.parameters]
+                trace.calls = place(trace.calls, list(zip(found, views, strict=True)))
+            program = trace.program({"cost": ops.identity(cost)})
+            instance = engines.instantiate(fuse(program) if fused else program, rows, "cpu", 1)
+            instance.bind(**inputs, step=np.array(0), **({"gradient": self.gradients} if "gradient" in trace.inputs else {}))
+            return instance
+
+        self._value, self._gradient = record(False), record(True)
+
+    def value(self, parameters: np.ndarray) -> float:
+        self.parameters[:] = parameters
+        self._value.play()
+        w = parameters[: self.weights_end]
+        penalty = 0.5 * self.l2 * float(w @ w) + self.l1 * float(np.abs(w).sum())
+        return float(self._value.output("cost")) + penalty
+
+    def gradient(self, parameters: np.ndarray) -> np.ndarray:
+        self.parameters[:] = parameters
+        self._gradient.play()
+        found = self.gradients.copy()
+        w = parameters[: self.weights_end]
+        found[: self.weights_end] += self.l2 * w + self.l1 * np.sign(w)
+        return found

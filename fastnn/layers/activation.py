@@ -1,0 +1,23 @@
+"""An activation as a layer of its own."""
+
+from __future__ import annotations
+
+from fastnn import ops
+from fastnn.layers.base import Array, Layer
+
+
+class Activation(Layer):
+    """y = activation(x), elementwise, or over the last axis for softmax and log_softmax; names in `ops.ACTIVATIONS`."""
+
+    options = ("name", "alpha")
+
+    def __init__(self, name: str, alpha: float | None = None) -> None:
+        ops._check_activation(name, alpha)
+        self.name = name
+        self.alpha = alpha
+
+    def forward(self, x: Array, training: bool) -> Array:
+        return ops.activate(x, self.name, self.alpha)
+
+    def __repr__(self) -> str:
+        return f"Activation({self.name!r})"

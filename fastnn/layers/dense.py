@@ -1,0 +1,87 @@
+"""The dense (fully connected) layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from fastnn import initializers, ops
+from fastnn.errors import InputError
+from fastnn.layers.activation import Activation
+from fastnn.layers.base import Array, Layer, Parameter
+from fastnn.layers.batch_norm import BatchNorm
+from fastnn.layers.dropout import Dropout
+
+
+class Dense(Layer):
+    """y (B, O) = activation(x (B, I) @ weight (I, O) + bias (O,)), O = `units`.
+
+    `activation`: a name of `ops.ACTIVATIONS`; `alpha`: its slope or scale for leaky_relu and elu. `use_bias`: None means
+    yes, unless the layer is linear and batch norm follows directly, which would take the bias off again. `weight_init`,
+    `bias_init`: an initializer or its name; by default He before the ReLU family, Glorot otherwise, and zero biases.
+    """
+
+    options = ("units", "activation", "use_bias", "weight_init", "bias_init", "alpha")
+
+    def __init__(
+        self,
+        units: int,
+        activation: str | None = None,
+        use_bias: bool | None = None,
+        weight_init: Any = None,
+        bias_init: Any = "zeros",
+        alpha: float | None = None,
+    ) -> None:
+        if isinstance(units, bool) or not isinstance(units, int) or units < 1:
+            raise InputError(f"Dense: expected units, a whole number of at least 1, got {units!r}")
+        if activation is not None:
+            ops._check_activation(activation, alpha)
+        self.units = units
+        self.activation = activation
+        self.alpha = alpha
+        self.use_bias = use_bias
+        self.weight_init = None if weight_init is None else initializers.by_name(weight_init)
+        self.bias_init = initializers.by_name(bias_init)
+
+    def in_context(self, following: Sequence[Layer]) -> Self:
+        linear = self.activation in (None, "identity")
+        decided: dict[str, Any] = {}
+        if self.use_bias is None:
+            decided["use_bias"] = not (linear and bool(following) and isinstance(following[0], BatchNorm))
+        if self.weight_init is None:
+            activation = self.activation if not linear else _next_activation(following)
+            decided["weight_init"] = initializers.default_for(activation)
+        return self.bound(decided)
+
+    def parameters(self, shape: tuple[int, ...]) -> Mapping[str, Parameter]:
+        if len(shape) != 1:
+            raise InputError(f"Dense: expected inputs (B, I), got {('B', *shape)}; put fastnn.Flatten() in front")
+        made = {"weight": Parameter((shape[0], self.units), self.weight_init, regularized=True)}
+        if self.use_bias:
+            made["bias"] = Parameter((self.units,), self.bias_init)
+        return made
+
+    def forward(self, x: Array, training: bool) -> Array:
+        return ops.dense(x, self.weight, self.bias if self.use_bias else None, self.activation, self.alpha)
+
+    def config(self) -> dict[str, Any]:
+        config = super().config()
+        for name in ("weight_init", "bias_init"):
+            config[name] = None if config[name] is None else config[name].to_config()
+        return config
+
+    def __repr__(self) -> str:
+        shown = [f"{self.units}"]
+        shown += [f"activation={self.activation!r}"] if self.activation else []
+        shown += [f"use_bias={self.use_bias}"] if self.use_bias is False else []
+        return f"Dense({', '.join(shown)})"
+
+
+def _next_activation(following: Sequence[Layer]) -> str | None:
+    """The activation that the outputs of a linear layer meet next."""
+    for layer in following:
+        if isinstance(layer, Activation):
+            return layer.name
+        if not isinstance(layer, BatchNorm | Dropout):
+            return None
+    return None

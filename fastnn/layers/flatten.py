@@ -1,0 +1,13 @@
+"""All axes of an example in one."""
+
+from __future__ import annotations
+
+from fastnn import ops
+from fastnn.layers.base import Array, Layer
+
+
+class Flatten(Layer):
+    """(B, H, W, ...) -> (B, H * W * ...), in C order. Costs nothing."""
+
+    def forward(self, x: Array, training: bool) -> Array:
+        return ops.reshape(x, (x.shape[0], -1))

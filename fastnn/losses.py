@@ -1,0 +1,92 @@
+"""Losses: what training minimises, each one value an example, averaged over the mini-batch.
+
+A weighted loss is sum(w l) / sum(w). A loss of your own is a function of (outputs, targets), written in the vocabulary, that
+returns one loss an example, shape (B,), or a single number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastnn import ops
+from fastnn.errors import InputError, KindError, nearest
+from fastnn.program.trace import Symbol, describe
+
+Function = Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """`function(outputs, targets)` -> losses (B,); `link` is the final activation that it takes the place of.
+
+    `accepts`: "classes" (indices or one-hot), "values", or "both" (class indices become one-hot rows).
+    """
+
+    name: str
+    function: Function
+    link: str | None = None
+    accepts: str = "values"
+
+
+def softmax_cross_entropy(outputs: Any, targets: Any) -> Any:
+    """l = -sum_j t_j log softmax(outputs)_j; see `ops.softmax_cross_entropy`."""
+    return ops.softmax_cross_entropy(outputs, targets)
+
+
+def sigmoid_cross_entropy(outputs: Any, targets: Any) -> Any:
+    """l = -sum_j t_j log a_j + (1 - t_j) log(1 - a_j), a = sigmoid(outputs); see `ops.sigmoid_cross_entropy`."""
+    return ops.sigmoid_cross_entropy(outputs, targets)
+
+
+def quadratic(outputs: Any, targets: Any) -> Any:
+    """l = 1/2 sum_j (a_j - y_j)^2, Nielsen's quadratic cost."""
+    return ops.squared_error(outputs, targets, 0.5)
+
+
+def mean_squared_error(outputs: Any, targets: Any) -> Any:
+    """l = 1/O sum_j (a_j - y_j)^2, so that the mean over examples is the mean over everything."""
+    return ops.squared_error(outputs, targets, 1.0 / outputs.shape[1])
+
+
+LOSSES = {
+    loss.name: loss
+    for loss in (
+        Loss("softmax_cross_entropy", softmax_cross_entropy, "softmax", "classes"),
+        Loss("sigmoid_cross_entropy", sigmoid_cross_entropy, "sigmoid", "both"),
+        Loss("quadratic", quadratic, None, "both"),
+        Loss("mean_squared_error", mean_squared_error, None, "both"),
+    )
+}
+
+
+def as_loss(loss: str | Loss | Function) -> Loss:
+    """The loss of that name, or a function as a loss."""
+    if isinstance(loss, Loss):
+        return loss
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise InputError(f"no loss is called {loss!r}{nearest(loss, LOSSES)}")
+        return LOSSES[loss]
+    if not callable(loss):
+        raise KindError(f"expected the name of a loss or a function of (outputs, targets), got {type(loss).__name__}")
+    return Loss(getattr(loss, "__name__", type(loss).__name__), loss, None, "both")
+
+
+def mean_loss(loss: Loss, outputs: Symbol, targets: Symbol, weights: Symbol | None) -> Symbol:
+    """Record the (weighted) mean of the loss over the mini-batch, a 0-d symbol."""
+    losses = loss.function(outputs, targets)
+    if not isinstance(losses, Symbol):
+        raise InputError(f"the loss {loss.name} returned {type(losses).__name__}, not an array of the vocabulary")
+    if losses.shape == (outputs.shape[0],):
+        mean: Symbol = ops.mean(losses) if weights is None else ops.weighted_mean(losses, weights)
+        return mean
+    if losses.shape == ():
+        if weights is not None:
+            raise InputError(f"the loss {loss.name} returns one number; weights need one loss an example, shape (B,)")
+        return losses
+    raise InputError(
+        f"the loss {loss.name} returned shape {describe(losses.shape)}; expected one loss an example, (B,), or one number: "
+        "reduce the other axes with ops.sum or ops.mean"
+    )

@@ -1,0 +1,409 @@
+"""`Sequential`: layers one after another, the arena that holds their parameters, and what is asked of a trained model."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastnn import arrays, engines, random, steps
+from fastnn.errors import InputError, KindError, NotReadyError, nearest
+from fastnn.layers import Activation, Dense, Layer
+from fastnn.losses import LOSSES, Loss
+from fastnn.program.trace import Program
+
+if TYPE_CHECKING:
+    from fastnn.program.explain import Explanation
+    from fastnn.training import History
+
+PREDICT_ROWS = 256
+"""Rows that a prediction handles at a time: large enough for the matrix products, small enough to stay in the cache."""
+
+KEPT_INSTANCES = 24
+"""Programs with buffers that a model keeps for the next call; the least recently used one goes first."""
+
+
+@dataclass
+class Task:
+    """What the model was trained for: found at the first `fit`, stored with the model."""
+
+    loss: str
+    kind: str
+    """`"classes"`, `"binary"`, `"multilabel"` or `"values"`."""
+
+
+@dataclass
+class OptimizerState:
+    """What an optimizer keeps between steps: which update it belongs to, its arrays, and how many updates it has made."""
+
+    kernel: str
+    slots: dict[str, np.ndarray]
+    updates: int = 0
+
+
+@dataclass
+class Counters:
+    """Steps and epochs since the model was made; they count the random numbers of dropout and of the shuffle."""
+
+    step: int = 0
+    epoch: int = 0
+
+
+@dataclass
+class Snapshot:
+    """Everything that training changes; restoring it undoes whatever came after."""
+
+    parameters: np.ndarray
+    statistics: np.ndarray
+    slots: dict[str, np.ndarray] = field(default_factory=dict)
+    kernel: str = ""
+    updates: int = 0
+    step: int = 0
+    epoch: int = 0
+
+
+class Sequential:
+    """A network of layers, each fed with the outputs of the one before.
+
+    `layers`: a sequence of layers. `seed`: of the initial weights, the shuffles and dropout; drawn and kept if None.
+    `dtype`: "float32" or "float64", of parameters and of everything that is computed. `input_scale`: what inputs are multiplied by
+    when they are cast to the dtype, such as 1/255 for uint8 images.
+
+    Arrays are rows: X (n, features) or (n, ...) for networks that begin with Flatten. A model holds one flat array, the arena, of
+    which each parameter is a part: first the weights (on which L1 and L2 act), then the rest.
+    """
+
+    def __init__(
+        self, layers: Iterable[Layer], *, seed: int | None = None, dtype: Any = "float32", input_scale: float = 1.0
+    ) -> None:
+        given = tuple(layers)
+        for index, layer in enumerate(given):
+            if not isinstance(layer, Layer):
+                raise KindError(f"layer {index}: expected a Layer, got {type(layer).__name__}")
+        if not given:
+            raise InputError("a model needs at least one layer")
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.dtype("float32"), np.dtype("float64")):
+            raise KindError(f"dtype: expected float32 or float64, got {self.dtype}")
+        if not 0.0 < input_scale < math.inf:
+            raise InputError(f"input_scale: expected a positive number, got {input_scale}")
+        self.layers = tuple(layer.in_context(given[index + 1 :]) for index, layer in enumerate(given))
+        self.seed = random.draw_seed() if seed is None else seed
+        random.key(self.seed, random.INITIAL_WEIGHTS)  # refuses a seed out of range now
+        self.input_scale = float(input_scale)
+        self.task: Task | None = None
+        self.counters = Counters()
+        self.optimizer_state: OptimizerState | None = None
+        self._network: steps.Network | None = None
+        self._parameters = np.zeros(0, self.dtype)
+        self._statistics = np.zeros(0, self.dtype)
+        self._outputs: tuple[int, ...] = ()
+        self._cache = _Instances()
+        self._training = threading.Lock()
+
+    # --- parameters ---------------------------------------------------------------------------------------------
+
+    def build(self, features: int | Sequence[int]) -> Sequential:
+        """Make the parameters for inputs with `features` columns (or of that shape) and draw their initial values."""
+        shape = (int(features),) if isinstance(features, int | np.integer) else tuple(int(d) for d in features)
+        if any(d < 1 for d in shape):
+            raise InputError(f"build: expected at least one feature, got {shape}")
+        if self._network is not None:
+            if self._network.features != shape:
+                raise InputError(f"the model has parameters for inputs of shape {self._network.features}, not {shape}")
+            return self
+        declared, kept, outputs = steps.lay_out(self.layers, shape, self.dtype)
+        declared.sort(key=lambda item: not item[2].regularized)  # stable: weights first, so that L1 and L2 act on one stretch
+        parameters = _places(declared)
+        statistics = _places(kept)
+        keys = tuple(random.key(self.seed, random.DROPOUT, index) for index in range(len(self.layers)))
+        network = steps.Network(self.layers, shape, self.dtype, parameters, statistics, keys, self.input_scale)
+        arena = engines._aligned(network.size * self.dtype.itemsize).view(self.dtype)
+        for (index, attribute, declaration), place in zip(declared, parameters, strict=True):
+            number = 16 * index + sorted(name for i, name, _ in declared if i == index).index(attribute)
+            values = declaration.initial(random.key(self.seed, random.INITIAL_WEIGHTS, number), place.shape, self.dtype)
+            arena[place.start : place.start + place.size] = values.reshape(-1)
+        values = engines._aligned(network.statistics_size * self.dtype.itemsize).view(self.dtype)
+        for (_, _, declaration), place in zip(kept, statistics, strict=True):
+            values[place.start : place.start + place.size] = declaration.initial
+        self._parameters, self._statistics, self._outputs, self._network = arena, values, outputs, network
+        return self
+
+    @property
+    def network(self) -> steps.Network:
+        """The layers and where their arrays lie; raises NotReadyError before `build`."""
+        if self._network is None:
+            raise NotReadyError("the model has no parameters yet; call fit, or build(n_features)")
+        return self._network
+
+    @property
+    def built(self) -> bool:
+        return self._network is not None
+
+    def _named(self) -> dict[str, np.ndarray]:
+        """Views of every parameter and statistic, by name, in the order of the layers."""
+        network = self.network
+        found = {p.name: (p, self._parameters) for p in network.parameters}
+        found |= {p.name: (p, self._statistics) for p in network.statistics}
+        ordered = sorted(found.items(), key=lambda item: item[1][0].layer)
+        return {name: arena[p.start : p.start + p.size].reshape(p.shape) for name, (p, arena) in ordered}
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters and running statistics: `{"0.weight": (I, O), "0.bias": (O,), ...}`."""
+        return {name: view.copy() for name, view in self._named().items()}
+
+    def set_weights(self, weights: Mapping[str, Any]) -> None:
+        """Set parameters by name (all of them or some). A wrong name, shape or dtype raises, and nothing is changed."""
+        views = self._named()
+        checked = {}
+        for name, value in weights.items():
+            if name not in views:
+                raise InputError(f"the model has no {name!r}{nearest(name, views)}")
+            value = arrays.to_host(value)
+            if value.shape != views[name].shape:
+                raise InputError(f"{name}: expected shape {views[name].shape}, got {value.shape}")
+            if value.dtype != self.dtype:
+                raise KindError(f"{name}: expected {self.dtype}, got {value.dtype}; convert it with .astype('{self.dtype}')")
+            if not np.isfinite(value).all():
+                raise InputError(f"{name}: {np.count_nonzero(~np.isfinite(value))} values are NaN or infinite")
+            checked[name] = value
+        for name, value in checked.items():
+            views[name][...] = value
+
+    @property
+    def parameter_count(self) -> int:
+        """Trained numbers."""
+        return self.network.size
+
+    # --- snapshots ----------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """A copy of everything that training changes."""
+        state = self.optimizer_state
+        slots = {} if state is None else {name: value.copy() for name, value in state.slots.items()}
+        return Snapshot(
+            self._parameters.copy(), self._statistics.copy(), slots, "" if state is None else state.kernel,
+            0 if state is None else state.updates, self.counters.step, self.counters.epoch,
+        )  # fmt: skip
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put a snapshot of this model back."""
+        self._parameters[:] = snapshot.parameters
+        self._statistics[:] = snapshot.statistics
+        state = self.optimizer_state
+        if not snapshot.kernel:
+            self.optimizer_state = None
+        elif state is not None and state.kernel == snapshot.kernel:
+            for name, value in snapshot.slots.items():
+                state.slots[name][:] = value
+            state.updates = snapshot.updates
+        else:
+            slots = {name: value.copy() for name, value in snapshot.slots.items()}
+            self.optimizer_state = OptimizerState(snapshot.kernel, slots, snapshot.updates)
+        self.counters.step, self.counters.epoch = snapshot.step, snapshot.epoch
+
+    # --- use ----------------------------------------------------------------------------------------------------
+
+    def __call__(self, X: Any, *, threads: int | None = None) -> Any:
+        """Outputs of the last layer (n, O) in inference mode, in the namespace of X."""
+        return arrays.to_device(self._run(self.network, X, threads), X)
+
+    def predict_proba(self, X: Any, *, threads: int | None = None) -> Any:
+        """Probabilities: softmax or sigmoid of the logits. (n, C), or (n, O) for sigmoid outputs."""
+        if self.task is None:
+            raise NotReadyError("probabilities need a loss that says what the outputs mean; call fit first, or load a model")
+        link = LOSSES[self.task.loss].link if self.task.loss in LOSSES else None
+        if link is None:
+            last = final_activation(self.layers)
+            if last not in ("softmax", "sigmoid"):
+                raise NotReadyError(f"the loss {self.task.loss} makes no probabilities of outputs without softmax or sigmoid")
+            return self(X, threads=threads)
+        logits = self._run(self.logits_network(link), X, threads)
+        from fastnn import ops
+
+        return arrays.to_device(ops.activate(logits, link), X)
+
+    def predict(self, X: Any, *, threads: int | None = None) -> Any:
+        """Class indices (n,) int64, 0/1 (n, O) for several yes-or-no outputs, or values (n, O) for regression."""
+        if self.task is None:
+            raise NotReadyError("whether to predict classes or values is known after fit; call fit first, or model(X)")
+        outputs = self._run(self.network, X, threads)
+        if self.task.kind == "values":
+            return arrays.to_device(outputs, X)
+        if self.task.kind == "classes":
+            return arrays.to_device(np.argmax(outputs, axis=1), X)
+        decided = (outputs > self.threshold(self.network)).astype(np.int64)
+        return arrays.to_device(decided[:, 0] if self.task.kind == "binary" else decided, X)
+
+    def threshold(self, network: steps.Network) -> float:
+        """The output above which a yes-or-no answer is yes: 0 for logits, 1/2 for everything else."""
+        loss = self.task.loss if self.task else ""
+        link = LOSSES[loss].link if loss in LOSSES else None
+        return 0.0 if link == "sigmoid" and final_activation(network.layers) != "sigmoid" else 0.5
+
+    def fit(self, X: Any, y: Any, **options: Any) -> History:
+        """Train; see `fastnn.training.fit` for every option."""
+        from fastnn import training
+
+        return training.fit(self, X, y, **options)
+
+    def evaluate(self, X: Any, y: Any, **options: Any) -> dict[str, float]:
+        """Loss and accuracy (or R^2) of data in inference mode; see `fastnn.training.evaluate`."""
+        from fastnn import training
+
+        return training.evaluate(self, X, y, **options)
+
+    def program(self, batch_size: int = 128, **options: Any) -> Explanation:
+        """One training step as a program for `batch_size` rows: print it, or `explain()` it with measured times."""
+        from fastnn import training
+
+        return training.step_program(self, batch_size, **options)
+
+    def save(self, path: Any) -> None:
+        """Write the model to a safetensors file; see `fastnn.checkpoints`."""
+        from fastnn import checkpoints
+
+        checkpoints.save(self, path)
+
+    def logits_network(self, link: str | None) -> steps.Network:
+        """The network without a final activation that the loss takes the place of."""
+        network = self.network
+        if link is None or final_activation(network.layers) != link:
+            return network
+        last = network.layers[-1]
+        if isinstance(last, Activation):
+            return network.without_last()
+        bare = last.bound({"activation": None})
+        return steps.Network(
+            (*network.layers[:-1], bare), network.features, network.dtype, network.parameters, network.statistics,
+            network.keys, network.input_scale,
+        )  # fmt: skip
+
+    def _run(self, network: steps.Network, X: Any, threads: int | None) -> np.ndarray:
+        """The outputs of a network for rows of X, block by block."""
+        X = check_inputs(X, network.features)
+        outputs = np.empty((len(X), *self._outputs), self.dtype)
+        if not len(X):
+            return outputs
+        rows = min(len(X), PREDICT_ROWS)
+        key = ("predict", len(network.layers), final_activation(network.layers), rows, threads)
+        with self._cache.take(key, lambda: _Prediction(steps.prediction(network), rows, threads)) as run:
+            run.bind(self._parameters, self._statistics)
+            for start in range(0, len(X), rows):
+                start = min(start, len(X) - rows)  # the last block overlaps the one before: rows do not depend on each other
+                run(X[start : start + rows], outputs[start : start + rows], self.input_scale)
+        return outputs
+
+    def __repr__(self) -> str:
+        return f"Sequential([{', '.join(map(repr, self.layers))}], seed={self.seed}, dtype='{self.dtype}')"
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(vars(self))
+        del state["_cache"], state["_training"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._cache = _Instances()
+        self._training = threading.Lock()
+
+
+class _Prediction:
+    """An instance of the prediction program and its input buffer."""
+
+    def __init__(self, program: Program, rows: int, threads: int | None) -> None:
+        self.instance = engines.instantiate(program, rows, "cpu", threads)
+        symbol = program.inputs["x"]
+        self.x = np.zeros((rows, *(int(d) for d in symbol.shape[1:])), symbol.dtype)  # type: ignore[arg-type]
+        self.instance.bind(x=self.x)
+
+    def bind(self, parameters: np.ndarray, statistics: np.ndarray) -> None:
+        self.instance.bind(parameters=parameters, statistics=statistics)
+
+    def __call__(self, X: np.ndarray, outputs: np.ndarray, scale: float) -> None:
+        np.copyto(self.x, X, casting="unsafe")
+        if scale != 1.0:
+            self.x *= self.x.dtype.type(scale)
+        self.instance.play()
+        outputs[...] = self.instance.output("outputs")
+
+
+class _Instances:
+    """Instances by key, each used by one caller at a time; a caller that finds none free makes one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: OrderedDict[Any, list[Any]] = OrderedDict()
+
+    def take(self, key: Any, make: Callable[[], Any]) -> _Borrowed:
+        with self._lock:
+            free = self._free.get(key)
+            found = free.pop() if free else None
+        return _Borrowed(self, key, make() if found is None else found)
+
+    def give_back(self, key: Any, item: Any) -> None:
+        with self._lock:
+            self._free.setdefault(key, []).append(item)
+            self._free.move_to_end(key)
+            while sum(map(len, self._free.values())) > KEPT_INSTANCES:
+                oldest = next(iter(self._free))
+                self._free[oldest].pop(0)
+                if not self._free[oldest]:
+                    del self._free[oldest]
+
+
+class _Borrowed:
+    def __init__(self, owner: _Instances, key: Any, item: Any) -> None:
+        self.owner, self.key, self.item = owner, key, item
+
+    def __enter__(self) -> Any:
+        return self.item
+
+    def __exit__(self, *error: object) -> None:
+        self.owner.give_back(self.key, self.item)
+
+
+def final_activation(layers: Sequence[Layer]) -> str | None:
+    """The activation of the last layer, whichever way it was written."""
+    last = layers[-1] if layers else None
+    if isinstance(last, Activation):
+        return last.name
+    return last.activation if isinstance(last, Dense) else None
+
+
+def as_loss_network(model: Sequential, loss: Loss) -> steps.Network:
+    """The network whose outputs the loss takes: logits where it has a link."""
+    return model.logits_network(loss.link)
+
+
+def check_inputs(X: Any, features: tuple[int, ...] | None, name: str = "X") -> np.ndarray:
+    """X as a host array of rows with the features expected; raises what is wrong with it otherwise."""
+    if isinstance(X, list | tuple):
+        raise KindError(f"{name}: expected an array, got a {type(X).__name__}; convert it with numpy.asarray")
+    array = arrays.to_host(X)
+    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
+        raise KindError(f"{name}: expected numbers, got dtype {array.dtype}")
+    if array.ndim < 2:
+        raise InputError(
+            f"{name}: expected rows of features, shape (n, features), got shape {array.shape}; "
+            f"use {name}.reshape(1, -1) for one example or {name}.reshape(-1, 1) for one feature"
+        )
+    if features is not None and array.shape[1:] != features:
+        raise InputError(f"{name}: expected shape {('n', *features)}, got {array.shape}")
+    return array
+
+
+def _places(declared: Sequence[Any]) -> tuple[steps.Place, ...]:
+    places, start = [], 0
+    for index, attribute, declaration in declared:
+        regularized = bool(getattr(declaration, "regularized", False))
+        place = steps.Place(f"{index}.{attribute}", index, attribute, tuple(declaration.shape), start, regularized)
+        places.append(place)
+        start += place.size
+    return tuple(places)

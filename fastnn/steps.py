@@ -1,0 +1,223 @@
+"""The programs of a model: one training step, one step of evaluation, one of prediction. Forward mathematics goes in.
+
+Storage that lives longer than a step is an input: the parameter arena and its gradient, the optimizer's state, the statistics
+of batch norm, the data, the order in which it is visited, and the control block (see `fastnn_kernels.contract`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastnn import ops
+from fastnn.layers import Layer
+from fastnn.losses import Loss, mean_loss
+from fastnn.program.differentiate import gradients, place
+from fastnn.program.fuse import fuse
+from fastnn.program.trace import B, N, Program, Symbol, Trace
+from fastnn_kernels.contract import SUM_BLOCK, UPDATES
+
+LOG_COLUMNS = {"loss": 0, "accuracy": 1, "weight": 2, "penalty": 3}
+"""What a step writes down: its loss, the share it got right, the sum of its weights, and the penalty before its update."""
+
+CONTROL = {"index": 0, "position": 1, "step": 2}
+"""The words of the control block: step of the chunk, position in the order, step since the model was made."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a parameter or statistic lies: its name, the layer it belongs to, shape and first element in the arena."""
+
+    name: str
+    layer: int
+    attribute: str
+    shape: tuple[int, ...]
+    start: int
+    regularized: bool = False
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Network:
+    """What tracing needs of a model: layers, where their arrays lie, and the random keys of its layers."""
+
+    layers: tuple[Layer, ...]
+    features: tuple[int, ...]
+    dtype: np.dtype[Any]
+    parameters: tuple[Place, ...]
+    statistics: tuple[Place, ...]
+    keys: tuple[tuple[int, int], ...]
+    input_scale: float = 1.0
+
+    @property
+    def size(self) -> int:
+        return sum(place.size for place in self.parameters)
+
+    @property
+    def statistics_size(self) -> int:
+        return sum(place.size for place in self.statistics)
+
+    def without_last(self) -> Network:
+        """The same network less its last layer, which must have no arrays."""
+        layers = self.layers[:-1]
+        return Network(layers, self.features, self.dtype, self.parameters, self.statistics, self.keys, self.input_scale)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the arrays that a step reads look like: dtypes, shape of a target, whether examples have weights."""
+
+    source: str
+    target: str
+    target_shape: tuple[int, ...]
+    weighted: bool = False
+
+
+def forward(trace: Trace, network: Network, x: Symbol, training: bool, step: Symbol | None) -> tuple[Symbol, dict[str, Symbol]]:
+    """Record the layers one after another; returns the outputs and the parameters as views of the arena, by name."""
+    arena = trace.inputs.get("parameters") or trace.input("parameters", (network.size,))
+    kept = trace.inputs.get("statistics") or trace.input("statistics", (network.statistics_size,))
+    parameters = {p.name: arena.view(p.shape, p.start, p.name) for p in network.parameters}
+    statistics = {p.name: kept.view(p.shape, p.start, p.name) for p in network.statistics}
+    for index, layer in enumerate(network.layers):
+        values: dict[str, Any] = {p.attribute: parameters[p.name] for p in network.parameters if p.layer == index}
+        values |= {p.attribute: statistics[p.name] for p in network.statistics if p.layer == index}
+        values |= {"key": network.keys[index], "step": step}
+        x = layer.bound(values).forward(x, training)
+    return x, parameters
+
+
+def prediction(network: Network) -> Program:
+    """x (B, ...) -> outputs of the last layer in inference mode."""
+    trace = Trace(network.dtype)
+    x = trace.input("x", (B, *network.features))
+    outputs, _ = forward(trace, network, x, False, None)
+    if outputs is x:
+        outputs = ops.identity(x)
+    return fuse(trace.program({"outputs": outputs}))
+
+
+def evaluation(network: Network, loss: Loss, data: Data, metric: Mapping[str, Any] | None) -> Program:
+    """Loss and accuracy of a mini-batch in inference mode, written to the log."""
+    trace = Trace(network.dtype)
+    control, x, targets, weights = _batch(trace, network, data)
+    outputs, _ = forward(trace, network, x, False, None)
+    t = _targets(outputs, targets, loss)
+    _record(trace, control, "loss", mean_loss(loss, outputs, t, weights))
+    _record_common(trace, control, outputs, targets, weights, metric)
+    trace.record("advance", (control,), [], {"rows": B})
+    return fuse(trace.program({}))
+
+
+def training(
+    network: Network,
+    loss: Loss,
+    data: Data,
+    metric: Mapping[str, Any] | None,
+    update: str,
+    attributes: Mapping[str, Any],
+    penalized: bool,
+    fused: bool = True,
+) -> Program:
+    """One step: mini-batch, forward pass, loss, gradients, update, what is written down, and the control block moved on."""
+    trace = Trace(network.dtype)
+    control, x, targets, weights = _batch(trace, network, data)
+    step = control.view((), CONTROL["step"], "step")
+    index = control.view((), CONTROL["index"], "index")
+    outputs, parameters = forward(trace, network, x, True, step)
+    mean = mean_loss(loss, outputs, _targets(outputs, targets, loss), weights)
+    arena = trace.inputs["parameters"]
+    gradient = trace.input("gradient", (network.size,))
+    wanted = [parameters[p.name] for p in network.parameters]
+    if wanted:
+        found = gradients(mean, wanted)
+        destinations = [gradient.view(p.shape, p.start, f"d {p.name}") for p in network.parameters]
+        trace.calls = place(trace.calls, list(zip(found, destinations, strict=True)))
+    _record(trace, control, "loss", mean)
+    _record_common(trace, control, outputs, targets, weights, metric)
+    starts = trace.input("starts", (3,), "int64")
+    penalties = trace.input("penalties", (2, 3))
+    if penalized:
+        blocks = -(-network.size // SUM_BLOCK)
+        (partial,) = trace.record("block_penalty", (arena, starts, penalties), [((blocks,), network.dtype)])
+        _record(trace, control, "penalty", ops.sum(partial))
+    if attributes["clip_norm"] > 0:
+        blocks = -(-network.size // SUM_BLOCK)
+        (squares,) = trace.record(
+            "block_sum_squares", (gradient,), [((blocks,), network.dtype)], {"clip_value": attributes["clip_value"]}
+        )
+        norm = ops.sqrt(ops.sum(squares))
+    else:
+        (norm,) = trace.record("fill", (), [((), network.dtype)], {"value": 0.0})
+    scalars = trace.input("scalars", (N, 3))
+    state = [trace.input(slot, (network.size,)) for slot in UPDATES[update]]
+    trace.record(update, (gradient, norm, scalars, index, starts, penalties, arena, *state), [], attributes)
+    trace.record("advance", (control,), [], {"rows": B})
+    program = trace.program({})
+    return fuse(program) if fused else program
+
+
+def _batch(trace: Trace, network: Network, data: Data) -> tuple[Symbol, Symbol, Symbol, Symbol | None]:
+    """The mini-batch at the position of the control block: (control, x, targets, weights)."""
+    control = trace.input("control", (8,), "int64")
+    position = control.view((), CONTROL["position"], "position")
+    order = trace.input("order", (N,), "int64")
+    trace.input("log", (N, len(LOG_COLUMNS)))
+    source = trace.input("X", (N, *network.features), data.source)
+    x = ops.gather_rows(source, order, position, B, network.dtype, network.input_scale)
+    target = trace.input("y", (N, *data.target_shape), data.target)
+    t = ops.gather_rows(target, order, position, B, "int64" if data.target == "int64" else network.dtype)
+    w = None
+    if data.weighted:
+        w = ops.gather_rows(trace.input("weights", (N,)), order, position, B, network.dtype)
+    return control, x, t, w
+
+
+def _targets(outputs: Symbol, targets: Symbol, loss: Loss) -> Symbol:
+    """Class indices become one-hot rows where the loss wants values."""
+    if targets.dtype.kind == "i" and loss.accepts != "classes":
+        made: Symbol = ops.one_hot(targets, int(outputs.shape[1]), outputs.dtype)  # type: ignore[arg-type]
+        return made
+    return targets
+
+
+def _record(trace: Trace, control: Symbol, column: str, value: Symbol) -> None:
+    index = control.view((), CONTROL["index"], "index")
+    trace.record("record", (value, index, trace.inputs["log"]), [], {"column": LOG_COLUMNS[column]})
+
+
+def _record_common(
+    trace: Trace, control: Symbol, outputs: Symbol, targets: Symbol, weights: Symbol | None, metric: Mapping[str, Any] | None
+) -> None:
+    if metric is not None:
+        correct = ops.is_correct(outputs, targets, **metric)
+        _record(trace, control, "accuracy", ops.mean(correct) if weights is None else ops.weighted_mean(correct, weights))
+    if weights is not None:
+        _record(trace, control, "weight", ops.sum(weights))
+
+
+def lay_out(layers: Sequence[Layer], features: tuple[int, ...], dtype: Any) -> tuple[list[Any], list[Any], tuple[int, ...]]:
+    """Ask the layers, one after another, for their parameters and statistics: lists of (layer, attribute, declaration).
+
+    Shapes are found by recording the forward pass. Returns them and the shape of an output.
+    """
+    parameters: list[Any] = []
+    statistics: list[Any] = []
+    trace = Trace(dtype)
+    x = trace.input("x", (B, *features))
+    step = trace.input("step", (), "int64")
+    for index, layer in enumerate(layers):
+        shape = tuple(int(d) for d in x.shape[1:])  # type: ignore[arg-type]
+        values: dict[str, Any] = {"key": (0, 0), "step": step}
+        for found, declared in ((parameters, layer.parameters(shape)), (statistics, layer.statistics(shape))):
+            for attribute, declaration in declared.items():
+                found.append((index, attribute, declaration))
+                values[attribute] = trace.input(f"{index}.{attribute}", declaration.shape)
+        x = layer.bound(values).forward(x, False)
+    return parameters, statistics, tuple(int(d) for d in x.shape[1:])  # type: ignore[arg-type]

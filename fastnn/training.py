@@ -1,0 +1,686 @@
+"""`fit` and `evaluate`: the only loops, and the only places that wait for the device.
+
+A run plays its step program in chunks. Between chunks the host writes the table of learning rates, reads the losses of the
+steps and looks for Ctrl-C; chunks end where an epoch ends, and nothing depends on how long they are.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastnn import arrays, engines, random, steps
+from fastnn.callbacks import Callback, Progress
+from fastnn.errors import DivergenceError, InputError, KindError, NotReadyError
+from fastnn.losses import LOSSES, Loss, as_loss
+from fastnn.model import OptimizerState, Sequential, Snapshot, Task, as_loss_network, check_inputs, final_activation
+from fastnn.optimizers import Adam, Optimizer, by_name
+from fastnn.program.explain import Explanation
+from fastnn.program.trace import Call, Trace
+from fastnn.schedules import as_schedule
+from fastnn_kernels.contract import UPDATES
+
+EVALUATE_ROWS = 256
+"""Rows that evaluation handles at a time."""
+
+LOG_ROWS = 4096
+"""Steps whose losses fit into the log: the longest chunk."""
+
+CHUNK_SECONDS = 0.05
+"""How long a chunk should take: the pace of the progress bar and of Ctrl-C."""
+
+SNAPSHOT_SHARE = 20
+"""A chunk takes at least this many times as long as the snapshot before it."""
+
+
+class History(dict[str, list[float]]):
+    """One list a quantity, one value an epoch; and how the run was done."""
+
+    device: str = ""
+    reason: str = ""
+    threads: int = 1
+    seed: int = 0
+
+
+@dataclass
+class Examples:
+    """Checked data in the form in which a program reads it; `kind` is the task's."""
+
+    X: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray | None
+    kind: str
+
+    @property
+    def data(self) -> steps.Data:
+        return steps.Data(self.X.dtype.name, self.y.dtype.name, self.y.shape[1:], self.weights is not None)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        found = {"X": self.X, "y": self.y}
+        return found if self.weights is None else {**found, "weights": self.weights}
+
+
+def fit(
+    model: Sequential,
+    X: Any,
+    y: Any,
+    *,
+    loss: str | Loss | Callable[[Any, Any], Any] = "softmax_cross_entropy",
+    optimizer: str | Optimizer | None = None,
+    batch_size: int = 128,
+    epochs: int = 5,
+    validation_data: tuple[Any, Any] | None = None,
+    sample_weight: Any = None,
+    class_weight: Mapping[int, float] | str | None = None,
+    l2: float = 0.0,
+    l1: float = 0.0,
+    order: Callable[[int], Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    verbose: int = 1,
+) -> History:
+    """Train `model` on X (n, ...) and y; returns the history, one value an epoch.
+
+    `loss`: a name (`fastnn.losses.LOSSES`) or a function of (outputs, targets) in the vocabulary. `optimizer`: a
+    configuration or a name; Adam by default. The cost is mean loss + l2/2 sum ||W||^2 + l1 sum |W|, weights only (the course
+    notes' lambda/m is `l2` here); clipping acts on the gradient of the mean loss alone.
+
+    y: class indices (n,), one-hot or soft rows (n, C), 0/1 (n,) or (n, O), or values (n,) or (n, O).
+    `sample_weight` (n,) and `class_weight` ({class: weight} or "balanced") multiply; the loss is then sum(w l)/sum(w).
+    `order(epoch)` returns the indices that an epoch visits, in that order, of any length; without it the library
+    shuffles. A smaller last mini-batch is trained on; with batch norm a last one of one row joins the one before.
+    `threads` changes no bits; by default it is chosen by the size of the step. `verbose`: 0 nothing, 1 progress.
+
+    history: "loss" (data loss at visit time, weighted by examples), "penalty" beside it where l1 or l2 is used, "accuracy" for
+    classes, "val_loss", "val_accuracy" or "val_r2" with `validation_data`.
+
+    Raises InputError, KindError (nothing is changed then) and DivergenceError (the model is at its last finite step).
+    """
+    if not model._training.acquire(blocking=False):
+        raise NotReadyError("this model is being trained already by another call of fit")
+    try:
+        was_built = model.built
+        try:
+            run = _Run(
+                model, X, y, as_loss(loss), _optimizer(optimizer), batch_size, epochs, validation_data,
+                sample_weight, class_weight, l2, l1, order, device, threads,
+            )  # fmt: skip
+        except BaseException:
+            if not was_built:
+                model._network = None
+            raise
+        return run.train([*callbacks, *([Progress()] if verbose else [])])
+    finally:
+        model._training.release()
+
+
+def evaluate(
+    model: Sequential,
+    X: Any,
+    y: Any,
+    *,
+    loss: str | Loss | Callable[[Any, Any], Any] | None = None,
+    sample_weight: Any = None,
+    threads: int | None = None,
+) -> dict[str, float]:
+    """`{"loss": ..., "accuracy": ...}` for classes, `{"loss": ..., "r2": ...}` for values, in inference mode.
+
+    `loss` is the one the model was trained with unless another is given. r2 is 1 - sum (y - a)^2 / sum (y - mean y)^2, averaged over
+    outputs (1 where both are 0), as scikit-learn defines it.
+    """
+    chosen = _known_loss(model, loss)
+    examples = _examples(model, X, y, chosen, sample_weight, None)
+    return _evaluate(model, examples, chosen, threads)
+
+
+def step_program(
+    model: Sequential,
+    batch_size: int = 128,
+    *,
+    loss: str | Loss | Callable[[Any, Any], Any] | None = None,
+    optimizer: str | Optimizer | None = None,
+    l2: float = 0.0,
+    l1: float = 0.0,
+    threads: int | None = None,
+    fused: bool = True,
+) -> Explanation:
+    """The training step of `model` for mini-batches of `batch_size`, as a program that can be printed and timed."""
+    chosen = _known_loss(model, loss, "softmax_cross_entropy")
+    if batch_size < 1:
+        raise InputError(f"expected batch_size >= 1, got {batch_size}")
+    settings = _optimizer(optimizer)
+    network = as_loss_network(model, chosen)
+    outputs = model._outputs[0]
+    if chosen.accepts == "classes":
+        y, data = np.zeros(batch_size, np.int64), steps.Data(model.dtype.name, "int64", ())
+    else:
+        y = np.zeros((batch_size, outputs), model.dtype)
+        data = steps.Data(model.dtype.name, model.dtype.name, (outputs,))
+    metric = {"threshold": 0.0, "multilabel": False} if chosen.accepts == "classes" else None
+    penalized = l1 > 0 or l2 > 0
+    program = steps.training(network, chosen, data, metric, settings.kernel, settings.attributes(), penalized, fused)
+    instance = engines.instantiate(program, batch_size, "cpu", threads)
+    state = OptimizerState(settings.kernel, {name: np.zeros(network.size, model.dtype) for name in settings.slots})
+    instance.bind(
+        X=np.zeros((batch_size, *network.features), model.dtype), y=y, order=np.arange(batch_size),
+        parameters=model._parameters.copy(), statistics=model._statistics.copy(), **state.slots,
+        **_step_storage(network, settings, l2, l1),
+    )  # fmt: skip
+    return Explanation(instance, f"training step of {model!r}, {chosen.name}, {settings!r}, mini-batch {batch_size}")
+
+
+# --- a run ----------------------------------------------------------------------------------------------------------
+
+
+class _Run:
+    """One call of `fit`: what was checked and prepared before the first step, and the loop."""
+
+    def __init__(
+        self,
+        model: Sequential,
+        X: Any,
+        y: Any,
+        loss: Loss,
+        optimizer: Optimizer,
+        batch_size: int,
+        epochs: int,
+        validation_data: tuple[Any, Any] | None,
+        sample_weight: Any,
+        class_weight: Mapping[int, float] | str | None,
+        l2: float,
+        l1: float,
+        order: Callable[[int], Any] | None,
+        device: str,
+        threads: int | None,
+    ) -> None:
+        self.model, self.loss, self.optimizer, self.order = model, loss, optimizer, order
+        self.engine, self.reason = engines.choose(device)
+        for name, value in {"batch_size": batch_size, "epochs": epochs}.items():
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < (name == "batch_size"):
+                raise InputError(f"{name}: expected a whole number of at least {int(name == 'batch_size')}, got {value!r}")
+        for name, penalty in {"l2": l2, "l1": l1}.items():
+            if not 0.0 <= penalty < math.inf:
+                raise InputError(f"{name}: expected a number of at least 0, got {penalty!r}")
+        model.build(check_inputs(X, model.network.features if model.built else None).shape[1:])
+        self.examples = _examples(model, X, y, loss, sample_weight, class_weight)
+        self.validation = None
+        if validation_data is not None:
+            if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+                raise InputError("validation_data: expected a pair (X, y)")
+            self.validation = _examples(model, *validation_data, loss, None, None, "validation ")
+        n = len(self.examples.X)
+        if batch_size > n:
+            warnings.warn(f"batch_size {batch_size} is more than the {n} examples; {n} is used", UserWarning, stacklevel=5)
+        self.batch_size, self.epochs = min(int(batch_size), n), int(epochs)
+        self.pairs = any(layer.needs_two_rows for layer in model.layers)
+        if self.pairs and self.batch_size == 1:
+            raise InputError("batch norm cannot be trained with mini-batches of one example; use batch_size >= 2")
+        self.penalized = l1 > 0 or l2 > 0
+        self.threads = threads
+        self.metric = _metric(loss, self.examples.kind)
+        self.network = as_loss_network(model, loss)
+        self.storage = _step_storage(self.network, optimizer, l2, l1)
+        self.schedule = as_schedule(optimizer.learning_rate)
+        self.order_buffer = np.zeros(0, np.int64)
+        self._chunk = 8
+        self._borrowed: dict[int, Any] = {}
+
+    def train(self, callbacks: Sequence[Callback]) -> History:
+        model = self.model
+        self._start_state()
+        model.task = Task(self.loss.name, self.examples.kind)
+        model._loss = self.loss  # type: ignore[attr-defined]
+        history = History()
+        history.device, history.reason, history.seed = self.engine, self.reason, model.seed
+        per_epoch = _batches(len(self.examples.X), self.batch_size, self.pairs)
+        total = self.epochs * len(per_epoch)
+        try:
+            for callback in callbacks:
+                callback.begin(model, self.epochs, total)
+            self.first_step = model.counters.step
+            self.total_steps, self.steps_per_epoch = total, len(per_epoch)
+            for epoch in range(self.epochs):
+                values = self._epoch(epoch, callbacks)
+                for name, value in values.items():
+                    history.setdefault(name, []).append(value)
+                if self._stops(callbacks, epoch, values):
+                    break
+        finally:
+            for callback in callbacks:
+                callback.end(model)
+            history.threads = max((i.threads for i in self._borrowed.values()), default=1)
+            for rows, instance in self._borrowed.items():
+                model._cache.give_back(self._key(rows), instance)
+            self._borrowed.clear()
+        return history
+
+    def _stops(self, callbacks: Sequence[Callback], epoch: int, values: Mapping[str, float]) -> bool:
+        return any([bool(callback.epoch_end(self.model, epoch, values)) for callback in callbacks])
+
+    def _epoch(self, epoch: int, callbacks: Sequence[Callback]) -> dict[str, float]:
+        order = self._visit(epoch)
+        sums = dict.fromkeys(steps.LOG_COLUMNS, 0.0)
+        weight_total = 0.0
+        position = 0
+        for rows, count in _runs(_batches(len(order), self.batch_size, self.pairs)):
+            instance = self._instance(rows)
+            instance.bind(order=order)
+            done = 0
+            while done < count:
+                log = self._play(instance, min(self._chunk, count - done), position + done * rows, epoch)
+                weight = log[:, steps.LOG_COLUMNS["weight"]] if self.examples.weights is not None else np.full(len(log), rows)
+                weight_total += float(weight.sum())
+                for name in ("loss", "accuracy", "penalty"):
+                    share = np.full(len(log), rows) if name == "penalty" else weight
+                    sums[name] += float((log[:, steps.LOG_COLUMNS[name]] * share).sum())
+                done += len(log)
+                for callback in callbacks:
+                    callback.chunk_end(self.model, len(log), float(log[-1, 0]))
+            position += rows * count
+        self.model.counters.epoch += 1
+        values = {"loss": sums["loss"] / weight_total if weight_total else 0.0}
+        if self.metric is not None:
+            values["accuracy"] = sums["accuracy"] / weight_total if weight_total else 0.0
+        if self.penalized:
+            values["penalty"] = sums["penalty"] / len(order) if len(order) else 0.0
+        if self.validation is not None:
+            found = _evaluate(self.model, self.validation, self.loss, self.threads)
+            values |= {f"val_{name}": value for name, value in found.items()}
+        return values
+
+    def _play(self, instance: engines.Instance, count: int, position: int, epoch: int) -> np.ndarray:
+        """One chunk of `count` steps from `position` of the order on; returns what the steps wrote down."""
+        model = self.model
+        state = model.optimizer_state
+        assert state is not None
+        started = time.perf_counter()
+        before = model.snapshot()
+        copied = time.perf_counter()
+        self._prepare(count, position)
+        interruption = None
+        try:
+            instance.play(count)
+        except KeyboardInterrupt as error:
+            interruption = error
+        log = self.storage["log"][:count].astype(np.float64)
+        if not np.isfinite(log[:, 0]).all() or not np.isfinite(model._parameters).all():
+            self._diverged(instance, before, count, position, epoch)
+        model.counters.step += count
+        state.updates += count
+        seconds = max(time.perf_counter() - copied, 1e-7)
+        aim = max(CHUNK_SECONDS, SNAPSHOT_SHARE * (copied - started))
+        self._chunk = int(min(LOG_ROWS, max(1, min(8 * count, aim * count / seconds))))
+        if interruption is not None:
+            raise interruption
+        return log
+
+    def _prepare(self, count: int, position: int) -> None:
+        """Write the control block and the table of the next `count` steps."""
+        model, state = self.model, self.model.optimizer_state
+        assert state is not None
+        control = self.storage["control"]
+        control[:3] = 0, position, model.counters.step
+        numbers = np.arange(count) + (model.counters.step - self.first_step)
+        rates = self.schedule.rates(numbers, self.steps_per_epoch, self.total_steps)
+        updates = np.arange(count) + (state.updates + 1)
+        self.storage["scalars"][:count] = self.optimizer.scalars(updates, rates)
+
+    def _diverged(self, instance: engines.Instance, before: Snapshot, count: int, position: int, epoch: int) -> None:
+        """Go back to the last finite step of the chunk, name the tensor that the next one spoils, and raise."""
+        model = self.model
+        good = 0
+        model.restore(before)
+        while good < count:
+            self._prepare(1, position + good * instance.rows)
+            last = model.snapshot()
+            instance.play(1)
+            finite = np.isfinite(self.storage["log"][0, 0]) and np.isfinite(model._parameters).all()
+            if not finite:
+                model.restore(last)
+                break
+            good += 1
+            model.counters.step += 1
+            assert model.optimizer_state is not None
+            model.optimizer_state.updates += 1
+        name = self._first_spoilt(instance, position + good * instance.rows)
+        model.restore(last)
+        rate = float(self.storage["scalars"][0, 0])
+        raise DivergenceError(
+            f"training diverged in epoch {epoch + 1}, step {model.counters.step + 1}: {name} became NaN or infinite. "
+            f"The model is back at its last finite step. Lower the learning rate (it was {rate:g}) or clip the gradient "
+            "(clip_norm=1.0)"
+        )
+
+    def _first_spoilt(self, instance: engines.Instance, position: int) -> str:
+        """Play the step call by call; the first result that is not finite."""
+        self._prepare(1, position)
+        for index, call in enumerate(instance.computing()):
+            instance.play_call(index)
+            for symbol in (*call.updated, *call.outputs):
+                if symbol.dtype.kind == "f" and not np.isfinite(instance.array(symbol)).all():
+                    return f"{symbol.name or 'the result'} of {call.kernel}"
+        return "the loss"
+
+    def _start_state(self) -> None:
+        """The optimizer's state: gone on with if the update is the same, else begun afresh."""
+        model, optimizer = self.model, self.optimizer
+        state = model.optimizer_state
+        if state is not None and state.kernel != optimizer.kernel:
+            warnings.warn(
+                f"the state of {state.kernel} cannot go on as {optimizer.kernel}; it starts afresh", UserWarning, stacklevel=5
+            )
+            state = None
+        if state is None:
+            size = model.parameter_count
+            slots = {
+                name: engines._aligned(size * model.dtype.itemsize).view(model.dtype) for name in UPDATES[optimizer.kernel]
+            }
+            model.optimizer_state = OptimizerState(optimizer.kernel, slots)
+
+    def _key(self, rows: int) -> Any:
+        settings = tuple(sorted(self.optimizer.attributes().items()))
+        metric = None if self.metric is None else tuple(sorted(self.metric.items()))
+        data = self.examples.data
+        return ("fit", self.engine, self.threads, rows, self.loss, data, metric, self.optimizer.kernel, settings, self.penalized)
+
+    def _instance(self, rows: int) -> engines.Instance:
+        """The step for a number of rows, with this run's storage bound to it."""
+        instance: engines.Instance | None = self._borrowed.get(rows)
+        if instance is None:
+            model, optimizer = self.model, self.optimizer
+
+            def make() -> engines.Instance:
+                program = steps.training(
+                    self.network, self.loss, self.examples.data, self.metric, optimizer.kernel, optimizer.attributes(),
+                    self.penalized,
+                )  # fmt: skip
+                return engines.instantiate(program, rows, self.engine, self.threads)
+
+            instance = model._cache.take(self._key(rows), make).item
+            assert instance is not None and model.optimizer_state is not None
+            instance.bind(
+                parameters=model._parameters, statistics=model._statistics, **model.optimizer_state.slots,
+                **self.examples.arrays(), **self.storage,
+            )  # fmt: skip
+            self._borrowed[rows] = instance
+        return instance
+
+    def _visit(self, epoch: int) -> np.ndarray:
+        """The order of an epoch: the user's, or the library's shuffle."""
+        n = len(self.examples.X)
+        if self.order is None:
+            key = random.key(self.model.seed, random.SHUFFLE)
+            if len(self.order_buffer) != n:
+                self.order_buffer = np.zeros(n, np.int64)
+            instance = self.model._cache.take(("shuffle", n), lambda: _shuffle(n, key)).item
+            instance.bind(order=self.order_buffer, epoch=np.array(self.model.counters.epoch, np.int64))
+            instance.play()
+            self.model._cache.give_back(("shuffle", n), instance)
+            return self.order_buffer
+        given = np.asarray(self.order(epoch))
+        if given.ndim != 1 or given.dtype.kind not in "iu":
+            raise InputError(f"order(epoch): expected a list of whole numbers, got {given.dtype} of shape {given.shape}")
+        if given.size and (given.min() < 0 or given.max() >= n):
+            raise InputError(f"order(epoch): expected indices 0 to {n - 1}, got {given.min()} to {given.max()}")
+        if self.pairs and len(given) == 1:
+            raise InputError("order(epoch): batch norm cannot be trained on an epoch of one example")
+        return np.ascontiguousarray(given, np.int64)
+
+
+def _shuffle(n: int, key: tuple[int, int]) -> engines.Instance:
+    trace = Trace()
+    epoch, order = trace.input("epoch", (), "int64"), trace.input("order", (n,), "int64")
+    trace.calls.append(Call("shuffle", (epoch, order), {"key": key}))
+    threads = min(engines.cores(), 1 + n // 4096)
+    return engines.instantiate(trace.program({}), n, "cpu", threads)
+
+
+def _step_storage(network: steps.Network, optimizer: Optimizer, l2: float, l1: float) -> dict[str, np.ndarray]:
+    """What a step needs beside data, parameters and state: control block, log, table, gradient, penalties."""
+    weights = sum(p.size for p in network.parameters if p.regularized)
+    penalties = np.zeros((2, 3), network.dtype)
+    penalties[0] = l2, l1, optimizer.weight_decay
+    return {
+        "control": np.zeros(8, np.int64),
+        "log": np.zeros((LOG_ROWS, len(steps.LOG_COLUMNS)), network.dtype),
+        "scalars": np.zeros((LOG_ROWS, 3), network.dtype),
+        "gradient": engines._aligned(network.size * network.dtype.itemsize).view(network.dtype),
+        "starts": np.array([0, weights, network.size], np.int64),
+        "penalties": penalties,
+    }
+
+
+def _batches(n: int, batch_size: int, pairs: bool) -> list[int]:
+    """The sizes of an epoch's mini-batches; with `pairs` a last one of one row joins the one before."""
+    sizes = [batch_size] * (n // batch_size) + ([n % batch_size] if n % batch_size else [])
+    if pairs and len(sizes) > 1 and sizes[-1] == 1:
+        sizes[-2:] = [batch_size + 1]
+    return sizes
+
+
+def _runs(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(size, how many in a row)."""
+    start = 0
+    for index in range(1, len(sizes) + 1):
+        if index == len(sizes) or sizes[index] != sizes[start]:
+            yield sizes[start], index - start
+            start = index
+
+
+# --- evaluation -----------------------------------------------------------------------------------------------------
+
+
+def _evaluate(model: Sequential, examples: Examples, loss: Loss, threads: int | None) -> dict[str, float]:
+    n = len(examples.X)
+    network = as_loss_network(model, loss)
+    metric = _metric(loss, examples.kind)
+    sums = {"loss": 0.0, "accuracy": 0.0}
+    total = 0.0
+    order = np.arange(n)
+    control = np.zeros(8, np.int64)
+    for rows, count in _runs(_batches(n, min(n, EVALUATE_ROWS), False)):
+        key = ("evaluate", rows, threads, loss, examples.data, None if metric is None else tuple(sorted(metric.items())))
+
+        def make(rows: int = rows) -> engines.Instance:
+            return engines.instantiate(steps.evaluation(network, loss, examples.data, metric), rows, "cpu", threads)
+
+        with model._cache.take(key, make) as instance:
+            log = np.zeros((count, len(steps.LOG_COLUMNS)), model.dtype)
+            instance.bind(
+                parameters=model._parameters, statistics=model._statistics, order=order, control=control, log=log,
+                **examples.arrays(),
+            )  # fmt: skip
+            control[0] = 0
+            instance.play(count)
+        table = log.astype(np.float64)
+        weight = table[:, steps.LOG_COLUMNS["weight"]] if examples.weights is not None else np.full(count, rows, np.float64)
+        total += float(weight.sum())
+        for name in sums:
+            sums[name] += float((table[:, steps.LOG_COLUMNS[name]] * weight).sum())
+    result = {"loss": sums["loss"] / total if total else 0.0}
+    if metric is not None:
+        result["accuracy"] = sums["accuracy"] / total if total else 0.0
+    else:
+        result["r2"] = _r2(model, network, examples, threads)
+    return result
+
+
+def _r2(model: Sequential, network: steps.Network, examples: Examples, threads: int | None) -> float:
+    from sklearn.metrics import r2_score
+
+    if len(examples.X) < 2:
+        return math.nan
+    outputs = model._run(network, examples.X, threads)
+    return float(r2_score(examples.y, outputs, sample_weight=examples.weights))
+
+
+# --- checking -------------------------------------------------------------------------------------------------------
+
+
+def _optimizer(optimizer: str | Optimizer | None) -> Optimizer:
+    if optimizer is None:
+        return Adam()
+    if isinstance(optimizer, str):
+        return by_name(optimizer)
+    if not isinstance(optimizer, Optimizer):
+        raise KindError(f"optimizer: expected one such as fastnn.Adam(), got {type(optimizer).__name__}")
+    return optimizer
+
+
+def _known_loss(model: Sequential, loss: Any, default: str | None = None) -> Loss:
+    if loss is not None:
+        return as_loss(loss)
+    known = getattr(model, "_loss", None)
+    if known is not None:
+        return as_loss(known)
+    name = model.task.loss if model.task is not None else default
+    if name is None:
+        raise NotReadyError("the model was not trained yet, so that its loss is not known; pass loss=")
+    if name not in LOSSES:
+        raise NotReadyError(f"the model was trained with a loss of your own ({name}); pass it as loss=")
+    return LOSSES[name]
+
+
+def _metric(loss: Loss, kind: str) -> dict[str, Any] | None:
+    """The attributes of `ops.is_correct` for a task; None for values. Logits are yes above 0, everything else above 1/2."""
+    if kind == "values":
+        return None
+    return {"threshold": 0.0 if loss.link == "sigmoid" else 0.5, "multilabel": kind == "multilabel"}
+
+
+def _examples(
+    model: Sequential,
+    X: Any,
+    y: Any,
+    loss: Loss,
+    sample_weight: Any,
+    class_weight: Mapping[int, float] | str | None,
+    what: str = "",
+) -> Examples:
+    """Check data and bring it into the form a program reads, without copying what it can read as it is."""
+    inputs = _readable(check_inputs(X, model.network.features, f"{what}X"), model.dtype, f"{what}X")
+    n = len(inputs)
+    if n == 0:
+        raise InputError(f"{what}X: expected at least one example, got none")
+    targets = arrays.to_host(y)
+    if targets.ndim == 0 or len(targets) != n:
+        raise InputError(f"{what}y: expected one target for each of the {n} examples, got shape {targets.shape}")
+    if targets.dtype.kind not in "fiub" or targets.dtype.itemsize > 8:
+        raise KindError(f"{what}y: expected numbers, got dtype {targets.dtype}")
+    if targets.dtype.kind == "f":
+        _finite(targets, f"{what}y")
+    if len(model._outputs) != 1:
+        raise InputError(f"losses need outputs (B, O), and the model's have the shape {('B', *model._outputs)}")
+    targets, kind = _task(model, targets, loss, f"{what}y")
+    weights = _weights(model, targets, n, sample_weight, class_weight, kind)
+    return Examples(inputs, targets, weights, kind)
+
+
+def _task(model: Sequential, y: np.ndarray, loss: Loss, what: str) -> tuple[np.ndarray, str]:
+    """Targets as int64 class indices (n,) or values (n, O), and the kind of task they make."""
+    outputs = model._outputs[0]
+    whole = y.dtype.kind in "iub"
+    dtype = model.dtype
+    if y.ndim == 1 and outputs > 1:
+        if not whole:
+            raise InputError(
+                f"{what}: expected class indices (whole numbers) or shape (n, {outputs}) for {outputs} outputs, "
+                f"got {y.dtype} of shape {y.shape}; class indices can be converted with .astype(int)"
+            )
+        labels = y.astype(np.int64)
+        if labels.min() < 0 or labels.max() >= outputs:
+            raise InputError(f"{what}: expected class indices 0 to {outputs - 1}, got {labels.min()} to {labels.max()}")
+        return labels, "classes"
+    if loss.accepts == "classes" and outputs == 1:
+        raise InputError(f"{loss.name} compares classes and needs at least two outputs; use sigmoid_cross_entropy for one")
+    if y.ndim == 1:
+        y = y[:, np.newaxis]
+    if y.shape[1:] != (outputs,):
+        raise InputError(f"{what}: expected shape (n, {outputs}), got {y.shape}")
+    values = np.ascontiguousarray(y, dtype)
+    if loss.accepts == "classes":
+        if values.min() < 0 or not np.allclose(values.sum(axis=1), 1.0, atol=1e-3):
+            raise InputError(f"{what}: expected one-hot rows, or shares of at least 0 that add up to 1")
+        return values, "classes"
+    zero_or_one = bool(np.isin(y, (0, 1)).all())
+    squashed = loss.link == "sigmoid" or final_activation(model.layers) == "sigmoid"
+    if loss.link == "sigmoid" and (values.min() < 0 or values.max() > 1):
+        raise InputError(f"{what}: {loss.name} expects targets from 0 to 1, got {values.min():g} to {values.max():g}")
+    if outputs > 1 and whole and zero_or_one and bool((y.sum(axis=1) == 1).all()) and loss.link != "sigmoid":
+        return values, "classes"
+    if squashed and zero_or_one:
+        return values, "binary" if outputs == 1 else "multilabel"
+    return values, "values"
+
+
+def _weights(
+    model: Sequential,
+    targets: np.ndarray,
+    n: int,
+    sample_weight: Any,
+    class_weight: Mapping[int, float] | str | None,
+    kind: str,
+) -> np.ndarray | None:
+    if sample_weight is None and class_weight is None:
+        return None
+    weights = np.ones(n)
+    if sample_weight is not None:
+        given = arrays.to_host(sample_weight)
+        if given.shape != (n,) or given.dtype.kind not in "fiub":
+            raise InputError(f"sample_weight: expected {n} numbers, got {given.dtype} of shape {given.shape}")
+        _finite(given.astype(np.float64), "sample_weight")
+        weights *= given
+    if class_weight is not None:
+        if kind not in ("classes", "binary"):
+            raise InputError("class_weight: only a task with classes has them; use sample_weight")
+        labels = targets if targets.ndim == 1 else (targets.argmax(axis=1) if kind == "classes" else targets[:, 0].astype(int))
+        classes = max(2, model._outputs[0])
+        if isinstance(class_weight, str):
+            if class_weight != "balanced":
+                raise InputError(f'class_weight: expected a dict or "balanced", got {class_weight!r}')
+            counts = np.bincount(labels, minlength=classes)
+            table = np.where(counts > 0, n / (np.count_nonzero(counts) * np.maximum(counts, 1)), 1.0)
+        else:
+            table = np.ones(classes)
+            for label, weight in class_weight.items():
+                if not isinstance(label, int | np.integer) or not 0 <= label < classes:
+                    raise InputError(f"class_weight: expected classes 0 to {classes - 1}, got {label!r}")
+                table[label] = weight
+        weights *= table[labels]
+    if weights.min() < 0 or not np.isfinite(weights).all():
+        raise InputError("weights must be at least 0 and finite")
+    if not weights.sum() > 0:
+        raise InputError("the weights add up to 0, so that there is nothing to learn from")
+    return weights.astype(model.dtype)
+
+
+def _readable(X: np.ndarray, dtype: np.dtype[Any], what: str) -> np.ndarray:
+    """X as it is where a program can gather from it (uint8, float32, float64, contiguous), else a copy in the model's dtype."""
+    if X.dtype.kind == "f":
+        _finite(X, what)
+    if X.dtype not in (np.dtype("uint8"), np.dtype("float32"), np.dtype("float64")) or not X.dtype.isnative:
+        X = X.astype(dtype)
+    return np.ascontiguousarray(X)
+
+
+def _finite(values: np.ndarray, what: str) -> None:
+    """Raise where NaN or infinity is, and how many; looks at blocks of rows, so that memory maps are never copied whole."""
+    rows = max(1, 2**20 // max(1, values[:1].size))
+    bad, first = 0, -1
+    for start in range(0, len(values), rows):
+        block = values[start : start + rows]
+        if np.isfinite(block).all():
+            continue
+        spoilt = ~np.isfinite(block)
+        if first < 0:
+            first = start + int(np.argwhere(spoilt)[0][0])
+        bad += int(np.count_nonzero(spoilt))
+    if bad:
+        raise InputError(f"{what}: {bad} values are NaN or infinite, the first in row {first}; remove or replace them")

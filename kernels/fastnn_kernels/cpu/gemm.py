@@ -1,0 +1,543 @@
+"""The matrix product behind every dense kernel: C (M, N) = epilogue(A (M, K) @ B (K, N)).
+
+The law: every element is `acc = 0; for k in 0 .. K-1: acc = fma(a[i, k], b[k, j], acc)`, rounded in the dtype at every
+step, in this order; then the bias is added and the activation applied. So bits depend on nothing else: not on tiles, on
+packing, on threads or on the width of the vectors. Blocks over K load C and go on.
+
+A tile of C stays in vector registers while k runs: `rows` broadcast elements of A times `vectors` vectors of B. One LLVM
+function is generated for every tile shape (`_define_tile`); for each number of rows there is one, so that any M is cut into
+nearly equal row blocks. Only the last vector of a tile may be partly used; it is read and written through a mask.
+
+Around it lies the usual nest: blocks of columns, blocks of K, groups of row blocks, tiles. Blocks of B are copied to
+panels of a tile's width where rows are reused often enough, and always where B is transposed (blocks of vectors are
+transposed in registers); groups of A are copied to panels of a tile's rows where their stride would fight over the same
+cache sets. Panels live in the scratch memory of the part.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastnn_kernels.contract import Operand
+from fastnn_kernels.cpu.compiling import TYPES, compile_function
+from fastnn_kernels.cpu.processor import lanes, level
+
+I64 = ir.IntType(64)
+I32 = ir.IntType(32)
+BYTES = ir.IntType(8).as_pointer()
+
+MOST_ROWS = {"avx512": 14, "avx2": 6, "generic": 4}[level()]
+"""Rows of the tallest tile."""
+ACCUMULATORS = {"avx512": 28, "avx2": 12, "generic": 8}[level()]
+"""Registers that a tile of C may take; the rest hold B, a broadcast element of A and a mask."""
+WIDEST = 8
+"""Vectors of the widest tile: few rows take wide tiles, which read B in longer runs."""
+MASK_IS_FREE = level() == "avx512"
+"""Whether the last vector of every tile may go through a mask; elsewhere full tiles have functions of their own."""
+
+
+def widest(rows: int) -> int:
+    """Vectors of the widest tile with so many rows: a power of two."""
+    vectors = WIDEST
+    while vectors * rows > ACCUMULATORS and vectors > 1:
+        vectors //= 2
+    return vectors
+
+
+def _slot(rows: int, vectors: int) -> int:
+    """Where the function of a tile shape stands in the switch of `tile`."""
+    return (rows - 1) * 4 + vectors.bit_length() - 1
+
+
+class _Vectors:
+    """Vector instructions for one float type, written into one block of LLVM code."""
+
+    def __init__(self, float_type: Any, builder: ir.IRBuilder) -> None:
+        self.builder = builder
+        self.lanes = lanes(float_type)
+        self.element = ir.FloatType() if float_type == types.float32 else ir.DoubleType()
+        self.size = 4 if float_type == types.float32 else 8
+        self.vector = ir.VectorType(self.element, self.lanes)
+        self.suffix = f"v{self.lanes}f{8 * self.size}"
+        self.zero = ir.Constant(self.vector, [ir.Constant(self.element, 0.0)] * self.lanes)
+
+    def _intrinsic(self, name: str, result: ir.Type, *arguments: ir.Type) -> ir.Function:
+        return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, arguments), name)
+
+    def at(self, pointer: ir.Value, offset: ir.Value | int) -> ir.Value:
+        """The byte pointer `offset` bytes on."""
+        if isinstance(offset, int):
+            if offset == 0:
+                return pointer
+            offset = I64(offset)
+        return self.builder.gep(pointer, [offset])
+
+    def mask(self, used: ir.Value) -> ir.Value:
+        """The mask of the first `used` lanes."""
+        count = self.builder.trunc(used, I32)
+        counts = self.builder.insert_element(ir.Constant(ir.VectorType(I32, self.lanes), ir.Undefined), count, I32(0))
+        zeros = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
+        counts = self.builder.shuffle_vector(counts, ir.Constant(counts.type, ir.Undefined), zeros)
+        return self.builder.icmp_signed("<", ir.Constant(counts.type, list(range(self.lanes))), counts)
+
+    def load(self, pointer: ir.Value, mask: ir.Value | None = None) -> ir.Value:
+        where = self.builder.bitcast(pointer, self.vector.as_pointer())
+        if mask is None:
+            return self.builder.load(where, align=self.size)
+        masked = self._intrinsic(
+            f"llvm.masked.load.{self.suffix}.p0", self.vector, where.type, I32, mask.type, self.vector
+        )
+        return self.builder.call(masked, [where, I32(self.size), mask, self.zero])
+
+    def store(self, value: ir.Value, pointer: ir.Value, mask: ir.Value | None = None) -> None:
+        where = self.builder.bitcast(pointer, self.vector.as_pointer())
+        if mask is None:
+            self.builder.store(value, where, align=self.size)
+            return
+        masked = self._intrinsic(
+            f"llvm.masked.store.{self.suffix}.p0", ir.VoidType(), self.vector, where.type, I32, mask.type
+        )
+        self.builder.call(masked, [value, where, I32(self.size), mask])
+
+    def broadcast(self, pointer: ir.Value) -> ir.Value:
+        scalar = self.builder.load(self.builder.bitcast(pointer, self.element.as_pointer()), align=self.size)
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, I32(0))
+        return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
+
+    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        function = self._intrinsic(f"llvm.fma.{self.suffix}", self.vector, self.vector, self.vector, self.vector)
+        return self.builder.call(function, [a, b, c])
+
+    def transposed(self, rows: list[ir.Value]) -> list[ir.Value]:
+        """The transpose of a square block: swap ever larger halves of pairs of rows."""
+        rows = list(rows)
+        distance = 1
+        while distance < self.lanes:
+            low = [x if not x & distance else self.lanes + x - distance for x in range(self.lanes)]
+            high = [x + distance if not x & distance else self.lanes + x for x in range(self.lanes)]
+            indices = [ir.Constant(ir.VectorType(I32, self.lanes), order) for order in (low, high)]
+            for i in range(self.lanes):
+                if not i & distance:
+                    a, b = rows[i], rows[i + distance]
+                    rows[i] = self.builder.shuffle_vector(a, b, indices[0])
+                    rows[i + distance] = self.builder.shuffle_vector(a, b, indices[1])
+            distance *= 2
+        return rows
+
+
+def _function(module: ir.Module, name: str, arguments: Sequence[str]) -> tuple[ir.Function, ir.IRBuilder, dict[str, ir.Value]]:
+    """A function of 64-bit words, private to the module, and a builder at its beginning."""
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * len(arguments)), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    function.attributes.add("nounwind")
+    for argument, label in zip(function.args, arguments, strict=True):
+        argument.name = label
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    return function, builder, dict(zip(arguments, function.args, strict=True))
+
+
+TILE = ("a", "a_row", "a_k", "b", "b_k", "c", "c_row", "count", "used", "accumulate", "bias")
+"""What a tile is told: address and strides in bytes of A, B and C, the number of k, the used lanes of the last vector,
+whether to go on from what C holds, and the address of the bias or 0."""
+
+
+def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, masked: bool) -> ir.Function:
+    """The function of one tile shape: C[rows, vectors] (+)= A[rows, count] @ B[count, vectors] (+ bias)."""
+    name = f"tile_{float_type}_{rows}_{vectors}_{'masked' if masked else 'full'}"
+    function, builder, word = _function(module, name, TILE)
+    of = _Vectors(float_type, builder)
+    width = of.lanes * of.size
+    a, b, c = (builder.inttoptr(word[label], BYTES) for label in "abc")
+    mask = of.mask(word["used"]) if masked else None
+    masks = [None] * (vectors - 1) + [mask]
+    blocks = {label: function.append_basic_block(label) for label in ("load", "start", "loop", "done", "add", "store", "leave")}
+    c_rows = [of.at(c, builder.mul(word["c_row"], I64(i))) for i in range(rows)]
+    # Rows in threes: x86 addresses reach base, base + stride and base + 2 stride, so a third of the pointers suffices.
+    bases = [of.at(a, builder.mul(word["a_row"], I64(i))) for i in range(0, rows, 3)]
+    twice = builder.shl(word["a_row"], I64(1))
+    steps = [I64(0), word["a_row"], twice]
+    entry = builder.block
+    builder.cbranch(builder.icmp_signed("!=", word["accumulate"], I64(0)), blocks["load"], blocks["start"])
+
+    builder.position_at_end(blocks["load"])
+    held = [[of.load(of.at(c_rows[i], j * width), masks[j]) for j in range(vectors)] for i in range(rows)]
+    builder.branch(blocks["start"])
+
+    builder.position_at_end(blocks["start"])
+    first = [[builder.phi(of.vector) for _ in range(vectors)] for _ in range(rows)]
+    for i in range(rows):
+        for j in range(vectors):
+            first[i][j].add_incoming(of.zero, entry)
+            first[i][j].add_incoming(held[i][j], blocks["load"])
+    builder.cbranch(builder.icmp_signed(">", word["count"], I64(0)), blocks["loop"], blocks["done"])
+
+    builder.position_at_end(blocks["loop"])
+    left, b_at = builder.phi(I64), builder.phi(BYTES)
+    a_at = [builder.phi(BYTES) for _ in bases]
+    sums = [[builder.phi(of.vector) for _ in range(vectors)] for _ in range(rows)]
+    new: list[list[ir.Value]] = [[] for _ in range(rows)]
+    b_vectors = [of.load(of.at(b_at, j * width), masks[j]) for j in range(vectors)]
+    for i in range(rows):
+        splat = of.broadcast(of.at(a_at[i // 3], steps[i % 3]) if i % 3 else a_at[i // 3])
+        new[i] = [of.fma(splat, b_vectors[j], sums[i][j]) for j in range(vectors)]
+    left_next = builder.sub(left, I64(1))
+    b_next = of.at(b_at, word["b_k"])
+    a_next = [of.at(pointer, word["a_k"]) for pointer in a_at]
+    builder.cbranch(builder.icmp_signed(">", left_next, I64(0)), blocks["loop"], blocks["done"])
+    for phi, start, following in [
+        (left, word["count"], left_next), (b_at, b, b_next), *zip(a_at, bases, a_next, strict=True),
+        *((sums[i][j], first[i][j], new[i][j]) for i in range(rows) for j in range(vectors)),
+    ]:  # fmt: skip
+        phi.add_incoming(start, blocks["start"])
+        phi.add_incoming(following, blocks["loop"])
+
+    builder.position_at_end(blocks["done"])
+    total = [[builder.phi(of.vector) for _ in range(vectors)] for _ in range(rows)]
+    for i in range(rows):
+        for j in range(vectors):
+            total[i][j].add_incoming(first[i][j], blocks["start"])
+            total[i][j].add_incoming(new[i][j], blocks["loop"])
+    builder.cbranch(builder.icmp_signed("!=", word["bias"], I64(0)), blocks["add"], blocks["store"])
+
+    builder.position_at_end(blocks["add"])
+    bias_at = builder.inttoptr(word["bias"], BYTES)
+    bias = [of.load(of.at(bias_at, j * width), masks[j]) for j in range(vectors)]
+    biased = [[builder.fadd(total[i][j], bias[j]) for j in range(vectors)] for i in range(rows)]
+    builder.branch(blocks["store"])
+
+    builder.position_at_end(blocks["store"])
+    result = [[builder.phi(of.vector) for _ in range(vectors)] for _ in range(rows)]
+    for i in range(rows):
+        for j in range(vectors):
+            result[i][j].add_incoming(total[i][j], blocks["done"])
+            result[i][j].add_incoming(biased[i][j], blocks["add"])
+    for i in range(rows):
+        for j in range(vectors):
+            of.store(result[i][j], of.at(c_rows[i], j * width), masks[j])
+    builder.branch(blocks["leave"])
+    builder.position_at_end(blocks["leave"])
+    builder.ret_void()
+    return function
+
+
+STRIP = ("source", "source_step", "panel", "panel_step", "count", "used")
+"""What a copy to a panel is told: where one vector's width of the matrix lies, where to, how many k, how many lanes count."""
+
+
+def _define_copy(module: ir.Module, float_type: Any) -> ir.Function:
+    """panel[k, :used] = source[k, :used] for `count` k; the lanes behind are 0."""
+    function, builder, word = _function(module, f"copy_{float_type}", STRIP)
+    of = _Vectors(float_type, builder)
+    mask = of.mask(word["used"])
+    source, panel = builder.inttoptr(word["source"], BYTES), builder.inttoptr(word["panel"], BYTES)
+    entry, loop, leave = builder.block, function.append_basic_block("loop"), function.append_basic_block("leave")
+    builder.cbranch(builder.icmp_signed(">", word["count"], I64(0)), loop, leave)
+    builder.position_at_end(loop)
+    left, source_at, panel_at = builder.phi(I64), builder.phi(BYTES), builder.phi(BYTES)
+    of.store(of.load(source_at, mask), panel_at)
+    next_left = builder.sub(left, I64(1))
+    next_source, next_panel = of.at(source_at, word["source_step"]), of.at(panel_at, word["panel_step"])
+    builder.cbranch(builder.icmp_signed(">", next_left, I64(0)), loop, leave)
+    for phi, start, following in (
+        (left, word["count"], next_left), (source_at, source, next_source), (panel_at, panel, next_panel),
+    ):  # fmt: skip
+        phi.add_incoming(start, entry)
+        phi.add_incoming(following, loop)
+    builder.position_at_end(leave)
+    builder.ret_void()
+    return function
+
+
+def _define_transpose(module: ir.Module, float_type: Any) -> ir.Function:
+    """panel[k, i] = source[i, k] for `count` k, rounded up to whole vectors, and i < used; lanes behind repeat the last row."""
+    function, builder, word = _function(module, f"transpose_{float_type}", STRIP)
+    of = _Vectors(float_type, builder)
+    width = of.lanes * of.size
+    source, panel = builder.inttoptr(word["source"], BYTES), builder.inttoptr(word["panel"], BYTES)
+    last = builder.sub(word["used"], I64(1))
+    offsets = []
+    for i in range(of.lanes):
+        row = builder.select(builder.icmp_signed("<", I64(i), last), I64(i), last)
+        offsets.append(builder.mul(row, word["source_step"]))
+    entry = builder.block
+    check, whole, rest, tail, leave = (function.append_basic_block(x) for x in ("check", "whole", "rest", "tail", "leave"))
+
+    def block(mask: ir.Value | None) -> None:
+        rows = of.transposed([of.load(of.at(source_at, offset), mask) for offset in offsets])
+        to = panel_at
+        for row in rows:
+            of.store(row, to)
+            to = of.at(to, word["panel_step"])
+
+    builder.branch(check)
+    builder.position_at_end(check)
+    left, source_at, panel_at = builder.phi(I64), builder.phi(BYTES), builder.phi(BYTES)
+    builder.cbranch(builder.icmp_signed(">=", left, I64(of.lanes)), whole, rest)
+    builder.position_at_end(whole)
+    block(None)
+    next_left = builder.sub(left, I64(of.lanes))
+    next_source = of.at(source_at, width)
+    next_panel = of.at(panel_at, builder.mul(word["panel_step"], I64(of.lanes)))
+    builder.branch(check)
+    for phi, start, following in (
+        (left, word["count"], next_left), (source_at, source, next_source), (panel_at, panel, next_panel),
+    ):  # fmt: skip
+        phi.add_incoming(start, entry)
+        phi.add_incoming(following, whole)
+    builder.position_at_end(rest)
+    builder.cbranch(builder.icmp_signed(">", left, I64(0)), tail, leave)
+    builder.position_at_end(tail)
+    block(of.mask(left))
+    builder.branch(leave)
+    builder.position_at_end(leave)
+    builder.ret_void()
+    return function
+
+
+def _define_switch(module: ir.Module, float_type: Any) -> ir.Function:
+    """tile(slot, full, ...): go on to the function of the tile shape in `slot`; `full` where no lane is masked out."""
+    function, builder, word = _function(module, f"tile_{float_type}", ("slot", "full", *TILE))
+    leave = function.append_basic_block("leave")
+    words = [word[label] for label in TILE]
+    kinds = (True,) if MASK_IS_FREE else (False, True)
+    index = word["slot"]
+    if not MASK_IS_FREE:
+        partly = builder.zext(builder.icmp_signed("==", word["full"], I64(0)), I64)
+        index = builder.add(builder.shl(index, I64(1)), partly)
+    switch = builder.switch(index, leave)
+    for rows in range(1, MOST_ROWS + 1):
+        vectors = 1
+        while vectors <= widest(rows):
+            for masked in kinds:
+                slot = _slot(rows, vectors)
+                block = function.append_basic_block(f"slot_{slot}")
+                switch.add_case(I64(slot if MASK_IS_FREE else 2 * slot + masked), block)
+                builder.position_at_end(block)
+                builder.call(_define_tile(module, float_type, rows, vectors, masked), words, tail=True)
+                builder.branch(leave)
+            vectors *= 2
+    builder.position_at_end(leave)
+    builder.ret_void()
+    return function
+
+
+def _caller(name: str, define: Any, float_type: Any) -> Any:
+    """An intrinsic that calls the function `name` with a tuple of 64-bit words; `define` makes it once in a module."""
+
+    @intrinsic
+    def call(typingctx: Any, words: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            values = cgutils.unpack_tuple(builder, args[0], len(words))
+            values = [context.cast(builder, x, kind, types.int64) for x, kind in zip(values, words.types, strict=True)]
+            function = builder.module.globals.get(f"{name}_{float_type}") or define(builder.module, float_type)
+            builder.call(function, values)
+            return context.get_dummy_value()
+
+        return types.void(words), codegen
+
+    return call
+
+
+@intrinsic
+def call_epilogue(typingctx: Any, address: Any, tile: Any, at: Any, row: Any, rows: Any, columns: Any, alpha: Any) -> Any:
+    """Call the epilogue at `address`; see EPILOGUE."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        function = ir.FunctionType(ir.VoidType(), [I64] * 5 + [ir.DoubleType()]).as_pointer()
+        builder.call(builder.inttoptr(args[0], function), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6, types.float64), codegen
+
+
+EPILOGUE = types.void(*[types.int64] * 5, types.float64)
+"""epilogue(address in C, address in the array that the derivative is taken at, bytes of a row of either, rows, columns,
+alpha): what is done in place to a finished block of C."""
+
+CORE_ARGUMENTS = (
+    "a", "a_row", "a_k", "b", "b_k", "b_column", "c", "m", "n", "k", "scratch", "bias", "epilogue", "at", "part", "parts",
+)  # fmt: skip
+CORE = types.void(*[types.int64] * len(CORE_ARGUMENTS), types.float64)
+"""The compiled product. Strides are in bytes; one of those of B is that of an element. C is C-contiguous. `bias`, `epilogue`
+and `at` may be 0; `scratch` is that of the part. The last argument is alpha."""
+
+BLOCK_K = {4: 384, 8: 256}
+"""Most k of a block: a panel of A (a tile's rows) then fits into half the first-level cache."""
+BLOCK_N = {4: 320, 8: 256}
+"""Most columns of a packed block of B: with BLOCK_K, half a megabyte of second-level cache."""
+GROUP = 8
+"""Row blocks whose panels of A are packed together, so that whole cache lines are read."""
+
+
+def _core(float_type: Any) -> Any:
+    """The body of the compiled product for one float type."""
+    size = float_type.bitwidth // 8
+    lane = lanes(float_type)
+    vector = lane * size
+    most_rows, accumulators, most_vectors = MOST_ROWS, ACCUMULATORS, WIDEST
+    pitch = -(-MOST_ROWS // lane) * vector  # bytes of one k in a panel of A
+    most_k, most_n, group = BLOCK_K[size], BLOCK_N[size], GROUP
+    tile = _caller("tile", _define_switch, float_type)
+    copy = _caller("copy", _define_copy, float_type)
+    transpose = _caller("transpose", _define_transpose, float_type)
+
+    def core(
+        a, a_row, a_k, b, b_k, b_column, c, m, n, k, scratch, bias, epilogue, at, part, parts, alpha,
+    ):  # fmt: skip
+        # The part's share: whole vectors of columns, or rows, whichever leaves the largest share smaller.
+        all_vectors = (n + lane - 1) // lane
+        first_row, end_row, first_column, end_column = 0, m, 0, n
+        if parts > 1:
+            by_columns = (all_vectors + parts - 1) // parts * m
+            by_rows = (m + parts - 1) // parts * all_vectors
+            if by_columns < by_rows or (by_columns == by_rows and n >= m):
+                first_column = all_vectors * part // parts * lane
+                end_column = min(n, all_vectors * (part + 1) // parts * lane)
+            else:
+                first_row, end_row = m * part // parts, m * (part + 1) // parts
+        rows, columns = end_row - first_row, end_column - first_column
+        if rows <= 0 or columns <= 0:
+            return
+
+        c_row = n * size
+        row_blocks = (rows + most_rows - 1) // most_rows
+        tallest = (rows + row_blocks - 1) // row_blocks
+        widest = most_vectors
+        while widest * tallest > accumulators:
+            widest >>= 1
+        is_transposed = b_column != size
+        pack_b = is_transposed or row_blocks >= 4
+        pack_a = columns >= 8 * lane and row_blocks > 1 and (a_row % 2048 == 0 or a_k % 2048 == 0)
+        block_k, block_n = k, columns
+        if pack_b or pack_a or row_blocks > 1:
+            block_k = (k + most_k - 1) // most_k
+            if block_k > 0:
+                block_k = (k + block_k - 1) // block_k
+        if pack_b:
+            block_n = widest * lane if row_blocks == 1 else most_n
+            block_n = (columns + block_n - 1) // block_n
+            block_n = ((columns + block_n - 1) // block_n + widest * lane - 1) // (widest * lane) * (widest * lane)
+        group_blocks = group if pack_a else row_blocks
+        a_panels = scratch
+        a_panel = block_k * pitch
+        b_panels = scratch + (group * a_panel + lane * pitch if pack_a else 0)
+
+        for j0 in range(first_column, end_column, block_n):
+            j1 = min(j0 + block_n, end_column)
+            k0 = 0
+            while True:
+                count = min(block_k, k - k0)
+                b_block = b + k0 * b_k + j0 * b_column
+                if pack_b:
+                    panel = b_panels
+                    j = j0
+                    while j < j1:
+                        vectors = (j1 - j + lane - 1) // lane
+                        width = widest
+                        while width > vectors:
+                            width >>= 1
+                        for v in range(width):
+                            source = b_block + (j - j0) * b_column
+                            used = min(lane, j1 - j)
+                            if is_transposed:
+                                transpose((source, b_column, panel + v * vector, width * vector, count, used))
+                            else:
+                                copy((source, b_k, panel + v * vector, width * vector, count, used))
+                            j += lane
+                        panel += count * width * vector
+                for g0 in range(0, row_blocks, group_blocks):
+                    g1 = min(g0 + group_blocks, row_blocks)
+                    if pack_a:
+                        for g in range(g0, g1):
+                            i0 = first_row + rows * g // row_blocks
+                            i1 = first_row + rows * (g + 1) // row_blocks
+                            panel = a_panels + (g - g0) * a_panel
+                            source = a + i0 * a_row + k0 * a_k
+                            for i in range(0, i1 - i0, lane):
+                                used = min(lane, i1 - i0 - i)
+                                if a_row == size:
+                                    copy((source + i * a_row, a_k, panel + i * size, pitch, count, used))
+                                else:
+                                    transpose((source + i * a_row, a_row, panel + i * size, pitch, count, used))
+                    for g in range(g0, g1):
+                        i0 = first_row + rows * g // row_blocks
+                        i1 = first_row + rows * (g + 1) // row_blocks
+                        if pack_a:
+                            a_tile, a_tile_row, a_tile_k = a_panels + (g - g0) * a_panel, size, pitch
+                        else:
+                            a_tile, a_tile_row, a_tile_k = a + i0 * a_row + k0 * a_k, a_row, a_k
+                        c_block = c + i0 * c_row
+                        last = k0 + count >= k
+                        panel = b_panels
+                        j = j0
+                        while j < j1:
+                            vectors = (j1 - j + lane - 1) // lane
+                            shape = 3
+                            while (1 << shape) > widest or (1 << shape) > vectors:
+                                shape -= 1
+                            width = 1 << shape
+                            if pack_b:
+                                b_tile, b_tile_k = panel, width * vector
+                                panel += count * width * vector
+                            else:
+                                b_tile, b_tile_k = b_block + (j - j0) * size, b_k
+                            used = min(lane, j1 - j - (width - 1) * lane)
+                            tile((
+                                (i1 - i0 - 1) * 4 + shape, used == lane,
+                                a_tile, a_tile_row, a_tile_k, b_tile, b_tile_k, c_block + j * size, c_row, count, used,
+                                k0 > 0, bias + j * size if last and bias != 0 else 0,
+                            ))  # fmt: skip
+                            j += width * lane
+                        if last and epilogue != 0:
+                            call_epilogue(
+                                epilogue, c_block + j0 * size, at + i0 * c_row + j0 * size, c_row, i1 - i0, j1 - j0, alpha
+                            )
+                k0 += count
+                if k0 >= k:
+                    break
+
+    return core
+
+
+@functools.cache
+def core(float_type: Any) -> int:
+    """The address of the compiled product for `float_type`; see CORE."""
+    return int(_compiled_core(float_type).address)
+
+
+@functools.cache
+def _compiled_core(float_type: Any) -> Any:
+    return compile_function(_core(float_type), CORE, f"gemm-{float_type}")
+
+
+@intrinsic
+def call_core(typingctx: Any, address: Any, words: Any, alpha: Any) -> Any:
+    """Call the product at `address` with the words CORE_ARGUMENTS and alpha."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        values = cgutils.unpack_tuple(builder, args[1], len(words))
+        values = [context.cast(builder, x, kind, types.int64) for x, kind in zip(values, words.types, strict=True)]
+        function = ir.FunctionType(ir.VoidType(), [I64] * len(CORE_ARGUMENTS) + [ir.DoubleType()]).as_pointer()
+        builder.call(builder.inttoptr(args[0], function), [*values, args[2]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, words, types.float64), codegen
+
+
+def scratch_bytes(operand: Operand, n: int, k: int) -> int:
+    """Bytes of private memory that one part of a product over `k` with `n` columns may use; at most about 1.1 MB."""
+    float_type = TYPES[operand.dtype.name]
+    size, lane = operand.dtype.itemsize, lanes(float_type)
+    count = min(k, BLOCK_K[size]) + lane  # a block of k may be written in whole vectors
+    rows = -(-MOST_ROWS // lane) * lane
+    columns = min(-(-n // (2 * lane)) * 2 * lane, max(BLOCK_N[size], WIDEST * lane)) + WIDEST * lane
+    return -(-count * (GROUP * rows + columns) * size // 64) * 64

@@ -1,0 +1,252 @@
+"""The command line: what it prints, how it ends, and that asking for help loads nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from fastnn.cli import main
+from fastnn.cli.networks import rows_of_table
+from fastnn.errors import FileError
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def clouds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two well separated clouds of points, and targets that are linear in them."""
+    generator = np.random.default_rng(0)
+    y = np.arange(120) % 2
+    X = generator.normal(size=(120, 2)) + 6 * y[:, None]
+    folder = tmp_path_factory.mktemp("clouds")
+    np.savez(folder / "clouds.npz", X=X[:100], y=y[:100], X_test=X[100:], y_test=y[100:])
+    targets = X @ np.array([0.5, -0.25]) + 1
+    np.savez(folder / "targets.npz", X=X[:100], y=targets[:100], X_test=X[100:], y_test=targets[100:])
+    np.savez(folder / "alone.npz", X=X, y=y)
+    return folder
+
+
+# Training.
+
+
+def test_training_on_the_digits_reaches_97_percent() -> None:
+    result = run("train", "digits")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("data      digits: 1,293 to train on, 144 to validate with, 360 to test on; 8 x 8 features")
+    assert "network   64 -> 128 relu -> 10; 9,610 parameters" in lines
+    assert any(text.startswith("device    ") for text in lines)
+    table = lines[next(i for i, text in enumerate(lines) if text.startswith("epoch")) :]
+    assert table[0].split() == ["epoch", "loss", "accuracy", "validation", "loss", "validation", "accuracy"]
+    rows = [text.split() for text in table[1 : table.index("")]]
+    assert [int(row[0]) for row in rows] == list(range(2, 21, 2))
+    assert float(rows[-1][1]) < float(rows[0][1])
+    assert max(map(len, lines)) <= 80
+    assert "\r" not in result.output
+    assert "\x1b" not in result.output
+    match = re.fullmatch(r"test accuracy: (\d\.\d{4})", lines[-1])
+    assert match is not None, lines[-1]
+    assert float(match[1]) >= 0.97
+
+
+def test_the_same_seed_prints_the_same(clouds: Path) -> None:
+    outputs = [
+        run("train", clouds / "clouds.npz", "--epochs", 3, "--hidden", 7, "--seed", seed, "--threads", threads).stdout
+        for seed, threads in ((1, 1), (1, 2), (2, 1))
+    ]
+    assert outputs[0] == outputs[1]
+    assert outputs[0] != outputs[2]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--hidden none --batch-size 1",
+        "--hidden 5,3 --activation tanh --batch-norm --dropout 0.1 --optimizer sgd --rate 0.05 --momentum 0.5",
+        "--hidden 8 --loss quadratic --activation sigmoid --optimizer nesterov --learning-rate 0.3",
+        "--hidden 8 --loss sigmoid_cross_entropy --optimizer momentum --l2 0.01 --l1 0.001 --validation 0",
+        "--hidden 8 --loss mean_squared_error --optimizer rmsprop --dtype float64 --validation 0.5 --threads 1",
+        "--hidden 8 --optimizer adamw --rate 0.01 --device cpu --seed 18446744073709551615",
+    ],
+)
+def test_every_option_trains(clouds: Path, options: str) -> None:
+    result = run("train", clouds / "clouds.npz", "--epochs", 12, "--quiet", *options.split())
+    assert result.exit_code == 0, result.output
+    assert float(result.output.removeprefix("test accuracy: ")) >= 0.9
+
+
+def test_targets_are_fitted(clouds: Path) -> None:
+    result = run("train", clouds / "targets.npz", "--hidden", "none", "--rate", 0.05, "--epochs", 60)
+    assert result.exit_code == 0, result.output
+    assert "2 features, 1 targets" in result.stdout
+    assert "mean_squared_error" in result.stdout
+    assert float(result.stdout.splitlines()[-1].removeprefix("test loss: ")) < 0.01
+
+
+def test_a_network_is_saved(clouds: Path, tmp_path: Path) -> None:
+    import fastnn
+
+    result = run("train", clouds / "clouds.npz", "--epochs", 5, "--save", tmp_path / "m.safetensors")
+    assert result.exit_code == 0, result.output
+    model = fastnn.load(tmp_path / "m.safetensors")
+    with np.load(clouds / "clouds.npz") as data:
+        accuracy = model.evaluate(data["X_test"].astype(np.float32), data["y_test"])["accuracy"]
+    assert result.stdout.splitlines()[-1] == f"test accuracy: {accuracy:.4f}"
+
+
+def test_data_without_a_test_part(clouds: Path) -> None:
+    result = run("train", clouds / "alone.npz", "--epochs", 2)
+    assert result.exit_code == 0, result.output
+    assert "test" not in result.stdout.splitlines()[-1]
+
+
+# Explaining.
+
+
+def test_explain_prints_the_program(clouds: Path) -> None:
+    result = run("explain", "--inputs", 64, "--outputs", 10, "--hidden", 31, "--batch-size", 33)
+    assert result.exit_code == 0, result.output
+    for expected in ("dense", "softmax_cross_entropy", "adam", "33", "31"):
+        assert expected in result.stdout
+    result = run("explain", clouds / "targets.npz")
+    assert result.exit_code == 0, result.output
+    assert "squared_error" in result.stdout
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train digts", "error: there is no data set or file called 'digts'; did you mean 'digits'?"),
+        ("train /nowhere/x.npz", "error: there is no file /nowhere/x.npz"),
+        ("explain /nowhere", "error: there is no file or folder /nowhere"),
+    ],
+)
+def test_an_error_is_one_line(arguments: str, message: str) -> None:
+    result = run(*arguments.split())
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == message + "\n"
+
+
+def test_an_unknown_device_is_an_error(clouds: Path) -> None:
+    result = run("train", clouds / "clouds.npz", "--device", "abacus")
+    assert result.exit_code == 1
+    assert re.fullmatch(r"error: .*abacus.*\n", result.stderr)
+
+
+def test_debug_lets_the_error_through() -> None:
+    result = run("train", "/nowhere/x.npz", "--debug")
+    assert isinstance(result.exception, FileError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train", "Missing argument 'DATA'"),
+        ("learn", "No such command 'learn'"),
+        ("train digits --hidden 12,x", "expected whole numbers above 0"),
+        ("train digits --hidden 0", "expected whole numbers above 0"),
+        ("train digits --rate nan", "not a finite number"),
+        ("train digits --rate 0", "not in the range"),
+        ("train digits --dropout 1", "not in the range"),
+        ("train digits --epochs 0", "not in the range"),
+        ("train digits --optimizer adamm", "adamm"),
+        ("train digits --momentum 0.5", "--momentum is for sgd, momentum, nesterov, not for adam"),
+        ("train digits --validation 0.0001", "--validation 0.0001 of 1437 examples is 0"),
+        ("train digits --save /nowhere/m.safetensors", "there is no folder /nowhere"),
+        ("explain", "give either DATA or --inputs and --outputs"),
+        ("explain digits --inputs 3", "give either DATA or --inputs and --outputs"),
+        ("explain --inputs 3", "--outputs is missing"),
+    ],
+)
+def test_wrong_usage(arguments: str, message: str) -> None:
+    result = run(*arguments.split())
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fastnn.datasets
+
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fastnn.datasets, "load", interrupted)
+    result = run("train", "digits")
+    assert result.exit_code == 130
+    assert result.stderr == "interrupted\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_a_training_is_interrupted() -> None:
+    command = [sys.executable, "-m", "fastnn", "train", "digits", "--epochs", "1000000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("device"):
+        assert process.poll() is None
+    time.sleep(20)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error.endswith("interrupted\n")
+    assert "Traceback" not in error
+
+
+# Help.
+
+
+@pytest.mark.parametrize("arguments", [(), ("train",), ("explain",)])
+def test_help_fits_80_columns(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments, "--help")
+    assert result.exit_code == 0
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_help_loads_nothing() -> None:
+    code = """
+import sys
+from fastnn.cli import main
+for arguments in (["--help"], ["train", "--help"], ["--version"]):
+    main(arguments, standalone_mode=False)
+print("loaded:", [name for name in ("numpy", "numba", "cupy", "sklearn", "tqdm") if name in sys.modules])
+"""
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "loaded: []"
+
+
+def test_the_version() -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert re.fullmatch(r"fastnn (\d+\.\d+\.\d+\S*|\(run from its source, not installed\))\n", result.stdout)
+
+
+def test_python_dash_m() -> None:
+    result = subprocess.run([sys.executable, "-m", "fastnn", "train", "digts"], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: there is no data set")
+
+
+@pytest.mark.parametrize("epochs", [*range(1, 60), 997])
+def test_the_table_has_at_most_ten_rows(epochs: int) -> None:
+    rows = rows_of_table(epochs)
+    assert len(rows) <= 10
+    assert rows[-1] == epochs
+    assert rows == sorted(set(rows))
+    assert rows[0] >= 1
+    assert len(rows) == epochs or len(rows) >= 5

@@ -1,0 +1,281 @@
+"""Optimizers: their numbers, their kernels' names and attributes, and ten steps against PyTorch's."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastnn_kernels.numpy as numpy_set
+from fastnn.errors import InputError
+from fastnn.optimizers import NAMES, SGD, Adam, AdamW, Momentum, Optimizer, RMSprop, by_name
+from fastnn.schedules import Constant, Cosine, as_schedule
+from fastnn_kernels.contract import KERNELS, UPDATES
+
+EACH = [
+    SGD(),
+    SGD(0.1, 0.9),
+    SGD(0.1, 0.9, True),
+    Momentum(0.1),
+    RMSprop(),
+    RMSprop(0.01, 0.99, 1e-6, True),
+    Adam(),
+    AdamW(Cosine(0.1, per="step"), weight_decay=0.1, clip_norm=1.0, clip_value=0.5),
+]
+KERNEL_NAMES = ["sgd", "momentum", "nesterov", "averaged_momentum", "rmsprop", "rmsprop", "adam", "adam"]
+
+
+@pytest.mark.parametrize(("optimizer", "kernel"), list(zip(EACH, KERNEL_NAMES, strict=True)), ids=repr)
+def test_kernels_slots_and_attributes_are_the_contracts(optimizer: Optimizer, kernel: str) -> None:
+    assert optimizer.kernel == kernel
+    assert optimizer.slots == UPDATES[kernel]
+    assert set(optimizer.attributes()) == set(KERNELS[kernel].attributes)
+
+
+def test_every_update_kernel_has_an_optimizer() -> None:
+    assert set(KERNEL_NAMES) == set(UPDATES)
+
+
+def test_attributes() -> None:
+    off = {"clip_value": 0.0, "clip_norm": 0.0}
+    assert SGD().attributes() == off
+    assert SGD(momentum=0.8).attributes() == {**off, "beta": 0.8}
+    assert Momentum(beta=0).attributes() == {**off, "beta": 0.0}
+    assert RMSprop(epsilon_inside=True).attributes() == {**off, "beta": 0.9, "epsilon": 1e-8, "epsilon_inside": True}
+    assert Adam(clip_norm=2, clip_value=3).attributes() == {
+        "clip_value": 3.0, "clip_norm": 2.0, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8,
+    }  # fmt: skip
+    assert [optimizer.weight_decay for optimizer in EACH] == [0, 0, 0, 0, 0, 0, 0, 0.1]
+
+
+@pytest.mark.parametrize("optimizer", EACH[:6], ids=repr)
+def test_scalars_without_corrections(optimizer: Optimizer) -> None:
+    rates = np.array([0.1, 0.2, 0.3])
+    table = optimizer.scalars(np.arange(1, 4), rates)
+    assert table.dtype == np.float64
+    np.testing.assert_array_equal(table, np.stack([rates, np.ones(3), np.ones(3)], axis=1))
+
+
+@pytest.mark.parametrize("beta1", [0.0, 1e-300, 0.5, 0.9, 1 - 2.0**-40])
+@pytest.mark.parametrize("beta2", [0.0, 0.999, 1 - 2.0**-53])
+def test_bias_corrections_are_right_to_the_last_digits(beta1: float, beta2: float) -> None:
+    steps = np.array([1, 2, 3, 10, 99, 400])
+    table = Adam(beta1=beta1, beta2=beta2).scalars(steps, np.full(6, 0.25))
+    for row, t in zip(table, steps, strict=True):
+        exact = [0.25, *(float(1 / (1 - Fraction(beta) ** int(t))) for beta in (beta1, beta2))]
+        # t * log(beta) is rounded, which costs up to t * |log(beta)| units where that is about 1.
+        np.testing.assert_allclose(row, exact, rtol=4 * 2.0**-52, atol=0)
+
+
+def test_bias_corrections_become_one() -> None:
+    table = AdamW().scalars(np.array([10**6, 10**12, 2**62]), np.ones(3))
+    np.testing.assert_array_equal(table, np.ones((3, 3)))
+
+
+def test_scalars_do_not_depend_on_the_chunk() -> None:
+    steps = np.arange(1, 200)
+    whole = Adam().scalars(steps, np.ones(199))
+    for start in (0, 1, 7, 100):
+        for length in (0, 1, 3, 8, 31, 33):
+            part = Adam().scalars(steps[start : start + length], np.ones(length))
+            np.testing.assert_array_equal(part, whole[start : start + length])
+
+
+def test_scalars_count_from_one() -> None:
+    with pytest.raises(InputError, match="at least 1, got 0"):
+        Adam().scalars(np.arange(3), np.ones(3))
+
+
+def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance, equal_nan=False)
+
+
+STEPS = 10
+SIZES = (33, 7)
+
+
+def penalties_of(optimizer: Optimizer, l2: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Two segments, weights and biases: only weights are decayed and penalised."""
+    starts = np.array([0, SIZES[0], sum(SIZES)], np.int64)
+    return starts, np.array([[l2, 0.0, optimizer.weight_decay], [0.0, 0.0, 0.0]])
+
+
+def train(optimizer: Optimizer, start: np.ndarray, target: np.ndarray, l2: float = 0.0) -> np.ndarray:
+    """The parameters after each of ten steps down sum((w - target)^4), by the definition of the kernels."""
+    numbers = np.arange(STEPS)
+    rates = as_schedule(optimizer.learning_rate).rates(numbers, 1, STEPS)
+    scalars = optimizer.scalars(numbers + 1, rates)
+    starts, penalties = penalties_of(optimizer, l2)
+    attributes = optimizer.attributes()
+    w = start.copy()
+    slots = [np.zeros_like(w) for _ in optimizer.slots]
+    path = []
+    for step in range(STEPS):
+        gradient = 4 * (w - target) ** 3
+        bound = attributes["clip_value"] or math.inf
+        norm = np.array(np.linalg.norm(np.clip(gradient, -bound, bound)))
+        index = np.array(step, np.int64)
+        kernel = getattr(numpy_set, optimizer.kernel)
+        kernel(gradient, norm, scalars, index, starts, penalties, w, *slots, **attributes)
+        path.append(w.copy())
+    return np.stack(path)
+
+
+def torch_train(make: Any, start: np.ndarray, target: np.ndarray, options: dict[str, Any]) -> np.ndarray:
+    torch = pytest.importorskip("torch")
+    w = [torch.tensor(part, requires_grad=True) for part in np.split(start, [SIZES[0]])]
+    aim = [torch.tensor(part) for part in np.split(target, [SIZES[0]])]
+    decayed = {name: options.pop(name) for name in ("weight_decay",) if name in options}
+    undecayed = dict.fromkeys(decayed, 0.0)
+    optimizer = make(torch)([{"params": w[:1], **decayed}, {"params": w[1:], **undecayed}], **options)
+    path = []
+    for _ in range(STEPS):
+        for part, goal in zip(w, aim, strict=True):
+            part.grad = 4 * (part.detach() - goal) ** 3
+        optimizer.step()
+        path.append(np.concatenate([part.detach().numpy().copy() for part in w]))
+    return np.stack(path)
+
+
+@pytest.mark.parametrize(
+    ("ours", "l2", "theirs", "options"),
+    [
+        (SGD(0.01), 0.0, lambda torch: torch.optim.SGD, {"lr": 0.01}),
+        (SGD(0.01), 0.1, lambda torch: torch.optim.SGD, {"lr": 0.01, "weight_decay": 0.1}),
+        (SGD(0.01, 0.9), 0.0, lambda torch: torch.optim.SGD, {"lr": 0.01, "momentum": 0.9}),
+        (SGD(0.01, 0.9, True), 0.0, lambda torch: torch.optim.SGD, {"lr": 0.01, "momentum": 0.9, "nesterov": True}),
+        (Momentum(0.1, 0.9), 0.0, lambda torch: torch.optim.SGD, {"lr": 0.01, "momentum": 0.9}),
+        (RMSprop(0.05), 0.0, lambda torch: torch.optim.RMSprop, {"lr": 0.05, "alpha": 0.9}),
+        (Adam(0.05), 0.0, lambda torch: torch.optim.Adam, {"lr": 0.05}),
+        (Adam(0.05, 0.0, 0.5, 0.1), 0.0, lambda torch: torch.optim.Adam, {"lr": 0.05, "betas": (0.0, 0.5), "eps": 0.1}),
+        (AdamW(0.05), 0.0, lambda torch: torch.optim.AdamW, {"lr": 0.05, "weight_decay": 0.01}),
+    ],
+    ids=lambda value: repr(value) if isinstance(value, Optimizer) else "",
+)
+def test_ten_steps_are_pytorchs(ours: Optimizer, l2: float, theirs: Any, options: dict[str, Any]) -> None:
+    generator = np.random.default_rng(5)
+    start, target = generator.normal(size=(2, sum(SIZES)))
+    assert_close(train(ours, start, target, l2), torch_train(theirs, start, target, dict(options)), 1e-12)
+
+
+def test_epsilon_inside_the_root_and_a_schedule() -> None:
+    generator = np.random.default_rng(6)
+    start, target = generator.normal(size=(2, sum(SIZES)))
+    optimizer = RMSprop(Cosine(0.1, 0.01), 0.8, 0.01, epsilon_inside=True)
+    w, s, path = start.copy(), np.zeros_like(start), []
+    for t in range(STEPS):
+        g = 4 * (w - target) ** 3
+        s = 0.8 * s + 0.2 * g * g
+        w = w - (0.01 + 0.09 * (1 + math.cos(math.pi * t / STEPS)) / 2) * g / np.sqrt(s + 0.01)
+        path.append(w)
+    assert_close(train(optimizer, start, target), np.stack(path), 1e-13)
+
+
+def test_clipping_by_value_then_by_norm() -> None:
+    generator = np.random.default_rng(7)
+    start, target = 3 * generator.normal(size=(2, sum(SIZES)))
+    w, path = start.copy(), []
+    for _ in range(STEPS):
+        g = np.clip(4 * (w - target) ** 3, -2.0, 2.0)
+        norm = math.sqrt(float((g * g).sum()))
+        w = w - 0.1 * g * min(1.0, 5.0 / norm)
+        path.append(w)
+    assert norm > 5.0
+    assert_close(train(SGD(0.1, clip_norm=5.0, clip_value=2.0), start, target), np.stack(path), 1e-13)
+
+
+@pytest.mark.parametrize("optimizer", EACH, ids=repr)
+def test_configurations_survive_json(optimizer: Optimizer) -> None:
+    back = Optimizer.from_config(json.loads(json.dumps(optimizer.to_config())))
+    assert back == optimizer
+    assert type(back) is type(optimizer)
+    assert hash(back) == hash(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"type": "Adan"}, "unknown Optimizer 'Adan'; did you mean 'Adam'"),
+        ({"type": "Adam", "beta_1": 0.9}, "Adam has no 'beta_1'; did you mean 'beta1'"),
+        ({"type": "Adam", "learning_rate": {"type": "Cosine", "initial": -1.0}}, "Cosine: initial"),
+        ({"type": "Cosine", "initial": 0.1}, "unknown Optimizer 'Cosine'"),
+    ],
+)
+def test_bad_configurations(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Optimizer.from_config(config)
+
+
+def test_a_subclass_reads_its_own() -> None:
+    assert Adam.from_config(AdamW().to_config()) == AdamW()
+    with pytest.raises(InputError, match="unknown AdamW 'Adam'"):
+        AdamW.from_config(Adam().to_config())
+
+
+def test_learning_rates_stay_what_they_are() -> None:
+    assert SGD(1).learning_rate == 1.0
+    assert isinstance(SGD(np.float32(0.5)).learning_rate, float)
+    cosine = Cosine(0.1)
+    assert Adam(cosine).learning_rate is cosine
+    assert Adam(Constant(0.1)) != Adam(0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SGD(-0.1), "learning rate: expected a finite number >= 0 or a schedule, got -0.1"),
+        (lambda: SGD("fast"), "got 'fast'"),  # type: ignore[arg-type]
+        (lambda: Adam(math.nan), "got nan"),
+        (lambda: SGD(momentum=1.0), "SGD: momentum: expected a finite number >= 0 and < 1, got 1.0"),
+        (lambda: SGD(nesterov=True), "momentum above 0"),
+        (lambda: SGD(momentum=0.9, nesterov=1), "nesterov: expected True or False, got 1"),  # type: ignore[arg-type]
+        (lambda: SGD(clip_norm=0.0), "clip_norm: expected a finite number > 0, got 0.0"),
+        (lambda: Adam(clip_value=-1.0), "clip_value"),
+        (lambda: Momentum(beta=-0.1), "beta"),
+        (lambda: RMSprop(beta=1.0), "beta"),
+        (lambda: RMSprop(epsilon=0.0), "epsilon: expected a finite number > 0, got 0.0"),
+        (lambda: RMSprop(epsilon_inside=None), "epsilon_inside"),  # type: ignore[arg-type]
+        (lambda: Adam(beta1=1.0), "beta1"),
+        (lambda: Adam(beta2=math.inf), "beta2"),
+        (lambda: Adam(epsilon=-1e-8), "epsilon"),
+        (lambda: AdamW(weight_decay=-0.01), "weight_decay"),
+    ],
+)
+def test_bad_input(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_by_name() -> None:
+    assert set(NAMES) == {"sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw"}
+    assert by_name("sgd") == SGD()
+    assert by_name("momentum", learning_rate=0.2) == Momentum(0.2)
+    assert by_name("nesterov") == SGD(momentum=0.9, nesterov=True)
+    assert by_name("nesterov", momentum=0.5, clip_norm=1.0) == SGD(momentum=0.5, nesterov=True, clip_norm=1.0)
+    assert by_name("rmsprop") == RMSprop()
+    assert by_name("adam") == Adam()
+    assert by_name("adamw") == AdamW()
+    with pytest.raises(InputError, match="unknown optimizer 'adm'; did you mean 'adam'"):
+        by_name("adm")
+    with pytest.raises(InputError, match="Adam has no 'momentum'"):
+        by_name("adam", momentum=0.9)
+    with pytest.raises(InputError, match="unknown optimizer None"):
+        by_name(None)  # type: ignore[arg-type]
+
+
+def test_importing_compiles_nothing() -> None:
+    code = "import sys, fastnn.optimizers, fastnn.initializers; assert not {'numba', 'torch', 'cupy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_immutable() -> None:
+    for optimizer in EACH:
+        with pytest.raises(FrozenInstanceError):
+            optimizer.learning_rate = 1.0  # type: ignore[misc]
