@@ -22,11 +22,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from fastnn_kernels.contract import UPDATES
 
 from fastnn.configurations import Configuration, check_names, set_number, set_switch
 from fastnn.errors import InputError, nearest
 from fastnn.schedules import Schedule, as_schedule
+from fastnn_kernels.contract import UPDATES
 
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]

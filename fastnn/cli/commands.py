@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+import warnings
 from typing import Any
 
 import click
@@ -25,7 +26,9 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         debug = ctx.params.pop("debug")
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except (click.exceptions.Exit, click.ClickException, BrokenPipeError):
             raise
         except KeyboardInterrupt:
@@ -36,6 +39,10 @@ class Command(click.Command):
                 raise
             click.echo(f"error: {describe(error)}", err=True)
             ctx.exit(1)
+
+
+def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+    click.echo(f"warning: {' '.join(str(message).split())}", err=True)
 
 
 def describe(error: Exception) -> str:

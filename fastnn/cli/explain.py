@@ -40,4 +40,5 @@ def explain(data: str | None, inputs: int | None, outputs: int | None, **options
         classes = outputs
     loss = network.loss_for(classes)
     model = network.build_model(outputs, loss, scale).build(inputs)
-    click.echo(str(model.program(batch_size=network.batch_size).explain()))
+    program = model.program(network.batch_size, loss=loss, optimizer=network.build_optimizer(), l2=network.l2, l1=network.l1)
+    click.echo(str(program.explain()))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastnn.callbacks import Progress
 from fastnn.cli.commands import Command, Number, line
 from fastnn.cli.networks import Network, network_options, rows_of_table
 
@@ -15,6 +18,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fastnn.datasets import Dataset
+    from fastnn.model import Sequential
+
+TITLES = {
+    "r2": "R^2",
+    "val_loss": "validation loss",
+    "val_accuracy": "validation accuracy",
+    "val_r2": "validation R^2",
+}
 
 
 @click.command(cls=Command, short_help="Train a network on a data set.")
@@ -70,6 +81,7 @@ def train(
     loss = network.loss_for(dataset.classes)
     chosen, reason = engines.choose(device)
     X, y, held_back = _split(dataset, validation, network.seed)
+    network = replace(network, batch_size=min(network.batch_size, len(X)))
     model = network.build_model(dataset.outputs, loss, dataset.scale).build(dataset.features)
     if not quiet:
         line("data", _describe_data(dataset, len(X), 0 if held_back is None else len(held_back[0])))
@@ -79,7 +91,7 @@ def train(
         line("device", f"{chosen}: {reason}" if reason else chosen)
         click.echo()
 
-    history = model.fit(
+    model.fit(
         X,
         y,
         loss=loss,
@@ -89,13 +101,12 @@ def train(
         validation_data=held_back,
         l2=network.l2,
         l1=network.l1,
+        callbacks=() if quiet else (Table(),),
         device=device,
         threads=threads,
-        verbose=int(not quiet and sys.stderr.isatty()),
+        verbose=0,
     )
     if not quiet:
-        for row in table(history):
-            click.echo(row)
         click.echo()
     if save is not None:
         model.save(save)
@@ -104,9 +115,7 @@ def train(
     _report(model, dataset)
 
 
-def _split(
-    dataset: Dataset, share: float, seed: int
-) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+def _split(dataset: Dataset, share: float, seed: int) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
     """The training data and what of them is held back: the first of a permutation drawn from the seed."""
     import numpy as np
 
@@ -126,40 +135,32 @@ def _split(
 
 
 def _describe_data(dataset: Dataset, training: int, validation: int) -> str:
-    counts = [f"{training:,} to train on"]
-    counts += [f"{validation:,} to validate with"] if validation else []
-    counts += [f"{len(dataset.X_test):,} to test on"] if dataset.X_test is not None else []
+    counts = [f"{training:,} training"]
+    counts += [f"{validation:,} validation"] if validation else []
+    counts += [f"{len(dataset.X_test):,} test"] if dataset.X_test is not None else []
     shape = " x ".join(map(str, dataset.shape))
     what = f"{dataset.classes} classes" if dataset.classes is not None else f"{dataset.outputs} targets"
-    return f"{dataset.name}: {', '.join(counts)}; {shape} features, {what}"
+    return f"{dataset.name}: {', '.join(counts)} examples; {shape} features, {what}"
 
 
-def table(history: Any) -> list[str]:
-    """At most ten epochs: loss and accuracy on the training data, and on what was held back."""
-    losses = history["loss"]
-    columns = {}
-    for title, name in {
-        "loss": "loss",
-        "accuracy": "accuracy",
-        "validation loss": "val_loss",
-        "validation accuracy": "val_accuracy",
-    }.items():
-        try:
-            values = history[name]
-        except KeyError:
-            continue
-        if len(values) == len(losses):
-            columns[title] = values
-    rows = ["epoch" + "".join(f"  {title:>{max(8, len(title))}}" for title in columns)]
-    for epoch in rows_of_table(len(losses)):
-        cells = (f"  {values[epoch - 1]:>{max(8, len(title))}.4f}" for title, values in columns.items())
-        rows.append(f"{epoch:>5}" + "".join(cells))
-    return rows
+class Table(Progress):
+    """A row for each of at most ten epochs; the bar is seen on a terminal only."""
+
+    def epoch_end(self, model: Sequential, epoch: int, values: Mapping[str, float]) -> None:
+        titles = {name: TITLES.get(name, name) for name in values}
+        if epoch == 0:
+            self._print("epoch" + "".join(f"  {title:>8}" for title in titles.values()))
+        if epoch + 1 in rows_of_table(self.epochs):
+            cells = (f"  {values[name]:>{max(8, len(title))}.4f}" for name, title in titles.items())
+            self._print(f"{epoch + 1:>5}" + "".join(cells))
+
+    def _print(self, row: str) -> None:
+        self.bar.write(row, file=sys.stdout)
 
 
 def _report(model: Any, dataset: Dataset) -> None:
     if dataset.X_test is None or dataset.y_test is None or not len(dataset.X_test):
         return
     result = model.evaluate(dataset.X_test, dataset.y_test)
-    name = "accuracy" if "accuracy" in result else "loss"
-    click.echo(f"test {name}: {result[name]:.4f}")
+    name = next(name for name in ("accuracy", "r2", "loss") if name in result)
+    click.echo(f"test {TITLES.get(name, name)}: {result[name]:.4f}")

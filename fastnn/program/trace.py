@@ -257,6 +257,6 @@ class Program:
         lines = []
         for call in self.calls:
             made = ", ".join(f"{name(s)} {describe(s.shape)}" for s in (*call.updated, *call.outputs))
-            attributes = "".join(f", {key}={value}" for key, value in call.attributes.items())
-            lines.append(f"{made} = {call.kernel}({', '.join(name(s) for s in call.inputs)}{attributes})")
+            arguments = [name(s) for s in call.inputs] + [f"{key}={value}" for key, value in call.attributes.items()]
+            lines.append(f"{made} = {call.kernel}({', '.join(arguments)})")
         return "\n".join(lines)

@@ -77,15 +77,19 @@ def gather_rows(F: Any, source_type: Any, y_type: Any) -> Any:
         position = carray(int64_pointer(op[2]), 1)[0]
         order = carray(int64_pointer(op[1] + 8 * position), rows)
         begin, end = share(rows * width, 64, part, parts)
+        if begin == end:
+            return
+        row = begin // width
+        column = begin - row * width
         while begin < end:
-            row = begin // width
-            column = begin - row * width
             count = min(width - column, end - begin)
             source = carray(source_pointer(op[0] + (order[row] * width + column) * source_size), count)
             y = carray(y_pointer(op[3] + begin * y_size), count)
             for j in range(count):
                 y[j] = y_type(source[j]) * scale
             begin += count
+            row += 1
+            column = 0
 
     return body
 

@@ -1,1 +1,297 @@
-"""Being written."""
+"""Losses of one value an example, their gradients, weighted means, and how many examples are right.
+
+Each loss has three kernels made by one factory from the same helpers: the loss, its gradient, and both. So computing both at
+once gives the bits of computing one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from numba import carray, types
+
+from fastnn_kernels.contract import Operand
+from fastnn_kernels.cpu.compiling import helper, kernel
+from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits
+from fastnn_kernels.cpu.mathematics import exp, log, log1p
+from fastnn_kernels.cpu.reductions import (
+    LANES,
+    lanes,
+    load,
+    load_some,
+    row_dot,
+    row_squared_distance,
+    row_sum,
+    span,
+    store,
+    store_some,
+)
+from fastnn_kernels.cpu.rows import (
+    exponentials,
+    padded,
+    row_argmax,
+    scale_row,
+    tile_rows,
+    tile_scratch,
+    tile_sizes,
+)
+
+
+def _variants(name: str) -> tuple[tuple[str, bool, bool, int], ...]:
+    """Name of each kernel of a loss, whether it writes losses and gradients, and how many operands it has."""
+    return (name, True, False, 3), (f"{name}_backward", False, True, 4), (f"{name}_with_gradient", True, True, 5)
+
+
+# Softmax cross entropy.
+
+
+def _softmax_cross_entropy(with_losses: bool, with_gradient: bool, operands: int) -> Any:
+    dlosses_word, losses_word, dz_word = (2 if with_gradient else 0), (operands - 1 - with_gradient), operands - 1
+
+    def factory(F: Any, t_type: Any) -> Any:
+        pointer, target_pointer, size = POINTERS[F], POINTERS[t_type], F.bitwidth // 8
+        compute, logarithm, classes = exponentials(F), log(F), t_type == types.int64
+
+        def body(op: Any, part: int, parts: int) -> None:
+            z, t = pointer(op[0]), target_pointer(op[1])
+            dlosses, losses, dz = pointer(op[dlosses_word]), pointer(op[losses_word]), pointer(op[dz_word])
+            scratch = op[operands] + part * op[operands + 1]
+            rows, columns, tile = op[operands + 2], op[operands + 3], op[operands + 4]
+            values = pointer(scratch)
+            greatest, sums = pointer(scratch + op[operands + 5] * size), pointer(scratch + op[operands + 6] * size)
+            low, high = span(rows, 1, part, parts)
+            while low < high:
+                count = min(tile, high - low)
+                compute(z, low, count, columns, values, greatest, sums)
+                if with_gradient:
+                    for r in range(count):
+                        row, start, inverse = (low + r) * columns, r * columns, F(1) / sums[r]
+                        slope = dlosses[low + r]
+                        if classes:
+                            label = t[low + r]
+                            inside = 0 <= label < columns
+                            scale_row(values, start, inverse * (slope if inside else F(0)), columns, dz, row)
+                            if inside:
+                                dz[row + label] = (values[start + label] * inverse - F(1)) * slope
+                        else:
+                            _soft_gradient(
+                                values, start, inverse * row_sum(t, row, columns), slope, columns, t, dz, row
+                            )
+                if with_losses:
+                    logarithms = carray(sums, count)
+                    for r in range(count):
+                        logarithms[r] = logarithm(logarithms[r])
+                    for r in range(count):
+                        row, total = (low + r) * columns, sums[r]
+                        if classes:
+                            label = t[low + r]
+                            inside = 0 <= label < columns
+                            if inside:
+                                losses[low + r] = total - (z[row + label] - greatest[r])
+                            else:
+                                losses[low + r] = total if total != total else F(0)  # NaN in, NaN out
+                        else:
+                            terms, targets = carray(values, columns), carray(pointer(op[1] + row * size), columns)
+                            outputs, centre = carray(pointer(op[0] + row * size), columns), greatest[r]
+                            for j in range(columns):
+                                minus_log_p = total - (outputs[j] - centre)
+                                impossible = (targets[j] == F(0)) & (minus_log_p == F(math.inf))
+                                terms[j] = F(0) if impossible else targets[j] * minus_log_p
+                            losses[low + r] = row_sum(values, 0, columns)
+                low += count
+
+        return body
+
+    return factory
+
+
+@helper  # type: ignore[untyped-decorator]
+def _soft_gradient(
+    values: Any, start: int, factor: Any, slope: Any, columns: int, t: Any, dz: Any, row: int
+) -> None:
+    """dz = (values * factor - t) * slope."""
+    multiplier, outer = lanes(values, factor), lanes(values, slope)
+    j = 0
+    while columns - j >= LANES:
+        store(dz, row + j, (load(values, start + j) * multiplier - load(t, row + j)) * outer)
+        j += LANES
+    if columns > j:
+        rest = columns - j
+        value = load_some(values, start + j, rest, 0.0) * multiplier - load_some(t, row + j, rest, 0.0)
+        store_some(dz, row + j, rest, value * outer)
+
+
+for _name, _with_losses, _with_gradient, _operands in _variants("softmax_cross_entropy"):
+    kernel(_name, sizes=tile_sizes, scratch=tile_scratch, dtypes=("t",))(
+        _softmax_cross_entropy(_with_losses, _with_gradient, _operands)
+    )
+
+
+# Sigmoid cross entropy.
+
+
+def _sigmoid_scratch(z: Operand, *operands: Operand) -> int:
+    """Bytes of the loss terms of a tile."""
+    columns = z.shape[1]
+    return padded(tile_rows(columns) * columns) * z.dtype.itemsize
+
+
+def _sigmoid_sizes(z: Operand, *operands: Operand) -> tuple[int, ...]:
+    return z.shape[0], z.shape[1], tile_rows(z.shape[1])
+
+
+def _sigmoid_cross_entropy(with_losses: bool, with_gradient: bool, operands: int) -> Any:
+    dlosses_word, losses_word, dz_word = (2 if with_gradient else 0), (operands - 1 - with_gradient), operands - 1
+
+    def factory(F: Any) -> Any:
+        pointer, size = POINTERS[F], F.bitwidth // 8
+        exponential, logarithm = exp(F), log1p(F)
+
+        def body(op: Any, part: int, parts: int) -> None:
+            dlosses, losses, dz = pointer(op[dlosses_word]), pointer(op[losses_word]), pointer(op[dz_word])
+            values = pointer(op[operands] + part * op[operands + 1])
+            rows, columns, tile = op[operands + 2], op[operands + 3], op[operands + 4]
+            low, high = span(rows, 1, part, parts)
+            while low < high:
+                count = min(tile, high - low)
+                offset, length = low * columns * size, count * columns
+                z, t = carray(pointer(op[0] + offset), length), carray(pointer(op[1] + offset), length)
+                differences = carray(pointer(op[dz_word] + offset), length)
+                terms = carray(values, length)
+                for i in range(length):
+                    output, target = z[i], t[i]
+                    small = exponential(-abs(output))
+                    if with_losses:
+                        terms[i] = max(output, F(0)) - output * target + logarithm(small)
+                    if with_gradient:
+                        differences[i] = (F(1) if output >= F(0) else small) / (F(1) + small) - target
+                for r in range(count):
+                    if with_losses:
+                        losses[low + r] = row_sum(values, r * columns, columns)
+                    if with_gradient:
+                        row = (low + r) * columns
+                        scale_row(dz, row, dlosses[low + r], columns, dz, row)
+                low += count
+
+        return body
+
+    return factory
+
+
+for _name, _with_losses, _with_gradient, _operands in _variants("sigmoid_cross_entropy"):
+    kernel(_name, sizes=_sigmoid_sizes, scratch=_sigmoid_scratch)(
+        _sigmoid_cross_entropy(_with_losses, _with_gradient, _operands)
+    )
+
+
+# Squared error.
+
+
+def _squared_error(with_losses: bool, with_gradient: bool, operands: int) -> Any:
+    dlosses_word, losses_word, dz_word = (2 if with_gradient else 0), (operands - 1 - with_gradient), operands - 1
+
+    def factory(F: Any) -> Any:
+        pointer = POINTERS[F]
+
+        def body(op: Any, part: int, parts: int) -> None:
+            z, t = pointer(op[0]), pointer(op[1])
+            dlosses, losses, dz = pointer(op[dlosses_word]), pointer(op[losses_word]), pointer(op[dz_word])
+            rows, columns, scale = op[operands], op[operands + 1], F(float64_from_bits(op[operands + 2]))
+            low, high = span(rows, 1, part, parts)
+            for r in range(low, high):
+                row = r * columns
+                if with_losses:
+                    losses[r] = scale * row_squared_distance(z, t, row, columns)
+                if with_gradient:
+                    factor = lanes(z, F(2) * scale * dlosses[r])
+                    j = 0
+                    while columns - j >= LANES:
+                        store(dz, row + j, (load(z, row + j) - load(t, row + j)) * factor)
+                        j += LANES
+                    if columns > j:
+                        rest = columns - j
+                        difference = load_some(z, row + j, rest, 0.0) - load_some(t, row + j, rest, 0.0)
+                        store_some(dz, row + j, rest, difference * factor)
+
+        return body
+
+    return factory
+
+
+def _squared_sizes(z: Operand, *operands: Operand, scale: float) -> tuple[int | float, ...]:
+    return z.shape[0], z.shape[1], float(scale)
+
+
+for _name, _with_losses, _with_gradient, _operands in _variants("squared_error"):
+    kernel(_name, sizes=_squared_sizes)(_squared_error(_with_losses, _with_gradient, _operands))
+
+
+# Weighted means.
+
+
+@kernel("weighted_mean", sizes=lambda losses, weights, mean: (losses.size,))
+def _weighted_mean(F: Any) -> Any:
+    pointer = POINTERS[F]
+
+    def body(op: Any, part: int, parts: int) -> None:
+        if part == 0:
+            losses, weights, mean, count = pointer(op[0]), pointer(op[1]), pointer(op[2]), op[3]
+            total = row_sum(weights, 0, count)
+            mean[0] = F(0) if total == F(0) else row_dot(losses, weights, 0, count) / total
+
+    return body
+
+
+@kernel("weighted_mean_backward", sizes=lambda dmean, weights, dlosses: (weights.size,))
+def _weighted_mean_backward(F: Any) -> Any:
+    pointer, size = POINTERS[F], F.bitwidth // 8
+
+    def body(op: Any, part: int, parts: int) -> None:
+        count = op[3]
+        total = row_sum(pointer(op[1]), 0, count)  # by every part for itself: cheaper than meeting for it
+        factor = F(0) if total == F(0) else pointer(op[0])[0] / total
+        low, high = span(count, LANES, part, parts)
+        weights = carray(pointer(op[1] + low * size), high - low)
+        dlosses = carray(pointer(op[2] + low * size), high - low)
+        if total == F(0):
+            for i in range(high - low):
+                dlosses[i] = F(0)
+        else:
+            for i in range(high - low):
+                dlosses[i] = factor * weights[i]
+
+    return body
+
+
+# Accuracy.
+
+
+@kernel(
+    "is_correct",
+    sizes=lambda z, t, correct, threshold, multilabel: (z.shape[0], z.shape[1], float(threshold), bool(multilabel)),
+    dtypes=("t",),
+)
+def _is_correct(F: Any, t_type: Any) -> Any:
+    pointer, target_pointer = POINTERS[F], POINTERS[t_type]
+    classes, half = t_type == types.int64, 0 if t_type == types.int64 else t_type(0.5)  # of whole numbers, > 0 is > 0.5
+
+    def body(op: Any, part: int, parts: int) -> None:
+        z, t, correct = pointer(op[0]), target_pointer(op[1]), pointer(op[2])
+        rows, columns, threshold, multilabel = op[3], op[4], F(float64_from_bits(op[5])), op[6] != 0
+        low, high = span(rows, 1, part, parts)
+        if multilabel or columns == 1:
+            for r in range(low, high):
+                agreeing = 0
+                for j in range(r * columns, (r + 1) * columns):
+                    agreeing += (z[j] > threshold) == (t[j] > half)
+                correct[r] = F(agreeing) / F(columns)
+        else:
+            for r in range(low, high):
+                if classes:
+                    wanted = t[r]
+                else:
+                    wanted = row_argmax(t, r * columns, columns)
+                correct[r] = F(1) if row_argmax(z, r * columns, columns) == wanted else F(0)
+
+    return body

@@ -211,27 +211,68 @@ BLOCK = 2048
 """Elements summed into one set of lanes; sums of blocks are then added in order, which keeps long sums accurate."""
 
 
+def _row_sum(term: Any, last_term: Any) -> Any:
+    """Sum of `term` over `count` elements from `start` on: in lanes over blocks of BLOCK elements, then the blocks in order."""
+
+    @helper  # type: ignore[untyped-decorator]
+    def function(a: Any, b: Any, start: int, count: int) -> Any:
+        total = lanes(a, 0.0)
+        done = 0
+        while count - done >= BLOCK:  # four chains of additions at once, else each waits for the one before
+            first, second, third, fourth = lanes(a, 0.0), lanes(a, 0.0), lanes(a, 0.0), lanes(a, 0.0)
+            for j in range(start + done, start + done + BLOCK, 4 * LANES):
+                first = first + term(a, b, j)
+                second = second + term(a, b, j + LANES)
+                third = third + term(a, b, j + 2 * LANES)
+                fourth = fourth + term(a, b, j + 3 * LANES)
+            total = total + ((first + second) + (third + fourth))
+            done += BLOCK
+        rest = lanes(a, 0.0)
+        while count - done >= LANES:
+            rest = rest + term(a, b, start + done)
+            done += LANES
+        if count > done:
+            rest = rest + last_term(a, b, start + done, count - done)
+        return add_lanes(total + rest)
+
+    return function
+
+
+@helper  # type: ignore[untyped-decorator]
+def _product(a: Any, b: Any, j: int) -> Any:
+    return load(a, j) * load(b, j)
+
+
+@helper  # type: ignore[untyped-decorator]
+def _last_product(a: Any, b: Any, j: int, count: int) -> Any:
+    return load_some(a, j, count, 0.0) * load_some(b, j, count, 0.0)
+
+
+@helper  # type: ignore[untyped-decorator]
+def _squared_difference(a: Any, b: Any, j: int) -> Any:
+    difference = load(a, j) - load(b, j)
+    return difference * difference
+
+
+@helper  # type: ignore[untyped-decorator]
+def _last_squared_difference(a: Any, b: Any, j: int, count: int) -> Any:
+    difference = load_some(a, j, count, 0.0) - load_some(b, j, count, 0.0)
+    return difference * difference
+
+
+_sum_of_first = _row_sum(
+    helper(lambda a, b, j: load(a, j)), helper(lambda a, b, j, count: load_some(a, j, count, 0.0))
+)  # fmt: skip
+row_dot = _row_sum(_product, _last_product)
+"""`row_dot(a, b, start, count)`: sum of a_j b_j."""
+row_squared_distance = _row_sum(_squared_difference, _last_squared_difference)
+"""`row_squared_distance(a, b, start, count)`: sum of (a_j - b_j)^2."""
+
+
 @helper  # type: ignore[untyped-decorator]
 def row_sum(x: Any, start: int, count: int) -> Any:
-    """Sum of `count` elements from `start` on: lanes over blocks of BLOCK elements, the blocks in order."""
-    total = lanes(x, 0.0)
-    done = 0
-    while count - done >= BLOCK:  # four chains of additions at once, else each waits for the one before
-        a, b, c, d = lanes(x, 0.0), lanes(x, 0.0), lanes(x, 0.0), lanes(x, 0.0)
-        for j in range(start + done, start + done + BLOCK, 4 * LANES):
-            a = a + load(x, j)
-            b = b + load(x, j + LANES)
-            c = c + load(x, j + 2 * LANES)
-            d = d + load(x, j + 3 * LANES)
-        total = total + ((a + b) + (c + d))
-        done += BLOCK
-    last = lanes(x, 0.0)
-    while count - done >= LANES:
-        last = last + load(x, start + done)
-        done += LANES
-    if count > done:
-        last = last + load_some(x, start + done, count - done, 0.0)
-    return add_lanes(total + last)
+    """Sum of `count` elements from `start` on."""
+    return _sum_of_first(x, x, start, count)
 
 
 @helper  # type: ignore[untyped-decorator]

@@ -1,1 +1,270 @@
-"""Being written."""
+"""Kernels along the last axis of (B, C): softmax and its kin, argmax, one-hot vectors.
+
+Rows are taken in tiles that stay in the first-level cache: the maxima of the rows, then one long loop of exponentials over
+the whole tile, which wastes nothing on narrow rows, then the sums of the rows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
+
+from fastnn_kernels.contract import Operand
+from fastnn_kernels.cpu.compiling import helper, kernel
+from fastnn_kernels.cpu.intrinsics import POINTERS, int64_pointer
+from fastnn_kernels.cpu.mathematics import exp, log
+from fastnn_kernels.cpu.reductions import (
+    LANES,
+    lanes,
+    load,
+    load_some,
+    row_dot,
+    row_greatest,
+    row_greatest_or_nan,
+    row_sum,
+    span,
+    store,
+    store_some,
+)
+
+TILE = 1024
+"""Elements of a tile, if a row has no more."""
+
+
+def tile_rows(columns: int) -> int:
+    """Rows of a tile; of narrow rows a multiple of LANES, so that a tile is whole groups of lanes."""
+    rows = max(TILE // max(columns, 1), 1)
+    return rows // LANES * LANES if rows > LANES else rows
+
+
+def matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of an array seen along its last axis."""
+    return math.prod(shape[:-1]), shape[-1]
+
+
+def padded(count: int) -> int:
+    return -(-count // LANES) * LANES
+
+
+def tile_scratch(x: Operand, *operands: Operand) -> int:
+    """Bytes of the exponentials of a tile, and of two numbers a row."""
+    columns = x.shape[-1]
+    rows = tile_rows(columns)
+    return (padded(rows * columns) + 2 * padded(rows)) * x.dtype.itemsize
+
+
+def tile_sizes(x: Operand, *operands: Operand) -> tuple[int, ...]:
+    """Rows, columns, rows of a tile, and the elements of scratch memory before a tile's maxima and before its sums."""
+    rows, columns = matrix(x.shape)
+    tile = tile_rows(columns)
+    return rows, columns, tile, padded(tile * columns), padded(tile * columns) + padded(tile)
+
+
+def exponentials(F: Any) -> Any:
+    """The helper that computes exp(x - greatest) of a tile, the greatest of each row, and the sums of the exponentials."""
+    exponential = exp(F)
+
+    @helper  # type: ignore[untyped-decorator]
+    def compute(x: Any, first: int, rows: int, columns: int, values: Any, greatest: Any, sums: Any) -> None:
+        for r in range(rows):
+            row, start = (first + r) * columns, r * columns
+            most = row_greatest(x, row, columns)
+            greatest[r] = most
+            centre = lanes(x, most)
+            j = 0
+            while columns - j >= LANES:
+                store(values, start + j, load(x, row + j) - centre)
+                j += LANES
+            if columns > j:
+                store_some(values, start + j, columns - j, load_some(x, row + j, columns - j, 0.0) - centre)
+        count = (rows * columns + LANES - 1) // LANES * LANES  # without a remainder, which would be computed one by one
+        flat = carray(values, count)
+        for i in range(count):
+            flat[i] = exponential(flat[i])
+        for r in range(rows):
+            sums[r] = row_sum(values, r * columns, columns)
+
+    return compute
+
+
+@helper  # type: ignore[untyped-decorator]
+def scale_row(values: Any, start: int, factor: Any, columns: int, y: Any, row: int) -> None:
+    """y = values * factor."""
+    multiplier = lanes(values, factor)
+    j = 0
+    while columns - j >= LANES:
+        store(y, row + j, load(values, start + j) * multiplier)
+        j += LANES
+    if columns > j:
+        store_some(y, row + j, columns - j, load_some(values, start + j, columns - j, 0.0) * multiplier)
+
+
+@kernel("softmax", sizes=tile_sizes, scratch=tile_scratch)
+def _softmax(F: Any) -> Any:
+    pointer, size, compute = POINTERS[F], F.bitwidth // 8, exponentials(F)
+
+    def body(op: Any, part: int, parts: int) -> None:
+        x, y = pointer(op[0]), pointer(op[1])
+        scratch = op[2] + part * op[3]
+        rows, columns, tile = op[4], op[5], op[6]
+        values, greatest, sums = pointer(scratch), pointer(scratch + op[7] * size), pointer(scratch + op[8] * size)
+        low, high = span(rows, 1, part, parts)
+        while low < high:
+            count = min(tile, high - low)
+            compute(x, low, count, columns, values, greatest, sums)
+            for r in range(count):
+                scale_row(values, r * columns, F(1) / sums[r], columns, y, (low + r) * columns)
+            low += count
+
+    return body
+
+
+@kernel("log_softmax", sizes=tile_sizes, scratch=tile_scratch)
+def _log_softmax(F: Any) -> Any:
+    pointer, size, compute, logarithm = POINTERS[F], F.bitwidth // 8, exponentials(F), log(F)
+
+    def body(op: Any, part: int, parts: int) -> None:
+        x, y = pointer(op[0]), pointer(op[1])
+        scratch = op[2] + part * op[3]
+        rows, columns, tile = op[4], op[5], op[6]
+        values, greatest, sums = pointer(scratch), pointer(scratch + op[7] * size), pointer(scratch + op[8] * size)
+        low, high = span(rows, 1, part, parts)
+        while low < high:
+            count = min(tile, high - low)
+            compute(x, low, count, columns, values, greatest, sums)
+            logarithms = carray(sums, count)
+            for r in range(count):
+                logarithms[r] = logarithm(logarithms[r])
+            for r in range(count):
+                row = (low + r) * columns
+                centre, total = lanes(x, greatest[r]), lanes(x, sums[r])
+                j = 0
+                while columns - j >= LANES:
+                    store(y, row + j, load(x, row + j) - centre - total)
+                    j += LANES
+                if columns > j:
+                    rest = columns - j
+                    store_some(y, row + j, rest, load_some(x, row + j, rest, 0.0) - centre - total)
+            low += count
+
+    return body
+
+
+@kernel("softmax_backward", sizes=lambda dy, y, dx: matrix(y.shape))
+def _softmax_backward(F: Any) -> Any:
+    pointer = POINTERS[F]
+
+    def body(op: Any, part: int, parts: int) -> None:
+        dy, y, dx = pointer(op[0]), pointer(op[1]), pointer(op[2])
+        rows, columns = op[3], op[4]
+        low, high = span(rows, 1, part, parts)
+        for r in range(low, high):
+            row = r * columns
+            mean = lanes(y, row_dot(dy, y, row, columns))
+            j = 0
+            while columns - j >= LANES:
+                store(dx, row + j, load(y, row + j) * (load(dy, row + j) - mean))
+                j += LANES
+            if columns > j:
+                rest = columns - j
+                value = load_some(y, row + j, rest, 0.0) * (load_some(dy, row + j, rest, 0.0) - mean)
+                store_some(dx, row + j, rest, value)
+
+    return body
+
+
+@kernel("log_softmax_backward", sizes=lambda dy, y, dx: (*matrix(y.shape), tile_rows(y.shape[-1])))
+def _log_softmax_backward(F: Any) -> Any:
+    pointer, size, exponential = POINTERS[F], F.bitwidth // 8, exp(F)
+
+    def body(op: Any, part: int, parts: int) -> None:
+        dy, y, dx = pointer(op[0]), pointer(op[1]), pointer(op[2])
+        rows, columns, tile = op[3], op[4], op[5]
+        low, high = span(rows, 1, part, parts)
+        while low < high:
+            count = min(tile, high - low)
+            offset, length = low * columns * size, count * columns
+            source, target = carray(pointer(op[1] + offset), length), carray(pointer(op[2] + offset), length)
+            for i in range(length):
+                target[i] = exponential(source[i])
+            for r in range(low, low + count):
+                row = r * columns
+                total = lanes(dy, row_sum(dy, row, columns))
+                j = 0
+                while columns - j >= LANES:
+                    store(dx, row + j, load(dy, row + j) - load(dx, row + j) * total)
+                    j += LANES
+                if columns > j:
+                    rest = columns - j
+                    value = load_some(dy, row + j, rest, 0.0) - load_some(dx, row + j, rest, 0.0) * total
+                    store_some(dx, row + j, rest, value)
+            low += count
+
+    return body
+
+
+@intrinsic
+def first_match(typingctx: Any, group: Any, scalar: Any) -> Any:
+    """The first lane that equals `scalar` or is NaN; LANES if there is none."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value, bits = args[0], ir.IntType(LANES)
+        spread = ir.Constant(value.type, ir.Undefined)
+        spread = builder.insert_element(spread, args[1], ir.IntType(32)(0))
+        spread = builder.shuffle_vector(spread, spread, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+        mask = builder.bitcast(builder.fcmp_unordered("==", value, spread), bits)
+        return builder.zext(builder.cttz(mask, ir.IntType(1)(0)), ir.IntType(64))
+
+    return types.int64(group, scalar), codegen
+
+
+@helper  # type: ignore[untyped-decorator]
+def row_argmax(x: Any, start: int, columns: int) -> int:
+    """Position of the first of the greatest among `columns` elements from `start` on; NaN is the greatest; 0 of nothing."""
+    most = row_greatest_or_nan(x, start, columns)
+    j = 0
+    while columns - j >= LANES:
+        lane = first_match(load(x, start + j), most)
+        if lane < LANES:
+            return j + lane
+        j += LANES
+    if columns > j:
+        return j + first_match(load_some(x, start + j, columns - j, -math.inf), most)
+    return 0
+
+
+@kernel("argmax", sizes=lambda x, indices: matrix(x.shape))
+def _argmax(F: Any) -> Any:
+    pointer = POINTERS[F]
+
+    def body(op: Any, part: int, parts: int) -> None:
+        x, indices = pointer(op[0]), int64_pointer(op[1])
+        rows, columns = op[2], op[3]
+        low, high = span(rows, 1, part, parts)
+        for r in range(low, high):
+            indices[r] = row_argmax(x, r * columns, columns)
+
+    return body
+
+
+@kernel("one_hot", sizes=lambda labels, y: matrix(y.shape))
+def _one_hot(F: Any) -> Any:
+    pointer, size = POINTERS[F], F.bitwidth // 8
+
+    def body(op: Any, part: int, parts: int) -> None:
+        labels = int64_pointer(op[0])
+        rows, columns = op[2], op[3]
+        low, high = span(rows, 1, part, parts)
+        y = carray(pointer(op[1] + low * columns * size), (high - low) * columns)
+        for i in range(y.size):
+            y[i] = F(0)
+        for r in range(high - low):
+            label = labels[low + r]
+            if 0 <= label < columns:
+                y[r * columns + label] = F(1)
+
+    return body

@@ -1,0 +1,200 @@
+"""What a process sees: imports, caches, forks, threads, memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastnn
+
+SETUP = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\n"
+
+FIT = (
+    SETUP
+    + """
+import time
+started = time.perf_counter()
+import numpy as np
+import fastnn
+rng = np.random.default_rng(0)
+X, y = rng.random((500, 20), dtype=np.float32), rng.integers(0, 3, 500)
+layers = [fastnn.Dense(16), fastnn.BatchNorm(), fastnn.Activation("relu"), fastnn.Dropout(0.1), fastnn.Dense(3)]
+model = fastnn.Sequential(layers, seed=0)
+model.fit(X, y, batch_size=32, epochs=2, verbose=0)
+model.predict(X)
+from fastnn_kernels.cpu.compiling import CacheStatistics
+print(CacheStatistics.hits, CacheStatistics.misses, float(model.weights["0.weight"].sum()))
+"""
+)
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+def test_importing_is_free() -> None:
+    code = (
+        SETUP
+        + """
+import time
+started = time.perf_counter()
+import fastnn
+seconds = time.perf_counter() - started
+fastnn.Sequential([fastnn.Dense(3)], seed=0)
+for name in ("numba", "llvmlite", "cupy", "sklearn", "scipy", "tqdm", "click", "safetensors"):
+    assert name not in sys.modules, name
+print(seconds)
+"""
+    )
+    found = [python(code) for _ in range(3)]
+    assert all(run.returncode == 0 for run in found), found[0].stderr
+    assert min(float(run.stdout) for run in found) < 0.3
+
+
+def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "kernels"
+    first = python(FIT, FASTNN_CACHE_DIR=str(folder))
+    assert first.returncode == 0, first.stderr
+    hits, misses, total = first.stdout.split()
+    assert int(misses) > 10
+    assert (folder.stat().st_mode & 0o777) == 0o700
+    second = python(FIT, FASTNN_CACHE_DIR=str(folder))
+    assert second.stdout.split() == [misses, "0", total]
+    damage(folder)
+    third = python(FIT, FASTNN_CACHE_DIR=str(folder))
+    assert third.returncode == 0, third.stderr
+    assert third.stdout.split()[2] == total
+    assert third.stderr.count("is damaged; it is compiled again") == 1
+    fourth = python(FIT, FASTNN_CACHE_DIR=str(folder))
+    assert fourth.stdout.split() == [misses, "0", total], "damaged files are replaced"
+
+
+def damage(folder: Path) -> None:
+    """Truncate one file, empty another, flip a bit of a third."""
+    files = sorted(folder.glob("*.kernel"))
+    files[0].write_bytes(files[0].read_bytes()[:1000])
+    files[1].write_bytes(b"")
+    content = bytearray(files[2].read_bytes())
+    content[len(content) // 2] ^= 1
+    files[2].write_bytes(content)
+
+
+def test_a_home_that_cannot_be_written_costs_one_warning(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    run = python(FIT, FASTNN_CACHE_DIR=str(blocked / "kernels"))
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.count("RuntimeWarning") == 1
+    assert "memory only" in run.stderr
+
+
+def test_a_cache_that_others_can_write_is_not_used(tmp_path: Path) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    code = SETUP + "from fastnn_kernels.cpu.compiling import cache_folder; print(cache_folder())"
+    run = python(code, FASTNN_CACHE_DIR=str(folder))
+    assert run.stdout.strip() == "None"
+    assert "can be written by others" in run.stderr
+
+
+def small_model() -> tuple[fastnn.Sequential, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    X, y = rng.random((400, 20), dtype=np.float32), rng.integers(0, 3, 400)
+    model = fastnn.Sequential([fastnn.Dense(64, activation="relu"), fastnn.Dense(3)], seed=0)
+    model.fit(X, y, epochs=1, verbose=0, threads=2)
+    return model, X, y
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are POSIX")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_trains_and_predicts() -> None:
+    model, X, y = small_model()
+    expected = model(X, threads=2)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:  # pragma: no cover - the child
+        try:
+            same = np.array_equal(model(X, threads=2), expected)
+            model.fit(X, y, epochs=1, verbose=0, threads=2)
+            os.write(write, b"1" if same and np.isfinite(model.weights["0.weight"]).all() else b"0")
+        finally:
+            os._exit(0)
+    os.close(write)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            break
+        time.sleep(0.05)
+    else:  # pragma: no cover - a failure
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        pytest.fail("the forked child hangs")
+    assert os.read(read, 1) == b"1"
+    os.close(read)
+    model.fit(X, y, epochs=1, verbose=0, threads=2)
+
+
+def test_eight_threads_predict_at_once() -> None:
+    model, X, _ = small_model()
+    expected = [model(X[i : i + 50]) for i in range(0, 400, 50)]
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        for _ in range(50):
+            if not np.array_equal(model(X[50 * index : 50 * index + 50], threads=2), expected[index]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_model_is_trained_by_one_caller_at_a_time() -> None:
+    model, X, y = small_model()
+    assert model._training.acquire(blocking=False)
+    try:
+        with pytest.raises(fastnn.FastnnError, match="another call of fit"):
+            model.fit(X, y, verbose=0)
+    finally:
+        model._training.release()
+    model.fit(X, y, epochs=1, verbose=0)
+
+
+def resident() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmRSS")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    ("steps", "fits"), [(2_000, 40), pytest.param(10_000, 300, marks=pytest.mark.slow)]
+)  # fmt: skip
+def test_nothing_leaks(steps: int, fits: int) -> None:
+    model, X, y = small_model()
+
+    def several(count: int) -> None:
+        for _ in range(count):
+            model.fit(X, y, batch_size=30, epochs=1, verbose=0, threads=2, validation_data=(X, y))
+            model.predict(X[:7])
+
+    several(20)
+    model.fit(X, y, batch_size=4, epochs=5, verbose=0)
+    before = resident(), threading.active_count(), len(os.listdir("/proc/self/fd"))
+    model.fit(X, y, batch_size=4, epochs=steps // 100, verbose=0)
+    several(fits)
+    after = resident(), threading.active_count(), len(os.listdir("/proc/self/fd"))
+    assert after[0] - before[0] <= 4 * 2**20
+    assert after[1:] == before[1:]

@@ -1,0 +1,308 @@
+"""Tracing, fusion and planning, each on its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastnn
+from fastnn import engines, ops, steps
+from fastnn.errors import CaptureError, InputError, KindError
+from fastnn.losses import as_loss
+from fastnn.program import fuse as fusion
+from fastnn.program.plan import plan
+from fastnn.program.trace import B, Program, Rows, Symbol, Trace, concrete
+from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, KERNELS
+
+# --- symbols --------------------------------------------------------------------------------------------------------
+
+
+def symbol(shape: tuple[Any, ...] = (B, 3), dtype: str = "float32") -> Symbol:
+    return Trace(dtype).input("x", shape)
+
+
+def test_a_symbol_knows_shape_and_dtype_and_nothing_else() -> None:
+    x = symbol()
+    assert (x.shape, x.dtype, x.ndim) == ((B, 3), np.dtype("float32"), 2)
+    assert concrete(x.shape, 7) == (7, 3)
+    assert str(Rows(2)) == "2B"
+    assert (x @ symbol_like(x, (3, 2))).shape == (B, 2)
+
+
+def symbol_like(x: Symbol, shape: tuple[Any, ...]) -> Symbol:
+    return x.trace.input(f"y{len(x.trace.inputs)}", shape)
+
+
+@pytest.mark.parametrize(
+    ("use", "named"),
+    [
+        (lambda x: bool(x), "ops.where"),
+        (lambda x: float(x), "float"),
+        (lambda x: int(x), "int"),
+        (lambda x: np.asarray(x), "fastnn.ops"),
+        (lambda x: np.exp(x), ""),
+        (lambda x: np.sum(x), "ops.sum"),
+        (lambda x: np.concatenate([x, x]), "ops.concatenate"),
+        (lambda x: x == 0, "ops.equal"),
+        (lambda x: x != 0, "ops.not_equal"),
+        (lambda x: x[0], "ops.gather"),
+        (lambda x: list(x), "ops.gather"),
+        (lambda x: len(x), "shape"),
+        (lambda x: x + np.ones(3, "float32"), "mixed"),
+        (lambda x: np.ones(3, "float32") + x, "mixed"),
+        (lambda x: ops.add(np.ones(3, "float32"), x), "mixed"),
+    ],
+)
+def test_what_needs_values_raises_and_names_the_way(use: Any, named: str) -> None:
+    with pytest.raises((CaptureError, TypeError)) as caught:
+        use(symbol())
+    if named:
+        assert isinstance(caught.value, CaptureError)
+        assert named in str(caught.value)
+
+
+def test_operators_mean_the_vocabulary() -> None:
+    x = symbol()
+    for result in (x + 1, 1 + x, x - 1, 1 - x, x * 2, 2 * x, x / 2, 2 / x, x**2, -x, abs(x)):
+        assert isinstance(result, Symbol)
+        assert result.shape == (B, 3)
+    for result in (x < 1, x <= 1, x > 1, x >= 1):
+        assert result.dtype == np.dtype(bool)
+    kernels = {call.kernel for call in x.trace.calls}
+    assert {"add", "subtract", "multiply", "divide", "power", "negative", "abs", "less", "greater_equal"} <= kernels
+
+
+def test_two_recordings_cannot_be_mixed() -> None:
+    with pytest.raises(CaptureError, match="another recording"):
+        ops.add(symbol(), symbol())
+
+
+def test_reshape_keeps_the_rows() -> None:
+    x = symbol((B, 4, 6))
+    assert ops.reshape(x, (B, -1)).shape == (B, 24)
+    assert ops.reshape(x, (-1, 6)).shape == (Rows(4), 6)
+    assert ops.reshape(x, (2, -1)).shape == (2, Rows(12))
+    with pytest.raises(InputError, match="no place"):
+        ops.reshape(x, (B, -1, 7))
+    with pytest.raises(InputError, match="other elements"):
+        ops.reshape(x, (B, 23))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "says"),
+    [
+        (lambda: ops.dense(np.ones((2, 3), "f4"), np.ones((4, 2), "f4")), InputError, "expected 4, got 3"),
+        (lambda: ops.dense(np.ones(3, "f4"), np.ones((3, 2), "f4")), InputError, "two axes"),
+        (lambda: ops.dense(np.ones((2, 3), "f4"), np.ones((3, 2), "f8")), KindError, "one dtype"),
+        (lambda: ops.dense(np.ones((2, 3)), np.ones((3, 2)), np.ones(3)), InputError, r"\(2,\)"),
+        (lambda: ops.dense(np.ones((2, 3)), np.ones((3, 2)), None, "rleu"), InputError, "did you mean 'relu'"),
+        (lambda: ops.relu(np.ones(3, "f2")), KindError, "float16"),
+        (lambda: ops.relu(np.ones(3, int)), KindError, "int64"),
+        (lambda: ops.relu([1.0]), KindError, "list"),
+        (lambda: ops.add(1.0, 2.0), KindError, "numbers only"),
+        (lambda: ops.add(np.ones((2, 3)), np.ones((2, 2))), InputError, "do not fit"),
+        (lambda: ops.sum(np.ones((2, 3)), 2), InputError, "axis 2"),
+        (lambda: ops.sum(np.ones((2, 3)), (0, 0)), InputError, "twice"),
+        (lambda: ops.where(np.ones(3), np.ones(3), 0.0), KindError, "bool"),
+        (lambda: ops.softmax_cross_entropy(np.ones((2, 3)), np.array([0, 3])), InputError, "0 to 2"),
+        (lambda: ops.softmax_cross_entropy(np.ones((2, 3)), np.array([0, 1, 1])), InputError, "one class index a row"),
+        (lambda: ops.sigmoid_cross_entropy(np.ones((2, 3)), np.ones(2)), InputError, "targets of shape"),
+        (lambda: ops.dropout(np.ones((2, 3)), 1.0, (0, 0), 0), InputError, "rate"),
+        (lambda: ops.leaky_relu(np.ones(2), -1.0) if False else ops.activate(np.ones(2), "elu", -1.0), InputError, "alpha"),
+        (lambda: ops.gather(np.ones((2, 3)), np.array([2])), InputError, "0 to 1"),
+        (lambda: ops.slice(np.ones((2, 3)), 2, 4), InputError, "stop"),
+        (lambda: ops.concatenate([np.ones((2, 3)), np.ones((3, 3))], axis=1), InputError, "differ"),
+        (lambda: ops.one_hot(np.array([0, 5]), 3), InputError, "0 to 2"),
+        (lambda: ops.batch_norm(*[np.ones((1, 2))], *[np.ones(2)] * 4, training=True), InputError, "one row"),
+    ],
+)
+def test_bad_arguments_say_what_was_expected(wrong: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        wrong()
+
+
+# --- fusion ---------------------------------------------------------------------------------------------------------
+
+
+def kernels(program: Program) -> list[str]:
+    return [call.kernel for call in program.calls]
+
+
+def outputs_of(program: Program, rows: int, engine: str, **arrays: np.ndarray) -> dict[str, bytes]:
+    instance = engines.instantiate(program, rows, engine, 1)
+    copies = {name: arrays[name].copy() for name in program.inputs}
+    instance.bind(**copies)
+    instance.play()
+    found = {name: instance.output(name).tobytes() for name in program.outputs}
+    return found | {name: array.tobytes() for name, array in copies.items()}
+
+
+@pytest.mark.parametrize("rows", [1, 31, 33])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS_FROM_OUTPUT])
+def test_dense_fusions_keep_every_bit(activation: str | None, dtype: str, rows: int, rng: np.random.Generator) -> None:
+    """bias + activation forward, activation derivative into dX, bias gradient with dW."""
+    trace = Trace(dtype)
+    x, t = trace.input("x", (B, 7)), trace.input("t", (B, 3))
+    w, b, v, c = (trace.input(n, s) for n, s in (("w", (7, 33)), ("b", (33,)), ("v", (33, 3)), ("c", (3,))))
+    hidden = ops.dense(x, w, b, activation)
+    out = ops.dense(hidden, v, c)
+    cost = ops.mean(ops.squared_error(out, t))
+    from fastnn.program.differentiate import gradients
+
+    found = gradients(cost, [w, b, v, c])
+    plain = trace.program({"cost": cost, "out": out} | {f"d{i}": g for i, g in enumerate(found)})
+    plain = fusion.drop_unread(plain)
+    fused = fusion.fuse(plain)
+    shapes = {"x": (rows, 7), "t": (rows, 3), "w": (7, 33), "b": (33,), "v": (33, 3), "c": (3,)}
+    arrays = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    for engine in ("numpy", "cpu"):
+        assert outputs_of(plain, rows, engine, **arrays) == outputs_of(fused, rows, engine, **arrays)
+    assert "add" not in kernels(fused)
+    assert kernels(fused).count("dense") == 2
+    assert kernels(fused).count("dense_backward_weight") == 2
+    assert ("dense_backward_input" in kernels(fused)) == (activation is not None)
+    assert "squared_error_with_gradient" in kernels(fused)
+    assert len(fused.calls) < len(plain.calls)
+
+
+@pytest.mark.parametrize("name", fusion.LOSSES)
+def test_loss_fusion_keeps_every_bit(name: str, rng: np.random.Generator) -> None:
+    for weighted in (False, True):
+        trace = Trace("float32")
+        z, t, w = trace.input("z", (B, 5)), trace.input("t", (B, 5)), trace.input("w", (B,))
+        losses = getattr(ops, name)(z, t)
+        cost = ops.weighted_mean(losses, w) if weighted else ops.mean(losses)
+        from fastnn.program.differentiate import gradients
+
+        (dz,) = gradients(cost, [z])
+        plain = fusion.drop_unread(trace.program({"cost": cost, "dz": dz}))
+        fused = fusion.drop_unread(fusion.fuse_loss_gradient(plain))
+        assert f"{name}_with_gradient" in kernels(fused)
+        assert f"{name}_backward" not in kernels(fused)
+        arrays = {
+            "z": rng.standard_normal((33, 5)).astype("f4"),
+            "t": rng.dirichlet(np.ones(5), 33).astype("f4"),
+            "w": rng.random(33).astype("f4"),
+        }
+        for engine in ("numpy", "cpu"):
+            assert outputs_of(plain, 33, engine, **arrays) == outputs_of(fused, 33, engine, **arrays)
+
+
+def test_what_is_read_twice_is_not_fused_away(rng: np.random.Generator) -> None:
+    trace = Trace("float32")
+    x, w, b = trace.input("x", (B, 3)), trace.input("w", (3, 4)), trace.input("b", (4,))
+    z = ops.dense(x, w, b)
+    y = ops.relu(z)
+    program = fusion.fuse(trace.program({"z": z, "y": y}))
+    assert kernels(program) == ["dense", "relu"]
+    product = ops.matmul(x, w)
+    program = fusion.fuse(trace.program({"product": product, "sum": ops.add(product, b), "y": y}))
+    assert kernels(program) == ["dense", "matmul", "add"]
+
+
+def test_unread_calls_are_dropped_and_updates_are_kept() -> None:
+    trace = Trace("float32")
+    x = trace.input("x", (B, 3))
+    log = trace.input("log", (4, 4))
+    index = trace.input("index", (), "int64")
+    ops.exp(x)
+    total = ops.sum(x)
+    trace.record("record", (total, index, log), [], {"column": 0})
+    assert kernels(fusion.drop_unread(trace.program({}))) == ["sum", "record"]
+
+
+# --- planning -------------------------------------------------------------------------------------------------------
+
+
+def step(batch_norm: bool = True) -> Program:
+    layers: list[fastnn.Layer] = [fastnn.Dense(33, activation="tanh"), fastnn.Dense(17), fastnn.BatchNorm()] if batch_norm else []
+    model = fastnn.Sequential([*layers, fastnn.Activation("relu"), fastnn.Dropout(0.2), fastnn.Dense(3)], seed=0).build(7)
+    optimizer = fastnn.Adam(clip_norm=1.0)
+    data = steps.Data("float32", "int64", ())
+    metric = {"threshold": 0.5, "multilabel": False}
+    loss = as_loss("softmax_cross_entropy")
+    return steps.training(model.network, loss, data, metric, optimizer.kernel, optimizer.attributes(), True)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 31, 128])
+def test_arrays_that_live_together_do_not_overlap(rows: int) -> None:
+    program = step()
+    made = plan(program, rows)
+    lives: dict[Symbol, list[int]] = {}
+    given = {s.root for s in program.inputs.values()}
+    for index, call in enumerate((*made.once, *made.calls)):
+        for s in call.operands:
+            if s.root not in given:
+                lives.setdefault(s.root, []).append(index)
+    constants = {s.root for call in made.once for s in call.outputs}
+    assert set(lives) == set(made.offsets)
+    roots = list(lives)
+    for i, a in enumerate(roots):
+        for b in roots[:i]:
+            a_first, a_last = (0, 10**6) if a in constants else (lives[a][0], lives[a][-1])
+            b_first, b_last = (0, 10**6) if b in constants else (lives[b][0], lives[b][-1])
+            if a_last < b_first or b_last < a_first:
+                continue
+            a_start, b_start = made.offsets[a], made.offsets[b]
+            a_end, b_end = a_start + a.operand(rows).nbytes, b_start + b.operand(rows).nbytes
+            assert a_end <= b_start or b_end <= a_start or a_start == a_end or b_start == b_end
+    assert all(offset % 64 == 0 for offset in made.offsets.values())
+
+
+def test_memory_is_shared_by_arrays_that_do_not_live_together() -> None:
+    made = plan(step(), 1024)
+    total = sum(root.operand(1024).nbytes for root in made.offsets)
+    assert made.size < 0.7 * total
+
+
+def test_constants_are_made_once() -> None:
+    made = plan(step(), 32)
+    assert {call.kernel for call in made.once} == {"fill", "expand"}
+    assert not any(call.kernel == "fill" for call in made.calls)
+
+
+def test_a_program_prints_its_calls() -> None:
+    text = str(step())
+    assert "gather_rows(X, order, position, scale=1.0)" in text
+    assert "(B, 33) = dense(" in text
+    assert len(text.splitlines()) == len(step().calls)
+
+
+def test_explain_times_every_call() -> None:
+    model = fastnn.Sequential([fastnn.Dense(16, activation="relu"), fastnn.Dense(3)], seed=0).build(5)
+    before = model.weights
+    explanation = model.program(batch_size=32)
+    lines = explanation.lines()
+    assert [line.kernel for line in lines][:3] == ["gather_rows", "gather_rows", "dense+relu"]
+    assert all(line.seconds > 0 and line.limit > 0 for line in lines)
+    assert abs(sum(line.share for line in lines) - 1) < 1e-9
+    dense = next(line for line in lines if line.kernel == "dense+relu")
+    assert dense.operations == 2 * 32 * 5 * 16 + 2 * 32 * 16
+    assert dense.bytes == 4 * (32 * 5 + 5 * 16 + 16 + 32 * 16)
+    table = explanation.explain()
+    assert "whole step" in table
+    assert all(len(line) <= 80 for line in table.splitlines()[3:])
+    assert all(np.array_equal(before[name], value) for name, value in model.weights.items())
+
+
+def test_a_wrong_binding_is_refused() -> None:
+    program = steps.prediction(fastnn.Sequential([fastnn.Dense(3)], seed=0).build(5).network)
+    instance = engines.instantiate(program, 4)
+    for wrong in (np.zeros((3, 5), "f4"), np.zeros((4, 5), "f8"), np.zeros((5, 4), "f4").T):
+        with pytest.raises(InputError, match="'x'"):
+            instance.bind(x=wrong)
+    with pytest.raises(InputError, match="parameters"):
+        instance.play()
+
+
+def test_the_contract_counts() -> None:
+    from fastnn_kernels.contract import Operand
+
+    f4 = np.dtype("float32")
+    a, b, c = Operand((32, 784), f4), Operand((784, 128), f4), Operand((32, 128), f4)
+    assert KERNELS["matmul"].operations((a, b, c)) == 2 * 32 * 784 * 128
+    assert KERNELS["matmul"].traffic((a, b, c)) == 4 * (32 * 784 + 784 * 128 + 32 * 128)
+    assert KERNELS["matmul"].operations((Operand((784, 32), f4), b, Operand((32, 128), f4))) == 2 * 32 * 784 * 128

@@ -1,0 +1,219 @@
+"""Whole training runs against the NumPy definition and PyTorch: same weights, same order, every optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastnn
+
+OPTIMIZERS: dict[str, Any] = {
+    "sgd": fastnn.SGD(0.1),
+    "momentum": fastnn.SGD(0.05, momentum=0.9),
+    "nesterov": fastnn.SGD(0.05, momentum=0.9, nesterov=True),
+    "averaged momentum": fastnn.Momentum(0.3),
+    "rmsprop": fastnn.RMSprop(0.001),
+    "rmsprop, epsilon inside": fastnn.RMSprop(0.001, epsilon=1e-6, epsilon_inside=True),
+    "adam": fastnn.Adam(0.002),
+    "adamw": fastnn.AdamW(0.002, weight_decay=0.05),
+    "adam, clipped by norm": fastnn.Adam(0.002, clip_norm=0.5),
+    "sgd, clipped by value": fastnn.SGD(0.1, clip_value=0.01),
+}
+
+N, FEATURES, CLASSES, BATCH = 203, 13, 5, 31
+
+
+def examples(dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(4)
+    centres = rng.standard_normal((CLASSES, FEATURES))
+    y = rng.integers(0, CLASSES, N)
+    return (centres[y] + rng.standard_normal((N, FEATURES))).astype(dtype), y
+
+
+def order(epoch: int) -> np.ndarray:
+    return np.random.default_rng(100 + epoch).permutation(N)
+
+
+def network(dtype: str, norm: bool = False) -> fastnn.Sequential:
+    hidden = [fastnn.Dense(17), fastnn.BatchNorm(), fastnn.Activation("relu")] if norm else [fastnn.Dense(17, activation="tanh")]
+    return fastnn.Sequential([*hidden, fastnn.Dense(CLASSES)], seed=3, dtype=dtype)
+
+
+def trained(dtype: str, optimizer: Any, device: str, steps: int, norm: bool = False, **options: Any) -> fastnn.Sequential:
+    """A model after at least `steps` steps."""
+    X, y = examples(dtype)
+    model = network(dtype, norm)
+    per_epoch = -(-N // BATCH)
+    model.fit(
+        X, y, optimizer=optimizer, batch_size=BATCH, epochs=-(-steps // per_epoch), order=order, device=device, verbose=0,
+        **options,
+    )  # fmt: skip
+    return model
+
+
+def difference(a: fastnn.Sequential, b: dict[str, np.ndarray]) -> float:
+    """The worst relative Frobenius difference over tensors."""
+    return max(float(np.linalg.norm(v - b[k]) / max(np.linalg.norm(b[k]), 1e-30)) for k, v in a.weights.items())
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_100_steps_in_float32_follow_the_definition(name: str, norm: bool) -> None:
+    options = {"l2": 1e-3, "l1": 1e-4}
+    ours = trained("float32", OPTIMIZERS[name], "cpu", 100, norm, **options)
+    theirs = trained("float32", OPTIMIZERS[name], "numpy", 100, norm, **options)
+    assert difference(ours, theirs.weights) < 5e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_3000_steps_in_float64_follow_the_definition(name: str) -> None:
+    ours = trained("float64", OPTIMIZERS[name], "cpu", 3000)
+    theirs = trained("float64", OPTIMIZERS[name], "numpy", 3000)
+    assert difference(ours, theirs.weights) < 1e-12
+
+
+@pytest.mark.parametrize("steps", [100, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("name", [n for n in OPTIMIZERS if n != "rmsprop, epsilon inside"])
+def test_steps_follow_pytorch(name: str, norm: bool, steps: int) -> None:
+    """float32 over 100 steps, float64 over 3,000. PyTorch has no RMSprop with epsilon inside the root."""
+    torch = pytest.importorskip("torch")
+    dtype = "float32" if steps == 100 else "float64"
+    model = network(dtype, norm).build(FEATURES)
+    start = model.weights
+    layers: list[Any] = [torch.nn.Linear(FEATURES, 17, bias=not norm)]
+    layers += [torch.nn.BatchNorm1d(17), torch.nn.ReLU()] if norm else [torch.nn.Tanh()]
+    layers += [torch.nn.Linear(17, CLASSES)]
+    twin = torch.nn.Sequential(*layers).to(getattr(torch, dtype))
+    pairs = torch_parameters(twin, norm)
+    with torch.no_grad():
+        for key, parameter in pairs.items():
+            parameter.copy_(torch.from_numpy(start[key].T.copy() if key.endswith("weight") else start[key]))
+    optimizer = torch_optimizer(torch, name, pairs)
+    X, y = examples(dtype)
+    Xt, yt = torch.from_numpy(X), torch.from_numpy(y)
+    per_epoch = -(-N // BATCH)
+    l2 = 0.0 if "adamw" in name else 1e-3
+    for epoch in range(-(-steps // per_epoch)):
+        visit = order(epoch)
+        for first in range(0, N, BATCH):
+            index = torch.from_numpy(visit[first : first + BATCH].copy())
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(twin(Xt[index]), yt[index]).backward()
+            if name.endswith("by norm"):
+                torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
+            if name.endswith("by value"):
+                torch.nn.utils.clip_grad_value_(twin.parameters(), 0.01)
+            for key, parameter in pairs.items():
+                if key.endswith("weight"):
+                    parameter.grad.add_(parameter.detach(), alpha=l2)
+            optimizer.step()
+    model.fit(
+        X, y, optimizer=OPTIMIZERS[name], batch_size=BATCH, epochs=-(-steps // per_epoch), order=order, verbose=0, l2=l2
+    )  # fmt: skip
+    expected = {k: (p.detach().numpy().T if k.endswith("weight") else p.detach().numpy()) for k, p in pairs.items()}
+    if norm:
+        expected |= {"1.running_mean": twin[1].running_mean.numpy(), "1.running_variance": twin[1].running_var.numpy()}
+    assert set(expected) == set(model.weights)
+    assert difference(model, expected) < (5e-6 if dtype == "float32" else 1e-12)
+
+
+def torch_parameters(twin: Any, norm: bool) -> dict[str, Any]:
+    if norm:
+        return {
+            "0.weight": twin[0].weight, "1.gamma": twin[1].weight, "1.beta": twin[1].bias,
+            "3.weight": twin[3].weight, "3.bias": twin[3].bias,
+        }  # fmt: skip
+    return {"0.weight": twin[0].weight, "0.bias": twin[0].bias, "1.weight": twin[2].weight, "1.bias": twin[2].bias}
+
+
+def torch_optimizer(torch: Any, name: str, pairs: dict[str, Any]) -> Any:
+    weights = [p for k, p in pairs.items() if k.endswith("weight")]
+    others = [p for k, p in pairs.items() if not k.endswith("weight")]
+    both = [*weights, *others]
+    make: dict[str, Callable[[], Any]] = {
+        "sgd": lambda: torch.optim.SGD(both, lr=0.1),
+        "momentum": lambda: torch.optim.SGD(both, lr=0.05, momentum=0.9),
+        "nesterov": lambda: torch.optim.SGD(both, lr=0.05, momentum=0.9, nesterov=True),
+        # v = beta v + (1 - beta) g with rate 0.3 is the classical form with rate 0.03
+        "averaged momentum": lambda: torch.optim.SGD(both, lr=0.3 * (1 - 0.9), momentum=0.9),
+        "rmsprop": lambda: torch.optim.RMSprop(both, lr=0.001, alpha=0.9, eps=1e-8),
+        "adam": lambda: torch.optim.Adam(both, lr=0.002),
+        "adamw": lambda: torch.optim.AdamW(
+            [{"params": weights, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=0.002
+        ),
+        "adam, clipped by norm": lambda: torch.optim.Adam(both, lr=0.002),
+        "sgd, clipped by value": lambda: torch.optim.SGD(both, lr=0.1),
+    }
+    return make[name]()
+
+
+def test_the_first_loss_and_gradient_are_those_of_jax() -> None:
+    jax = pytest.importorskip("jax")
+    X, y = examples("float32")
+    model = network("float32").build(FEATURES)
+    w = model.weights
+
+    def cost(p: dict[str, Any]) -> Any:
+        hidden = jax.numpy.tanh(X @ p["0.weight"] + p["0.bias"])
+        logits = jax.nn.log_softmax(hidden @ p["1.weight"] + p["1.bias"])
+        return -jax.numpy.take_along_axis(logits, y[:, None], 1).mean()
+
+    expected, gradient = jax.value_and_grad(cost)({k: jax.numpy.asarray(v) for k, v in w.items()})
+    history = model.fit(X, y, optimizer=fastnn.SGD(1.0), batch_size=N, epochs=1, verbose=0)
+    assert abs(history["loss"][0] - float(expected)) < 1e-6
+    for name, value in model.weights.items():
+        np.testing.assert_allclose(w[name] - value, np.asarray(gradient[name]), atol=2e-6)
+
+
+@pytest.mark.parametrize("device", ["cpu", "numpy"])
+def test_a_smaller_last_mini_batch_and_a_table_of_rates(device: str) -> None:
+    """Plain gradient descent by hand, in float64."""
+    rng = np.random.default_rng(0)
+    X, t = rng.standard_normal((7, 3)), rng.standard_normal((7, 2))
+    model = fastnn.Sequential([fastnn.Dense(2, bias_init="normal")], seed=0, dtype="float64").build(3)
+    w, b = model.weights["0.weight"], model.weights["0.bias"]
+    rates = {0: 0.1, 2: 0.05}
+    history = model.fit(
+        X, t, loss="quadratic", optimizer=fastnn.SGD(fastnn.schedules.Table(rates)), batch_size=3, epochs=4,
+        order=lambda epoch: np.arange(7), l2=0.01, device=device, verbose=0,
+    )  # fmt: skip
+    for epoch in range(4):
+        rate = 0.1 if epoch < 2 else 0.05
+        losses, penalties = [], []
+        for first in (0, 3, 6):
+            x, target = X[first : first + 3], t[first : first + 3]
+            error = x @ w + b - target
+            losses.append(0.5 * (error**2).sum())
+            penalties.append(0.5 * 0.01 * (w**2).sum() * len(x))
+            w, b = w - rate * (x.T @ error / len(x) + 0.01 * w), b - rate * error.mean(0)
+        assert abs(history["loss"][epoch] - sum(losses) / 7) < 1e-14
+        assert abs(history["penalty"][epoch] - sum(penalties) / 7) < 1e-14
+    np.testing.assert_allclose(model.weights["0.weight"], w, atol=1e-14)
+    np.testing.assert_allclose(model.weights["0.bias"], b, atol=1e-14)
+
+
+def test_weights_of_examples(rng: np.random.Generator) -> None:
+    """sum(w l) / sum(w): whole weights are repetitions, weight 0 is absence."""
+    X, y = examples("float64")
+    repeats = rng.integers(0, 4, N)
+    repeated = np.repeat(np.arange(N), repeats)
+    a, b = network("float64").build(FEATURES), network("float64").build(FEATURES)
+    options: dict[str, Any] = {"optimizer": fastnn.SGD(0.5), "epochs": 3, "verbose": 0}
+    one = a.fit(X, y, sample_weight=repeats, batch_size=N, **options)
+    two = b.fit(X[repeated], y[repeated], batch_size=len(repeated), **options)
+    assert difference(a, b.weights) < 1e-13
+    assert np.allclose(one["loss"], two["loss"], rtol=1e-13)
+    assert np.allclose(one["accuracy"], two["accuracy"], rtol=1e-13)
+    c, d = network("float64").build(FEATURES), network("float64").build(FEATURES)
+    c.fit(X, y, class_weight={0: 3.0, 2: 0.0}, batch_size=20, **options)
+    table = np.array([3.0, 1.0, 0.0, 1.0, 1.0])
+    d.fit(X, y, sample_weight=table[y], batch_size=20, **options)
+    assert difference(c, d.weights) == 0.0
+    assert a.evaluate(X, y, sample_weight=repeats)["accuracy"] == pytest.approx(
+        b.evaluate(X[repeated], y[repeated])["accuracy"], rel=1e-12
+    )

@@ -1,0 +1,272 @@
+"""Update kernels: against the definition, bit for bit in the same dtype, and against torch.optim over ten steps."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from laws import FLOATS, check_definition, check_kernel
+
+import fastnn_kernels.cpu as cpu_set
+import fastnn_kernels.numpy as numpy_set
+from fastnn_kernels.contract import KERNELS, SUM_BLOCK, UPDATES
+
+ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "sgd": {},
+    "momentum": {"beta": 0.9},
+    "nesterov": {"beta": 0.9},
+    "averaged_momentum": {"beta": 0.9},
+    "rmsprop": {"beta": 0.95, "epsilon": 1e-3, "epsilon_inside": False},
+    "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-4},
+}
+NO_CLIPPING = {"clip_value": 0.0, "clip_norm": 0.0}
+SIZES = (0, 1, 7, 31, 33, 127, 1009)
+
+
+def cut(size: int, segments: int) -> np.ndarray:
+    """Starts of `segments` segments, some of them empty."""
+    return np.sort(np.r_[0, np.arange(1, segments) * 37 % (size + 1), size]).astype(np.int64)
+
+
+def operands(name: str, size: int, dtype: str, *, segments: int = 5, penalised: bool = True) -> list[np.ndarray]:
+    random = np.random.default_rng(size)
+    gradient = random.normal(size=size).astype(dtype)
+    scalars = random.uniform(0.01, 1.5, (4, 3)).astype(dtype)
+    penalties = np.zeros((segments, 3), dtype)
+    if penalised:
+        penalties[1::2] = [[0.1 * (k + 1), 0.01, 0.2] for k in range(len(penalties[1::2]))]
+        penalties[2:3] = [0.0, 0.0, 0.3]
+    parameters = random.normal(size=size).astype(dtype)
+    parameters[::5] = 0  # where the sign is 0
+    states = [random.uniform(0.1, 1, size).astype(dtype) for _ in UPDATES[name]]
+    return [gradient, np.array(1.7, dtype), scalars, np.array(2), cut(size, segments), penalties, parameters, *states]
+
+
+def run_both(name: str, arrays: list[np.ndarray], **attributes: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    ours, definition = [a.copy() for a in arrays], [a.copy() for a in arrays]
+    cpu_set.run(name, ours, attributes)
+    getattr(numpy_set, name)(*definition, **attributes)
+    return ours, definition
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize("size", SIZES)
+def test_update(name: str, size: int, dtype: str) -> None:
+    arrays = operands(name, size, dtype)
+    check_kernel(name, arrays, [], tolerance=16, **NO_CLIPPING, **ATTRIBUTES[name])
+    check_kernel(name, arrays, [], tolerance=16, clip_value=0.7, clip_norm=1.1, **ATTRIBUTES[name])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize("clipping", [{}, {"clip_value": 0.7}, {"clip_norm": 1.1}, {"clip_norm": 2.0}])
+def test_same_bits_as_the_definition(name: str, dtype: str, clipping: dict[str, float]) -> None:
+    ours, definition = run_both(name, operands(name, 1009, dtype), **{**NO_CLIPPING, **clipping, **ATTRIBUTES[name]})
+    for operand, a, b in zip(KERNELS[name].operands, ours, definition, strict=True):
+        assert a.tobytes() == b.tobytes(), operand
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_numbers_are_rounded_once(dtype: str) -> None:
+    """1 - beta2 in float32 arithmetic would be off by 5 units in the fourth digit."""
+    arrays = operands("adam", 3, dtype, segments=1, penalised=False)
+    arrays[0][:], arrays[8][:] = 1, 0
+    attributes = {**NO_CLIPPING, "beta1": 0.9, "beta2": 0.9999, "epsilon": 1e-8}
+    for outcome in run_both("adam", arrays, **attributes):
+        assert outcome[8].tolist() == [np.dtype(dtype).type(1 - 0.9999)] * 3
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_rmsprop_epsilon_inside(dtype: str) -> None:
+    attributes = {**ATTRIBUTES["rmsprop"], "epsilon_inside": True}
+    check_kernel("rmsprop", operands("rmsprop", 127, dtype), [], tolerance=16, **NO_CLIPPING, **attributes)
+    # By hand: s = 0.5 * 2 + 0.5 * 4 = 3, epsilon 1; w = 1 - 2 * 2 / sqrt(4) = -1, and outside 1 - 4 / (sqrt(3) + 1).
+    one = np.ones(1, dtype)
+    arrays = [2 * one, one[0], np.full((1, 3), 2, dtype), np.array(0), np.array([0, 1]), np.zeros((1, 3), dtype), one, 2 * one]
+    for inside, expected in ((True, -1.0), (False, 1 - 4 / (math.sqrt(3) + 1))):
+        attributes = {"beta": 0.5, "epsilon": 1.0, "epsilon_inside": inside}
+        for outcome in run_both("rmsprop", arrays, **NO_CLIPPING, **attributes):
+            np.testing.assert_allclose(outcome[6], expected, rtol=1e-6)
+            assert outcome[7] == 3
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", UPDATES)
+def test_not_a_number_is_not_hidden(name: str, dtype: str) -> None:
+    """Neither clipping nor penalties turn NaN into a number, and only its own element gets it."""
+    for attributes in (NO_CLIPPING, {"clip_value": 0.5, "clip_norm": 0.0}):
+        for penalised in (False, True):
+            arrays = operands(name, 33, dtype, segments=2, penalised=penalised)
+            arrays[0][[3, 30]] = np.nan
+            for outcome in run_both(name, arrays, **attributes, **ATTRIBUTES[name]):
+                assert np.flatnonzero(np.isnan(outcome[6])).tolist() == [3, 30]
+    arrays = operands(name, 33, dtype)
+    arrays[1][...] = np.nan
+    for outcome in run_both(name, arrays, clip_value=0.0, clip_norm=1.0, **ATTRIBUTES[name]):
+        assert np.isnan(outcome[6]).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", UPDATES)
+def test_gradient_of_norm_zero_with_clipping(name: str, dtype: str) -> None:
+    arrays = operands(name, 33, dtype, penalised=False)
+    arrays[0][:], arrays[1][...] = 0, 0
+    for outcome in run_both(name, arrays, clip_value=0.0, clip_norm=1.0, **ATTRIBUTES[name]):
+        assert np.isfinite(outcome[6]).all()
+
+
+def test_a_real_arena_with_many_parts() -> None:
+    """More parts than two cores, segments of all lengths, equal neighbours among them."""
+    arrays = operands("adam", 20011, "float32", segments=40)
+    arrays[5][10:20] = arrays[5][10]
+    check_kernel("adam", arrays, [], tolerance=16, parts=(1, 5, 64), **NO_CLIPPING, **ATTRIBUTES["adam"])
+
+
+# The outside oracle: ten steps of torch.optim, with every state.
+
+WEIGHT_DECAY = 0.1
+
+
+def torch_optimizers(torch: Any) -> dict[str, tuple[str, dict[str, Any], Any, dict[str, str], float]]:
+    """Case: kernel, attributes, how torch makes it, torch's name of each state, and whether decay is decoupled."""
+    adam = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-6}
+    rmsprop = {"beta": 0.95, "epsilon": 1e-6, "epsilon_inside": False}
+    optim = torch.optim
+    return {
+        "sgd": ("sgd", {}, lambda w, r: optim.SGD([w], r), {}, 0),
+        "momentum": ("momentum", {"beta": 0.9}, lambda w, r: optim.SGD([w], r, momentum=0.9), {"velocity": "momentum_buffer"}, 0),
+        "nesterov": (
+            "nesterov", {"beta": 0.9}, lambda w, r: optim.SGD([w], r, momentum=0.9, nesterov=True),
+            {"velocity": "momentum_buffer"}, 0,
+        ),
+        "l2": ("sgd", {}, lambda w, r: optim.SGD([w], r, weight_decay=WEIGHT_DECAY), {}, 1),
+        "rmsprop": (
+            "rmsprop", rmsprop, lambda w, r: optim.RMSprop([w], r, alpha=0.95, eps=1e-6), {"square": "square_avg"}, 0,
+        ),
+        "adam": (
+            "adam", adam, lambda w, r: optim.Adam([w], r, betas=(0.9, 0.99), eps=1e-6),
+            {"mean": "exp_avg", "square": "exp_avg_sq"}, 0,
+        ),
+        "adamw": (
+            "adam", adam, lambda w, r: optim.AdamW([w], r, betas=(0.9, 0.99), eps=1e-6, weight_decay=WEIGHT_DECAY),
+            {"mean": "exp_avg", "square": "exp_avg_sq"}, 2,
+        ),
+    }  # fmt: skip
+
+
+CASES = ("sgd", "momentum", "nesterov", "l2", "rmsprop", "adam", "adamw")
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("clip_value", [0.0, 0.5])
+def test_ten_steps_of_torch(case: str, dtype: str, clip_value: float) -> None:
+    torch = pytest.importorskip("torch")
+    name, attributes, make, states, decayed = torch_optimizers(torch)[case]
+    random = np.random.default_rng(5)
+    start = random.normal(size=101).astype(dtype)
+    gradients = random.normal(size=(10, 101)).astype(dtype)
+    rate = 0.05
+    beta1, beta2 = attributes.get("beta1", 0), attributes.get("beta2", 0)
+    scalars = np.array([[rate, 1 / (1 - beta1**t), 1 / (1 - beta2**t)] for t in range(1, 11)]).astype(dtype)
+    penalties = np.array([[WEIGHT_DECAY * (decayed == 1), 0, WEIGHT_DECAY * (decayed == 2)]], dtype)
+    numbers = {"clip_value": clip_value, "clip_norm": 0.0, **attributes}
+
+    weights = torch.nn.Parameter(torch.from_numpy(start.copy()))
+    optimizer = make(weights, rate)
+    ours: list[list[np.ndarray]] = [[start.copy(), *(np.zeros_like(start) for _ in UPDATES[name])] for _ in range(2)]
+    for step, gradient in enumerate(gradients):
+        weights.grad = torch.from_numpy(gradient.copy())
+        if clip_value:
+            torch.nn.utils.clip_grad_value_([weights], clip_value)
+        optimizer.step()
+        read = [gradient, np.zeros((), dtype), scalars, np.array(step), np.array([0, 101]), penalties]
+        cpu_set.run(name, [*(a.copy() for a in read), *ours[0]], numbers)
+        getattr(numpy_set, name)(*read, *ours[1], **numbers)
+        expected = [weights.detach().numpy(), *(optimizer.state[weights][states[slot]].numpy() for slot in UPDATES[name])]
+        for which in ours:
+            for got, wanted in zip(which, expected, strict=True):
+                np.testing.assert_allclose(got, wanted, rtol=3e-5 if dtype == "float32" else 1e-12, atol=1e-6 if dtype == "float32" else 1e-14)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_averaged_momentum_is_momentum_rescaled(dtype: str) -> None:
+    """From a velocity of zero, averaging divides velocities by 1 / (1 - beta): momentum at rate * (1 - beta) in torch."""
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(6)
+    start, gradients, beta, rate = random.normal(size=53), random.normal(size=(10, 53)), 0.8, 0.1
+    weights = torch.nn.Parameter(torch.from_numpy(start.copy()))
+    optimizer = torch.optim.SGD([weights], rate * (1 - beta), momentum=beta)
+    ours = [start.astype(dtype), np.zeros(53, dtype)]
+    scalars = np.array([[rate, 1, 1]], dtype)
+    for gradient in gradients:
+        weights.grad = torch.from_numpy(gradient.copy())
+        optimizer.step()
+        read = [gradient.astype(dtype), np.zeros((), dtype), scalars, np.array(0), np.array([0, 53]), np.zeros((1, 3), dtype)]
+        cpu_set.run("averaged_momentum", [*read, *ours], {**NO_CLIPPING, "beta": beta})
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    np.testing.assert_allclose(ours[0], weights.detach().numpy(), rtol=tolerance, atol=tolerance)
+    velocity = optimizer.state[weights]["momentum_buffer"].numpy() * (1 - beta)
+    np.testing.assert_allclose(ours[1], velocity, rtol=tolerance, atol=tolerance)
+
+
+def test_clipping_by_norm_is_that_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+    gradient = np.random.default_rng(7).normal(size=97)
+    for limit in (0.5, 100.0):
+        weights = torch.nn.Parameter(torch.zeros(97, dtype=torch.float64))
+        weights.grad = torch.from_numpy(gradient.copy())
+        norm = torch.nn.utils.clip_grad_norm_([weights], limit)
+        arrays = [gradient, np.array(norm), np.array([[1.0, 1, 1]]), np.array(0), np.array([0, 97]), np.zeros((1, 3)), np.zeros(97)]
+        for outcome in run_both("sgd", arrays, clip_value=0.0, clip_norm=limit):
+            np.testing.assert_allclose(-outcome[6], weights.grad.numpy(), rtol=1e-5)  # torch adds 1e-6 to the norm
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_l1_is_the_gradient_of_its_penalty(dtype: str) -> None:
+    """An update of rate 1 from a zero gradient moves by the derivative of block_penalty's l2/2 w^2 + l1 |w|."""
+    w = np.array([-2.0, -0.5, 0.0, 0.5, 2.0], dtype)
+    penalties = np.array([[0.25, 0.125, 0.0]], dtype)
+    arrays = [np.zeros(5, dtype), np.zeros((), dtype), np.ones((1, 3), dtype), np.array(0), np.array([0, 5]), penalties, w]
+    for outcome in run_both("sgd", arrays, **NO_CLIPPING):
+        np.testing.assert_array_equal(outcome[6], w - (0.25 * w + 0.125 * np.sign(w)))
+
+
+BLOCKS = (0, 1, 31, 33, 1009, SUM_BLOCK - 1, SUM_BLOCK, SUM_BLOCK + 1, 3 * SUM_BLOCK + 127)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("size", BLOCKS)
+def test_block_sum_squares(size: int, dtype: str) -> None:
+    x = np.random.default_rng(size).normal(size=size).astype(dtype)
+    blocks = -(-size // SUM_BLOCK)
+    for clip_value in (0.0, 0.5):
+        (partial,) = check_kernel("block_sum_squares", [x], [((blocks,), dtype)], tolerance=8, clip_value=clip_value)
+        clipped = np.clip(x, -0.5, 0.5) if clip_value else x
+        exact = [math.fsum(float(v) ** 2 for v in clipped[k * SUM_BLOCK : (k + 1) * SUM_BLOCK]) for k in range(blocks)]
+        check_definition("block_sum_squares", [x], {"partial": np.array(exact, dtype)}, 16, clip_value=clip_value)
+        np.testing.assert_allclose(partial, exact, rtol=2e-6 if dtype == "float32" else 1e-14)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("size", BLOCKS)
+def test_block_penalty(size: int, dtype: str) -> None:
+    w = np.random.default_rng(size).normal(size=size).astype(dtype)
+    starts = cut(size, 4)
+    penalties = np.array([[0.1, 0, 0.5], [0, 0, 0], [0, 0.2, 0], [0.3, 0.4, 0]], dtype)
+    check_kernel("block_penalty", [w, starts, penalties], [((-(-size // SUM_BLOCK),), dtype)], tolerance=8)
+    per_element = np.repeat(penalties, np.diff(starts), axis=0).astype(np.float64)
+    terms = per_element[:, 0] / 2 * w.astype(np.float64) ** 2 + per_element[:, 1] * np.abs(w)
+    exact = [math.fsum(terms[k : k + SUM_BLOCK]) for k in range(0, size, SUM_BLOCK)]
+    check_definition("block_penalty", [w, starts, penalties], {"partial": np.array(exact, dtype)}, 16)
+
+
+def test_sums_do_not_hide_infinity() -> None:
+    x = np.ones(SUM_BLOCK + 5, np.float32)
+    x[3], x[SUM_BLOCK + 2] = np.inf, np.nan
+    (partial,) = check_kernel("block_sum_squares", [x], [((2,), "float32")], tolerance=8, clip_value=0.0)
+    assert partial[0] == np.inf
+    assert np.isnan(partial[1])
