@@ -111,9 +111,9 @@ class Instance:
             self._ready = True
         self._calls.play(repeats)
 
-    def play_call(self, index: int, repeats: int = 1) -> None:
-        """Run one call of the plan on its own (`explain` times it, a failing step is searched with it)."""
-        self._calls.play(repeats, index, 1)
+    def play_calls(self, first: int, count: int, repeats: int = 1) -> None:
+        """Run some calls of the plan on their own (`explain` times them, a failing step is searched with them)."""
+        self._calls.play(repeats, first, count)
 
     def output(self, name: str) -> np.ndarray:
         """A view of the result `name`."""

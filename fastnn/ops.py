@@ -271,7 +271,8 @@ def activate(x: Array, activation: str, alpha: float | None = None) -> Array:
 
 
 def _unary(name: str, x: Array, **attributes: Any) -> Array:
-    return _apply(name, (x,), [(tuple(x.shape), _floats(name, x))], attributes)
+    dtype = _floats(name, x)
+    return _apply(name, (x,), [(tuple(x.shape), dtype)], attributes)
 
 
 def identity(x: Array) -> Array:
@@ -346,12 +347,14 @@ def _rows(name: str, x: Array) -> np.dtype[Any]:
 
 def softmax(x: Array) -> Array:
     """y_j = exp(x_j) / sum_k exp(x_k) over the last axis, with the largest x taken off first."""
-    return _apply("softmax", (x,), [(tuple(x.shape), _rows("softmax", x))])
+    dtype = _rows("softmax", x)
+    return _apply("softmax", (x,), [(tuple(x.shape), dtype)])
 
 
 def log_softmax(x: Array) -> Array:
     """y_j = x_j - log sum_k exp(x_k) over the last axis, with the largest x taken off first."""
-    return _apply("log_softmax", (x,), [(tuple(x.shape), _rows("log_softmax", x))])
+    dtype = _rows("log_softmax", x)
+    return _apply("log_softmax", (x,), [(tuple(x.shape), dtype)])
 
 
 @backward("softmax", "log_softmax")

@@ -229,7 +229,7 @@ class _Run:
         self.storage = _step_storage(self.network, optimizer, l2, l1)
         self.schedule = as_schedule(optimizer.learning_rate)
         self.order_buffer = np.zeros(0, np.int64)
-        self._chunk = 8
+        self._chunk = min(8, LOG_ROWS)
         self._borrowed: dict[int, Any] = {}
 
     def train(self, callbacks: Sequence[Callback]) -> History:
@@ -362,7 +362,7 @@ class _Run:
         """Play the step call by call; the first result that is not finite."""
         self._prepare(1, position)
         for index, call in enumerate(instance.computing()):
-            instance.play_call(index)
+            instance.play_calls(index, 1)
             for symbol in (*call.updated, *call.outputs):
                 if symbol.dtype.kind == "f" and not np.isfinite(instance.array(symbol)).all():
                     return f"{symbol.name or 'the result'} of {call.kernel}"

@@ -44,8 +44,8 @@ def test_training_on_the_digits_reaches_97_percent() -> None:
     result = run("train", "digits")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0] == "data      digits: 1,293 training, 144 validation, 360 test examples; 8 x 8"
-    assert lines[1] == "          features, 10 classes"
+    assert lines[0] == "data      digits: 1,293 training, 144 validation, 360 test examples"
+    assert lines[1] == "          8 x 8 features, 10 classes"
     assert "network   64 -> 128 relu -> 10; 9,610 parameters" in lines
     assert any(text.startswith("device    ") for text in lines)
     table = lines[next(i for i, text in enumerate(lines) if text.startswith("epoch")) :]
@@ -77,7 +77,7 @@ def test_the_same_seed_prints_the_same(clouds: Path) -> None:
         "--hidden 5,3 --activation tanh --batch-norm --dropout 0.1 --optimizer sgd --rate 0.05 --momentum 0.5",
         "--hidden 8 --loss quadratic --activation sigmoid --optimizer nesterov --learning-rate 0.3",
         "--hidden 8 --loss sigmoid_cross_entropy --optimizer momentum --l2 0.01 --l1 0.001 --validation 0",
-        "--hidden 8 --loss mean_squared_error --optimizer rmsprop --dtype float64 --validation 0.5 --threads 1",
+        "--hidden 8 --loss mean_squared_error --optimizer rmsprop --rate 0.05 --dtype float64 --validation 0.5 --threads 1",
         "--hidden 8 --optimizer adamw --rate 0.01 --device cpu --seed 18446744073709551615",
     ],
 )
@@ -90,7 +90,7 @@ def test_every_option_trains(clouds: Path, options: str) -> None:
 def test_targets_are_fitted(clouds: Path) -> None:
     result = run("train", clouds / "targets.npz", "--hidden", "none", "--rate", 0.05, "--epochs", 60)
     assert result.exit_code == 0, result.output
-    assert "2 features, 1 targets" in result.stdout
+    assert "2 features, 1 target\n" in result.stdout
     assert "mean_squared_error" in result.stdout
     assert float(result.stdout.splitlines()[-1].removeprefix("test R^2: ")) > 0.99
 

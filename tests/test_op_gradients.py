@@ -173,7 +173,7 @@ def test_eager_equals_recorded_equals_fused(name: str, dtype: str) -> None:
 
 def test_every_kernel_of_the_vocabulary_has_a_backward_rule() -> None:
     no_gradient = {
-        "record", "advance", "count_nonfinite", "block_penalty", "block_sum_squares", "scatter_add", "shuffle",
+        "record", "advance", "count_nonfinite", "block_penalty", "block_sum_squares", "scatter_add",
         "sgd", "momentum", "nesterov", "averaged_momentum", "rmsprop", "adam", "dense", "dense_backward_input",
         "dense_backward_weight",
     }  # fmt: skip

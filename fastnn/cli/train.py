@@ -84,7 +84,8 @@ def train(
     network = replace(network, batch_size=min(network.batch_size, len(X)))
     model = network.build_model(dataset.outputs, loss, dataset.scale).build(dataset.features)
     if not quiet:
-        line("data", _describe_data(dataset, len(X), 0 if held_back is None else len(held_back[0])))
+        line("data", _describe_examples(dataset, len(X), 0 if held_back is None else len(held_back[0])))
+        line("", _describe_shape(dataset))
         shape = network.describe(dataset.features, dataset.outputs, loss)
         line("network", f"{shape}; {model.parameter_count:,} parameters")
         line("training", f"{network.describe_training(loss)}, {epochs} epoch{'s' * (epochs > 1)}")
@@ -134,13 +135,18 @@ def _split(dataset: Dataset, share: float, seed: int) -> tuple[np.ndarray, np.nd
     return X[kept], y[kept], (X[held], y[held])
 
 
-def _describe_data(dataset: Dataset, training: int, validation: int) -> str:
+def _describe_examples(dataset: Dataset, training: int, validation: int) -> str:
     counts = [f"{training:,} training"]
     counts += [f"{validation:,} validation"] if validation else []
     counts += [f"{len(dataset.X_test):,} test"] if dataset.X_test is not None else []
-    shape = " x ".join(map(str, dataset.shape))
-    what = f"{dataset.classes} classes" if dataset.classes is not None else f"{dataset.outputs} targets"
-    return f"{dataset.name}: {', '.join(counts)} examples; {shape} features, {what}"
+    return f"{dataset.name}: {', '.join(counts)} examples"
+
+
+def _describe_shape(dataset: Dataset) -> str:
+    features = " x ".join(map(str, dataset.shape)) + " feature" + "s" * (dataset.features != 1)
+    if dataset.classes is not None:
+        return f"{features}, {dataset.classes} class{'es' * (dataset.classes != 1)}"
+    return f"{features}, {dataset.outputs} target{'s' * (dataset.outputs != 1)}"
 
 
 class Table(Progress):

@@ -27,7 +27,7 @@ from numba.extending import intrinsic
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import TYPES, compile_function
-from fastnn_kernels.cpu.processor import lanes, level
+from fastnn_kernels.cpu.processor import lanes, level, registers
 
 I64 = ir.IntType(64)
 I32 = ir.IntType(32)
@@ -35,8 +35,6 @@ BYTES = ir.IntType(8).as_pointer()
 
 MOST_ROWS = {"avx512": 14, "avx2": 6, "generic": 4}[level()]
 """Rows of the tallest tile."""
-ACCUMULATORS = {"avx512": 28, "avx2": 12, "generic": 8}[level()]
-"""Registers that a tile of C may take; the rest hold B, a broadcast element of A and a mask."""
 WIDEST = 8
 """Vectors of the widest tile: few rows take wide tiles, which read B in longer runs."""
 MASK_IS_FREE = level() == "avx512"
@@ -44,9 +42,12 @@ MASK_IS_FREE = level() == "avx512"
 
 
 def widest(rows: int) -> int:
-    """Vectors of the widest tile with so many rows: a power of two."""
+    """Vectors of the widest tile with so many rows: a power of two.
+
+    All of the tile, one row of B and one element of A must fit into the registers; a lone row takes B from memory.
+    """
     vectors = WIDEST
-    while vectors * rows > ACCUMULATORS and vectors > 1:
+    while rows > 1 and vectors * (rows + 1) + 1 > registers():
         vectors //= 2
     return vectors
 
@@ -383,7 +384,7 @@ def _core(float_type: Any) -> Any:
     size = float_type.bitwidth // 8
     lane = lanes(float_type)
     vector = lane * size
-    most_rows, accumulators, most_vectors = MOST_ROWS, ACCUMULATORS, WIDEST
+    most_rows, most_vectors, register_count = MOST_ROWS, WIDEST, registers()
     pitch = -(-MOST_ROWS // lane) * vector  # bytes of one k in a panel of A
     most_k, most_n, group = BLOCK_K[size], BLOCK_N[size], GROUP
     tile = _caller("tile", _define_switch, float_type)
@@ -412,7 +413,7 @@ def _core(float_type: Any) -> Any:
         row_blocks = (rows + most_rows - 1) // most_rows
         tallest = (rows + row_blocks - 1) // row_blocks
         widest = most_vectors
-        while widest * tallest > accumulators:
+        while tallest > 1 and widest * (tallest + 1) >= register_count:
             widest >>= 1
         is_transposed = b_column != size
         pack_b = is_transposed or row_blocks >= 4

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from llvmlite import ir
 from numba import carray, types
+from numba.extending import intrinsic
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
@@ -44,6 +46,18 @@ def _variants(name: str) -> tuple[tuple[str, bool, bool, int], ...]:
 
 
 # Softmax cross entropy.
+
+
+@intrinsic
+def _product_or_zero(typingctx: Any, t: Any, v: Any) -> Any:
+    """t * v, but 0 where t is 0 and v infinite: what is impossible and was not asked for costs nothing."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        zero, infinity = (ir.Constant(args[0].type, [value] * LANES) for value in (0.0, math.inf))
+        impossible = builder.and_(builder.fcmp_ordered("==", args[0], zero), builder.fcmp_ordered("==", args[1], infinity))
+        return builder.select(impossible, zero, builder.fmul(*args))
+
+    return t(t, v), codegen
 
 
 def _softmax_cross_entropy(with_losses: bool, with_gradient: bool, operands: int) -> Any:
@@ -92,13 +106,10 @@ def _softmax_cross_entropy(with_losses: bool, with_gradient: bool, operands: int
                             else:
                                 losses[low + r] = total if total != total else F(0)  # NaN in, NaN out
                         else:
-                            terms, targets = carray(values, columns), carray(pointer(op[1] + row * size), columns)
-                            outputs, centre = carray(pointer(op[0] + row * size), columns), greatest[r]
-                            for j in range(columns):
-                                minus_log_p = total - (outputs[j] - centre)
-                                impossible = (targets[j] == F(0)) & (minus_log_p == F(math.inf))
-                                terms[j] = F(0) if impossible else targets[j] * minus_log_p
-                            losses[low + r] = row_sum(values, 0, columns)
+                            _soft_terms(z, t, row, greatest[r], total, columns, values, r * columns)
+                    if not classes:
+                        for r in range(count):
+                            losses[low + r] = row_sum(values, r * columns, columns)
                 low += count
 
         return body
@@ -122,6 +133,22 @@ def _soft_gradient(
         store_some(dz, row + j, rest, value * outer)
 
 
+@helper  # type: ignore[untyped-decorator]
+def _soft_terms(
+    z: Any, t: Any, row: int, greatest: Any, logarithm: Any, columns: int, terms: Any, start: int
+) -> None:
+    """terms = -t log p = t (logarithm - (z - greatest)), with the logarithm of the sum of the row's exponentials."""
+    centre, total = lanes(z, greatest), lanes(z, logarithm)
+    j = 0
+    while columns - j >= LANES:
+        store(terms, start + j, _product_or_zero(load(t, row + j), total - (load(z, row + j) - centre)))
+        j += LANES
+    if columns > j:
+        rest = columns - j
+        minus_log_p = total - (load_some(z, row + j, rest, 0.0) - centre)
+        store_some(terms, start + j, rest, _product_or_zero(load_some(t, row + j, rest, 0.0), minus_log_p))
+
+
 for _name, _with_losses, _with_gradient, _operands in _variants("softmax_cross_entropy"):
     kernel(_name, sizes=tile_sizes, scratch=tile_scratch, dtypes=("t",))(
         _softmax_cross_entropy(_with_losses, _with_gradient, _operands)
@@ -132,9 +159,9 @@ for _name, _with_losses, _with_gradient, _operands in _variants("softmax_cross_e
 
 
 def _sigmoid_scratch(z: Operand, *operands: Operand) -> int:
-    """Bytes of the loss terms of a tile."""
+    """Bytes of the loss terms and of the differences of a tile."""
     columns = z.shape[1]
-    return padded(tile_rows(columns) * columns) * z.dtype.itemsize
+    return 2 * padded(tile_rows(columns) * columns) * z.dtype.itemsize
 
 
 def _sigmoid_sizes(z: Operand, *operands: Operand) -> tuple[int, ...]:
@@ -150,15 +177,15 @@ def _sigmoid_cross_entropy(with_losses: bool, with_gradient: bool, operands: int
 
         def body(op: Any, part: int, parts: int) -> None:
             dlosses, losses, dz = pointer(op[dlosses_word]), pointer(op[losses_word]), pointer(op[dz_word])
-            values = pointer(op[operands] + part * op[operands + 1])
+            scratch = op[operands] + part * op[operands + 1]
+            values, slopes = pointer(scratch), pointer(scratch + op[operands + 1] // 2)
             rows, columns, tile = op[operands + 2], op[operands + 3], op[operands + 4]
             low, high = span(rows, 1, part, parts)
             while low < high:
                 count = min(tile, high - low)
                 offset, length = low * columns * size, count * columns
                 z, t = carray(pointer(op[0] + offset), length), carray(pointer(op[1] + offset), length)
-                differences = carray(pointer(op[dz_word] + offset), length)
-                terms = carray(values, length)
+                terms, differences = carray(values, length), carray(slopes, length)
                 for i in range(length):
                     output, target = z[i], t[i]
                     small = exponential(-abs(output))
@@ -170,8 +197,7 @@ def _sigmoid_cross_entropy(with_losses: bool, with_gradient: bool, operands: int
                     if with_losses:
                         losses[low + r] = row_sum(values, r * columns, columns)
                     if with_gradient:
-                        row = (low + r) * columns
-                        scale_row(dz, row, dlosses[low + r], columns, dz, row)
+                        scale_row(slopes, r * columns, dlosses[low + r], columns, dz, (low + r) * columns)
                 low += count
 
         return body

@@ -177,30 +177,31 @@ def _softmax_backward(F: Any) -> Any:
     return body
 
 
-@kernel("log_softmax_backward", sizes=lambda dy, y, dx: (*matrix(y.shape), tile_rows(y.shape[-1])))
+@kernel("log_softmax_backward", sizes=tile_sizes, scratch=tile_scratch)
 def _log_softmax_backward(F: Any) -> Any:
     pointer, size, exponential = POINTERS[F], F.bitwidth // 8, exp(F)
 
     def body(op: Any, part: int, parts: int) -> None:
-        dy, y, dx = pointer(op[0]), pointer(op[1]), pointer(op[2])
-        rows, columns, tile = op[3], op[4], op[5]
+        dy, dx = pointer(op[0]), pointer(op[2])
+        values = pointer(op[3] + part * op[4])
+        rows, columns, tile = op[5], op[6], op[7]
         low, high = span(rows, 1, part, parts)
         while low < high:
             count = min(tile, high - low)
-            offset, length = low * columns * size, count * columns
-            source, target = carray(pointer(op[1] + offset), length), carray(pointer(op[2] + offset), length)
+            length = count * columns
+            source, target = carray(pointer(op[1] + low * columns * size), length), carray(values, length)
             for i in range(length):
                 target[i] = exponential(source[i])
-            for r in range(low, low + count):
-                row = r * columns
+            for r in range(count):
+                row, start = (low + r) * columns, r * columns
                 total = lanes(dy, row_sum(dy, row, columns))
                 j = 0
                 while columns - j >= LANES:
-                    store(dx, row + j, load(dy, row + j) - load(dx, row + j) * total)
+                    store(dx, row + j, load(dy, row + j) - load(values, start + j) * total)
                     j += LANES
                 if columns > j:
                     rest = columns - j
-                    value = load_some(dy, row + j, rest, 0.0) - load_some(dx, row + j, rest, 0.0) * total
+                    value = load_some(dy, row + j, rest, 0.0) - load_some(values, start + j, rest, 0.0) * total
                     store_some(dx, row + j, rest, value)
             low += count
 
@@ -216,8 +217,8 @@ def first_match(typingctx: Any, group: Any, scalar: Any) -> Any:
         spread = ir.Constant(value.type, ir.Undefined)
         spread = builder.insert_element(spread, args[1], ir.IntType(32)(0))
         spread = builder.shuffle_vector(spread, spread, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
-        mask = builder.bitcast(builder.fcmp_unordered("==", value, spread), bits)
-        return builder.zext(builder.cttz(mask, ir.IntType(1)(0)), ir.IntType(64))
+        matches = builder.or_(builder.fcmp_ordered("==", value, spread), builder.fcmp_unordered("uno", value, value))
+        return builder.zext(builder.cttz(builder.bitcast(matches, bits), ir.IntType(1)(0)), ir.IntType(64))
 
     return types.int64(group, scalar), codegen
 
