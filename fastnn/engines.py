@@ -263,7 +263,6 @@ class _CpuCalls:
         self.scratch = _aligned(self.scratch_bytes * parts)
         for word in self._scratch_words:
             self.words[word] = self.scratch.ctypes.data
-            self.words[word + 1] = self.scratch_bytes
 
     def play(self, repeats: int, first: int = 0, count: int | None = None) -> None:
         count = len(self.table) - first if count is None else count

@@ -20,7 +20,7 @@ def operands(shape, dtype, rng):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape(shape, dtype, rng):
     arrays = operands(shape, dtype, rng)
-    x, gamma, beta, running_mean, running_variance = arrays
+    x, gamma = arrays[:2]
     matrix, row = (shape, dtype), (shape[1:], dtype)
     tolerance = 100 if shape[0] > 2 else 2000  # of two rows, the variance may be small
     *_, mean, inverse_deviation = check_kernel(

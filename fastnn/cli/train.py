@@ -162,6 +162,7 @@ class Table(Progress):
 
     def _print(self, row: str) -> None:
         self.bar.write(row, file=sys.stdout)
+        sys.stdout.flush()
 
 
 def _report(model: Any, dataset: Dataset) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 from numba import types
 
 from fastnn_kernels.contract import Operand
@@ -32,13 +31,13 @@ def _strip(columns: int) -> int:
     return min(max(-(-columns // LANES), 1) * LANES, STRIP)
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def _at(p: Any, index: int, count: int) -> Any:
     """The next group of lanes, or the `count` elements that are left."""
     return load(p, index) if count >= LANES else load_some(p, index, count, 0.0)
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def _put(p: Any, index: int, count: int, value: Any) -> None:
     if count >= LANES:
         store(p, index, value)
@@ -46,7 +45,7 @@ def _put(p: Any, index: int, count: int, value: Any) -> None:
         store_some(p, index, count, value)
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def _moments(x: Any, start: int, stride: int, rows: int, columns: int, shift: Any, sums: Any, squares: Any) -> None:
     """sums = sum of x - shift over the rows, squares = sum of its squares, for each column."""
     for j in range(0, columns, LANES):
@@ -139,7 +138,7 @@ def _batch_norm(F: Any) -> Any:
     return body
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def _normalise(
     x: Any, y: Any, left: int, width: int, low: int, high: int, columns: int, mean: Any, scale: Any, beta: Any
 ) -> None:
@@ -187,7 +186,7 @@ def _batch_norm_inference(F: Any) -> Any:
     return body
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def _products(
     dy: Any, x: Any, start: int, stride: int, rows: int, columns: int, mean: Any, left: int, sums: Any, products: Any
 ) -> None:

@@ -41,7 +41,7 @@ MASK_IS_FREE = level() == "avx512"
 """Whether the last vector of every tile may go through a mask; elsewhere full tiles have functions of their own."""
 
 
-def widest(rows: int) -> int:
+def widest_for(rows: int) -> int:
     """Vectors of the widest tile with so many rows: a power of two.
 
     All of the tile, one row of B and one element of A must fit into the registers; a lone row takes B from memory.
@@ -112,6 +112,11 @@ class _Vectors:
         undefined = ir.Constant(self.vector, ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, I32(0))
         return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
+
+    def prefetch(self, pointer: ir.Value) -> None:
+        """Ask for a cache line; where there is none, nothing happens."""
+        function = self._intrinsic("llvm.prefetch.p0", ir.VoidType(), BYTES, I32, I32, I32)
+        self.builder.call(function, [pointer, I32(0), I32(3), I32(1)])
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         function = self._intrinsic(f"llvm.fma.{self.suffix}", self.vector, self.vector, self.vector, self.vector)
@@ -258,22 +263,32 @@ def _define_copy(module: ir.Module, float_type: Any) -> ir.Function:
     return function
 
 
+AHEAD = 256
+"""Bytes ahead of a transpose that its rows are fetched: so many streams at once are more than the processor follows."""
+
+
+def _row_offsets(builder: ir.IRBuilder, rows: int, used: ir.Value, step: ir.Value) -> list[ir.Value]:
+    """Offsets of `rows` rows, of which those behind the `used` first are the last one again: what is there may be read."""
+    last = builder.sub(used, I64(1))
+    indices = (builder.select(builder.icmp_signed("<", I64(i), last), I64(i), last) for i in range(rows))
+    return [builder.mul(index, step) for index in indices]
+
+
 def _define_transpose(module: ir.Module, float_type: Any) -> ir.Function:
     """panel[k, i] = source[i, k] for `count` k, rounded up to whole vectors, and i < used; lanes behind repeat the last row."""
     function, builder, word = _function(module, f"transpose_{float_type}", STRIP)
     of = _Vectors(float_type, builder)
     width = of.lanes * of.size
     source, panel = builder.inttoptr(word["source"], BYTES), builder.inttoptr(word["panel"], BYTES)
-    last = builder.sub(word["used"], I64(1))
-    offsets = []
-    for i in range(of.lanes):
-        row = builder.select(builder.icmp_signed("<", I64(i), last), I64(i), last)
-        offsets.append(builder.mul(row, word["source_step"]))
+    offsets = _row_offsets(builder, of.lanes, word["used"], word["source_step"])
     entry = builder.block
     check, whole, rest, tail, leave = (function.append_basic_block(x) for x in ("check", "whole", "rest", "tail", "leave"))
 
     def block(mask: ir.Value | None) -> None:
         rows = of.transposed([of.load(of.at(source_at, offset), mask) for offset in offsets])
+        if mask is None:
+            for offset in offsets:
+                of.prefetch(of.at(of.at(source_at, offset), AHEAD))
         to = panel_at
         for row in rows:
             of.store(row, to)
@@ -304,6 +319,63 @@ def _define_transpose(module: ir.Module, float_type: Any) -> ir.Function:
     return function
 
 
+DOT = ("a", "a_row", "b", "b_column", "c", "c_row", "count", "used")
+"""What a dot tile is told: as TILE, with k running along the rows of A and of B transposed; `count` in whole vectors."""
+
+
+def _define_dot(module: ir.Module, float_type: Any, rows: int) -> ir.Function:
+    """C[rows, :used] = A[rows, count] @ B[:used, count].T for few rows: B is transposed in registers and never stored."""
+    function, builder, word = _function(module, f"dot_{float_type}_{rows}", DOT)
+    of = _Vectors(float_type, builder)
+    width = of.lanes * of.size
+    a, b, c = (builder.inttoptr(word[label], BYTES) for label in "abc")
+    offsets = _row_offsets(builder, of.lanes, word["used"], word["b_column"])
+    mask = of.mask(word["used"])
+    entry, loop, leave = builder.block, function.append_basic_block("loop"), function.append_basic_block("leave")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    left, a_at, b_at = builder.phi(I64), builder.phi(BYTES), builder.phi(BYTES)
+    sums = [builder.phi(of.vector) for _ in range(rows)]
+    columns = of.transposed([of.load(of.at(b_at, offset)) for offset in offsets])
+    for offset in offsets:
+        of.prefetch(of.at(of.at(b_at, offset), AHEAD))
+    new: list[ir.Value] = list(sums)
+    for k, column in enumerate(columns):
+        for i in range(rows):
+            element = of.at(of.at(a_at, builder.mul(word["a_row"], I64(i))), k * of.size)
+            new[i] = of.fma(of.broadcast(element), column, new[i])
+    next_left = builder.sub(left, I64(of.lanes))
+    next_a, next_b = of.at(a_at, width), of.at(b_at, width)
+    builder.cbranch(builder.icmp_signed(">", next_left, I64(0)), loop, leave)
+    for phi, start, following in (
+        (left, word["count"], next_left), (a_at, a, next_a), (b_at, b, next_b),
+        *((old, of.zero, now) for old, now in zip(sums, new, strict=True)),
+    ):  # fmt: skip
+        phi.add_incoming(start, entry)
+        phi.add_incoming(following, loop)
+    builder.position_at_end(leave)
+    for i in range(rows):
+        of.store(new[i], of.at(c, builder.mul(word["c_row"], I64(i))), mask)
+    builder.ret_void()
+    return function
+
+
+def _define_dots(module: ir.Module, float_type: Any) -> ir.Function:
+    """dot(rows, ...): go on to the dot tile with so many rows."""
+    function, builder, word = _function(module, f"dot_{float_type}", ("rows", *DOT))
+    leave = function.append_basic_block("leave")
+    switch = builder.switch(word["rows"], leave)
+    for rows in range(1, DOT_ROWS + 1):
+        block = function.append_basic_block(f"rows_{rows}")
+        switch.add_case(I64(rows), block)
+        builder.position_at_end(block)
+        builder.call(_define_dot(module, float_type, rows), [word[label] for label in DOT], tail=True)
+        builder.branch(leave)
+    builder.position_at_end(leave)
+    builder.ret_void()
+    return function
+
+
 def _define_switch(module: ir.Module, float_type: Any) -> ir.Function:
     """tile(slot, full, ...): go on to the function of the tile shape in `slot`; `full` where no lane is masked out."""
     function, builder, word = _function(module, f"tile_{float_type}", ("slot", "full", *TILE))
@@ -317,7 +389,7 @@ def _define_switch(module: ir.Module, float_type: Any) -> ir.Function:
     switch = builder.switch(index, leave)
     for rows in range(1, MOST_ROWS + 1):
         vectors = 1
-        while vectors <= widest(rows):
+        while vectors <= widest_for(rows):
             for masked in kinds:
                 slot = _slot(rows, vectors)
                 block = function.append_basic_block(f"slot_{slot}")
@@ -373,8 +445,14 @@ and `at` may be 0; `scratch` is that of the part. The last argument is alpha."""
 
 BLOCK_K = {4: 384, 8: 256}
 """Most k of a block: a panel of A (a tile's rows) then fits into half the first-level cache."""
-BLOCK_N = {4: 320, 8: 256}
-"""Most columns of a packed block of B: with BLOCK_K, half a megabyte of second-level cache."""
+PANEL = 16 * 1024
+"""Bytes of a panel of B that is used once: half of a first-level cache."""
+BLOCK_B = 480 * 1024
+"""Most bytes of a packed block of B: half of a second-level cache."""
+SHORT = 32
+"""Up to so many k, writing C costs as much as computing it: low and wide tiles write it in longer runs."""
+DOT_ROWS = 4
+"""Up to so many rows, a transposed B is not worth a panel."""
 GROUP = 8
 """Row blocks whose panels of A are packed together, so that whole cache lines are read."""
 
@@ -386,10 +464,14 @@ def _core(float_type: Any) -> Any:
     vector = lane * size
     most_rows, most_vectors, register_count = MOST_ROWS, WIDEST, registers()
     pitch = -(-MOST_ROWS // lane) * vector  # bytes of one k in a panel of A
-    most_k, most_n, group = BLOCK_K[size], BLOCK_N[size], GROUP
+    most_k, most_b, most_panel = BLOCK_K[size], BLOCK_B, PANEL
+    group, short, dot_rows = GROUP, SHORT, DOT_ROWS
+    lowest = max(rows for rows in range(1, MOST_ROWS + 1) if widest_for(rows) == WIDEST)
+    low = max(rows for rows in range(1, MOST_ROWS + 1) if widest_for(rows) >= WIDEST // 2)
     tile = _caller("tile", _define_switch, float_type)
     copy = _caller("copy", _define_copy, float_type)
     transpose = _caller("transpose", _define_transpose, float_type)
+    dot = _caller("dot", _define_dots, float_type)
 
     def core(
         a, a_row, a_k, b, b_k, b_column, c, m, n, k, scratch, bias, epilogue, at, part, parts, alpha,
@@ -410,23 +492,45 @@ def _core(float_type: Any) -> Any:
             return
 
         c_row = n * size
-        row_blocks = (rows + most_rows - 1) // most_rows
+        is_transposed = b_column != size
+        if is_transposed and rows <= dot_rows and a_k == size and k >= lane and bias == 0:
+            rest = k % lane
+            for j in range(first_column, end_column, lane):
+                used = min(lane, end_column - j)
+                a_tile, b_tile, c_tile = a + first_row * a_row, b + j * b_column, c + first_row * c_row + j * size
+                dot((rows, a_tile, a_row, b_tile, b_column, c_tile, c_row, k - rest, used))
+                if rest:
+                    transpose((b_tile + (k - rest) * size, b_column, scratch, vector, rest, used))
+                    a_tile += (k - rest) * size
+                    tile(((rows - 1) * 4, used == lane, a_tile, a_row, a_k, scratch, vector, c_tile, c_row, rest, used, 1, 0))
+            if epilogue != 0:
+                offset = first_row * c_row + first_column * size
+                call_epilogue(epilogue, c + offset, at + offset, c_row, rows, columns, alpha)
+            return
+
+        tall = most_rows
+        if k <= short and columns >= 4 * lane:
+            tall = low if columns < most_vectors * lane else lowest
+        row_blocks = (rows + tall - 1) // tall
         tallest = (rows + row_blocks - 1) // row_blocks
         widest = most_vectors
         while tallest > 1 and widest * (tallest + 1) >= register_count:
             widest >>= 1
-        is_transposed = b_column != size
-        pack_b = is_transposed or row_blocks >= 4
-        pack_a = columns >= 8 * lane and row_blocks > 1 and (a_row % 2048 == 0 or a_k % 2048 == 0)
+        pack_b = is_transposed or (row_blocks >= 4 and k > 8)
+        pack_a = columns >= 8 * lane and row_blocks > 1 and k > 8 and (a_row % 2048 == 0 or a_k % 2048 == 0)
         block_k, block_n = k, columns
         if pack_b or pack_a or row_blocks > 1:
             block_k = (k + most_k - 1) // most_k
             if block_k > 0:
                 block_k = (k + block_k - 1) // block_k
         if pack_b:
-            block_n = widest * lane if row_blocks == 1 else most_n
-            block_n = (columns + block_n - 1) // block_n
-            block_n = ((columns + block_n - 1) // block_n + widest * lane - 1) // (widest * lane) * (widest * lane)
+            unit = widest * lane
+            if row_blocks == 1:
+                block_k = min(block_k, most_panel // (unit * size))
+            else:
+                block_n = max(1, most_b // (max(1, block_k) * unit * size)) * unit
+                blocks = (columns + block_n - 1) // block_n
+                block_n = (columns + blocks * unit - 1) // (blocks * unit) * unit
         group_blocks = group if pack_a else row_blocks
         a_panels = scratch
         a_panel = block_k * pitch
@@ -438,23 +542,6 @@ def _core(float_type: Any) -> Any:
             while True:
                 count = min(block_k, k - k0)
                 b_block = b + k0 * b_k + j0 * b_column
-                if pack_b:
-                    panel = b_panels
-                    j = j0
-                    while j < j1:
-                        vectors = (j1 - j + lane - 1) // lane
-                        width = widest
-                        while width > vectors:
-                            width >>= 1
-                        for v in range(width):
-                            source = b_block + (j - j0) * b_column
-                            used = min(lane, j1 - j)
-                            if is_transposed:
-                                transpose((source, b_column, panel + v * vector, width * vector, count, used))
-                            else:
-                                copy((source, b_k, panel + v * vector, width * vector, count, used))
-                            j += lane
-                        panel += count * width * vector
                 for g0 in range(0, row_blocks, group_blocks):
                     g1 = min(g0 + group_blocks, row_blocks)
                     if pack_a:
@@ -487,8 +574,18 @@ def _core(float_type: Any) -> Any:
                                 shape -= 1
                             width = 1 << shape
                             if pack_b:
+                                # Just before its first use. A panel that is used once is soon overwritten by the next.
                                 b_tile, b_tile_k = panel, width * vector
-                                panel += count * width * vector
+                                if g == 0:
+                                    for v in range(width):
+                                        source = b_block + (j - j0 + v * lane) * b_column
+                                        used = min(lane, j1 - j - v * lane)
+                                        if is_transposed:
+                                            transpose((source, b_column, panel + v * vector, b_tile_k, count, used))
+                                        else:
+                                            copy((source, b_k, panel + v * vector, b_tile_k, count, used))
+                                if row_blocks > 1:
+                                    panel += count * b_tile_k
                             else:
                                 b_tile, b_tile_k = b_block + (j - j0) * size, b_k
                             used = min(lane, j1 - j - (width - 1) * lane)
@@ -535,10 +632,12 @@ def call_core(typingctx: Any, address: Any, words: Any, alpha: Any) -> Any:
 
 
 def scratch_bytes(operand: Operand, n: int, k: int) -> int:
-    """Bytes of private memory that one part of a product over `k` with `n` columns may use; at most about 1.1 MB."""
+    """Bytes of private memory that one part of a product over `k` with `n` columns may use; at most 0.8 MB."""
     float_type = TYPES[operand.dtype.name]
     size, lane = operand.dtype.itemsize, lanes(float_type)
-    count = min(k, BLOCK_K[size]) + lane  # a block of k may be written in whole vectors
-    rows = -(-MOST_ROWS // lane) * lane
-    columns = min(-(-n // (2 * lane)) * 2 * lane, max(BLOCK_N[size], WIDEST * lane)) + WIDEST * lane
-    return -(-count * (GROUP * rows + columns) * size // 64) * 64
+    count = min(k, BLOCK_K[size])
+    unit = WIDEST * lane
+    # A block of B may be written a vector of k further than it goes, and so may a group of A.
+    b_bytes = min(max(BLOCK_B, count * unit * size), count * -(-n // unit) * unit * size) + lane * unit * size
+    a_bytes = (GROUP * count + lane) * -(-MOST_ROWS // lane) * lane * size
+    return -(-(a_bytes + b_bytes) // 64) * 64

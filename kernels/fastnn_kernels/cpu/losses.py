@@ -10,8 +10,7 @@ import math
 from typing import Any
 
 from llvmlite import ir
-from numba import carray, types
-from numba.extending import intrinsic
+from numba import types
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
@@ -19,6 +18,7 @@ from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits
 from fastnn_kernels.cpu.mathematics import exp, log, log1p
 from fastnn_kernels.cpu.reductions import (
     LANES,
+    intrinsic,
     lanes,
     load,
     load_some,
@@ -117,7 +117,7 @@ def _softmax_cross_entropy(with_losses: bool, with_gradient: bool, operands: int
     return factory
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def _soft_gradient(
     values: Any, start: int, factor: Any, slope: Any, columns: int, t: Any, dz: Any, row: int
 ) -> None:
@@ -133,7 +133,7 @@ def _soft_gradient(
         store_some(dz, row + j, rest, value * outer)
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def _soft_terms(
     z: Any, t: Any, row: int, greatest: Any, logarithm: Any, columns: int, terms: Any, start: int
 ) -> None:
@@ -314,10 +314,7 @@ def _is_correct(F: Any, t_type: Any) -> Any:
                 correct[r] = F(agreeing) / F(columns)
         else:
             for r in range(low, high):
-                if classes:
-                    wanted = t[r]
-                else:
-                    wanted = row_argmax(t, r * columns, columns)
+                wanted = t[r] if classes else row_argmax(t, r * columns, columns)
                 correct[r] = F(1) if row_argmax(z, r * columns, columns) == wanted else F(0)
 
     return body

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -16,39 +17,43 @@ from numba import types
 from numba.core import cgutils
 from numba.core.extending import models, register_model
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import lower_builtin
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.intrinsics import POINTERS
 
+# Numba's own annotations know the function below the decorator, not the calls of it inside kernels.
+intrinsic: Callable[[Callable[..., Any]], Any] = numba_intrinsic
+
 LANES = 16
 """Elements of one group of lanes: a cache line of float32, one register of AVX-512, two of AVX2, four of SSE."""
 
 
-class Lanes(types.Type):  # type: ignore[misc]
+class Lanes(types.Type):
     """LANES numbers of one type, added, subtracted and multiplied lane by lane."""
 
     def __init__(self, element: Any) -> None:
         self.element = element
-        super().__init__(name=f"Lanes({element})")
+        super().__init__(name=f"Lanes({element})")  # type: ignore[no-untyped-call]
 
 
-@register_model(Lanes)
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+@register_model(Lanes)  # type: ignore[no-untyped-call]
+class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, lanes: Any) -> None:
         super().__init__(manager, lanes, ir.VectorType(manager.lookup(lanes.element).get_value_type(), LANES))
 
 
 def _arithmetic(operation: Any, instruction: str) -> None:
     @infer_global(operation)
-    class _Typing(AbstractTemplate):  # type: ignore[misc]
+    class _Typing(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             if len(args) == 2 and isinstance(args[0], Lanes) and args[0] == args[1]:
-                return signature(args[0], *args)
+                return signature(args[0], *args)  # type: ignore[no-untyped-call]
             return None
 
-    @lower_builtin(operation, Lanes, Lanes)  # type: ignore[untyped-decorator]
+    @lower_builtin(operation, Lanes, Lanes)  # type: ignore[no-untyped-call, untyped-decorator]
     def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return getattr(builder, instruction)(*args)
 
@@ -66,14 +71,15 @@ def _constants(values: Any) -> ir.Constant:
     return ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(values))
 
 
-def _spread(builder: Any, scalar: Any) -> Any:
+def spread_scalar(builder: Any, scalar: Any) -> Any:
     undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
-    return builder.shuffle_vector(builder.insert_element(undefined, scalar, ir.IntType(32)(0)), undefined, _constants([0] * LANES))
+    first = builder.insert_element(undefined, scalar, ir.IntType(32)(0))
+    return builder.shuffle_vector(first, undefined, _constants([0] * LANES))
 
 
 def _below(builder: Any, count: Any) -> Any:
     """Mask of the lanes 0 .. count-1; count may be anything below 2^31."""
-    return builder.icmp_signed("<", _constants(range(LANES)), _spread(builder, builder.trunc(count, ir.IntType(32))))
+    return builder.icmp_signed("<", _constants(range(LANES)), spread_scalar(builder, builder.trunc(count, ir.IntType(32))))
 
 
 def _address(context: Any, builder: Any, lanes: Any, pointer: Any, index: Any) -> Any:
@@ -82,6 +88,10 @@ def _address(context: Any, builder: Any, lanes: Any, pointer: Any, index: Any) -
 
 def _size(element: Any) -> int:
     return int(element.bitwidth) // 8
+
+
+def _external(builder: Any, kind: ir.FunctionType, name: str) -> Any:
+    return cgutils.get_or_insert_function(builder.module, kind, name)  # type: ignore[no-untyped-call]
 
 
 def _suffix(element: Any) -> str:
@@ -93,7 +103,7 @@ def lanes(typingctx: Any, pointer: Any, value: Any) -> Any:
     """`value` in every lane, in the type that `pointer` points to."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _spread(builder, context.cast(builder, args[1], sig.args[1], sig.args[0].dtype))
+        return spread_scalar(builder, context.cast(builder, args[1], sig.args[1], sig.args[0].dtype))
 
     return Lanes(pointer.dtype)(pointer, value), codegen
 
@@ -119,8 +129,8 @@ def load_some(typingctx: Any, pointer: Any, index: Any, count: Any, rest: Any) -
         mask = _below(builder, args[2])
         address = _address(context, builder, sig.return_type, args[0], args[1])
         kind = ir.FunctionType(vector, [address.type, ir.IntType(32), mask.type, vector])
-        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.{_suffix(element)}")
-        fill = _spread(builder, context.cast(builder, args[3], sig.args[3], element))
+        function = _external(builder, kind, f"llvm.masked.load.{_suffix(element)}")
+        fill = spread_scalar(builder, context.cast(builder, args[3], sig.args[3], element))
         return builder.call(function, [address, ir.IntType(32)(_size(element)), mask, fill])
 
     return Lanes(pointer.dtype)(pointer, types.int64, types.int64, rest), codegen
@@ -146,9 +156,7 @@ def store_some(typingctx: Any, pointer: Any, index: Any, count: Any, value: Any)
         mask = _below(builder, args[2])
         address = _address(context, builder, sig.args[3], *args[:2])
         kind = ir.FunctionType(ir.VoidType(), [args[3].type, address.type, ir.IntType(32), mask.type])
-        function = cgutils.get_or_insert_function(
-            builder.module, kind, f"llvm.masked.store.{_suffix(sig.args[3].element)}"
-        )
+        function = _external(builder, kind, f"llvm.masked.store.{_suffix(sig.args[3].element)}")
         builder.call(function, [args[3], address, ir.IntType(32)(_size(sig.args[3].element)), mask])
         return context.get_dummy_value()
 
@@ -200,7 +208,7 @@ greater_or_nan = _lanewise(_greater_or_nan)
 """The greater of each two lanes; NaN where one of them is."""
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def span(count: int, unit: int, part: int, parts: int) -> Any:
     """Bounds of this part's share of 0 .. count-1, cut at multiples of `unit`."""
     units = (count + unit - 1) // unit
@@ -214,7 +222,7 @@ BLOCK = 2048
 def _row_sum(term: Any, last_term: Any) -> Any:
     """Sum of `term` over `count` elements from `start` on: in lanes over blocks of BLOCK elements, then the blocks in order."""
 
-    @helper  # type: ignore[untyped-decorator]
+    @helper
     def function(a: Any, b: Any, start: int, count: int) -> Any:
         total = lanes(a, 0.0)
         done = 0
@@ -238,23 +246,23 @@ def _row_sum(term: Any, last_term: Any) -> Any:
     return function
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def _product(a: Any, b: Any, j: int) -> Any:
     return load(a, j) * load(b, j)
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def _last_product(a: Any, b: Any, j: int, count: int) -> Any:
     return load_some(a, j, count, 0.0) * load_some(b, j, count, 0.0)
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def _squared_difference(a: Any, b: Any, j: int) -> Any:
     difference = load(a, j) - load(b, j)
     return difference * difference
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def _last_squared_difference(a: Any, b: Any, j: int, count: int) -> Any:
     difference = load_some(a, j, count, 0.0) - load_some(b, j, count, 0.0)
     return difference * difference
@@ -269,13 +277,13 @@ row_squared_distance = _row_sum(_squared_difference, _last_squared_difference)
 """`row_squared_distance(a, b, start, count)`: sum of (a_j - b_j)^2."""
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def row_sum(x: Any, start: int, count: int) -> Any:
     """Sum of `count` elements from `start` on."""
     return _sum_of_first(x, x, start, count)
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def row_greatest(x: Any, start: int, count: int) -> Any:
     """Greatest of `count` elements from `start` on, NaN passed over; -inf of nothing."""
     best = lanes(x, -math.inf)
@@ -288,7 +296,7 @@ def row_greatest(x: Any, start: int, count: int) -> Any:
     return greatest_lane(best)
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def row_greatest_or_nan(x: Any, start: int, count: int) -> Any:
     """Greatest of `count` elements from `start` on, NaN where there is one; -inf of nothing."""
     best = lanes(x, -math.inf)
@@ -319,9 +327,12 @@ def _groups(shape: tuple[int, ...], axis: tuple[int, ...]) -> list[tuple[bool, i
 
 
 def _layout(shape: tuple[int, ...], axis: tuple[int, ...]) -> tuple[int, ...]:
-    """How to walk an array of `shape` along `axis`. Where the reduced axes lie together, (ROW or COLUMN, outer, reduced, inner),
-    ROW if the last axis is among them, so that inner is 1; else (SCATTERED, kept elements, reduced elements, kept groups,
-    reduced groups, and of each group its size and stride)."""
+    """How to walk an array of `shape` along `axis`.
+
+    Where the reduced axes lie together: (ROW or COLUMN, outer, reduced, inner), ROW if the last axis is among them, so that
+    inner is 1. Else (SCATTERED, kept elements, reduced elements, kept groups, reduced groups), and the size and stride of
+    each kept and each reduced group.
+    """
     groups = _groups(shape, axis)
     reduced = [group for group in groups if group[0]]
     kept = [group for group in groups if not group[0]]
@@ -338,7 +349,7 @@ def _layout(shape: tuple[int, ...], axis: tuple[int, ...]) -> tuple[int, ...]:
     return (COLUMN, outputs // inner, repeats, inner)
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def _offset(op: Any, first: int, groups: int, index: int) -> int:
     """Where element `index` of the array made of the groups whose sizes and strides begin at word `first` lies."""
     offset = 0
@@ -357,7 +368,7 @@ ROWS = 8
 """Rows added to the totals of a column group before the next group's turn."""
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def add_rows(x: Any, start: int, stride: int, rows: int, columns: int, totals: Any, first: int) -> None:
     """totals[first + j] += x[start + i * stride + j] for the rows i in ascending order."""
     for low in range(0, rows, ROWS):
@@ -432,7 +443,7 @@ kernel("sum", sizes=_sizes)(_sum(False))
 kernel("mean", sizes=_sizes)(_sum(True))
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def _raise(best: Any, value: Any) -> Any:
     return best if (best >= value) | (best != best) else value
 

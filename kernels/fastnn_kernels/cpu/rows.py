@@ -10,8 +10,7 @@ import math
 from typing import Any
 
 from llvmlite import ir
-from numba import carray, types
-from numba.extending import intrinsic
+from numba import types
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
@@ -19,6 +18,7 @@ from fastnn_kernels.cpu.intrinsics import POINTERS, int64_pointer
 from fastnn_kernels.cpu.mathematics import exp, log
 from fastnn_kernels.cpu.reductions import (
     LANES,
+    intrinsic,
     lanes,
     load,
     load_some,
@@ -27,6 +27,7 @@ from fastnn_kernels.cpu.reductions import (
     row_greatest_or_nan,
     row_sum,
     span,
+    spread_scalar,
     store,
     store_some,
 )
@@ -68,7 +69,7 @@ def exponentials(F: Any) -> Any:
     """The helper that computes exp(x - greatest) of a tile, the greatest of each row, and the sums of the exponentials."""
     exponential = exp(F)
 
-    @helper  # type: ignore[untyped-decorator]
+    @helper
     def compute(x: Any, first: int, rows: int, columns: int, values: Any, greatest: Any, sums: Any) -> None:
         for r in range(rows):
             row, start = (first + r) * columns, r * columns
@@ -91,7 +92,7 @@ def exponentials(F: Any) -> Any:
     return compute
 
 
-@helper  # type: ignore[untyped-decorator]
+@helper
 def scale_row(values: Any, start: int, factor: Any, columns: int, y: Any, row: int) -> None:
     """y = values * factor."""
     multiplier = lanes(values, factor)
@@ -213,18 +214,15 @@ def first_match(typingctx: Any, group: Any, scalar: Any) -> Any:
     """The first lane that equals `scalar` or is NaN; LANES if there is none."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        value, bits = args[0], ir.IntType(LANES)
-        spread = ir.Constant(value.type, ir.Undefined)
-        spread = builder.insert_element(spread, args[1], ir.IntType(32)(0))
-        spread = builder.shuffle_vector(spread, spread, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+        value, spread, bits = args[0], spread_scalar(builder, args[1]), ir.IntType(LANES)
         matches = builder.or_(builder.fcmp_ordered("==", value, spread), builder.fcmp_unordered("uno", value, value))
         return builder.zext(builder.cttz(builder.bitcast(matches, bits), ir.IntType(1)(0)), ir.IntType(64))
 
     return types.int64(group, scalar), codegen
 
 
-@helper  # type: ignore[untyped-decorator]
-def row_argmax(x: Any, start: int, columns: int) -> int:
+@helper
+def row_argmax(x: Any, start: int, columns: int) -> Any:
     """Position of the first of the greatest among `columns` elements from `start` on; NaN is the greatest; 0 of nothing."""
     most = row_greatest_or_nan(x, start, columns)
     j = 0
