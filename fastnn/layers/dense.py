@@ -40,8 +40,8 @@ class Dense(Layer):
         self.activation = activation
         self.alpha = alpha
         self.use_bias = use_bias
-        self.weight_init = None if weight_init is None else initializers.by_name(weight_init)
-        self.bias_init = initializers.by_name(bias_init)
+        self.weight_init = None if weight_init is None else _initializer(weight_init)
+        self.bias_init = _initializer(bias_init)
 
     def in_context(self, following: Sequence[Layer]) -> Self:
         linear = self.activation in (None, "identity")
@@ -75,6 +75,11 @@ class Dense(Layer):
         shown += [f"activation={self.activation!r}"] if self.activation else []
         shown += [f"use_bias={self.use_bias}"] if self.use_bias is False else []
         return f"Dense({', '.join(shown)})"
+
+
+def _initializer(given: Any) -> initializers.Initializer:
+    """An initializer, its name, or what `config` wrote of it."""
+    return initializers.Initializer.from_config(given) if isinstance(given, dict) else initializers.by_name(given)
 
 
 def _next_activation(following: Sequence[Layer]) -> str | None:

@@ -127,9 +127,7 @@ def _batch_norm(F: Any) -> Any:
                 sums[j] = gamma[left + j] * F(inverse)
                 if count > 0:
                     unbiased = deviation[j] / max(count - 1, 1)
-                    running_mean[left + j] = F(
-                        momentum * types.float64(running_mean[left + j]) + (1.0 - momentum) * centre[j]
-                    )
+                    running_mean[left + j] = F(momentum * types.float64(running_mean[left + j]) + (1.0 - momentum) * centre[j])
                     running_variance[left + j] = F(
                         momentum * types.float64(running_variance[left + j]) + (1.0 - momentum) * unbiased
                     )

@@ -301,19 +301,24 @@ def where(F: Any) -> Body:
 
 def _power(F: Any) -> Function:
     """a to the power b, as IEEE 754 defines `pow`."""
-    zero, two = F(0), F(2)
+    zero, one, two = F(0), F(1), F(2)
     if F == types.float64:
+        # The C library's, which is scalar; but its reciprocals are not always the nearest number.
 
         @helper
         def power64(a: Any, b: Any) -> Any:
-            return a * a if b == two else a**b
+            if b == two:
+                return a * a
+            if b == -one:
+                return one / a
+            return a**b
 
         return power64  # type: ignore[no-any-return]
 
     # In float64, where exp(b log |a|) is so accurate that rounding it to float32 gives whole powers exactly.
     exponential, logarithm = mathematics.exp(types.float64), mathematics.log(types.float64)
     with_sign_of = mathematics.with_sign_of(F)
-    infinity, nan, one, half = F(np.inf), F(np.nan), F(1), F(0.5)
+    infinity, nan, half = F(np.inf), F(np.nan), F(0.5)
 
     @helper
     def power32(a: Any, b: Any) -> Any:
@@ -326,6 +331,7 @@ def _power(F: Any) -> Function:
         negative = negative if whole == b else (nan if (a < zero) & (magnitude < infinity) else y)
         y = negative if a <= zero else y
         y = one if b == zero else y
+        y = one / a if b == -one else y
         return a * a if b == two else y
 
     return power32  # type: ignore[no-any-return]

@@ -122,11 +122,24 @@ class _Vectors:
         function = self._intrinsic(f"llvm.fma.{self.suffix}", self.vector, self.vector, self.vector, self.vector)
         return self.builder.call(function, [a, b, c])
 
-    def transposed(self, rows: list[ir.Value]) -> list[ir.Value]:
-        """The transpose of a square block: swap ever larger halves of pairs of rows."""
-        rows = list(rows)
-        distance = 1
-        while distance < self.lanes:
+    def transposed(self, pointers: list[ir.Value], mask: ir.Value | None = None) -> list[ir.Value]:
+        """Load a square block, a row from each pointer, and transpose it: swap ever larger pieces of pairs of rows."""
+        half = self.lanes // 2
+        if mask is None:
+            # The largest pieces are swapped by loading halves of rows: loads are cheaper than shuffles.
+            joined = ir.Constant(ir.VectorType(I32, self.lanes), list(range(self.lanes)))
+            part = ir.VectorType(self.element, half).as_pointer()
+            rows: list[ir.Value] = [None] * self.lanes
+            for i in range(half):
+                for offset, to in ((0, i), (half * self.size, i + half)):
+                    pair = [self.builder.bitcast(self.at(pointers[row], offset), part) for row in (i, i + half)]
+                    low, high = (self.builder.load(pointer, align=self.size) for pointer in pair)
+                    rows[to] = self.builder.shuffle_vector(low, high, joined)
+            distances = [1 << n for n in range(half.bit_length() - 1)]
+        else:
+            rows = [self.load(pointer, mask) for pointer in pointers]
+            distances = [1 << n for n in range(half.bit_length())]
+        for distance in distances:
             low = [x if not x & distance else self.lanes + x - distance for x in range(self.lanes)]
             high = [x + distance if not x & distance else self.lanes + x for x in range(self.lanes)]
             indices = [ir.Constant(ir.VectorType(I32, self.lanes), order) for order in (low, high)]
@@ -135,7 +148,6 @@ class _Vectors:
                     a, b = rows[i], rows[i + distance]
                     rows[i] = self.builder.shuffle_vector(a, b, indices[0])
                     rows[i + distance] = self.builder.shuffle_vector(a, b, indices[1])
-            distance *= 2
         return rows
 
 
@@ -285,7 +297,7 @@ def _define_transpose(module: ir.Module, float_type: Any) -> ir.Function:
     check, whole, rest, tail, leave = (function.append_basic_block(x) for x in ("check", "whole", "rest", "tail", "leave"))
 
     def block(mask: ir.Value | None) -> None:
-        rows = of.transposed([of.load(of.at(source_at, offset), mask) for offset in offsets])
+        rows = of.transposed([of.at(source_at, offset) for offset in offsets], mask)
         if mask is None:
             for offset in offsets:
                 of.prefetch(of.at(of.at(source_at, offset), AHEAD))
@@ -336,9 +348,10 @@ def _define_dot(module: ir.Module, float_type: Any, rows: int) -> ir.Function:
     builder.position_at_end(loop)
     left, a_at, b_at = builder.phi(I64), builder.phi(BYTES), builder.phi(BYTES)
     sums = [builder.phi(of.vector) for _ in range(rows)]
-    columns = of.transposed([of.load(of.at(b_at, offset)) for offset in offsets])
-    for offset in offsets:
-        of.prefetch(of.at(of.at(b_at, offset), AHEAD))
+    pointers = [of.at(b_at, offset) for offset in offsets]
+    columns = of.transposed(pointers)
+    for pointer in pointers:
+        of.prefetch(of.at(pointer, AHEAD))
     new: list[ir.Value] = list(sums)
     for k, column in enumerate(columns):
         for i in range(rows):
@@ -451,9 +464,11 @@ BLOCK_B = 480 * 1024
 """Most bytes of a packed block of B: half of a second-level cache."""
 SHORT = 32
 """Up to so many k, writing C costs as much as computing it: low and wide tiles write it in longer runs."""
-DOT_ROWS = 4
+REUSED = 4
+"""Row blocks from which on B is worth packing."""
+DOT_ROWS = 8
 """Up to so many rows, a transposed B is not worth a panel."""
-GROUP = 8
+GROUP = 4
 """Row blocks whose panels of A are packed together, so that whole cache lines are read."""
 
 
@@ -465,7 +480,7 @@ def _core(float_type: Any) -> Any:
     most_rows, most_vectors, register_count = MOST_ROWS, WIDEST, registers()
     pitch = -(-MOST_ROWS // lane) * vector  # bytes of one k in a panel of A
     most_k, most_b, most_panel = BLOCK_K[size], BLOCK_B, PANEL
-    group, short, dot_rows = GROUP, SHORT, DOT_ROWS
+    group, short, dot_rows, reused = GROUP, SHORT, DOT_ROWS, REUSED
     lowest = max(rows for rows in range(1, MOST_ROWS + 1) if widest_for(rows) == WIDEST)
     low = max(rows for rows in range(1, MOST_ROWS + 1) if widest_for(rows) >= WIDEST // 2)
     tile = _caller("tile", _define_switch, float_type)
@@ -516,7 +531,7 @@ def _core(float_type: Any) -> Any:
         widest = most_vectors
         while tallest > 1 and widest * (tallest + 1) >= register_count:
             widest >>= 1
-        pack_b = is_transposed or (row_blocks >= 4 and k > 8)
+        pack_b = is_transposed or (row_blocks >= reused and k > 8)
         pack_a = columns >= 8 * lane and row_blocks > 1 and k > 8 and (a_row % 2048 == 0 or a_k % 2048 == 0)
         block_k, block_n = k, columns
         if pack_b or pack_a or row_blocks > 1:

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import carray, types  # type: ignore[attr-defined]
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
@@ -89,9 +89,7 @@ def _softmax_cross_entropy(with_losses: bool, with_gradient: bool, operands: int
                             if inside:
                                 dz[row + label] = (values[start + label] * inverse - F(1)) * slope
                         else:
-                            _soft_gradient(
-                                values, start, inverse * row_sum(t, row, columns), slope, columns, t, dz, row
-                            )
+                            _soft_gradient(values, start, inverse * row_sum(t, row, columns), slope, columns, t, dz, row)
                 if with_losses:
                     logarithms = carray(sums, count)
                     for r in range(count):
@@ -118,9 +116,7 @@ def _softmax_cross_entropy(with_losses: bool, with_gradient: bool, operands: int
 
 
 @helper
-def _soft_gradient(
-    values: Any, start: int, factor: Any, slope: Any, columns: int, t: Any, dz: Any, row: int
-) -> None:
+def _soft_gradient(values: Any, start: int, factor: Any, slope: Any, columns: int, t: Any, dz: Any, row: int) -> None:
     """dz = (values * factor - t) * slope."""
     multiplier, outer = lanes(values, factor), lanes(values, slope)
     j = 0
@@ -134,9 +130,7 @@ def _soft_gradient(
 
 
 @helper
-def _soft_terms(
-    z: Any, t: Any, row: int, greatest: Any, logarithm: Any, columns: int, terms: Any, start: int
-) -> None:
+def _soft_terms(z: Any, t: Any, row: int, greatest: Any, logarithm: Any, columns: int, terms: Any, start: int) -> None:
     """terms = -t log p = t (logarithm - (z - greatest)), with the logarithm of the sum of the row's exponentials."""
     centre, total = lanes(z, greatest), lanes(z, logarithm)
     j = 0

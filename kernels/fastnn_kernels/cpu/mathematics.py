@@ -175,14 +175,15 @@ def _expm1_between(F: Any) -> Function:
 def expm1(F: Any) -> Function:
     """e^x - 1, accurate near 0."""
     between = _expm1_between(F)
-    highest, infinity, lowest, minus_one, zero = F(_EXP_LIMITS[F][1]), F(np.inf), F(-40), F(-1), F(0)
+    highest, infinity, lowest, minus_one = F(_EXP_LIMITS[F][1]), F(np.inf), F(-40), F(-1)
+    tiny = F(np.finfo(F.name).eps / 4)  # below it x is the result to the last place, and halves of it are not flushed
 
     @helper
     def expm1(x: Any) -> Any:
         y = between(x)
         y = infinity if x > highest else y
         y = minus_one if x < lowest else y
-        y = x if x == zero else y
+        y = x if abs(x) < tiny else y
         return y if x == x else x
 
     return expm1  # type: ignore[no-any-return]
@@ -285,6 +286,7 @@ def log1p(F: Any) -> Function:
     """log(1 + x), accurate near 0."""
     split, log_parts = _split(F), _log_parts(F)
     infinity, nan, zero, one = F(np.inf), F(np.nan), F(0), F(1)
+    large = F(4 / np.finfo(F.name).eps)  # beyond it what the sum loses is nothing, and 2^-k may be no normal number
 
     @helper
     def log1p(x: Any) -> Any:
@@ -292,7 +294,8 @@ def log1p(F: Any) -> Function:
         # What the sum lost: the smaller of the two addends, less the part of it that went into u.
         lost = x - (u - one) if x < one else one - (u - x)
         k, m, factor = split(u)
-        y = log_parts(k, multiply_add(lost, factor, m - one))
+        rest = lost * factor
+        y = log_parts(k, (m - one) + (zero if u > large else rest))
         y = y if x < infinity else x
         y = x if x == zero else y
         y = -infinity if u == zero else y

@@ -36,17 +36,17 @@ class Lanes(types.Type):
 
     def __init__(self, element: Any) -> None:
         self.element = element
-        super().__init__(name=f"Lanes({element})")  # type: ignore[no-untyped-call]
+        super().__init__(name=f"Lanes({element})")
 
 
-@register_model(Lanes)  # type: ignore[no-untyped-call]
+@register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, lanes: Any) -> None:
-        super().__init__(manager, lanes, ir.VectorType(manager.lookup(lanes.element).get_value_type(), LANES))
+        super().__init__(manager, lanes, ir.VectorType(manager.lookup(lanes.element).get_value_type(), LANES))  # type: ignore[no-untyped-call]
 
 
 def _arithmetic(operation: Any, instruction: str) -> None:
-    @infer_global(operation)
+    @infer_global(operation)  # type: ignore[no-untyped-call]
     class _Typing(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             if len(args) == 2 and isinstance(args[0], Lanes) and args[0] == args[1]:

@@ -1,0 +1,144 @@
+"""`check_gradients` on every layer, activation, loss and penalty, on code of a user's own, and on planted mistakes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastnn
+from fastnn import ops
+from fastnn.program import differentiate
+from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT
+
+N, FEATURES, OUTPUTS = 9, 4, 3
+LABELS = np.array([0, 2, 1, 1, 0, 2, 2, 1, 0])
+
+
+def targets(loss: str) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    if loss == "softmax_cross_entropy":
+        return LABELS
+    if loss == "sigmoid_cross_entropy":
+        return (rng.random((N, OUTPUTS)) < 0.5).astype(int)
+    return rng.standard_normal((N, OUTPUTS))
+
+
+def X() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((N, FEATURES))
+
+
+@pytest.mark.parametrize("penalties", [{}, {"l2": 0.1}, {"l1": 0.05}, {"l2": 0.1, "l1": 0.05}])
+@pytest.mark.parametrize("loss", fastnn.losses.LOSSES)
+@pytest.mark.parametrize("activation", ["identity", *ACTIVATIONS_FROM_OUTPUT, *ACTIVATIONS_FROM_INPUT, "softmax", "log_softmax"])
+def test_every_activation_loss_and_penalty(activation: str, loss: str, penalties: dict[str, float]) -> None:
+    model = fastnn.Sequential([fastnn.Dense(5, activation=activation), fastnn.Dense(OUTPUTS)], seed=2, dtype="float64")
+    result = fastnn.check_gradients(model, X(), targets(loss), loss=loss, **penalties)
+    assert result.passed, str(result)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("loss", fastnn.losses.LOSSES)
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [fastnn.Dense(5), fastnn.BatchNorm(), fastnn.Activation("tanh")],
+        [fastnn.Dense(5, use_bias=True), fastnn.BatchNorm(), fastnn.Activation("sigmoid"), fastnn.Dense(4, activation="gelu")],
+        [fastnn.Dense(5, activation="tanh"), fastnn.Dropout(0.0)],
+        [fastnn.Activation("silu"), fastnn.Dense(3, use_bias=False)],
+        [fastnn.Dense(6, activation="elu", alpha=0.5, bias_init="normal"), fastnn.Dense(6, activation="leaky_relu", alpha=0.2)],
+    ],
+    ids=["batch norm", "batch norm with bias", "dropout 0", "activation", "alpha"],
+)
+def test_every_layer_and_loss(layers: list[Any], loss: str, weighted: bool) -> None:
+    model = fastnn.Sequential([*layers, fastnn.Dense(OUTPUTS)], seed=2, dtype="float64")
+    weights = np.random.default_rng(5).random(N) if weighted else None
+    result = fastnn.check_gradients(model, X(), targets(loss), loss=loss, sample_weight=weights)
+    named = {name: error for name, error in result.relative.items() if name != "0.bias" or not model.layers[0].use_bias}
+    assert result.passed, str(result)
+    assert set(result.names) >= set(named)
+
+
+@pytest.mark.parametrize(("activation", "loss"), [("softmax", "softmax_cross_entropy"), ("sigmoid", "sigmoid_cross_entropy")])
+def test_a_final_activation_that_the_loss_absorbs(activation: str, loss: str) -> None:
+    for last in ([fastnn.Dense(OUTPUTS, activation=activation)], [fastnn.Dense(OUTPUTS), fastnn.Activation(activation)]):
+        model = fastnn.Sequential(last, seed=2, dtype="float64")
+        assert fastnn.check_gradients(model, X(), targets(loss), loss=loss).passed
+
+
+def test_flatten_and_batch_norm_in_inference_mode() -> None:
+    images = X().reshape(N, 2, 2)
+    model = fastnn.Sequential([fastnn.Flatten(), fastnn.Dense(5), fastnn.BatchNorm(), fastnn.Dense(3)], seed=1, dtype="float64")
+    assert fastnn.check_gradients(model, images, LABELS).passed
+    assert fastnn.check_gradients(model, images, LABELS, training=False).passed
+
+
+def huber(outputs: Any, targets: Any) -> Any:
+    """Quadratic near 0, linear beyond 1."""
+    d = outputs - targets
+    return ops.sum(ops.where(ops.abs(d) < 1.0, 0.5 * d * d, ops.abs(d) - 0.5), 1)
+
+
+class Residual(fastnn.Layer):
+    """x + relu(x W + b)."""
+
+    def parameters(self, shape: tuple[int, ...]) -> dict[str, fastnn.Parameter]:
+        (inputs,) = shape
+        weight = fastnn.Parameter((inputs, inputs), fastnn.initializers.He(), regularized=True)
+        return {"weight": weight, "bias": fastnn.Parameter((inputs,), fastnn.initializers.Normal(0.1))}
+
+    def forward(self, x: Any, training: bool) -> Any:
+        return x + ops.relu(x @ self.weight + self.bias)
+
+
+def test_a_loss_and_a_layer_of_ones_own_are_checked_and_played() -> None:
+    rng = np.random.default_rng(3)
+    values = 2 * rng.standard_normal((N, OUTPUTS))
+    model = fastnn.Sequential([fastnn.Dense(6), Residual(), fastnn.Dense(OUTPUTS)], seed=1, dtype="float64")
+    assert fastnn.check_gradients(model, X(), values, loss=huber, l2=0.01).passed
+    program = str(model.build(FEATURES).program(8, loss=huber))
+    assert "where(" in program
+    assert program.count("dense(") == 3, "the product and the bias of the user's layer are fused like the library's own"
+    by_cpu = fastnn.Sequential(model.layers, seed=1, dtype="float64")
+    by_definition = fastnn.Sequential(model.layers, seed=1, dtype="float64")
+    data = rng.standard_normal((100, FEATURES))
+    wanted = np.stack([data[:, 0], data[:, 1] * data[:, 2], data.sum(1)], 1)
+    options: dict[str, Any] = {"loss": huber, "batch_size": 16, "epochs": 30, "verbose": 0}
+    options["order"] = lambda epoch: np.random.default_rng(epoch).permutation(100)
+    history = by_cpu.fit(data, wanted, device="cpu", **options)
+    by_definition.fit(data, wanted, device="numpy", **options)
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    for name, value in by_cpu.weights.items():
+        np.testing.assert_allclose(value, by_definition.weights[name], rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("kernel", ["tanh", "add", "matmul", "softmax_cross_entropy", "batch_norm"])
+def test_a_planted_mistake_is_found(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backward rule that is 1 % too large."""
+    right = differentiate.RULES[kernel]
+
+    def wrong(call: Any, *gradients: Any) -> Any:
+        return [None if g is None else ops.multiply(g, 1.01) for g in right(call, *gradients)]
+
+    monkeypatch.setitem(differentiate.RULES, kernel, wrong)
+    layers = [fastnn.Dense(5), fastnn.BatchNorm(), fastnn.Activation("tanh"), fastnn.Dense(OUTPUTS)]
+    model = fastnn.Sequential(layers, seed=2, dtype="float64")
+    result = fastnn.check_gradients(model, X(), LABELS)
+    assert not result.passed
+    assert "DO NOT AGREE" in str(result)
+
+
+def test_a_float32_model_is_checked_on_a_copy_and_left_alone() -> None:
+    model = fastnn.Sequential([fastnn.Dense(5), fastnn.BatchNorm(), fastnn.Dense(3)], seed=0).build(FEATURES)
+    before = model.weights
+    assert fastnn.check_gradients(model, X(), LABELS).passed
+    assert all(np.array_equal(value, before[name]) for name, value in model.weights.items())
+    assert model.dtype == np.dtype("float32")
+
+
+def test_dropout_is_refused_with_the_cure() -> None:
+    model = fastnn.Sequential([fastnn.Dense(5), fastnn.Dropout(0.5), fastnn.Dense(3)], seed=0)
+    with pytest.raises(fastnn.FastnnError, match="rate to 0"):
+        fastnn.check_gradients(model, X(), LABELS)
+    assert fastnn.check_gradients(model, X(), LABELS, training=False).passed
