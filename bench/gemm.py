@@ -20,9 +20,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import fastnn_kernels.cpu as cpu_set
 import numpy as np
 import torch
+
+import fastnn_kernels.cpu as cpu_set
 from fastnn_kernels.contract import KERNELS, Operand
 
 LAYERS = ("2,5", "784,30", "30,10", "784,128", "128,10", "784,512", "512,512", "1024,1024")
@@ -141,7 +142,8 @@ def main() -> None:
                     f"{operations / mine / 1e9:8.1f} {other / mine:6.2f}", flush=True,
                 )  # fmt: skip
     ratios = [row["torch"] / row["ours"] for row in rows]
-    print(f"geometric mean {statistics.geometric_mean(ratios):.2f}, least {min(ratios):.2f}, below one {sum(r < 1 for r in ratios)}")
+    slower = sum(ratio < 1 for ratio in ratios)
+    print(f"geometric mean {statistics.geometric_mean(ratios):.2f}, least {min(ratios):.2f}, slower {slower} of {len(ratios)}")
     if options.json:
         versions = {"torch": torch.__version__, "numpy": np.__version__, "processor": platform.processor()}
         with open(options.json, "w", encoding="utf-8") as file:

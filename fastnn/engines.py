@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,10 +21,13 @@ from fastnn_kernels.contract import KERNELS, Operand
 
 DEVICES = ("auto", "cpu", "cuda", "numpy")
 
-BARRIER = 0.4e-6  # seconds a call that two threads meeting costs, waking and imbalance included
-RATE = 60e9  # floating-point operations a second of one core, for choosing the number of threads only
-BANDWIDTH = 15e9  # bytes a second of one core, likewise
-CHUNK_WAKE = 60e-6  # seconds it takes to wake the team and to be told that it is done
+BARRIER = 0.7e-6  # seconds a call that two threads meeting costs, uneven shares included
+RATE = 80e9  # floating-point operations a second of one core, for the first guess of the number of threads only
+BANDWIDTH = 60e9  # bytes a second of one core out of its cache, likewise
+
+TRIAL_SECONDS = 1e-3  # how long the other number of threads is tried
+TRIAL_SHARE = 50  # a trial may take this part of the time played since the last one
+PATIENCE = 16  # trials that find nothing new become rarer, up to this many times
 
 
 def choose(device: str) -> tuple[str, str]:
@@ -79,6 +83,7 @@ class Instance:
         self._calls = _make_player(engine, self, self.plan.calls, 1)
         self.threads = self._usable_threads(threads)
         self._calls.set_parts(self.threads)
+        self._pace = _Pace(self.threads, cores()) if threads is None and engine == "cpu" and cores() > 1 else None
         self._ready = False
 
     def bind(self, **arrays: np.ndarray) -> None:
@@ -109,7 +114,11 @@ class Instance:
                 raise InputError(f"the program has no {', '.join(missing)} yet; bind them first")
             self._once.play(1)
             self._ready = True
-        self._calls.play(repeats)
+        if self._pace is None:
+            self._calls.play(repeats)
+        else:
+            self._pace.play(self._calls, repeats)
+            self.threads = self._pace.best
 
     def play_calls(self, first: int, count: int, repeats: int = 1) -> None:
         """Run some calls of the plan on their own (`explain` times them, a failing step is searched with them)."""
@@ -194,6 +203,50 @@ def _make_player(engine: str, instance: Instance, calls: Sequence[Call], parts: 
     return _NumpyCalls(instance, calls) if engine == "numpy" else _CpuCalls(instance, calls)
 
 
+class _Pace:
+    """How many threads play a program fastest: one or all, tried again now and then, since others use the machine too.
+
+    The number changes no bit of the results.
+    """
+
+    def __init__(self, guess: int, most: int) -> None:
+        self.best = guess
+        self.other = 1 if guess > 1 else most
+        self.seconds: dict[int, float] = {}
+        self.since = 0.0
+        self.patience = 1
+
+    def play(self, calls: Any, repeats: int) -> None:
+        trial = self._trial(repeats)
+        if trial:
+            self._timed(calls, self.other, trial)
+            if self.seconds[self.other] < 0.9 * self.seconds[self.best]:
+                self.best, self.other = self.other, self.best
+                self.patience = 1
+            else:
+                self.patience = min(2 * self.patience, PATIENCE)
+            self.since = 0.0
+        if repeats > trial:
+            self.since += self._timed(calls, self.best, repeats - trial)
+
+    def _trial(self, repeats: int) -> int:
+        """How many of the repeats to play with the other number of threads; 0 while it would cost too much."""
+        if self.best not in self.seconds:
+            return 0
+        each = max(self.seconds.get(self.other, 2.0 * self.seconds[self.best]), 1e-7)
+        count = max(1, int(TRIAL_SECONDS / each))
+        due = self.since >= TRIAL_SHARE * self.patience * count * each
+        return count if due and count <= repeats else 0
+
+    def _timed(self, calls: Any, threads: int, repeats: int) -> float:
+        calls.set_parts(threads)
+        started = time.perf_counter()
+        calls.play(repeats)
+        taken = time.perf_counter() - started
+        self.seconds[threads] = taken / repeats
+        return taken
+
+
 class _NumpyCalls:
     """The definition: each call a Python call."""
 
@@ -260,6 +313,8 @@ class _CpuCalls:
 
     def set_parts(self, parts: int) -> None:
         self.parts = parts
+        if self.scratch.size >= self.scratch_bytes * parts:
+            return
         self.scratch = _aligned(self.scratch_bytes * parts)
         for word in self._scratch_words:
             self.words[word] = self.scratch.ctypes.data

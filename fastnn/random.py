@@ -72,14 +72,16 @@ def draw_seed() -> int:
 def uniform(key: Key, step: int, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
     """Uniforms of (key, step) in [0, 1), multiples of 2**-24, in C order."""
     integers = uniform_integers(key, step, int(np.prod(shape, dtype=np.int64)))
-    return (integers * 2.0**-UNIFORM_BITS).astype(dtype).reshape(shape)
+    values: np.ndarray = (integers * 2.0**-UNIFORM_BITS).astype(dtype)
+    return values.reshape(shape)
 
 
 def normal(key: Key, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
     """Normals of mean 0 and variance 1, in C order."""
     pairs = words(key, 0, 2 * int(np.prod(shape, dtype=np.int64))).reshape(-1, 2).astype(np.int64)
     odd = 2 * (pairs[:, 0] << 20 | pairs[:, 1] >> 12) + 1
-    return _inverse_normal(odd).astype(dtype).reshape(shape)
+    values: np.ndarray = _inverse_normal(odd).astype(dtype)
+    return values.reshape(shape)
 
 
 def permutation(key: Key, epoch: int, n: int) -> np.ndarray:

@@ -112,9 +112,7 @@ def test_binary(name: str, dtype: str) -> None:
         elif name in COMPARISONS:
             a, b = np.round(a), np.round(b)  # so that some are equal
         shape = np.broadcast_shapes(a_shape, b_shape)
-        check_kernel(
-            name, [a, b], [(shape, "bool" if name in COMPARISONS else dtype)], tolerance=0.5 if name != "power" else 4
-        )
+        check_kernel(name, [a, b], [(shape, "bool" if name in COMPARISONS else dtype)], tolerance=0.5 if name != "power" else 4)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -132,7 +130,8 @@ def random_shapes(rng: np.random.Generator) -> tuple[tuple[int, ...], ...]:
     """A shape of one to six axes and three shapes that broadcast to it."""
     full = rng.integers(1, 6, rng.integers(1, 7))
     return tuple(
-        tuple(int(n) for n in np.where(rng.random(len(full)) < 0.5, full, 1)[rng.integers(0, len(full) + 1) :]) for _ in range(3)
+        tuple(int(n) for n in np.where(rng.random(len(full)) < 0.5, full, 1)[rng.integers(0, len(full) + 1) :])
+        for _ in range(3)
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
 from collections.abc import Callable
@@ -142,7 +141,7 @@ def test_against_many_digits(name: str, dtype: str) -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_zeros_infinities_and_nan(name: str, dtype: str) -> None:
     x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e30, -1e30], dtype)
-    actual, expected = evaluate(name, x), np.array([])
+    actual = evaluate(name, x)
     with np.errstate(all="ignore"):
         expected = np.asarray(DEFINITIONS[name](x.astype(np.float64))).astype(dtype)
     if name.startswith("log"):
@@ -216,7 +215,3 @@ def test_the_measure_sees_errors() -> None:
     assert worst_ulps(np.array([1.0, 3.0], np.float32), expected) == 0
     assert worst_ulps(np.array([1.0, np.nextafter(np.float32(3), np.float32(4))], np.float32), expected) == 1
     assert not worst_ulps(np.array([1.0, np.nan], np.float32), expected) <= 1e9
-
-
-def test_addresses_are_whole() -> None:
-    assert ctypes.sizeof(ctypes.c_void_p) == 8  # operand words are 64 bits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from numba import carray, types
+from numba import carray, types  # type: ignore[attr-defined]
 
 from fastnn_kernels.contract import SUM_BLOCK, Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
@@ -105,7 +105,7 @@ def _shuffle_sizes(epoch: Operand, order: Operand, *, key: tuple[int, int]) -> t
 
 def _shuffle_scratch(epoch: Operand, order: Operand, *, key: tuple[int, int]) -> int:
     left, right = shuffle_bits(order.size)
-    return 16 * (2**left + 2**right) + 8 * WALKERS
+    return 16 * ((1 << left) + (1 << right)) + 8 * WALKERS
 
 
 @helper

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numba
+from numba import carray  # type: ignore[attr-defined]
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import compile_function, kernel
@@ -18,17 +18,14 @@ from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits
 from fastnn_kernels.cpu.mathematics import activation as forward_function
 from fastnn_kernels.cpu.mathematics import activation_backward as backward_function
 
-carray = numba.carray
-
 
 def _epilogue(float_type: Any, name: str, backward: bool) -> Any:
     """The body of an epilogue: c = f(c, alpha), or c = f'(c, at, alpha)."""
     pointer = POINTERS[float_type]
     size = float_type.bitwidth // 8
-    forward = None if backward else forward_function(float_type, name)
-    derivative = backward_function(float_type, name) if backward else None
+    function = backward_function(float_type, name) if backward else forward_function(float_type, name)
 
-    def apply(tile, at, row, rows, columns, alpha):
+    def apply(tile: int, at: int, row: int, rows: int, columns: int, alpha: float) -> None:
         # Whole rows lie one behind the other: one long loop instead of many short ones.
         if row == columns * size:
             rows, columns = 1, rows * columns
@@ -36,9 +33,9 @@ def _epilogue(float_type: Any, name: str, backward: bool) -> Any:
         for i in range(rows):
             c = carray(pointer(tile + i * row), columns)
             for j in range(columns):
-                c[j] = forward(c[j], slope)
+                c[j] = function(c[j], slope)
 
-    def apply_derivative(tile, at, row, rows, columns, alpha):
+    def apply_derivative(tile: int, at: int, row: int, rows: int, columns: int, alpha: float) -> None:
         if row == columns * size:
             rows, columns = 1, rows * columns
         slope = float_type(alpha)
@@ -46,7 +43,7 @@ def _epilogue(float_type: Any, name: str, backward: bool) -> Any:
             c = carray(pointer(tile + i * row), columns)
             y = carray(pointer(at + i * row), columns)
             for j in range(columns):
-                c[j] = derivative(c[j], y[j], slope)
+                c[j] = function(c[j], y[j], slope)
 
     return apply_derivative if backward else apply
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numba import carray, types
+from numba import carray, types  # type: ignore[attr-defined]
 
 from fastnn_kernels.contract import (
     ACTIVATIONS_FROM_INPUT,
@@ -166,9 +166,7 @@ def _broadcast_sizes(*operands: Operand) -> tuple[int, ...]:
     return (output.size, *(number for axis in axes for number in axis))
 
 
-def _two(
-    function: Function, float_type: Any, result_type: Any, shortcut: tuple[float, Function] = (0.0, lambda a: a)
-) -> Body:
+def _two(function: Function, float_type: Any, result_type: Any, shortcut: tuple[float, Function] = (0.0, lambda a: a)) -> Body:
     """c = function(a, b) with broadcasting.
 
     `shortcut` (s, f): for rows whose single b is s, f(a) gives what function(a, s) would, faster.
@@ -237,7 +235,14 @@ def where(F: Any) -> Body:
 
     @helper
     def row(
-        condition_address: Any, condition_step: Any, a_address: Any, a_step: Any, b_address: Any, b_step: Any, c_address: Any, n: Any
+        condition_address: Any,
+        condition_step: Any,
+        a_address: Any,
+        a_step: Any,
+        b_address: Any,
+        b_step: Any,
+        c_address: Any,
+        n: Any,
     ) -> None:
         condition = carray(uint8_pointer(condition_address), n)
         a, b, c = carray(pointer(a_address), n), carray(pointer(b_address), n), carray(pointer(c_address), n)
@@ -302,7 +307,7 @@ def where(F: Any) -> Body:
 def _power(F: Any) -> Function:
     """a to the power b, as IEEE 754 defines `pow`."""
     zero, one, two = F(0), F(1), F(2)
-    if F == types.float64:
+    if F is types.float64:
         # The C library's, which is scalar; but its reciprocals are not always the nearest number.
 
         @helper
@@ -313,7 +318,7 @@ def _power(F: Any) -> Function:
                 return one / a
             return a**b
 
-        return power64  # type: ignore[no-any-return]
+        return power64
 
     # In float64, where exp(b log |a|) is so accurate that rounding it to float32 gives whole powers exactly.
     exponential, logarithm = mathematics.exp(types.float64), mathematics.log(types.float64)
@@ -334,7 +339,7 @@ def _power(F: Any) -> Function:
         y = one / a if b == -one else y
         return a * a if b == two else y
 
-    return power32  # type: ignore[no-any-return]
+    return power32
 
 
 def _binary_function(F: Any, name: str) -> Function:

@@ -23,11 +23,14 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic as numba_intrinsic
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import TYPES, compile_function
 from fastnn_kernels.cpu.processor import lanes, level, registers
+
+intrinsic: Any = numba_intrinsic
+"""Untyped: as Numba types it, callers would have to pass the typing context themselves."""
 
 I64 = ir.IntType(64)
 I32 = ir.IntType(32)
@@ -70,7 +73,8 @@ class _Vectors:
         self.zero = ir.Constant(self.vector, [ir.Constant(self.element, 0.0)] * self.lanes)
 
     def _intrinsic(self, name: str, result: ir.Type, *arguments: ir.Type) -> ir.Function:
-        return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, arguments), name)
+        kind = ir.FunctionType(result, arguments)
+        return cgutils.get_or_insert_function(self.builder.module, kind, name)  # type: ignore[no-untyped-call]
 
     def at(self, pointer: ir.Value, offset: ir.Value | int) -> ir.Value:
         """The byte pointer `offset` bytes on."""
@@ -92,9 +96,7 @@ class _Vectors:
         where = self.builder.bitcast(pointer, self.vector.as_pointer())
         if mask is None:
             return self.builder.load(where, align=self.size)
-        masked = self._intrinsic(
-            f"llvm.masked.load.{self.suffix}.p0", self.vector, where.type, I32, mask.type, self.vector
-        )
+        masked = self._intrinsic(f"llvm.masked.load.{self.suffix}.p0", self.vector, where.type, I32, mask.type, self.vector)
         return self.builder.call(masked, [where, I32(self.size), mask, self.zero])
 
     def store(self, value: ir.Value, pointer: ir.Value, mask: ir.Value | None = None) -> None:
@@ -102,9 +104,7 @@ class _Vectors:
         if mask is None:
             self.builder.store(value, where, align=self.size)
             return
-        masked = self._intrinsic(
-            f"llvm.masked.store.{self.suffix}.p0", ir.VoidType(), self.vector, where.type, I32, mask.type
-        )
+        masked = self._intrinsic(f"llvm.masked.store.{self.suffix}.p0", ir.VoidType(), self.vector, where.type, I32, mask.type)
         self.builder.call(masked, [value, where, I32(self.size), mask])
 
     def broadcast(self, pointer: ir.Value) -> ir.Value:
@@ -422,7 +422,7 @@ def _caller(name: str, define: Any, float_type: Any) -> Any:
     @intrinsic
     def call(typingctx: Any, words: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            values = cgutils.unpack_tuple(builder, args[0], len(words))
+            values = cgutils.unpack_tuple(builder, args[0], len(words))  # type: ignore[no-untyped-call]
             values = [context.cast(builder, x, kind, types.int64) for x, kind in zip(values, words.types, strict=True)]
             function = builder.module.globals.get(f"{name}_{float_type}") or define(builder.module, float_type)
             builder.call(function, values)
@@ -457,16 +457,20 @@ CORE = types.void(*[types.int64] * len(CORE_ARGUMENTS), types.float64)
 and `at` may be 0; `scratch` is that of the part. The last argument is alpha."""
 
 BLOCK_K = {4: 384, 8: 256}
-"""Most k of a block: a panel of A (a tile's rows) then fits into half the first-level cache."""
+"""Most k of a block by the bytes of an element: the panel of A that a row of tiles reads stays in the first-level cache."""
 PANEL = 16 * 1024
 """Bytes of a panel of B that is used once: half of a first-level cache."""
 BLOCK_B = 480 * 1024
 """Most bytes of a packed block of B: half of a second-level cache."""
 SHORT = 32
 """Up to so many k, writing C costs as much as computing it: low and wide tiles write it in longer runs."""
-REUSED = 4
-"""Row blocks from which on B is worth packing."""
-DOT_ROWS = 8
+CLASH_A = 4096
+"""Rows that start a multiple of so many bytes apart fall into one set of the first-level cache: then A is packed."""
+CLASH_B = 1024
+"""The same for B, of which only a second-level cache keeps a block."""
+REUSED = 11
+"""Row blocks from which on it is worth packing such a B; each of them reads all of it."""
+DOT_ROWS = min(8, MOST_ROWS)
 """Up to so many rows, a transposed B is not worth a panel."""
 GROUP = 4
 """Row blocks whose panels of A are packed together, so that whole cache lines are read."""
@@ -480,7 +484,8 @@ def _core(float_type: Any) -> Any:
     most_rows, most_vectors, register_count = MOST_ROWS, WIDEST, registers()
     pitch = -(-MOST_ROWS // lane) * vector  # bytes of one k in a panel of A
     most_k, most_b, most_panel = BLOCK_K[size], BLOCK_B, PANEL
-    group, short, dot_rows, reused = GROUP, SHORT, DOT_ROWS, REUSED
+    group, short, dot_rows = GROUP, SHORT, DOT_ROWS
+    reused, clash_a, clash_b = REUSED, CLASH_A, CLASH_B
     lowest = max(rows for rows in range(1, MOST_ROWS + 1) if widest_for(rows) == WIDEST)
     low = max(rows for rows in range(1, MOST_ROWS + 1) if widest_for(rows) >= WIDEST // 2)
     tile = _caller("tile", _define_switch, float_type)
@@ -489,8 +494,9 @@ def _core(float_type: Any) -> Any:
     dot = _caller("dot", _define_dots, float_type)
 
     def core(
-        a, a_row, a_k, b, b_k, b_column, c, m, n, k, scratch, bias, epilogue, at, part, parts, alpha,
-    ):  # fmt: skip
+        a: int, a_row: int, a_k: int, b: int, b_k: int, b_column: int, c: int, m: int, n: int, k: int,
+        scratch: int, bias: int, epilogue: int, at: int, part: int, parts: int, alpha: float,
+    ) -> None:  # fmt: skip
         # The part's share: whole vectors of columns, or rows, whichever leaves the largest share smaller.
         all_vectors = (n + lane - 1) // lane
         first_row, end_row, first_column, end_column = 0, m, 0, n
@@ -508,6 +514,8 @@ def _core(float_type: Any) -> Any:
 
         c_row = n * size
         is_transposed = b_column != size
+
+        # Few rows times a transposed B: dot products.
         if is_transposed and rows <= dot_rows and a_k == size and k >= lane and bias == 0:
             rest = k % lane
             for j in range(first_column, end_column, lane):
@@ -523,6 +531,7 @@ def _core(float_type: Any) -> Any:
                 call_epilogue(epilogue, c + offset, at + offset, c_row, rows, columns, alpha)
             return
 
+        # Tiles and blocks.
         tall = most_rows
         if k <= short and columns >= 4 * lane:
             tall = low if columns < most_vectors * lane else lowest
@@ -531,8 +540,8 @@ def _core(float_type: Any) -> Any:
         widest = most_vectors
         while tallest > 1 and widest * (tallest + 1) >= register_count:
             widest >>= 1
-        pack_b = is_transposed or (row_blocks >= reused and k > 8)
-        pack_a = columns >= 8 * lane and row_blocks > 1 and k > 8 and (a_row % 2048 == 0 or a_k % 2048 == 0)
+        pack_b = is_transposed or (row_blocks >= reused and k > 8 and b_k % clash_b == 0)
+        pack_a = columns >= 8 * lane and row_blocks > 1 and k > short and (a_row % clash_a == 0 or a_k % clash_a == 0)
         block_k, block_n = k, columns
         if pack_b or pack_a or row_blocks > 1:
             block_k = (k + most_k - 1) // most_k
@@ -637,7 +646,7 @@ def call_core(typingctx: Any, address: Any, words: Any, alpha: Any) -> Any:
     """Call the product at `address` with the words CORE_ARGUMENTS and alpha."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        values = cgutils.unpack_tuple(builder, args[1], len(words))
+        values = cgutils.unpack_tuple(builder, args[1], len(words))  # type: ignore[no-untyped-call]
         values = [context.cast(builder, x, kind, types.int64) for x, kind in zip(values, words.types, strict=True)]
         function = ir.FunctionType(ir.VoidType(), [I64] * len(CORE_ARGUMENTS) + [ir.DoubleType()]).as_pointer()
         builder.call(builder.inttoptr(args[0], function), [*values, args[2]])
@@ -647,7 +656,7 @@ def call_core(typingctx: Any, address: Any, words: Any, alpha: Any) -> Any:
 
 
 def scratch_bytes(operand: Operand, n: int, k: int) -> int:
-    """Bytes of private memory that one part of a product over `k` with `n` columns may use; at most 0.8 MB."""
+    """Bytes of private memory that one part of a product over `k` with `n` columns may use; at most 0.7 MB."""
     float_type = TYPES[operand.dtype.name]
     size, lane = operand.dtype.itemsize, lanes(float_type)
     count = min(k, BLOCK_K[size])

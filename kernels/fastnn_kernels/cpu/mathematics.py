@@ -36,7 +36,7 @@ def _multiply_then_add(a: Any, b: Any, c: Any) -> Any:
     return a * b + c
 
 
-multiply_add = fma if FUSED else _multiply_then_add
+multiply_add: Any = fma if FUSED else _multiply_then_add
 """a * b + c, with one rounding where the processor can."""
 
 
@@ -63,7 +63,7 @@ def polynomial(F: Any, coefficients: Sequence[float]) -> Function:
 @functools.cache
 def with_sign_of(F: Any) -> Function:
     """(magnitude, x) -> magnitude (which is not negative) with the sign of x, zeros included."""
-    if F == types.float32:
+    if F is types.float32:
 
         @helper
         def with_sign_of(magnitude: Any, x: Any) -> Any:
@@ -74,7 +74,7 @@ def with_sign_of(F: Any) -> Function:
         def with_sign_of(magnitude: Any, x: Any) -> Any:
             return float64_from_bits(float64_bits(magnitude) | (float64_bits(x) & types.int64(-(2**63))))
 
-    return with_sign_of  # type: ignore[no-any-return]
+    return with_sign_of
 
 
 # ln 2 = LN2_HIGH + LN2_LOW, the first with so few bits that its product with any exponent is exact.
@@ -99,8 +99,8 @@ def _reduce(F: Any) -> Function:
     high, low = F(_LN2[F][0]), F(_LN2[F][1])
     per_ln2 = F(1 / math.log(2))
     # Adding it leaves n, rounded to nearest, in the lowest bits of the sum.
-    shift = F(1.5 * 2.0 ** (23 if F == types.float32 else 52))
-    if F == types.float32:
+    shift = F(1.5 * 2.0 ** (23 if F is types.float32 else 52))
+    if F is types.float32:
 
         @helper
         def reduce(x: Any) -> Any:
@@ -117,13 +117,13 @@ def _reduce(F: Any) -> Function:
             r = multiply_add(n, -low, multiply_add(n, -high, x))
             return n, r, float64_bits(shifted) << types.int64(52)
 
-    return reduce  # type: ignore[no-any-return]
+    return reduce
 
 
 @functools.cache
 def _scale(F: Any) -> Function:
     """(value, exponent) -> value * 2^n, where both are normal numbers."""
-    if F == types.float32:
+    if F is types.float32:
 
         @helper
         def scale(value: Any, exponent: Any) -> Any:
@@ -134,7 +134,7 @@ def _scale(F: Any) -> Function:
         def scale(value: Any, exponent: Any) -> Any:
             return float64_from_bits(float64_bits(value) + exponent)
 
-    return scale  # type: ignore[no-any-return]
+    return scale
 
 
 @functools.cache
@@ -151,7 +151,7 @@ def exp(F: Any) -> Function:
         y = zero if x < lowest else y
         return y if x == x else x
 
-    return exp  # type: ignore[no-any-return]
+    return exp
 
 
 @functools.cache
@@ -168,7 +168,7 @@ def _expm1_between(F: Any) -> Function:
         factor = scale(half, exponent)
         return multiply_add(factor, y, factor - half) * two
 
-    return expm1_between  # type: ignore[no-any-return]
+    return expm1_between
 
 
 @functools.cache
@@ -186,13 +186,13 @@ def expm1(F: Any) -> Function:
         y = x if abs(x) < tiny else y
         return y if x == x else x
 
-    return expm1  # type: ignore[no-any-return]
+    return expm1
 
 
 @functools.cache
 def _split(F: Any) -> Function:
     """x -> (k, m, factor): x = 2^k m with sqrt(1/2) <= m < sqrt(2), factor = 2^-k; x is normal and positive."""
-    if F == types.float32:
+    if F is types.float32:
         low = int(np.float32(math.sqrt(0.5)).view(np.int32))
 
         @helper
@@ -216,7 +216,7 @@ def _split(F: Any) -> Function:
             factor = float64_from_bits(types.int64(1023 << 52) - exponent)
             return float64_from_bits(k + types.int64(shift_bits)) - shift, float64_from_bits(bits - exponent), factor
 
-    return split  # type: ignore[no-any-return]
+    return split
 
 
 # (log(1 + f) - f + f^2/2) / f^3 for 1 + f between sqrt(1/2) and sqrt(2), near minimax: 2^-27.1 of log(1 + f).
@@ -235,7 +235,7 @@ _LOG64 = (
 def _log_parts(F: Any) -> Function:
     """(k, f) -> k ln 2 + log(1 + f) for 1 + f between sqrt(1/2) and sqrt(2)."""
     high, low, half = F(_LN2[F][0]), F(_LN2[F][1]), F(0.5)
-    if F == types.float32:
+    if F is types.float32:
         cubic = polynomial(F, _LOG32)
 
         @helper
@@ -260,7 +260,7 @@ def _log_parts(F: Any) -> Function:
             small = multiply_add(s, multiply_add(z, even(z), half_square), multiply_add(k, low, lost))
             return large - (half_square - small)
 
-    return log_parts  # type: ignore[no-any-return]
+    return log_parts
 
 
 @functools.cache
@@ -278,7 +278,7 @@ def log(F: Any) -> Function:
         y = -infinity if x < smallest else y
         return nan if x < zero else y
 
-    return log  # type: ignore[no-any-return]
+    return log
 
 
 @functools.cache
@@ -301,7 +301,7 @@ def log1p(F: Any) -> Function:
         y = -infinity if u == zero else y
         return nan if u < zero else y
 
-    return log1p  # type: ignore[no-any-return]
+    return log1p
 
 
 @functools.cache
@@ -320,7 +320,7 @@ def tanh(F: Any) -> Function:
         y = sign(difference if h < half else quotient, x)
         return y if x == x else x
 
-    return tanh  # type: ignore[no-any-return]
+    return tanh
 
 
 @functools.cache
@@ -332,7 +332,7 @@ def sigmoid(F: Any) -> Function:
     def sigmoid(x: Any) -> Any:
         return one / (one + exponential(-x))
 
-    return sigmoid  # type: ignore[no-any-return]
+    return sigmoid
 
 
 # erf(x) / x - 1 in w = x^2 for |x| <= 1, near minimax: 2^-29.3 of erf(x) / x in float32, 2^-56.0 in float64.
@@ -349,7 +349,10 @@ _ERF = {
 }  # fmt: skip
 # exp(z^2) erfc(z) / t for z from 1 to 9.5 (float32) or 27 (float64), t = 1 / (z + 2.5), in u = p - q t, which runs from
 # -1 to 1 there: near minimax, 2^-25.1 in float32, 2^-54.3 in float64. First p and q, then the coefficients.
-_ERFC_VARIABLE = {types.float32: (1.8235293626785278, 9.882352828979492), types.float64: (1.2692307692307692, 7.9423076923076925)}
+_ERFC_VARIABLE = {
+    types.float32: (1.8235293626785278, 9.882352828979492),
+    types.float64: (1.2692307692307692, 7.9423076923076925),
+}
 _ERFC = {
     types.float32: (
         0.9944067001342773, -0.37310221791267395, 0.10629063099622726, -0.02098366990685463, 0.0020389549899846315,
@@ -375,7 +378,7 @@ def _erfc_beyond_one(F: Any) -> Function:
         t = one / (z + c)
         return exponential * (t * even(multiply_add(t, -q, p)))
 
-    return erfc_beyond_one  # type: ignore[no-any-return]
+    return erfc_beyond_one
 
 
 @functools.cache
@@ -392,7 +395,7 @@ def erf(F: Any) -> Function:
         y = outer if z > one else inner
         return y if x == x else x
 
-    return erf  # type: ignore[no-any-return]
+    return erf
 
 
 @functools.cache
@@ -417,7 +420,7 @@ def normal(F: Any) -> Function:
         y = outer if z > one else inner
         return (y if x == x else x), density
 
-    return normal  # type: ignore[no-any-return]
+    return normal
 
 
 @functools.cache

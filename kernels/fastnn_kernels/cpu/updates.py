@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from numba import carray
+from numba import carray  # type: ignore[attr-defined]
 
 from fastnn_kernels.contract import SUM_BLOCK, Operand
 from fastnn_kernels.cpu.compiling import helper, kernel

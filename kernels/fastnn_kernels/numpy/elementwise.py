@@ -90,7 +90,8 @@ def elu_backward(dy: Array, y: Array, dx: Array, *, alpha: float) -> None:
 @quiet
 def logistic(x: Array) -> Array:
     """1 / (1 + exp(-x))."""
-    return 1 / (1 + np.exp(-x))
+    y: Array = 1 / (1 + np.exp(-x))
+    return y
 
 
 def sigmoid(x: Array, y: Array) -> None:

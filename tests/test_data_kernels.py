@@ -1,0 +1,135 @@
+"""Dropout, mini-batches, the shuffle and the bookkeeping of a program; what the random numbers are is in test_random.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from laws import AWKWARD, FLOATS, check_definition, check_kernel
+
+import fastnn_kernels.cpu as cpu_set
+import fastnn_kernels.numpy as numpy_set
+from fastnn import random as stream
+from fastnn_kernels.contract import SUM_BLOCK
+
+KEY = (0x12345678, 0x9ABCDEF0)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (1, 1), (1,), (31, 33), (7, 127), (2, 3, 5, 7), (257, 4)])
+def test_dropout(shape: tuple[int, ...], dtype: str) -> None:
+    x = np.random.default_rng(1).normal(size=shape).astype(dtype)
+    for rate, step in ((0.0, 0), (0.3, 5), (0.5, 2**32 - 1), (0.999, 2**40 + 3), (1.0, 1)):
+        inputs = [x, np.array(step)]
+        (y,) = check_kernel("dropout", inputs, [(shape, dtype)], tolerance=1, rate=rate, key=KEY)
+        definition = np.empty_like(x)
+        numpy_set.dropout(*inputs, definition, rate=rate, key=KEY)
+        assert y.tobytes() == definition.tobytes()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("rate", [0.0, 2.0**-24, 0.1, 0.5, 1 - 2.0**-24])
+def test_dropout_keeps_where_the_uniform_reaches_the_rate(rate: float, dtype: str) -> None:
+    x = np.random.default_rng(2).uniform(1, 2, (101, 37)).astype(dtype)
+    kept = stream.uniform(KEY, 9, x.shape, np.float64) >= rate
+    expected = np.where(kept, x * np.dtype(dtype).type(1 / (1 - rate)), 0)
+    for run in (numpy_set.dropout, lambda *arrays, **numbers: cpu_set.run("dropout", arrays, numbers)):
+        y = np.empty_like(x)
+        run(x, np.array(9), y, rate=rate, key=KEY)
+        np.testing.assert_array_equal(y, expected)
+
+
+def test_dropped_elements_are_zero_whatever_they_were() -> None:
+    x = np.full((50, 50), np.nan, np.float32)
+    x[::2] = np.inf
+    (y,) = check_kernel("dropout", [x, np.array(0)], [(x.shape, "float32")], tolerance=0, rate=0.5, key=KEY)
+    assert 1000 < np.count_nonzero(y == 0) < 1500
+
+
+def test_mask_depends_on_element_step_and_key_alone() -> None:
+    """A mini-batch of fewer rows has the mask of the first rows; another step or key has another one."""
+
+    def mask(rows: int, step: int, key: tuple[int, int]) -> np.ndarray:
+        y = np.empty((rows, 33), np.float32)
+        cpu_set.run("dropout", [np.ones((rows, 33), np.float32), np.array(step), y], {"rate": 0.5, "key": key})
+        return y > 0
+
+    whole = mask(100, 3, KEY)
+    assert (mask(41, 3, KEY) == whole[:41]).all()
+    for other in (mask(100, 4, KEY), mask(100, 3 + 2**32, KEY), mask(100, 3, (KEY[0] + 1, KEY[1])), mask(100, 3, KEY[::-1])):
+        assert 0.4 < (other == whole).mean() < 0.6
+    assert abs(whole.mean() - 0.5) < 0.03
+
+
+SOURCES = ("uint8", "int64", "float32", "float64")
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("source_type", SOURCES)
+@pytest.mark.parametrize("row", [(), (1,), (31,), (7, 11), (127,), (0,)])
+def test_gather_rows(row: tuple[int, ...], source_type: str, dtype: str) -> None:
+    random = np.random.default_rng(4)
+    source = random.integers(0, 256, (40, *row)).astype(source_type)
+    order = random.permutation(40)
+    for rows, position, scale in ((0, 0, 1.0), (1, 39, 1.0), (33, 7, 1 / 255), (40, 0, 0.5)):
+        inputs = [source, order, np.array(position)]
+        # The bound is in units of the source's epsilon where that is a float, and one rounding of each is of y's.
+        (y,) = check_kernel("gather_rows", inputs, [((rows, *row), dtype)], tolerance=2.0**31, scale=scale)
+        expected = source[order[position : position + rows]].astype(dtype) * np.dtype(dtype).type(scale)
+        assert y.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("row", [(), (3,)])
+def test_gather_rows_of_labels(row: tuple[int, ...]) -> None:
+    labels = np.arange(180).reshape(-1, *row)[:60] + 2**60
+    order = np.random.default_rng(0).permutation(60)
+    (y,) = check_kernel("gather_rows", [labels, order, np.array(11)], [((33, *row), "int64")], tolerance=0, scale=1.0)
+    assert (y == labels[order[11:44]]).all()
+
+
+@pytest.mark.parametrize("n", [*range(18), 31, 33, 127, 255, 256, 257, 1009, 4096, 4097, 65536 + 1])
+def test_shuffle(n: int) -> None:
+    for epoch in (0, 1, 2**32 + 5):
+        (order,) = check_kernel("shuffle", [np.array(epoch)], [((n,), "int64")], tolerance=0, key=KEY)
+        assert (np.sort(order) == np.arange(n)).all()
+
+
+def test_record_and_advance() -> None:
+    log = np.zeros((5, 3), np.float32)
+    check_kernel("record", [np.array(2.5, np.float32), np.array(3), log], [], tolerance=0, column=1)
+    log64 = np.random.default_rng(0).normal(size=(4, 2))
+    (after,) = check_kernel("record", [np.array(np.nan), np.array(0), log64], [], tolerance=0, column=0)
+    assert np.isnan(after[0, 0])
+    (control,) = check_kernel("advance", [np.array([1, 2**40, 3, 4, 5, 6, 7, 8])], [], tolerance=0, rows=128)
+    assert control.tolist() == [2, 2**40 + 128, 4, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("float32", 0.1), ("float64", -np.inf), ("int64", 2**60 + 1), ("bool", True), ("uint8", 255)]
+)
+def test_fill(dtype: str, value: Any) -> None:
+    for shape in ((0,), (), (1,), (31, 33), (127,)):
+        (y,) = check_kernel("fill", [], [(shape, dtype)], tolerance=1, value=value)
+        assert (y == np.dtype(dtype).type(value)).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("size", [*AWKWARD, SUM_BLOCK - 1, SUM_BLOCK, SUM_BLOCK + 1, 3 * SUM_BLOCK + 33])
+def test_count_nonfinite(size: int, dtype: str) -> None:
+    random = np.random.default_rng(size)
+    x = (random.uniform(-1, 1, size) * np.finfo(dtype).max).astype(dtype)
+    for share in (0.0, 0.1, 1.0):
+        chosen = random.random(size) < share
+        x[chosen] = random.choice([np.nan, np.inf, -np.inf], np.count_nonzero(chosen))
+        (counts,) = check_kernel("count_nonfinite", [x], [((-(-size // SUM_BLOCK),), "int64")], tolerance=0)
+        assert counts.sum() == np.count_nonzero(chosen)
+
+
+def test_definition_of_dropout_against_jax() -> None:
+    """`jnp.where` of equinox's dropout, given the mask."""
+    jnp = pytest.importorskip("jax.numpy")
+    x = np.random.default_rng(0).normal(size=(13, 9)).astype(np.float32)
+    mask = stream.uniform(KEY, 2, x.shape) >= 0.25
+    expected = np.asarray(jnp.where(mask, x / (1 - 0.25), 0))
+    check_definition("dropout", [x, np.array(2)], {"y": expected}, 1, rate=0.25, key=KEY)
