@@ -4,14 +4,17 @@
     python bench/training.py --network nielsen --batch 10      # one cell
     python bench/training.py --json result.json
 
-A cell is one call of `fit` for one epoch after a warm-up: shuffle, mini-batches, every update, the loss read back. Same network, data,
-precision (float32), optimizer (Adam) and number of threads for all. The first loss of each peer, from the same weights, must agree
+A cell is one call of `fit` for one epoch after a warm-up: shuffle, mini-batches, every update, the loss read back.
+Same network, data,
+precision (float32), optimizer (Adam) and number of threads for all. The first loss of each peer, from the same
+weights, must agree
 with ours before anything is timed. A process that waits for its turn is blocked on a pipe.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -53,7 +56,7 @@ def weights_for(cell: dict[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
     sizes = NETWORKS[cell["network"]]["sizes"]
     return [
         ((rng.standard_normal((i, o)) / math.sqrt(i)).astype(np.float32), np.zeros(o, np.float32))
-        for i, o in zip(sizes, sizes[1:], strict=False)
+        for i, o in itertools.pairwise(sizes)
     ]
 
 
@@ -269,7 +272,8 @@ class Process:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()

@@ -1,6 +1,7 @@
 """A model in one file: safetensors for the arrays, a JSON manifest in its header for everything else. Nothing in it is code.
 
-Written to a temporary file beside the target, flushed to the disk and renamed, so that a crash leaves the old file or the new one.
+Written to a temporary file beside the target, flushed to the disk and renamed, so that a crash leaves the old file
+or the new one.
 """
 
 from __future__ import annotations
@@ -76,21 +77,23 @@ def load(path: str | os.PathLike[str], layers: Mapping[str, type[Layer]] | None 
     return _from_manifest(path, manifest, weights, {**BUILT_IN, **(layers or {})})
 
 
-def _from_manifest(
-    path: Path, manifest: Any, weights: dict[str, np.ndarray], classes: Mapping[str, type[Layer]]
-) -> Sequential:
+def _from_manifest(path: Path, manifest: Any, weights: dict[str, np.ndarray], classes: Mapping[str, type[Layer]]) -> Sequential:
     try:
         version = manifest["format"]
         if version != FORMAT_VERSION:
             raise FormatError(f"{path} has format {version}; this version of fastnn reads format {FORMAT_VERSION}")
         if manifest["random_stream"] != random.STREAM_VERSION:
-            raise FormatError(f"{path} goes on with random stream {manifest['random_stream']}, which this version does not make")
+            raise FormatError(
+                f"{path} goes on with random stream {manifest['random_stream']}, which this version does not make"
+            )
         layers = []
         for config in manifest["layers"]:
             options = dict(config)
             name = options.pop("layer")
             if name not in classes:
-                raise FormatError(f"{path} has a layer {name!r}{nearest(name, classes)}; give your own as layers={{{name!r}: ...}}")
+                raise FormatError(
+                    f"{path} has a layer {name!r}{nearest(name, classes)}; give your own as layers={{{name!r}: ...}}"
+                )
             layers.append(classes[name](**options))
         model = Sequential(
             layers, seed=int(manifest["seed"]), dtype=manifest["dtype"], input_scale=float(manifest["input_scale"])

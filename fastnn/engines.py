@@ -1,6 +1,7 @@
 """Engines: which are usable here, and a program instantiated on one of them.
 
-An engine plays a program for a number of rows. `numpy` runs the definition call by call, in Python; `cpu` plays compiled kernels
+An engine plays a program for a number of rows. `numpy` runs the definition call by call, in Python; `cpu` plays
+compiled kernels
 in a compiled loop on several threads. `cuda` will replay a CUDA graph; its room is `fastnn_kernels/cuda`.
 """
 
@@ -87,7 +88,9 @@ class Instance:
         self._ready = False
 
     def bind(self, **arrays: np.ndarray) -> None:
-        """Give inputs their storage: C-contiguous arrays of the declared dtype and shape (rows that are not known may be any)."""
+        """Give inputs their storage: C-contiguous arrays of the declared dtype and shape (rows that are not known
+        may be any).
+        """
         for name, array in arrays.items():
             symbol = self.program.inputs[name]
             expected = concrete(symbol.shape, self.rows)
@@ -148,7 +151,8 @@ class Instance:
 
     def address(self, symbol: Symbol) -> int:
         """Where a symbol that is not an input lies."""
-        return int(self._workspace.ctypes.data) + self.plan.offsets[symbol.root] + symbol.start * symbol.dtype.itemsize
+        start: int = self._workspace.ctypes.data
+        return start + self.plan.offsets[symbol.root] + symbol.start * int(symbol.dtype.itemsize)
 
     def operands(self, call: Call) -> tuple[Operand, ...]:
         return tuple(symbol.operand(self.rows) for symbol in call.operands)
@@ -184,7 +188,7 @@ class Instance:
             return threads
         work = self.operations() / RATE + self.traffic() / BANDWIDTH
         count = len(self.computing())
-        return min(range(1, cores() + 1), key=lambda n: work / n + (count * BARRIER if n > 1 else 0.0))
+        return 1 if work <= work / cores() + count * BARRIER else cores()
 
 
 def instantiate(program: Program, rows: int, engine: str = "cpu", threads: int | None = None) -> Instance:
@@ -290,7 +294,7 @@ class _CpuCalls:
         given = set(instance.program.inputs.values())
         for call, low in zip(calls, lowered, strict=True):
             starts.append(len(words))
-            addresses = []
+            addresses: list[int] = []
             for symbol in call.operands:
                 if symbol.root in given:
                     place = (len(words) + len(addresses), symbol.start * symbol.dtype.itemsize)

@@ -105,7 +105,7 @@ def check_gradients(
     generator = np.random.default_rng(0)
     for _ in range(directions):
         direction = generator.standard_normal(start.size)
-        direction /= max(np.linalg.norm(direction), 1e-300)
+        direction /= max(float(np.linalg.norm(direction)), 1e-300)
         step = EPSILON * max(1.0, float(np.abs(start).max(initial=0.0)))
         measured = _extrapolated(lambda t, d=direction: cost.value(start + t * d), step)  # type: ignore[misc]
         expected = float(analytic @ direction)

@@ -19,7 +19,7 @@ import numpy as np
 from fastnn.arrays import kind
 from fastnn.errors import CaptureError, InputError, KindError, nearest
 from fastnn.program.differentiate import backward
-from fastnn.program.trace import Call, Dimension, Rows, Shape, Symbol, describe, elements
+from fastnn.program.trace import Call, Dimension, Rows, Shape, Symbol, concrete, describe, elements
 from fastnn_kernels.contract import (
     ACTIVATIONS_FROM_INPUT,
     ACTIVATIONS_FROM_OUTPUT,
@@ -57,7 +57,7 @@ def _compute(
 ) -> list[np.ndarray]:
     from fastnn import engines
 
-    made = [np.empty(shape, dtype) for shape, dtype in outputs]  # type: ignore[arg-type]
+    made: list[np.ndarray] = [np.empty(concrete(shape, 0), dtype) for shape, dtype in outputs]
     inputs = len(KERNELS[kernel].inputs)
     arrays = [np.ascontiguousarray(x).reshape(x.shape) for x in reads[:inputs]]
     engines.compute(kernel, [*arrays, *reads[inputs:], *made], attributes)
@@ -81,7 +81,7 @@ def _family(name: str, *arguments: Any) -> str:
     if len(kinds) > 1:
         if "symbol" in kinds:
             raise CaptureError(
-                f"{name}: a Symbol and an array cannot be mixed; while a program is recorded every array must come in as an input"
+                f"{name}: a Symbol and an array cannot be mixed; while a program is recorded, arrays come in as its inputs"
             )
         raise KindError(f"{name}: NumPy and CuPy arrays cannot be mixed; move one of them with fastnn.arrays.to_host")
     family = kinds.pop()
@@ -100,7 +100,7 @@ def _floats(name: str, *arrays: Any) -> np.dtype[Any]:
             raise KindError(f"{name}: expected an array, got {type(x).__name__}")
         if np.dtype(x.dtype) not in FLOATS:
             raise KindError(f"{name}: expected float32 or float64, got {x.dtype}; convert it with .astype('float32')")
-    dtypes = {np.dtype(x.dtype) for x in arrays}
+    dtypes: set[np.dtype[Any]] = {np.dtype(x.dtype) for x in arrays}
     if len(dtypes) > 1:
         raise KindError(f"{name}: expected one dtype, got {' and '.join(sorted(map(str, dtypes)))}; convert one with .astype")
     return dtypes.pop()
@@ -211,10 +211,7 @@ def matmul(a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool =
 def _matmul_backward(call: Call, dc: Symbol) -> tuple[Symbol, Symbol]:
     a, b = call.inputs
     ta, tb = call.attributes["transpose_a"], call.attributes["transpose_b"]
-    if ta:
-        da = matmul(b, dc, transpose_a=tb, transpose_b=True)
-    else:
-        da = matmul(dc, b, transpose_b=not tb)
+    da = matmul(b, dc, transpose_a=tb, transpose_b=True) if ta else matmul(dc, b, transpose_b=not tb)
     db = matmul(dc, a, transpose_a=True, transpose_b=ta) if tb else matmul(a, dc, transpose_a=not ta)
     return da, db
 
@@ -829,7 +826,9 @@ def _transpose_backward(call: Call, dy: Symbol) -> tuple[Symbol]:
 
 
 def reshape(x: Array, shape: Sequence[Dimension]) -> Array:
-    """The same elements in the same order in another shape; one dimension may be -1. Recorded, it is a view and costs nothing."""
+    """The same elements in the same order in another shape; one dimension may be -1. Recorded, it is a view and
+    costs nothing.
+    """
     _family("reshape", x)
     if not isinstance(x, Symbol):
         return np.reshape(x, shape)
@@ -837,7 +836,7 @@ def reshape(x: Array, shape: Sequence[Dimension]) -> Array:
     known = elements(tuple(d for d in shape if d != -1))
     if -1 in shape:
         k, n = _factor(whole), _factor(known)
-        if isinstance(known, Rows) and not isinstance(whole, Rows) or n == 0 or k % n:
+        if (isinstance(known, Rows) and not isinstance(whole, Rows)) or n == 0 or k % n:
             raise InputError(f"reshape: {describe(x.shape)} has no place for {describe(tuple(shape))}")
         rest: Dimension = k // n if isinstance(known, Rows) or isinstance(whole, int) else Rows(k // n)
         shape = tuple(rest if d == -1 else d for d in shape)
@@ -906,7 +905,9 @@ def _concatenate_backward(call: Call, dc: Symbol) -> Sequence[Symbol]:
 
 
 def _split_rows(dc: Symbol, first: Shape, second: Shape) -> tuple[Symbol, Symbol]:
-    """Cut (k B + l B, ...) behind its first k B rows: the parts are each other's complement, moved by a slice of (k + l) blocks."""
+    """Cut (k B + l B, ...) behind its first k B rows: the parts are each other's complement, moved by a slice of (k
+    + l) blocks.
+    """
     k, rest = _factor(first[0]), _factor(second[0])
     inner = tuple(first[1:])
     blocks = reshape(dc, (k + rest, Rows(), *inner))
@@ -917,7 +918,8 @@ def _split_rows(dc: Symbol, first: Shape, second: Shape) -> tuple[Symbol, Symbol
 def _slice_backward(call: Call, dy: Symbol) -> tuple[Symbol]:
     x, along, start = call.inputs[0], call.attributes["axis"], call.attributes["start"]
     size, length = x.shape[along], dy.shape[along]
-    assert isinstance(size, int) and isinstance(length, int)
+    assert isinstance(size, int)
+    assert isinstance(length, int)
 
     def zeros(n: int) -> list[Symbol]:
         shape = tuple(n if a == along else d for a, d in enumerate(x.shape))
@@ -994,5 +996,5 @@ for _operator, _function in {
     setattr(Symbol, f"__r{_operator}__", _method(_function, reflected=True))
 for _operator, _function in {"lt": less, "le": less_equal, "gt": greater, "ge": greater_equal}.items():
     setattr(Symbol, f"__{_operator}__", _method(_function))
-Symbol.__neg__ = lambda self: negative(self)  # type: ignore[attr-defined]
-Symbol.__abs__ = lambda self: abs(self)  # type: ignore[attr-defined]
+setattr(Symbol, "__neg__", lambda self: negative(self))  # noqa: B010 - mypy does not see methods given later
+setattr(Symbol, "__abs__", lambda self: abs(self))  # noqa: B010

@@ -72,16 +72,16 @@ def draw_seed() -> int:
 def uniform(key: Key, step: int, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
     """Uniforms of (key, step) in [0, 1), multiples of 2**-24, in C order."""
     integers = uniform_integers(key, step, int(np.prod(shape, dtype=np.int64)))
-    values: np.ndarray = (integers * 2.0**-UNIFORM_BITS).astype(dtype)
-    return values.reshape(shape)
+    values: np.ndarray = (integers * 2.0**-UNIFORM_BITS).astype(dtype).reshape(shape)
+    return values
 
 
 def normal(key: Key, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
     """Normals of mean 0 and variance 1, in C order."""
     pairs = words(key, 0, 2 * int(np.prod(shape, dtype=np.int64))).reshape(-1, 2).astype(np.int64)
     odd = 2 * (pairs[:, 0] << 20 | pairs[:, 1] >> 12) + 1
-    values: np.ndarray = _inverse_normal(odd).astype(dtype)
-    return values.reshape(shape)
+    values: np.ndarray = _inverse_normal(odd).astype(dtype).reshape(shape)
+    return values
 
 
 def permutation(key: Key, epoch: int, n: int) -> np.ndarray:
@@ -122,7 +122,8 @@ def _polynomial(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
 
 
 def _ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: np.ndarray) -> np.ndarray:
-    return _polynomial(coefficients[0], x) / _polynomial(coefficients[1], x)
+    ratio: np.ndarray = _polynomial(coefficients[0], x) / _polynomial(coefficients[1], x)
+    return ratio
 
 
 def _logarithm(x: np.ndarray) -> np.ndarray:
@@ -133,7 +134,8 @@ def _logarithm(x: np.ndarray) -> np.ndarray:
     s = (m - 1) / (m + 1)
     # |s| < 0.172: the first term left out is below 2e-20 of the sum.
     series = _polynomial(tuple(1 / (2 * k + 1) for k in range(12)), s * s)
-    return exponent * _LN_2 + 2 * s * series
+    logarithm: np.ndarray = exponent * _LN_2 + 2 * s * series
+    return logarithm
 
 
 def _inverse_normal(odd: np.ndarray) -> np.ndarray:

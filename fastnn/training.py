@@ -132,7 +132,8 @@ def evaluate(
 ) -> dict[str, float]:
     """`{"loss": ..., "accuracy": ...}` for classes, `{"loss": ..., "r2": ...}` for values, in inference mode.
 
-    `loss` is the one the model was trained with unless another is given. r2 is 1 - sum (y - a)^2 / sum (y - mean y)^2, averaged over
+    `loss` is the one the model was trained with unless another is given. r2 is 1 - sum (y - a)^2 / sum (y - mean
+    y)^2, averaged over
     outputs (1 where both are 0), as scikit-learn defines it.
     """
     chosen = _known_loss(model, loss)
@@ -262,7 +263,8 @@ class _Run:
         return history
 
     def _stops(self, callbacks: Sequence[Callback], epoch: int, values: Mapping[str, float]) -> bool:
-        return any([bool(callback.epoch_end(self.model, epoch, values)) for callback in callbacks])
+        answers = [callback.epoch_end(self.model, epoch, values) for callback in callbacks]  # all are asked
+        return any(answers)
 
     def _epoch(self, epoch: int, callbacks: Sequence[Callback]) -> dict[str, float]:
         order = self._visit(epoch)
@@ -388,7 +390,18 @@ class _Run:
         settings = tuple(sorted(self.optimizer.attributes().items()))
         metric = None if self.metric is None else tuple(sorted(self.metric.items()))
         data = self.examples.data
-        return ("fit", self.engine, self.threads, rows, self.loss, data, metric, self.optimizer.kernel, settings, self.penalized)
+        return (
+            "fit",
+            self.engine,
+            self.threads,
+            rows,
+            self.loss,
+            data,
+            metric,
+            self.optimizer.kernel,
+            settings,
+            self.penalized,
+        )
 
     def _instance(self, rows: int) -> engines.Instance:
         """The step for a number of rows, with this run's storage bound to it."""
@@ -404,7 +417,8 @@ class _Run:
                 return engines.instantiate(program, rows, self.engine, self.threads)
 
             instance = model._cache.take(self._key(rows), make).item
-            assert instance is not None and model.optimizer_state is not None
+            assert instance is not None
+            assert model.optimizer_state is not None
             instance.bind(
                 parameters=model._parameters, statistics=model._statistics, **model.optimizer_state.slots,
                 **self.examples.arrays(), **self.storage,

@@ -88,7 +88,9 @@ def check_kernel(
         for operand, array, before in zip(entry.inputs, arrays, inputs, strict=False):
             np.testing.assert_array_equal(array, before, err_msg=f"{name}: changed {operand}, which it should only read")
         written = arrays[len(entry.inputs) :]
-        for operand, array, expected in zip((*entry.updated, *entry.outputs), written, reference[len(entry.inputs) :], strict=True):
+        for operand, array, expected in zip(
+            (*entry.updated, *entry.outputs), written, reference[len(entry.inputs) :], strict=True
+        ):
             assert_close(array, expected, tolerance * EPSILON[dtype.name], f"{name}.{operand} ({count} parts)")
         if first:
             for operand, array, expected in zip((*entry.updated, *entry.outputs), written, first, strict=True):
@@ -97,7 +99,9 @@ def check_kernel(
     return first
 
 
-def check_definition(name: str, inputs: Sequence[np.ndarray], expected: Mapping[str, np.ndarray], tolerance: float, **attributes: Any) -> None:
+def check_definition(
+    name: str, inputs: Sequence[np.ndarray], expected: Mapping[str, np.ndarray], tolerance: float, **attributes: Any
+) -> None:
     """Compare the NumPy definition itself with an outside oracle's `expected` outputs, by operand name."""
     entry = KERNELS[name]
     written = (*entry.updated, *entry.outputs)

@@ -76,9 +76,7 @@ def test_eager_equals_played() -> None:
     model = run()
     w = model.weights
     z = ops.matmul(X, w["0.weight"])
-    z = ops.batch_norm(
-        z, w["1.gamma"], w["1.beta"], w["1.running_mean"], w["1.running_variance"], training=False, epsilon=1e-5
-    )
+    z = ops.batch_norm(z, w["1.gamma"], w["1.beta"], w["1.running_mean"], w["1.running_variance"], training=False, epsilon=1e-5)
     h = ops.dense(ops.relu(z), w["4.weight"], w["4.bias"], "tanh")
     assert np.array_equal(ops.dense(h, w["5.weight"], w["5.bias"]), model(X))
 

@@ -31,7 +31,9 @@ def X() -> np.ndarray:
 
 @pytest.mark.parametrize("penalties", [{}, {"l2": 0.1}, {"l1": 0.05}, {"l2": 0.1, "l1": 0.05}])
 @pytest.mark.parametrize("loss", fastnn.losses.LOSSES)
-@pytest.mark.parametrize("activation", ["identity", *ACTIVATIONS_FROM_OUTPUT, *ACTIVATIONS_FROM_INPUT, "softmax", "log_softmax"])
+@pytest.mark.parametrize(
+    "activation", ["identity", *ACTIVATIONS_FROM_OUTPUT, *ACTIVATIONS_FROM_INPUT, "softmax", "log_softmax"]
+)
 def test_every_activation_loss_and_penalty(activation: str, loss: str, penalties: dict[str, float]) -> None:
     model = fastnn.Sequential([fastnn.Dense(5, activation=activation), fastnn.Dense(OUTPUTS)], seed=2, dtype="float64")
     result = fastnn.check_gradients(model, X(), targets(loss), loss=loss, **penalties)

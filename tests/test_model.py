@@ -118,7 +118,9 @@ def test_regression(loss: str) -> None:
     X, _ = blobs()
     t = np.stack([X @ np.arange(5), X[:, 0] - 1], 1).astype("float32")
     model = fastnn.Sequential([fastnn.Dense(2)], seed=0)
-    history = model.fit(X, t, loss=loss, optimizer=fastnn.Adam(0.05), epochs=40, batch_size=32, validation_data=(X, t), verbose=0)
+    history = model.fit(
+        X, t, loss=loss, optimizer=fastnn.Adam(0.05), epochs=40, batch_size=32, validation_data=(X, t), verbose=0
+    )
     assert set(history) == {"loss", "val_loss", "val_r2"}
     assert model.evaluate(X, t)["r2"] == pytest.approx(r2_score(t, model.predict(X)))
     assert model.evaluate(X, t)["r2"] > 0.99
@@ -291,7 +293,7 @@ def test_fit_again_goes_on_and_another_optimizer_starts_afresh() -> None:
 
 
 def test_divergence_is_found_and_undone() -> None:
-    X, y = blobs()
+    X, _ = blobs()
     t = (1e3 * X[:, :2]).astype("float32")
     model = fastnn.Sequential([fastnn.Dense(16, activation="relu"), fastnn.Dense(2)], seed=0)
     with pytest.raises(fastnn.DivergenceError, match=r"epoch \d+, step \d+: .* became NaN or infinite"):
@@ -303,7 +305,8 @@ def test_divergence_is_found_and_undone() -> None:
     whole = [order[300 * (s // 10) + 32 * (s % 10) :][: min(32, 300 - 32 * (s % 10))] for s in range(steps)]
     for batch in whole:  # the last finite step is exactly where a run that stops there is
         twin.fit(
-            X, t, loss="quadratic", optimizer=fastnn.SGD(10.0), epochs=1, batch_size=len(batch), order=lambda _, b=batch: b, verbose=0
+            X, t, loss="quadratic", optimizer=fastnn.SGD(10.0), epochs=1, batch_size=len(batch),
+            order=lambda _, b=batch: b, verbose=0,
         )  # fmt: skip
     assert all(np.array_equal(value, twin.weights[name]) for name, value in model.weights.items())
 

@@ -76,7 +76,7 @@ def test_gather(row: tuple[int, ...], count: int, dtype: str) -> None:
     assert y.tobytes() == x[indices].tobytes()
 
 
-@pytest.mark.parametrize("dtype", (*FLOATS, "int64"))
+@pytest.mark.parametrize("dtype", [*FLOATS, "int64"])
 @pytest.mark.parametrize("count", AWKWARD)
 @pytest.mark.parametrize("row", [(), (1,), (33,), (2, 100), (0,)])
 def test_scatter_add(row: tuple[int, ...], count: int, dtype: str) -> None:

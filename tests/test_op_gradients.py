@@ -28,6 +28,14 @@ def positive(*shape: int) -> np.ndarray:
     return np.abs(away(*shape)) + 0.1
 
 
+def before_number(name: str) -> Callable[[Any], Any]:
+    return lambda x: getattr(ops, name)(x, 2.5)
+
+
+def after_number(name: str) -> Callable[[Any], Any]:
+    return lambda x: getattr(ops, name)(2.5, x)
+
+
 LABELS = np.array([0, 2, 1, 2, 0])
 CONDITION = np.random.default_rng(3).random((ROWS, 3)) < 0.5
 
@@ -83,14 +91,14 @@ CASES: dict[str, tuple[Callable[..., Any], list[np.ndarray], list[np.ndarray]]] 
     "slice": (lambda x: ops.slice(x, 1, 3), [away(ROWS, 4)], []),
     "gather": (ops.gather, [away(4, 3)], [np.array([0, 2, 2, 3, 0])]),
     **{
-        name: (lambda x, f=getattr(ops, name): f(x), [away(ROWS, 7)], [])
+        name: (getattr(ops, name), [away(ROWS, 7)], [])
         for name in (*ACTIVATIONS_FROM_OUTPUT, *ACTIVATIONS_FROM_INPUT)
     },
     **{name: (getattr(ops, name), [positive(ROWS, 3), positive(ROWS, 3) + 0.3], []) for name in BINARY},
     **{f"{name}, broadcast": (getattr(ops, name), [positive(ROWS, 3), positive(3) + 0.3], []) for name in BINARY},
     **{f"{name}, column": (getattr(ops, name), [positive(ROWS, 1), positive(ROWS, 3) + 0.3], []) for name in BINARY},
-    **{f"{name}, number": (lambda x, f=getattr(ops, name): f(x, 2.5), [positive(ROWS, 3)], []) for name in BINARY},
-    **{f"number {name}": (lambda x, f=getattr(ops, name): f(2.5, x), [positive(ROWS, 3)], []) for name in BINARY},
+    **{f"{name}, number": (before_number(name), [positive(ROWS, 3)], []) for name in BINARY},
+    **{f"number {name}": (after_number(name), [positive(ROWS, 3)], []) for name in BINARY},
 }  # fmt: skip
 
 

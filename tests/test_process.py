@@ -36,7 +36,9 @@ print(CacheStatistics.hits, CacheStatistics.misses, float(model.weights["0.weigh
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_importing_is_free() -> None:
@@ -62,7 +64,7 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "kernels"
     first = python(FIT, FASTNN_CACHE_DIR=str(folder))
     assert first.returncode == 0, first.stderr
-    hits, misses, total = first.stdout.split()
+    _, misses, total = first.stdout.split()
     assert int(misses) > 10
     assert (folder.stat().st_mode & 0o777) == 0o700
     second = python(FIT, FASTNN_CACHE_DIR=str(folder))

@@ -218,7 +218,9 @@ def test_unread_calls_are_dropped_and_updates_are_kept() -> None:
 
 
 def step(batch_norm: bool = True) -> Program:
-    layers: list[fastnn.Layer] = [fastnn.Dense(33, activation="tanh"), fastnn.Dense(17), fastnn.BatchNorm()] if batch_norm else []
+    layers: list[fastnn.Layer] = (
+        [fastnn.Dense(33, activation="tanh"), fastnn.Dense(17), fastnn.BatchNorm()] if batch_norm else []
+    )
     model = fastnn.Sequential([*layers, fastnn.Activation("relu"), fastnn.Dropout(0.2), fastnn.Dense(3)], seed=0).build(7)
     optimizer = fastnn.Adam(clip_norm=1.0)
     data = steps.Data("float32", "int64", ())

@@ -53,7 +53,6 @@ def test_known_answers(counter: tuple[int, ...], key: tuple[int, int], expected:
 
 
 def test_arrays_of_counters() -> None:
-    """Beside the definition, the words of a kernel: dropout shows which uniforms reach a rate."""
     counters = np.random.default_rng(0).integers(0, 2**32, (4, 50))
     found = np.array(philox(tuple(counters), KEY)).T  # type: ignore[arg-type]
     assert [tuple(row) for row in found.tolist()] == [plain_philox(tuple(c), KEY) for c in counters.T.tolist()]
@@ -229,10 +228,9 @@ def shuffler(n: int) -> Callable[[int], np.ndarray]:
     operands = np.array(lowered.words([epoch.ctypes.data, order.ctypes.data], scratch.ctypes.data), np.int64)
     call = np.array([lowered.address, operands.ctypes.data], np.int64)
     play, address = cpu_set.play(), call.ctypes.data
-    alive = (epoch, order, scratch, operands, call)
 
-    def shuffle(number: int) -> np.ndarray:
-        alive[0][...] = number
+    def shuffle(number: int, used: tuple[np.ndarray, ...] = (scratch, operands, call)) -> np.ndarray:  # keeps them alive
+        epoch[...] = number
         play(address, 1, 1, 0, 1, 0)
         return order
 

@@ -38,7 +38,9 @@ def order(epoch: int) -> np.ndarray:
 
 
 def network(dtype: str, norm: bool = False) -> fastnn.Sequential:
-    hidden = [fastnn.Dense(17), fastnn.BatchNorm(), fastnn.Activation("relu")] if norm else [fastnn.Dense(17, activation="tanh")]
+    hidden = (
+        [fastnn.Dense(17), fastnn.BatchNorm(), fastnn.Activation("relu")] if norm else [fastnn.Dense(17, activation="tanh")]
+    )
     return fastnn.Sequential([*hidden, fastnn.Dense(CLASSES)], seed=3, dtype=dtype)
 
 

@@ -149,14 +149,14 @@ def compiled(name: str, float_type: Any, static: tuple[tuple[str, Any], ...] = (
                 body = DECLARATIONS[name].factory(float_type, **dict(static))
                 label = "-".join([name, str(float_type), *(str(value) for _, value in static)])
                 found = _compiled[key] = compile_function(body, KERNEL, label)
-    return int(found.address)
+    return int(found.address or 0)
 
 
 def compile_function(body: Callable[..., Any], signature: Any, label: str) -> CFunc:
     """Compile `body` to a C function, or load it from the cache. `label` must tell it from every other function."""
     with _lock:
         function = CFunc(body, (signature.args, signature.return_type), locals={}, options=dict(OPTIONS))
-        function._cache = _FileCache(label)
+        function._cache = _FileCache(label)  # type: ignore[attr-defined]
         function.compile()
     return function
 

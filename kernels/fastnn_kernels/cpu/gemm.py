@@ -23,14 +23,11 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import intrinsic
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import TYPES, compile_function
 from fastnn_kernels.cpu.processor import lanes, level, registers
-
-intrinsic: Any = numba_intrinsic
-"""Untyped: as Numba types it, callers would have to pass the typing context themselves."""
 
 I64 = ir.IntType(64)
 I32 = ir.IntType(32)
@@ -419,7 +416,6 @@ def _define_switch(module: ir.Module, float_type: Any) -> ir.Function:
 def _caller(name: str, define: Any, float_type: Any) -> Any:
     """An intrinsic that calls the function `name` with a tuple of 64-bit words; `define` makes it once in a module."""
 
-    @intrinsic
     def call(typingctx: Any, words: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             values = cgutils.unpack_tuple(builder, args[0], len(words))  # type: ignore[no-untyped-call]
@@ -430,11 +426,10 @@ def _caller(name: str, define: Any, float_type: Any) -> Any:
 
         return types.void(words), codegen
 
-    return call
+    return intrinsic(call)
 
 
-@intrinsic
-def call_epilogue(typingctx: Any, address: Any, tile: Any, at: Any, row: Any, rows: Any, columns: Any, alpha: Any) -> Any:
+def _call_epilogue(typingctx: Any, address: Any, tile: Any, at: Any, row: Any, rows: Any, columns: Any, alpha: Any) -> Any:
     """Call the epilogue at `address`; see EPILOGUE."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -444,6 +439,8 @@ def call_epilogue(typingctx: Any, address: Any, tile: Any, at: Any, row: Any, ro
 
     return types.void(*[types.int64] * 6, types.float64), codegen
 
+
+call_epilogue: Any = intrinsic(_call_epilogue)
 
 EPILOGUE = types.void(*[types.int64] * 5, types.float64)
 """epilogue(address in C, address in the array that the derivative is taken at, bytes of a row of either, rows, columns,
@@ -641,8 +638,7 @@ def _compiled_core(float_type: Any) -> Any:
     return compile_function(_core(float_type), CORE, f"gemm-{float_type}")
 
 
-@intrinsic
-def call_core(typingctx: Any, address: Any, words: Any, alpha: Any) -> Any:
+def _call_core(typingctx: Any, address: Any, words: Any, alpha: Any) -> Any:
     """Call the product at `address` with the words CORE_ARGUMENTS and alpha."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -653,6 +649,9 @@ def call_core(typingctx: Any, address: Any, words: Any, alpha: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, words, types.float64), codegen
+
+
+call_core: Any = intrinsic(_call_core)
 
 
 def scratch_bytes(operand: Operand, n: int, k: int) -> int:

@@ -69,6 +69,7 @@ POINTERS = {
 }
 """Element type -> intrinsic that turns an address into a pointer; `carray(pointer(address), n)` is then an array."""
 
+
 @intrinsic
 def call_kernel(typingctx: Any, address: Any, operands: Any, part: Any, parts: Any) -> Any:
     """Call the kernel at `address`; `operands` is the address of its words."""
@@ -102,4 +103,3 @@ def atomic_load(typingctx: Any, address: Any) -> Any:
         return builder.load_atomic(builder.inttoptr(args[0], ir.IntType(64).as_pointer()), "acquire", 8)
 
     return types.int64(types.int64), codegen
-

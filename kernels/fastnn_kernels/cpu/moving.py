@@ -1,4 +1,4 @@
-"""CPU kernels that move elements of any dtype: compiled for each size of element, they never look into one."""
+"""CPU kernels that move elements of any dtype: but for `scatter_add` they copy bits and never look at a value."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastnn_kernels.cpu.compiling import compile_function
-from fastnn_kernels.cpu.intrinsics import atomic_add, atomic_load, call_kernel, int64_pointer
+from fastnn_kernels.cpu.intrinsics import atomic_add, atomic_load, call_kernel
 from fastnn_kernels.cpu.processor import features
 
 X86 = "sse2" in features()
@@ -118,5 +118,5 @@ def play() -> Callable[[int, int, int, int, int, int], None]:
     function = compile_function(_play, signature, "play")
     word = ctypes.c_int64
     prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, word, word, word, word, word)
-    entry: Callable[[int, int, int, int, int, int], None] = prototype(function.address)
+    entry: Callable[[int, int, int, int, int, int], None] = prototype(int(function.address or 0))
     return entry
