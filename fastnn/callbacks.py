@@ -40,6 +40,7 @@ class Progress(Callback):
 
         self.epochs = epochs
         self.bar = tqdm(total=steps, unit="step", leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        self.bar.set_postfix_str("preparing the step")
 
     def chunk_end(self, model: Sequential, steps: int, loss: float) -> None:
         self.bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)

@@ -11,6 +11,7 @@ its bytes at the other.
 from __future__ import annotations
 
 import functools
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -112,7 +113,13 @@ class Explanation:
         name_width = min(28, max(len(line.kernel) for line in lines))
         room = max(10, width - name_width - 38)
         header = f"{'call':<{name_width}} {'shapes':<{room}} {'FLOP':>6} {'bytes':>6} {'us':>8} {'share':>6} {'limit':>6}"
-        rows = [self.title, f"B = {instance.rows}, {instance.threads} thread(s)", "", header, "-" * len(header)]
+        rows = [
+            *textwrap.wrap(self.title, width),
+            f"B = {instance.rows}, {instance.threads} thread(s)",
+            "",
+            header,
+            "-" * len(header),
+        ]
         for line in lines:
             rows.append(
                 f"{_cut(line.kernel, name_width):<{name_width}} {_cut(line.shapes, room):<{room}} "
@@ -172,10 +179,12 @@ def measure_limits(threads: int, dtype: str = "float32") -> Limits:
 
     size = 384
     product = seconds("matmul", ((size, size),) * 3, {"transpose_a": False, "transpose_b": False})
-    copies = []
+    copies: list[tuple[int, float]] = []
     for moved in COPY_BYTES:
         elements = moved // 2 // np.dtype(dtype).itemsize
         copies.append((moved, moved / seconds("identity", ((elements,),) * 2, {})))
+    for index in reversed(range(len(copies) - 1)):  # what is possible with more bytes is possible with fewer
+        copies[index] = (copies[index][0], max(copies[index][1], copies[index + 1][1]))
     return Limits(threads, 2 * size**3 / product, tuple(copies))
 
 
