@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn.errors import DeviceError, KindError
+from fastnn.errors import KindError
 
 
 def kind(x: object) -> str:
@@ -41,12 +41,9 @@ def to_host(x: Any) -> np.ndarray:
 
 
 def to_device(x: Any, like: Any) -> Any:
-    """The NumPy array `x` in the namespace and on the device of `like`."""
+    """The NumPy array `x` in the namespace and on the device of `like`; as it is where `like` is no array of a GPU."""
     if kind(like) != "cupy":
         return x
-    try:
-        import cupy
-    except ImportError as error:  # pragma: no cover - `like` is a CuPy array
-        raise DeviceError("CuPy cannot be imported any more") from error
-    with like.device:
-        return cupy.asarray(x)
+    import array_api_compat
+
+    return namespace(like).asarray(x, device=array_api_compat.device(like))

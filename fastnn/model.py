@@ -127,7 +127,8 @@ class Sequential:
         network = steps.Network(self.layers, shape, self.dtype, parameters, statistics, keys, self.input_scale)
         arena = engines._aligned(network.size * self.dtype.itemsize).view(self.dtype)
         for (index, attribute, declaration), place in zip(declared, parameters, strict=True):
-            number = 16 * index + sorted(name for i, name, _ in declared if i == index).index(attribute)
+            beside = sorted(name for i, name, _ in declared if i == index)
+            number = (index << 16) + beside.index(attribute)  # each array draws from a key of its own
             values = declaration.initial(random.key(self.seed, random.INITIAL_WEIGHTS, number), place.shape, self.dtype)
             arena[place.start : place.start + place.size] = values.reshape(-1)
         values = engines._aligned(network.statistics_size * self.dtype.itemsize).view(self.dtype)

@@ -26,6 +26,8 @@ from fastnn_kernels.contract import (
     ALPHA_ACTIVATIONS,
     COMPARISONS,
     KERNELS,
+    SUM_BLOCK,
+    UPDATES,
 )
 
 Array = Any
@@ -49,7 +51,7 @@ def _apply(
         results = reads[0].trace.record(kernel, reads, outputs, attributes)
     else:
         results = _compute(kernel, reads, outputs, attributes)
-    return results[0] if len(results) == 1 else tuple(results)
+    return results[0] if len(results) == 1 else tuple(results)  # an update in place has none
 
 
 def _compute(
@@ -956,6 +958,55 @@ def one_hot(labels: Array, classes: int, dtype: Any = "float32") -> Array:
     if np.dtype(dtype) not in FLOATS:
         raise KindError(f"one_hot: expected float32 or float64, got {np.dtype(dtype)}")
     return _apply("one_hot", (labels,), [((labels.shape[0], int(classes)), np.dtype(dtype))])
+
+
+# --- updates --------------------------------------------------------------------------------------------------------
+
+
+def update(
+    name: str,
+    parameters: Array,
+    state: Sequence[Array],
+    gradient: Array,
+    norm: Array,
+    scalars: Array,
+    index: Array,
+    starts: Array,
+    penalties: Array,
+    attributes: Mapping[str, Any],
+) -> None:
+    """One step of an optimizer over a whole arena, **in place** in `parameters` (P,) and in each array of `state` (P,).
+
+    `name`: sgd, momentum, nesterov, averaged_momentum, rmsprop or adam (which is AdamW where `penalties` hold a weight decay);
+    equations, `scalars`, `index`, `starts`, `penalties` and `attributes` as in `fastnn_kernels.contract`.
+    """
+    if name not in UPDATES:
+        raise InputError(f"no update is called {name!r}{nearest(name, UPDATES)}")
+    _floats(name, gradient, norm, scalars, penalties, parameters, *state)
+    if len(state) != len(UPDATES[name]) or any(tuple(s.shape) != tuple(parameters.shape) for s in (gradient, *state)):
+        raise InputError(f"{name}: expected a gradient and {len(UPDATES[name])} arrays of state, all of the parameters' shape")
+    _apply(name, (gradient, norm, scalars, index, starts, penalties, parameters, *state), [], attributes)
+
+
+def sum_of_squares(x: Array, clip_value: float = 0.0) -> Array:
+    """sum x^2 over everything, a 0-d array; with clip_value > 0 of min(max(x, -clip_value), clip_value) instead of x."""
+    dtype = _floats("sum_of_squares", x)
+    blocks = _blocks("sum_of_squares", x)
+    return sum(_apply("block_sum_squares", (x,), [((blocks,), dtype)], {"clip_value": float(clip_value)}))
+
+
+def penalty(parameters: Array, starts: Array, penalties: Array) -> Array:
+    """sum over segments of l2/2 sum w^2 + l1 sum |w|, a 0-d array; `starts` and `penalties` as in `update`."""
+    dtype = _floats("penalty", parameters, penalties)
+    blocks = _blocks("penalty", parameters)
+    return sum(_apply("block_penalty", (parameters, starts, penalties), [((blocks,), dtype)]))
+
+
+def _blocks(name: str, x: Array) -> int:
+    size = elements(tuple(x.shape))
+    if not isinstance(size, int):
+        raise CaptureError(f"{name}: the size of the array must not depend on the number of rows")
+    return -(-size // SUM_BLOCK)
 
 
 # --- data -----------------------------------------------------------------------------------------------------------

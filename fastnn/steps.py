@@ -18,7 +18,7 @@ from fastnn.losses import Loss, mean_loss
 from fastnn.program.differentiate import gradients, place
 from fastnn.program.fuse import fuse
 from fastnn.program.trace import B, N, Program, Symbol, Trace
-from fastnn_kernels.contract import SUM_BLOCK, UPDATES
+from fastnn_kernels.contract import UPDATES
 
 LOG_COLUMNS = {"loss": 0, "accuracy": 1, "weight": 2, "penalty": 3}
 """What a step writes down: its loss, the share it got right, the sum of its weights, and the penalty before its update."""
@@ -144,20 +144,14 @@ def training(
     starts = trace.input("starts", (3,), "int64")
     penalties = trace.input("penalties", (2, 3))
     if penalized:
-        blocks = -(-network.size // SUM_BLOCK)
-        (partial,) = trace.record("block_penalty", (arena, starts, penalties), [((blocks,), network.dtype)])
-        _record(trace, control, "penalty", ops.sum(partial))
+        _record(trace, control, "penalty", ops.penalty(arena, starts, penalties))
     if attributes["clip_norm"] > 0:
-        blocks = -(-network.size // SUM_BLOCK)
-        (squares,) = trace.record(
-            "block_sum_squares", (gradient,), [((blocks,), network.dtype)], {"clip_value": attributes["clip_value"]}
-        )
-        norm = ops.sqrt(ops.sum(squares))
+        norm = ops.sqrt(ops.sum_of_squares(gradient, attributes["clip_value"]))
     else:
-        (norm,) = trace.record("fill", (), [((), network.dtype)], {"value": 0.0})
+        norm = ops.constant(gradient, 0.0)
     scalars = trace.input("scalars", (N, 3))
     state = [trace.input(slot, (network.size,)) for slot in UPDATES[update]]
-    trace.record(update, (gradient, norm, scalars, index, starts, penalties, arena, *state), [], attributes)
+    ops.update(update, arena, state, gradient, norm, scalars, index, starts, penalties, attributes)
     trace.record("advance", (control,), [], {"rows": B})
     program = trace.program({})
     return fuse(program) if fused else program

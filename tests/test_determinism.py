@@ -21,6 +21,13 @@ from test_determinism import digest, run
 print(digest(run()))
 """
 
+WRITTEN_DOWN = {
+    "0.weight": [0.5846366871083967, 0.758952355273859],
+    "0.bias": [0.0, 0.0],
+    "1.weight": [-0.6536076490680033, 0.5817874127536746],
+    "1.bias": [1.159284044279261, 1.9901033707974398],
+}
+
 
 def examples() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(8)
@@ -110,3 +117,10 @@ def test_another_seed_is_another_run() -> None:
     for model in (a, b):
         model.fit(X, y, epochs=1, verbose=0)
     assert digest(a) != digest(b)
+
+
+def test_initial_weights_written_down() -> None:
+    """He normal, Glorot uniform and N(0, 1) for seed 0, on every machine."""
+    layers = [fastnn.Dense(3, activation="relu"), fastnn.Dense(2, bias_init="normal")]
+    weights = fastnn.Sequential(layers, seed=0, dtype="float64").build(2).weights
+    assert {name: value.ravel()[:2].tolist() for name, value in weights.items()} == WRITTEN_DOWN
