@@ -224,14 +224,18 @@ class _Pace:
         trial = self._trial(repeats)
         if trial:
             self._timed(calls, self.other, trial)
-            if self.seconds[self.other] < 0.9 * self.seconds[self.best]:
-                self.best, self.other = self.other, self.best
-                self.patience = 1
-            else:
-                self.patience = min(2 * self.patience, PATIENCE)
             self.since = 0.0
+            self.patience = min(2 * self.patience, PATIENCE)
+            self._compare()
         if repeats > trial:
             self.since += self._timed(calls, self.best, repeats - trial)
+            self._compare()
+
+    def _compare(self) -> None:
+        """Change to the other number where it was faster when last played, which a neighbour's sudden load can bring about."""
+        if self.seconds[self.best] > 1.1 * self.seconds.get(self.other, math.inf):
+            self.best, self.other = self.other, self.best
+            self.since, self.patience = 0.0, 1
 
     def _trial(self, repeats: int) -> int:
         """How many of the repeats to play with the other number of threads; 0 while it would cost too much."""

@@ -459,7 +459,7 @@ PANEL = 16 * 1024
 """Bytes of a panel of B that is used once: half of a first-level cache."""
 BLOCK_B = 480 * 1024
 """Most bytes of a packed block of B: half of a second-level cache."""
-SHORT = 32
+SHORT = 24
 """Up to so many k, writing C costs as much as computing it: low and wide tiles write it in longer runs."""
 CLASH_A = 4096
 """Rows that start a multiple of so many bytes apart fall into one set of the first-level cache: then A is packed."""
@@ -469,6 +469,8 @@ REUSED = 11
 """Row blocks from which on it is worth packing such a B; each of them reads all of it."""
 DOT_ROWS = min(8, MOST_ROWS)
 """Up to so many rows, a transposed B is not worth a panel."""
+TRANSPOSING = 6
+"""Transposing B takes about as long as multiplying so many rows by it."""
 GROUP = 4
 """Row blocks whose panels of A are packed together, so that whole cache lines are read."""
 
@@ -482,7 +484,7 @@ def _core(float_type: Any) -> Any:
     pitch = -(-MOST_ROWS // lane) * vector  # bytes of one k in a panel of A
     most_k, most_b, most_panel = BLOCK_K[size], BLOCK_B, PANEL
     group, short, dot_rows = GROUP, SHORT, DOT_ROWS
-    reused, clash_a, clash_b = REUSED, CLASH_A, CLASH_B
+    reused, clash_a, clash_b, transposing = REUSED, CLASH_A, CLASH_B, TRANSPOSING
     lowest = max(rows for rows in range(1, MOST_ROWS + 1) if widest_for(rows) == WIDEST)
     low = max(rows for rows in range(1, MOST_ROWS + 1) if widest_for(rows) >= WIDEST // 2)
     tile = _caller("tile", _define_switch, float_type)
@@ -494,12 +496,15 @@ def _core(float_type: Any) -> Any:
         a: int, a_row: int, a_k: int, b: int, b_k: int, b_column: int, c: int, m: int, n: int, k: int,
         scratch: int, bias: int, epilogue: int, at: int, part: int, parts: int, alpha: float,
     ) -> None:  # fmt: skip
-        # The part's share: whole vectors of columns, or rows, whichever leaves the largest share smaller.
+        # The part's share: whole vectors of columns, or rows, whichever leaves the largest share smaller. Transposing B
+        # comes on top, and parts that share rows out all transpose the whole of it.
+        is_transposed = b_column != size
         all_vectors = (n + lane - 1) // lane
         first_row, end_row, first_column, end_column = 0, m, 0, n
         if parts > 1:
-            by_columns = (all_vectors + parts - 1) // parts * m
-            by_rows = (m + parts - 1) // parts * all_vectors
+            extra = transposing if is_transposed else 0
+            by_columns = (all_vectors + parts - 1) // parts * (m + extra)
+            by_rows = ((m + parts - 1) // parts + extra) * all_vectors
             if by_columns < by_rows or (by_columns == by_rows and n >= m):
                 first_column = all_vectors * part // parts * lane
                 end_column = min(n, all_vectors * (part + 1) // parts * lane)
@@ -510,7 +515,6 @@ def _core(float_type: Any) -> Any:
             return
 
         c_row = n * size
-        is_transposed = b_column != size
 
         # Few rows times a transposed B: dot products.
         if is_transposed and rows <= dot_rows and a_k == size and k >= lane and bias == 0:
