@@ -106,7 +106,7 @@ def test_a_loss_and_a_layer_of_ones_own_are_checked_and_played() -> None:
     by_definition = fastnn.Sequential(model.layers, seed=1, dtype="float64")
     data = rng.standard_normal((100, FEATURES))
     wanted = np.stack([data[:, 0], data[:, 1] * data[:, 2], data.sum(1)], 1)
-    options: dict[str, Any] = {"loss": huber, "batch_size": 16, "epochs": 30, "verbose": 0}
+    options: dict[str, Any] = {"loss": huber, "optimizer": fastnn.Adam(0.01), "batch_size": 16, "epochs": 30, "verbose": 0}
     options["order"] = lambda epoch: np.random.default_rng(epoch).permutation(100)
     history = by_cpu.fit(data, wanted, device="cpu", **options)
     by_definition.fit(data, wanted, device="numpy", **options)
