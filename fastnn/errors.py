@@ -26,6 +26,10 @@ class NotReadyError(FastnnError, RuntimeError):
     """A model was asked for something before it has parameters, or before it was trained."""
 
 
+class MissingError(NotReadyError, AttributeError):
+    """A layer was asked for an array that it has only while a model records it."""
+
+
 class DivergenceError(FastnnError, ArithmeticError):
     """Training produced NaN or infinity; the model is back at its last finite step."""
 

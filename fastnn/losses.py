@@ -71,7 +71,13 @@ def as_loss(loss: str | Loss | Function) -> Loss:
         return LOSSES[loss]
     if not callable(loss):
         raise KindError(f"expected the name of a loss or a function of (outputs, targets), got {type(loss).__name__}")
-    return Loss(getattr(loss, "__name__", type(loss).__name__), loss, None, "both")
+    for known in LOSSES.values():
+        if loss is known.function or loss is getattr(ops, known.name, None):
+            return known
+    name = getattr(loss, "__name__", type(loss).__name__)
+    if name in LOSSES:
+        raise InputError(f"your loss has the name of the library's {name}; give it a name of its own")
+    return Loss(name, loss, None, "both")
 
 
 def mean_loss(loss: Loss, outputs: Symbol, targets: Symbol, weights: Symbol | None) -> Symbol:

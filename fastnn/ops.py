@@ -34,6 +34,9 @@ Array = Any
 """A NumPy array, a CuPy array or a Symbol; in one call all of the same kind."""
 
 FLOATS = (np.dtype("float32"), np.dtype("float64"))
+MOST_AXES = 6
+"""Axes that operations on several arrays, and transpose, can handle."""
+
 ACTIVATIONS = ("identity", "step", *ACTIVATIONS_FROM_OUTPUT, *ACTIVATIONS_FROM_INPUT, "softmax", "log_softmax")
 """Names that `activate`, `Dense` and `Activation` take."""
 
@@ -177,6 +180,8 @@ def broadcast_shapes(name: str, *shapes: Shape) -> Shape:
                 raise InputError(f"{name}: shapes {' and '.join(map(describe, shapes))} do not fit together")
             found = d
         result.append(found)
+    if len(result) > MOST_AXES:
+        raise InputError(f"{name}: at most {MOST_AXES} axes can be broadcast, got {len(result)}")
     return tuple(reversed(result))
 
 
@@ -466,17 +471,23 @@ def softmax_cross_entropy(z: Array, t: Array) -> Array:
 
     Gradient: softmax(z) - t. Source: Nielsen, chapter 3, equation 80.
     """
-    if np.dtype(t.dtype).kind in "iu":
-        t = _integers("softmax_cross_entropy", t)
-        if tuple(t.shape) != (z.shape[0],):
-            raise InputError(
-                f"softmax_cross_entropy: expected one class index a row, shape {describe((z.shape[0],))}, "
-                f"got {describe(tuple(t.shape))}"
-            )
-        _check_labels("softmax_cross_entropy", t, z.shape[-1])
-    else:
-        _targets("softmax_cross_entropy", z, t)
-    return _loss("softmax_cross_entropy", z, t)
+    _floats("softmax_cross_entropy", z)
+    _matrix("softmax_cross_entropy", "outputs (B, O)", z)
+    return _loss("softmax_cross_entropy", z, _classes_or_rows("softmax_cross_entropy", z, t))
+
+
+def _classes_or_rows(name: str, z: Array, t: Array) -> Array:
+    """Check targets t that are class indices (B,), or rows of the shape and dtype of z (B, C)."""
+    _family(name, z, t)
+    if np.dtype(getattr(t, "dtype", object)).kind not in "iu":
+        _targets(name, z, t)
+        return t
+    t = _integers(name, t)
+    if tuple(t.shape) != (z.shape[0],):
+        expected = describe((z.shape[0],))
+        raise InputError(f"{name}: expected one class index a row, shape {expected}, got {describe(tuple(t.shape))}")
+    _check_labels(name, t, z.shape[-1])
+    return t
 
 
 def _check_labels(name: str, t: Any, classes: Dimension) -> None:
@@ -540,7 +551,7 @@ def is_correct(z: Array, t: Array, threshold: float = 0.0, multilabel: bool = Fa
     """
     dtype = _floats("is_correct", z)
     _matrix("is_correct", "outputs (B, C)", z)
-    t = _integers("is_correct", t) if np.dtype(t.dtype).kind in "iu" else t
+    t = _classes_or_rows("is_correct", z, t)
     attributes = {"threshold": float(threshold), "multilabel": bool(multilabel)}
     return _apply("is_correct", (z, t), [((z.shape[0],), dtype)], attributes)
 
@@ -816,7 +827,10 @@ def transpose(x: Array, axes: Sequence[int] | None = None) -> Array:
     """The axes in another order, reversed by default, as a new array."""
     dtype = _floats("transpose", x)
     ndim = len(x.shape)
-    order = tuple(reversed(range(ndim))) if axes is None else tuple(int(a) % ndim for a in axes)
+    given = tuple(reversed(range(ndim))) if axes is None else tuple(int(a) for a in axes)
+    order = tuple(a % ndim if -ndim <= a < ndim else a for a in given)
+    if ndim > MOST_AXES:
+        raise InputError(f"transpose: at most {MOST_AXES} axes can be reordered, got {ndim}")
     if sorted(order) != list(range(ndim)):
         raise InputError(f"transpose: expected an order of {ndim} axes, got {axes}")
     return _apply("transpose", (x,), [(tuple(x.shape[a] for a in order), dtype)], {"axes": order})
@@ -833,7 +847,10 @@ def reshape(x: Array, shape: Sequence[Dimension]) -> Array:
     """
     _family("reshape", x)
     if not isinstance(x, Symbol):
-        return np.reshape(x, shape)
+        try:
+            return np.reshape(x, shape)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"reshape: {describe(tuple(x.shape))} has no place for {tuple(shape)}") from error
     whole = elements(x.shape)
     known = elements(tuple(d for d in shape if d != -1))
     if -1 in shape:
@@ -952,7 +969,7 @@ def _gather_backward(call: Call, dy: Symbol) -> tuple[Symbol, None]:
 def one_hot(labels: Array, classes: int, dtype: Any = "float32") -> Array:
     """(B, C): 1 in the column of the label, 0 elsewhere; labels (B,) integers in 0 .. classes - 1."""
     labels = _integers("one_hot", labels)
-    if len(labels.shape) != 1 or classes < 1:
+    if len(labels.shape) != 1 or not isinstance(classes, int | np.integer) or classes < 1:
         raise InputError(f"one_hot: expected labels (B,) and classes >= 1, got {describe(tuple(labels.shape))} and {classes}")
     _check_labels("one_hot", labels, classes)
     if np.dtype(dtype) not in FLOATS:
@@ -1020,6 +1037,17 @@ def gather_rows(source: Array, order: Array, position: Array, rows: Dimension, d
     _family("gather_rows", source, order, position)
     if np.dtype(source.dtype) not in (np.dtype("uint8"), np.dtype("int64"), *FLOATS):
         raise KindError(f"gather_rows: expected uint8, int64, float32 or float64, got {source.dtype}")
+    order, position = _integers("gather_rows", order), _integers("gather_rows", position)
+    if len(order.shape) != 1 or position.shape != () or len(source.shape) < 1:
+        raise InputError(
+            "gather_rows: expected rows, a list of indices and a 0-d position, got shapes "
+            f"{', '.join(describe(tuple(x.shape)) for x in (source, order, position))}"
+        )
+    if not isinstance(order, Symbol):
+        start = int(position)
+        if not (isinstance(rows, int) and 0 <= start <= len(order) - rows and rows >= 0):
+            raise InputError(f"gather_rows: {rows} rows from position {start} are not in an order of {len(order)}")
+        _check_labels("gather_rows", order[start : start + rows], len(source))
     return _apply(
         "gather_rows", (source, order, position), [((rows, *source.shape[1:]), np.dtype(dtype))], {"scale": float(scale)}
     )

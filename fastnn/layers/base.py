@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from fastnn import ops
-from fastnn.errors import NotReadyError
+from fastnn.errors import MissingError
 
 Array = ops.Array
 
@@ -83,7 +83,7 @@ class Layer:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise NotReadyError(
+        raise MissingError(
             f"{type(self).__name__} has no {name!r} here: parameters exist only inside a model, while forward is recorded"
         )
 

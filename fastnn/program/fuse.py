@@ -108,7 +108,9 @@ def fuse_loss_gradient(program: Program) -> Program:
     for loss in [call for call in calls if call.kernel in LOSSES]:
         z, t = loss.inputs
         name = f"{loss.kernel}_backward"
-        twins = [c for c in calls if c.kernel == name and c.inputs[0] is z and c.inputs[1] is t]
+        twins = [
+            c for c in calls if c.kernel == name and c.inputs[0] is z and c.inputs[1] is t and c.attributes == loss.attributes
+        ]
         if len(twins) != 1:
             continue
         (twin,) = twins

@@ -135,6 +135,8 @@ def _word(number: int | float) -> int:
 
 
 _lock = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a fork waits for the compilation of another thread, which would never end in the child
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _compiled: dict[tuple[Any, ...], CFunc] = {}
 
 
@@ -162,7 +164,7 @@ def compile_function(body: Callable[..., Any], signature: Any, label: str) -> CF
 
 
 class CacheStatistics:
-    """Counts of this process, for tests and for `fastnn doctor`."""
+    """Counts of this process, for tests."""
 
     hits = 0
     misses = 0

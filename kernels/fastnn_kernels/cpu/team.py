@@ -16,27 +16,30 @@ from fastnn_kernels.cpu.player import play
 
 
 class _Worker(threading.Thread):
-    """One parked thread; `start_part` lets it play its part once."""
+    """One parked thread: plays its part of each piece of work of the team."""
 
     def __init__(self, team: Team, part: int) -> None:
         super().__init__(name=f"fastnn-{part}", daemon=True)
         self.team = team
         self.part = part
-        self.wake = threading.Semaphore(0)
+        self.seen = team.generation
         self.start()
 
     def run(self) -> None:
+        team = self.team
         while True:
-            self.wake.acquire()
-            team = self.team
-            if team.closed:
-                return
-            calls, count, repeats, parts = team.work
+            with team.condition:
+                while team.generation == self.seen:
+                    team.condition.wait()
+                self.seen = team.generation
+                calls, count, repeats, parts = team.work
+            if self.part >= parts:
+                continue
             play()(calls, count, repeats, self.part, parts, team.arrived.ctypes.data)
-            with team.counting:
+            with team.condition:
                 team.running -= 1
                 if team.running == 0:
-                    team.finished.set()
+                    team.condition.notify_all()
 
 
 class Team:
@@ -44,56 +47,48 @@ class Team:
 
     def __init__(self) -> None:
         self.busy = threading.Lock()
-        self.counting = threading.Lock()
-        self.finished = threading.Event()
+        self.condition = threading.Condition()
         self.workers: list[_Worker] = []
         self.arrived = np.zeros(8, np.int64)
         self.work = (0, 0, 0, 1)
+        self.generation = 0
         self.running = 0
-        self.closed = False
 
     def play(self, calls: int, count: int, repeats: int, parts: int) -> None:
-        """Play `count` calls at address `calls` `repeats` times in `parts` parts; returns when all is done."""
+        """Play `count` calls at address `calls` `repeats` times in `parts` parts; returns when all is done.
+
+        A KeyboardInterrupt is raised again once the parts that were started are done; where it comes before they start,
+        nothing is played.
+        """
         if parts <= 1 or not self.busy.acquire(blocking=False):
             play()(calls, count, repeats, 0, 1, 0)
             return
-        interruption: BaseException | None = None
         try:
+            play()  # compiled by now at the latest, so that no worker has to
             while len(self.workers) < parts:
                 self.workers.append(_Worker(self, len(self.workers)))
-            self.arrived[:] = 0
-            self.work = (calls, count, repeats, parts)
-            self.running = parts
-            self.finished.clear()
-            play()  # compiled by now at the latest, so that no worker has to
-            started = 0
-            while started < parts:
-                try:
-                    while started < parts:
-                        started += 1
-                        self.workers[started - 1].wake.release()
-                except KeyboardInterrupt as error:
-                    interruption = error
-            while not self.finished.is_set():
-                try:
-                    self.finished.wait()
-                except KeyboardInterrupt as error:
-                    interruption = error
+            self._play_together((calls, count, repeats, parts))
         finally:
             self.busy.release()
+
+    def _play_together(self, work: tuple[int, int, int, int]) -> None:
+        self.arrived[:] = 0
+        self.work, self.running = work, work[3]
+        generation = self.generation + 1
+        interruption: KeyboardInterrupt | None = None
+        while True:
+            try:
+                # Each line may be interrupted and then runs again: setting and notifying twice does no harm.
+                with self.condition:
+                    self.generation = generation
+                    self.condition.notify_all()
+                    while self.running:
+                        self.condition.wait()
+                break
+            except KeyboardInterrupt as error:
+                interruption = error
         if interruption is not None:
             raise interruption
-
-    def close(self) -> None:
-        """End the threads; the team makes new ones when it is asked to play again."""
-        with self.busy:
-            self.closed = True
-            for worker in self.workers:
-                worker.wake.release()
-            for worker in self.workers:
-                worker.join()
-            self.workers.clear()
-            self.closed = False
 
 
 TEAM = Team()
