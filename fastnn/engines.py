@@ -19,6 +19,7 @@ from fastnn.errors import DeviceError, InputError, nearest
 from fastnn.program.plan import plan
 from fastnn.program.trace import Call, Program, Rows, Symbol, concrete
 from fastnn_kernels.contract import KERNELS, Operand
+from fastnn_kernels.memory import aligned
 
 DEVICES = ("auto", "cpu", "cuda", "numpy")
 
@@ -64,6 +65,13 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def check_threads(threads: int | None) -> None:
+    """Raise InputError unless `threads` is None or a number of threads that makes sense."""
+    most = 4 * max(16, os.cpu_count() or 1)
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= most):
+        raise InputError(f"threads: expected None or a whole number from 1 to {most}, got {threads!r}")
+
+
 class Instance:
     """A program with buffers, on one engine, for one number of rows. One caller at a time.
 
@@ -72,16 +80,17 @@ class Instance:
     """
 
     def __init__(self, program: Program, rows: int, engine: str = "cpu", threads: int | None = None) -> None:
+        check_threads(threads)
         self.program = program
         self.rows = rows
         self.engine = engine
         self.plan = plan(program, rows)
         self.bound: dict[str, np.ndarray] = {}
-        self._workspace = _aligned(self.plan.size)
+        self._workspace = aligned(self.plan.size)
         self._names = {symbol: name for name, symbol in program.inputs.items()}
         self._views: dict[Symbol, np.ndarray] = {}
-        self._once = _make_player(engine, self, self.plan.once, 1)
-        self._calls = _make_player(engine, self, self.plan.calls, 1)
+        self._once = _make_player(engine, self, self.plan.once)
+        self._calls = _make_player(engine, self, self.plan.calls)
         self.threads = self._usable_threads(threads)
         self._calls.set_parts(self.threads)
         self._pace = _Pace(self.threads, cores()) if threads is None and engine == "cpu" and cores() > 1 else None
@@ -108,6 +117,12 @@ class Instance:
                 self._views.clear()
                 self._once.bind(symbol, array)
                 self._calls.bind(symbol, array)
+
+    def unbind(self) -> None:
+        """Let go of the arrays that were bound; they must be bound anew before the next play."""
+        self.bound.clear()
+        self._views.clear()
+        self._ready = False
 
     def play(self, repeats: int = 1) -> None:
         """Run the program `repeats` times, with no Python in between on the CPU engine."""
@@ -183,8 +198,6 @@ class Instance:
         if self.engine != "cpu":
             return 1
         if threads is not None:
-            if threads < 1:
-                raise InputError(f"expected threads >= 1, got {threads}")
             return threads
         work = self.operations() / RATE + self.traffic() / BANDWIDTH
         count = len(self.computing())
@@ -196,13 +209,7 @@ def instantiate(program: Program, rows: int, engine: str = "cpu", threads: int |
     return Instance(program, rows, engine, threads)
 
 
-def _aligned(size: int) -> np.ndarray:
-    raw = np.zeros(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size]
-
-
-def _make_player(engine: str, instance: Instance, calls: Sequence[Call], parts: int) -> _NumpyCalls | _CpuCalls:
+def _make_player(engine: str, instance: Instance, calls: Sequence[Call]) -> _NumpyCalls | _CpuCalls:
     calls = [call for call in calls if not call.is_view]
     return _NumpyCalls(instance, calls) if engine == "numpy" else _CpuCalls(instance, calls)
 
@@ -290,7 +297,7 @@ class _CpuCalls:
         self.parts = 1
         lowered = [cpu.lower(call.kernel, instance.operands(call), instance.attributes(call)) for call in calls]
         self.scratch_bytes = -(-max((low.scratch or 0 for low in lowered), default=0) // 64) * 64
-        self.scratch = _aligned(0)
+        self.scratch = aligned(0)
         self._scratch_words: list[int] = []
         self._patches: dict[Symbol, list[tuple[int, int]]] = {}
         words: list[int] = []
@@ -323,7 +330,7 @@ class _CpuCalls:
         self.parts = parts
         if self.scratch.size >= self.scratch_bytes * parts:
             return
-        self.scratch = _aligned(self.scratch_bytes * parts)
+        self.scratch = aligned(self.scratch_bytes * parts)
         for word in self._scratch_words:
             self.words[word] = self.scratch.ctypes.data
 

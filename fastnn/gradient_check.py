@@ -13,12 +13,12 @@ import numpy as np
 
 from fastnn import engines, ops, steps
 from fastnn.errors import InputError
+from fastnn.examples import prepare
 from fastnn.losses import Loss, as_loss, mean_loss
 from fastnn.model import Sequential, as_loss_network
 from fastnn.program.differentiate import gradients, place
 from fastnn.program.fuse import fuse
 from fastnn.program.trace import B, Symbol, Trace
-from fastnn.training import _examples
 
 EPSILON = 1e-5
 """The step of the differences, relative to max(1, |w|)."""
@@ -92,7 +92,7 @@ def check_gradients(
     twin.build(np.shape(X)[1:] if not model.built else model.network.features)
     if model.built:
         twin.set_weights({name: value.astype(np.float64) for name, value in model.weights.items()})
-    examples = _examples(twin, np.asarray(X, np.float64), y, chosen, sample_weight, None)
+    examples = prepare(twin, np.asarray(X, np.float64), y, chosen, sample_weight, None)
     cost = _Cost(twin, chosen, examples.X, examples.y, examples.weights, l2, l1, training, fused)
     places = cost.network.parameters
     start = twin._parameters.copy()
@@ -161,7 +161,7 @@ class _Cost:
             w = None if weights is None else trace.input("w", (B,))
             step = trace.input("step", (), "int64")
             outputs, parameters = steps.forward(trace, self.network, x, training, step)
-            cost: Symbol = mean_loss(loss, outputs, steps._targets(outputs, t, loss), w)
+            cost: Symbol = mean_loss(loss, outputs, steps.loss_targets(outputs, t, loss), w)
             if with_gradient and parameters:
                 arena = trace.input("gradient", (size,))
                 found = gradients(cost, [parameters[p.name] for p in self.network.parameters])

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnn import arrays, engines, random, steps
+from fastnn import arrays, engines, examples, random, steps
 from fastnn.errors import InputError, KindError, NotReadyError, nearest
-from fastnn.layers import Activation, Dense, Layer
+from fastnn.layers import Activation, Layer, final_activation
 from fastnn.losses import LOSSES, Loss
 from fastnn.program.trace import Program
+from fastnn_kernels.memory import aligned
 
 if TYPE_CHECKING:
     from fastnn.program.explain import Explanation
@@ -39,9 +40,9 @@ class Task:
 
 @dataclass
 class OptimizerState:
-    """What an optimizer keeps between steps: which update it belongs to, its arrays, and how many updates it has made."""
+    """What an optimizer keeps between steps: the class it belongs to, its arrays, and how many updates it has made."""
 
-    kernel: str
+    optimizer: str
     slots: dict[str, np.ndarray]
     updates: int = 0
 
@@ -61,7 +62,7 @@ class Snapshot:
     parameters: np.ndarray
     statistics: np.ndarray
     slots: dict[str, np.ndarray] = field(default_factory=dict)
-    kernel: str = ""
+    optimizer: str = ""
     updates: int = 0
     step: int = 0
     epoch: int = 0
@@ -83,13 +84,18 @@ class Sequential:
     def __init__(
         self, layers: Iterable[Layer], *, seed: int | None = None, dtype: Any = "float32", input_scale: float = 1.0
     ) -> None:
+        if isinstance(layers, Layer):
+            raise KindError("expected a sequence of layers, got one layer; write it in brackets")
         given = tuple(layers)
         for index, layer in enumerate(given):
             if not isinstance(layer, Layer):
                 raise KindError(f"layer {index}: expected a Layer, got {type(layer).__name__}")
         if not given:
             raise InputError("a model needs at least one layer")
-        self.dtype = np.dtype(dtype)
+        try:
+            self.dtype = np.dtype("" if dtype is None else dtype)
+        except TypeError as error:
+            raise KindError(f"dtype: expected float32 or float64, got {dtype!r}") from error
         if self.dtype not in (np.dtype("float32"), np.dtype("float64")):
             raise KindError(f"dtype: expected float32 or float64, got {self.dtype}")
         if not 0.0 < input_scale < math.inf:
@@ -97,8 +103,10 @@ class Sequential:
         self.layers = tuple(layer.in_context(given[index + 1 :]) for index, layer in enumerate(given))
         self.seed = random.draw_seed() if seed is None else seed
         random.key(self.seed, random.INITIAL_WEIGHTS)  # refuses a seed out of range now
+        self.seed = int(self.seed)
         self.input_scale = float(input_scale)
         self.task: Task | None = None
+        self._loss: Loss | None = None
         self.counters = Counters()
         self.optimizer_state: OptimizerState | None = None
         self._network: steps.Network | None = None
@@ -112,9 +120,10 @@ class Sequential:
 
     def build(self, features: int | Sequence[int]) -> Sequential:
         """Make the parameters for inputs with `features` columns (or of that shape) and draw their initial values."""
-        shape = (int(features),) if isinstance(features, int | np.integer) else tuple(int(d) for d in features)
-        if any(d < 1 for d in shape):
-            raise InputError(f"build: expected at least one feature, got {shape}")
+        given = (features,) if isinstance(features, int | np.integer) else features
+        if not isinstance(given, tuple | list) or not all(isinstance(d, int | np.integer) and d >= 1 for d in given):
+            raise InputError(f"build: expected a number of features of at least 1, or a shape of such, got {features!r}")
+        shape = tuple(int(d) for d in given)
         if self._network is not None:
             if self._network.features != shape:
                 raise InputError(f"the model has parameters for inputs of shape {self._network.features}, not {shape}")
@@ -125,13 +134,13 @@ class Sequential:
         statistics = _places(kept)
         keys = tuple(random.key(self.seed, random.DROPOUT, index) for index in range(len(self.layers)))
         network = steps.Network(self.layers, shape, self.dtype, parameters, statistics, keys, self.input_scale)
-        arena = engines._aligned(network.size * self.dtype.itemsize).view(self.dtype)
+        arena = aligned(network.size, self.dtype)
         for (index, attribute, declaration), place in zip(declared, parameters, strict=True):
             beside = sorted(name for i, name, _ in declared if i == index)
             number = (index << 16) + beside.index(attribute)  # each array draws from a key of its own
             values = declaration.initial(random.key(self.seed, random.INITIAL_WEIGHTS, number), place.shape, self.dtype)
             arena[place.start : place.start + place.size] = values.reshape(-1)
-        values = engines._aligned(network.statistics_size * self.dtype.itemsize).view(self.dtype)
+        values = aligned(network.statistics_size, self.dtype)
         for (_, _, declaration), place in zip(kept, statistics, strict=True):
             values[place.start : place.start + place.size] = declaration.initial
         self._parameters, self._statistics, self._outputs, self._network = arena, values, outputs, network
@@ -164,6 +173,8 @@ class Sequential:
     def set_weights(self, weights: Mapping[str, Any]) -> None:
         """Set parameters by name (all of them or some). A wrong name, shape or dtype raises, and nothing is changed."""
         views = self._named()
+        if not isinstance(weights, Mapping):
+            raise KindError(f"set_weights: expected a dict of arrays by name, got {type(weights).__name__}")
         checked = {}
         for name, value in weights.items():
             if name not in views:
@@ -191,7 +202,7 @@ class Sequential:
         state = self.optimizer_state
         slots = {} if state is None else {name: value.copy() for name, value in state.slots.items()}
         return Snapshot(
-            self._parameters.copy(), self._statistics.copy(), slots, "" if state is None else state.kernel,
+            self._parameters.copy(), self._statistics.copy(), slots, "" if state is None else state.optimizer,
             0 if state is None else state.updates, self.counters.step, self.counters.epoch,
         )  # fmt: skip
 
@@ -200,15 +211,15 @@ class Sequential:
         self._parameters[:] = snapshot.parameters
         self._statistics[:] = snapshot.statistics
         state = self.optimizer_state
-        if not snapshot.kernel:
+        if not snapshot.optimizer:
             self.optimizer_state = None
-        elif state is not None and state.kernel == snapshot.kernel:
+        elif state is not None and (state.optimizer, set(state.slots)) == (snapshot.optimizer, set(snapshot.slots)):
             for name, value in snapshot.slots.items():
                 state.slots[name][:] = value
             state.updates = snapshot.updates
         else:
             slots = {name: value.copy() for name, value in snapshot.slots.items()}
-            self.optimizer_state = OptimizerState(snapshot.kernel, slots, snapshot.updates)
+            self.optimizer_state = OptimizerState(snapshot.optimizer, slots, snapshot.updates)
         self.counters.step, self.counters.epoch = snapshot.step, snapshot.epoch
 
     # --- use ----------------------------------------------------------------------------------------------------
@@ -237,8 +248,9 @@ class Sequential:
         if self.task is None:
             raise NotReadyError("whether to predict classes or values is known after fit; call fit first, or model(X)")
         outputs = self._run(self.network, X, threads)
-        if self.task.kind == "values":
-            return arrays.to_device(outputs, X)
+        if self.task.kind == "values":  # shares from 0 to 1 where the loss has a sigmoid of its own
+            link = LOSSES[self.task.loss].link if self.task.loss in LOSSES else None
+            return arrays.to_device(outputs, X) if link is None else self.predict_proba(X, threads=threads)
         if self.task.kind == "classes":
             return arrays.to_device(np.argmax(outputs, axis=1), X)
         decided = (outputs > self.threshold(self.network)).astype(np.int64)
@@ -290,7 +302,7 @@ class Sequential:
 
     def _run(self, network: steps.Network, X: Any, threads: int | None) -> np.ndarray:
         """The outputs of a network for rows of X, block by block."""
-        X = check_inputs(X, network.features)
+        X = examples.check_inputs(X, network.features)
         outputs = np.empty((len(X), *self._outputs), self.dtype)
         if not len(X):
             return outputs
@@ -309,6 +321,8 @@ class Sequential:
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
         del state["_cache"], state["_training"]
+        if self._loss is not None and self._loss.name not in LOSSES:
+            state["_loss"] = None  # a function of the user's own may not be picklable; evaluate then asks for it
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -372,34 +386,9 @@ class _Borrowed:
         self.owner.give_back(self.key, self.item)
 
 
-def final_activation(layers: Sequence[Layer]) -> str | None:
-    """The activation of the last layer, whichever way it was written."""
-    last = layers[-1] if layers else None
-    if isinstance(last, Activation):
-        return last.name
-    return last.activation if isinstance(last, Dense) else None
-
-
 def as_loss_network(model: Sequential, loss: Loss) -> steps.Network:
     """The network whose outputs the loss takes: logits where it has a link."""
     return model.logits_network(loss.link)
-
-
-def check_inputs(X: Any, features: tuple[int, ...] | None, name: str = "X") -> np.ndarray:
-    """X as a host array of rows with the features expected; raises what is wrong with it otherwise."""
-    if isinstance(X, list | tuple):
-        raise KindError(f"{name}: expected an array, got a {type(X).__name__}; convert it with numpy.asarray")
-    array = arrays.to_host(X)
-    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
-        raise KindError(f"{name}: expected numbers, got dtype {array.dtype}")
-    if array.ndim < 2:
-        raise InputError(
-            f"{name}: expected rows of features, shape (n, features), got shape {array.shape}; "
-            f"use {name}.reshape(1, -1) for one example or {name}.reshape(-1, 1) for one feature"
-        )
-    if features is not None and array.shape[1:] != features:
-        raise InputError(f"{name}: expected shape {('n', *features)}, got {array.shape}")
-    return array
 
 
 def _places(declared: Sequence[Any]) -> tuple[steps.Place, ...]:

@@ -236,7 +236,7 @@ def dense(x: Array, w: Array, b: Array | None = None, activation: str | None = N
     if b is not None and tuple(b.shape) != (w.shape[1],):
         raise InputError(f"dense: expected b of shape ({w.shape[1]},), got {describe(tuple(b.shape))}")
     if activation is not None:
-        alpha = _check_activation(activation, alpha)
+        alpha = check_activation(activation, alpha)
     if b is None or isinstance(x, Symbol):
         z = matmul(x, w)
         z = z if b is None else add(z, b)
@@ -252,7 +252,8 @@ def dense(x: Array, w: Array, b: Array | None = None, activation: str | None = N
 DEFAULT_ALPHA = {"leaky_relu": 0.01, "elu": 1.0}
 
 
-def _check_activation(name: str, alpha: float | None) -> float | None:
+def check_activation(name: str, alpha: float | None) -> float | None:
+    """The alpha that the activation uses, None for one that takes none; InputError for an unknown name or a wrong alpha."""
     if name not in ACTIVATIONS:
         raise InputError(f"no activation is called {name!r}{nearest(name, ACTIVATIONS)}")
     if name not in ALPHA_ACTIVATIONS:
@@ -267,7 +268,7 @@ def _check_activation(name: str, alpha: float | None) -> float | None:
 
 def activate(x: Array, activation: str, alpha: float | None = None) -> Array:
     """The activation of that name, elementwise (softmax and log_softmax over the last axis)."""
-    alpha = _check_activation(activation, alpha)
+    alpha = check_activation(activation, alpha)
     if activation == "identity":
         return x
     function: Callable[..., Array] = globals()[activation]

@@ -108,7 +108,7 @@ def evaluation(network: Network, loss: Loss, data: Data, metric: Mapping[str, An
     trace = Trace(network.dtype)
     control, x, targets, weights = _batch(trace, network, data)
     outputs, _ = forward(trace, network, x, False, None)
-    t = _targets(outputs, targets, loss)
+    t = loss_targets(outputs, targets, loss)
     _record(trace, control, "loss", mean_loss(loss, outputs, t, weights))
     _record_common(trace, control, outputs, targets, weights, metric)
     trace.record("advance", (control,), [], {"rows": B})
@@ -131,7 +131,7 @@ def training(
     step = control.view((), CONTROL["step"], "step")
     index = control.view((), CONTROL["index"], "index")
     outputs, parameters = forward(trace, network, x, True, step)
-    mean = mean_loss(loss, outputs, _targets(outputs, targets, loss), weights)
+    mean = mean_loss(loss, outputs, loss_targets(outputs, targets, loss), weights)
     arena = trace.inputs["parameters"]
     gradient = trace.input("gradient", (network.size,))
     wanted = [parameters[p.name] for p in network.parameters]
@@ -173,7 +173,7 @@ def _batch(trace: Trace, network: Network, data: Data) -> tuple[Symbol, Symbol, 
     return control, x, t, w
 
 
-def _targets(outputs: Symbol, targets: Symbol, loss: Loss) -> Symbol:
+def loss_targets(outputs: Symbol, targets: Symbol, loss: Loss) -> Symbol:
     """Class indices become one-hot rows where the loss wants values."""
     if targets.dtype.kind == "i" and loss.accepts != "classes":
         made: Symbol = ops.one_hot(targets, int(outputs.shape[1]), outputs.dtype)  # type: ignore[arg-type]

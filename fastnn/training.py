@@ -10,21 +10,22 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fastnn import arrays, engines, random, steps
+from fastnn import engines, ops, random, steps
 from fastnn.callbacks import Callback, Progress
-from fastnn.errors import DivergenceError, InputError, KindError, NotReadyError
+from fastnn.configurations import as_number
+from fastnn.errors import DivergenceError, FastnnError, InputError, KindError, NotReadyError
+from fastnn.examples import Examples, check_inputs, prepare
 from fastnn.losses import LOSSES, Loss, as_loss
-from fastnn.model import OptimizerState, Sequential, Snapshot, Task, as_loss_network, check_inputs, final_activation
+from fastnn.model import OptimizerState, Sequential, Snapshot, Task, as_loss_network
 from fastnn.optimizers import Adam, Optimizer, by_name
 from fastnn.program.explain import Explanation
 from fastnn.program.trace import Call, Trace
 from fastnn.schedules import as_schedule
-from fastnn_kernels.contract import UPDATES
+from fastnn_kernels.memory import aligned
 
 EVALUATE_ROWS = 256
 """Rows that evaluation handles at a time."""
@@ -46,24 +47,6 @@ class History(dict[str, list[float]]):
     reason: str = ""
     threads: int = 1
     seed: int = 0
-
-
-@dataclass
-class Examples:
-    """Checked data in the form in which a program reads it; `kind` is the task's."""
-
-    X: np.ndarray
-    y: np.ndarray
-    weights: np.ndarray | None
-    kind: str
-
-    @property
-    def data(self) -> steps.Data:
-        return steps.Data(self.X.dtype.name, self.y.dtype.name, self.y.shape[1:], self.weights is not None)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        found = {"X": self.X, "y": self.y}
-        return found if self.weights is None else {**found, "weights": self.weights}
 
 
 def fit(
@@ -105,18 +88,23 @@ def fit(
     """
     if not model._training.acquire(blocking=False):
         raise NotReadyError("this model is being trained already by another call of fit")
+    network, known = model._network, (model.task, model._loss)
+    before = model.snapshot()
     try:
-        was_built = model.built
-        try:
-            run = _Run(
-                model, X, y, as_loss(loss), _optimizer(optimizer), batch_size, epochs, validation_data,
-                sample_weight, class_weight, l2, l1, order, device, threads,
-            )  # fmt: skip
-        except BaseException:
-            if not was_built:
-                model._network = None
-            raise
+        run = _Run(
+            model, X, y, as_loss(loss), _optimizer(optimizer), batch_size, epochs, validation_data,
+            sample_weight, class_weight, l2, l1, order, device, threads, callbacks,
+        )  # fmt: skip
         return run.train([*callbacks, *([Progress()] if verbose else [])])
+    except (KeyboardInterrupt, DivergenceError, MemoryError):
+        raise  # the model is at its last whole step
+    except FastnnError:
+        if network is None:
+            model._network = None
+        else:
+            model.restore(before)
+        model.task, model._loss = known
+        raise
     finally:
         model._training.release()
 
@@ -137,7 +125,9 @@ def evaluate(
     outputs (1 where both are 0), as scikit-learn defines it.
     """
     chosen = _known_loss(model, loss)
-    examples = _examples(model, X, y, chosen, sample_weight, None)
+    trained = model.task is not None and model.task.loss == chosen.name
+    kind = model.task.kind if trained and model.task is not None else None
+    examples = prepare(model, X, y, chosen, sample_weight, None, "", kind)
     return _evaluate(model, examples, chosen, threads)
 
 
@@ -200,25 +190,30 @@ class _Run:
         order: Callable[[int], Any] | None,
         device: str,
         threads: int | None,
+        callbacks: Sequence[Callback],
     ) -> None:
         self.model, self.loss, self.optimizer, self.order = model, loss, optimizer, order
         self.engine, self.reason = engines.choose(device)
         for name, value in {"batch_size": batch_size, "epochs": epochs}.items():
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < (name == "batch_size"):
                 raise InputError(f"{name}: expected a whole number of at least {int(name == 'batch_size')}, got {value!r}")
+        engines.check_threads(threads)
         for name, penalty in {"l2": l2, "l1": l1}.items():
-            if not 0.0 <= penalty < math.inf:
+            if not 0.0 <= as_number(penalty) < math.inf:
                 raise InputError(f"{name}: expected a number of at least 0, got {penalty!r}")
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise KindError(f"callbacks: expected fastnn.callbacks.Callback objects, got {type(callback).__name__}")
         model.build(check_inputs(X, model.network.features if model.built else None).shape[1:])
-        self.examples = _examples(model, X, y, loss, sample_weight, class_weight)
+        self.examples = prepare(model, X, y, loss, sample_weight, class_weight)
         self.validation = None
         if validation_data is not None:
             if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
                 raise InputError("validation_data: expected a pair (X, y)")
-            self.validation = _examples(model, *validation_data, loss, None, None, "validation ")
+            self.validation = prepare(model, *validation_data, loss, None, None, "validation ", self.examples.kind)
         n = len(self.examples.X)
         if batch_size > n:
-            warnings.warn(f"batch_size {batch_size} is more than the {n} examples; {n} is used", UserWarning, stacklevel=5)
+            warnings.warn(f"batch_size {batch_size} is more than the {n} examples; {n} is used", UserWarning, stacklevel=4)
         self.batch_size, self.epochs = min(int(batch_size), n), int(epochs)
         self.pairs = any(layer.needs_two_rows for layer in model.layers)
         if self.pairs and self.batch_size == 1:
@@ -237,7 +232,7 @@ class _Run:
         model = self.model
         self._start_state()
         model.task = Task(self.loss.name, self.examples.kind)
-        model._loss = self.loss  # type: ignore[attr-defined]
+        model._loss = self.loss
         history = History()
         history.device, history.reason, history.seed = self.engine, self.reason, model.seed
         per_epoch = _batches(len(self.examples.X), self.batch_size, self.pairs)
@@ -258,7 +253,9 @@ class _Run:
                 callback.end(model)
             history.threads = max((i.threads for i in self._borrowed.values()), default=1)
             for rows, instance in self._borrowed.items():
-                model._cache.give_back(self._key(rows), instance)
+                instance.unbind()  # the data may go
+                if self.loss.name in LOSSES:  # what a loss of the user's own closes over may change
+                    model._cache.give_back(self._key(rows), instance)
             self._borrowed.clear()
         return history
 
@@ -300,36 +297,44 @@ class _Run:
     def _play(self, instance: engines.Instance, count: int, position: int, epoch: int) -> np.ndarray:
         """One chunk of `count` steps from `position` of the order on; returns what the steps wrote down."""
         model = self.model
-        state = model.optimizer_state
-        assert state is not None
         started = time.perf_counter()
         before = model.snapshot()
         copied = time.perf_counter()
-        self._prepare(count, position)
+        self._prepare(count, position, epoch)
         interruption = None
         try:
             instance.play(count)
         except KeyboardInterrupt as error:
-            interruption = error
+            interruption, played = error, int(self.storage["control"][steps.CONTROL["index"]])
+            if played < count:  # a step may be half done: go back and play the whole ones
+                model.restore(before)
+                count = played
+                self._prepare(count, position, epoch)
+                instance.play(count)
         log = self.storage["log"][:count].astype(np.float64)
         if not np.isfinite(log[:, 0]).all() or not np.isfinite(model._parameters).all():
             self._diverged(instance, before, count, position, epoch)
         model.counters.step += count
+        state = model.optimizer_state
+        assert state is not None
         state.updates += count
+        if interruption is not None:
+            raise interruption
         seconds = max(time.perf_counter() - copied, 1e-7)
         aim = max(CHUNK_SECONDS, SNAPSHOT_SHARE * (copied - started))
         self._chunk = int(min(LOG_ROWS, max(1, min(8 * count, aim * count / seconds))))
-        if interruption is not None:
-            raise interruption
         return log
 
-    def _prepare(self, count: int, position: int) -> None:
-        """Write the control block and the table of the next `count` steps."""
+    def _prepare(self, count: int, position: int, epoch: int) -> None:
+        """Write the control block and the table of the next `count` steps, which belong to `epoch`."""
         model, state = self.model, self.model.optimizer_state
         assert state is not None
         control = self.storage["control"]
         control[:3] = 0, position, model.counters.step
-        numbers = np.arange(count) + (model.counters.step - self.first_step)
+        if self.schedule.per == "epoch":
+            numbers = np.full(count, epoch * self.steps_per_epoch)
+        else:
+            numbers = np.arange(count) + (model.counters.step - self.first_step)
         rates = self.schedule.rates(numbers, self.steps_per_epoch, self.total_steps)
         updates = np.arange(count) + (state.updates + 1)
         self.storage["scalars"][:count] = self.optimizer.scalars(updates, rates)
@@ -340,7 +345,7 @@ class _Run:
         good = 0
         model.restore(before)
         while good < count:
-            self._prepare(1, position + good * instance.rows)
+            self._prepare(1, position + good * instance.rows, epoch)
             last = model.snapshot()
             instance.play(1)
             finite = np.isfinite(self.storage["log"][0, 0]) and np.isfinite(model._parameters).all()
@@ -351,7 +356,7 @@ class _Run:
             model.counters.step += 1
             assert model.optimizer_state is not None
             model.optimizer_state.updates += 1
-        name = self._first_spoilt(instance, position + good * instance.rows)
+        name = self._first_spoilt(instance, position + good * instance.rows, epoch)
         model.restore(last)
         rate = float(self.storage["scalars"][0, 0])
         raise DivergenceError(
@@ -360,9 +365,9 @@ class _Run:
             "(clip_norm=1.0)"
         )
 
-    def _first_spoilt(self, instance: engines.Instance, position: int) -> str:
+    def _first_spoilt(self, instance: engines.Instance, position: int, epoch: int) -> str:
         """Play the step call by call; the first result that is not finite."""
-        self._prepare(1, position)
+        self._prepare(1, position, epoch)
         for index, call in enumerate(instance.computing()):
             instance.play_calls(index, 1)
             for symbol in (*call.updated, *call.outputs):
@@ -371,20 +376,18 @@ class _Run:
         return "the loss"
 
     def _start_state(self) -> None:
-        """The optimizer's state: gone on with if the update is the same, else begun afresh."""
+        """The optimizer's state: gone on with if the class is the same, else begun afresh."""
         model, optimizer = self.model, self.optimizer
         state = model.optimizer_state
-        if state is not None and state.kernel != optimizer.kernel:
-            warnings.warn(
-                f"the state of {state.kernel} cannot go on as {optimizer.kernel}; it starts afresh", UserWarning, stacklevel=5
-            )
+        name = type(optimizer).__name__
+        if state is not None and state.optimizer != name:
+            warnings.warn(f"the state of {state.optimizer} cannot go on as {name}; it starts afresh", UserWarning, stacklevel=4)
             state = None
-        if state is None:
+        kept = {} if state is None else state.slots
+        if state is None or set(kept) != set(optimizer.slots):
             size = model.parameter_count
-            slots = {
-                name: engines._aligned(size * model.dtype.itemsize).view(model.dtype) for name in UPDATES[optimizer.kernel]
-            }
-            model.optimizer_state = OptimizerState(optimizer.kernel, slots)
+            slots = {slot: kept[slot] if slot in kept else aligned(size, model.dtype) for slot in optimizer.slots}
+            model.optimizer_state = OptimizerState(name, slots, 0 if state is None else state.updates)
 
     def _key(self, rows: int) -> Any:
         settings = tuple(sorted(self.optimizer.attributes().items()))
@@ -416,7 +419,7 @@ class _Run:
                 )  # fmt: skip
                 return engines.instantiate(program, rows, self.engine, self.threads)
 
-            instance = model._cache.take(self._key(rows), make).item
+            instance = model._cache.take(self._key(rows), make).item if self.loss.name in LOSSES else make()
             assert instance is not None
             assert model.optimizer_state is not None
             instance.bind(
@@ -443,6 +446,8 @@ class _Run:
             raise InputError(f"order(epoch): expected a list of whole numbers, got {given.dtype} of shape {given.shape}")
         if given.size and (given.min() < 0 or given.max() >= n):
             raise InputError(f"order(epoch): expected indices 0 to {n - 1}, got {given.min()} to {given.max()}")
+        if not given.size:
+            raise InputError("order(epoch): expected at least one index, got none")
         if self.pairs and len(given) == 1:
             raise InputError("order(epoch): batch norm cannot be trained on an epoch of one example")
         return np.ascontiguousarray(given, np.int64)
@@ -465,7 +470,7 @@ def _step_storage(network: steps.Network, optimizer: Optimizer, l2: float, l1: f
         "control": np.zeros(8, np.int64),
         "log": np.zeros((LOG_ROWS, len(steps.LOG_COLUMNS)), network.dtype),
         "scalars": np.zeros((LOG_ROWS, 3), network.dtype),
-        "gradient": engines._aligned(network.size * network.dtype.itemsize).view(network.dtype),
+        "gradient": aligned(network.size, network.dtype),
         "starts": np.array([0, weights, network.size], np.int64),
         "penalties": penalties,
     }
@@ -522,17 +527,23 @@ def _evaluate(model: Sequential, examples: Examples, loss: Loss, threads: int | 
     if metric is not None:
         result["accuracy"] = sums["accuracy"] / total if total else 0.0
     else:
-        result["r2"] = _r2(model, network, examples, threads)
+        result["r2"] = _r2(model, model.network if loss.link is None else network, loss, examples, threads)
     return result
 
 
-def _r2(model: Sequential, network: steps.Network, examples: Examples, threads: int | None) -> float:
-    from sklearn.metrics import r2_score
-
+def _r2(model: Sequential, network: steps.Network, loss: Loss, examples: Examples, threads: int | None) -> float:
+    """1 - sum w (y - a)^2 / sum w (y - mean y)^2, averaged over outputs; a after the link of the loss."""
     if len(examples.X) < 2:
         return math.nan
     outputs = model._run(network, examples.X, threads)
-    return float(r2_score(examples.y, outputs, sample_weight=examples.weights))
+    if loss.link is not None:
+        outputs = ops.activate(outputs, loss.link)
+    y, a = examples.y.astype(np.float64), outputs.astype(np.float64)
+    w = np.ones((len(y), 1)) if examples.weights is None else examples.weights[:, np.newaxis].astype(np.float64)
+    left = (w * (y - a) ** 2).sum(0)
+    whole = (w * (y - (w * y).sum(0) / w.sum()) ** 2).sum(0)
+    ratio = np.divide(left, whole, out=np.where(left == 0.0, 0.0, 1.0), where=whole > 0)
+    return float(np.mean(1.0 - ratio))
 
 
 # --- checking -------------------------------------------------------------------------------------------------------
@@ -551,9 +562,8 @@ def _optimizer(optimizer: str | Optimizer | None) -> Optimizer:
 def _known_loss(model: Sequential, loss: Any, default: str | None = None) -> Loss:
     if loss is not None:
         return as_loss(loss)
-    known = getattr(model, "_loss", None)
-    if known is not None:
-        return as_loss(known)
+    if model._loss is not None:
+        return model._loss
     name = model.task.loss if model.task is not None else default
     if name is None:
         raise NotReadyError("the model was not trained yet, so that its loss is not known; pass loss=")
@@ -567,134 +577,3 @@ def _metric(loss: Loss, kind: str) -> dict[str, Any] | None:
     if kind == "values":
         return None
     return {"threshold": 0.0 if loss.link == "sigmoid" else 0.5, "multilabel": kind == "multilabel"}
-
-
-def _examples(
-    model: Sequential,
-    X: Any,
-    y: Any,
-    loss: Loss,
-    sample_weight: Any,
-    class_weight: Mapping[int, float] | str | None,
-    what: str = "",
-) -> Examples:
-    """Check data and bring it into the form a program reads, without copying what it can read as it is."""
-    inputs = _readable(check_inputs(X, model.network.features, f"{what}X"), model.dtype, f"{what}X")
-    n = len(inputs)
-    if n == 0:
-        raise InputError(f"{what}X: expected at least one example, got none")
-    targets = arrays.to_host(y)
-    if targets.ndim == 0 or len(targets) != n:
-        raise InputError(f"{what}y: expected one target for each of the {n} examples, got shape {targets.shape}")
-    if targets.dtype.kind not in "fiub" or targets.dtype.itemsize > 8:
-        raise KindError(f"{what}y: expected numbers, got dtype {targets.dtype}")
-    if targets.dtype.kind == "f":
-        _finite(targets, f"{what}y")
-    if len(model._outputs) != 1:
-        raise InputError(f"losses need outputs (B, O), and the model's have the shape {('B', *model._outputs)}")
-    targets, kind = _task(model, targets, loss, f"{what}y")
-    weights = _weights(model, targets, n, sample_weight, class_weight, kind)
-    return Examples(inputs, targets, weights, kind)
-
-
-def _task(model: Sequential, y: np.ndarray, loss: Loss, what: str) -> tuple[np.ndarray, str]:
-    """Targets as int64 class indices (n,) or values (n, O), and the kind of task they make."""
-    outputs = model._outputs[0]
-    whole = y.dtype.kind in "iub"
-    dtype = model.dtype
-    if y.ndim == 1 and outputs > 1:
-        if not whole:
-            raise InputError(
-                f"{what}: expected class indices (whole numbers) or shape (n, {outputs}) for {outputs} outputs, "
-                f"got {y.dtype} of shape {y.shape}; class indices can be converted with .astype(int)"
-            )
-        labels = y.astype(np.int64)
-        if labels.min() < 0 or labels.max() >= outputs:
-            raise InputError(f"{what}: expected class indices 0 to {outputs - 1}, got {labels.min()} to {labels.max()}")
-        return labels, "classes"
-    if loss.accepts == "classes" and outputs == 1:
-        raise InputError(f"{loss.name} compares classes and needs at least two outputs; use sigmoid_cross_entropy for one")
-    if y.ndim == 1:
-        y = y[:, np.newaxis]
-    if y.shape[1:] != (outputs,):
-        raise InputError(f"{what}: expected shape (n, {outputs}), got {y.shape}")
-    values = np.ascontiguousarray(y, dtype)
-    if loss.accepts == "classes":
-        if values.min() < 0 or not np.allclose(values.sum(axis=1), 1.0, atol=1e-3):
-            raise InputError(f"{what}: expected one-hot rows, or shares of at least 0 that add up to 1")
-        return values, "classes"
-    zero_or_one = bool(np.isin(y, (0, 1)).all())
-    squashed = loss.link == "sigmoid" or final_activation(model.layers) == "sigmoid"
-    if loss.link == "sigmoid" and (values.min() < 0 or values.max() > 1):
-        raise InputError(f"{what}: {loss.name} expects targets from 0 to 1, got {values.min():g} to {values.max():g}")
-    if outputs > 1 and whole and zero_or_one and bool((y.sum(axis=1) == 1).all()) and loss.link != "sigmoid":
-        return values, "classes"
-    if squashed and zero_or_one:
-        return values, "binary" if outputs == 1 else "multilabel"
-    return values, "values"
-
-
-def _weights(
-    model: Sequential,
-    targets: np.ndarray,
-    n: int,
-    sample_weight: Any,
-    class_weight: Mapping[int, float] | str | None,
-    kind: str,
-) -> np.ndarray | None:
-    if sample_weight is None and class_weight is None:
-        return None
-    weights = np.ones(n)
-    if sample_weight is not None:
-        given = arrays.to_host(sample_weight)
-        if given.shape != (n,) or given.dtype.kind not in "fiub":
-            raise InputError(f"sample_weight: expected {n} numbers, got {given.dtype} of shape {given.shape}")
-        _finite(given.astype(np.float64), "sample_weight")
-        weights *= given
-    if class_weight is not None:
-        if kind not in ("classes", "binary"):
-            raise InputError("class_weight: only a task with classes has them; use sample_weight")
-        labels = targets if targets.ndim == 1 else (targets.argmax(axis=1) if kind == "classes" else targets[:, 0].astype(int))
-        classes = max(2, model._outputs[0])
-        if isinstance(class_weight, str):
-            if class_weight != "balanced":
-                raise InputError(f'class_weight: expected a dict or "balanced", got {class_weight!r}')
-            counts = np.bincount(labels, minlength=classes)
-            table = np.where(counts > 0, n / (np.count_nonzero(counts) * np.maximum(counts, 1)), 1.0)
-        else:
-            table = np.ones(classes)
-            for label, weight in class_weight.items():
-                if not isinstance(label, int | np.integer) or not 0 <= label < classes:
-                    raise InputError(f"class_weight: expected classes 0 to {classes - 1}, got {label!r}")
-                table[label] = weight
-        weights *= table[labels]
-    if weights.min() < 0 or not np.isfinite(weights).all():
-        raise InputError("weights must be at least 0 and finite")
-    if not weights.sum() > 0:
-        raise InputError("the weights add up to 0, so that there is nothing to learn from")
-    return weights.astype(model.dtype)
-
-
-def _readable(X: np.ndarray, dtype: np.dtype[Any], what: str) -> np.ndarray:
-    """X as it is where a program can gather from it (uint8, float32, float64, contiguous), else a copy in the model's dtype."""
-    if X.dtype.kind == "f":
-        _finite(X, what)
-    if X.dtype not in (np.dtype("uint8"), np.dtype("float32"), np.dtype("float64")) or not X.dtype.isnative:
-        X = X.astype(dtype)
-    return np.ascontiguousarray(X)
-
-
-def _finite(values: np.ndarray, what: str) -> None:
-    """Raise where NaN or infinity is, and how many; looks at blocks of rows, so that memory maps are never copied whole."""
-    rows = max(1, 2**20 // max(1, values[:1].size))
-    bad, first = 0, -1
-    for start in range(0, len(values), rows):
-        block = values[start : start + rows]
-        if np.isfinite(block).all():
-            continue
-        spoilt = ~np.isfinite(block)
-        if first < 0:
-            first = start + int(np.argwhere(spoilt)[0][0])
-        bad += int(np.count_nonzero(spoilt))
-    if bad:
-        raise InputError(f"{what}: {bad} values are NaN or infinite, the first in row {first}; remove or replace them")

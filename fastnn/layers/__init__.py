@@ -1,5 +1,9 @@
 """The layers: forward mathematics only."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 from fastnn.layers.activation import Activation
 from fastnn.layers.base import Layer, Parameter, Statistic
 from fastnn.layers.batch_norm import BatchNorm
@@ -12,4 +16,24 @@ BUILT_IN: dict[str, type[Layer]] = {
 }  # fmt: skip
 """The layers that a saved model may name."""
 
-__all__ = ["BUILT_IN", "Activation", "BatchNorm", "Dense", "Dropout", "Flatten", "Layer", "Parameter", "Statistic"]
+
+def final_activation(layers: Sequence[Layer]) -> str | None:
+    """The activation of the last layer, whichever way it was written."""
+    last = layers[-1] if layers else None
+    if isinstance(last, Activation):
+        return last.name
+    return last.activation if isinstance(last, Dense) else None
+
+
+__all__ = [
+    "BUILT_IN",
+    "Activation",
+    "BatchNorm",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "Layer",
+    "Parameter",
+    "Statistic",
+    "final_activation",
+]

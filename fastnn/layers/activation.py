@@ -12,7 +12,7 @@ class Activation(Layer):
     options = ("name", "alpha")
 
     def __init__(self, name: str, alpha: float | None = None) -> None:
-        ops._check_activation(name, alpha)
+        ops.check_activation(name, alpha)
         self.name = name
         self.alpha = alpha
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fastnn import initializers, ops
+from fastnn.configurations import as_number
 from fastnn.errors import InputError
 from fastnn.layers.base import Array, Layer, Parameter, Statistic
 
@@ -21,9 +22,9 @@ class BatchNorm(Layer):
     needs_two_rows = True
 
     def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5) -> None:
-        if not 0.0 <= momentum < 1.0:
+        if not 0.0 <= as_number(momentum) < 1.0:
             raise InputError(f"BatchNorm: expected 0 <= momentum < 1, got {momentum}")
-        if not 0.0 < epsilon < float("inf"):
+        if not 0.0 < as_number(epsilon) < float("inf"):
             raise InputError(f"BatchNorm: expected epsilon > 0, got {epsilon}")
         self.momentum = float(momentum)
         self.epsilon = float(epsilon)

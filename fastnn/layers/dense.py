@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, Self
 
 from fastnn import initializers, ops
@@ -32,16 +33,16 @@ class Dense(Layer):
         bias_init: Any = "zeros",
         alpha: float | None = None,
     ) -> None:
-        if isinstance(units, bool) or not isinstance(units, int) or units < 1:
+        if isinstance(units, bool) or not isinstance(units, Integral) or units < 1:
             raise InputError(f"Dense: expected units, a whole number of at least 1, got {units!r}")
         if activation is not None:
-            ops._check_activation(activation, alpha)
-        self.units = units
-        self.activation = activation
-        self.alpha = alpha
-        self.use_bias = use_bias
-        self.weight_init = None if weight_init is None else _initializer(weight_init)
-        self.bias_init = _initializer(bias_init)
+            ops.check_activation(activation, alpha)
+        self.units: int = int(units)
+        self.activation: str | None = activation
+        self.alpha: float | None = alpha
+        self.use_bias: bool | None = use_bias
+        self.weight_init: initializers.Initializer | None = None if weight_init is None else _initializer(weight_init)
+        self.bias_init: initializers.Initializer = _initializer(bias_init)
 
     def in_context(self, following: Sequence[Layer]) -> Self:
         linear = self.activation in (None, "identity")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastnn import ops
+from fastnn.configurations import as_number
 from fastnn.errors import InputError
 from fastnn.layers.base import Array, Layer
 
@@ -17,7 +18,7 @@ class Dropout(Layer):
     random = True
 
     def __init__(self, rate: float) -> None:
-        if not 0.0 <= rate < 1.0:
+        if not 0.0 <= as_number(rate) < 1.0:
             raise InputError(f"Dropout: expected 0 <= rate < 1, got {rate}")
         self.rate = float(rate)
 

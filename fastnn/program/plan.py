@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastnn.program.trace import Call, Program, Symbol
-
-ALIGNMENT = 64
-"""Bytes; every buffer starts on a cache line."""
+from fastnn_kernels.memory import ALIGNMENT
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,11 @@ import numpy as np
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import Lowered, lower
 from fastnn_kernels.cpu.player import play
+from fastnn_kernels.memory import aligned
 
 FAMILIES = ("batch_norm", "data", "dense", "elementwise", "losses", "moving", "reductions", "rows", "updates")
 for _family in FAMILIES:
     importlib.import_module(f"fastnn_kernels.cpu.{_family}")
-
-ALIGNMENT = 64
-"""Bytes: buffers start on a cache line, which is also one AVX-512 register."""
 
 
 def run(name: str, arrays: Sequence[np.ndarray], attributes: Mapping[str, Any], parts: int = 1) -> None:
@@ -31,12 +29,4 @@ def run(name: str, arrays: Sequence[np.ndarray], attributes: Mapping[str, Any], 
         play()(call.ctypes.data, 1, 1, part, parts, arrived.ctypes.data)
 
 
-def aligned(size: int, dtype: Any) -> np.ndarray:
-    """A zeroed array of `size` elements that starts on a cache line."""
-    dtype = np.dtype(dtype)
-    raw = np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size * dtype.itemsize].view(dtype)
-
-
-__all__ = ["Lowered", "Operand", "aligned", "lower", "play", "run"]
+__all__ = ["Lowered", "Operand", "lower", "play", "run"]

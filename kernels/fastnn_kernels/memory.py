@@ -1,0 +1,18 @@
+"""Memory for buffers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+ALIGNMENT = 64
+"""Bytes: buffers start on a cache line, which is also one AVX-512 register."""
+
+
+def aligned(size: int, dtype: Any = np.uint8) -> np.ndarray:
+    """A zeroed array of `size` elements that starts on a cache line."""
+    dtype = np.dtype(dtype)
+    raw = np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size * dtype.itemsize].view(dtype)
