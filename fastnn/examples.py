@@ -5,6 +5,7 @@ What a program can read as it is (uint8, float32, float64, contiguous rows) is n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -169,23 +170,27 @@ def _weights(
 def _readable(X: np.ndarray, dtype: np.dtype[Any], what: str) -> np.ndarray:
     """X as it is where a program can gather from it (uint8, float32, float64, contiguous), else a copy in the model's dtype."""
     if X.dtype.kind == "f":
-        _finite(X, what)
+        _finite(X, what, float(np.finfo(dtype).max))
     if X.dtype not in (np.dtype("uint8"), np.dtype("float32"), np.dtype("float64")) or not X.dtype.isnative:
         X = X.astype(dtype)
     return np.ascontiguousarray(X)
 
 
-def _finite(values: np.ndarray, what: str) -> None:
-    """Raise where NaN or infinity is, and how many; looks at blocks of rows, so that memory maps are never copied whole."""
+def _finite(values: np.ndarray, what: str, largest: float = math.inf) -> None:
+    """Raise where NaN, infinity or more than `largest` is, and how many; looks at blocks of rows, never at a copy of all."""
+    if largest >= float(np.finfo(values.dtype).max):
+        largest = math.inf
     rows = max(1, 2**20 // max(1, values[:1].size))
     bad, first = 0, -1
     for start in range(0, len(values), rows):
         block = values[start : start + rows]
-        if np.isfinite(block).all():
+        if np.isfinite(block).all() and (largest == math.inf or np.abs(block).max(initial=0.0) <= largest):
             continue
-        spoilt = ~np.isfinite(block)
+        spoilt = ~(np.isfinite(block) & (np.abs(block) <= largest))
         if first < 0:
             first = start + int(np.argwhere(spoilt)[0][0])
         bad += int(np.count_nonzero(spoilt))
     if bad:
-        raise InputError(f"{what}: {bad} values are NaN or infinite, the first in row {first}; remove or replace them")
+        raise InputError(
+            f"{what}: {bad} values are NaN, infinite or too large, the first in row {first}; remove or replace them"
+        )

@@ -15,7 +15,7 @@ from fastnn import engines, ops, steps
 from fastnn.errors import InputError
 from fastnn.examples import prepare
 from fastnn.losses import Loss, as_loss, mean_loss
-from fastnn.model import Sequential, as_loss_network
+from fastnn.model import LossLike, Sequential, as_loss_network
 from fastnn.program.differentiate import gradients, place
 from fastnn.program.fuse import fuse
 from fastnn.program.trace import B, Symbol, Trace
@@ -70,7 +70,7 @@ def check_gradients(
     X: Any,
     y: Any,
     *,
-    loss: str | Loss | Callable[[Any, Any], Any] = "softmax_cross_entropy",
+    loss: LossLike = "softmax_cross_entropy",
     sample_weight: Any = None,
     l2: float = 0.0,
     l1: float = 0.0,

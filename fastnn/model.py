@@ -18,7 +18,12 @@ from fastnn.losses import LOSSES, Loss
 from fastnn.program.trace import Program
 from fastnn_kernels.memory import aligned
 
+LossLike = str | Loss | Callable[[Any, Any], Any]
+"""A loss, its name, or a function of (outputs, targets)."""
+
 if TYPE_CHECKING:
+    from fastnn.callbacks import Callback
+    from fastnn.optimizers import Optimizer
     from fastnn.program.explain import Explanation
     from fastnn.training import History
 
@@ -262,23 +267,66 @@ class Sequential:
         link = LOSSES[loss].link if loss in LOSSES else None
         return 0.0 if link == "sigmoid" and final_activation(network.layers) != "sigmoid" else 0.5
 
-    def fit(self, X: Any, y: Any, **options: Any) -> History:
-        """Train; see `fastnn.training.fit` for every option."""
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        loss: LossLike = "softmax_cross_entropy",
+        optimizer: str | Optimizer | None = None,
+        batch_size: int = 128,
+        epochs: int = 5,
+        validation_data: tuple[Any, Any] | None = None,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | str | None = None,
+        l2: float = 0.0,
+        l1: float = 0.0,
+        order: Callable[[int], Any] | None = None,
+        callbacks: Sequence[Callback] = (),
+        device: str = "auto",
+        threads: int | None = None,
+        verbose: int = 1,
+    ) -> History:
+        """Train; what every option means is written at `fastnn.training.fit`.
+
+        While it runs, another thread that predicts sees the weights as they are at that moment, in the middle of a step too.
+        """
         from fastnn import training
 
-        return training.fit(self, X, y, **options)
+        return training.fit(
+            self, X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs,
+            validation_data=validation_data, sample_weight=sample_weight, class_weight=class_weight, l2=l2, l1=l1,
+            order=order, callbacks=callbacks, device=device, threads=threads, verbose=verbose,
+        )  # fmt: skip
 
-    def evaluate(self, X: Any, y: Any, **options: Any) -> dict[str, float]:
+    def evaluate(
+        self, X: Any, y: Any, *, loss: LossLike | None = None, sample_weight: Any = None, threads: int | None = None
+    ) -> dict[str, float]:
         """Loss and accuracy (or R^2) of data in inference mode; see `fastnn.training.evaluate`."""
         from fastnn import training
 
-        return training.evaluate(self, X, y, **options)
+        return training.evaluate(self, X, y, loss=loss, sample_weight=sample_weight, threads=threads)
 
-    def program(self, batch_size: int = 128, **options: Any) -> Explanation:
-        """One training step as a program for `batch_size` rows: print it, or `explain()` it with measured times."""
+    def program(
+        self,
+        batch_size: int = 128,
+        *,
+        loss: LossLike | None = None,
+        optimizer: str | Optimizer | None = None,
+        l2: float = 0.0,
+        l1: float = 0.0,
+        threads: int | None = None,
+        fused: bool = True,
+    ) -> Explanation:
+        """One training step as a program for `batch_size` rows: print it, or `explain()` it with measured times.
+
+        The loss is the one of the last fit unless another is given; the optimizer is Adam unless another is given.
+        """
         from fastnn import training
 
-        return training.step_program(self, batch_size, **options)
+        return training.step_program(
+            self, batch_size, loss=loss, optimizer=optimizer, l2=l2, l1=l1, threads=threads, fused=fused
+        )
 
     def save(self, path: Any) -> None:
         """Write the model to a safetensors file; see `fastnn.checkpoints`."""
@@ -344,9 +392,13 @@ class _Prediction:
         self.instance.bind(parameters=parameters, statistics=statistics)
 
     def __call__(self, X: np.ndarray, outputs: np.ndarray, scale: float) -> None:
-        np.copyto(self.x, X, casting="unsafe")
+        with np.errstate(over="ignore"):  # what overflows is refused below
+            np.copyto(self.x, X, casting="unsafe")
         if scale != 1.0:
             self.x *= self.x.dtype.type(scale)
+        if not np.isfinite(self.x).all():
+            bad = int(np.count_nonzero(~np.isfinite(self.x)))
+            raise InputError(f"X: {bad} values are NaN or infinite in {self.x.dtype}; remove or replace them")
         self.instance.play()
         outputs[...] = self.instance.output("outputs")
 
@@ -387,7 +439,13 @@ class _Borrowed:
 
 
 def as_loss_network(model: Sequential, loss: Loss) -> steps.Network:
-    """The network whose outputs the loss takes: logits where it has a link."""
+    """The network whose outputs the loss takes: logits where it has a link.
+
+    Raises InputError where the last layer already applies the link of another loss.
+    """
+    last = final_activation(model.layers)
+    if loss.link is not None and last in ("softmax", "sigmoid", "log_softmax") and last != loss.link:
+        raise InputError(f"{loss.name} takes logits or a final {loss.link}, and the last layer applies {last}")
     return model.logits_network(loss.link)
 
 

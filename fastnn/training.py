@@ -20,7 +20,7 @@ from fastnn.configurations import as_number
 from fastnn.errors import DivergenceError, FastnnError, InputError, KindError, NotReadyError
 from fastnn.examples import Examples, check_inputs, prepare
 from fastnn.losses import LOSSES, Loss, as_loss
-from fastnn.model import OptimizerState, Sequential, Snapshot, Task, as_loss_network
+from fastnn.model import LossLike, OptimizerState, Sequential, Snapshot, Task, as_loss_network
 from fastnn.optimizers import Adam, Optimizer, by_name
 from fastnn.program.explain import Explanation
 from fastnn.program.trace import Call, Trace
@@ -54,7 +54,7 @@ def fit(
     X: Any,
     y: Any,
     *,
-    loss: str | Loss | Callable[[Any, Any], Any] = "softmax_cross_entropy",
+    loss: LossLike = "softmax_cross_entropy",
     optimizer: str | Optimizer | None = None,
     batch_size: int = 128,
     epochs: int = 5,
@@ -114,7 +114,7 @@ def evaluate(
     X: Any,
     y: Any,
     *,
-    loss: str | Loss | Callable[[Any, Any], Any] | None = None,
+    loss: LossLike | None = None,
     sample_weight: Any = None,
     threads: int | None = None,
 ) -> dict[str, float]:
@@ -135,7 +135,7 @@ def step_program(
     model: Sequential,
     batch_size: int = 128,
     *,
-    loss: str | Loss | Callable[[Any, Any], Any] | None = None,
+    loss: LossLike | None = None,
     optimizer: str | Optimizer | None = None,
     l2: float = 0.0,
     l1: float = 0.0,

@@ -459,3 +459,160 @@ def test_the_history_says_how_the_run_was_done(capsys: pytest.CaptureFixture[str
     assert history.threads >= 1
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in printed] == [["epoch", "1/2"], ["epoch", "2/2"]]
+
+
+INTERRUPT = """
+import sys, signal
+sys.path[:0] = {path!r}
+import numpy as np, fastnn
+from test_model import blobs, classifier
+X, y = blobs(3000)
+device, delay = sys.argv[1], float(sys.argv[2])
+classifier().fit(X, y, epochs=1, batch_size=3, verbose=0, device=device, threads=2)
+model = classifier()
+def stop(*arguments): raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, stop)
+try:
+    signal.setitimer(signal.ITIMER_REAL, delay)
+    model.fit(X, y, epochs=100_000, batch_size=3, verbose=0, device=device, threads=2)
+except KeyboardInterrupt:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+steps = model.counters.step
+assert model.optimizer_state.updates == steps > 0, steps
+twin = classifier()
+order = lambda epoch: fastnn.random.permutation(fastnn.random.key(0, fastnn.random.SHUFFLE), epoch, 3000)
+whole, rest = divmod(steps, 1000)
+twin.fit(X, y, epochs=whole, batch_size=3, verbose=0, device=device, order=order)
+twin.fit(X, y, epochs=1, batch_size=3, verbose=0, device=device, order=lambda _: order(whole)[: 3 * rest]) if rest else None
+assert all(np.array_equal(value, twin.weights[name]) for name, value in model.weights.items()), steps
+print(steps)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.113, 0.31])
+@pytest.mark.parametrize("device", ["cpu", "numpy"])
+def test_an_interrupt_inside_a_chunk_leaves_whole_steps(device: str, delay: float) -> None:
+    import subprocess
+    import sys
+
+    code = INTERRUPT.format(path=[p for p in sys.path if p])
+    run = subprocess.run(
+        [sys.executable, "-c", code, device, str(delay)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_failed_fit_leaves_task_and_optimizer_alone() -> None:
+    X, y = blobs()
+    model = classifier()
+    model.fit(X, y, epochs=1, optimizer=fastnn.SGD(0.1, momentum=0.9), verbose=0)
+    before = model.snapshot()
+
+    def order(epoch: int) -> np.ndarray:
+        return np.arange(300) if epoch == 0 else np.array([300])
+
+    for wrong in ({"loss": lambda z, t: z, "optimizer": fastnn.Adam()}, {"order": order, "epochs": 2}):
+        with pytest.raises(fastnn.FastnnError), pytest.warns(UserWarning, match="cannot go on"):
+            model.fit(X, y, verbose=0, **wrong)
+        after = model.snapshot()
+        assert model.task is not None
+        assert model.task.loss == "softmax_cross_entropy"
+        assert (after.optimizer, after.updates, after.step, after.epoch) == ("SGD", 3, 3, 1)
+        assert np.array_equal(after.parameters, before.parameters)
+        assert np.array_equal(after.slots["velocity"], before.slots["velocity"])
+
+
+def test_the_same_class_of_optimizer_goes_on_with_what_it_has() -> None:
+    X, y = blobs()
+    model = classifier()
+    model.fit(X, y, epochs=1, optimizer=fastnn.SGD(0.1, momentum=0.9), verbose=0)
+    assert model.optimizer_state is not None
+    velocity = model.optimizer_state.slots["velocity"]
+    model.fit(X, y, epochs=1, optimizer=fastnn.SGD(0.1, momentum=0.8, nesterov=True), verbose=0)
+    assert model.optimizer_state.slots["velocity"] is velocity
+    with pytest.warns(UserWarning, match="SGD cannot go on as Adam"):
+        model.fit(X, y, epochs=1, optimizer=fastnn.Adam(), verbose=0)
+    with pytest.warns(UserWarning, match="Adam cannot go on as AdamW"):
+        model.fit(X, y, epochs=1, optimizer=fastnn.AdamW(), verbose=0)
+
+
+def test_rates_per_epoch_follow_the_epochs_of_any_order() -> None:
+    """Steps of plain gradient descent have the length of the rate."""
+    X, t = np.ones((6, 1)), np.zeros((6, 1))
+    for length in (3, 6, 12):
+        model = fastnn.Sequential([fastnn.Dense(1, use_bias=False, weight_init="zeros")], seed=0, dtype="float64").build(1)
+        rates = []
+
+        class Rate(Callback):
+            def epoch_end(self, model: Any, epoch: int, values: Any, rates: list[float] = rates) -> None:
+                rates.append(model.weights["0.weight"].item())
+
+        model.fit(
+            X, t + 1e9, loss="quadratic", optimizer=fastnn.SGD(fastnn.schedules.Table({0: 1e-9, 1: 1e-10, 2: 1e-11})),
+            batch_size=3, epochs=3, order=lambda epoch, n=length: np.arange(n) % 6, callbacks=[Rate()], verbose=0,
+        )  # fmt: skip
+        np.testing.assert_allclose(np.diff([0.0, *rates]) / (length // 3), [1.0, 0.1, 0.01], rtol=1e-6)
+
+
+def test_the_library_s_loss_functions_are_its_losses() -> None:
+    X, y = blobs()
+    model = fastnn.Sequential([fastnn.Dense(3, activation="softmax")], seed=0)
+    model.fit(X, y, epochs=1, verbose=0)
+    known = model.evaluate(X, y)
+    assert model.evaluate(X, y, loss=fastnn.losses.softmax_cross_entropy) == known
+    assert model.evaluate(X, y, loss=fastnn.ops.softmax_cross_entropy) == known
+
+    def quadratic(outputs: Any, targets: Any) -> Any:
+        return fastnn.ops.sum(outputs, 1)
+
+    for wrong, says in ((quadratic, "a name of its own"), ("sigmoid_cross_entropy", "last layer applies softmax")):
+        with pytest.raises(fastnn.FastnnError, match=says):
+            model.fit(X, y, loss=wrong, verbose=0)
+
+
+def test_shares_as_targets_of_a_sigmoid() -> None:
+    X, _ = blobs()
+    t = 1 / (1 + np.exp(-X[:, :1].astype(np.float64)))
+    model = fastnn.Sequential([fastnn.Dense(1)], seed=0)
+    model.fit(X, t, loss="sigmoid_cross_entropy", optimizer=fastnn.Adam(0.05), epochs=60, batch_size=32, verbose=0)
+    assert model.evaluate(X, t)["r2"] > 0.99
+    np.testing.assert_allclose(model.predict(X), t, atol=0.05)
+    assert np.array_equal(model.predict(X), model.predict_proba(X))
+
+
+def test_evaluation_keeps_to_the_task_of_the_training() -> None:
+    rng = np.random.default_rng(0)
+    X, t = rng.standard_normal((50, 4)), rng.integers(0, 5, (50, 2))
+    t[:5] = [[1, 0], [0, 1], [1, 0], [0, 1], [1, 0]]
+    model = fastnn.Sequential([fastnn.Dense(2)], seed=0)
+    model.fit(X, t, loss="mean_squared_error", batch_size=25, epochs=1, verbose=0)
+    assert set(model.evaluate(X[:5], t[:5])) == {"loss", "r2"}
+
+
+def test_what_cannot_be_predicted_is_refused() -> None:
+    X, y = blobs()
+    model = classifier()
+    model.fit(X, y, epochs=1, verbose=0)
+    X = X.astype(np.float64)
+    X[3, 1] = np.nan
+    with pytest.raises(fastnn.FastnnError, match="1 values are NaN"):
+        model.predict(X)
+    X[3, 1] = 1e300
+    for use in (model.predict, lambda X: model.fit(X, y, verbose=0), lambda X: model.evaluate(X, y)):
+        with pytest.raises(fastnn.FastnnError, match="1 values"):
+            use(X)
+
+
+def test_small_things_that_went_wrong_once(tmp_path: Path) -> None:
+    model = fastnn.Sequential([fastnn.Dense(np.int64(3))], seed=np.int64(3)).build(np.int64(2))
+    model.save(tmp_path / "m")
+    assert not hasattr(fastnn.Dense(3), "weight")
+    with pytest.raises(fastnn.FastnnError, match="brackets"):
+        fastnn.Sequential(fastnn.Dense(3))
+    with pytest.raises(fastnn.FastnnError, match="dtype"):
+        fastnn.Sequential([fastnn.Dense(3)], dtype=None)
+    with pytest.raises(fastnn.FastnnError, match="build"):
+        fastnn.Sequential([fastnn.Dense(3)]).build(2.5)
+    for options in ({"threads": 1.5}, {"threads": 3000}, {"l2": "a"}, {"callbacks": [object()]}):
+        with pytest.raises(fastnn.FastnnError, match=next(iter(options))):
+            classifier().fit(*blobs(), verbose=0, **options)

@@ -308,3 +308,43 @@ def test_the_contract_counts() -> None:
     assert KERNELS["matmul"].operations((a, b, c)) == 2 * 32 * 784 * 128
     assert KERNELS["matmul"].traffic((a, b, c)) == 4 * (32 * 784 + 784 * 128 + 32 * 128)
     assert KERNELS["matmul"].operations((Operand((784, 32), f4), b, Operand((32, 128), f4))) == 2 * 32 * 784 * 128
+
+
+def test_a_loss_is_fused_with_its_own_gradient_only(rng: np.random.Generator) -> None:
+    from fastnn.program.differentiate import gradients
+
+    trace = Trace("float64")
+    z, t = trace.input("z", (B, 3)), trace.input("t", (B, 3))
+    large, small = ops.squared_error(z, t, 100.0), ops.squared_error(z, t, 0.5)
+    cost = ops.mean(small + ops.sign(large) * 0.0)
+    (dz,) = gradients(cost, [z])
+    plain = fusion.drop_unread(trace.program({"cost": cost, "dz": dz}))
+    arrays = {"z": rng.standard_normal((5, 3)), "t": rng.standard_normal((5, 3))}
+    assert outputs_of(plain, 5, "numpy", **arrays) == outputs_of(fusion.fuse(plain), 5, "numpy", **arrays)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: ops.gather_rows(np.ones((40, 2), "f4"), np.array([99, 100]), np.array(0), 2, "float32"), "0 to 39"),
+        (lambda: ops.gather_rows(np.ones((40, 2), "f4"), np.arange(5), np.array(4), 2, "float32"), "2 rows from position 4"),
+        (lambda: ops.gather_rows(np.ones((40, 2), "f4"), np.ones(5), np.array(0), 2, "float32"), "integers"),
+        (lambda: ops.is_correct(np.ones((5, 3), "f4"), np.array([0, 1])), "one class index a row"),
+        (lambda: ops.is_correct(np.ones((5, 3), "f4"), np.ones((5, 3))), "one dtype"),
+        (lambda: ops.softmax_cross_entropy(np.ones((2, 3)), [0, 1]), "list"),
+        (lambda: ops.transpose(np.ones((1,) * 7)), "6 axes"),
+        (lambda: ops.transpose(np.ones((2, 3)), (2, 1)), "order of 2 axes"),
+        (lambda: ops.add(np.ones((1,) * 7), np.ones(1)), "6 axes"),
+        (lambda: ops.reshape(np.ones((2, 3)), (4, 2)), "no place"),
+        (lambda: ops.one_hot(np.array([0]), 2.5), "classes"),
+    ],
+)
+def test_what_would_read_or_write_elsewhere_is_refused(wrong: Any, says: str) -> None:
+    with pytest.raises(fastnn.FastnnError, match=says):
+        wrong()
+
+
+def test_orders_of_any_integer_type_are_read() -> None:
+    source = np.arange(20, dtype="float32").reshape(10, 2)
+    found = ops.gather_rows(source, np.array([3, 9], np.int32), np.array(0), 2, "float32")
+    assert found.tolist() == [[6.0, 7.0], [18.0, 19.0]]
