@@ -45,8 +45,12 @@ def empty_like_outputs(specs: Sequence[tuple[tuple[int, ...], Any]]) -> list[np.
     return outputs
 
 
-def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float, what: str = "") -> None:
-    """Same shape; NaN and infinities in the same places; |actual - expected| <= tolerance * max(1, |expected|)."""
+def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float, what: str = "", cancels: bool = False) -> None:
+    """Same shape; NaN and infinities in the same places; |actual - expected| <= tolerance * max(scale, |expected|).
+
+    The scale is 1, or the largest element of a tensor whose elements are all smaller; where the result `cancels` (it is a
+    difference of numbers of about 1), always 1.
+    """
     assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, expected {expected.shape}"
     if actual.dtype.kind != "f":
         np.testing.assert_array_equal(actual, expected, err_msg=what)
@@ -55,7 +59,8 @@ def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float, wha
     np.testing.assert_array_equal(np.isnan(a), np.isnan(e), err_msg=f"{what}: NaN in other places")
     finite = np.isfinite(e)
     np.testing.assert_array_equal(a[~finite & ~np.isnan(e)], e[~finite & ~np.isnan(e)], err_msg=f"{what}: infinities")
-    error = np.abs(a[finite] - e[finite]) / np.maximum(1.0, np.abs(e[finite]))
+    scale = 1.0 if cancels else min(1.0, float(np.abs(e[finite]).max(initial=0.0))) or 1.0
+    error = np.abs(a[finite] - e[finite]) / np.maximum(scale, np.abs(e[finite]))
     worst = float(error.max(initial=0.0))
     assert worst <= tolerance, f"{what}: worst error {worst:.3g}, allowed {tolerance:.3g}"
 
@@ -67,11 +72,12 @@ def check_kernel(
     *,
     tolerance: float,
     parts: Sequence[int] = (1, 2, 3),
+    cancels: bool = False,
     **attributes: Any,
 ) -> list[np.ndarray]:
     """Run the kernel `name` in both sets; `inputs` are the read and the updated operands, `outputs` shapes and dtypes.
 
-    `tolerance` is in units of the dtype's epsilon, relative to max(1, |expected|). Returns the written operands of the CPU.
+    `tolerance` is in units of the dtype's epsilon, as `assert_close` takes it, and so does `cancels`. Returns the written operands of the CPU.
     """
     entry = KERNELS[name]
     dtype = next((a.dtype for a in [*inputs, *empty_like_outputs(outputs)] if a.dtype.kind == "f"), np.dtype("float64"))
@@ -91,7 +97,7 @@ def check_kernel(
         for operand, array, expected in zip(
             (*entry.updated, *entry.outputs), written, reference[len(entry.inputs) :], strict=True
         ):
-            assert_close(array, expected, tolerance * EPSILON[dtype.name], f"{name}.{operand} ({count} parts)")
+            assert_close(array, expected, tolerance * EPSILON[dtype.name], f"{name}.{operand} ({count} parts)", cancels)
         if first:
             for operand, array, expected in zip((*entry.updated, *entry.outputs), written, first, strict=True):
                 assert array.tobytes() == expected.tobytes(), f"{name}.{operand}: other bits with {count} parts"

@@ -29,7 +29,11 @@ def test_every_shape(shape, dtype, rng):
     check_kernel("batch_norm_inference", arrays, [matrix], tolerance=10, epsilon=1e-3)
     dy = rng.normal(size=shape).astype(dtype)
     check_kernel(
-        "batch_norm_backward", [dy, x, gamma, mean, inverse_deviation], [matrix, row, row], tolerance=tolerance + shape[0]
+        "batch_norm_backward",
+        [dy, x, gamma, mean, inverse_deviation],
+        [matrix, row, row],
+        tolerance=tolerance + shape[0],
+        cancels=shape[0] == 2,  # of two rows, both are one deviation away and dx is 0 but for epsilon
     )
 
 
