@@ -77,7 +77,8 @@ def check_kernel(
 ) -> list[np.ndarray]:
     """Run the kernel `name` in both sets; `inputs` are the read and the updated operands, `outputs` shapes and dtypes.
 
-    `tolerance` is in units of the dtype's epsilon, as `assert_close` takes it, and so does `cancels`. Returns the written operands of the CPU.
+    `tolerance` (in units of the dtype's epsilon) and `cancels` are those of `assert_close`. Returns the written operands of
+    the CPU.
     """
     entry = KERNELS[name]
     dtype = next((a.dtype for a in [*inputs, *empty_like_outputs(outputs)] if a.dtype.kind == "f"), np.dtype("float64"))

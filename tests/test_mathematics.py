@@ -118,7 +118,7 @@ def test_accuracy(name: str, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_accuracy_on_many_values(name: str, dtype: str) -> None:
-    check_accuracy(name, dtype, 10_000_000 if dtype == "float32" else 1_000_000)
+    check_accuracy(name, dtype, 10_000_000)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
