@@ -1,8 +1,7 @@
 """Engines: which are usable here, and a program instantiated on one of them.
 
-An engine plays a program for a number of rows. `numpy` runs the definition call by call, in Python; `cpu` plays
-compiled kernels
-in a compiled loop on several threads. `cuda` will replay a CUDA graph; its room is `fastnn_kernels/cuda`.
+An engine plays a program for a number of rows. `numpy` runs the definition call by call, in Python; `cpu` plays compiled
+kernels in a compiled loop on several threads. `cuda` will replay a CUDA graph; its room is `fastnn_kernels/cuda`.
 """
 
 from __future__ import annotations

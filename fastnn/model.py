@@ -78,12 +78,10 @@ class Sequential:
 
     `layers`: a sequence of layers. `seed`: of the initial weights, the shuffles and dropout; drawn and kept if None.
     `dtype`: "float32" or "float64", of parameters and of everything that is computed. `input_scale`: what inputs are
-    multiplied by
-    when they are cast to the dtype, such as 1/255 for uint8 images.
+    multiplied by when they are cast to the dtype, such as 1/255 for uint8 images.
 
-    Arrays are rows: X (n, features) or (n, ...) for networks that begin with Flatten. A model holds one flat array,
-    the arena, of
-    which each parameter is a part: first the weights (on which L1 and L2 act), then the rest.
+    Arrays are rows: X (n, features), or (n, ...) for networks that begin with Flatten. A model holds one flat array, the
+    arena, of which each parameter is a part: first the weights (on which L1 and L2 act), then the rest.
     """
 
     def __init__(

@@ -843,8 +843,9 @@ def _transpose_backward(call: Call, dy: Symbol) -> tuple[Symbol]:
 
 
 def reshape(x: Array, shape: Sequence[Dimension]) -> Array:
-    """The same elements in the same order in another shape; one dimension may be -1. Recorded, it is a view and
-    costs nothing.
+    """The same elements in the same order in another shape; one dimension may be -1.
+
+    Recorded, it is a view and costs nothing.
     """
     _family("reshape", x)
     if not isinstance(x, Symbol):
@@ -925,9 +926,7 @@ def _concatenate_backward(call: Call, dc: Symbol) -> Sequence[Symbol]:
 
 
 def _split_rows(dc: Symbol, first: Shape, second: Shape) -> tuple[Symbol, Symbol]:
-    """Cut (k B + l B, ...) behind its first k B rows: the parts are each other's complement, moved by a slice of (k
-    + l) blocks.
-    """
+    """Cut (k B + l B, ...) behind its first k B rows, as k + l blocks of B rows each."""
     k, rest = _factor(first[0]), _factor(second[0])
     inner = tuple(first[1:])
     blocks = reshape(dc, (k + rest, Rows(), *inner))

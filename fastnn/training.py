@@ -88,9 +88,8 @@ def fit(
     """
     if not model._training.acquire(blocking=False):
         raise NotReadyError("this model is being trained already by another call of fit")
-    network, known = model._network, (model.task, model._loss)
-    before = model.snapshot()
     try:
+        network, known, before = model._network, (model.task, model._loss), model.snapshot()
         run = _Run(
             model, X, y, as_loss(loss), _optimizer(optimizer), batch_size, epochs, validation_data,
             sample_weight, class_weight, l2, l1, order, device, threads, callbacks,
@@ -120,9 +119,8 @@ def evaluate(
 ) -> dict[str, float]:
     """`{"loss": ..., "accuracy": ...}` for classes, `{"loss": ..., "r2": ...}` for values, in inference mode.
 
-    `loss` is the one the model was trained with unless another is given. r2 is 1 - sum (y - a)^2 / sum (y - mean
-    y)^2, averaged over
-    outputs (1 where both are 0), as scikit-learn defines it.
+    `loss` is the one the model was trained with unless another is given. r2 is 1 - sum (y - a)^2 / sum (y - mean y)^2,
+    averaged over outputs (1 where both are 0, 0 where only the second is), as scikit-learn defines it; NaN for one example.
     """
     chosen = _known_loss(model, loss)
     trained = model.task is not None and model.task.loss == chosen.name

@@ -58,9 +58,7 @@ def gradients(loss: Symbol, wanted: Sequence[Symbol]) -> list[Symbol]:
 
 
 def place(calls: Sequence[Call], destinations: Sequence[tuple[Symbol, Symbol]]) -> list[Call]:
-    """Let each gradient of `(gradient, destination)` be made in its destination, by its own call where that can be,
-    else copied.
-    """
+    """Let each gradient of `(gradient, destination)` be made in its destination: by its own call, or else by a copy."""
     calls = list(calls)
     moved: dict[Symbol, Symbol] = {}
     for gradient, destination in destinations:

@@ -1,11 +1,8 @@
-"""Explaining a program: each call with its shapes, its operations, its bytes, its measured time, and how near that
-is to the limit.
+"""Explaining a program: each call with its shapes, operations, bytes and measured time, and how near that is to the limit.
 
-The limits are measured on this machine in the same process: the rate of a matrix product that stays in the cache,
-and the rate of
-copying for several sizes, since what lies in a cache is faster than memory. A call's limit is the longer of its
-operations at the one and
-its bytes at the other.
+The limits are measured on this machine in the same process: the rate of a matrix product that stays in the cache, and
+the rate of copying for several sizes, since what lies in a cache is faster than memory. A call's limit is the longer of
+its operations at the one rate and its bytes at the other.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Planning: where each intermediate array of a program lies in one workspace, for a number of rows.
 
-Two arrays may share memory when one is last read before the other is made. Calls that depend on nothing but
-themselves (constants)
-are split off: they are played once, when the program is instantiated, and keep their memory.
+Two arrays may share memory when one is last read before the other is made. Calls that depend on no input (constants) are
+split off: they are played once, before the first play, and keep their memory.
 """
 
 from __future__ import annotations
