@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -192,14 +193,22 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
-def test_a_training_is_interrupted() -> None:
+@pytest.mark.parametrize("delay", [0.0, 0.4, 1.3])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_training_is_interrupted(compiled: bool, delay: float, tmp_path: Path) -> None:
+    """With an empty cache the signal comes while kernels are compiled."""
     command = [sys.executable, "-m", "fastnn", "train", "digits", "--epochs", "1000000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    while not process.stdout.readline().startswith("epoch"):
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    environment = dict(os.environ) if compiled else os.environ | {"FASTNN_CACHE_DIR": str(tmp_path / "cache")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            while not process.stdout.readline().startswith("epoch"):
+                assert process.poll() is None
+            time.sleep(delay)
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert error.endswith("interrupted\n")
     assert "Traceback" not in error
@@ -218,6 +227,7 @@ def test_help_fits_80_columns(arguments: tuple[str, ...]) -> None:
 def test_help_loads_nothing() -> None:
     code = """
 import sys
+import time
 from fastnn.cli import main
 for arguments in (["--help"], ["train", "--help"], ["--version"]):
     main(arguments, standalone_mode=False)

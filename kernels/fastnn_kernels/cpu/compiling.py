@@ -24,17 +24,19 @@ one compilation; a folder that cannot be written costs one warning a process.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import pickle
 import platform
+import signal
 import stat
 import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,11 +158,28 @@ def compiled(name: str, float_type: Any, static: tuple[tuple[str, Any], ...] = (
 
 def compile_function(body: Callable[..., Any], signature: Any, label: str) -> CFunc:
     """Compile `body` to a C function, or load it from the cache. `label` must tell it from every other function."""
-    with _lock:
+    with _interrupts_wait(), _lock:
         function = CFunc(body, (signature.args, signature.return_type), locals={}, options=dict(OPTIONS))
         function._cache = _FileCache(label)  # type: ignore[attr-defined]
         function.compile()
     return function
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Hold a Ctrl-C back until the kernel is done: one that comes inside a callback of LLVM would be lost."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    seen: list[Any] = []
+    signal.signal(signal.SIGINT, lambda number, frame: seen.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if seen:
+        before(*seen[0])
 
 
 class CacheStatistics:
