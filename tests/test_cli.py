@@ -51,7 +51,7 @@ def test_training_on_the_digits_reaches_97_percent() -> None:
     table = lines[next(i for i, text in enumerate(lines) if text.startswith("epoch")) :]
     assert table[0].split() == ["epoch", "loss", "accuracy", "validation", "loss", "validation", "accuracy"]
     rows = [text.split() for text in table[1 : table.index("")]]
-    assert [int(row[0]) for row in rows] == list(range(2, 21, 2))
+    assert [int(row[0]) for row in rows] == list(range(4, 41, 4))
     assert float(rows[-1][1]) < float(rows[0][1])
     assert max(map(len, lines)) <= 80
     assert "\r" not in result.output

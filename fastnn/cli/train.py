@@ -32,7 +32,7 @@ TITLES = {
 @click.argument("data")
 @network_options
 @click.option(
-    "--epochs", type=click.IntRange(1), default=20, show_default=True, metavar="N", help="Passes over the training data."
+    "--epochs", type=click.IntRange(1), default=40, show_default=True, metavar="N", help="Passes over the training data."
 )
 @click.option(
     "--validation",
