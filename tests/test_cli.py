@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -199,7 +200,10 @@ def test_a_training_is_interrupted(compiled: bool, delay: float, tmp_path: Path)
     """With an empty cache the signal comes while kernels are compiled."""
     command = [sys.executable, "-m", "fastnn", "train", "digits", "--epochs", "1000000"]
     environment = dict(os.environ) if compiled else os.environ | {"FASTNN_CACHE_DIR": str(tmp_path / "cache")}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    # A shell's background jobs ignore the signal, and so would what they start.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env=environment, preexec_fn=heed, **pipes) as process:
         try:
             assert process.stdout is not None
             while not process.stdout.readline().startswith("epoch"):

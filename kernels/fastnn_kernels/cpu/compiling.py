@@ -167,7 +167,7 @@ def compile_function(body: Callable[..., Any], signature: Any, label: str) -> CF
 
 @contextlib.contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """Hold a Ctrl-C back until the kernel is done: one that comes inside a callback of LLVM would be lost."""
+    """Hold a Ctrl-C back until the kernel is done: one that comes inside a callback of LLVM could be lost."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
