@@ -57,9 +57,7 @@ def test_every_layer_and_loss(layers: list[Any], loss: str, weighted: bool) -> N
     model = fastnn.Sequential([*layers, fastnn.Dense(OUTPUTS)], seed=2, dtype="float64")
     weights = np.random.default_rng(5).random(N) if weighted else None
     result = fastnn.check_gradients(model, X(), targets(loss), loss=loss, sample_weight=weights)
-    named = {name: error for name, error in result.relative.items() if name != "0.bias" or not model.layers[0].use_bias}
     assert result.passed, str(result)
-    assert set(result.names) >= set(named)
 
 
 @pytest.mark.parametrize(("activation", "loss"), [("softmax", "softmax_cross_entropy"), ("sigmoid", "sigmoid_cross_entropy")])
