@@ -28,7 +28,7 @@ BANDWIDTH = 60e9  # bytes a second of one core out of its cache, likewise
 
 TRIAL_SECONDS = 1e-3  # how long the other number of threads is tried
 TRIAL_SHARE = 50  # a trial may take this part of the time played since the last one
-PATIENCE = 16  # trials that find nothing new become rarer, up to this many times
+PATIENCE = 4  # trials that find nothing new become rarer, up to this many times
 
 
 def choose(device: str) -> tuple[str, str]:

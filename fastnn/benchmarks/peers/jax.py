@@ -1,0 +1,107 @@
+"""JAX: one jitted function an epoch, a scan over its shuffled mini-batches, with state given away and reused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastnn.benchmarks.grid import LEARNING_RATE, Task
+from fastnn.benchmarks.peers import Cannot, Contestant
+
+ACTIVATIONS: dict[str, Any] = {"tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu}
+PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bf16": "bfloat16"}
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+MOMENTUM, VARIANCE_EPSILON = 0.9, 1e-5
+
+
+class Scan(Contestant):
+    """Its state: parameters p, statistics of batch norm s, Adam's moments m and v, its step t, a random key."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        if task.cell.device == "cuda" and jax.default_backend() != "gpu":
+            raise Cannot("this JAX was installed without CUDA, or its CUDA finds no driver")
+        jax.config.update("jax_default_matmul_precision", PRECISIONS[task.cell.precision])
+        self.X, self.y = jnp.asarray(task.X), jnp.asarray(task.y)
+        p: dict[str, Any] = {}
+        s: dict[str, Any] = {}
+        for i, (w, b) in enumerate(task.weights):
+            p[f"w{i}"] = jnp.asarray(w)
+            if i == len(task.weights) - 1 or not task.network.norm:
+                p[f"b{i}"] = jnp.asarray(b)
+            else:
+                p[f"gamma{i}"], p[f"beta{i}"] = jnp.ones(w.shape[1]), jnp.zeros(w.shape[1])
+                s[f"mean{i}"], s[f"variance{i}"] = jnp.zeros(w.shape[1]), jnp.ones(w.shape[1])
+        m, v = jax.tree.map(jnp.zeros_like, p), jax.tree.map(jnp.zeros_like, p)
+        self.state: Any = (p, s, m, v, jnp.zeros(()), jax.random.key(0))
+        self.train_order = jax.jit(self._train_order, donate_argnums=0)
+        self.train_epoch = jax.jit(self._train_epoch, donate_argnums=0)
+
+    def losses(self, order: np.ndarray) -> list[float]:
+        self.state, losses = self.train_order(self.state, self.X, self.y, jnp.asarray(order))
+        return [float(loss) for loss in losses]
+
+    def epoch(self) -> float:
+        self.state, total = self.train_epoch(self.state, self.X, self.y)
+        return float(total)
+
+    def peak_bytes(self) -> int | None:
+        if self.task.cell.device == "cpu":
+            return None
+        return int((jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)) or None
+
+    def _forward(self, p: Any, s: Any, x: Any, key: Any) -> tuple[Any, Any]:
+        network, dropout, last = self.task.network, self.task.dropout, len(self.task.weights) - 1
+        s = dict(s)
+        for i in range(last):
+            x = x @ p[f"w{i}"]
+            if network.norm:
+                rows = x.shape[0]
+                mean, variance = x.mean(0), x.var(0)
+                s[f"mean{i}"] = MOMENTUM * s[f"mean{i}"] + (1 - MOMENTUM) * mean
+                s[f"variance{i}"] = MOMENTUM * s[f"variance{i}"] + (1 - MOMENTUM) * variance * rows / max(rows - 1, 1)
+                x = p[f"gamma{i}"] * (x - mean) * jax.lax.rsqrt(variance + VARIANCE_EPSILON) + p[f"beta{i}"]
+            else:
+                x = x + p[f"b{i}"]
+            x = ACTIVATIONS[network.activation](x)
+            if dropout:
+                keep = jax.random.bernoulli(jax.random.fold_in(key, i), 1 - dropout, x.shape)
+                x = jnp.where(keep, x / (1 - dropout), 0.0)
+        return x @ p[f"w{last}"] + p[f"b{last}"], s
+
+    def _cost(self, p: Any, s: Any, x: Any, t: Any, key: Any) -> tuple[Any, Any]:
+        z, s = self._forward(p, s, x, key)
+        if self.task.binary:
+            return (jnp.maximum(z, 0) - z * t + jnp.log1p(jnp.exp(-jnp.abs(z)))).mean(), s
+        return -jnp.take_along_axis(jax.nn.log_softmax(z), t[:, None], 1).mean(), s
+
+    def _step(self, X: Any, y: Any, state: Any, index: Any) -> tuple[Any, Any]:
+        p, s, m, v, t, key = state
+        key, drawn = jax.random.split(key)
+        (loss, s), g = jax.value_and_grad(self._cost, has_aux=True)(p, s, X[index], y[index], drawn)
+        t = t + 1
+        m = jax.tree.map(lambda a, b: BETA1 * a + (1 - BETA1) * b, m, g)
+        v = jax.tree.map(lambda a, b: BETA2 * a + (1 - BETA2) * b * b, v, g)
+        correct1, correct2 = 1 / (1 - BETA1**t), 1 / (1 - BETA2**t)
+        p = jax.tree.map(
+            lambda w, a, b: w - LEARNING_RATE * (a * correct1) / (jnp.sqrt(b * correct2) + EPSILON), p, m, v
+        )  # fmt: skip
+        return (p, s, m, v, t, key), loss
+
+    def _train_order(self, state: Any, X: Any, y: Any, order: Any) -> tuple[Any, Any]:
+        return jax.lax.scan(lambda carry, index: self._step(X, y, carry, index), state, order)
+
+    def _train_epoch(self, state: Any, X: Any, y: Any) -> tuple[Any, Any]:
+        *rest, key = state
+        key, drawn = jax.random.split(key)
+        rows, batch = self.task.cell.rows, self.task.cell.batch_size
+        order, whole = jax.random.permutation(drawn, rows), rows // batch * batch
+        state, losses = self._train_order((*rest, key), X, y, order[:whole].reshape(-1, batch))
+        total = losses.sum()
+        if whole < rows:
+            state, loss = self._step(X, y, state, order[whole:])
+            total = total + loss
+        return state, total

@@ -1,0 +1,74 @@
+"""fastnn itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import fastnn
+from fastnn.benchmarks.grid import LEARNING_RATE, Task
+from fastnn.benchmarks.peers import Cannot, Contestant
+from fastnn.errors import DeviceError
+from fastnn_kernels.contract import KERNELS
+
+
+class Fastnn(Contestant):
+    """One call of `fit` an epoch."""
+
+    def __init__(self, task: Task, device: str = "") -> None:
+        super().__init__(task)
+        self.device = device or task.cell.device
+        try:
+            fastnn.engines.choose(self.device)
+        except DeviceError as error:
+            raise Cannot(str(error)) from error
+        self.loss = "sigmoid_cross_entropy" if task.binary else "softmax_cross_entropy"
+        self.optimizer = fastnn.Adam(LEARNING_RATE)
+        self.model = build(task)
+
+    def fit(self, **options: Any) -> float:
+        history = self.model.fit(
+            self.task.X, self.task.y, loss=self.loss, optimizer=self.optimizer, batch_size=self.task.cell.batch_size,
+            epochs=1, device=self.device, verbose=0, **options,
+        )  # fmt: skip
+        return history["loss"][0]
+
+    def losses(self, order: np.ndarray) -> list[float]:
+        return [self.fit(order=lambda epoch, indices=indices: indices) for indices in order]
+
+    def epoch(self) -> float:
+        return self.fit()
+
+    def work(self) -> list[tuple[int, int]]:
+        """Of the calls of the program that `fit` plays, by the kernel table."""
+        program = self.model.program(self.task.cell.batch_size, loss=self.loss, optimizer=self.optimizer)
+        instance = program.instance
+        return [
+            (KERNELS[call.kernel].operations(operands), KERNELS[call.kernel].traffic(operands))
+            for call in instance.computing()
+            for operands in [instance.operands(call)]
+        ]
+
+
+def build(task: Task) -> fastnn.Sequential:
+    """The network with the task's initial weights."""
+    network = task.network
+    layers: list[fastnn.Layer] = []
+    for units in network.sizes[1:-1]:
+        if network.norm:
+            layers += [fastnn.Dense(units, use_bias=False), fastnn.BatchNorm(), fastnn.Activation(network.activation)]
+        else:
+            layers.append(fastnn.Dense(units, activation=network.activation))
+        if task.dropout:
+            layers.append(fastnn.Dropout(task.dropout))
+    layers.append(fastnn.Dense(network.sizes[-1]))
+    model = fastnn.Sequential(layers, seed=0).build(network.sizes[0])
+    values = {}
+    dense = [(index, layer) for index, layer in enumerate(model.layers) if isinstance(layer, fastnn.Dense)]
+    for (index, layer), (w, b) in zip(dense, task.weights, strict=True):
+        values[f"{index}.weight"] = w
+        if layer.use_bias:
+            values[f"{index}.bias"] = b
+    model.set_weights(values)
+    return model

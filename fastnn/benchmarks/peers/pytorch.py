@@ -1,0 +1,177 @@
+"""PyTorch: eager, compiled, and with the whole step captured in a CUDA graph; always with fused Adam."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from fastnn.benchmarks.grid import LEARNING_RATE, Task
+from fastnn.benchmarks.peers import Cannot, Contestant
+
+ACTIVATIONS = {"tanh": torch.nn.Tanh, "sigmoid": torch.nn.Sigmoid, "relu": torch.nn.ReLU}
+
+
+class Eager(Contestant):
+    """A loop over a random permutation; every mini-batch is gathered from data that lies on the device."""
+
+    adam: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        cell = task.cell
+        if cell.device == "cuda" and not torch.cuda.is_available():
+            raise Cannot("this PyTorch was built without CUDA, or its CUDA finds no driver")
+        torch.set_num_threads(task.threads)
+        torch.set_float32_matmul_precision("high" if cell.precision == "tf32" else "highest")
+        self.device = torch.device(cell.device)
+        self.model = build(task).to(self.device)
+        self.X, self.y = torch.from_numpy(task.X).to(self.device), torch.from_numpy(task.y).to(self.device)
+        self.loss: Any = torch.nn.BCEWithLogitsLoss() if task.binary else torch.nn.CrossEntropyLoss()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE, fused=True, **self.adam)
+
+    def loss_of(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        bf16 = self.task.cell.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext():
+            loss: torch.Tensor = self.loss(self.model(x), t)
+        return loss
+
+    def step(self, index: torch.Tensor) -> torch.Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss_of(self.X[index], self.y[index])
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def losses(self, order: np.ndarray) -> list[float]:
+        self.model.train()
+        return [float(self.step(index)) for index in torch.from_numpy(order).to(self.device)]
+
+    def epoch(self) -> float:
+        self.model.train()
+        total = torch.zeros((), device=self.device)
+        for index in torch.randperm(len(self.X), device=self.device).split(self.task.cell.batch_size):
+            total += self.step(index)
+        return float(total)
+
+    def time(self, runs: int) -> float:
+        if self.device.type == "cpu":
+            return super().time(runs)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        for _ in range(runs):
+            self.epoch()
+        end.record()
+        torch.cuda.synchronize()
+        return float(start.elapsed_time(end)) / 1e3 / runs
+
+    def peak_bytes(self) -> int | None:
+        return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None
+
+
+class Compiled(Eager):
+    """Forward pass, loss and backward pass through `torch.compile`."""
+
+    mode: str | None = None
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.compiled = torch.compile(super().loss_of, mode=self.mode, dynamic=False)
+
+    def loss_of(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        if self.device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()
+        loss: torch.Tensor = self.compiled(x, t)
+        return loss
+
+
+class ReduceOverhead(Compiled):
+    mode = "reduce-overhead"
+
+
+class MaxAutotune(Compiled):
+    mode = "max-autotune"
+
+
+class WholeStepGraph(Eager):
+    """Gather, forward, backward and update in one CUDA graph, one for the last, smaller mini-batch.
+
+    Its replays read their mini-batch at a position on the device, which each of them moves on.
+    """
+
+    adam: ClassVar[dict[str, Any]] = {"capturable": True}
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.model.train()
+        rows, batch = len(self.X), task.cell.batch_size
+        self.order = torch.arange(rows, device=self.device)
+        self.position = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.total = torch.zeros((), device=self.device)
+        first = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.graphs = {size: self.capture(size) for size in {min(batch, rows), rows % batch} - {0}}
+        self.model.load_state_dict(first)
+        with torch.no_grad():
+            for state in self.optimizer.state.values():
+                for value in state.values():
+                    value.zero_()
+
+    def capture(self, size: int) -> Any:
+        offsets = torch.arange(size, device=self.device)
+
+        def step() -> None:
+            self.total += super(WholeStepGraph, self).step(self.order[self.position + offsets])
+            self.position += size
+
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.position.zero_()
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.position.zero_()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        return graph
+
+    def replay(self, order: torch.Tensor) -> float:
+        self.order[: len(order)] = order
+        self.position.zero_()
+        self.total.zero_()
+        for start in range(0, len(order), self.task.cell.batch_size):
+            self.graphs[min(self.task.cell.batch_size, len(order) - start)].replay()
+        return float(self.total)
+
+    def losses(self, order: np.ndarray) -> list[float]:
+        return [self.replay(index) for index in torch.from_numpy(order).to(self.device)]
+
+    def epoch(self) -> float:
+        return self.replay(torch.randperm(len(self.X), device=self.device))
+
+
+def build(task: Task) -> torch.nn.Sequential:
+    """The network with the task's initial weights."""
+    network = task.network
+    layers: list[torch.nn.Module] = []
+    for i, (w, b) in enumerate(task.weights):
+        last = i == len(task.weights) - 1
+        linear = torch.nn.Linear(w.shape[0], w.shape[1], bias=last or not network.norm)
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(w.T.copy()))
+            if linear.bias is not None:
+                linear.bias.copy_(torch.from_numpy(b))
+        layers.append(linear)
+        if last:
+            break
+        if network.norm:
+            layers.append(torch.nn.BatchNorm1d(w.shape[1]))
+        layers.append(ACTIVATIONS[network.activation]())
+        if task.dropout:
+            layers.append(torch.nn.Dropout(task.dropout))
+    return torch.nn.Sequential(*layers)

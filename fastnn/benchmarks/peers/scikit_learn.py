@@ -1,0 +1,61 @@
+"""scikit-learn's MLPClassifier."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from sklearn.neural_network import MLPClassifier
+
+from fastnn.benchmarks.grid import LEARNING_RATE, Task
+from fastnn.benchmarks.peers import Cannot, Contestant
+
+EPSILON = 1e-8
+ACTIVATIONS = {"tanh": "tanh", "sigmoid": "logistic", "relu": "relu"}
+
+
+class Classifier(Contestant):
+    """One call of `partial_fit` an epoch: it shuffles, and goes on where it was, as `fit` does between epochs."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        network = task.network
+        if network.norm or network.dropout:
+            raise Cannot("MLPClassifier has no batch norm and no dropout")
+        self.y = task.y.ravel().astype(np.int64)
+        classes = np.arange(max(2, network.sizes[-1]))
+        self.model: Any = MLPClassifier(
+            network.sizes[1:-1], activation=ACTIVATIONS[network.activation], solver="adam", alpha=0.0,
+            batch_size=task.cell.batch_size, learning_rate_init=LEARNING_RATE, random_state=0,
+        )  # fmt: skip
+        # The first call makes the arrays; then they get the task's weights, and Adam is begun anew.
+        self.model.set_params(batch_size=1).partial_fit(task.X[:1], self.y[:1], classes=classes)
+        self.model.set_params(batch_size=task.cell.batch_size)
+        for coefficients, intercepts, (w, b) in zip(self.model.coefs_, self.model.intercepts_, task.weights, strict=True):
+            if coefficients.dtype != w.dtype:
+                raise Cannot(f"this MLPClassifier computes in {coefficients.dtype}")
+            coefficients[...], intercepts[...] = w, b
+        del self.model._optimizer
+
+    def losses(self, order: np.ndarray) -> list[float]:
+        """With epsilon made smaller by the bias correction of the second moment.
+
+        This Adam applies the correction to the learning rate alone, so that its epsilon means something else in the first
+        steps: with the default the losses of `wide` differ by a hundredth.
+        """
+        self.model.set_params(shuffle=False)
+        found = []
+        for step, index in enumerate(order, 1):
+            epsilon = EPSILON * math.sqrt(1 - self.model.beta_2**step)
+            if step == 1:
+                self.model.set_params(epsilon=epsilon)
+            else:
+                self.model._optimizer.epsilon = epsilon
+            self.model.partial_fit(self.task.X[index], self.y[index])
+            found.append(float(self.model.loss_))
+        return found
+
+    def epoch(self) -> float:
+        self.model.partial_fit(self.task.X, self.y)
+        return float(self.model.loss_)

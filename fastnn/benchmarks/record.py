@@ -1,0 +1,275 @@
+"""The record of a benchmark: what was measured, where and how, as one JSON file.
+
+What is stored is what was measured: seconds of every turn. Medians, spreads, ratios and shares are worked out from them, here
+and nowhere else. The file is written whole or not at all, so that a run that ends at any moment leaves its last whole state.
+`docs/benchmark-record.schema.json` is the JSON schema of `VERSION`, made from the classes below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from fastnn.benchmarks.grid import Cell
+from fastnn.errors import FileError, FormatError
+from fastnn.program.explain import Limits
+
+FORMAT = "fastnn-benchmark"
+VERSION = 1
+NOISY = 0.15
+"""A spread beyond this is marked: the machine was busy with something else."""
+OURS = "fastnn"
+
+Status = Literal["measured", "no_device", "missing", "cannot", "failed", "timeout", "disagrees"]
+STATUS_TEXTS = {
+    "no_device": "no GPU here",
+    "missing": "not installed",
+    "cannot": "cannot run it",
+    "failed": "failed",
+    "timeout": "out of time",
+    "disagrees": "computes something else",
+}
+
+
+class _Struct(msgspec.Struct, forbid_unknown_fields=True):
+    """Strict: a field that is unknown is an error, so that no newer file is half understood."""
+
+
+class Gpu(_Struct, kw_only=True):
+    name: str
+    memory: int
+    driver: str
+
+
+class Environment(_Struct, kw_only=True):
+    """Where and with what it was measured. `machine` is a digest of the hardware: equal for equal machines."""
+
+    machine: str
+    processor: str
+    features: str
+    cores: int
+    memory: int
+    system: str
+    python: str
+    versions: dict[str, str]
+    commit: str | None
+    gpu: Gpu | None
+
+
+class Limit(_Struct, kw_only=True):
+    """Rates of the machine for one device, precision and number of threads.
+
+    `best` is the best that was ever measured on this machine, and what shares are of; `now` is what this run measured.
+    """
+
+    device: str
+    precision: str
+    best: Limits
+    now: Limits
+
+
+class Contestant(_Struct, kw_only=True):
+    """Who took part: `notes` say what else a reader should know of it."""
+
+    label: str
+    notes: str = ""
+
+
+class Result(_Struct, kw_only=True):
+    """What one contestant did in one cell. `seconds` of one epoch, one value a turn (the mean over the `runs` of the turn)."""
+
+    status: Status
+    reason: str = ""
+    seconds: list[float] = []
+    runs: int = 0
+    losses: list[float] = []
+    first_seconds: float | None = None
+    peak_bytes: int | None = None
+
+    @property
+    def median(self) -> float:
+        """Seconds of an epoch; NaN where nothing was measured."""
+        return statistics.median(self.seconds) if self.status == "measured" else math.nan
+
+    @property
+    def spread(self) -> float:
+        """(max - min) / median of the turns."""
+        return (max(self.seconds) - min(self.seconds)) / self.median if self.status == "measured" else math.nan
+
+    @property
+    def noisy(self) -> bool:
+        return self.spread > NOISY
+
+
+class Measured(_Struct, kw_only=True):
+    """A cell that was run. `work`: (floating-point operations, bytes) of each call of one training step.
+
+    `reference`: seconds of a fixed workload, one value a round, by which runs are compared with each other.
+    """
+
+    cell: Cell
+    threads: int
+    work: list[tuple[int, int]]
+    reference: list[float]
+    results: dict[str, Result]
+
+    @property
+    def measured(self) -> dict[str, Result]:
+        return {name: result for name, result in self.results.items() if result.status == "measured"}
+
+    def examples_per_second(self, name: str) -> float:
+        return self.cell.rows / self.results[name].median
+
+    @property
+    def best_peer(self) -> str | None:
+        """Who of the others is fastest."""
+        peers = {name: result.median for name, result in self.measured.items() if name != OURS}
+        return min(peers, key=peers.__getitem__) if peers else None
+
+    @property
+    def ratio(self) -> float:
+        """Our throughput to that of the best peer; NaN where one of them is missing."""
+        if self.best_peer is None or OURS not in self.measured:
+            return math.nan
+        return self.results[self.best_peer].median / self.results[OURS].median
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the turns of ours or of the best peer differ by more than `NOISY`."""
+        return any(self.results[name].noisy for name in (OURS, self.best_peer) if name in self.measured)
+
+    @property
+    def operations(self) -> int:
+        """Floating-point operations of one step."""
+        return sum(operations for operations, _ in self.work)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the calls of one step move at least."""
+        return sum(moved for _, moved in self.work)
+
+
+class Settings(_Struct, kw_only=True):
+    """What was asked for: a run that is resumed goes on under these."""
+
+    cells: list[Cell]
+    contestants: list[str]
+    threads: int
+    rounds: int
+    seconds: float
+    budget: float
+
+
+class Record(_Struct, kw_only=True):
+    """Everything of one run. `done` holds the cells in the order in which they were run."""
+
+    format: Literal["fastnn-benchmark"] = "fastnn-benchmark"
+    version: Literal[1] = 1
+    created: str
+    settings: Settings
+    environment: Environment
+    limits: list[Limit]
+    contestants: dict[str, Contestant]
+    done: list[Measured] = []
+
+    @property
+    def left(self) -> list[Cell]:
+        """The cells that were asked for and not run yet."""
+        finished = {measured.cell for measured in self.done}
+        return [cell for cell in self.settings.cells if cell not in finished]
+
+    def limit_examples_per_second(self, measured: Measured) -> float:
+        """Throughput of the step's calls at the machine's limits; NaN where they are not known.
+
+        The least time of a call is the longer of its operations at the one rate and its bytes at the other.
+        """
+        cell = measured.cell
+        for limit in self.limits:
+            if (limit.device, limit.precision, limit.best.threads) == (cell.device, cell.precision, measured.threads):
+                least = sum(limit.best.seconds(operations, moved) for operations, moved in measured.work)
+                return cell.batch_size / least if least else math.nan
+        return math.nan
+
+    def roofline_share(self, measured: Measured, name: str = OURS) -> float:
+        """The share of the machine's limit that a contestant reaches, 1 being the limit."""
+        if name not in measured.measured:
+            return math.nan
+        return measured.examples_per_second(name) / self.limit_examples_per_second(measured)
+
+
+def geometric_mean(ratios: list[float]) -> float:
+    """NaN of nothing."""
+    return statistics.geometric_mean(ratios) if ratios else math.nan
+
+
+def write(record: Record, path: Path) -> None:
+    """Write `path` whole or not at all: what was there before stays until the new file is safely on the disk."""
+    write_whole(path, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file beside `path`, flush it to the disk, and put it in the place of `path`. Raises FileError."""
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise FileError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def read(path: Path) -> Record:
+    """Read a record. Raises FileError if there is none, FormatError for anything that is not a whole record of `VERSION`."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FileError(f"{path} could not be read: {error.strerror or error}") from error
+    try:
+        head: Any = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path} is not JSON, or was cut off: {error}") from error
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
+        raise FormatError(f'{path} is not a fastnn benchmark: expected "format": "{FORMAT}"')
+    if head.get("version") != VERSION:
+        raise FormatError(f"{path} has version {head.get('version')!r} of the format; this fastnn reads version {VERSION}")
+    try:
+        record = msgspec.json.decode(data, type=Record)
+    except msgspec.ValidationError as error:
+        raise FormatError(f"{path} is damaged: {error}") from error
+    check(record, path)
+    return record
+
+
+def check(record: Record, path: Path) -> None:
+    """Raise FormatError where the numbers of a record cannot be what was measured."""
+    for measured in record.done:
+        where = f"{path} is damaged: {measured.cell}"
+        for name, result in measured.results.items():
+            if name not in record.contestants:
+                raise FormatError(f"{where}: {name!r} is no contestant of this run")
+            if (result.status == "measured") != bool(result.seconds):
+                raise FormatError(f"{where}: {name} has {len(result.seconds)} times and the status {result.status!r}")
+            if any(seconds <= 0 for seconds in result.seconds):
+                raise FormatError(f"{where}: {name} has a time that is not above 0")
+        if any(seconds <= 0 for seconds in measured.reference):
+            raise FormatError(f"{where}: the reference has a time that is not above 0")
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a record."""
+    made: dict[str, Any] = msgspec.json.schema(Record)
+    return made

@@ -1,0 +1,315 @@
+"""Running the grid: every contestant in a process of its own, checked before it is timed, then taking turns.
+
+A cell goes like this. One after another the contestants train the same few mini-batches from the same weights, and whoever's
+losses differ from ours computes something else and is not timed; then each trains one epoch, in which it compiles what it
+will. Then come rounds: in each, everybody has one turn of about `seconds`, and so has a fixed reference workload; who begins
+changes from round to round. The record is written after every cell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fastnn import engines
+from fastnn.benchmarks import limits
+from fastnn.benchmarks.environment import environment
+from fastnn.benchmarks.grid import NETWORKS, PRECISIONS, Cell, check_names
+from fastnn.benchmarks.peers import CONTESTANTS, REFERENCE, Cannot, Entry
+from fastnn.benchmarks.process import METER, Failed, Process, TimedOut, closing
+from fastnn.benchmarks.record import OURS, Contestant, Limit, Measured, Record, Result, Settings, Status, write
+from fastnn.errors import FileError, InputError
+
+HELLO = 120.0
+"""Seconds that starting a process and importing its library may take."""
+PREPARING = 0.6
+"""Share of a cell's budget that checking and warming up may take."""
+SLOW = 5.0
+"""An epoch that takes so many seconds is not repeated to find out how long it takes."""
+TURN = 10.0
+"""A turn may take this many times as long as expected before it counts as hung."""
+MOST_RUNS = 2000
+DROPOUT_TOLERANCE = 0.25
+"""How far the first losses with dropout may differ (relative): every library draws masks of its own."""
+GPU_TOLERANCE = {"float32": 1.0, "tf32": 1000.0, "bf16": 5000.0}
+"""By how much a network's tolerance grows with the precision."""
+
+
+class Disagrees(Failed):
+    """Its losses are not ours."""
+
+
+STATUSES: dict[type[Exception], Status] = {Cannot: "cannot", TimedOut: "timeout", Disagrees: "disagrees", Failed: "failed"}
+
+
+class Watcher:
+    """What a run tells while it goes on; override what you need."""
+
+    def stage(self, text: str) -> None:
+        """What is done now."""
+
+    def turns(self, count: int) -> None:
+        """That so many turns are to come in this cell."""
+
+    def turn(self) -> None:
+        """That one is over."""
+
+    def cell(self, record: Record, measured: Measured) -> None:
+        """That a cell is over."""
+
+    def warn(self, text: str) -> None:
+        """Something the user should know, which does not end the run."""
+
+
+def plan(
+    cells: Sequence[Cell],
+    peers: Sequence[str] | None = None,
+    threads: int | None = None,
+    rounds: int = 7,
+    seconds: float = 0.2,
+    budget: float = 120.0,
+) -> Record:
+    """An empty record of what is to be run. `peers` None: all. Raises InputError for what cannot be."""
+    peers = [name for name in CONTESTANTS if name != OURS] if peers is None else list(peers)
+    check_names("peer", peers, [name for name in CONTESTANTS if name != OURS])
+    engines.check_threads(threads)
+    threads = engines.cores() if threads is None else threads
+    if threads > engines.cores():
+        raise InputError(f"threads: there are {engines.cores()} cores here, and every thread gets one; got {threads}")
+    if rounds < 1 or not 0 < seconds < math.inf or not 0 < budget < math.inf:
+        raise InputError(f"expected rounds >= 1, seconds and budget above 0, got {rounds}, {seconds} and {budget}")
+    names = [OURS, *(name for name in CONTESTANTS if name in peers)]
+    return Record(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        settings=Settings(
+            cells=list(cells), contestants=names, threads=threads, rounds=rounds, seconds=seconds, budget=budget
+        ),
+        environment=environment(),
+        limits=[],
+        contestants={name: Contestant(label=CONTESTANTS[name].label, notes=CONTESTANTS[name].notes) for name in names},
+    )  # fmt: skip
+
+
+def resume(record: Record) -> None:
+    """Make `record` go on here. Raises InputError if its machine or its versions are not those of now."""
+    now, then = environment(), record.environment
+    for what in ("machine", "versions", "commit"):
+        before, after = getattr(then, what), getattr(now, what)
+        if before != after:
+            raise InputError(f"this run cannot go on: its {what} was {before}, and is {after} now; start a new one")
+
+
+def run(record: Record, path: Path | None = None, watcher: Watcher | None = None) -> Record:
+    """Run the cells of `record` that are left, and write it to `path` after each. Returns it.
+
+    Raises FileError at the end if the record could not be written: what had been written before is still there.
+    """
+    watcher = watcher or Watcher()
+    trouble: FileError | None = None
+    processes: dict[tuple[str, str], Process] = {}
+    with closing(processes):
+        field = _Field(record, processes, watcher)
+        for cell in record.left:
+            record.done.append(field.run(cell))
+            watcher.cell(record, record.done[-1])
+            if path is not None:
+                try:
+                    write(record, path)
+                    trouble = None
+                except FileError as error:
+                    trouble = error
+                    watcher.warn(f"{error}; it is tried again after the next cell")
+    if trouble is not None:
+        raise trouble
+    return record
+
+
+class _Field:
+    """The contestants of a run, and the cells that they are sent through."""
+
+    def __init__(self, record: Record, processes: dict[tuple[str, str], Process], watcher: Watcher) -> None:
+        self.record, self.processes, self.watcher = record, processes, watcher
+        self.settings = record.settings
+        self.entries = [CONTESTANTS[name] for name in self.settings.contestants]
+        self.missing = {entry.name: entry.missing() for entry in self.entries}
+
+    def run(self, cell: Cell) -> Measured:
+        """One cell; whatever a contestant does, the cell ends within about its budget."""
+        results, ready = self._contestants(cell)
+        measured = Measured(cell=cell, threads=self.settings.threads, work=[], reference=[], results=results)
+        if not ready:
+            return measured
+        self._limits(cell.device)
+        self._start(cell, ready)
+        began = time.monotonic()
+        ends = began + PREPARING * self.settings.budget
+        self.watcher.stage(f"{cell}: the same computation?")
+        try:
+            measured.work = self._oracle(cell, "work", ends)["work"]
+            expected = {d: self._oracle(cell, "losses", ends, dropout=d)["losses"] for d in _dropouts(cell)}
+        except (Failed, Cannot) as error:
+            for entry in ready:
+                results[entry.name] = Result(status="failed", reason=f"fastnn has nothing to compare it with: {error}")
+            return measured
+        for entry in list(ready):
+            with self._trying(entry, ready, results):
+                # What one leaves of its share is there for the next.
+                share = (ends - time.monotonic()) / (len(self.entries) - self.entries.index(entry))
+                results[entry.name] = self._prepared(cell, entry, expected, time.monotonic() + share)
+        self._race(cell, ready, measured, began + self.settings.budget)
+        for entry in list(ready):
+            with self._trying(entry, ready, results):
+                results[entry.name].peak_bytes = self._process(entry, cell.device).ask("end", 30.0)["peak_bytes"]
+        return measured
+
+    def _prepared(self, cell: Cell, entry: Entry, expected: Mapping[bool, list[float]], ends: float) -> Result:
+        """Check that its losses are ours, then let it train its first epoch."""
+        network, process = NETWORKS[cell.network], self._process(entry, cell.device)
+        asked = msgspec.to_builtins(cell)
+        found: dict[bool, list[float]] = {}
+        for dropout, losses in expected.items():
+            found[dropout] = process.ask("losses", ends - time.monotonic(), cell=asked, dropout=dropout)["losses"]
+            tolerance = DROPOUT_TOLERANCE if dropout else network.tolerance * GPU_TOLERANCE[cell.precision]
+            reason = disagreement(losses, found[dropout], tolerance)
+            if reason:
+                raise Disagrees(reason)
+        if len(found) > 1 and not disagreement(found[False], found[True], network.tolerance):
+            raise Disagrees("its losses are the same with and without dropout")
+        self.watcher.stage(f"{cell}: {entry.label} warms up")
+        first = process.ask("prepare", ends - time.monotonic(), cell=asked)["first_seconds"]
+        return Result(status="failed", reason="was not timed", losses=found[False], first_seconds=first)
+
+    def _contestants(self, cell: Cell) -> tuple[dict[str, Result], list[Entry]]:
+        """A result for each, to be filled in, and those who can start."""
+        results, ready = {}, []
+        for entry in self.entries:
+            name = entry.name
+            if cell.device not in entry.devices:
+                # Peers for another device: no result, since their users would not pick them here.
+                continue
+            if cell.device == "cuda" and self.record.environment.gpu is None:
+                results[name] = Result(status="no_device", reason="no GPU here")
+            elif self.missing[name]:
+                results[name] = Result(status="missing", reason=self.missing[name])
+            elif cell.precision not in PRECISIONS[cell.device]:
+                results[name] = Result(status="cannot", reason=f"no {cell.precision} on the {cell.device}")
+            else:
+                results[name] = Result(status="failed", reason="was never begun")
+                ready.append(entry)
+        return results, ready
+
+    def _process(self, entry: Entry, device: str) -> Process:
+        key = (entry.name, device)
+        if key not in self.processes:
+            self.processes[key] = Process(entry, device, self.settings.threads)
+        return self.processes[key]
+
+    def _start(self, cell: Cell, ready: Sequence[Entry]) -> None:
+        """Start the processes that are not running, all at once; that they cannot is found when they are asked."""
+        new = [self._process(entry, cell.device) for entry in (*ready, REFERENCE)]
+        new = [process for process in new if not process.started]
+        if new:
+            self.watcher.stage("starting the contestants")
+        for process in new:
+            process.send("hello")
+        deadline = time.monotonic() + HELLO
+        for process in new:
+            with contextlib.suppress(Failed, Cannot):
+                process.receive(deadline - time.monotonic())
+        if any(process.entry is REFERENCE for process in new):
+            self._process(REFERENCE, "cpu").ask("prepare", HELLO, cell=msgspec.to_builtins(Cell("planar", 1)))
+
+    def _limits(self, device: str) -> None:
+        """Measure the limits of a device, once a run."""
+        if any(limit.device == device for limit in self.record.limits):
+            return
+        self.watcher.stage("measuring the limits of the machine")
+        cell = msgspec.to_builtins(Cell("planar", 1, device))
+        with Process(METER, device, self.settings.threads) as process:
+            try:
+                answer = process.ask("limits", HELLO, cell=cell)
+            except (Failed, Cannot) as error:
+                self.watcher.warn(f"the limits of {device} could not be measured: {error}")
+                return
+        found = msgspec.convert(answer["limits"], list[Limit])
+        self.record.limits += limits.best_known(found, self.record.environment.machine)
+
+    def _oracle(self, cell: Cell, do: str, deadline: float, **request: Any) -> dict[str, Any]:
+        """What fastnn says on the CPU, whatever the device of the cell."""
+        process = self._process(CONTESTANTS[OURS], "cpu")
+        left = deadline - time.monotonic()
+        return process.ask(do, left, cell=msgspec.to_builtins(cell), device="cpu", **request)
+
+    @contextlib.contextmanager
+    def _trying(self, entry: Entry, ready: list[Entry], results: dict[str, Result]) -> Iterator[None]:
+        """A failure is written down as the contestant's result, and it takes no further part in the cell."""
+        try:
+            yield
+        except (Cannot, Failed) as error:
+            status: Status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), "failed")
+            results[entry.name] = Result(status=status, reason=str(error))
+            ready.remove(entry)
+
+    def _race(self, cell: Cell, ready: list[Entry], measured: Measured, ends: float) -> None:
+        """Find out how many epochs make a turn, then let all take turns until the rounds are over or the budget is spent."""
+        self.watcher.stage(f"{cell}: taking turns")
+        results, settings = measured.results, self.settings
+        reference = self._process(REFERENCE, "cpu")
+        turns = {REFERENCE.name: _Turns(reference, reference.ask("run", 30.0, runs=1)["seconds"], settings.seconds)}
+        for entry in list(ready):
+            with self._trying(entry, ready, results):
+                process, first = self._process(entry, cell.device), results[entry.name].first_seconds or 0.0
+                if first < SLOW:  # which holds what it compiled too
+                    first = process.ask("run", SLOW * TURN, runs=1)["seconds"]
+                turns[entry.name] = _Turns(process, first, settings.seconds)
+        self.watcher.turns(settings.rounds * len(ready))
+        for index in range(settings.rounds):
+            first_up = index % max(1, len(ready))
+            for entry in [*ready[first_up:], *ready[:first_up]]:
+                with self._trying(entry, ready, results):
+                    turns[entry.name].take()
+                self.watcher.turn()
+            turns[REFERENCE.name].take()
+            if time.monotonic() > ends:
+                break
+        measured.reference = turns[REFERENCE.name].seconds
+        for entry in ready:
+            result, taken = results[entry.name], turns[entry.name]
+            result.status, result.reason, result.seconds, result.runs = "measured", "", taken.seconds, taken.runs
+
+
+class _Turns:
+    """The turns of one contestant in one cell."""
+
+    def __init__(self, process: Process, epoch: float, seconds: float) -> None:
+        self.process = process
+        self.runs = max(1, min(MOST_RUNS, round(seconds / max(epoch, 1e-9))))
+        self.patience = max(5.0, TURN * epoch * self.runs)
+        self.seconds: list[float] = []
+
+    def take(self) -> None:
+        self.seconds.append(self.process.ask("run", self.patience, runs=self.runs)["seconds"])
+
+
+def _dropouts(cell: Cell) -> list[bool]:
+    return [False, True] if NETWORKS[cell.network].dropout else [False]
+
+
+def disagreement(expected: Sequence[float], found: Sequence[float], tolerance: float) -> str:
+    """Why two lists of losses are not of the same computation; empty if they may be.
+
+    They may differ by `tolerance`, relative where the expected one is above 1. NaN agrees with nothing.
+    """
+    if len(expected) != len(found):
+        return f"{len(found)} losses where {len(expected)} were expected"
+    for step, (a, b) in enumerate(zip(expected, found, strict=True), 1):
+        if not abs(b - a) <= tolerance * max(1.0, abs(a)):
+            return f"its loss of step {step} is {b:.6g}, and ours {a:.6g}"
+    return ""
