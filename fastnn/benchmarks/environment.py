@@ -28,7 +28,8 @@ def environment() -> Environment:
     return Environment(
         machine=hashlib.sha256(repr(hardware).encode()).hexdigest()[:12],
         processor=processor, features=features, cores=cores(), memory=memory,
-        system=f"{platform.system()} {platform.machine()}", python=platform.python_version(), versions=versions(), commit=commit(), gpu=found,
+        system=f"{platform.system()} {platform.machine()}", python=platform.python_version(),
+        versions=versions(), commit=commit(), gpu=found,
     )  # fmt: skip
 
 
