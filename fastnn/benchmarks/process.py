@@ -1,6 +1,6 @@
 """A contestant's process, and the other end of its pipes.
 
-    python -m fastnn.benchmarks.process NAME DEVICE THREADS
+    python -m fastnn.benchmarks.process MODULE:CLASS THREADS
 
 It reads one request a line on standard input and answers each with one line on standard output; between its turns it is
 blocked on that pipe, so that it takes no time from the others. Whatever a library prints goes to standard error, which is kept
@@ -25,10 +25,7 @@ from typing import Any, Self
 import msgspec
 
 from fastnn.benchmarks.grid import Cell, check_order, make_task
-from fastnn.benchmarks.peers import CONTESTANTS, REFERENCE, Cannot, Contestant, Entry
-
-METER = Entry("limits", "limits", "fastnn.benchmarks.limits:Meter", (), ("cpu", "cuda"))
-ENTRIES = {**CONTESTANTS, REFERENCE.name: REFERENCE, METER.name: METER}
+from fastnn.benchmarks.peers import Cannot, Contestant, Entry, load
 
 LINGER = 5.0
 """Seconds that a process gets to end by itself."""
@@ -48,8 +45,8 @@ class TimedOut(Failed):
 class Worker:
     """Answers requests about one contestant; `prepare` comes first."""
 
-    def __init__(self, entry: Entry, threads: int) -> None:
-        self.entry, self.threads = entry, threads
+    def __init__(self, home: str, threads: int) -> None:
+        self.home, self.threads = home, threads
         self.contestant: Any = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +55,7 @@ class Worker:
 
     def do_hello(self) -> dict[str, Any]:
         """Import the library."""
-        self.entry.load()
+        load(self.home)
         return {}
 
     def do_limits(self, cell: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +89,7 @@ class Worker:
     def make(self, cell: Cell, checking: bool = False, **options: Any) -> Contestant:
         self.contestant = None
         gc.collect()
-        return self.entry.load()(make_task(cell, self.threads, checking), **options)
+        return load(self.home)(make_task(cell, self.threads, checking), **options)
 
 
 def _forget_peak() -> None:
@@ -109,11 +106,11 @@ def _peak() -> int | None:
     return None
 
 
-def serve(name: str, threads: int) -> None:
+def serve(home: str, threads: int) -> None:
     """Answer until standard input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
-    worker = Worker(ENTRIES[name], threads)
+    worker = Worker(home, threads)
     for line in sys.stdin:
         try:
             answer = worker.answer(json.loads(line))
@@ -135,7 +132,7 @@ def pin(threads: int) -> None:
 # --- the other side ---------------------------------------------------------------------------------------------------
 
 
-def variables(name: str, device: str, threads: int) -> dict[str, str]:
+def variables(entry: Entry, device: str, threads: int) -> dict[str, str]:
     """The environment that makes every library use so many threads, and the device that is meant."""
     made = dict(os.environ)
     for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM"):
@@ -147,8 +144,7 @@ def variables(name: str, device: str, threads: int) -> dict[str, str]:
         made["CUDA_VISIBLE_DEVICES"] = ""
         made["PJRT_NPROC"] = str(threads)
         flags.append(f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}")
-    if name == "jax-while":
-        flags.append("--xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CONDITIONAL,WHILE")
+    flags.append(entry.flags)
     made["XLA_FLAGS"] = " ".join(filter(None, flags))
     return made
 
@@ -226,11 +222,11 @@ class Process:
             return self._process
         self.kill()
         self._errors, self._rest = tempfile.TemporaryFile(), b""  # noqa: SIM115
-        command = [sys.executable, "-m", "fastnn.benchmarks.process", self.entry.name, self.device, str(self.threads)]
+        command = [sys.executable, "-m", "fastnn.benchmarks.process", self.entry.home, str(self.threads)]
         # A session of its own: Ctrl-C is for the runner, and whatever the process starts can be ended with it.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True,
-            env=variables(self.entry.name, self.device, self.threads),
+            env=variables(self.entry, self.device, self.threads),
         )  # fmt: skip
         self.started += 1
         return self._process
@@ -280,5 +276,5 @@ def closing(processes: dict[Any, Process]) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    pin(int(sys.argv[3]))
-    serve(sys.argv[1], int(sys.argv[3]))
+    pin(int(sys.argv[2]))
+    serve(sys.argv[1], int(sys.argv[2]))

@@ -83,11 +83,17 @@ class Contestant(_Struct, kw_only=True):
 
 
 class Result(_Struct, kw_only=True):
-    """What one contestant did in one cell. `seconds` of one epoch, one value a turn (the mean over the `runs` of the turn)."""
+    """What one contestant did in one cell.
+
+    `seconds` of one epoch, one value a turn (the mean over the `runs` of the turn), and for each turn the number of the
+    `process` that took it: what differs between processes, such as where memory lies, is no property of the code.
+    `losses`: of the first steps, those that were compared; `first_seconds`: of the first epoch, with what it compiled.
+    """
 
     status: Status
     reason: str = ""
     seconds: list[float] = []
+    process: list[int] = []
     runs: int = 0
     losses: list[float] = []
     first_seconds: float | None = None
@@ -163,6 +169,7 @@ class Settings(_Struct, kw_only=True):
     contestants: list[str]
     threads: int
     rounds: int
+    processes: int
     seconds: float
     budget: float
 
@@ -263,6 +270,8 @@ def check(record: Record, path: Path) -> None:
                 raise FormatError(f"{where}: {name!r} is no contestant of this run")
             if (result.status == "measured") != bool(result.seconds):
                 raise FormatError(f"{where}: {name} has {len(result.seconds)} times and the status {result.status!r}")
+            if len(result.process) != len(result.seconds):
+                raise FormatError(f"{where}: {name} has {len(result.seconds)} times of {len(result.process)} processes")
             if any(seconds <= 0 for seconds in result.seconds):
                 raise FormatError(f"{where}: {name} has a time that is not above 0")
         if any(seconds <= 0 for seconds in measured.reference):

@@ -3,7 +3,7 @@
 A cell goes like this. One after another the contestants train the same few mini-batches from the same weights, and whoever's
 losses differ from ours computes something else and is not timed; then each trains one epoch, in which it compiles what it
 will. Then come rounds: in each, everybody has one turn of about `seconds`, and so has a fixed reference workload; who begins
-changes from round to round. The record is written after every cell.
+changes from round to round. Now and then fastnn goes on in a fresh process. The record is written after every cell.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ from fastnn import engines
 from fastnn.benchmarks import limits
 from fastnn.benchmarks.environment import environment
 from fastnn.benchmarks.grid import NETWORKS, PRECISIONS, Cell, check_names
-from fastnn.benchmarks.peers import CONTESTANTS, REFERENCE, Cannot, Entry
-from fastnn.benchmarks.process import METER, Failed, Process, TimedOut, closing
+from fastnn.benchmarks.peers import CONTESTANTS, METER, REFERENCE, Cannot, Entry
+from fastnn.benchmarks.process import Failed, Process, TimedOut, closing
 from fastnn.benchmarks.record import OURS, Contestant, Limit, Measured, Record, Result, Settings, Status, write
+from fastnn.benchmarks.watcher import Watcher
 from fastnn.errors import FileError, InputError
 
 HELLO = 120.0
 """Seconds that starting a process and importing its library may take."""
 PREPARING = 0.6
 """Share of a cell's budget that checking and warming up may take."""
+QUICK_EPOCH = 1.0
+"""fastnn goes on in fresh processes where an epoch takes less than so many seconds."""
 SLOW = 5.0
 """An epoch that takes so many seconds is not repeated to find out how long it takes."""
 TURN = 10.0
@@ -49,47 +52,34 @@ class Disagrees(Failed):
 STATUSES: dict[type[Exception], Status] = {Cannot: "cannot", TimedOut: "timeout", Disagrees: "disagrees", Failed: "failed"}
 
 
-class Watcher:
-    """What a run tells while it goes on; override what you need."""
-
-    def stage(self, text: str) -> None:
-        """What is done now."""
-
-    def turns(self, count: int) -> None:
-        """That so many turns are to come in this cell."""
-
-    def turn(self) -> None:
-        """That one is over."""
-
-    def cell(self, record: Record, measured: Measured) -> None:
-        """That a cell is over."""
-
-    def warn(self, text: str) -> None:
-        """Something the user should know, which does not end the run."""
-
-
 def plan(
     cells: Sequence[Cell],
     peers: Sequence[str] | None = None,
     threads: int | None = None,
-    rounds: int = 7,
+    rounds: int = 10,
+    processes: int = 5,
     seconds: float = 0.2,
     budget: float = 120.0,
 ) -> Record:
     """An empty record of what is to be run. `peers` None: all. Raises InputError for what cannot be."""
-    peers = [name for name in CONTESTANTS if name != OURS] if peers is None else list(peers)
-    check_names("peer", peers, [name for name in CONTESTANTS if name != OURS])
+    known = [name for name in CONTESTANTS if name != OURS]
+    peers = known if peers is None else peers
+    check_names("peer", peers, known)
     engines.check_threads(threads)
     threads = engines.cores() if threads is None else threads
     if threads > engines.cores():
         raise InputError(f"threads: there are {engines.cores()} cores here, and every thread gets one; got {threads}")
-    if rounds < 1 or not 0 < seconds < math.inf or not 0 < budget < math.inf:
-        raise InputError(f"expected rounds >= 1, seconds and budget above 0, got {rounds}, {seconds} and {budget}")
-    names = [OURS, *(name for name in CONTESTANTS if name in peers)]
+    if rounds < 1 or processes < 1 or not 0 < seconds < math.inf or not 0 < budget < math.inf:
+        raise InputError(
+            f"expected rounds and processes >= 1, seconds and budget above 0, got {rounds}, {processes}, {seconds}, {budget}"
+        )
+    devices = {cell.device for cell in cells}
+    names = [name for name, entry in CONTESTANTS.items() if name in (OURS, *peers) and devices & {*entry.devices}]
     return Record(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         settings=Settings(
-            cells=list(cells), contestants=names, threads=threads, rounds=rounds, seconds=seconds, budget=budget
+            cells=list(cells), contestants=names, threads=threads, rounds=rounds, processes=processes, seconds=seconds,
+            budget=budget,
         ),
         environment=environment(),
         limits=[],
@@ -158,11 +148,16 @@ class _Field:
             for entry in ready:
                 results[entry.name] = Result(status="failed", reason=f"fastnn has nothing to compare it with: {error}")
             return measured
+        left = list(ready)
         for entry in list(ready):
             with self._trying(entry, ready, results):
+                left.remove(entry)
                 # What one leaves of its share is there for the next.
-                share = (ends - time.monotonic()) / (len(self.entries) - self.entries.index(entry))
-                results[entry.name] = self._prepared(cell, entry, expected, time.monotonic() + share)
+                share = (ends - time.monotonic()) / (1 + len(left))
+                try:
+                    results[entry.name] = self._prepared(cell, entry, expected, time.monotonic() + share)
+                except TimedOut as error:
+                    raise TimedOut(f"not ready in {share:.0f} s") from error
         self._race(cell, ready, measured, began + self.settings.budget)
         for entry in list(ready):
             with self._trying(entry, ready, results):
@@ -172,6 +167,7 @@ class _Field:
     def _prepared(self, cell: Cell, entry: Entry, expected: Mapping[bool, list[float]], ends: float) -> Result:
         """Check that its losses are ours, then let it train its first epoch."""
         network, process = NETWORKS[cell.network], self._process(entry, cell.device)
+        process.ask("hello", HELLO)
         asked = msgspec.to_builtins(cell)
         found: dict[bool, list[float]] = {}
         for dropout, losses in expected.items():
@@ -270,7 +266,11 @@ class _Field:
                     first = process.ask("run", SLOW * TURN, runs=1)["seconds"]
                 turns[entry.name] = _Turns(process, first, settings.seconds)
         self.watcher.turns(settings.rounds * len(ready))
+        ours = next((entry for entry in ready if entry.name == OURS), None)
         for index in range(settings.rounds):
+            if ours in ready and index and index * settings.processes // settings.rounds > turns[OURS].number:
+                with self._trying(ours, ready, results):
+                    self._renew(cell, ours, turns[OURS], ends)
             first_up = index % max(1, len(ready))
             for entry in [*ready[first_up:], *ready[:first_up]]:
                 with self._trying(entry, ready, results):
@@ -282,20 +282,33 @@ class _Field:
         measured.reference = turns[REFERENCE.name].seconds
         for entry in ready:
             result, taken = results[entry.name], turns[entry.name]
-            result.status, result.reason, result.seconds, result.runs = "measured", "", taken.seconds, taken.runs
+            result.status, result.reason, result.runs = "measured", "", taken.runs
+            result.seconds, result.process = taken.seconds, taken.process
+
+    def _renew(self, cell: Cell, entry: Entry, turns: _Turns, ends: float) -> None:
+        """Go on in a fresh process, so that the turns tell how much processes differ; not where warming up takes long."""
+        turns.number += 1
+        if turns.epoch > QUICK_EPOCH or time.monotonic() > ends:
+            return
+        turns.running.close()
+        turns.running.ask("prepare", HELLO, cell=msgspec.to_builtins(cell))
+        turns.current += 1
 
 
 class _Turns:
     """The turns of one contestant in one cell."""
 
-    def __init__(self, process: Process, epoch: float, seconds: float) -> None:
-        self.process = process
+    def __init__(self, running: Process, epoch: float, seconds: float) -> None:
+        self.running, self.epoch = running, epoch
         self.runs = max(1, min(MOST_RUNS, round(seconds / max(epoch, 1e-9))))
         self.patience = max(5.0, TURN * epoch * self.runs)
         self.seconds: list[float] = []
+        self.process: list[int] = []
+        self.number = self.current = 0
 
     def take(self) -> None:
-        self.seconds.append(self.process.ask("run", self.patience, runs=self.runs)["seconds"])
+        self.seconds.append(self.running.ask("run", self.patience, runs=self.runs)["seconds"])
+        self.process.append(self.current)
 
 
 def _dropouts(cell: Cell) -> list[bool]:

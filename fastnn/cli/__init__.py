@@ -1,4 +1,4 @@
-"""The command `fastnn`: train a network, look at its program.
+"""The command `fastnn`: train a network, look at its program, measure how fast it is.
 
 Nothing here or in the commands' modules imports Numba, NumPy or the rest of fastnn before a command runs: `--help` is
 immediate.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import click
 
+from fastnn.cli.bench import bench
 from fastnn.cli.explain import explain
 from fastnn.cli.train import train
 
@@ -34,3 +35,4 @@ def main() -> None:
 
 main.add_command(train)
 main.add_command(explain)
+main.add_command(bench)

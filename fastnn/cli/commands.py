@@ -41,6 +41,10 @@ class Command(click.Command):
             ctx.exit(1)
 
 
+class Group(Command, click.Group):
+    """A command that has commands."""
+
+
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
     click.echo(f"warning: {' '.join(str(message).split())}", err=True)
 

@@ -59,7 +59,10 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the table: `home` is `module:class`, `needs` the packages to import, `notes` what a reader should know."""
+    """A row of the table: `home` is `module:class`, `needs` the packages to import, `notes` what a reader should know.
+
+    `flags` are XLA's.
+    """
 
     name: str
     label: str
@@ -67,16 +70,19 @@ class Entry:
     needs: tuple[str, ...]
     devices: tuple[str, ...]
     notes: str = ""
+    flags: str = ""
 
     def missing(self) -> str:
         """Why it cannot take part at all; empty if it can."""
         absent = [package for package in self.needs if importlib.util.find_spec(package) is None]
         return f"{' and '.join(absent)} not installed: {INSTALL}" if absent else ""
 
-    def load(self) -> type[Contestant]:
-        module, name = self.home.split(":")
-        made: type[Contestant] = getattr(importlib.import_module(module), name)
-        return made
+
+def load(home: str) -> type[Contestant]:
+    """The class that `home` names."""
+    module, name = home.split(":")
+    made: type[Contestant] = getattr(importlib.import_module(module), name)
+    return made
 
 
 _HERE = "fastnn.benchmarks.peers"
@@ -88,11 +94,11 @@ CONTESTANTS = {
             "torch", "PyTorch eager", f"{_HERE}.pytorch:Eager", ("torch",), ("cpu", "cuda"), "fused Adam; keeps denormals"
         ),
         Entry(
-            "torch-reduce-overhead", "torch.compile reduce-overhead", f"{_HERE}.pytorch:ReduceOverhead", ("torch",), ("cuda",),
+            "torch-reduce", "torch.compile reduce-overhead", f"{_HERE}.pytorch:ReduceOverhead", ("torch",), ("cuda",),
             "fused Adam",
         ),
         Entry(
-            "torch-max-autotune", "torch.compile max-autotune", f"{_HERE}.pytorch:MaxAutotune", ("torch",), ("cuda",),
+            "torch-autotune", "torch.compile max-autotune", f"{_HERE}.pytorch:MaxAutotune", ("torch",), ("cuda",),
             "fused Adam",
         ),
         Entry(
@@ -103,6 +109,7 @@ CONTESTANTS = {
         Entry(
             "jax-while", "JAX, WHILE command buffers", f"{_HERE}.jax:Scan", ("jax",), ("cuda",),
             "loops become CUDA graphs",
+            "--xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CONDITIONAL,WHILE",
         ),
         Entry("sklearn", "scikit-learn", f"{_HERE}.scikit_learn:Classifier", ("sklearn",), ("cpu",), "MLPClassifier"),
         Entry(
@@ -114,3 +121,6 @@ CONTESTANTS = {
 
 REFERENCE = Entry("reference", "NumPy reference", f"{_HERE}.reference:Reference", (), ("cpu",))
 """A fixed workload that takes its turn in every round: runs are compared relative to it."""
+
+METER = Entry("limits", "the machine's limits", "fastnn.benchmarks.limits:Meter", (), ("cpu", "cuda"))
+"""Measures the limits of a device, in a process like theirs, on the same cores."""

@@ -1,0 +1,106 @@
+"""A record as text: a row a cell, and what stands below the table. Fits into 80 columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from fastnn.benchmarks.crossover import crossovers
+from fastnn.benchmarks.grid import Cell
+from fastnn.benchmarks.record import NOISY, OURS, STATUS_TEXTS, Measured, Record, geometric_mean
+
+SMALL = ("planar", "nielsen", "mnist")
+HEADER = f"{'network':<7} {'batch':>5} {'device':<9} {'fastnn':>7}  {'best peer':<14} {'':>7}  {'ratio':>6} {'of limit':>8}"
+
+
+def row(record: Record, measured: Measured) -> str:
+    """A cell: our examples a second, those of the best peer, our ratio to it, our share of the machine's limit."""
+    cell, ours = measured.cell, measured.results.get(OURS)
+    where = f"{cell.network:<7} {cell.batch_size:>5} {place(cell):<9} "
+    if ours is None:
+        return where + "was not asked to take part"
+    if ours.status != "measured":
+        text = ours.reason if ours.status == "no_device" else f"fastnn {STATUS_TEXTS[ours.status]}: {ours.reason}"
+        return where + text
+    peer = measured.best_peer
+    theirs, ratio = f"{'none measured':<14} {'':>7} ", f"{'':>6}"
+    if peer is not None:
+        theirs = f"{peer:<14} {quantity(measured.examples_per_second(peer)):>7}{mark(measured, peer)}"
+        ratio = f"{measured.ratio:>5.2f}x"
+    share = record.roofline_share(measured)
+    limit = f"{share:>8.0%}" if share == share else f"{'unknown':>8}"
+    line = f"{where}{quantity(measured.examples_per_second(OURS)):>7}{mark(measured, OURS)} {theirs} {ratio} {limit}"
+    return line + ("  SLOWER" if measured.ratio < 1 else "")
+
+
+def place(cell: Cell) -> str:
+    """`cpu`, or `cuda/bf16`."""
+    return cell.device if cell.precision == "float32" else f"{cell.device}/{cell.precision}"
+
+
+def mark(measured: Measured, name: str) -> str:
+    """`~` behind what is noisy."""
+    return "~" if measured.results[name].noisy else " "
+
+
+def quantity(number: float) -> str:
+    """Three digits with the unit of thousands, millions or billions."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if float(f"{number:.3g}") >= size:
+            return f"{_three_digits(number / size)} {unit}"
+    return _three_digits(number)
+
+
+def _three_digits(number: float) -> str:
+    number = float(f"{number:.3g}")
+    return f"{number:.{max(0, 2 - math.floor(math.log10(number)))}f}" if number > 0 else "0"
+
+
+def footer(record: Record) -> Iterator[str]:
+    """The lines below the table: what its marks mean, losing cells, means, who could not run what, the limits."""
+    ratios = {m.cell: m.ratio for m in record.done if not math.isnan(m.ratio)}
+    if any(measured.noisy for measured in record.done):
+        yield f"~ spread of the turns above {NOISY:.0%}: the machine was busy, and the figure is uncertain"
+    losing = losing_cells(record)
+    if ratios:
+        yield f"slower than the best peer in {len(losing)} of {len(ratios)} cells" + (":" if losing else "")
+        for measured in losing:
+            yield f"  {measured.cell}: {measured.ratio:.2f}x the speed of {measured.best_peer}"
+        small = [ratio for cell, ratio in ratios.items() if cell.network in SMALL]
+        large = [ratio for cell, ratio in ratios.items() if cell.network not in SMALL]
+        means = {"small networks": geometric_mean(small), "large networks": geometric_mean(large)}
+        text = ", ".join(f"{name} {mean:.2f}x" for name, mean in means.items() if not math.isnan(mean))
+        yield f"geometric mean of the ratios: {text}"
+    yield from absent(record)
+    yield from map(str, crossovers(record))
+    for limit in record.limits:
+        rates = limit.best
+        copies = f"{max(rate for _, rate in rates.copies) / 1e9:.0f} to {rates.copies[-1][1] / 1e9:.0f} GB/s"
+        yield (
+            f"limit of {limit.device}, {limit.precision}, {rates.threads} thread{'s' * (rates.threads > 1)}: "
+            f"{rates.operations / 1e9:.0f} GFLOP/s, copying {copies}"
+        )
+
+
+def losing_cells(record: Record) -> list[Measured]:
+    """The cells in which a peer is faster, the worst first."""
+    return sorted((measured for measured in record.done if measured.ratio < 1), key=lambda measured: measured.ratio)
+
+
+def absent(record: Record) -> Iterator[str]:
+    """A line for each contestant and reason for which it did not run cells."""
+    reasons: dict[tuple[str, str, str], list[Cell]] = {}
+    for measured in record.done:
+        for name, result in measured.results.items():
+            if result.status not in ("measured", "no_device"):
+                reasons.setdefault((name, result.status, result.reason), []).append(measured.cell)
+    for (name, status, reason), cells in reasons.items():
+        text = reason if status in ("missing", "cannot") else f"{STATUS_TEXTS[status]}: {reason}"
+        yield f"{name}: {text} ({cells_text(cells)})"
+    without = [m.cell for m in record.done if any(result.status == "no_device" for result in m.results.values())]
+    if without:
+        yield f"{without[0].device}: no GPU here ({cells_text(without)})"
+
+
+def cells_text(cells: list[Cell]) -> str:
+    return str(cells[0]) if len(cells) == 1 else f"{len(cells)} cells"

@@ -1,0 +1,294 @@
+"""`fastnn bench`: measure training throughput, show a record, compare two."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastnn.benchmarks.watcher import Watcher
+from fastnn.cli.commands import Command, Group, Number, line
+
+if TYPE_CHECKING:
+    from fastnn.benchmarks.record import Measured, Record
+
+QUICK = {"rounds": 5, "processes": 3, "seconds": 0.1, "budget": 30.0}
+GRID = {"rounds": 10, "processes": 5, "seconds": 0.2, "budget": 240.0}
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class Percent(click.ParamType[float]):
+    """`10%` or `0.1`, as a share."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip()
+        try:
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share < float("inf"):
+            self.fail(f"expected a share such as 10% or 0.1, got {value!r}", param, ctx)
+        return share
+
+
+@click.group(cls=Group, invoke_without_command=True, short_help="Measure training against other libraries.")
+@click.option("--quick", is_flag=True, help="Four cells, without torch.compile. This is the default.")
+@click.option("--full", is_flag=True, help="The whole grid, on every device.")
+@click.option("--network", "networks", multiple=True, metavar="NAME", help="planar, nielsen, mnist, deep or wide; repeatable.")
+@click.option(
+    "--batch-size",
+    "batch_sizes",
+    multiple=True,
+    type=click.IntRange(1, 2**20),
+    metavar="B",
+    help="Mini-batch size; repeatable.",
+)
+@click.option("--device", "devices", multiple=True, metavar="NAME", help="cpu or cuda; repeatable. [default: what is here]")
+@click.option(
+    "--precision", "precisions", multiple=True, metavar="NAME", help="float32, and on a GPU tf32 or bf16; repeatable."
+)
+@click.option(
+    "--peer", "peers", multiple=True, metavar="NAME", help="Whom to compare with, or none; repeatable. [default: everyone]"
+)
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of everybody. [default: as many as cores]")
+@click.option("--rounds", type=click.IntRange(1), metavar="N", help="Turns of everybody in a cell. [default: 5 or 10]")
+@click.option("--seconds", type=Number(0, min_open=True), metavar="S", help="Length of a turn. [default: 0.1 or 0.2]")
+@click.option("--budget", type=Number(0, min_open=True), metavar="S", help="What a cell may take. [default: 30 or 240]")
+@click.option("--output", type=FILE, metavar="FILE", help="The record, as JSON. [default: fastnn-bench-DATE-TIME.json]")
+@click.option("--resume", type=FILE, metavar="FILE", help="Go on with the run of this record.")
+@click.pass_context
+def bench(
+    context: click.Context,
+    quick: bool,
+    full: bool,
+    networks: Sequence[str],
+    batch_sizes: Sequence[int],
+    devices: Sequence[str],
+    precisions: Sequence[str],
+    peers: Sequence[str],
+    threads: int | None,
+    rounds: int | None,
+    seconds: float | None,
+    budget: float | None,
+    output: Path | None,
+    resume: Path | None,
+) -> None:
+    """Measure how many examples a second are trained on, in turns with other libraries.
+
+    Each cell of the grid is a network at a mini-batch size on a device. Writes a
+    record (JSON), and beside it plots (PNG, SVG) and a page (HTML).
+
+    \b
+    Examples:
+      fastnn bench
+      fastnn bench --network mnist --batch-size 32 --batch-size 128 --peer jax
+      fastnn bench --full --output full.json
+      fastnn bench --resume full.json
+      fastnn bench compare before.json after.json
+    """
+    if context.invoked_subcommand is not None:
+        return
+    chosen = bool(networks or batch_sizes)
+    if quick + full + chosen > 1:
+        raise click.UsageError("give --quick, or --full, or networks and mini-batch sizes")
+    if resume is not None and (quick or full or chosen or devices or precisions or peers or threads or rounds or output):
+        raise click.UsageError("--resume goes on under the settings of its record, and takes no others")
+    from fastnn.benchmarks import record as records
+    from fastnn.benchmarks import runner
+    from fastnn.benchmarks.peers import CONTESTANTS
+    from fastnn.errors import InputError
+
+    if resume is not None:
+        record, path = records.read(resume), resume
+        runner.resume(record)
+    else:
+        wide = full or chosen
+        defaults = GRID if wide else QUICK
+        everyone = None if wide else [name for name in CONTESTANTS if name not in ("fastnn", "torch-compile")]
+        try:
+            record = runner.plan(
+                _cells(full, chosen, networks, batch_sizes, devices, precisions),
+                [] if tuple(peers) == ("none",) else list(peers) or everyone,
+                threads,
+                rounds or int(defaults["rounds"]),
+                int(defaults["processes"]),
+                seconds or defaults["seconds"],
+                budget or defaults["budget"],
+            )
+        except InputError as error:
+            raise click.UsageError(str(error)) from error
+        path = output or Path(f"fastnn-bench-{record.created[:19].replace('-', '').replace(':', '').replace('T', '-')}.json")
+        if path.exists():
+            raise click.UsageError(f"{path} is there already: --resume {path} goes on with it")
+        if not path.resolve().parent.is_dir():
+            raise click.UsageError(f"there is no folder {path.resolve().parent}")
+        records.write(record, path)
+    _heading(record)
+    terminal = _Terminal(record)
+    try:
+        runner.run(record, path, terminal)
+    except KeyboardInterrupt:
+        terminal.close()
+        click.echo(f"what was measured is in {path}; go on with: fastnn bench --resume {path}", err=True)
+        raise
+    finally:
+        terminal.close()
+    _footer(record)
+    _draw(record, path)
+
+
+@bench.command(cls=Command, short_help="Show a record again.")
+@click.argument("record", type=FILE)
+def show(record: Path) -> None:
+    """Print the table of a RECORD, and draw its plots and its page beside it."""
+    from fastnn.benchmarks import record as records
+    from fastnn.benchmarks import table
+
+    found = records.read(record)
+    _heading(found)
+    click.echo(table.HEADER)
+    for measured in found.done:
+        click.echo(table.row(found, measured))
+    _footer(found)
+    _draw(found, record)
+
+
+@bench.command(cls=Command, short_help="Find what became faster or slower.")
+@click.argument("old", type=FILE)
+@click.argument("new", type=FILE)
+@click.option(
+    "--fail",
+    type=Percent(),
+    default="10%",
+    show_default=True,
+    metavar="SHARE",
+    help="Exit with 1 if a cell lost more than this.",
+)
+@click.option("--all", "everything", is_flag=True, help="Show the cells too that did not change.")
+@click.option("--other-machine", is_flag=True, help="Compare records of different machines.")
+def compare(old: Path, new: Path, fail: float, everything: bool, other_machine: bool) -> None:
+    """Compare the training throughput of fastnn in two records, OLD and NEW.
+
+    Times count relative to the reference workload of their cell. A cell has changed
+    if the change goes beyond the spread of its turns and is significant among as
+    many cells as are compared.
+    """
+    from fastnn.benchmarks import compare as comparing
+    from fastnn.benchmarks import record as records
+
+    found = comparing.compare(records.read(old), records.read(new), other_machine=other_machine)
+    for text in comparing.lines(found, fail, everything):
+        click.echo(text)
+    if found.regressions(fail):
+        click.get_current_context().exit(1)
+
+
+def _cells(
+    full: bool,
+    chosen: bool,
+    networks: Sequence[str],
+    batch_sizes: Sequence[int],
+    devices: Sequence[str],
+    precisions: Sequence[str],
+) -> list[Any]:
+    """The cells that were asked for; without a device, the CPU and, if there is one or everything is asked for, the GPU."""
+    from fastnn.benchmarks import environment, grid
+
+    devices = devices or (("cpu", "cuda") if full or environment.gpu() is not None else ("cpu",))
+    if full or chosen:
+        return list(grid.cells(networks, batch_sizes, devices, precisions or ("float32",)))
+    pairs = {(cell.network, cell.batch_size) for cell in grid.QUICK}
+    everything = grid.cells((), (), devices, precisions or ("float32",))
+    return [cell for cell in everything if (cell.network, cell.batch_size) in pairs]
+
+
+def _heading(record: Record) -> None:
+    """What is measured, where, and with whom."""
+    from fastnn.benchmarks.peers import CONTESTANTS
+
+    settings, here = record.settings, record.environment
+    threads = f"{settings.threads} thread{'s' * (settings.threads > 1)}"
+    line(
+        "machine",
+        f"{here.processor}, {here.cores} cores, {here.memory / 2**30:.0f} GiB; "
+        + (here.gpu.name if here.gpu else "no GPU here"),
+    )
+    line("cells", f"{len(settings.cells)}, examples of training a second; {threads} for everybody, on as many cores")
+    ready = [name for name in settings.contestants if not CONTESTANTS[name].missing()]
+    line("in turns", ", ".join(ready) + f"; {settings.rounds} rounds of {settings.seconds:g} s each")
+    for name in settings.contestants:
+        if name not in ready:
+            line("missing", f"{name}: {CONTESTANTS[name].missing()}")
+    click.echo()
+
+
+class _Terminal(Watcher):
+    """A bar for the cell that is run, seen on a terminal only, and a row for each that is over."""
+
+    def __init__(self, record: Record) -> None:
+        from tqdm.auto import tqdm
+
+        self.cells = len(record.left)
+        self.over = 0
+        self.bar: Any = tqdm(
+            unit="turn", leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True, bar_format="{desc} {bar}{postfix}"
+        )
+
+    def stage(self, text: str) -> None:
+        self.bar.set_description_str(f"[{self.over + 1}/{self.cells}] {text}")
+
+    def turns(self, count: int) -> None:
+        self.bar.reset(count)
+
+    def turn(self) -> None:
+        self.bar.update()
+
+    def cell(self, record: Record, measured: Measured) -> None:
+        from fastnn.benchmarks import table
+
+        if not self.over:
+            self._print(table.HEADER)
+        self.over += 1
+        self._print(table.row(record, measured))
+
+    def warn(self, text: str) -> None:
+        self.bar.write(f"warning: {text}", file=sys.stderr)
+
+    def close(self) -> None:
+        self.bar.close()
+
+    def _print(self, row: str) -> None:
+        self.bar.write(row, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def _footer(record: Record) -> None:
+    from fastnn.benchmarks import table
+
+    click.echo()
+    for text in table.footer(record):
+        click.echo(text)
+
+
+def _draw(record: Record, path: Path) -> None:
+    """Plots and page beside the record; without the libraries that draw them, a line that says what to install."""
+    from fastnn.benchmarks import page, plots
+    from fastnn.benchmarks.record import write_whole
+    from fastnn.errors import InputError
+
+    pictures = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
+    click.echo()
+    line("record", str(path))
+    try:
+        plots.save(record, pictures)
+        line("plots", ", ".join(map(str, pictures)))
+        write_whole(path.with_suffix(".html"), page.render(record).encode())
+        line("page", str(path.with_suffix(".html")))
+    except InputError as error:
+        line("no plots", str(error))

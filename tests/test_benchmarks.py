@@ -1,0 +1,394 @@
+"""The benchmark's runner: the same computation for everybody, faults of contestants, budgets, and runs that end early."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastnn.benchmarks import record as records
+from fastnn.benchmarks import runner
+from fastnn.benchmarks.grid import NETWORKS, QUICK, Cell, cells, check_order, make_task
+from fastnn.benchmarks.limits import best_known
+from fastnn.benchmarks.peers import CONTESTANTS, REFERENCE, Cannot, Entry, load
+from fastnn.benchmarks.process import Failed, Process, TimedOut
+from fastnn.benchmarks.watcher import Watcher
+from fastnn.errors import FileError, FormatError, InputError
+from fastnn.program.explain import Limits
+
+TINY = Cell("planar", 32)
+
+
+def entry(name: str) -> Entry:
+    return Entry(name, name, f"planted:{name}", (), ("cpu",))
+
+
+@pytest.fixture(autouse=True)
+def _planted_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contestants' processes find `planted.py` too."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])))
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
+    """Puts contestants of `planted.py` into the table, and leaves the limits of the machine unmeasured."""
+    monkeypatch.setattr(runner._Field, "_limits", lambda field, device: None)
+
+    def plant(*names: str) -> list[str]:
+        for name in names:
+            monkeypatch.setitem(CONTESTANTS, name, entry(name))
+        return list(names)
+
+    return plant
+
+
+def run(cells: list[Cell], peers: list[str], **settings: Any) -> records.Record:
+    return runner.run(runner.plan(cells, peers, **{"rounds": 2, "processes": 1, "seconds": 0.01, "budget": 60.0, **settings}))
+
+
+# --- the grid -------------------------------------------------------------------------------------------------------
+
+
+def test_the_grid_is_that_of_the_documentation() -> None:
+    found = cells()
+    assert len(found) == 5 * 6 - 1 + 1  # five networks at six sizes, but for deep at 1; and planar at 400
+    assert Cell("planar", 400) in found
+    assert Cell("deep", 8) in found
+    assert Cell("deep", 1) not in found
+    assert {cell.batch_size for cell in cells(devices=["cuda"])} == {1, 8, 32, 128, 400, 512, 2048, 8192, 65536}
+    assert [Cell("mnist", size).rows for size in (1, 32, 2048)] == [2000, 6400, 60000]
+    assert Cell("mnist", 65536, "cuda").rows == 4 * 65536
+    assert set(QUICK) <= set(found)
+    assert NETWORKS["wide"].label == "784-1024x4-10"
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"networks": ["mnits"]}, "did you mean 'mnist'"),
+        ({"devices": ["cud"]}, "did you mean 'cuda'"),
+        ({"precisions": ["bf61"]}, "did you mean 'bf16'"),
+        ({"batch_sizes": [0]}, "whole number"),
+        ({"batch_sizes": [True]}, "whole number"),
+        ({"networks": ["deep"], "batch_sizes": [4]}, "no cell is left"),
+        ({"precisions": ["bf16"]}, "no cell is left"),
+    ],
+)
+def test_what_is_not_in_the_grid_is_refused(asked: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        cells(**asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"peers": ["troch"]}, "did you mean 'torch'"),
+        ({"peers": ["fastnn"]}, "no peer"),
+        ({"threads": 0}, "threads"),
+        ({"threads": 63}, "cores here"),
+        ({"rounds": 0}, "rounds"),
+        ({"seconds": float("nan")}, "seconds"),
+        ({"budget": -1.0}, "budget"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(asked: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        runner.plan([TINY], **asked)
+
+
+def test_a_task_is_the_same_wherever_it_is_made() -> None:
+    code = (
+        "from fastnn.benchmarks.grid import *; import hashlib\n"
+        "t = make_task(Cell('mnist', 8), 1)\n"
+        "arrays = [t.X, t.y, t.weights[0][0], check_order(t.cell)]\n"
+        "print(hashlib.sha256(b''.join(array.tobytes() for array in arrays)).hexdigest())"
+    )
+    digests = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)
+    }
+    assert len(digests) == 1
+
+
+# --- the same computation --------------------------------------------------------------------------------------------
+
+
+SLOW = [pytest.param(cell, marks=pytest.mark.slow) for cell in (Cell("nielsen", 8), Cell("mnist", 1), Cell("wide", 32))]
+
+
+@pytest.mark.parametrize("cell", [TINY, Cell("deep", 32), *SLOW], ids=str)
+@pytest.mark.parametrize("name", ["torch", "jax", "sklearn", "definition"])
+def test_the_peers_compute_what_fastnn_computes(cell: Cell, name: str) -> None:
+    order, task = check_order(cell), make_task(cell, 1, checking=True)
+    ours = load(CONTESTANTS["fastnn"].home)
+    if name == "definition":
+        theirs: Any = ours(task, device="numpy")  # type: ignore[call-arg]
+    else:
+        pytest.importorskip(name)
+        if (name, cell.network) == ("sklearn", "deep"):
+            with pytest.raises(Cannot, match="no batch norm"):
+                load(CONTESTANTS[name].home)(task)
+            return
+        theirs = load(CONTESTANTS[name].home)(task)
+    assert runner.disagreement(ours(task).losses(order), theirs.losses(order), NETWORKS[cell.network].tolerance) == ""
+    assert np.isfinite(theirs.epoch())
+
+
+def test_losses_that_differ_are_told_apart() -> None:
+    assert runner.disagreement([1.0, 2.0], [1.0, 2.0], 1e-6) == ""
+    assert runner.disagreement([0.1], [0.1 + 1e-5], 2e-5) == ""
+    assert runner.disagreement([100.0], [100.001], 2e-5) == ""
+    assert "step 2" in runner.disagreement([1.0, 2.0], [1.0, 2.001], 1e-6)
+    assert "nan" in runner.disagreement([1.0], [float("nan")], 1e-6)
+    assert "0 losses where 1" in runner.disagreement([1.0], [], 1e-6)
+    assert runner.disagreement([float("nan")], [1.0], 1e-6)
+
+
+# --- contestants that go wrong ---------------------------------------------------------------------------------------
+
+FAULTS = {
+    "FasterLearner": ("disagrees", "its loss of step"),
+    "NotANumber": ("disagrees", "nan"),
+    "Unable": ("cannot", "it has no hands"),
+    "Raises": ("failed", "ValueError: one and two"),
+    "Dies": ("failed", "signal 11 (SIGSEGV): the last words"),
+    "Diverges": ("failed", "the loss of the last epoch is inf"),
+}
+
+
+def test_every_fault_is_written_down_and_the_run_goes_on(planted: Callable[..., list[str]]) -> None:
+    found = run([TINY, Cell("nielsen", 8)], planted(*FAULTS, "Sound"))
+    for measured in found.done:
+        assert list(measured.results) == ["fastnn", *FAULTS, "Sound"]
+        for name, (status, reason) in FAULTS.items():
+            assert measured.results[name].status == status, name
+            assert reason in measured.results[name].reason, name
+            assert not measured.results[name].seconds
+        for name in ("fastnn", "Sound"):
+            result = measured.results[name]
+            assert result.status == "measured", result.reason
+            assert len(result.seconds) == len(result.process) == 2
+            assert result.first_seconds is not None
+            assert len(result.losses) == 5
+            assert result.peak_bytes is None or result.peak_bytes > 10**7
+        assert len(measured.reference) == 2
+        assert measured.operations > 0
+        assert measured.best_peer == "Sound"
+
+
+def test_dropout_that_is_left_away_is_found(planted: Callable[..., list[str]]) -> None:
+    found = run([Cell("deep", 8)], planted("Forgetful"), rounds=1)
+    assert found.done[0].results["Forgetful"].status == "disagrees"
+    assert "with and without dropout" in found.done[0].results["Forgetful"].reason
+    assert found.done[0].results["fastnn"].status == "measured"
+
+
+def test_who_hangs_costs_its_share_of_the_budget_and_no_more(
+    planted: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = time.monotonic()
+    found = run([TINY], planted("Hangs", "Sound"), budget=8.0)
+    assert time.monotonic() - started < 8.0 + 15.0  # and what starting the processes takes
+    results = found.done[0].results
+    assert (results["Hangs"].status, results["Sound"].status) == ("timeout", "measured")
+    assert "not ready in" in results["Hangs"].reason
+
+
+@pytest.mark.slow
+def test_who_hangs_in_a_turn_is_left_behind(planted: Callable[..., list[str]]) -> None:
+    results = run([TINY], planted("HangsLater", "Sound")).done[0].results
+    assert (results["HangsLater"].status, results["Sound"].status) == ("timeout", "measured")
+
+
+def test_peers_that_are_missing_and_devices_that_are_not_here(
+    planted: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CONTESTANTS, "absent", Entry("absent", "Absent", "absent:Absent", ("absent_library",), ("cpu",)))
+    record = runner.plan([TINY, Cell("mnist", 128, "cuda")], ["absent", "torch-graph"], rounds=1, seconds=0.01)
+    record.environment.gpu = None
+    runner.run(record)
+    here, there = record.done
+    assert here.results["absent"].status == "missing"
+    assert "absent_library" in here.results["absent"].reason
+    assert "pip install" in here.results["absent"].reason
+    assert here.results["fastnn"].status == "measured"
+    assert {result.status for result in there.results.values()} == {"no_device"}
+    assert list(there.results) == ["fastnn", "torch-graph"]
+
+
+def test_fastnn_goes_on_in_fresh_processes(planted: Callable[..., list[str]]) -> None:
+    result = run([TINY], [], rounds=4, processes=2).done[0].results["fastnn"]
+    assert result.process == [0, 0, 1, 1]
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_is_pinned_and_waits_without_working() -> None:
+    with Process(REFERENCE, "cpu", 1) as process:
+        process.ask("prepare", 60.0, cell={"network": "planar", "batch_size": 1})
+        assert process._process is not None
+        pid = process._process.pid
+        if hasattr(os, "sched_getaffinity"):
+            assert len(os.sched_getaffinity(pid)) == 1
+
+        def ticks() -> int:
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            return int(fields[11]) + int(fields[12])
+
+        process.ask("run", 60.0, runs=3)
+        before = ticks()
+        time.sleep(0.5)
+        assert ticks() - before <= 2
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_process_that_ended_is_started_anew() -> None:
+    with Process(entry("Dies"), "cpu", 1) as process:
+        with pytest.raises(Failed, match="SIGSEGV"):
+            process.ask("prepare", 60.0, cell={"network": "planar", "batch_size": 32})
+        assert process.ask("hello", 60.0) == {}
+        assert process.started == 2
+
+
+def test_a_late_answer_ends_the_process() -> None:
+    with Process(entry("Hangs"), "cpu", 1) as process:
+        process.ask("hello", 60.0)
+        with pytest.raises(TimedOut, match="no answer in 1 s"):
+            process.ask("losses", 1.0, cell={"network": "planar", "batch_size": 32}, dropout=False)
+        assert process._process is None
+
+
+# --- runs that end early -----------------------------------------------------------------------------------------------
+
+
+class Interrupting(Watcher):
+    def cell(self, record: records.Record, measured: records.Measured) -> None:
+        if len(record.done) == 2:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_goes_on(planted: Callable[..., list[str]], tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    record = runner.plan([TINY, Cell("planar", 8), Cell("planar", 1)], [], rounds=1, seconds=0.01)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(record, path, Interrupting())
+    kept = records.read(path)
+    assert [measured.cell for measured in kept.done] == [TINY]  # the second was over, but not yet written
+    assert kept.left == [Cell("planar", 8), Cell("planar", 1)]
+    runner.resume(kept)
+    first = kept.done[0].results["fastnn"].seconds
+    runner.run(kept, path)
+    whole = records.read(path)
+    assert [measured.cell for measured in whole.done] == record.settings.cells
+    assert whole.done[0].results["fastnn"].seconds == first
+
+
+@pytest.mark.parametrize("what", ["machine", "commit", "versions"])
+def test_a_run_does_not_go_on_elsewhere(what: str) -> None:
+    record = runner.plan([TINY], [])
+    setattr(record.environment, what, {"fastnn": "0.0.1"} if what == "versions" else "another")
+    with pytest.raises(InputError, match=what):
+        runner.resume(record)
+
+
+def test_a_full_disk_loses_nothing_that_was_written(
+    planted: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit on file sizes is lowered after the first cell: a real failure of a real write."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "record.json"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    warnings: list[str] = []
+
+    class Filling(Watcher):
+        def cell(self, record: records.Record, measured: records.Measured) -> None:
+            if len(record.done) == 2:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+
+        def warn(self, text: str) -> None:
+            warnings.append(text)
+
+    record = runner.plan([TINY, Cell("planar", 8)], [], rounds=1, seconds=0.01)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(FileError, match="could not be written"):
+            runner.run(record, path, Filling())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(warnings) == 1
+    assert [measured.cell for measured in records.read(path).done] == [TINY]
+    assert [file.name for file in tmp_path.iterdir()] == ["record.json"]
+    assert len(record.done) == 2
+
+
+@pytest.mark.slow
+def test_a_killed_run_loses_at_most_the_running_cell(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    command = [
+        sys.executable, "-m", "fastnn", "bench", "--network", "planar", "--peer", "none", "--rounds", "2", "--seconds", "0.01",
+        "--output", str(path),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout
+    for text in process.stdout:
+        if text.startswith(b"planar"):
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    kept = records.read(path)
+    assert kept.done
+    assert kept.left
+    resumed = subprocess.run(
+        [sys.executable, "-m", "fastnn", "bench", "--resume", str(path)], capture_output=True, text=True, check=False
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    whole = records.read(path)
+    assert not whole.left
+    assert len(whole.done) == len(whole.settings.cells) == 7
+
+
+# --- limits ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_limits_of_a_machine_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastnn_kernels.cpu.compiling.cache_folder", lambda: tmp_path)
+
+    def limit(operations: float, rate: float) -> records.Limit:
+        now = Limits(2, operations, ((100, rate), (1000, rate / 2)))
+        return records.Limit(device="cpu", precision="float32", best=now, now=now)
+
+    assert best_known([limit(10.0, 4.0)], "a")[0].best == Limits(2, 10.0, ((100, 4.0), (1000, 2.0)))
+    found = best_known([limit(9.0, 5.0)], "a")[0]
+    assert found.best == Limits(2, 10.0, ((100, 5.0), (1000, 2.5)))
+    assert found.now == Limits(2, 9.0, ((100, 5.0), (1000, 2.5)))
+    assert best_known([limit(1.0, 1.0)], "b")[0].best.operations == 1.0
+    assert best_known([limit(1.0, 1.0)], "a")[0].best.operations == 10.0
+    (tmp_path / "limits.json").write_text("{broken")
+    assert best_known([limit(1.0, 1.0)], "a")[0].best.operations == 1.0
+    assert json.loads((tmp_path / "limits.json").read_text())["a"]
+
+
+def test_the_limits_are_measured_by_a_process_of_their_own() -> None:
+    record = runner.run(runner.plan([TINY], [], rounds=1, seconds=0.01))
+    threads = sorted({1, record.settings.threads})
+    assert [(limit.device, limit.precision, limit.best.threads) for limit in record.limits] == [
+        ("cpu", "float32", count) for count in threads
+    ]
+    assert all(1e8 < limit.now.operations <= limit.best.operations < 1e14 for limit in record.limits)
+    assert 0 < record.roofline_share(record.done[0]) < 1.5
+
+
+def test_a_record_that_is_no_record_is_not_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(FormatError, match="not a fastnn benchmark"):
+        records.read(tmp_path / "a.json")
