@@ -139,7 +139,8 @@ def test_the_peers_compute_what_fastnn_computes(cell: Cell, name: str) -> None:
             return
         theirs = load(CONTESTANTS[name].home)(task)
     assert runner.disagreement(ours(task).losses(order), theirs.losses(order), NETWORKS[cell.network].tolerance) == ""
-    assert np.isfinite(theirs.epoch())
+    if name != "definition":
+        assert np.isfinite(theirs.epoch())
 
 
 def test_losses_that_differ_are_told_apart() -> None:

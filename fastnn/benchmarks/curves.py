@@ -169,7 +169,7 @@ def machine_line(environment: Environment) -> str:
     """Processor, memory and GPU."""
     features = f" ({environment.features})" if environment.features else ""
     memory = f", {gibibytes(environment.memory)} of memory" if environment.memory else ""
-    return f"{environment.processor}{features}, {_count(environment.cores, 'core')}{memory}; {gpu_text(environment)}"
+    return f"{environment.processor}{features}, {count(environment.cores, 'core', 'cores')}{memory}; {gpu_text(environment)}"
 
 
 def gpu_text(environment: Environment) -> str:
@@ -186,8 +186,8 @@ def versions_line(environment: Environment) -> str:
 def settings_line(record: Record) -> str:
     """Threads and precisions, and how often was measured."""
     precisions = ", ".join(precisions_of(record))
-    threads = _count(record.settings.threads, "thread")
-    turns = f"median of up to {_count(record.settings.rounds, 'turn')} of about {record.settings.seconds:g} s"
+    threads = count(record.settings.threads, "thread", "threads")
+    turns = f"median of up to {count(record.settings.rounds, 'turn', 'turns')} of about {record.settings.seconds:g} s"
     return f"{threads} for everyone; {precisions + '; ' if precisions else ''}{turns}"
 
 
@@ -195,8 +195,9 @@ def noise_text() -> str:
     return f"turns differ by more than {NOISY:.0%}"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def count(number: int, one: str, more: str) -> str:
+    """`1 core`, `2 cores`."""
+    return f"{number} {one if number == 1 else more}"
 
 
 def gibibytes(count: int) -> str:

@@ -127,7 +127,8 @@ def check_names(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
     known = tuple(known)
     for name in names:
         if name not in known:
-            raise InputError(f"no {kind} is called {name!r}{nearest(name, known)}")
+            meant = {"gpu": "cuda"}.get(name, name)  # by its letters, cpu would be nearer
+            raise InputError(f"no {kind} is called {name!r}{nearest(meant, known)}")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from fastnn.benchmarks import curves
 from fastnn.benchmarks.crossover import crossover_lines
-from fastnn.benchmarks.record import OURS, Limit, Measured, Record, Result, geometric_mean
+from fastnn.benchmarks.record import OURS, STATUS_TEXTS, Limit, Measured, Record, Result, geometric_mean
 from fastnn.errors import InputError
 
 SYMBOLS = {
@@ -116,10 +116,18 @@ def _figure(panel: curves.Panel, record: Record, devices: list[str]) -> dict[str
             "type": "log", "title": {"text": "mini-batch size (examples)"}, "range": [low, high], "tickmode": "array",
             "tickvals": _apart(sizes), "ticktext": [str(size) for size in _apart(sizes)], "tickangle": 0,
         },
-        yaxis=axis | {"type": "log", "title": {"text": "throughput (examples/s)"}, "tickformat": "~s", "nticks": 8},
+        yaxis=axis | _between(panel) | {"type": "log", "title": {"text": "throughput (examples/s)"}, "tickformat": "~s"},
     )  # fmt: skip
     made: dict[str, Any] = json.loads(figure.to_json())
     return made
+
+
+def _between(panel: curves.Panel) -> dict[str, Any]:
+    """Numbers at the powers of ten; at 1, 2 and 5 where few powers are in sight, and as Plotly likes where none is."""
+    rates = [rate for limit in panel.limits for _, rate in limit.points]
+    rates += [rate for curve in panel.curves for point in curve.points for rate in (point.slowest, point.fastest)]
+    decades = math.log10(max(rates) / min(rates))
+    return {"dtick": 1} if decades > 2.5 else {"dtick": "D2"} if decades > 0.7 else {"nticks": 8}
 
 
 def _apart(sizes: list[int]) -> list[int]:
@@ -279,8 +287,10 @@ def _ratio_to(measured: Measured, name: str) -> float:
 
 
 def _rate_column(measured: Measured, name: str) -> str:
+    """Where there is no rate, what kept it from being measured."""
     if name not in measured.measured:
-        return EMPTY
+        kept = STATUS_TEXTS[measured.results[name].status] if name in measured.results else ""
+        return f'<td class="number faint" data-sort="">{kept}</td>'
     rate = measured.examples_per_second(name)
     return _number(rate, _rate(rate))
 
@@ -345,12 +355,13 @@ def _table(label: str, headers: list[str], rows: list[list[str]]) -> str:
 
 def _how(record: Record) -> str:
     settings = record.settings
+    processes = curves.count(settings.processes, "process", "processes")
     return (
         "Every contestant runs in a process of its own, on the same cores with the same number of threads, and from the same "
         "weights and mini-batches its first losses must be those of fastnn, or it is not timed. "
         f"Then all take turns of about {settings.seconds:g} s, one each in every one of {settings.rounds} rounds, with another "
         f"one first each round, until the rounds are over or the {settings.budget:g} s of the cell are spent; fastnn may be "
-        f"started afresh on the way, in up to {settings.processes} processes. "
+        f"started afresh on the way, in up to {processes}. "
         "Throughput is the examples of an epoch over the median of its seconds, spread is slowest less fastest turn over the "
         f"median (noisy: {curves.noise_text()}), and the limit is what the calls of a training step would reach at the "
         "machine's measured rates of arithmetic and of copying."
@@ -375,7 +386,7 @@ def _environment(record: Record) -> str:
         "commit": environment.commit or "unknown",
         "measured": record.created,
         "settings": f"{settings.rounds} rounds, {settings.seconds:g} s a turn, {settings.budget:g} s a cell, "
-        f"up to {settings.processes} processes of fastnn",
+        f"fastnn in up to {curves.count(settings.processes, 'process', 'processes')}",
         "cells": f"{len(record.done)} of {len(settings.cells)} run",
         "not run yet": ", ".join(map(str, record.left)) or "none",
     }
