@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the wheel, installs it into a fresh virtual environment, and checks it: ruff, mypy, and every test, on the
-# installed wheel and not on the checkout. Needs Python >= 3.11 with venv and a package index; leaves nothing behind.
+# installed wheel and not on the checkout. Needs Python >= 3.11 with venv and a package index; leaves nothing behind but, where
+# it may and there is none, the system's Chromium.
 #
 #   PYTHON   the Python to use                                   (python3)
 #   ORACLES  what the tests compare with, for pip                (torch==2.13.0 jax)
@@ -36,6 +37,13 @@ tar -C "$checkout" --exclude=./.git --exclude='__pycache__' --exclude='.*_cache'
 wheels=("$work"/wheels/fastnn_xp-*.whl)
 "$python" -m pip install --quiet "${wheels[0]}[dev]" "${oracles[@]}"
 
+heading "browser"
+# For the test of the benchmark's page, which skips visibly without one.
+if ! { command -v chromium && command -v chromedriver; } && command -v apt-get >/dev/null && ((EUID == 0)); then
+    { apt-get -qq update && apt-get -qq install --yes --no-install-recommends chromium chromium-driver >/dev/null; } 2>&1 |
+        tail -n 3 || echo "no browser could be installed"
+fi
+
 heading "versions"
 "$python" --version
 "$python" -m pip list --format=freeze | grep -iE '^(fastnn|numpy|numba|llvmlite|scikit-learn|safetensors|torch|jax|pytest|hypothesis|ruff|mypy)' || true
@@ -52,9 +60,9 @@ heading "ruff format"
 heading "mypy"
 "$python" -P -m mypy || failed+=("mypy")
 
-# Only the tests and the settings are laid out here, so that `import fastnn` can find nothing but the installed wheel.
+# Only the tests, the benchmarks and the settings are laid out here, so that `import fastnn` can find nothing but the installed wheel.
 mkdir "$work/run"
-cp -R "$checkout/tests" "$checkout/pyproject.toml" "$checkout/README.md" "$work/run/"
+cp -R "$checkout"/{tests,bench,docs,pyproject.toml,README.md} "$work/run/"
 cd "$work/run"
 heading "tests"
 "$python" -P - "$work/venv" <<'CHECK'

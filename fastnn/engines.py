@@ -175,13 +175,10 @@ class Instance:
         """The call's attributes with the number of rows filled in."""
         return {k: v.factor * self.rows if isinstance(v, Rows) else v for k, v in call.attributes.items()}
 
-    def operations(self) -> int:
-        """Floating-point operations of one play."""
-        return sum(KERNELS[c.kernel].operations(self.operands(c)) for c in self.computing())
-
-    def traffic(self) -> int:
-        """Bytes that the calls of one play move at least."""
-        return sum(KERNELS[c.kernel].traffic(self.operands(c)) for c in self.computing())
+    def work(self) -> list[tuple[int, int]]:
+        """(floating-point operations, bytes moved at least) of each call of one play, by the kernel table."""
+        operands = ((KERNELS[call.kernel], self.operands(call)) for call in self.computing())
+        return [(kernel.operations(given), kernel.traffic(given)) for kernel, given in operands]
 
     @property
     def program_dtype(self) -> str:
@@ -198,9 +195,9 @@ class Instance:
             return 1
         if threads is not None:
             return threads
-        work = self.operations() / RATE + self.traffic() / BANDWIDTH
-        count = len(self.computing())
-        return 1 if work <= work / cores() + count * BARRIER else cores()
+        work = self.work()
+        seconds = sum(operations / RATE + moved / BANDWIDTH for operations, moved in work)
+        return 1 if seconds <= seconds / cores() + len(work) * BARRIER else cores()
 
 
 def instantiate(program: Program, rows: int, engine: str = "cpu", threads: int | None = None) -> Instance:

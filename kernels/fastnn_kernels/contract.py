@@ -7,14 +7,14 @@ Kernels check nothing, allocate nothing that outlives the call and print nothing
 
 Arrays are C-contiguous. 0-d operands are arrays with one element. Comparisons write `bool`; labels, orders and
 counters are `int64`. Floating-point operations count a fused multiply-add as two and any other arithmetic or
-elementary function as one; bytes count each operand once, updated ones twice.
+elementary function as one; bytes count what is touched of each operand once, of updated ones twice.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +40,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Kernel:
-    """One row of the table."""
+    """One row of the table. `partly`: operands of which only as many elements are touched as another operand has."""
 
     name: str
     inputs: tuple[str, ...]
@@ -48,6 +48,7 @@ class Kernel:
     updated: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     count: Callable[[Shapes], int] = lambda shapes: 0
+    partly: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def operands(self) -> tuple[str, ...]:
@@ -59,9 +60,11 @@ class Kernel:
 
     def traffic(self, operands: tuple[Operand, ...]) -> int:
         """Bytes that one call must move at least: every operand once, updated ones there and back."""
+        given = dict(zip(self.operands, operands, strict=True))
         total = 0
-        for name, operand in zip(self.operands, operands, strict=True):
-            total += operand.nbytes * (2 if name in self.updated else 1)
+        for name, operand in given.items():
+            elements = given[self.partly.get(name, name)].size
+            total += elements * operand.dtype.itemsize * (2 if name in self.updated else 1)
         return total
 
 
@@ -105,9 +108,10 @@ def _declare(
     updated: str = "",
     attributes: str = "",
     count: Callable[[Shapes], int] = lambda shapes: 0,
+    **partly: str,
 ) -> None:
     KERNELS[name] = Kernel(
-        name, tuple(inputs.split()), tuple(outputs.split()), tuple(updated.split()), tuple(attributes.split()), count
+        name, tuple(inputs.split()), tuple(outputs.split()), tuple(updated.split()), tuple(attributes.split()), count, partly
     )
 
 
@@ -159,8 +163,8 @@ _declare("expand", "x", "y", attributes="axis mean", count=_each("y"))
 # `scatter_add` adds row i of dy to row indices[i] of dx, which starts at zero, in the order of i.
 _declare("transpose", "x", "y", attributes="axes")
 _declare("concatenate", "a b", "c", attributes="axis")
-_declare("slice", "x", "y", attributes="axis start")
-_declare("gather", "x indices", "y")
+_declare("slice", "x", "y", attributes="axis start", x="y")
+_declare("gather", "x indices", "y", x="y")
 _declare("scatter_add", "indices dy", "dx", count=_each("dy"))
 _declare("fill", "", "y", attributes="value")
 
@@ -206,7 +210,7 @@ _declare("is_correct", "z t", "correct", attributes="threshold multilabel", coun
 
 # Data. y[b] = source[order[position + b]] * scale for rows of any shape and of dtype uint8, int64, float32, float64;
 # y is F, or int64 where the source is (scale is then 1). position, epoch: 0-d int64.
-_declare("gather_rows", "source order position", "y", attributes="scale", count=_each("y"))
+_declare("gather_rows", "source order position", "y", attributes="scale", count=_each("y"), source="y")
 # A permutation of 0 .. n-1, (n,) int64: the stateless bijection of fastnn/random.py for (key, epoch).
 _declare("shuffle", "epoch", "order", attributes="key")
 
@@ -239,7 +243,7 @@ _declare("block_penalty", "parameters starts penalties", "partial", count=_each(
 
 # The control block (8,) int64: [0] step of the chunk, [1] position in the order, [2] step since the model was made.
 # record: log[index, column] = value (0-d F). advance: control += (1, rows, 1).
-_declare("record", "value index", "", updated="log", attributes="column")
+_declare("record", "value index", "", updated="log", attributes="column", log="value")
 _declare("advance", "", "", updated="control", attributes="rows")
 # How many elements of each block of SUM_BLOCK are NaN or infinite.
 _declare("count_nonfinite", "x", "counts", count=_each("x"))

@@ -10,7 +10,6 @@ import fastnn
 from fastnn.benchmarks.grid import LEARNING_RATE, Task
 from fastnn.benchmarks.peers import Cannot, Contestant
 from fastnn.errors import DeviceError
-from fastnn_kernels.contract import KERNELS
 
 
 class Fastnn(Contestant):
@@ -42,13 +41,7 @@ class Fastnn(Contestant):
 
     def work(self) -> list[tuple[int, int]]:
         """Of the calls of the program that `fit` plays, by the kernel table."""
-        program = self.model.program(self.task.cell.batch_size, loss=self.loss, optimizer=self.optimizer)
-        instance = program.instance
-        return [
-            (KERNELS[call.kernel].operations(operands), KERNELS[call.kernel].traffic(operands))
-            for call in instance.computing()
-            for operands in [instance.operands(call)]
-        ]
+        return self.model.program(self.task.cell.batch_size, loss=self.loss, optimizer=self.optimizer).instance.work()
 
 
 def build(task: Task) -> fastnn.Sequential:

@@ -1,0 +1,438 @@
+"""What each kernel is timed on: for every kernel of the contract shapes from the networks, and awkward ones.
+
+`CASES[kernel]` are its cases. The first is timed in float32 and float64, the others in float32. Tolerances are those of the
+kernel tests, in epsilons of the precision, relative to max(1, |expected|) (`assert_close` in tests/laws.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastnn_kernels.contract import (
+    ACTIVATIONS_FROM_INPUT,
+    ACTIVATIONS_FROM_OUTPUT,
+    ALPHA_ACTIVATIONS,
+    BINARY,
+    COMPARISONS,
+    SUM_BLOCK,
+    UNARY,
+    UPDATES,
+)
+from fastnn_kernels.memory import aligned
+
+Shape = tuple[int, ...]
+Outputs = Sequence[tuple[Shape, str]]
+Make = Callable[[np.random.Generator, str], list[np.ndarray]]
+
+KEY = (0x243F6A88, 0x85A308D3)
+"""Of everything that is drawn by the kernels."""
+
+PARAMETERS = 784 * 128 + 128 + 128 * 10 + 10
+"""Of the network 784-128-10: the length of its arena."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a kernel.
+
+    `make(rng, precision)` are the operands it reads and updates, `outputs(precision)` shape and dtype of those it writes.
+    `examples` is the number of examples the call handles, 0 where that means nothing.
+    """
+
+    kernel: str
+    label: str
+    make: Make
+    outputs: Callable[[str], Outputs]
+    tolerance: float
+    precisions: tuple[str, ...]
+    attributes: dict[str, Any]
+    examples: int = 0
+    cancels: bool = False
+
+    def arrays(self, precision: str) -> list[np.ndarray]:
+        """All operands in the contract's order, each on a cache line of its own; outputs are NaN, or 1 without one."""
+        arrays = self.make(np.random.default_rng(0), precision)
+        for shape, dtype in self.outputs(precision):
+            arrays.append(np.full(shape, np.nan if dtype.startswith("float") else 1, dtype))
+        placed = [aligned(array.size, array.dtype).reshape(array.shape) for array in arrays]
+        for place, array in zip(placed, arrays, strict=True):
+            place[...] = array
+        return placed
+
+
+CASES: dict[str, list[Case]] = {}
+
+
+def declare(
+    kernel: str,
+    label: str,
+    make: Make,
+    outputs: Callable[[str], Outputs],
+    tolerance: float,
+    *,
+    integer: bool = False,
+    examples: int = 0,
+    cancels: bool = False,
+    **attributes: Any,
+) -> None:
+    """Add a case; `integer` says that no operand is a float."""
+    known = CASES.setdefault(kernel, [])
+    precisions = ("int64",) if integer else ("float32",) if known else ("float32", "float64")
+    known.append(Case(kernel, label, make, outputs, tolerance, precisions, attributes, examples, cancels))
+
+
+def name(*shape: int) -> str:
+    """`128x512`; `scalar` without axes."""
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def normal(rng: np.random.Generator, precision: str, *shapes: Shape) -> list[np.ndarray]:
+    return [np.asarray(rng.normal(size=shape)).astype(precision) for shape in shapes]
+
+
+def uniform(rng: np.random.Generator, precision: str, *shapes: Shape, least: float = -1.0) -> list[np.ndarray]:
+    """Between `least` and 1."""
+    return [np.asarray(rng.uniform(least, 1, shape)).astype(precision) for shape in shapes]
+
+
+def same(*shapes: Shape) -> Callable[[str], Outputs]:
+    """Outputs of these shapes, in the precision of the case."""
+    return lambda precision: [(shape, precision) for shape in shapes]
+
+
+def as_is(*outputs: tuple[Shape, str]) -> Callable[[str], Outputs]:
+    """Outputs whose dtype does not depend on the precision."""
+    return lambda precision: outputs
+
+
+def slope(kernel: str) -> dict[str, Any]:
+    return {"alpha": 0.3} if kernel in ALPHA_ACTIVATIONS else {}
+
+
+# --- dense layers -----------------------------------------------------------------------------------------------------
+
+
+def dense(rows: int, inputs: int, outputs: int) -> None:
+    """A layer forwards and backwards, with ReLU in it and below it."""
+    label = f"{inputs}x{outputs}-at-{rows}"
+    relu: dict[str, Any] = {"activation": "relu", "alpha": 0.0}
+    x, w, y = (rows, inputs), (inputs, outputs), (rows, outputs)
+    declare("dense", label, lambda rng, p: uniform(rng, p, x, w, (outputs,)), same(y), 8 + inputs / 4, examples=rows, **relu)
+    declare(
+        "dense_backward_input", label, lambda rng, p: uniform(rng, p, y, w, x), same(x), 8 + outputs / 4, examples=rows, **relu
+    )
+    declare(
+        "dense_backward_weight", label, lambda rng, p: uniform(rng, p, x, y), same(w, (outputs,)), 8 + rows / 4, examples=rows
+    )
+
+
+def matmul(rows: int, inner: int, columns: int, transpose_a: bool, transpose_b: bool) -> None:
+    a = (inner, rows) if transpose_a else (rows, inner)
+    b = (columns, inner) if transpose_b else (inner, columns)
+    label = f"{name(*a)}{'.T' * transpose_a}-{name(*b)}{'.T' * transpose_b}"
+    declare(
+        "matmul", label, lambda rng, p: uniform(rng, p, a, b), same((rows, columns)), 8 + inner / 4,
+        transpose_a=transpose_a, transpose_b=transpose_b,
+    )  # fmt: skip
+
+
+for _rows, _inputs, _outputs in ((128, 784, 128), (32, 784, 128), (1, 784, 128), (32, 512, 512), (7, 33, 31)):
+    dense(_rows, _inputs, _outputs)
+matmul(128, 784, 128, False, False)
+matmul(784, 32, 128, True, False)
+matmul(32, 128, 784, False, True)
+matmul(7, 33, 31, True, True)
+
+
+# --- elementwise ------------------------------------------------------------------------------------------------------
+
+SHAPES: tuple[Shape, ...] = ((128, 512), (31, 33), (1,))
+EXACT = {"identity": 0, "negative": 0, "abs": 0, "sign": 0, "step": 0, "relu": 0, "sqrt": 1, "leaky_relu": 1}
+
+
+def unary(kernel: str, shape: Shape) -> None:
+    least = 0.01 if kernel in ("log", "sqrt") else -1.0
+    declare(
+        kernel, name(*shape), lambda rng, p: uniform(rng, p, shape, least=least), same(shape), EXACT.get(kernel, 4),
+        **slope(kernel),
+    )  # fmt: skip
+
+
+def backward(activation: str, shape: Shape) -> None:
+    least = {"sigmoid": 0.0, "elu": -0.3}.get(activation, -1.0)  # what these two can put out
+    declare(
+        f"{activation}_backward", name(*shape),
+        lambda rng, p: [*normal(rng, p, shape), *uniform(rng, p, shape, least=least)], same(shape),
+        0 if activation == "relu" else 6, **slope(activation),
+    )  # fmt: skip
+
+
+def binary(kernel: str, a: Shape, b: Shape) -> None:
+    """Both away from zero, and the base of a power above it."""
+    shape, comparison = np.broadcast_shapes(a, b), kernel in COMPARISONS
+
+    def make(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
+        if comparison:
+            return [array.round() for array in normal(rng, precision, a, b)]
+        return uniform(rng, precision, a, b, least=0.1)
+
+    outputs = as_is((shape, "bool")) if comparison else same(shape)
+    declare(kernel, f"{name(*a)}-{name(*b)}", make, outputs, 4 if kernel == "power" else 0.5)
+
+
+def where(condition: Shape, a: Shape, b: Shape) -> None:
+    declare(
+        "where", f"{name(*condition)}-{name(*a)}-{name(*b)}",
+        lambda rng, p: [np.asarray(rng.random(condition) < 0.5), *normal(rng, p, a, b)],
+        same(np.broadcast_shapes(condition, a, b)), 0,
+    )  # fmt: skip
+
+
+for _shape in SHAPES:
+    for _kernel in UNARY + ACTIVATIONS_FROM_OUTPUT + ACTIVATIONS_FROM_INPUT:
+        unary(_kernel, _shape)
+    for _kernel in ACTIVATIONS_FROM_OUTPUT + ACTIVATIONS_FROM_INPUT:
+        backward(_kernel, _shape)
+for _a, _b in (((128, 512), (128, 512)), ((128, 512), (512,)), ((31, 33), (31, 1))):
+    for _kernel in BINARY + COMPARISONS:
+        binary(_kernel, _a, _b)
+where((128, 512), (128, 512), (128, 512))
+where((128, 1), (128, 512), ())
+where((31, 33), (33,), (31, 1))
+
+
+# --- reductions, and moving elements ----------------------------------------------------------------------------------
+
+
+def reductions(shape: Shape, axis: tuple[int, ...]) -> None:
+    label = f"{name(*shape)}-over-{name(*axis)}"
+    small = tuple(size for index, size in enumerate(shape) if index not in axis)
+    count = math.prod(shape[index] for index in axis)
+    for kernel, tolerance in (("sum", 4 + count / 4), ("mean", 4.0), ("max", 0.0)):
+        declare(kernel, label, lambda rng, p: normal(rng, p, shape), same(small), tolerance, axis=axis)
+    declare("expand", label, lambda rng, p: normal(rng, p, small), same(shape), 1, axis=axis, mean=True)
+
+
+def transpose(shape: Shape, axes: tuple[int, ...]) -> None:
+    outputs = same(tuple(shape[axis] for axis in axes))
+    declare("transpose", name(*shape), lambda rng, p: normal(rng, p, shape), outputs, 0, axes=axes)
+
+
+def concatenate(a: Shape, b: Shape, axis: int) -> None:
+    shape = tuple(m + n if index == axis else m for index, (m, n) in enumerate(zip(a, b, strict=True)))
+    declare("concatenate", f"{name(*a)}-{name(*b)}", lambda rng, p: normal(rng, p, a, b), same(shape), 0, axis=axis)
+
+
+def cut(shape: Shape, axis: int, start: int, entries: int) -> None:
+    part = tuple(entries if index == axis else size for index, size in enumerate(shape))
+    declare(
+        "slice", f"{name(*shape)}-to-{name(*part)}", lambda rng, p: normal(rng, p, shape), same(part), 0, axis=axis, start=start
+    )
+
+
+def gather(entries: int, count: int, width: int) -> None:
+    """Rows of a table, and adding to them."""
+    label, table, some = f"{count}-of-{entries}x{width}", (entries, width), (count, width)
+    declare("gather", label, lambda rng, p: [*normal(rng, p, table), rng.integers(0, entries, count)], same(some), 0)
+    declare(
+        "scatter_add", label, lambda rng, p: [rng.integers(0, entries, count), *normal(rng, p, some)], same(table), 2 * count
+    )
+
+
+for _shape, _axis in (((128, 512), (0,)), ((128, 512), (1,)), ((31, 33), (0, 1)), ((127, 1), (0,))):
+    reductions(_shape, _axis)
+transpose((784, 128), (1, 0))
+transpose((32, 28, 28), (0, 2, 1))
+transpose((31, 33), (1, 0))
+concatenate((64, 512), (64, 512), 0)
+concatenate((31, 33), (31, 7), 1)
+cut((128, 512), 1, 7, 100)
+cut((1009, 31), 0, 13, 127)
+gather(1009, 128, 64)
+gather(31, 127, 33)
+for _shape in ((128, 512), (1009,), ()):
+    declare("fill", name(*_shape), lambda rng, p: [], same(_shape), 1, value=0.1)
+
+
+# --- rows, batch norm, dropout ----------------------------------------------------------------------------------------
+
+
+def rows_of(rows: int, columns: int) -> None:
+    shape, label = (rows, columns), name(rows, columns)
+
+    def backward_of(result: Callable[[np.ndarray], np.ndarray]) -> Make:
+        """dy, and what the kernel put out."""
+
+        def make(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
+            dy, x = rng.normal(size=(2, *shape))
+            shares = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+            return [dy.astype(precision), result(shares).astype(precision)]
+
+        return make
+
+    for kernel in ("softmax", "log_softmax"):
+        declare(kernel, label, lambda rng, p: normal(rng, p, shape), same(shape), 4, examples=rows)
+    declare("softmax_backward", label, backward_of(np.asarray), same(shape), 8, examples=rows, cancels=True)
+    declare("log_softmax_backward", label, backward_of(np.log), same(shape), 20 + columns / 20, examples=rows)
+    declare("argmax", label, lambda rng, p: normal(rng, p, shape), as_is(((rows,), "int64")), 0, examples=rows)
+    declare("one_hot", label, lambda rng, p: [rng.integers(0, columns, rows)], same(shape), 0, examples=rows)
+
+
+def batch_norm(rows: int, columns: int) -> None:
+    shape, row, label = (rows, columns), (columns,), name(rows, columns)
+
+    def forward(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
+        """x, gamma, beta, running mean and variance."""
+        return [2 * normal(rng, precision, shape)[0] + 3, *normal(rng, precision, row, row, row),
+                *uniform(rng, precision, row, least=0.5)]  # fmt: skip
+
+    def backward(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
+        x, gamma = forward(rng, precision)[:2]
+        wide = x.astype(np.float64)
+        mean, inverse = wide.mean(axis=0), 1 / np.sqrt(wide.var(axis=0) + 1e-3)
+        return [*normal(rng, precision, shape), x, gamma, mean.astype(precision), inverse.astype(precision)]
+
+    declare("batch_norm", label, forward, same(shape, row, row), 100, examples=rows, momentum=0.9, epsilon=1e-3)
+    declare("batch_norm_inference", label, forward, same(shape), 10, examples=rows, epsilon=1e-3)
+    declare("batch_norm_backward", label, backward, same(shape, row, row), 100 + rows, examples=rows)
+
+
+def dropout(*shape: int) -> None:
+    declare("dropout", name(*shape), lambda rng, p: [*normal(rng, p, shape), np.array(5)], same(shape), 1, rate=0.2, key=KEY)
+
+
+for _rows, _columns in ((128, 10), (31, 33), (3, 1025)):
+    rows_of(_rows, _columns)
+for _rows, _columns in ((128, 512), (8, 512), (31, 33)):
+    batch_norm(_rows, _columns)
+for _shape in SHAPES:
+    dropout(*_shape)
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+def losses(kernel: str, rows: int, columns: int, classes: bool = False, **attributes: Any) -> None:
+    """The loss, its gradient, and both; targets are class indices with `classes`, else shares that sum to 1 in a row."""
+    shape, label = (rows, columns), f"{name(rows, columns)}{'-classes' * classes}"
+
+    def make(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
+        shares = rng.uniform(size=shape)
+        t = rng.integers(0, columns, rows) if classes else (shares / shares.sum(axis=1, keepdims=True)).astype(precision)
+        return [*normal(rng, precision, shape), t]
+
+    def with_dlosses(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
+        return [*make(rng, precision), *normal(rng, precision, (rows,))]
+
+    tolerance = 20 + columns / 20
+    declare(kernel, label, make, same((rows,)), tolerance, examples=rows, **attributes)
+    declare(f"{kernel}_backward", label, with_dlosses, same(shape), tolerance, examples=rows, **attributes)
+    declare(f"{kernel}_with_gradient", label, with_dlosses, same((rows,), shape), tolerance, examples=rows, **attributes)
+
+
+def weighted_mean(rows: int) -> None:
+    one, label = (rows,), name(rows)
+    declare("weighted_mean", label, lambda rng, p: uniform(rng, p, one, one, least=0.0), same(()), 8, examples=rows)
+    declare("weighted_mean_backward", label, lambda rng, p: uniform(rng, p, (), one, least=0.0), same(one), 8, examples=rows)
+
+
+def is_correct(rows: int, columns: int, multilabel: bool) -> None:
+    """Class indices, or yes and no in every column."""
+
+    def make(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
+        z = rng.normal(size=(rows, columns)).astype(precision)
+        if multilabel:
+            return [z, rng.integers(0, 2, (rows, columns)).astype(precision)]
+        return [z, rng.integers(0, max(2, columns), rows)]
+
+    label = f"{name(rows, columns)}{'-multilabel' * multilabel}"
+    declare("is_correct", label, make, same((rows,)), 1, examples=rows, threshold=0.0, multilabel=multilabel)
+
+
+losses("softmax_cross_entropy", 128, 10, classes=True)
+losses("softmax_cross_entropy", 1, 10, classes=True)
+losses("softmax_cross_entropy", 31, 33)
+losses("sigmoid_cross_entropy", 128, 1)
+losses("sigmoid_cross_entropy", 31, 33)
+losses("squared_error", 128, 10, scale=0.5)
+losses("squared_error", 31, 33, scale=0.5)
+for _rows in (128, 5003, 1):
+    weighted_mean(_rows)
+is_correct(128, 10, False)
+is_correct(127, 1, False)
+is_correct(31, 33, True)
+
+
+# --- data, updates, control -------------------------------------------------------------------------------------------
+
+
+def gather_rows(rows: int, source: str, width: int, scale: float) -> None:
+    """A mini-batch of examples."""
+    count, position = 1009, 97
+
+    def make(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
+        data = rng.integers(0, 256, (count, width)).astype(source)
+        return [data, rng.permutation(count), np.array(position)]
+
+    declare("gather_rows", f"{name(rows, width)}-{source}", make, same((rows, width)), 2, examples=rows, scale=scale)
+
+
+def shuffle(count: int) -> None:
+    declare("shuffle", name(count), lambda rng, p: [np.array(3)], as_is(((count,), "int64")), 0, integer=True, key=KEY)
+
+
+HYPERPARAMETERS: dict[str, dict[str, Any]] = {
+    "sgd": {},
+    "momentum": {"beta": 0.9},
+    "nesterov": {"beta": 0.9},
+    "averaged_momentum": {"beta": 0.9},
+    "rmsprop": {"beta": 0.95, "epsilon": 1e-3, "epsilon_inside": False},
+    "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-4},
+}
+
+
+def penalties(precision: str, size: int) -> list[np.ndarray]:
+    """Three segments, the first with l2 and l1, the second with nothing, the third with weight decay."""
+    starts = np.array([0, size // 3, size // 2, size])
+    return [starts, np.array([[1e-3, 1e-4, 0], [0, 0, 0], [0, 0, 0.1]], precision)]
+
+
+def update(kernel: str, size: int, clipped: bool) -> None:
+    """A step at the learning rate 1e-3: however often it is repeated with the same gradient, everything stays finite."""
+
+    def make(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
+        scalars = np.array([[1e-3, 1.0, 1.0], [1e-3, 1.25, 1.5]], precision)
+        states = uniform(rng, precision, *((size,) for _ in UPDATES[kernel]), least=0.1)
+        return [
+            *normal(rng, precision, (size,)), np.array(1.7, precision), scalars, np.array(1), *penalties(precision, size),
+            *normal(rng, precision, (size,)), *states,
+        ]  # fmt: skip
+
+    clipping: dict[str, Any] = {"clip_value": 0.7 * clipped, "clip_norm": 1.1 * clipped}
+    declare(kernel, f"{name(size)}{'-clipped' * clipped}", make, same(), 16, **clipping, **HYPERPARAMETERS[kernel])
+
+
+def block_sums(size: int) -> None:
+    """Over the whole arena."""
+    label, blocks = name(size), (-(-size // SUM_BLOCK),)
+    declare("block_sum_squares", label, lambda rng, p: normal(rng, p, (size,)), same(blocks), 8, clip_value=0.0)
+    declare("block_penalty", label, lambda rng, p: [*normal(rng, p, (size,)), *penalties(p, size)], same(blocks), 8)
+    declare("count_nonfinite", label, lambda rng, p: normal(rng, p, (size,)), as_is((blocks, "int64")), 0)
+
+
+gather_rows(128, "float32", 784, 1.0)
+gather_rows(32, "uint8", 784, 1 / 255)
+gather_rows(127, "float64", 31, 1.0)
+for _size in (60_000, 1009, 1):
+    shuffle(_size)
+for _size, _clipped in ((PARAMETERS, False), (1009, True)):
+    for _kernel in UPDATES:
+        update(_kernel, _size, _clipped)
+    block_sums(_size)
+declare("record", "1024x3", lambda rng, p: [np.array(2.5, p), np.array(17), np.zeros((1024, 3), p)], same(), 0, column=1)
+declare("advance", "8", lambda rng, p: [np.zeros(8, np.int64)], same(), 0, integer=True, rows=128)
