@@ -307,6 +307,9 @@ def test_the_contract_counts() -> None:
     a, b, c = Operand((32, 784), f4), Operand((784, 128), f4), Operand((32, 128), f4)
     assert KERNELS["matmul"].operations((a, b, c)) == 2 * 32 * 784 * 128
     assert KERNELS["matmul"].traffic((a, b, c)) == 4 * (32 * 784 + 784 * 128 + 32 * 128)
+    source, order, position = Operand((60000, 784), np.dtype("uint8")), Operand((60000,), np.dtype("int64")), Operand((), f4)
+    assert KERNELS["gather_rows"].traffic((source, order, position, a)) == 32 * 784 * (1 + 4) + 8 * 60000 + 4
+    assert KERNELS["record"].traffic((position, position, Operand((4096, 4), f4))) == 4 + 4 + 2 * 4
     assert KERNELS["matmul"].operations((Operand((784, 32), f4), b, Operand((32, 128), f4))) == 2 * 32 * 784 * 128
 
 

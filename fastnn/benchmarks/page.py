@@ -234,7 +234,7 @@ def _summary(record: Record) -> str:
                 EMPTY if best is None else _rate_column(measured, best),
                 _text("" if best is None else record.contestants[best].label, "none was measured"),
                 _share_column(record, measured, OURS),
-                _text(_remark(measured), reason=True),
+                _text(_remark(measured), reason=OURS not in measured.measured),
             ]
         )
     headers = ["network", "-mini-batch", "device", "-ratio fastnn / best peer", "-fastnn (examples/s)",
