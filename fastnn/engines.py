@@ -26,7 +26,7 @@ BARRIER = 0.7e-6  # seconds a call that two threads meeting costs, uneven shares
 RATE = 80e9  # floating-point operations a second of one core, for the first guess of the number of threads only
 BANDWIDTH = 60e9  # bytes a second of one core out of its cache, likewise
 
-TRIAL_SECONDS = 1e-3  # how long the other number of threads is tried
+TRIAL_SECONDS = 2e-3  # how long the other number of threads is tried
 TRIAL_SHARE = 50  # a trial may take this part of the time played since the last one
 PATIENCE = 4  # trials that find nothing new become rarer, up to this many times
 
@@ -226,7 +226,10 @@ class _Pace:
     def play(self, calls: Any, repeats: int) -> None:
         trial = self._trial(repeats)
         if trial:
-            self._timed(calls, self.other, trial)
+            # Threads that slept need a millisecond or more until they run on cores of their own: that is not timed.
+            calls.set_parts(self.other)
+            calls.play(1)
+            self._timed(calls, self.other, trial - 1)
             self.since = 0.0
             self.patience = min(2 * self.patience, PATIENCE)
             self._compare()
@@ -244,8 +247,9 @@ class _Pace:
         """How many of the repeats to play with the other number of threads; 0 while it would cost too much."""
         if self.best not in self.seconds:
             return 0
-        each = max(self.seconds.get(self.other, 2.0 * self.seconds[self.best]), 1e-7)
-        count = max(1, int(TRIAL_SECONDS / each))
+        best = max(self.seconds[self.best], 1e-7)
+        each = self.seconds.get(self.other, 2.0 * best)
+        count = 1 + math.ceil(TRIAL_SECONDS / best)
         due = self.since >= TRIAL_SHARE * self.patience * count * each
         return count if due and count <= repeats else 0
 

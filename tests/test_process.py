@@ -114,6 +114,29 @@ def small_model() -> tuple[fastnn.Sequential, np.ndarray, np.ndarray]:
     return model, X, y
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not place threads")
+def test_parts_are_kept_on_cores_of_their_own() -> None:
+    """Where there are as many parts as cores; more parts than cores share them, and the caller stays where it may be."""
+    from fastnn_kernels.cpu.team import TEAM
+
+    cores = os.sched_getaffinity(0)
+    model, X, _ = small_model()
+
+    def places(parts: int) -> list[set[int]]:
+        model(X, threads=parts)
+        return [os.sched_getaffinity(worker.native_id or 0) for worker in TEAM.workers[:parts]]
+
+    if len(cores) > 1:
+        assert sorted(map(sorted, places(len(cores)))) == [[core] for core in sorted(cores)]
+    assert places(len(cores) + 1) == [cores] * (len(cores) + 1)
+    assert os.sched_getaffinity(0) == cores
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        assert places(2) == [{min(cores)}] * 2, "the caller's cores are the team's"
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 FORK = (
     SETUP
     + """

@@ -7,6 +7,8 @@ does a caller that asks for one part: the results are the same. After a fork the
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import threading
 
@@ -53,6 +55,7 @@ class Team:
         self.work = (0, 0, 0, 1)
         self.generation = 0
         self.running = 0
+        self.placed: tuple[set[int], int] | None = None
 
     def play(self, calls: int, count: int, repeats: int, parts: int) -> None:
         """Play `count` calls at address `calls` `repeats` times in `parts` parts; returns when all is done.
@@ -67,9 +70,27 @@ class Team:
             play()  # compiled by now at the latest, so that no worker has to
             while len(self.workers) < parts:
                 self.workers.append(_Worker(self, len(self.workers)))
+            self._place(parts)
             self._play_together((calls, count, repeats, parts))
         finally:
             self.busy.release()
+
+    def _place(self, parts: int) -> None:
+        """Where there are as many parts as cores, keep each on a core of its own.
+
+        Left to themselves, threads that wake up together often share a core, and wait for each other there for about 10 ms
+        until one is moved. The cores are those of the caller.
+        """
+        if not hasattr(os, "sched_setaffinity"):
+            return
+        cores = os.sched_getaffinity(0)
+        if self.placed != (cores, parts):
+            apart = parts == len(cores)
+            for worker, core in zip(self.workers, itertools.cycle(sorted(cores)), strict=False):
+                if worker.native_id is not None:  # which it is once the thread has started
+                    with contextlib.suppress(OSError):  # where it is forbidden, all is as it was
+                        os.sched_setaffinity(worker.native_id, {core} if apart else cores)
+            self.placed = (cores, parts)
 
     def _play_together(self, work: tuple[int, int, int, int]) -> None:
         self.arrived[:] = 0
