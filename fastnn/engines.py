@@ -27,6 +27,7 @@ RATE = 80e9  # floating-point operations a second of one core, for the first gue
 BANDWIDTH = 60e9  # bytes a second of one core out of its cache, likewise
 
 TRIAL_SECONDS = 2e-3  # how long the other number of threads is tried
+FIRST_SHARE = 5  # the first trial may take this part of the time played
 TRIAL_SHARE = 50  # a trial may take this part of the time played since the last one
 PATIENCE = 4  # trials that find nothing new become rarer, up to this many times
 
@@ -220,6 +221,7 @@ class _Pace:
         self.best = guess
         self.other = 1 if guess > 1 else most
         self.seconds: dict[int, float] = {}
+        self.least: dict[int, float] = {}
         self.since = 0.0
         self.patience = 1
 
@@ -248,9 +250,11 @@ class _Pace:
         if self.best not in self.seconds:
             return 0
         best = max(self.seconds[self.best], 1e-7)
-        each = self.seconds.get(self.other, 2.0 * best)
         count = 1 + math.ceil(TRIAL_SECONDS / best)
-        due = self.since >= TRIAL_SHARE * self.patience * count * each
+        if self.other in self.seconds:
+            due = self.since >= TRIAL_SHARE * self.patience * count * self.least[self.other]
+        else:
+            due = self.since >= FIRST_SHARE * count * 2.0 * best
         return count if due and count <= repeats else 0
 
     def _timed(self, calls: Any, threads: int, repeats: int) -> float:
@@ -258,7 +262,9 @@ class _Pace:
         started = time.perf_counter()
         calls.play(repeats)
         taken = time.perf_counter() - started
-        self.seconds[threads] = taken / repeats
+        if taken >= TRIAL_SECONDS / 2 or threads not in self.seconds:  # a few steps after a rest are no measure
+            self.seconds[threads] = taken / repeats
+            self.least[threads] = min(self.seconds[threads], self.least.get(threads, math.inf))
         return taken
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import msgspec
 import pytest
 
 from fastnn.benchmarks import record as records
@@ -20,6 +20,7 @@ from fastnn.benchmarks import runner
 from fastnn.benchmarks.grid import NETWORKS, QUICK, Cell, cells, check_order, make_task
 from fastnn.benchmarks.limits import best_known
 from fastnn.benchmarks.peers import CONTESTANTS, REFERENCE, Cannot, Entry, load
+from fastnn.benchmarks.peers.ours import Fastnn
 from fastnn.benchmarks.process import Failed, Process, TimedOut
 from fastnn.benchmarks.watcher import Watcher
 from fastnn.errors import FileError, FormatError, InputError
@@ -121,26 +122,31 @@ def test_a_task_is_the_same_wherever_it_is_made() -> None:
 # --- the same computation --------------------------------------------------------------------------------------------
 
 
-SLOW = [pytest.param(cell, marks=pytest.mark.slow) for cell in (Cell("nielsen", 8), Cell("mnist", 1), Cell("wide", 32))]
+SLOW = [pytest.param(cell, marks=pytest.mark.slow) for cell in QUICK[1:]]
 
 
-@pytest.mark.parametrize("cell", [TINY, Cell("deep", 32), *SLOW], ids=str)
-@pytest.mark.parametrize("name", ["torch", "jax", "sklearn", "definition"])
+@pytest.mark.parametrize("cell", [TINY, *SLOW, pytest.param(Cell("wide", 32), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("name", ["torch", "jax", "sklearn"])
 def test_the_peers_compute_what_fastnn_computes(cell: Cell, name: str) -> None:
-    order, task = check_order(cell), make_task(cell, 1, checking=True)
-    ours = load(CONTESTANTS["fastnn"].home)
-    if name == "definition":
-        theirs: Any = ours(task, device="numpy")  # type: ignore[call-arg]
-    else:
-        pytest.importorskip(name)
+    ours = load(CONTESTANTS["fastnn"].home)(make_task(cell, 1, checking=True)).losses(check_order(cell))
+    if CONTESTANTS[name].missing():
+        pytest.skip(CONTESTANTS[name].missing())
+    asked = {"cell": msgspec.to_builtins(cell)}
+    with Process(CONTESTANTS[name], "cpu", 1) as process:
         if (name, cell.network) == ("sklearn", "deep"):
             with pytest.raises(Cannot, match="no batch norm"):
-                load(CONTESTANTS[name].home)(task)
+                process.ask("losses", 60.0, dropout=False, **asked)
             return
-        theirs = load(CONTESTANTS[name].home)(task)
-    assert runner.disagreement(ours(task).losses(order), theirs.losses(order), NETWORKS[cell.network].tolerance) == ""
-    if name != "definition":
-        assert np.isfinite(theirs.epoch())
+        theirs = process.ask("losses", 60.0, dropout=False, **asked)["losses"]
+        assert runner.disagreement(ours, theirs, NETWORKS[cell.network].tolerance) == ""
+        assert process.ask("prepare", 120.0, **asked)["first_seconds"] > 0
+
+
+@pytest.mark.parametrize("cell", [TINY, *SLOW], ids=str)
+def test_fastnn_computes_what_its_definition_computes(cell: Cell) -> None:
+    task = make_task(cell, 1, checking=True)
+    found, expected = (Fastnn(task, device=device).losses(check_order(cell)) for device in ("cpu", "numpy"))
+    assert runner.disagreement(expected, found, NETWORKS[cell.network].tolerance) == ""
 
 
 def test_losses_that_differ_are_told_apart() -> None:

@@ -39,6 +39,8 @@ SLOW = 5.0
 TURN = 10.0
 """A turn may take this many times as long as expected before it counts as hung."""
 MOST_RUNS = 2000
+REST = 0.05
+"""Seconds before each turn: the threads of BLAS go on spinning for some 30 ms after their work is done."""
 DROPOUT_TOLERANCE = 0.25
 """How far the first losses with dropout may differ (relative): every library draws masks of its own."""
 GPU_TOLERANCE = {"float32": 1.0, "tf32": 1000.0, "bf16": 5000.0}
@@ -307,6 +309,7 @@ class _Turns:
         self.number = self.current = 0
 
     def take(self) -> None:
+        time.sleep(REST)
         self.seconds.append(self.running.ask("run", self.patience, runs=self.runs)["seconds"])
         self.process.append(self.current)
 
