@@ -262,9 +262,10 @@ class _Pace:
         started = time.perf_counter()
         calls.play(repeats)
         taken = time.perf_counter() - started
-        if taken >= TRIAL_SECONDS / 2 or threads not in self.seconds:  # a few steps after a rest are no measure
-            self.seconds[threads] = taken / repeats
-            self.least[threads] = min(self.seconds[threads], self.least.get(threads, math.inf))
+        each = taken / repeats
+        least = self.least[threads] = min(each, self.least.get(threads, math.inf))
+        if taken >= TRIAL_SECONDS / 2 or each == least:  # a few slow steps after a rest are no measure
+            self.seconds[threads] = each
         return taken
 
 
