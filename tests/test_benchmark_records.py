@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,7 @@ def test_the_table_shows_what_is_lost_as_well_as_what_is_won() -> None:
     where = text.index("slower than the best peer in 2 of 3 cells:")
     assert text[where + 1].strip() == "wide at 128 on cpu: 0.43x the speed of jax"
     assert text[where + 2].strip() == "mnist at 128 on cpu: 0.80x the speed of jax"
-    assert "torch-compile: out of time: not ready in 20 s (wide at 8 on cpu)" in text
+    assert "Torch-Compile (wide at 8): out of time: not ready in 20 s" in text
     assert "geometric mean of the ratios: small networks 1.79x, large networks 0.43x" in text
 
 
@@ -381,3 +382,40 @@ def test_a_record_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "is there already" in result.stderr
     assert path.read_bytes() == before
+
+
+def test_a_record_is_shown_again(tmp_path: Path) -> None:
+    done = [
+        measured(Cell("mnist", size), {"fastnn": [1.0], "jax": [seconds]})
+        for size, seconds in ((8, 4.0), (32, 0.5), (128, 2.0))
+    ]
+    done.append(measured(Cell("mnist", 512), {"fastnn": [1.0]}))
+    path = write(record(done), tmp_path / "record.json")
+    result = command("show", path, "--no-plots")
+    assert result.exit_code == 0, result.output
+    rows = [text.split() for text in result.stdout.splitlines() if text.startswith("mnist")]
+    assert [row[1] for row in rows] == ["8", "32", "128", "512"]
+    result = command("show", path, "--no-plots", "--by-ratio")
+    rows = [text.split() for text in result.stdout.splitlines() if text.startswith("mnist")]
+    assert [row[1] for row in rows] == ["32", "128", "8"]
+    assert all(len(text) <= 80 for text in result.stdout.splitlines())
+    assert [file.name for file in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_plots_and_page_are_drawn_beside_a_record(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("plotly")
+    path = write(noisy_run(0), tmp_path / "record.json")
+    result = command("show", path)
+    assert result.exit_code == 0, result.output
+    for suffix, start in ((".png", b"\x89PNG"), (".svg", b"<?xml"), (".html", b"<!DOCTYPE html>")):
+        assert path.with_suffix(suffix).read_bytes().startswith(start)
+        assert str(path.with_suffix(suffix)) in result.stdout.replace("\n          ", " ")
+
+
+def test_what_draws_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    path = write(noisy_run(0), tmp_path / "record.json")
+    result = command("show", path)
+    assert result.exit_code == 0, result.output
+    assert 'plots need matplotlib: pip install "fastnn-xp[bench]"' in " ".join(result.stdout.split())

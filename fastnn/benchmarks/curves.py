@@ -12,7 +12,7 @@ DEVICE_LABELS = {"cpu": "CPU", "cuda": "GPU"}
 
 COLOURS = {
     "fastnn": "#d55e00", "torch": "#0072b2", "jax": "#009e73", "sklearn": "#cc79a7", "torch-compile": "#56b4e9",
-    "torch-reduce-overhead": "#4b3aa0", "torch-max-autotune": "#b8860b", "torch-graph": "#882255", "jax-while": "#7f8f1f",
+    "torch-reduce": "#4b3aa0", "torch-autotune": "#b8860b", "torch-graph": "#882255", "jax-while": "#7f8f1f",
 }  # fmt: skip
 """Of every contestant, always the same: Okabe and Ito's colours for the CPU's, which are told apart by the colour-blind."""
 OTHER_COLOUR = "#777777"

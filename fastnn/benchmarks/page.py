@@ -23,8 +23,8 @@ from fastnn.errors import InputError
 
 SYMBOLS = {
     "fastnn": ("circle", "●"), "torch": ("square", "■"), "jax": ("triangle-up", "▲"), "sklearn": ("diamond", "◆"),
-    "torch-compile": ("triangle-down", "▼"), "torch-reduce-overhead": ("triangle-left", "◀"),
-    "torch-max-autotune": ("triangle-right", "▶"), "torch-graph": ("pentagon", "⬟"), "jax-while": ("hexagon", "⬢"),
+    "torch-compile": ("triangle-down", "▼"), "torch-reduce": ("triangle-left", "◀"),
+    "torch-autotune": ("triangle-right", "▶"), "torch-graph": ("pentagon", "⬟"), "jax-while": ("hexagon", "⬢"),
 }  # fmt: skip
 """Of every contestant: what Plotly calls its mark, and the mark itself."""
 OTHER_SYMBOL = ("x", "✖")

@@ -49,8 +49,8 @@ STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "fastnn",
 }  # fmt: skip
 MARKERS = {
-    "fastnn": "o", "torch": "s", "jax": "^", "sklearn": "D", "torch-compile": "v", "torch-reduce-overhead": "<",
-    "torch-max-autotune": ">", "torch-graph": "p", "jax-while": "h",
+    "fastnn": "o", "torch": "s", "jax": "^", "sklearn": "D", "torch-compile": "v", "torch-reduce": "<",
+    "torch-autotune": ">", "torch-graph": "p", "jax-while": "h",
 }  # fmt: skip
 OTHER_MARKER = "X"
 DASHES: tuple[Any, ...] = ("-", ":", "-.")

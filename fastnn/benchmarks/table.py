@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from fastnn.benchmarks.crossover import crossovers
+from fastnn.benchmarks.curves import absences
 from fastnn.benchmarks.grid import Cell
 from fastnn.benchmarks.record import NOISY, OURS, STATUS_TEXTS, Measured, Record, geometric_mean
 
@@ -71,7 +72,7 @@ def footer(record: Record) -> Iterator[str]:
         means = {"small networks": geometric_mean(small), "large networks": geometric_mean(large)}
         text = ", ".join(f"{name} {mean:.2f}x" for name, mean in means.items() if not math.isnan(mean))
         yield f"geometric mean of the ratios: {text}"
-    yield from absent(record)
+    yield from absences(record)
     yield from map(str, crossovers(record))
     for limit in record.limits:
         rates = limit.best
@@ -85,22 +86,3 @@ def footer(record: Record) -> Iterator[str]:
 def losing_cells(record: Record) -> list[Measured]:
     """The cells in which a peer is faster, the worst first."""
     return sorted((measured for measured in record.done if measured.ratio < 1), key=lambda measured: measured.ratio)
-
-
-def absent(record: Record) -> Iterator[str]:
-    """A line for each contestant and reason for which it did not run cells."""
-    reasons: dict[tuple[str, str, str], list[Cell]] = {}
-    for measured in record.done:
-        for name, result in measured.results.items():
-            if result.status not in ("measured", "no_device"):
-                reasons.setdefault((name, result.status, result.reason), []).append(measured.cell)
-    for (name, status, reason), cells in reasons.items():
-        text = reason if status in ("missing", "cannot") else f"{STATUS_TEXTS[status]}: {reason}"
-        yield f"{name}: {text} ({cells_text(cells)})"
-    without = [m.cell for m in record.done if any(result.status == "no_device" for result in m.results.values())]
-    if without:
-        yield f"{without[0].device}: no GPU here ({cells_text(without)})"
-
-
-def cells_text(cells: list[Cell]) -> str:
-    return str(cells[0]) if len(cells) == 1 else f"{len(cells)} cells"

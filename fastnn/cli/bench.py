@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastnn.benchmarks.watcher import Watcher
-from fastnn.cli.commands import Command, Group, Number, line
+from fastnn.cli.commands import WIDTH, Command, Group, Number, line
 
 if TYPE_CHECKING:
     from fastnn.benchmarks.record import Measured, Record
@@ -145,7 +146,9 @@ def bench(
 
 @bench.command(cls=Command, short_help="Show a record again.")
 @click.argument("record", type=FILE)
-def show(record: Path) -> None:
+@click.option("--by-ratio", is_flag=True, help="Sort by the ratio to the best peer, what is slower first.")
+@click.option("--no-plots", is_flag=True, help="Print the table alone.")
+def show(record: Path, by_ratio: bool, no_plots: bool) -> None:
     """Print the table of a RECORD, and draw its plots and its page beside it."""
     from fastnn.benchmarks import record as records
     from fastnn.benchmarks import table
@@ -153,10 +156,12 @@ def show(record: Path) -> None:
     found = records.read(record)
     _heading(found)
     click.echo(table.HEADER)
-    for measured in found.done:
+    cells = [measured for measured in found.done if not by_ratio or measured.ratio == measured.ratio]
+    for measured in sorted(cells, key=lambda measured: measured.ratio) if by_ratio else cells:
         click.echo(table.row(found, measured))
     _footer(found)
-    _draw(found, record)
+    if not no_plots:
+        _draw(found, record)
 
 
 @bench.command(cls=Command, short_help="Find what became faster or slower.")
@@ -220,11 +225,15 @@ def _heading(record: Record) -> None:
         + (here.gpu.name if here.gpu else "no GPU here"),
     )
     line("cells", f"{len(settings.cells)}, examples of training a second; {threads} for everybody, on as many cores")
-    ready = [name for name in settings.contestants if not CONTESTANTS[name].missing()]
+    peers = {name: CONTESTANTS[name] for name in settings.contestants}
+    absent = [name for name, entry in peers.items() if entry.devices == ("cuda",) and here.gpu is None]
+    ready = [name for name, entry in peers.items() if name not in absent and not entry.missing()]
     line("in turns", ", ".join(ready) + f"; {settings.rounds} rounds of {settings.seconds:g} s each")
-    for name in settings.contestants:
-        if name not in ready:
-            line("missing", f"{name}: {CONTESTANTS[name].missing()}")
+    for name, entry in peers.items():
+        if name not in (*ready, *absent):
+            line("missing", f"{name}: {entry.missing()}")
+    if absent:
+        line("no GPU", ", ".join(absent))
     click.echo()
 
 
@@ -273,7 +282,8 @@ def _footer(record: Record) -> None:
 
     click.echo()
     for text in table.footer(record):
-        click.echo(text)
+        indent = text[: len(text) - len(text.lstrip())] + "  "
+        click.echo(textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False))
 
 
 def _draw(record: Record, path: Path) -> None:

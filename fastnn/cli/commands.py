@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import textwrap
 import warnings
@@ -64,7 +65,9 @@ def describe(error: Exception) -> str:
 def line(label: str, text: str) -> None:
     """Print `text` behind a label, wrapped to the width of a terminal."""
     indent = " " * LABEL
-    click.echo(textwrap.fill(text, WIDTH, initial_indent=label.ljust(LABEL), subsequent_indent=indent, break_on_hyphens=False))
+    # Paths are copied from here: they stay whole.
+    fill = functools.partial(textwrap.fill, break_on_hyphens=False, break_long_words=False)
+    click.echo(fill(text, WIDTH, initial_indent=label.ljust(LABEL), subsequent_indent=indent))
 
 
 class Number(click.FloatRange):
