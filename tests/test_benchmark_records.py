@@ -51,7 +51,14 @@ def record(done: Sequence[Measured], **changes: Any) -> Record:
     return Record(
         created="2026-01-02T03:04:05+00:00",
         settings=Settings(
-            cells=[m.cell for m in done], contestants=list(names), threads=2, rounds=5, processes=5, seconds=0.1, budget=10.0
+            cells=[m.cell for m in done],
+            contestants=list(names),
+            threads=2,
+            rounds=5,
+            processes=5,
+            peer_processes=1,
+            seconds=0.1,
+            budget=10.0,
         ),
         environment=environment(**changes),
         limits=[Limit(device="cpu", precision="float32", best=limit, now=limit)],

@@ -53,7 +53,11 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]
 
 
 def run(cells: list[Cell], peers: list[str], **settings: Any) -> records.Record:
-    return runner.run(runner.plan(cells, peers, **{"rounds": 2, "processes": 1, "seconds": 0.01, "budget": 60.0, **settings}))
+    return runner.run(
+        runner.plan(
+            cells, peers, **{"rounds": 2, "processes": 1, "peer_processes": 1, "seconds": 0.01, "budget": 60.0, **settings}
+        )
+    )
 
 
 # --- the grid -------------------------------------------------------------------------------------------------------
@@ -231,9 +235,10 @@ def test_peers_that_are_missing_and_devices_that_are_not_here(
     assert list(there.results) == ["fastnn", "torch-graph"]
 
 
-def test_fastnn_goes_on_in_fresh_processes(planted: Callable[..., list[str]]) -> None:
-    result = run([TINY], [], rounds=4, processes=2).done[0].results["fastnn"]
-    assert result.process == [0, 0, 1, 1]
+def test_contestants_go_on_in_fresh_processes(planted: Callable[..., list[str]]) -> None:
+    results = run([TINY], planted("Sound"), rounds=4, processes=4, peer_processes=2).done[0].results
+    assert results["fastnn"].process == [0, 1, 2, 3]
+    assert results["Sound"].process == [0, 0, 1, 1]
 
 
 # --- processes --------------------------------------------------------------------------------------------------------

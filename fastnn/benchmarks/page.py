@@ -355,13 +355,13 @@ def _table(label: str, headers: list[str], rows: list[list[str]]) -> str:
 
 def _how(record: Record) -> str:
     settings = record.settings
-    processes = curves.count(settings.processes, "process", "processes")
+    processes = f"{settings.processes} processes, its peers in up to {settings.peer_processes}"
     return (
         "Every contestant runs in a process of its own, on the same cores with the same number of threads, and from the same "
         "weights and mini-batches its first losses must be those of fastnn, or it is not timed. "
         f"Then all take turns of about {settings.seconds:g} s, one each in every one of {settings.rounds} rounds, with another "
-        f"one first each round, until the rounds are over or the {settings.budget:g} s of the cell are spent; fastnn may be "
-        f"started afresh on the way, in up to {processes}. "
+        f"one first each round, until the rounds are over or the {settings.budget:g} s of the cell are spent; fastnn takes "
+        f"them in up to {processes}. "
         "Throughput is the examples of an epoch over the median of its seconds, spread is slowest less fastest turn over the "
         f"median (noisy: {curves.noise_text()}), and the limit is what the calls of a training step would reach at the "
         "machine's measured rates of arithmetic and of copying."
@@ -386,7 +386,7 @@ def _environment(record: Record) -> str:
         "commit": environment.commit or "unknown",
         "measured": record.created,
         "settings": f"{settings.rounds} rounds, {settings.seconds:g} s a turn, {settings.budget:g} s a cell, "
-        f"fastnn in up to {curves.count(settings.processes, 'process', 'processes')}",
+        f"up to {settings.processes} processes of fastnn and {settings.peer_processes} of a peer",
         "cells": f"{len(record.done)} of {len(settings.cells)} run",
         "not run yet": ", ".join(map(str, record.left)) or "none",
     }

@@ -10,6 +10,7 @@ for the message if the process ends. Before anything is imported, the process is
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -27,6 +28,8 @@ import msgspec
 from fastnn.benchmarks.grid import Cell, check_order, make_task
 from fastnn.benchmarks.peers import Cannot, Contestant, Entry, load
 
+PREPARED = ("run", "end")
+"""Requests that only a process can answer that was told to prepare."""
 LINGER = 5.0
 """Seconds that a process gets to end by itself."""
 
@@ -123,6 +126,12 @@ def serve(home: str, threads: int) -> None:
         answers.flush()
 
 
+def end_with_parent() -> None:
+    """Let the system end this process when the runner is gone, even while it is busy (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def pin(threads: int) -> None:
     """Keep this process and all its threads on the first `threads` of its cores."""
     if hasattr(os, "sched_setaffinity"):
@@ -167,6 +176,8 @@ class Process:
 
     def send(self, do: str, **request: Any) -> None:
         """Begin a request. `receive` takes its answer."""
+        if do in PREPARED and (self._process is None or self._process.poll() is not None):
+            raise Failed(self._end())
         process = self._running()
         assert process.stdin
         try:
@@ -276,5 +287,6 @@ def closing(processes: dict[Any, Process]) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     pin(int(sys.argv[2]))
     serve(sys.argv[1], int(sys.argv[2]))

@@ -170,6 +170,7 @@ class Settings(_Struct, kw_only=True):
     threads: int
     rounds: int
     processes: int
+    peer_processes: int
     seconds: float
     budget: float
 

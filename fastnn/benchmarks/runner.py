@@ -3,7 +3,8 @@
 A cell goes like this. One after another the contestants train the same few mini-batches from the same weights, and whoever's
 losses differ from ours computes something else and is not timed; then each trains one epoch, in which it compiles what it
 will. Then come rounds: in each, everybody has one turn of about `seconds`, and so has a fixed reference workload; who begins
-changes from round to round. Now and then fastnn goes on in a fresh process. The record is written after every cell.
+changes from round to round. Now and then each goes on in a fresh process, if that is ready soon. The record is written
+after every cell.
 """
 
 from __future__ import annotations
@@ -32,10 +33,8 @@ HELLO = 120.0
 """Seconds that starting a process and importing its library may take."""
 PREPARING = 0.6
 """Share of a cell's budget that checking and warming up may take."""
-QUICK_EPOCH = 1.0
-"""fastnn goes on in fresh processes where an epoch takes less than so many seconds."""
 SLOW = 5.0
-"""An epoch that takes so many seconds is not repeated to find out how long it takes."""
+"""A first epoch that takes so many seconds is not repeated, neither to find out how long it takes nor in fresh processes."""
 TURN = 10.0
 """A turn may take this many times as long as expected before it counts as hung."""
 MOST_RUNS = 2000
@@ -60,6 +59,7 @@ def plan(
     threads: int | None = None,
     rounds: int = 10,
     processes: int = 5,
+    peer_processes: int = 3,
     seconds: float = 0.2,
     budget: float = 120.0,
 ) -> Record:
@@ -71,16 +71,18 @@ def plan(
     threads = engines.cores() if threads is None else threads
     if threads > engines.cores():
         raise InputError(f"threads: there are {engines.cores()} cores here, and every thread gets one; got {threads}")
-    if rounds < 1 or processes < 1 or not 0 < seconds < math.inf or not 0 < budget < math.inf:
+    if min(rounds, processes, peer_processes) < 1 or not 0 < seconds < math.inf or not 0 < budget < math.inf:
         raise InputError(
-            f"expected rounds and processes >= 1, seconds and budget above 0, got {rounds}, {processes}, {seconds}, {budget}"
+            f"expected rounds and processes >= 1, seconds and budget above 0, got {rounds}, {processes}, {peer_processes}, "
+            f"{seconds}, {budget}"
         )
     devices = {cell.device for cell in cells}
     names = [name for name, entry in CONTESTANTS.items() if name in (OURS, *peers) and devices & {*entry.devices}]
     return Record(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         settings=Settings(
-            cells=list(cells), contestants=names, threads=threads, rounds=rounds, processes=processes, seconds=seconds,
+            cells=list(cells), contestants=names, threads=threads, rounds=rounds, processes=processes,
+            peer_processes=peer_processes, seconds=seconds,
             budget=budget,
         ),
         environment=environment(),
@@ -268,11 +270,13 @@ class _Field:
                     first = process.ask("run", SLOW * TURN, runs=1)["seconds"]
                 turns[entry.name] = _Turns(process, first, settings.seconds)
         self.watcher.turns(settings.rounds * len(ready))
-        ours = next((entry for entry in ready if entry.name == OURS), None)
         for index in range(settings.rounds):
-            if ours in ready and index and index * settings.processes // settings.rounds > turns[OURS].number:
-                with self._trying(ours, ready, results):
-                    self._renew(cell, ours, turns[OURS], ends)
+            for entry in list(ready):
+                count = settings.processes if entry.name == OURS else settings.peer_processes
+                first = results[entry.name].first_seconds or 0.0
+                if index * count // settings.rounds > turns[entry.name].current and first < SLOW and time.monotonic() < ends:
+                    with self._trying(entry, ready, results):
+                        turns[entry.name].renew(cell)
             first_up = index % max(1, len(ready))
             for entry in [*ready[first_up:], *ready[:first_up]]:
                 with self._trying(entry, ready, results):
@@ -287,26 +291,23 @@ class _Field:
             result.status, result.reason, result.runs = "measured", "", taken.runs
             result.seconds, result.process = taken.seconds, taken.process
 
-    def _renew(self, cell: Cell, entry: Entry, turns: _Turns, ends: float) -> None:
-        """Go on in a fresh process, so that the turns tell how much processes differ; not where warming up takes long."""
-        turns.number += 1
-        if turns.epoch > QUICK_EPOCH or time.monotonic() > ends:
-            return
-        turns.running.close()
-        turns.running.ask("prepare", HELLO, cell=msgspec.to_builtins(cell))
-        turns.current += 1
-
 
 class _Turns:
     """The turns of one contestant in one cell."""
 
     def __init__(self, running: Process, epoch: float, seconds: float) -> None:
-        self.running, self.epoch = running, epoch
+        self.running = running
         self.runs = max(1, min(MOST_RUNS, round(seconds / max(epoch, 1e-9))))
         self.patience = max(5.0, TURN * epoch * self.runs)
         self.seconds: list[float] = []
         self.process: list[int] = []
-        self.number = self.current = 0
+        self.current = 0
+
+    def renew(self, cell: Cell) -> None:
+        """Go on in a fresh process: two of them may differ, by where memory lies and by which cores threads share."""
+        self.running.close()
+        self.running.ask("prepare", HELLO, cell=msgspec.to_builtins(cell))
+        self.current += 1
 
     def take(self) -> None:
         time.sleep(REST)

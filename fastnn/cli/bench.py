@@ -16,8 +16,8 @@ from fastnn.cli.commands import WIDTH, Command, Group, Number, line
 if TYPE_CHECKING:
     from fastnn.benchmarks.record import Measured, Record
 
-QUICK = {"rounds": 5, "processes": 3, "seconds": 0.1, "budget": 30.0}
-GRID = {"rounds": 10, "processes": 5, "seconds": 0.2, "budget": 240.0}
+QUICK = {"rounds": 5, "processes": 3, "peers": 1, "seconds": 0.1, "budget": 30.0}
+GRID = {"rounds": 10, "processes": 5, "peers": 3, "seconds": 0.2, "budget": 240.0}
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -119,6 +119,7 @@ def bench(
                 threads,
                 rounds or int(defaults["rounds"]),
                 int(defaults["processes"]),
+                int(defaults["peers"]),
                 seconds or defaults["seconds"],
                 budget or defaults["budget"],
             )
