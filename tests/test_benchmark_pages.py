@@ -17,7 +17,7 @@ import pytest
 from fastnn.benchmarks import curves, page, plots
 from fastnn.benchmarks.crossover import crossover_lines, crossovers
 from fastnn.benchmarks.grid import Cell
-from fastnn.benchmarks.record import Contestant, Environment, Gpu, Limit, Measured, Record, Result, check
+from fastnn.benchmarks.record import Contestant, Environment, Gpu, Limit, Measured, Record, Reference, Result, check
 from fastnn.benchmarks.runner import plan
 from fastnn.errors import FileError, InputError
 from fastnn.program.explain import Limits
@@ -51,7 +51,9 @@ def make(rates: dict[Cell, dict[str, float | Result]], *, gpu: Gpu | None = None
     for cell, given in rates.items():
         results = {name: what if isinstance(what, Result) else result(cell, what) for name, what in given.items()}
         work = [(1000 * cell.batch_size, 400 * cell.batch_size)]
-        record.done.append(Measured(cell=cell, threads=1, work=work, reference=[0.01], results=results))
+        record.done.append(
+            Measured(cell=cell, threads=1, work=work, reference=Reference(one_core=[0.01], all_cores=[0.01]), results=results)
+        )
     check(record, Path("record.json"))
     return record
 
@@ -172,7 +174,9 @@ def test_nobody_is_left_out_silently(record: Record) -> None:
     record.settings.cells.append(Cell("wide", 8))
     assert "1 of 4 cells" in curves.absences(record)[-1]
     some = make({Cell("mnist", size): {"fastnn": Result(status="timeout", reason="30 s")} for size in (1, 8)})
-    some.done.append(Measured(cell=Cell("mnist", 32), threads=1, work=[], reference=[], results={}))
+    some.done.append(
+        Measured(cell=Cell("mnist", 32), threads=1, work=[], reference=Reference(one_core=[], all_cores=[]), results={})
+    )
     assert curves.absences(some)[0] == "fastnn (mnist at 1, 8): out of time: 30 s"
 
 

@@ -18,7 +18,7 @@ from fastnn.benchmarks import record as records
 from fastnn.benchmarks import table
 from fastnn.benchmarks.compare import compare, holm, lines, values
 from fastnn.benchmarks.grid import Cell, cells
-from fastnn.benchmarks.record import Contestant, Environment, Limit, Measured, Record, Settings
+from fastnn.benchmarks.record import Contestant, Environment, Limit, Measured, Record, Reference, Settings
 from fastnn.benchmarks.record import Result as Found
 from fastnn.cli import main
 from fastnn.errors import FileError, FormatError, InputError
@@ -42,7 +42,9 @@ def measured(
         name: Found(status="measured", seconds=[float(t) for t in times], process=list(process or range(len(times))), runs=1)
         for name, times in seconds.items()
     }  # fmt: skip
-    return Measured(cell=cell, threads=2, work=[(1000, 400), (0, 80)], reference=[reference] * 5, results=results)
+    rounds = max(len(result.seconds) for result in results.values())
+    units = Reference(one_core=[reference] * rounds, all_cores=[1.1 * reference] * rounds)
+    return Measured(cell=cell, threads=2, work=[(1000, 400), (0, 80)], reference=units, results=results)
 
 
 def record(done: Sequence[Measured], **changes: Any) -> Record:
@@ -132,7 +134,7 @@ def test_a_file_that_was_cut_off_is_refused(share: float, tmp_path: Path) -> Non
         (("done", 0, "results", "fastnn", "seconds", 0), None, "got `null`"),
         (("done", 0, "results", "fastnn", "process"), [0], "times of 1 processes"),
         (("done", 0, "results", "stranger"), {"status": "failed"}, "'stranger' is no contestant"),
-        (("done", 0, "reference", 0), 0.0, "reference has a time that is not above 0"),
+        (("done", 0, "reference", "one_core", 0), 0.0, "reference has a time that is not above 0"),
         (("environment",), None, "Expected `object`, got `null`"),
     ],
     ids=str,
@@ -247,9 +249,10 @@ def test_holm_by_its_definition() -> None:
 
 def test_a_value_is_the_median_of_a_process() -> None:
     m = measured(Cell("mnist", 8), {"fastnn": [1.0, 3.0, 2.0, 8.0]}, [0, 0, 0, 1], reference=0.5)
-    assert values(m) == pytest.approx([math.log(4.0), math.log(16.0)])
+    assert values(m, m.reference.one_core) == pytest.approx([math.log(4.0), math.log(16.0)])
     m = measured(Cell("mnist", 8), {"fastnn": [1.0, 3.0]}, [0, 0], reference=0.5)
-    assert values(m) == pytest.approx([math.log(2.0), math.log(6.0)])
+    assert values(m, m.reference.one_core) == pytest.approx([math.log(2.0), math.log(6.0)])
+    assert values(m, [0.5, 1.5]) == pytest.approx([math.log(2.0), math.log(2.0)])
 
 
 def test_runs_of_the_same_code_agree() -> None:
@@ -312,7 +315,7 @@ def test_other_machines_are_compared_only_when_told(tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_said() -> None:
     old, new = noisy_run(0), noisy_run(1)
     new.done[0].results["fastnn"] = Found(status="failed", reason="it fell")
-    new.done[1].reference = []
+    new.done[1].reference = Reference()
     del new.done[2]
     new.environment = environment(versions={"fastnn": "0.2.0", "torch": "3"}, commit=None)
     found = compare(old, new)
@@ -339,6 +342,24 @@ def test_equal_times_are_equal_and_exact_ones_differ() -> None:
     one = record([measured(cell, {"fastnn": [1.0, 1.0]})])
     assert compare(one, one).changes[0].verdict == "same"
     assert compare(one, record([measured(cell, {"fastnn": [2.0, 2.0]})])).changes[0].verdict == "slower"
+
+
+def test_a_core_that_was_lost_is_no_change_of_the_code() -> None:
+    """What needs all cores takes as much longer as the workload on all cores does; what needs one is as it was."""
+    cell = Cell("mnist", 8)
+    times = [1.0, 1.01, 0.99, 1.0]
+    old = record([measured(cell, {"fastnn": times})])
+    slowed = measured(cell, {"fastnn": [1.8 * seconds for seconds in times]})
+    slowed.reference.all_cores = [1.8 * seconds for seconds in slowed.reference.all_cores]
+    assert compare(old, record([slowed])).changes[0].verdict == "same"
+    same = measured(cell, {"fastnn": times})
+    same.reference.all_cores = slowed.reference.all_cores
+    assert compare(old, record([same])).changes[0].verdict == "same"
+    worse = measured(cell, {"fastnn": [2.5 * seconds for seconds in times]})
+    worse.reference.all_cores = slowed.reference.all_cores
+    change = compare(old, record([worse])).changes[0]
+    assert change.verdict == "slower"
+    assert change.factor == pytest.approx(1.8 / 2.5)
 
 
 def test_a_spread_as_large_as_the_change_hides_it() -> None:

@@ -1,13 +1,16 @@
 """What became faster or slower between two records, beyond what chance and the machine do.
 
-Both records ran a fixed reference workload in every cell, and times count relative to its median: a machine that was slower
-as a whole changes nothing. fastnn took its turns in several processes, because where memory lies can make two processes of the
-same code differ by a tenth; the median of each process is one value. A cell has changed if
+Both records ran fixed workloads in every round, on one core and on all of them, and times count relative to those of their
+round: a machine that was slower changes nothing, nor does one that lost a core to somebody else for a while. fastnn took its
+turns in several processes, because where memory lies can make two processes of the same code differ by a tenth; the median of
+each process is one value. A cell has changed if
 
 - Welch's t-test of the logarithms of these values is significant at `LEVEL` after Holm's correction for the number of
   cells, and
 - the change is larger than the spread of the values within either record, and than `LEAST`, by which two runs of the same
-  code were seen to differ.
+  code were seen to differ,
+
+both by the one workload and by the other. What is shown is the smaller of the two changes, with its p and its spread.
 
 Where an epoch is so long that all turns were taken by one process, each turn is a value.
 """
@@ -78,7 +81,7 @@ def compare(old: Record, new: Record, *, other_machine: bool = False, name: str 
         elif name not in first.measured or name not in second.measured:
             which = "old" if name not in first.measured else "new"
             others.append(f"{key[0]}: {name} was not measured in the {which} record")
-        elif not first.reference or not second.reference:
+        elif not all(times for m in (first, second) for times in references(m).values()):
             others.append(f"{key[0]}: the reference was not measured")
         else:
             pairs.append((first, second))
@@ -97,21 +100,39 @@ def _key(measured: Measured) -> tuple[Cell, int]:
     return measured.cell, measured.threads
 
 
-def values(measured: Measured, name: str = OURS) -> list[float]:
-    """Logarithms of seconds relative to the reference: of the median of each process, or of each turn of the only one."""
-    result, unit = measured.results[name], statistics.median(measured.reference)
+def references(measured: Measured) -> dict[str, list[float]]:
+    """Seconds of the fixed workloads, one value a round."""
+    return {"one core": measured.reference.one_core, "all cores": measured.reference.all_cores}
+
+
+def values(measured: Measured, reference: Sequence[float], name: str = OURS) -> list[float]:
+    """Logarithms of seconds relative to those of a workload in their round: the median of each process, or each turn of one."""
+    result = measured.results[name]
     turns: dict[int, list[float]] = {}
-    for process, seconds in zip(result.process, result.seconds, strict=True):
-        turns.setdefault(process, []).append(seconds)
-    groups = list(turns.values()) if len(turns) > 1 else [[seconds] for seconds in result.seconds]
-    return [math.log(statistics.median(group) / unit) for group in groups]
+    for process, seconds, unit in zip(result.process, result.seconds, reference, strict=True):
+        turns.setdefault(process, []).append(math.log(seconds / unit))
+    groups = list(turns.values()) if len(turns) > 1 else [[value] for value in turns[result.process[0]]]
+    return [statistics.median(group) for group in groups]
 
 
 def _test(first: Measured, second: Measured, name: str) -> tuple[float, float, float]:
-    """The change as a factor of throughput, the spread within the records, and the p of the test before correction."""
+    """The change as a factor of throughput, the spread within the records, and the p of the test before correction.
+
+    By the workload by which the change is smaller; where one says faster and the other slower, there is none.
+    """
+    found = [
+        _test_by(values(first, unit, name), values(second, other, name))
+        for unit, other in zip(references(first).values(), references(second).values(), strict=True)
+    ]
+    factor, spread, p = min(found, key=lambda test: abs(math.log(test[0])))
+    if len({each > 1 for each, _, _ in found}) > 1:
+        return 1.0, max(each for _, each, _ in found), math.nan if math.isnan(p) else 1.0
+    return factor, spread, max(each for _, _, each in found)
+
+
+def _test_by(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
     from scipy.stats import ttest_ind
 
-    a, b = values(first, name), values(second, name)
     change = statistics.fmean(a) - statistics.fmean(b)
     spread = max(max(a) - min(a), max(b) - min(b))
     if min(len(a), len(b)) < 2:

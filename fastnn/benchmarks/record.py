@@ -114,16 +114,23 @@ class Result(_Struct, kw_only=True):
         return self.spread > NOISY
 
 
+class Reference(_Struct, kw_only=True):
+    """Seconds of fixed workloads, one value a round."""
+
+    one_core: list[float] = []
+    all_cores: list[float] = []
+
+
 class Measured(_Struct, kw_only=True):
     """A cell that was run. `work`: (floating-point operations, bytes) of each call of one training step.
 
-    `reference`: seconds of a fixed workload, one value a round, by which runs are compared with each other.
+    `reference`: seconds of fixed workloads, on one core and on all cores, one value a round: by them runs are compared.
     """
 
     cell: Cell
     threads: int
     work: list[tuple[int, int]]
-    reference: list[float]
+    reference: Reference
     results: dict[str, Result]
 
     @property
@@ -275,7 +282,7 @@ def check(record: Record, path: Path) -> None:
                 raise FormatError(f"{where}: {name} has {len(result.seconds)} times of {len(result.process)} processes")
             if any(seconds <= 0 for seconds in result.seconds):
                 raise FormatError(f"{where}: {name} has a time that is not above 0")
-        if any(seconds <= 0 for seconds in measured.reference):
+        if any(seconds <= 0 for seconds in (*measured.reference.one_core, *measured.reference.all_cores)):
             raise FormatError(f"{where}: the reference has a time that is not above 0")
 
 

@@ -2,9 +2,9 @@
 
 A cell goes like this. One after another the contestants train the same few mini-batches from the same weights, and whoever's
 losses differ from ours computes something else and is not timed; then each trains one epoch, in which it compiles what it
-will. Then come rounds: in each, everybody has one turn of about `seconds`, and so has a fixed reference workload; who begins
-changes from round to round. Now and then each goes on in a fresh process, if that is ready soon. The record is written
-after every cell.
+will. Then come rounds: in each, everybody has one turn of about `seconds`, and so have two fixed workloads, the references;
+who begins changes from round to round. Now and then each goes on in a fresh process, if that is ready soon. The record is
+written after every cell.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from fastnn import engines
 from fastnn.benchmarks import limits
 from fastnn.benchmarks.environment import environment
 from fastnn.benchmarks.grid import NETWORKS, PRECISIONS, Cell, check_names
-from fastnn.benchmarks.peers import CONTESTANTS, METER, REFERENCE, Cannot, Entry
+from fastnn.benchmarks.peers import CONTESTANTS, METER, REFERENCES, Cannot, Entry
 from fastnn.benchmarks.process import Failed, Process, TimedOut, closing
-from fastnn.benchmarks.record import OURS, Contestant, Limit, Measured, Record, Result, Settings, Status, write
+from fastnn.benchmarks.record import OURS, Contestant, Limit, Measured, Record, Reference, Result, Settings, Status, write
 from fastnn.benchmarks.watcher import Watcher
 from fastnn.errors import FileError, InputError
 
@@ -137,7 +137,7 @@ class _Field:
     def run(self, cell: Cell) -> Measured:
         """One cell; whatever a contestant does, the cell ends within about its budget."""
         results, ready = self._contestants(cell)
-        measured = Measured(cell=cell, threads=self.settings.threads, work=[], reference=[], results=results)
+        measured = Measured(cell=cell, threads=self.settings.threads, work=[], reference=Reference(), results=results)
         if not ready:
             return measured
         self._limits(cell.device)
@@ -213,7 +213,7 @@ class _Field:
 
     def _start(self, cell: Cell, ready: Sequence[Entry]) -> None:
         """Start the processes that are not running, all at once; that they cannot is found when they are asked."""
-        new = [self._process(entry, cell.device) for entry in (*ready, REFERENCE)]
+        new = [self._process(entry, cell.device) for entry in (*ready, *REFERENCES)]
         new = [process for process in new if not process.started]
         if new:
             self.watcher.stage("starting the contestants")
@@ -223,8 +223,9 @@ class _Field:
         for process in new:
             with contextlib.suppress(Failed, Cannot):
                 process.receive(deadline - time.monotonic())
-        if any(process.entry is REFERENCE for process in new):
-            self._process(REFERENCE, "cpu").ask("prepare", HELLO, cell=msgspec.to_builtins(Cell("planar", 1)))
+        for process in new:
+            if process.entry in REFERENCES:
+                process.ask("prepare", HELLO, cell=msgspec.to_builtins(Cell("planar", 1)))
 
     def _limits(self, device: str) -> None:
         """Measure the limits of a device, once a run."""
@@ -261,8 +262,10 @@ class _Field:
         """Find out how many epochs make a turn, then let all take turns until the rounds are over or the budget is spent."""
         self.watcher.stage(f"{cell}: taking turns")
         results, settings = measured.results, self.settings
-        reference = self._process(REFERENCE, "cpu")
-        turns = {REFERENCE.name: _Turns(reference, reference.ask("run", 30.0, runs=1)["seconds"], settings.seconds)}
+        turns = {}
+        for entry in REFERENCES:
+            process = self._process(entry, "cpu")
+            turns[entry.name] = _Turns(process, process.ask("run", HELLO, runs=1)["seconds"], settings.seconds / 2)
         for entry in list(ready):
             with self._trying(entry, ready, results):
                 process, first = self._process(entry, cell.device), results[entry.name].first_seconds or 0.0
@@ -282,10 +285,11 @@ class _Field:
                 with self._trying(entry, ready, results):
                     turns[entry.name].take()
                 self.watcher.turn()
-            turns[REFERENCE.name].take()
+            for entry in REFERENCES:
+                turns[entry.name].take()
             if time.monotonic() > ends:
                 break
-        measured.reference = turns[REFERENCE.name].seconds
+        measured.reference = Reference(**{entry.name: turns[entry.name].seconds for entry in REFERENCES})
         for entry in ready:
             result, taken = results[entry.name], turns[entry.name]
             result.status, result.reason, result.runs = "measured", "", taken.runs

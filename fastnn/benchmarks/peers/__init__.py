@@ -119,8 +119,11 @@ CONTESTANTS = {
 }  # fmt: skip
 """Name -> contestant, ours first."""
 
-REFERENCE = Entry("reference", "NumPy reference", f"{_HERE}.reference:Reference", (), ("cpu",))
-"""A fixed workload that takes its turn in every round: runs are compared relative to it."""
+REFERENCES = (
+    Entry("one_core", "NumPy on one core", f"{_HERE}.reference:OneCore", (), ("cpu",)),
+    Entry("all_cores", "NumPy on every core", f"{_HERE}.reference:AllCores", (), ("cpu",)),
+)
+"""Fixed workloads that take their turns in every round: runs are compared relative to both."""
 
 METER = Entry("limits", "the machine's limits", "fastnn.benchmarks.limits:Meter", (), ("cpu", "cuda"))
 """Measures the limits of a device, in a process like theirs, on the same cores."""
