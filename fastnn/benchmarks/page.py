@@ -37,7 +37,7 @@ def render(record: Record) -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise InputError('pages need plotly: pip install "fastnn-xp[bench]"') from error
+        raise InputError("pages need plotly: pip install plotly") from error
     found = curves.panels(record)
     plotly, script = get_plotlyjs(), _resource("page.js")
     environment = record.environment

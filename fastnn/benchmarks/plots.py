@@ -127,7 +127,7 @@ def _style() -> Iterator[None]:
     try:
         from matplotlib import style
     except ImportError as error:
-        raise InputError('plots need matplotlib: pip install "fastnn-xp[bench]"') from error
+        raise InputError("plots need matplotlib: pip install matplotlib") from error
     with style.context(STYLE, after_reset=True):
         yield
 

@@ -17,8 +17,6 @@ import numpy as np
 
 from fastnn.benchmarks.grid import Task
 
-INSTALL = 'pip install "fastnn-xp[bench-peers]"'
-
 
 class Cannot(Exception):
     """A contestant has no way to train a cell; the message says why."""
@@ -75,7 +73,7 @@ class Entry:
     def missing(self) -> str:
         """Why it cannot take part at all; empty if it can."""
         absent = [package for package in self.needs if importlib.util.find_spec(package) is None]
-        return f"{' and '.join(absent)} not installed: {INSTALL}" if absent else ""
+        return f"{' and '.join(absent)} not installed: pip install {' '.join(absent)}" if absent else ""
 
 
 def load(home: str) -> type[Contestant]:
