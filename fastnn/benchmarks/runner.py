@@ -112,7 +112,6 @@ def run(record: Record, path: Path | None = None, watcher: Watcher | None = None
         field = _Field(record, processes, watcher)
         for cell in record.left:
             record.done.append(field.run(cell))
-            watcher.cell(record, record.done[-1])
             if path is not None:
                 try:
                     write(record, path)
@@ -120,6 +119,7 @@ def run(record: Record, path: Path | None = None, watcher: Watcher | None = None
                 except FileError as error:
                     trouble = error
                     watcher.warn(f"{error}; it is tried again after the next cell")
+            watcher.cell(record, record.done[-1])  # what is shown has been written
     if trouble is not None:
         raise trouble
     return record
