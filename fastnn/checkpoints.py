@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 
 from fastnn import random
 from fastnn.errors import FastnnError, FileError, FormatError, InputError, NotReadyError, nearest
+from fastnn.files import write_whole
 from fastnn.layers import BUILT_IN, Layer
 from fastnn.model import Sequential, Task
 
@@ -50,7 +50,7 @@ def save(model: Sequential, path: str | os.PathLike[str]) -> None:
     except (TypeError, ValueError) as error:
         raise InputError(f"the options of a layer cannot be stored as JSON: {error}") from error
     content = serialize({name: np.ascontiguousarray(value) for name, value in model.weights.items()}, {KEY: text})
-    _write(Path(path), content)
+    write_whole(Path(path), content)
 
 
 def load(path: str | os.PathLike[str], layers: Mapping[str, type[Layer]] | None = None) -> Sequential:
@@ -112,27 +112,3 @@ def _from_manifest(path: Path, manifest: Any, weights: dict[str, np.ndarray], cl
     except (KeyError, TypeError, ValueError, AttributeError, FastnnError) as error:
         raise FormatError(f"{path} does not describe a model: {error}") from error
     return model
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write, flush, rename, flush the folder."""
-    try:
-        temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        if os.name == "posix":
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except OSError as error:
-        raise FileError(f"{path} cannot be written: {error}") from error

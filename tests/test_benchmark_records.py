@@ -135,6 +135,10 @@ def test_a_file_that_was_cut_off_is_refused(share: float, tmp_path: Path) -> Non
         (("done", 0, "results", "fastnn", "process"), [0], "times of 1 processes"),
         (("done", 0, "results", "stranger"), {"status": "failed"}, "'stranger' is no contestant"),
         (("done", 0, "reference", "one_core", 0), 0.0, "reference has a time that is not above 0"),
+        (("done", 0, "work", 0, 0), -1, "work below 0"),
+        (("done", 0, "cell", "batch_size"), 0, r"at `\$.done\[0\].cell.batch_size`"),
+        (("limits", 0, "best", "operations"), 0.0, "limit of the machine is not above 0"),
+        (("limits", 0, "now", "copies"), [], "limit of the machine is not above 0"),
         (("environment",), None, "Expected `object`, got `null`"),
     ],
     ids=str,
@@ -164,7 +168,7 @@ def test_files_that_are_no_records(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(FileError, match="could not be read"):
             records.read(path)
-    with pytest.raises(FileError, match="could not be written"):
+    with pytest.raises(FileError, match="cannot be written"):
         records.write(noisy_run(0), tmp_path / "nowhere" / "record.json")
 
 
@@ -387,6 +391,8 @@ def test_a_spread_as_large_as_the_change_hides_it() -> None:
         (["--quick", "--full"], "give --quick, or --full"),
         (["--full", "--network", "mnist"], "give --quick, or --full"),
         (["--resume", "x.json", "--quick"], "takes no others"),
+        (["--resume", "x.json", "--seconds", "1"], "takes no others"),
+        (["--resume", "x.json", "--budget", "9"], "takes no others"),
         (["--batch-size", "0"], "Invalid value for '--batch-size'"),
         (["--seconds", "nan"], "Invalid value for '--seconds'"),
         (["--output", "nowhere/x.json"], "there is no folder"),
@@ -439,6 +445,17 @@ def test_plots_and_page_are_drawn_beside_a_record(tmp_path: Path) -> None:
     for suffix, start in ((".png", b"\x89PNG"), (".svg", b"<?xml"), (".html", b"<!DOCTYPE html>")):
         assert path.with_suffix(suffix).read_bytes().startswith(start)
         assert str(path.with_suffix(suffix)) in result.stdout.replace("\n          ", " ")
+
+
+def test_a_foreign_record_is_shown_but_not_gone_on_with(tmp_path: Path) -> None:
+    """Who took part is the record's to say, not this installation's."""
+    path = write(record([measured(Cell("unheard", 8), {"fastnn": [1.0], "stranger": [2.0]})]), tmp_path / "record.json")
+    result = command("show", path, "--no-plots")
+    assert result.exit_code == 0, result.output
+    assert "in turns  fastnn, stranger;" in result.stdout
+    result = command("--resume", path)
+    assert result.exit_code == 1
+    assert "no contestant is called 'stranger'" in result.stderr
 
 
 def test_what_draws_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

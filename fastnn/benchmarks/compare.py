@@ -10,7 +10,7 @@ each process is one value. A cell has changed if
 - the change is larger than the spread of the values within either record, and than `LEAST`, by which two runs of the same
   code were seen to differ,
 
-both by the one workload and by the other. What is shown is the smaller of the two changes, with its p and its spread.
+by both workloads: the smaller of the two changes counts, the larger spread and the larger p.
 
 Where an epoch is so long that all turns were taken by one process, each turn is a value.
 """
@@ -81,7 +81,7 @@ def compare(old: Record, new: Record, *, other_machine: bool = False, name: str 
         elif name not in first.measured or name not in second.measured:
             which = "old" if name not in first.measured else "new"
             others.append(f"{key[0]}: {name} was not measured in the {which} record")
-        elif not all(times for m in (first, second) for times in references(m).values()):
+        elif not all(times for m in (first, second) for times in references(m)):
             others.append(f"{key[0]}: the reference was not measured")
         else:
             pairs.append((first, second))
@@ -100,9 +100,9 @@ def _key(measured: Measured) -> tuple[Cell, int]:
     return measured.cell, measured.threads
 
 
-def references(measured: Measured) -> dict[str, list[float]]:
+def references(measured: Measured) -> tuple[list[float], list[float]]:
     """Seconds of the fixed workloads, one value a round."""
-    return {"one core": measured.reference.one_core, "all cores": measured.reference.all_cores}
+    return measured.reference.one_core, measured.reference.all_cores
 
 
 def values(measured: Measured, reference: Sequence[float], name: str = OURS) -> list[float]:
@@ -118,16 +118,17 @@ def values(measured: Measured, reference: Sequence[float], name: str = OURS) -> 
 def _test(first: Measured, second: Measured, name: str) -> tuple[float, float, float]:
     """The change as a factor of throughput, the spread within the records, and the p of the test before correction.
 
-    By the workload by which the change is smaller; where one says faster and the other slower, there is none.
+    By both workloads the smaller change, the larger spread and the larger p; where by one it is faster and by the other
+    slower, there is no change.
     """
     found = [
         _test_by(values(first, unit, name), values(second, other, name))
-        for unit, other in zip(references(first).values(), references(second).values(), strict=True)
+        for unit, other in zip(references(first), references(second), strict=True)
     ]
-    factor, spread, p = min(found, key=lambda test: abs(math.log(test[0])))
-    if len({each > 1 for each, _, _ in found}) > 1:
-        return 1.0, max(each for _, each, _ in found), math.nan if math.isnan(p) else 1.0
-    return factor, spread, max(each for _, _, each in found)
+    factors, spreads, ps = zip(*found, strict=True)
+    if min(factors) < 1 < max(factors):
+        return 1.0, max(spreads), math.nan if math.isnan(ps[0]) else 1.0
+    return min(factors, key=lambda factor: abs(math.log(factor))), max(spreads), max(ps)
 
 
 def _test_by(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:

@@ -46,9 +46,9 @@ def commit() -> str | None:
     """The commit that fastnn runs from, with `+` behind it where files were changed; None if that cannot be known."""
     folder = Path(fastnn.__file__).resolve().parent
     try:
-        top, *changes = _git(folder, "rev-parse", "--show-toplevel"), _git(folder, "status", "--porcelain", "-uno")
-        if Path(top) == folder.parent:
-            return _git(folder, "rev-parse", "HEAD")[:12] + "+" * bool(changes[0])
+        if Path(_git(folder, "rev-parse", "--show-toplevel")) == folder.parent:
+            changed = _git(folder, "status", "--porcelain", "-uno")
+            return _git(folder, "rev-parse", "HEAD")[:12] + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         pass
     try:

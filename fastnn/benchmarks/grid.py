@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -68,7 +68,7 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One network at one mini-batch size on one device in one precision."""
 
     network: str
-    batch_size: int
+    batch_size: Annotated[int, msgspec.Meta(ge=1)]
     device: str = "cpu"
     precision: str = "float32"
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from fastnn.benchmarks.grid import PRECISIONS, Task
 from fastnn.benchmarks.peers import Contestant
-from fastnn.benchmarks.record import Limit, write_whole
+from fastnn.benchmarks.record import Limit
 from fastnn.errors import FileError
+from fastnn.files import write_whole
 from fastnn.program.explain import COPY_BYTES, Limits, measure_limits
 
 SIZES = (512, 1024, 2048)

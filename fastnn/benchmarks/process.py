@@ -213,7 +213,7 @@ class Process:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(LINGER if self._process.poll() is None else 0)
+                self._process.wait(LINGER)
             self.kill()
 
     def kill(self) -> None:

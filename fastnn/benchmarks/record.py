@@ -7,11 +7,8 @@ and nowhere else. The file is written whole or not at all, so that a run that en
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import statistics
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +16,7 @@ import msgspec
 
 from fastnn.benchmarks.grid import Cell
 from fastnn.errors import FileError, FormatError
+from fastnn.files import write_whole
 from fastnn.program.explain import Limits
 
 FORMAT = "fastnn-benchmark"
@@ -158,16 +156,6 @@ class Measured(_Struct, kw_only=True):
         """Whether the turns of ours or of the best peer differ by more than `NOISY`."""
         return any(self.results[name].noisy for name in (OURS, self.best_peer) if name in self.measured)
 
-    @property
-    def operations(self) -> int:
-        """Floating-point operations of one step."""
-        return sum(operations for operations, _ in self.work)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes that the calls of one step move at least."""
-        return sum(moved for _, moved in self.work)
-
 
 class Settings(_Struct, kw_only=True):
     """What was asked for: a run that is resumed goes on under these."""
@@ -229,24 +217,6 @@ def write(record: Record, path: Path) -> None:
     write_whole(path, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside `path`, flush it to the disk, and put it in the place of `path`. Raises FileError."""
-    temporary = None
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        raise FileError(f"{path} could not be written: {error.strerror or error}") from error
-
-
 def read(path: Path) -> Record:
     """Read a record. Raises FileError if there is none, FormatError for anything that is not a whole record of `VERSION`."""
     try:
@@ -271,6 +241,9 @@ def read(path: Path) -> Record:
 
 def check(record: Record, path: Path) -> None:
     """Raise FormatError where the numbers of a record cannot be what was measured."""
+    for rates in (rates for limit in record.limits for rates in (limit.best, limit.now)):
+        if not rates.copies or min(rates.operations, *(rate for _, rate in rates.copies)) <= 0:
+            raise FormatError(f"{path} is damaged: a limit of the machine is not above 0")
     for measured in record.done:
         where = f"{path} is damaged: {measured.cell}"
         for name, result in measured.results.items():
@@ -282,6 +255,8 @@ def check(record: Record, path: Path) -> None:
                 raise FormatError(f"{where}: {name} has {len(result.seconds)} times of {len(result.process)} processes")
             if any(seconds <= 0 for seconds in result.seconds):
                 raise FormatError(f"{where}: {name} has a time that is not above 0")
+        if any(number < 0 for call in measured.work for number in call):
+            raise FormatError(f"{where}: a call has work below 0")
         if any(seconds <= 0 for seconds in (*measured.reference.one_core, *measured.reference.all_cores)):
             raise FormatError(f"{where}: the reference has a time that is not above 0")
 

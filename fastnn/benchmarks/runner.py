@@ -22,7 +22,7 @@ import msgspec
 from fastnn import engines
 from fastnn.benchmarks import limits
 from fastnn.benchmarks.environment import environment
-from fastnn.benchmarks.grid import NETWORKS, PRECISIONS, Cell, check_names
+from fastnn.benchmarks.grid import DEVICES, NETWORKS, PRECISIONS, Cell, check_names
 from fastnn.benchmarks.peers import CONTESTANTS, METER, REFERENCES, Cannot, Entry
 from fastnn.benchmarks.process import Failed, Process, TimedOut, closing
 from fastnn.benchmarks.record import OURS, Contestant, Limit, Measured, Record, Reference, Result, Settings, Status, write
@@ -82,8 +82,7 @@ def plan(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         settings=Settings(
             cells=list(cells), contestants=names, threads=threads, rounds=rounds, processes=processes,
-            peer_processes=peer_processes, seconds=seconds,
-            budget=budget,
+            peer_processes=peer_processes, seconds=seconds, budget=budget,
         ),
         environment=environment(),
         limits=[],
@@ -92,7 +91,14 @@ def plan(
 
 
 def resume(record: Record) -> None:
-    """Make `record` go on here. Raises InputError if its machine or its versions are not those of now."""
+    """Make sure that `record` can go on here. Raises InputError if its machine or its versions are not those of now."""
+    for kind, names, known in (
+        ("contestant", record.settings.contestants, CONTESTANTS),
+        ("network", [cell.network for cell in record.left], NETWORKS),
+        ("device", [cell.device for cell in record.left], DEVICES),
+        ("precision", [cell.precision for cell in record.left], PRECISIONS["cuda"]),
+    ):
+        check_names(kind, names, known)
     now, then = environment(), record.environment
     for what in ("machine", "versions", "commit"):
         before, after = getattr(then, what), getattr(now, what)

@@ -29,7 +29,7 @@ def row(record: Record, measured: Measured) -> str:
         theirs = f"{peer:<14} {quantity(measured.examples_per_second(peer)):>7}{mark(measured, peer)}"
         ratio = f"{measured.ratio:>5.2f}x"
     share = record.roofline_share(measured)
-    limit = f"{share:>8.0%}" if share == share else f"{'unknown':>8}"
+    limit = f"{share:>8.0%}" if not math.isnan(share) else f"{'unknown':>8}"
     line = f"{where}{quantity(measured.examples_per_second(OURS)):>7}{mark(measured, OURS)} {theirs} {ratio} {limit}"
     return line + ("  SLOWER" if measured.ratio < 1 else "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -98,7 +99,8 @@ def bench(
     chosen = bool(networks or batch_sizes)
     if quick + full + chosen > 1:
         raise click.UsageError("give --quick, or --full, or networks and mini-batch sizes")
-    if resume is not None and (quick or full or chosen or devices or precisions or peers or threads or rounds or output):
+    others = (devices, precisions, peers, threads, rounds, seconds, budget, output)
+    if resume is not None and (quick or full or chosen or any(others)):
         raise click.UsageError("--resume goes on under the settings of its record, and takes no others")
     from fastnn.benchmarks import record as records
     from fastnn.benchmarks import runner
@@ -131,7 +133,7 @@ def bench(
         if not path.resolve().parent.is_dir():
             raise click.UsageError(f"there is no folder {path.resolve().parent}")
         records.write(record, path)
-    _heading(record)
+    _heading(record, *_taking_part(record))
     terminal = _Terminal(record)
     try:
         runner.run(record, path, terminal)
@@ -155,9 +157,9 @@ def show(record: Path, by_ratio: bool, no_plots: bool) -> None:
     from fastnn.benchmarks import table
 
     found = records.read(record)
-    _heading(found)
+    _heading(found, [name for name in found.contestants if any(name in measured.measured for measured in found.done)])
     click.echo(table.HEADER)
-    cells = [measured for measured in found.done if not by_ratio or measured.ratio == measured.ratio]
+    cells = [measured for measured in found.done if not (by_ratio and math.isnan(measured.ratio))]
     for measured in sorted(cells, key=lambda measured: measured.ratio) if by_ratio else cells:
         click.echo(table.row(found, measured))
     _footer(found)
@@ -181,9 +183,9 @@ def show(record: Path, by_ratio: bool, no_plots: bool) -> None:
 def compare(old: Path, new: Path, fail: float, everything: bool, other_machine: bool) -> None:
     """Compare the training throughput of fastnn in two records, OLD and NEW.
 
-    Times count relative to the reference workload of their cell. A cell has changed
-    if the change goes beyond the spread of its turns and is significant among as
-    many cells as are compared.
+    Times count relative to fixed workloads that were run in the same rounds. A cell
+    has changed if the change goes beyond the spread of its times and is significant
+    among as many cells as are compared.
     """
     from fastnn.benchmarks import compare as comparing
     from fastnn.benchmarks import record as records
@@ -214,10 +216,24 @@ def _cells(
     return [cell for cell in everything if (cell.network, cell.batch_size) in pairs]
 
 
-def _heading(record: Record) -> None:
-    """What is measured, where, and with whom."""
+def _taking_part(record: Record) -> tuple[list[str], list[tuple[str, str]]]:
+    """Who can run here, and what keeps the others from it, each with a label."""
     from fastnn.benchmarks.peers import CONTESTANTS
 
+    ready, absent = [], []
+    for name in record.settings.contestants:
+        entry = CONTESTANTS[name]
+        if entry.devices == ("cuda",) and record.environment.gpu is None:
+            absent.append(("no GPU", name))
+        elif entry.missing():
+            absent.append(("missing", f"{name}: {entry.missing()}"))
+        else:
+            ready.append(name)
+    return ready, absent
+
+
+def _heading(record: Record, taking_part: Sequence[str], absent: Sequence[tuple[str, str]] = ()) -> None:
+    """What is measured, where, and with whom."""
     settings, here = record.settings, record.environment
     threads = f"{settings.threads} thread{'s' * (settings.threads > 1)}"
     line(
@@ -226,15 +242,9 @@ def _heading(record: Record) -> None:
         + (here.gpu.name if here.gpu else "no GPU here"),
     )
     line("cells", f"{len(settings.cells)}, examples of training a second; {threads} for everybody, on as many cores")
-    peers = {name: CONTESTANTS[name] for name in settings.contestants}
-    absent = [name for name, entry in peers.items() if entry.devices == ("cuda",) and here.gpu is None]
-    ready = [name for name, entry in peers.items() if name not in absent and not entry.missing()]
-    line("in turns", ", ".join(ready) + f"; {settings.rounds} rounds of {settings.seconds:g} s each")
-    for name, entry in peers.items():
-        if name not in (*ready, *absent):
-            line("missing", f"{name}: {entry.missing()}")
-    if absent:
-        line("no GPU", ", ".join(absent))
+    line("in turns", ", ".join(taking_part) + f"; {settings.rounds} rounds of {settings.seconds:g} s each")
+    for label, text in absent:
+        line(label, text)
     click.echo()
 
 
@@ -290,8 +300,8 @@ def _footer(record: Record) -> None:
 def _draw(record: Record, path: Path) -> None:
     """Plots and page beside the record; without the libraries that draw them, a line that says what to install."""
     from fastnn.benchmarks import page, plots
-    from fastnn.benchmarks.record import write_whole
     from fastnn.errors import InputError
+    from fastnn.files import write_whole
 
     pictures = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
     click.echo()
@@ -302,4 +312,4 @@ def _draw(record: Record, path: Path) -> None:
         write_whole(path.with_suffix(".html"), page.render(record).encode())
         line("page", str(path.with_suffix(".html")))
     except InputError as error:
-        line("no plots", str(error))
+        line("missing", str(error))
