@@ -1,20 +1,25 @@
-"""The one helper of the kernel tests: run a kernel in the NumPy definition and in another set, compare everything.
+"""The one helper of the kernel tests: run a kernel in the NumPy definition and in the other sets, compare everything.
 
-The definition runs in float64 on the same (upcast) operands. The other set runs as 1, 2 and 3 parts; what they leave must
-be equal bit for bit. Outputs start as NaN and lie between guards, so that an element left out or written beyond the end
-is seen; operands that are only read must be as they were.
+The definition runs in float64 on the same (upcast) operands. The CPU set runs as 1, 2 and 3 parts; what they leave must
+be equal bit for bit. The CUDA set runs on the host (`cuda_on_host`), with the blocks it asks for and with one block.
+Outputs start as NaN and lie between guards, so that an element left out or written beyond the end is seen; operands that
+are only read must be as they were.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from cuda_on_host import host
 
 import fastnn_kernels.cpu as cpu_set
+import fastnn_kernels.cuda
 import fastnn_kernels.numpy as numpy_set
 from fastnn_kernels.contract import KERNELS
+from fastnn_kernels.cuda.lowering import LOWERINGS
 
 AWKWARD = (0, 1, 31, 33, 7, 127)
 FLOATS = ("float32", "float64")
@@ -72,13 +77,14 @@ def check_kernel(
     *,
     tolerance: float,
     parts: Sequence[int] = (1, 2, 3),
+    cuda: bool = True,
     cancels: bool = False,
     **attributes: Any,
 ) -> list[np.ndarray]:
-    """Run the kernel `name` in both sets; `inputs` are the read and the updated operands, `outputs` shapes and dtypes.
+    """Run the kernel `name` in every set; `inputs` are the read and the updated operands, `outputs` shapes and dtypes.
 
-    `tolerance` (in units of the dtype's epsilon) and `cancels` are those of `assert_close`. Returns the written operands of
-    the CPU.
+    `tolerance` (in units of the dtype's epsilon) and `cancels` are those of `assert_close`; `cuda`: whether the CUDA set
+    takes part. Returns the written operands of the CPU.
     """
     entry = KERNELS[name]
     dtype = next((a.dtype for a in [*inputs, *empty_like_outputs(outputs)] if a.dtype.kind == "f"), np.dtype("float64"))
@@ -86,22 +92,24 @@ def check_kernel(
     with np.errstate(all="ignore"):
         getattr(numpy_set, name)(*reference, **attributes)
     first: list[np.ndarray] = []
-    for count in parts:
+    runs: list[tuple[str, Any]] = [(f"{n} parts", partial(cpu_set.run, name, parts=n)) for n in parts]
+    if name in LOWERINGS and cuda:
+        runs += [(f"CUDA, {n or 'its'} blocks", partial(host.run, name, blocks=n)) for n in (None, 1)]
+    for what, run in runs:
         pairs = [guarded(np.asarray(a, order="C")) for a in [*inputs, *empty_like_outputs(outputs)]]
         arrays = [inner for inner, _ in pairs]
-        cpu_set.run(name, arrays, attributes, parts=count)
+        run(arrays=arrays, attributes=attributes)
         for operand, array, (_, whole) in zip(entry.operands, arrays, pairs, strict=True):
-            assert guards_whole(array, whole), f"{name}: wrote beyond {operand} with {count} parts"
+            assert guards_whole(array, whole), f"{name}: wrote beyond {operand} ({what})"
         for operand, array, before in zip(entry.inputs, arrays, inputs, strict=False):
             np.testing.assert_array_equal(array, before, err_msg=f"{name}: changed {operand}, which it should only read")
         written = arrays[len(entry.inputs) :]
-        for operand, array, expected in zip(
-            (*entry.updated, *entry.outputs), written, reference[len(entry.inputs) :], strict=True
-        ):
-            assert_close(array, expected, tolerance * EPSILON[dtype.name], f"{name}.{operand} ({count} parts)", cancels)
-        if first:
-            for operand, array, expected in zip((*entry.updated, *entry.outputs), written, first, strict=True):
-                assert array.tobytes() == expected.tobytes(), f"{name}.{operand}: other bits with {count} parts"
+        named = (*entry.updated, *entry.outputs)
+        for operand, array, expected in zip(named, written, reference[len(entry.inputs) :], strict=True):
+            assert_close(array, expected, tolerance * EPSILON[dtype.name], f"{name}.{operand} ({what})", cancels)
+        if first and not what.startswith("CUDA"):
+            for operand, array, expected in zip(named, written, first, strict=True):
+                assert array.tobytes() == expected.tobytes(), f"{name}.{operand}: other bits with {what}"
         first = first or written
     return first
 

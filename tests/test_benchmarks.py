@@ -373,7 +373,7 @@ def test_a_killed_run_loses_at_most_the_running_cell(tmp_path: Path) -> None:
 
 
 def test_the_best_limits_of_a_machine_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastnn_kernels.cpu.compiling.cache_folder", lambda: tmp_path)
+    monkeypatch.setattr("fastnn_kernels.caching.cache_folder", lambda: tmp_path)
 
     def limit(operations: float, rate: float) -> records.Limit:
         now = Limits(2, operations, ((100, rate), (1000, rate / 2)))

@@ -100,7 +100,7 @@ def test_a_cache_that_others_can_write_is_not_used(tmp_path: Path) -> None:
     folder = tmp_path / "open"
     folder.mkdir()
     folder.chmod(0o777)
-    code = SETUP + "from fastnn_kernels.cpu.compiling import cache_folder; print(cache_folder())"
+    code = SETUP + "from fastnn_kernels.caching import cache_folder; print(cache_folder())"
     run = python(code, FASTNN_CACHE_DIR=str(folder))
     assert run.stdout.strip() == "None"
     assert "can be written by others" in run.stderr

@@ -118,7 +118,7 @@ def measure_cuda(threads: int) -> dict[str, Limits]:
 
 def best_known(measured: list[Limit], machine: str) -> list[Limit]:
     """`measured`, each with the best of this and earlier runs on this machine; writes down what is better than before."""
-    from fastnn_kernels.cpu.compiling import cache_folder
+    from fastnn_kernels.caching import cache_folder
 
     folder = cache_folder()
     known: dict[str, list[Limit]] = {}

@@ -17,9 +17,8 @@ Where `scratch` is given, it returns the bytes of private memory that one part n
 addresses are then the address of the scratch memory and that number of bytes: part p owns the bytes from p times it on.
 `addresses(F, **attributes)` returns addresses of other compiled functions, which come next; the sizes come last.
 
-The cache: one file a kernel, named by a hash of everything that could change its code (sources of this package, versions,
-processor), in a folder that only its owner may touch. A file that was damaged or cannot be read costs one warning and
-one compilation; a folder that cannot be written costs one warning a process.
+The cache (`fastnn_kernels.caching`): one file a kernel, named by a hash of everything that could change its code (sources of
+this package, versions, processor).
 """
 
 from __future__ import annotations
@@ -31,11 +30,8 @@ import os
 import pickle
 import platform
 import signal
-import stat
 import sys
-import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +44,7 @@ from numba import types
 from numba.core.ccallback import CFunc
 from numba.core.serialize import dumps
 
+from fastnn_kernels.caching import cache_folder, read, write
 from fastnn_kernels.contract import KERNELS, Operand
 from fastnn_kernels.cpu.intrinsics import KERNEL
 
@@ -209,18 +206,8 @@ class _FileCache:
         if path is None:
             CacheStatistics.misses += 1
             return None
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            CacheStatistics.misses += 1
-            return None
-        except OSError as error:
-            _warn_once("unreadable", f"a cached kernel cannot be read ({error}); it is compiled again")
-            CacheStatistics.misses += 1
-            return None
-        digest, payload = content[:32], content[32:]
-        if hashlib.sha256(payload).digest() != digest:
-            _warn_once("damaged", f"the cached kernel {path} is damaged; it is compiled again")
+        payload = read(path)
+        if payload is None:
             CacheStatistics.misses += 1
             return None
         CacheStatistics.hits += 1
@@ -231,17 +218,7 @@ class _FileCache:
         if path is None:
             return
         payload = dumps(result._reduce())
-        try:
-            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(hashlib.sha256(payload).digest() + payload)
-                os.replace(temporary, path)
-            except BaseException:
-                os.unlink(temporary)
-                raise
-        except OSError as error:
-            _warn_once("unwritable", f"compiled kernels cannot be kept ({error}); they live in memory only")
+        write(path, payload)
 
 
 @functools.cache
@@ -252,37 +229,3 @@ def _stamp() -> tuple[str, ...]:
     for source in sorted([*here.glob("*.py"), here.parent / "contract.py"]):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return (digest.hexdigest(), numba.__version__, llvmlite.__version__, platform.python_version(), sys.platform)
-
-
-@functools.cache
-def cache_folder() -> Path | None:
-    """The folder of compiled kernels, made if need be; None where there is none to be had.
-
-    `FASTNN_CACHE_DIR` names it; else `fastnn` in `XDG_CACHE_HOME`, else in `~/.cache`. It must belong to this user and be
-    closed to others, since what lies in it is run.
-    """
-    named = os.environ.get("FASTNN_CACHE_DIR")
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = Path(named) if named else (Path(base) if base else Path.home() / ".cache") / "fastnn"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022):
-            _warn_once(
-                "unsafe", f"{folder} belongs to another user or can be written by others; compiled kernels are not kept there"
-            )
-            return None
-        tempfile.TemporaryFile(dir=folder).close()
-    except (OSError, RuntimeError) as error:
-        _warn_once("unwritable", f"compiled kernels cannot be kept ({error}); they live in memory only")
-        return None
-    return folder
-
-
-_warned: set[str] = set()
-
-
-def _warn_once(kind: str, message: str) -> None:
-    if kind not in _warned:
-        _warned.add(kind)
-        warnings.warn(message, RuntimeWarning, stacklevel=4)

@@ -1,5 +1,12 @@
-"""The CUDA kernel set: not written yet.
+"""The CUDA kernel set: bodies in `.cu` files, what they are called with, and the programs that NVIDIA GPUs play.
 
-It will export what `fastnn_kernels.contract` declares, as the `cpu` set does: `lower` for a call's kernel and arguments, and a
-player that captures a list of calls into a CUDA graph. `fastnn.engines` is the one place that has to learn of it.
+Importing it loads neither CuPy nor a driver: `fastnn_kernels.cuda.device` does, when a GPU is first asked for.
 """
+
+from __future__ import annotations
+
+import importlib
+
+FAMILIES = ("rows",)
+for _family in FAMILIES:
+    importlib.import_module(f"fastnn_kernels.cuda.{_family}")

@@ -1,0 +1,104 @@
+"""Compiling with NVRTC, which needs no GPU and no driver, and keeping what came out on disk."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from fastnn_kernels.caching import cache_folder, read, write
+from fastnn_kernels.cuda.runtime import CudaError, CudaUnavailable
+
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+"""Those that every source is compiled for in the tests: Turing to Blackwell."""
+
+OPTIONS = ("--std=c++17", "--ptxas-options=-v")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the assembler says of one kernel: registers a thread, bytes of stack a thread and of them what was spilled."""
+
+    registers: int
+    stack: int
+    spilled: int
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Machine code of one source, and what its kernels need."""
+
+    cubin: bytes
+    resources: dict[str, Resources]
+
+
+def compile_source(source: str, architecture: int) -> Compiled:
+    """Machine code for `sm_<architecture>`; for one that this NVRTC does not know yet, PTX of the newest that it does."""
+    nvrtc = _nvrtc()
+    newest = max(nvrtc.getSupportedArchs())
+    known = architecture <= newest
+    target = f"--gpu-architecture=sm_{architecture}" if known else f"--gpu-architecture=compute_{newest}"
+    program = nvrtc.createProgram(source, "fastnn.cu", (), ())
+    try:
+        try:
+            nvrtc.compileProgram(program, (target, *OPTIONS))
+        except nvrtc.NVRTCError as error:
+            raise CudaError(f"NVRTC refused a source ({error}):\n{nvrtc.getProgramLog(program)}") from error
+        log = nvrtc.getProgramLog(program)
+        code = nvrtc.getCUBIN(program) if known else nvrtc.getPTX(program)
+    finally:
+        nvrtc.destroyProgram(program)
+    return Compiled(code if isinstance(code, bytes) else code.encode(), _resources(log))
+
+
+def machine_code(source: str, architecture: int) -> bytes:
+    """What `compile_source` makes, kept on disk for the next process."""
+    folder = cache_folder()
+    if folder is None:
+        return compile_source(source, architecture).cubin
+    key = repr((source, architecture, OPTIONS, version()))
+    path = folder / f"cuda-sm{architecture}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.kernel"
+    found = read(path)
+    if found is None:
+        found = compile_source(source, architecture).cubin
+        write(path, found)
+    return found
+
+
+@functools.cache
+def version() -> tuple[int, int]:
+    """The version of NVRTC."""
+    major, minor = _nvrtc().getVersion()
+    return int(major), int(minor)
+
+
+@functools.cache
+def _nvrtc() -> Any:
+    try:
+        from cupy.cuda import nvrtc
+    except ImportError as error:
+        raise CudaUnavailable('CuPy is not installed; pip install "fastnn-xp[cuda13]"') from error
+    try:
+        nvrtc.getVersion()
+    except Exception as error:  # CuPy raises RuntimeError, ImportError or OSError, by version and cause
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CudaUnavailable(
+            f'CuPy finds no NVRTC, the compiler of CUDA ({reason}); pip install "fastnn-xp[cuda13]"'
+        ) from error
+    return nvrtc
+
+
+def _resources(log: str) -> dict[str, Resources]:
+    """Reads what `ptxas -v` writes: a line that names the kernel, one of its stack, one of its registers."""
+    found: dict[str, Resources] = {}
+    name, stack, spilled = "", 0, 0
+    for line in log.splitlines():
+        if match := re.search(r"Compiling entry function '(\w+)'", line):
+            name, stack, spilled = match[1], 0, 0
+        elif match := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            stack, spilled = int(match[1]), int(match[2]) + int(match[3])
+        elif (match := re.search(r"Used (\d+) registers", line)) and name:
+            found[name] = Resources(int(match[1]), stack, spilled)
+    return found

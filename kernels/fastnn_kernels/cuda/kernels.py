@@ -1,0 +1,100 @@
+"""Kernels made of bodies: the text that NVRTC compiles.
+
+A kernel is a row of *lanes*, bodies that do not depend on each other; its blocks are dealt out to the lanes in order. Its
+arguments are, for every lane, the number of its blocks and then the body's own. The text depends on functions and types
+only, not on sizes: programs for other numbers of rows share what was compiled.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastnn_kernels.cuda.lowering import THREADS, Body
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A body without its sizes: what decides the text of a kernel."""
+
+    family: str
+    function: str
+    types: tuple[str, ...]
+    """Declared types of its arguments."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A row of lanes that become one kernel."""
+
+    lanes: tuple[Lane, ...]
+
+    @property
+    def name(self) -> str:
+        """A readable name that no other row of lanes has."""
+        digest = hashlib.sha256(repr(self.lanes).encode()).hexdigest()[:12]
+        readable = "_".join(re.match(r"\w+", lane.function)[0] for lane in self.lanes)[:60]  # type: ignore[index]
+        return f"{readable}_{digest}"
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Declared types of all its arguments."""
+        return tuple(type for lane in self.lanes for type in ("i64", *lane.types))
+
+    def text(self) -> str:
+        """The definition of the kernel."""
+        parameters = ", ".join(f"{type} a{index}" for index, type in enumerate(self.types))
+        lines = [
+            f'extern "C" __global__ void __launch_bounds__({THREADS}) {self.name}({parameters}) {{',
+            "  DYNAMIC_SHARED(shared);",
+            "  i64 block = blockIdx.x;",
+        ]
+        first = 0
+        for lane in self.lanes:
+            given = "".join(f", a{first + 1 + index}" for index in range(len(lane.types)))
+            lines.append(f"  if (block < a{first}) return {lane.function}(Grid{{block, a{first}, shared}}{given});")
+            lines.append(f"  block -= a{first};")
+            first += 1 + len(lane.types)
+        return "\n".join([*lines, "}", ""])
+
+
+def lane(body: Body) -> Lane:
+    return Lane(body.family, body.function, tuple(argument.declared for argument in body.arguments))
+
+
+def kernel(bodies: Iterable[Body]) -> Kernel:
+    """The kernel in which these bodies run side by side."""
+    return Kernel(tuple(lane(body) for body in bodies))
+
+
+def unit(kernels: Sequence[Kernel]) -> str:
+    """The whole text of some kernels: what their families include, once each, then the kernels."""
+    families = dict.fromkeys(lane.family for kernel in kernels for lane in kernel.lanes)
+    seen: set[str] = set()
+    parts = [_included("common.cuh", seen)]
+    parts += [_included(f"{family}.cu", seen) for family in families]
+    parts += dict.fromkeys(kernel.text() for kernel in kernels)
+    return "\n".join(parts)
+
+
+@functools.cache
+def _file(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def _included(name: str, seen: set[str]) -> str:
+    """The text of a file with what it includes put in its place, each file once."""
+    if name in seen:
+        return ""
+    seen.add(name)
+    lines = []
+    for line in _file(name).splitlines():
+        found = re.fullmatch(r'#include "([\w.]+)"', line.strip())
+        lines.append(_included(found[1], seen) if found else line)
+    return "\n".join(lines)
