@@ -9,6 +9,9 @@ import numpy as np
 
 from fastnn.errors import KindError
 
+GPU = 2
+"""The number of NVIDIA GPUs among DLPack's kinds of device (dlpack.h, kDLCUDA)."""
+
 
 def kind(x: object) -> str:
     """`"numpy"`, `"cupy"` or `""` for anything else. Imports nothing that is not imported already."""
@@ -18,6 +21,19 @@ def kind(x: object) -> str:
     if cupy is not None and isinstance(x, cupy.ndarray):
         return "cupy"
     return ""
+
+
+def ordinal(x: Any) -> int | None:
+    """The number of the GPU that an array of any library that speaks DLPack lies on; None for arrays of the host."""
+    if isinstance(x, np.ndarray) or not hasattr(x, "__dlpack_device__"):
+        return None
+    device, number = x.__dlpack_device__()
+    return int(number) if int(device) == GPU else None
+
+
+def on_host(x: Any) -> bool:
+    """Whether `x` lies on the host."""
+    return ordinal(x) is None
 
 
 def namespace(*arrays: object) -> Any:
@@ -37,13 +53,26 @@ def to_host(x: Any) -> np.ndarray:
     """`x` as a NumPy array: itself where it is one, a copy of what lies on a GPU, else what `numpy.asarray` makes of it."""
     if kind(x) == "cupy":
         return np.asarray(x.get())
+    number = ordinal(x)
+    if number is not None:  # another library's array on a GPU
+        import cupy
+
+        with cupy.cuda.Device(number):
+            return np.asarray(cupy.from_dlpack(x).get())
+    if hasattr(x, "detach"):  # a PyTorch tensor that takes part in a differentiation refuses to be a NumPy array
+        x = x.detach()
     return np.asarray(x)
 
 
 def to_device(x: Any, like: Any) -> Any:
-    """The NumPy array `x` in the namespace and on the device of `like`; as it is where `like` is no array of a GPU."""
-    if kind(like) != "cupy":
+    """The array `x`, of the host or of the GPU of `like`, in the namespace of `like`; as it is where that is NumPy's or none."""
+    if isinstance(like, np.ndarray) or kind(like) == "cupy" == kind(x):
         return x
     import array_api_compat
 
-    return namespace(like).asarray(x, device=array_api_compat.device(like))
+    if not array_api_compat.is_array_api_obj(like):
+        return x
+    space = array_api_compat.array_namespace(like)
+    if not on_host(like) and not isinstance(x, np.ndarray):
+        return space.from_dlpack(x)
+    return space.asarray(x, device=array_api_compat.device(like))

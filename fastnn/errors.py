@@ -46,6 +46,14 @@ class DeviceError(FastnnError, RuntimeError):
     """A device that was asked for cannot be used here."""
 
 
+class DeviceMemoryError(DeviceError, MemoryError):
+    """A GPU has no room for what was asked; the model is at its last whole step."""
+
+
+class DeviceLostError(DeviceError):
+    """A GPU stopped answering; the model is at the step that the host last fetched, and the process cannot use the GPU again."""
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest of `known`, else the list of them, for the end of a message."""
     names = sorted(known)

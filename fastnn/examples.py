@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnn import arrays, steps
+from fastnn import arrays, engines, steps
 from fastnn.errors import InputError, KindError
 from fastnn.layers import final_activation
 from fastnn.losses import Loss
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class Examples:
     """Checked data in the form in which a program reads it; `kind` is the task's."""
 
-    X: np.ndarray
+    X: Any
+    """An array of the host, or of a GPU."""
     y: np.ndarray
     weights: np.ndarray | None
     kind: str
@@ -39,11 +40,11 @@ class Examples:
         return found if self.weights is None else {**found, "weights": self.weights}
 
 
-def check_inputs(X: Any, features: tuple[int, ...] | None, name: str = "X") -> np.ndarray:
-    """X as a host array of rows with the features expected; raises what is wrong with it otherwise."""
+def check_inputs(X: Any, features: tuple[int, ...] | None, name: str = "X") -> Any:
+    """X as an array of rows with the features expected, on the host or where it lies on a GPU; raises what is wrong with it."""
     if isinstance(X, list | tuple):
         raise KindError(f"{name}: expected an array, got a {type(X).__name__}; convert it with numpy.asarray")
-    array = arrays.to_host(X)
+    array = arrays.to_host(X) if arrays.on_host(X) else engines.of(X).place(X)
     if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
         raise KindError(f"{name}: expected numbers, got dtype {array.dtype}")
     if array.ndim < 2:
@@ -167,13 +168,27 @@ def _weights(
     return weights.astype(model.dtype)
 
 
-def _readable(X: np.ndarray, dtype: np.dtype[Any], what: str) -> np.ndarray:
+def _readable(X: Any, dtype: np.dtype[Any], what: str) -> Any:
     """X as it is where a program can gather from it (uint8, float32, float64, contiguous), else a copy in the model's dtype."""
+    if not isinstance(X, np.ndarray):
+        return _readable_on_gpu(X, dtype, what)
     if X.dtype.kind == "f":
         _finite(X, what, float(np.finfo(dtype).max))
     if X.dtype not in (np.dtype("uint8"), np.dtype("float32"), np.dtype("float64")) or not X.dtype.isnative:
         X = X.astype(dtype)
     return np.ascontiguousarray(X)
+
+
+def _readable_on_gpu(X: Any, dtype: np.dtype[Any], what: str) -> Any:
+    """The same for an array on a GPU, which is looked at and left there."""
+    if X.dtype.name not in ("uint8", "float32", "float64") or (X.dtype == np.float64 and dtype != np.float64):
+        raise KindError(f"{what}: expected uint8 or {dtype} on a GPU, got {X.dtype}; convert it with .astype('{dtype}')")
+    if X.dtype.kind == "f":
+        engine = engines.of(X)
+        bad = int(engine.read(engine.count_nonfinite(X))[0].sum())
+        if bad:
+            raise InputError(f"{what}: {bad} values are NaN or infinite; remove or replace them")
+    return X
 
 
 def _finite(values: np.ndarray, what: str, largest: float = math.inf) -> None:

@@ -6,7 +6,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from fastnn.errors import InputError, KindError, NotReadyError, nearest
 from fastnn.layers import Activation, Layer, final_activation
 from fastnn.losses import LOSSES, Loss
 from fastnn.program.trace import Program
+from fastnn.state import State
 from fastnn_kernels.memory import aligned
 
 LossLike = str | Loss | Callable[[Any, Any], Any]
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from fastnn.optimizers import Optimizer
     from fastnn.program.explain import Explanation
     from fastnn.training import History
-
-PREDICT_ROWS = 256
-"""Rows that a prediction handles at a time: large enough for the matrix products, small enough to stay in the cache."""
 
 KEPT_INSTANCES = 24
 """Programs with buffers that a model keeps for the next call; the least recently used one goes first."""
@@ -62,11 +60,9 @@ class Counters:
 
 @dataclass
 class Snapshot:
-    """Everything that training changes; restoring it undoes whatever came after."""
+    """Everything that training changes; restoring it undoes whatever came after. Arrays lie where they were latest."""
 
-    parameters: np.ndarray
-    statistics: np.ndarray
-    slots: dict[str, np.ndarray] = field(default_factory=dict)
+    arrays: dict[str, Any]
     optimizer: str = ""
     updates: int = 0
     step: int = 0
@@ -111,10 +107,10 @@ class Sequential:
         self.task: Task | None = None
         self._loss: Loss | None = None
         self.counters = Counters()
-        self.optimizer_state: OptimizerState | None = None
+        self.device = "cpu"
+        self._optimizer_state: OptimizerState | None = None
         self._network: steps.Network | None = None
-        self._parameters = np.zeros(0, self.dtype)
-        self._statistics = np.zeros(0, self.dtype)
+        self._state = State(parameters=np.zeros(0, self.dtype), statistics=np.zeros(0, self.dtype))
         self._outputs: tuple[int, ...] = ()
         self._cache = _Instances()
         self._training = threading.Lock()
@@ -146,7 +142,8 @@ class Sequential:
         values = aligned(network.statistics_size, self.dtype)
         for (_, _, declaration), place in zip(kept, statistics, strict=True):
             values[place.start : place.start + place.size] = declaration.initial
-        self._parameters, self._statistics, self._outputs, self._network = arena, values, outputs, network
+        self._state.set(parameters=arena, statistics=values)
+        self._outputs, self._network = outputs, network
         return self
 
     @property
@@ -160,22 +157,37 @@ class Sequential:
     def built(self) -> bool:
         return self._network is not None
 
-    def _named(self) -> dict[str, np.ndarray]:
+    @property
+    def _parameters(self) -> np.ndarray:
+        """The parameter arena on the host, to be looked at only."""
+        return self._state.read()["parameters"]
+
+    @property
+    def _statistics(self) -> np.ndarray:
+        return self._state.read()["statistics"]
+
+    @property
+    def optimizer_state(self) -> OptimizerState | None:
+        """What the optimizer of the last fit keeps, with the latest values on the host; None before it."""
+        self._state.host()
+        return self._optimizer_state
+
+    def _named(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Views of every parameter and statistic, by name, in the order of the layers."""
         network = self.network
-        found = {p.name: (p, self._parameters) for p in network.parameters}
-        found |= {p.name: (p, self._statistics) for p in network.statistics}
+        found = {p.name: (p, arrays["parameters"]) for p in network.parameters}
+        found |= {p.name: (p, arrays["statistics"]) for p in network.statistics}
         ordered = sorted(found.items(), key=lambda item: item[1][0].layer)
         return {name: arena[p.start : p.start + p.size].reshape(p.shape) for name, (p, arena) in ordered}
 
     @property
     def weights(self) -> dict[str, np.ndarray]:
         """Copies of all parameters and running statistics: `{"0.weight": (I, O), "0.bias": (O,), ...}`."""
-        return {name: view.copy() for name, view in self._named().items()}
+        return {name: view.copy() for name, view in self._named(self._state.read()).items()}
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
         """Set parameters by name (all of them or some). A wrong name, shape or dtype raises, and nothing is changed."""
-        views = self._named()
+        views = self._named(self._state.host())
         if not isinstance(weights, Mapping):
             raise KindError(f"set_weights: expected a dict of arrays by name, got {type(weights).__name__}")
         checked = {}
@@ -202,37 +214,54 @@ class Sequential:
 
     def snapshot(self) -> Snapshot:
         """A copy of everything that training changes."""
-        state = self.optimizer_state
-        slots = {} if state is None else {name: value.copy() for name, value in state.slots.items()}
+        state = self._optimizer_state
         return Snapshot(
-            self._parameters.copy(), self._statistics.copy(), slots, "" if state is None else state.optimizer,
-            0 if state is None else state.updates, self.counters.step, self.counters.epoch,
+            self._state.copies(), "" if state is None else state.optimizer, 0 if state is None else state.updates,
+            self.counters.step, self.counters.epoch,
         )  # fmt: skip
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put a snapshot of this model back."""
-        self._parameters[:] = snapshot.parameters
-        self._statistics[:] = snapshot.statistics
-        state = self.optimizer_state
+        state = self._optimizer_state
+        slots = [name for name in snapshot.arrays if name not in ("parameters", "statistics")]
         if not snapshot.optimizer:
-            self.optimizer_state = None
-        elif state is not None and (state.optimizer, set(state.slots)) == (snapshot.optimizer, set(snapshot.slots)):
-            for name, value in snapshot.slots.items():
-                state.slots[name][:] = value
-            state.updates = snapshot.updates
-        else:
-            slots = {name: value.copy() for name, value in snapshot.slots.items()}
-            self.optimizer_state = OptimizerState(snapshot.optimizer, slots, snapshot.updates)
+            self._start_slots(None, {})
+        elif state is None or (state.optimizer, set(state.slots)) != (snapshot.optimizer, set(slots)):
+            self._start_slots(snapshot.optimizer, {name: aligned(self.parameter_count, self.dtype) for name in slots})
+        if self._optimizer_state is not None:
+            self._optimizer_state.updates = snapshot.updates
+        self._state.restore(snapshot.arrays)
         self.counters.step, self.counters.epoch = snapshot.step, snapshot.epoch
+
+    def _start_slots(self, optimizer: str | None, slots: dict[str, np.ndarray], updates: int = 0) -> None:
+        """Let the optimizer keep these arrays from now on, and no others."""
+        if self._optimizer_state is not None:
+            self._state.drop(*(name for name in self._optimizer_state.slots if name not in slots))
+        self._state.set(**slots)
+        self._optimizer_state = None if optimizer is None else OptimizerState(optimizer, slots, updates)
 
     # --- use ----------------------------------------------------------------------------------------------------
 
+    def to(self, device: str) -> Sequential:
+        """Let arrays of the host be predicted on this device from now on; `fit` sets it to the one that it trains on.
+
+        "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one. Raises DeviceError for one that cannot be used.
+        """
+        self.device = engines.choose(device)[0].name
+        return self
+
     def __call__(self, X: Any, *, threads: int | None = None) -> Any:
-        """Outputs of the last layer (n, O) in inference mode, in the namespace of X."""
+        """Outputs of the last layer (n, O) in inference mode, in the namespace of X.
+
+        An array of a GPU is predicted on that GPU, any other one on `device`; the result comes in the namespace of X.
+        """
         return arrays.to_device(self._run(self.network, X, threads), X)
 
     def predict_proba(self, X: Any, *, threads: int | None = None) -> Any:
         """Probabilities: softmax or sigmoid of the logits. (n, C), or (n, O) for sigmoid outputs."""
+        return arrays.to_device(self._probabilities(X, threads), X)
+
+    def _probabilities(self, X: Any, threads: int | None) -> Any:
         if self.task is None:
             raise NotReadyError("probabilities need a loss that says what the outputs mean; call fit first, or load a model")
         link = LOSSES[self.task.loss].link if self.task.loss in LOSSES else None
@@ -240,22 +269,22 @@ class Sequential:
             last = final_activation(self.layers)
             if last not in ("softmax", "sigmoid"):
                 raise NotReadyError(f"the loss {self.task.loss} makes no probabilities of outputs without softmax or sigmoid")
-            return self(X, threads=threads)
-        logits = self._run(self.logits_network(link), X, threads)
+            return self._run(self.network, X, threads)
         from fastnn import ops
 
-        return arrays.to_device(ops.activate(logits, link), X)
+        return ops.activate(self._run(self.logits_network(link), X, threads), link)
 
     def predict(self, X: Any, *, threads: int | None = None) -> Any:
         """Class indices (n,) int64, 0/1 (n, O) for several yes-or-no outputs, or values (n, O) for regression."""
         if self.task is None:
             raise NotReadyError("whether to predict classes or values is known after fit; call fit first, or model(X)")
-        outputs = self._run(self.network, X, threads)
         if self.task.kind == "values":  # shares from 0 to 1 where the loss has a sigmoid of its own
             link = LOSSES[self.task.loss].link if self.task.loss in LOSSES else None
-            return arrays.to_device(outputs, X) if link is None else self.predict_proba(X, threads=threads)
+            outputs = self._run(self.network, X, threads) if link is None else self._probabilities(X, threads)
+            return arrays.to_device(outputs, X)
+        outputs = self._run(self.network, X, threads)
         if self.task.kind == "classes":
-            return arrays.to_device(np.argmax(outputs, axis=1), X)
+            return arrays.to_device(outputs.argmax(axis=1), X)
         decided = (outputs > self.threshold(self.network)).astype(np.int64)
         return arrays.to_device(decided[:, 0] if self.task.kind == "binary" else decided, X)
 
@@ -281,7 +310,9 @@ class Sequential:
         l1: float = 0.0,
         order: Callable[[int], Any] | None = None,
         callbacks: Sequence[Callback] = (),
+        shard_rows: int | None = None,
         device: str = "auto",
+        precision: str = "float32",
         threads: int | None = None,
         verbose: int = 1,
     ) -> History:
@@ -294,7 +325,8 @@ class Sequential:
         return training.fit(
             self, X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs,
             validation_data=validation_data, sample_weight=sample_weight, class_weight=class_weight, l2=l2, l1=l1,
-            order=order, callbacks=callbacks, device=device, threads=threads, verbose=verbose,
+            order=order, callbacks=callbacks, shard_rows=shard_rows, device=device, precision=precision, threads=threads,
+            verbose=verbose,
         )  # fmt: skip
 
     def evaluate(
@@ -313,17 +345,21 @@ class Sequential:
         optimizer: str | Optimizer | None = None,
         l2: float = 0.0,
         l1: float = 0.0,
+        device: str | None = None,
+        precision: str = "float32",
         threads: int | None = None,
         fused: bool = True,
     ) -> Explanation:
         """One training step as a program for `batch_size` rows: print it, or `explain()` it with measured times.
 
+        It is instantiated on `device`, by default on the one that the model was trained on last.
         The loss is the one of the last fit unless another is given; the optimizer is Adam unless another is given.
         """
         from fastnn import training
 
         return training.step_program(
-            self, batch_size, loss=loss, optimizer=optimizer, l2=l2, l1=l1, threads=threads, fused=fused
+            self, batch_size, loss=loss, optimizer=optimizer, l2=l2, l1=l1, device=device, precision=precision,
+            threads=threads, fused=fused,
         )
 
     def save(self, path: Any) -> None:
@@ -346,19 +382,27 @@ class Sequential:
             network.keys, network.input_scale,
         )  # fmt: skip
 
-    def _run(self, network: steps.Network, X: Any, threads: int | None) -> np.ndarray:
-        """The outputs of a network for rows of X, block by block."""
+    def _engine_for(self, X: Any) -> engines.Engine:
+        """Where X is worked on: on the GPU that it lies on, else on the model's device."""
+        return engines.named(self.device) if arrays.on_host(X) else engines.of(X)
+
+    def _run(self, network: steps.Network, X: Any, threads: int | None) -> Any:
+        """The outputs of a network for rows of X: an array of the host, or of the GPU that X lies on."""
         X = examples.check_inputs(X, network.features)
-        outputs = np.empty((len(X), *self._outputs), self.dtype)
-        if not len(X):
-            return outputs
-        rows = min(len(X), PREDICT_ROWS)
-        key = ("predict", len(network.layers), final_activation(network.layers), rows, threads)
-        with self._cache.take(key, lambda: _Prediction(steps.prediction(network), rows, threads)) as run:
-            run.bind(self._parameters, self._statistics)
-            for start in range(0, len(X), rows):
-                start = min(start, len(X) - rows)  # the last block overlaps the one before: rows do not depend on each other
-                run(X[start : start + rows], outputs[start : start + rows], self.input_scale)
+        engine = self._engine_for(X)
+        with engines.translated():
+            return engine.lent(self._outputs_of(network, X, threads, engine))
+
+    def _outputs_of(self, network: steps.Network, X: Any, threads: int | None, engine: engines.Engine) -> Any:
+        """The same for checked inputs, as an array of the engine or of the host, block by block."""
+        outputs = engine.outputs(X, (len(X), *self._outputs), self.dtype)
+        if len(X):
+            rows = engine.rows_for(len(X))
+            what = ("predict", len(network.layers), final_activation(network.layers))
+            key = (*what, engine.name, engine.precision, rows, threads)
+            with self._cache.take(key, lambda: _Prediction(steps.prediction(network), rows, engine, threads)) as run:
+                run.bind(self._state.on(engine))
+                run(X, outputs, self.input_scale)
         return outputs
 
     def __repr__(self) -> str:
@@ -380,25 +424,23 @@ class Sequential:
 class _Prediction:
     """An instance of the prediction program and its input buffer."""
 
-    def __init__(self, program: Program, rows: int, threads: int | None) -> None:
-        self.instance = engines.instantiate(program, rows, "cpu", threads)
+    def __init__(self, program: Program, rows: int, engine: engines.Engine, threads: int | None) -> None:
+        self.engine, self.rows = engine, rows
+        self.instance = engine.instantiate(program, rows, threads)
         symbol = program.inputs["x"]
-        self.x = np.zeros((rows, *(int(d) for d in symbol.shape[1:])), symbol.dtype)  # type: ignore[arg-type]
+        self.x = engine.zeros((rows, *(int(d) for d in symbol.shape[1:])), symbol.dtype)  # type: ignore[arg-type]
         self.instance.bind(x=self.x)
 
-    def bind(self, parameters: np.ndarray, statistics: np.ndarray) -> None:
-        self.instance.bind(parameters=parameters, statistics=statistics)
+    def bind(self, state: Mapping[str, Any]) -> None:
+        self.instance.bind(parameters=state["parameters"], statistics=state["statistics"])
 
-    def __call__(self, X: np.ndarray, outputs: np.ndarray, scale: float) -> None:
-        with np.errstate(over="ignore"):  # what overflows is refused below
-            np.copyto(self.x, X, casting="unsafe")
-        if scale != 1.0:
-            self.x *= self.x.dtype.type(scale)
-        if not np.isfinite(self.x).all():
-            bad = int(np.count_nonzero(~np.isfinite(self.x)))
-            raise InputError(f"X: {bad} values are NaN or infinite in {self.x.dtype}; remove or replace them")
-        self.instance.play()
-        outputs[...] = self.instance.output("outputs")
+    def __call__(self, X: Any, outputs: Any, scale: float) -> None:
+        count = min(self.rows, len(X))
+        for start in range(0, len(X), count):
+            start = min(start, len(X) - count)  # the last block overlaps the one before: rows do not depend on each other
+            self.engine.load_rows(self.x, X, start, count, scale)
+            self.instance.play()
+            self.engine.store_rows(outputs, self.instance.output("outputs"), start, count)
 
 
 class _Instances:

@@ -62,6 +62,8 @@ def _compute(
 ) -> list[np.ndarray]:
     from fastnn import engines
 
+    if kind(reads[0]) == "cupy":
+        return _compute_on_gpu(kernel, reads, outputs, attributes)
     made: list[np.ndarray] = [np.empty(concrete(shape, 0), dtype) for shape, dtype in outputs]
     inputs = len(KERNELS[kernel].inputs)
     arrays = [np.ascontiguousarray(x).reshape(x.shape) for x in reads[:inputs]]
@@ -69,8 +71,21 @@ def _compute(
     return made
 
 
+def _compute_on_gpu(
+    kernel: str, reads: Sequence[Any], outputs: Sequence[tuple[Shape, Any]], attributes: Mapping[str, Any]
+) -> list[Any]:
+    from fastnn import engines
+
+    with engines.translated():
+        engine = engines.of(reads[0])
+        placed = [engine.place(x) for x in reads]
+        made = [engine.empty(concrete(shape, 0), dtype) for shape, dtype in outputs]
+        engine.compute(kernel, [*placed, *made], attributes)  # type: ignore[attr-defined]
+        return [engine.lent(array) for array in made]
+
+
 def _family(name: str, *arguments: Any) -> str:
-    """`"symbol"` or `"numpy"`: what all arguments are; Python numbers go with either."""
+    """`"symbol"`, `"numpy"` or `"cupy"`: what all arguments are; Python numbers go with any."""
     kinds = set()
     for x in arguments:
         if isinstance(x, Symbol):
@@ -89,12 +104,7 @@ def _family(name: str, *arguments: Any) -> str:
                 f"{name}: a Symbol and an array cannot be mixed; while a program is recorded, arrays come in as its inputs"
             )
         raise KindError(f"{name}: NumPy and CuPy arrays cannot be mixed; move one of them with fastnn.arrays.to_host")
-    family = kinds.pop()
-    if family == "cupy":
-        from fastnn import engines
-
-        engines.require_cuda(name)
-    return family
+    return kinds.pop()
 
 
 def _floats(name: str, *arrays: Any) -> np.dtype[Any]:

@@ -91,6 +91,22 @@ def permutation(key: Key, epoch: int, n: int) -> np.ndarray:
     return order
 
 
+def sharded_permutation(key: Key, epoch: int, n: int, shard_rows: int) -> np.ndarray:
+    """The order of `n` examples in one epoch when they are shuffled shard by shard: an int64 permutation of 0 .. n - 1.
+
+    Shard s holds examples s * shard_rows up to (s + 1) * shard_rows (the last one fewer). Shards are visited in the order
+    `permutation` of (key, epoch, number of shards); the examples of shard s in the order `permutation` of (Philox of the
+    counter (s low, s high, 1, 0) under key, first two words; epoch; rows of the shard).
+    """
+    starts = range(0, n, shard_rows)
+    visited = []
+    for shard in permutation(key, epoch, len(starts)).tolist():
+        k0, k1, _, _ = philox((shard & WORD, shard >> 32, 1, 0), key)
+        start = starts[shard]
+        visited.append(start + permutation((int(k0), int(k1)), epoch, min(shard_rows, n - start)))
+    return np.concatenate(visited)
+
+
 # Coefficients, lowest order first, of Wichura's algorithm AS 241 (PPND16), Applied Statistics 37 (1988), 477-484: the normal
 # deviate as a ratio of polynomials, to about 1 part in 10**16. First for the middle, then for the tails, then far out.
 _MIDDLE = (

@@ -14,27 +14,28 @@ from typing import Any
 
 import numpy as np
 
-from fastnn import engines, ops, random, steps
+from fastnn import arrays, engines, ops, random, steps
 from fastnn.callbacks import Callback, Progress
 from fastnn.configurations import as_number
-from fastnn.errors import DivergenceError, FastnnError, InputError, KindError, NotReadyError
+from fastnn.errors import DeviceLostError, DivergenceError, FastnnError, InputError, KindError, NotReadyError
 from fastnn.examples import Examples, check_inputs, prepare
+from fastnn.feeds import Feed, feed
 from fastnn.losses import LOSSES, Loss, as_loss
-from fastnn.model import LossLike, OptimizerState, Sequential, Snapshot, Task, as_loss_network
+from fastnn.model import LossLike, Sequential, Snapshot, Task, as_loss_network
 from fastnn.optimizers import Adam, Optimizer, by_name
 from fastnn.program.explain import Explanation
 from fastnn.program.trace import Call, Trace
 from fastnn.schedules import as_schedule
 from fastnn_kernels.memory import aligned
 
-EVALUATE_ROWS = 256
-"""Rows that evaluation handles at a time."""
-
 LOG_ROWS = 4096
 """Steps whose losses fit into the log: the longest chunk."""
 
 CHUNK_SECONDS = 0.05
 """How long a chunk should take: the pace of the progress bar and of Ctrl-C."""
+
+BACKUP_SECONDS = 2.0
+"""How often the host fetches the model from a GPU, which may be lost."""
 
 SNAPSHOT_SHARE = 20
 """A chunk takes at least this many times as long as the snapshot before it."""
@@ -45,6 +46,7 @@ class History(dict[str, list[float]]):
 
     device: str = ""
     reason: str = ""
+    precision: str = "float32"
     threads: int = 1
     seed: int = 0
 
@@ -65,7 +67,9 @@ def fit(
     l1: float = 0.0,
     order: Callable[[int], Any] | None = None,
     callbacks: Sequence[Callback] = (),
+    shard_rows: int | None = None,
     device: str = "auto",
+    precision: str = "float32",
     threads: int | None = None,
     verbose: int = 1,
 ) -> History:
@@ -79,6 +83,11 @@ def fit(
     `sample_weight` (n,) and `class_weight` ({class: weight} or "balanced") multiply; the loss is then sum(w l)/sum(w).
     `order(epoch)` returns the indices that an epoch visits, in that order, of any length; without it the library
     shuffles. A smaller last mini-batch is trained on; with batch norm a last one of one row joins the one before.
+    `shard_rows`: shuffle shards of so many rows, and the rows of each, instead of all rows: a memory map larger than main
+    memory is then read shard by shard.
+    `device`: "cpu", "cuda", "cuda:1", ..., or "auto", which takes a GPU where there is one (that of X where X lies on one).
+    Data that the GPU has no room for is streamed to it, with the same results. `precision`: of matrix products on a GPU,
+    "float32" or "tf32" (10 bits of mantissa for the factors, sums in float32).
     `threads` changes no bits; by default it is chosen by the size of the step. `verbose`: 0 nothing, 1 progress.
 
     history: "loss" (data loss at visit time, weighted by examples), "penalty" beside it where l1 or l2 is used, "accuracy" for
@@ -92,9 +101,13 @@ def fit(
         network, known, before = model._network, (model.task, model._loss), model.snapshot()
         run = _Run(
             model, X, y, as_loss(loss), _optimizer(optimizer), batch_size, epochs, validation_data,
-            sample_weight, class_weight, l2, l1, order, device, threads, callbacks,
+            sample_weight, class_weight, l2, l1, order, shard_rows, device, precision, threads, callbacks,
         )  # fmt: skip
-        return run.train([*callbacks, *([Progress()] if verbose else [])])
+        with engines.translated():
+            return run.train([*callbacks, *([Progress()] if verbose else [])])
+    except DeviceLostError:
+        model._state.lose()  # the model goes on from what the host has of it
+        raise
     except (KeyboardInterrupt, DivergenceError, MemoryError):
         raise  # the model is at its last whole step
     except FastnnError:
@@ -126,7 +139,9 @@ def evaluate(
     trained = model.task is not None and model.task.loss == chosen.name
     kind = model.task.kind if trained and model.task is not None else None
     examples = prepare(model, X, y, chosen, sample_weight, None, "", kind)
-    return _evaluate(model, examples, chosen, threads)
+    engine = model._engine_for(examples.X)
+    with engines.translated():
+        return _evaluate(model, examples, chosen, threads, engine)
 
 
 def step_program(
@@ -137,6 +152,8 @@ def step_program(
     optimizer: str | Optimizer | None = None,
     l2: float = 0.0,
     l1: float = 0.0,
+    device: str | None = None,
+    precision: str = "float32",
     threads: int | None = None,
     fused: bool = True,
 ) -> Explanation:
@@ -155,13 +172,16 @@ def step_program(
     metric = {"threshold": 0.0, "multilabel": False} if chosen.accepts == "classes" else None
     penalized = l1 > 0 or l2 > 0
     program = steps.training(network, chosen, data, metric, settings.kernel, settings.attributes(), penalized, fused)
-    instance = engines.instantiate(program, batch_size, "cpu", threads)
-    state = OptimizerState(settings.kernel, {name: np.zeros(network.size, model.dtype) for name in settings.slots})
-    instance.bind(
-        X=np.zeros((batch_size, *network.features), model.dtype), y=y, order=np.arange(batch_size),
-        parameters=model._parameters.copy(), statistics=model._statistics.copy(), **state.slots,
-        **_step_storage(network, settings, l2, l1),
-    )  # fmt: skip
+    engine = engines.choose(device or model.device, precision)[0]
+    instance = engine.instantiate(program, batch_size, threads)
+    given = {
+        "X": np.zeros((batch_size, *network.features), model.dtype), "y": y, "order": np.arange(batch_size),
+        "parameters": model._parameters.copy(), "statistics": model._statistics.copy(),
+        **{name: np.zeros(network.size, model.dtype) for name in settings.slots},
+    }  # fmt: skip
+    storage = _step_storage(network, engine)
+    engine.write(storage["penalties"], _penalties(network, l2, l1, settings))
+    instance.bind(**{name: engine.place(array) for name, array in given.items()}, **storage)
     return Explanation(instance, f"training step of {model!r}, {chosen.name}, {settings!r}, mini-batch {batch_size}")
 
 
@@ -186,16 +206,23 @@ class _Run:
         l2: float,
         l1: float,
         order: Callable[[int], Any] | None,
+        shard_rows: int | None,
         device: str,
+        precision: str,
         threads: int | None,
         callbacks: Sequence[Callback],
     ) -> None:
         self.model, self.loss, self.optimizer, self.order = model, loss, optimizer, order
-        self.engine, self.reason = engines.choose(device)
+        if device == "auto" and not arrays.on_host(X):
+            device = f"cuda:{arrays.ordinal(X)}"
+        self.engine, self.reason = engines.choose(device, precision)
         for name, value in {"batch_size": batch_size, "epochs": epochs}.items():
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < (name == "batch_size"):
                 raise InputError(f"{name}: expected a whole number of at least {int(name == 'batch_size')}, got {value!r}")
         engines.check_threads(threads)
+        if shard_rows is not None and (isinstance(shard_rows, bool) or not isinstance(shard_rows, int) or shard_rows < 1):
+            raise InputError(f"shard_rows: expected None or a whole number of at least 1, got {shard_rows!r}")
+        self.shard_rows = shard_rows
         for name, penalty in {"l2": l2, "l1": l1}.items():
             if not 0.0 <= as_number(penalty) < math.inf:
                 raise InputError(f"{name}: expected a number of at least 0, got {penalty!r}")
@@ -220,19 +247,30 @@ class _Run:
         self.threads = threads
         self.metric = _metric(loss, self.examples.kind)
         self.network = as_loss_network(model, loss)
-        self.storage = _step_storage(self.network, optimizer, l2, l1)
+        self.settings = (l2, l1)
         self.schedule = as_schedule(optimizer.learning_rate)
-        self.order_buffer = np.zeros(0, np.int64)
-        self._chunk = min(8, LOG_ROWS)
+        self._chunk = 0
+        self._looked = time.perf_counter()
         self._borrowed: dict[int, Any] = {}
 
     def train(self, callbacks: Sequence[Callback]) -> History:
-        model = self.model
+        model, engine = self.model, self.engine
         self._start_state()
+        self.feed = feed(engine, self.examples, self.batch_size)
+        self.validation_feed = None
+        if self.validation is not None:
+            self.validation_feed = feed(engine, self.validation, min(len(self.validation.X), engine.block_rows))
+        storage = model._cache.take(self._storage_key(), lambda: _step_storage(self.network, engine))
+        self.storage: dict[str, Any] = storage.item
+        engine.write(self.storage["penalties"], _penalties(self.network, *self.settings, self.optimizer))
+        model._state.on(engine)
+        model._state.changed(engine)
+        model.device = engine.name
         model.task = Task(self.loss.name, self.examples.kind)
         model._loss = self.loss
         history = History()
-        history.device, history.reason, history.seed = self.engine, self.reason, model.seed
+        history.device, history.reason, history.seed = engine.name, self.reason, model.seed
+        history.precision = engine.precision
         per_epoch = _batches(len(self.examples.X), self.batch_size, self.pairs)
         total = self.epochs * len(per_epoch)
         try:
@@ -255,6 +293,10 @@ class _Run:
                 if self.loss.name in LOSSES:  # what a loss of the user's own closes over may change
                     model._cache.give_back(self._key(rows), instance)
             self._borrowed.clear()
+            self.feed.close()
+            if self.validation_feed is not None:
+                self.validation_feed.close()
+            model._cache.give_back(self._storage_key(), self.storage)
         return history
 
     def _stops(self, callbacks: Sequence[Callback], epoch: int, values: Mapping[str, float]) -> bool:
@@ -263,15 +305,18 @@ class _Run:
 
     def _epoch(self, epoch: int, callbacks: Sequence[Callback]) -> dict[str, float]:
         order = self._visit(epoch)
+        self.feed.begin(order)
         sums = dict.fromkeys(steps.LOG_COLUMNS, 0.0)
         weight_total = 0.0
         position = 0
         for rows, count in _runs(_batches(len(order), self.batch_size, self.pairs)):
             instance = self._instance(rows)
-            instance.bind(order=order)
+            instance.bind(**self.feed.bindings())
             done = 0
             while done < count:
-                log = self._play(instance, min(self._chunk, count - done), position + done * rows, epoch)
+                here = position + done * rows
+                chunk = min(self._chunk or instance.first_chunk(CHUNK_SECONDS), count - done, LOG_ROWS)
+                log = self._play(instance, min(chunk, self.feed.most(here, rows) or chunk), here, epoch)
                 weight = log[:, steps.LOG_COLUMNS["weight"]] if self.examples.weights is not None else np.full(len(log), rows)
                 weight_total += float(weight.sum())
                 for name in ("loss", "accuracy", "penalty"):
@@ -288,7 +333,9 @@ class _Run:
         if self.penalized:
             values["penalty"] = sums["penalty"] / len(order) if len(order) else 0.0
         if self.validation is not None:
-            found = _evaluate(self.model, self.validation, self.loss, self.threads)
+            found = _evaluate(
+                self.model, self.validation, self.loss, self.threads, self.engine, self.validation_feed
+            )
             values |= {f"val_{name}": value for name, value in found.items()}
         return values
 
@@ -298,65 +345,81 @@ class _Run:
         started = time.perf_counter()
         before = model.snapshot()
         copied = time.perf_counter()
-        self._prepare(count, position, epoch)
         interruption = None
         try:
+            self._prepare(count, position, epoch)
             instance.play(count)
         except KeyboardInterrupt as error:
-            interruption, played = error, int(self.storage["control"][steps.CONTROL["index"]])
+            interruption, played = error, int(self.engine.read(self.storage["control"])[0][steps.CONTROL["index"]])
             if played < count:  # a step may be half done: go back and play the whole ones
-                model.restore(before)
+                self._restore(before)
                 count = played
                 self._prepare(count, position, epoch)
                 instance.play(count)
-        log = self.storage["log"][:count].astype(np.float64)
-        if not np.isfinite(log[:, 0]).all() or not np.isfinite(model._parameters).all():
+        model._state.changed(self.engine)
+        log, finite = self._finite(count)
+        if not finite:
             self._diverged(instance, before, count, position, epoch)
         model.counters.step += count
-        state = model.optimizer_state
+        state = model._optimizer_state
         assert state is not None
         state.updates += count
         if interruption is not None:
             raise interruption
-        seconds = max(time.perf_counter() - copied, 1e-7)
+        now = time.perf_counter()
+        if now - self._looked > BACKUP_SECONDS:
+            model._state.read()
+            self._looked = now
+        seconds = max(now - copied, 1e-7)
         aim = max(CHUNK_SECONDS, SNAPSHOT_SHARE * (copied - started))
         self._chunk = int(min(LOG_ROWS, max(1, min(8 * count, aim * count / seconds))))
         return log
 
+    def _finite(self, count: int) -> tuple[np.ndarray, bool]:
+        """What `count` steps wrote down, and whether their losses and the parameters are finite."""
+        parameters = self.model._state.on(self.engine)["parameters"]
+        spoilt, log = self.engine.read(self.engine.count_nonfinite(parameters), self.storage["log"][:count])
+        table = log.astype(np.float64)
+        return table, not spoilt.any() and bool(np.isfinite(table[:, 0]).all())
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        """Put a snapshot back where this run works."""
+        self.model.restore(snapshot)
+        self.model._state.on(self.engine)
+        self.model._state.changed(self.engine)
+
     def _prepare(self, count: int, position: int, epoch: int) -> None:
         """Write the control block and the table of the next `count` steps, which belong to `epoch`."""
-        model, state = self.model, self.model.optimizer_state
+        model, state, engine = self.model, self.model._optimizer_state, self.engine
         assert state is not None
-        control = self.storage["control"]
-        control[:3] = 0, position, model.counters.step
+        engine.write(self.storage["control"], (0, self.feed.ready(position), model.counters.step))
         if self.schedule.per == "epoch":
             numbers = np.full(count, epoch * self.steps_per_epoch)
         else:
             numbers = np.arange(count) + (model.counters.step - self.first_step)
         rates = self.schedule.rates(numbers, self.steps_per_epoch, self.total_steps)
         updates = np.arange(count) + (state.updates + 1)
-        self.storage["scalars"][:count] = self.optimizer.scalars(updates, rates)
+        engine.write(self.storage["scalars"], self.optimizer.scalars(updates, rates))
 
     def _diverged(self, instance: engines.Instance, before: Snapshot, count: int, position: int, epoch: int) -> None:
         """Go back to the last finite step of the chunk, name the tensor that the next one spoils, and raise."""
         model = self.model
         good = 0
-        model.restore(before)
+        self._restore(before)
         while good < count:
             self._prepare(1, position + good * instance.rows, epoch)
             last = model.snapshot()
             instance.play(1)
-            finite = np.isfinite(self.storage["log"][0, 0]) and np.isfinite(model._parameters).all()
-            if not finite:
-                model.restore(last)
+            if not self._finite(1)[1]:
+                self._restore(last)
                 break
             good += 1
             model.counters.step += 1
-            assert model.optimizer_state is not None
-            model.optimizer_state.updates += 1
+            assert model._optimizer_state is not None
+            model._optimizer_state.updates += 1
         name = self._first_spoilt(instance, position + good * instance.rows, epoch)
-        model.restore(last)
-        rate = float(self.storage["scalars"][0, 0])
+        self._restore(last)
+        rate = float(self.engine.read(self.storage["scalars"])[0][0, 0])
         raise DivergenceError(
             f"training diverged in epoch {epoch + 1}, step {model.counters.step + 1}: {name} became NaN or infinite. "
             f"The model is back at its last finite step. Lower the learning rate (it was {rate:g}) or clip the gradient "
@@ -369,14 +432,14 @@ class _Run:
         for index, call in enumerate(instance.computing()):
             instance.play_calls(index, 1)
             for symbol in (*call.updated, *call.outputs):
-                if symbol.dtype.kind == "f" and not np.isfinite(instance.array(symbol)).all():
+                if symbol.dtype.kind == "f" and self.engine.read(self.engine.count_nonfinite(instance.array(symbol)))[0].any():
                     return f"{symbol.name or 'the result'} of {call.kernel}"
         return "the loss"
 
     def _start_state(self) -> None:
         """The optimizer's state: gone on with if the class is the same, else begun afresh."""
         model, optimizer = self.model, self.optimizer
-        state = model.optimizer_state
+        state = model._optimizer_state
         name = type(optimizer).__name__
         if state is not None and state.optimizer != name:
             warnings.warn(f"the state of {state.optimizer} cannot go on as {name}; it starts afresh", UserWarning, stacklevel=4)
@@ -385,7 +448,7 @@ class _Run:
         if state is None or set(kept) != set(optimizer.slots):
             size = model.parameter_count
             slots = {slot: kept[slot] if slot in kept else aligned(size, model.dtype) for slot in optimizer.slots}
-            model.optimizer_state = OptimizerState(name, slots, 0 if state is None else state.updates)
+            model._start_slots(name, slots, 0 if state is None else state.updates)
 
     def _key(self, rows: int) -> Any:
         settings = tuple(sorted(self.optimizer.attributes().items()))
@@ -393,7 +456,8 @@ class _Run:
         data = self.examples.data
         return (
             "fit",
-            self.engine,
+            self.engine.name,
+            self.engine.precision,
             self.threads,
             rows,
             self.loss,
@@ -403,6 +467,9 @@ class _Run:
             settings,
             self.penalized,
         )
+
+    def _storage_key(self) -> Any:
+        return ("storage", self.engine.name, self.network.size)
 
     def _instance(self, rows: int) -> engines.Instance:
         """The step for a number of rows, with this run's storage bound to it."""
@@ -419,27 +486,28 @@ class _Run:
 
             instance = model._cache.take(self._key(rows), make).item if self.loss.name in LOSSES else make()
             assert instance is not None
-            assert model.optimizer_state is not None
-            instance.bind(
-                parameters=model._parameters, statistics=model._statistics, **model.optimizer_state.slots,
-                **self.examples.arrays(), **self.storage,
-            )  # fmt: skip
+            instance.bind(**model._state.on(self.engine), **self.storage)
             self._borrowed[rows] = instance
         return instance
 
-    def _visit(self, epoch: int) -> np.ndarray:
+    def _shuffle(self, n: int) -> Any:
+        """The library's order of this epoch, on the engine."""
+        model, engine = self.model, self.engine
+        key = ("shuffle", n, engine.name)
+        with model._cache.take(key, lambda: _shuffle(n, random.key(model.seed, random.SHUFFLE), engine)) as instance:
+            engine.write(instance.bound["epoch"], model.counters.epoch)
+            instance.play()
+            return instance.bound["order"]
+
+    def _visit(self, epoch: int) -> Any:
         """The order of an epoch: the user's, or the library's shuffle."""
         n = len(self.examples.X)
-        if self.order is None:
+        if self.order is None and self.shard_rows is not None:
             key = random.key(self.model.seed, random.SHUFFLE)
-            if len(self.order_buffer) != n:
-                self.order_buffer = np.zeros(n, np.int64)
-            instance = self.model._cache.take(("shuffle", n), lambda: _shuffle(n, key)).item
-            instance.bind(order=self.order_buffer, epoch=np.array(self.model.counters.epoch, np.int64))
-            instance.play()
-            self.model._cache.give_back(("shuffle", n), instance)
-            return self.order_buffer
-        given = np.asarray(self.order(epoch))
+            return random.sharded_permutation(key, self.model.counters.epoch, n, self.shard_rows)
+        if self.order is None:
+            return self._shuffle(n)
+        given = arrays.to_host(self.order(epoch))
         if given.ndim != 1 or given.dtype.kind not in "iu":
             raise InputError(f"order(epoch): expected a list of whole numbers, got {given.dtype} of shape {given.shape}")
         if given.size and (given.min() < 0 or given.max() >= n):
@@ -451,27 +519,31 @@ class _Run:
         return np.ascontiguousarray(given, np.int64)
 
 
-def _shuffle(n: int, key: tuple[int, int]) -> engines.Instance:
+def _shuffle(n: int, key: tuple[int, int], engine: engines.Engine) -> engines.Instance:
     trace = Trace()
     epoch, order = trace.input("epoch", (), "int64"), trace.input("order", (n,), "int64")
     trace.calls.append(Call("shuffle", (epoch, order), {"key": key}))
-    threads = min(engines.cores(), 1 + n // 4096)
-    return engines.instantiate(trace.program({}), n, "cpu", threads)
+    instance = engine.instantiate(trace.program({}), n, min(engines.cores(), 1 + n // 4096))
+    instance.bind(order=engine.zeros((n,), np.int64), epoch=engine.zeros((), np.int64, mirrored=True))
+    return instance
 
 
-def _step_storage(network: steps.Network, optimizer: Optimizer, l2: float, l1: float) -> dict[str, np.ndarray]:
+def _step_storage(network: steps.Network, engine: engines.Engine) -> dict[str, Any]:
     """What a step needs beside data, parameters and state: control block, log, table, gradient, penalties."""
     weights = sum(p.size for p in network.parameters if p.regularized)
-    penalties = np.zeros((2, 3), network.dtype)
-    penalties[0] = l2, l1, optimizer.weight_decay
     return {
-        "control": np.zeros(8, np.int64),
-        "log": np.zeros((LOG_ROWS, len(steps.LOG_COLUMNS)), network.dtype),
-        "scalars": np.zeros((LOG_ROWS, 3), network.dtype),
-        "gradient": aligned(network.size, network.dtype),
-        "starts": np.array([0, weights, network.size], np.int64),
-        "penalties": penalties,
+        "control": engine.zeros((8,), np.int64, mirrored=True),
+        "log": engine.zeros((LOG_ROWS, len(steps.LOG_COLUMNS)), network.dtype, mirrored=True),
+        "scalars": engine.zeros((LOG_ROWS, 3), network.dtype, mirrored=True),
+        "gradient": engine.zeros((network.size,), network.dtype),
+        "starts": engine.place(np.array([0, weights, network.size], np.int64)),
+        "penalties": engine.zeros((2, 3), network.dtype),
     }
+
+
+def _penalties(network: steps.Network, l2: float, l1: float, optimizer: Optimizer) -> np.ndarray:
+    """L2, L1 and decoupled weight decay, of the weights and of everything else, which has none."""
+    return np.array([(l2, l1, optimizer.weight_decay), (0, 0, 0)], network.dtype)
 
 
 def _batches(n: int, batch_size: int, pairs: bool) -> list[int]:
@@ -494,46 +566,61 @@ def _runs(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 # --- evaluation -----------------------------------------------------------------------------------------------------
 
 
-def _evaluate(model: Sequential, examples: Examples, loss: Loss, threads: int | None) -> dict[str, float]:
+def _evaluate(
+    model: Sequential, examples: Examples, loss: Loss, threads: int | None, engine: engines.Engine, fed: Feed | None = None
+) -> dict[str, float]:
+    """Loss and accuracy or r2; `fed`: the examples on the engine, if they are there already."""
     n = len(examples.X)
     network = as_loss_network(model, loss)
     metric = _metric(loss, examples.kind)
     sums = {"loss": 0.0, "accuracy": 0.0}
     total = 0.0
-    order = np.arange(n)
-    control = np.zeros(8, np.int64)
-    for rows, count in _runs(_batches(n, min(n, EVALUATE_ROWS), False)):
-        key = ("evaluate", rows, threads, loss, examples.data, None if metric is None else tuple(sorted(metric.items())))
+    block = min(n, engine.block_rows)
+    fed = fed or feed(engine, examples, block)
+    fed.begin(np.arange(n))
+    start = 0
+    for rows, count in _runs(_batches(n, block, False)):
+        settings = None if metric is None else tuple(sorted(metric.items()))
+        key = ("evaluate", engine.name, engine.precision, rows, threads, loss, examples.data, settings)
 
         def make(rows: int = rows) -> engines.Instance:
-            return engines.instantiate(steps.evaluation(network, loss, examples.data, metric), rows, "cpu", threads)
+            instance = engine.instantiate(steps.evaluation(network, loss, examples.data, metric), rows, threads)
+            log = engine.zeros((LOG_ROWS, len(steps.LOG_COLUMNS)), model.dtype, mirrored=True)
+            instance.bind(control=engine.zeros((8,), np.int64, mirrored=True), log=log)
+            return instance
 
         with model._cache.take(key, make) as instance:
-            log = np.zeros((count, len(steps.LOG_COLUMNS)), model.dtype)
-            instance.bind(
-                parameters=model._parameters, statistics=model._statistics, order=order, control=control, log=log,
-                **examples.arrays(),
-            )  # fmt: skip
-            control[0] = 0
-            instance.play(count)
-        table = log.astype(np.float64)
-        weight = table[:, steps.LOG_COLUMNS["weight"]] if examples.weights is not None else np.full(count, rows, np.float64)
-        total += float(weight.sum())
-        for name in sums:
-            sums[name] += float((table[:, steps.LOG_COLUMNS[name]] * weight).sum())
+            state = model._state.on(engine)
+            instance.bind(parameters=state["parameters"], statistics=state["statistics"], **fed.bindings())
+            done = 0
+            while done < count:
+                here = start + done * rows
+                chunk = min(count - done, LOG_ROWS, fed.most(here, rows) or count)
+                engine.write(instance.bound["control"], (0, fed.ready(here), 0))
+                instance.play(chunk)
+                table = engine.read(instance.bound["log"][:chunk])[0].astype(np.float64)
+                column = table[:, steps.LOG_COLUMNS["weight"]]
+                weight = column if examples.weights is not None else np.full(chunk, rows, np.float64)
+                total += float(weight.sum())
+                for name in sums:
+                    sums[name] += float((table[:, steps.LOG_COLUMNS[name]] * weight).sum())
+                done += chunk
+        start += rows * count
     result = {"loss": sums["loss"] / total if total else 0.0}
     if metric is not None:
         result["accuracy"] = sums["accuracy"] / total if total else 0.0
     else:
-        result["r2"] = _r2(model, model.network if loss.link is None else network, loss, examples, threads)
+        result["r2"] = _r2(model, model.network if loss.link is None else network, loss, examples, threads, engine)
     return result
 
 
-def _r2(model: Sequential, network: steps.Network, loss: Loss, examples: Examples, threads: int | None) -> float:
+def _r2(
+    model: Sequential, network: steps.Network, loss: Loss, examples: Examples, threads: int | None, engine: engines.Engine
+) -> float:
     """1 - sum w (y - a)^2 / sum w (y - mean y)^2, averaged over outputs; a after the link of the loss."""
     if len(examples.X) < 2:
         return math.nan
-    outputs = model._run(network, examples.X, threads)
+    (outputs,) = engine.read(model._outputs_of(network, examples.X, threads, engine))
     if loss.link is not None:
         outputs = ops.activate(outputs, loss.link)
     y, a = examples.y.astype(np.float64), outputs.astype(np.float64)

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_on_host import host
+from cuda_on_host.outcomes import bodies, outcomes
 from laws import AWKWARD, FLOATS, check_definition, check_kernel
 
 import fastnn_kernels.cpu as cpu_set
 import fastnn_kernels.numpy as numpy_set
 from fastnn import random as stream
-from fastnn_kernels.contract import SUM_BLOCK
+from fastnn_kernels.contract import KERNELS, SUM_BLOCK
+from fastnn_kernels.cuda.lowering import Ahead, Number, Request
 
 KEY = (0x12345678, 0x9ABCDEF0)
 
@@ -26,6 +29,8 @@ def test_dropout(shape: tuple[int, ...], dtype: str) -> None:
         definition = np.empty_like(x)
         numpy_set.dropout(*inputs, definition, rate=rate, key=KEY)
         assert y.tobytes() == definition.tobytes()
+        for *_, outcome in outcomes("dropout", [*inputs, np.full_like(x, np.nan)], {"rate": rate, "key": KEY}):
+            assert outcome.tobytes() == definition.tobytes()
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -34,9 +39,12 @@ def test_dropout_keeps_where_the_uniform_reaches_the_rate(rate: float, dtype: st
     x = np.random.default_rng(2).uniform(1, 2, (101, 37)).astype(dtype)
     kept = stream.uniform(KEY, 9, x.shape, np.float64) >= rate
     expected = np.where(kept, x * np.dtype(dtype).type(1 / (1 - rate)), 0)
-    for run in (numpy_set.dropout, lambda *arrays, **numbers: cpu_set.run("dropout", arrays, numbers)):
+    defined = np.empty_like(x)
+    numpy_set.dropout(x, np.array(9), defined, rate=rate, key=KEY)
+    np.testing.assert_array_equal(defined, expected)
+    for run in (cpu_set.run, host.run):
         y = np.empty_like(x)
-        run(x, np.array(9), y, rate=rate, key=KEY)
+        run("dropout", [x, np.array(9), y], {"rate": rate, "key": KEY})
         np.testing.assert_array_equal(y, expected)
 
 
@@ -67,7 +75,7 @@ SOURCES = ("uint8", "int64", "float32", "float64")
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("source_type", SOURCES)
-@pytest.mark.parametrize("row", [(), (1,), (31,), (7, 11), (127,), (0,)])
+@pytest.mark.parametrize("row", [(), (1,), (2,), (31,), (7, 11), (127,), (2100,), (0,)])
 def test_gather_rows(row: tuple[int, ...], source_type: str, dtype: str) -> None:
     random = np.random.default_rng(4)
     source = random.integers(0, 256, (40, *row)).astype(source_type)
@@ -78,6 +86,30 @@ def test_gather_rows(row: tuple[int, ...], source_type: str, dtype: str) -> None
         (y,) = check_kernel("gather_rows", inputs, [((rows, *row), dtype)], tolerance=2.0**31, scale=scale)
         expected = source[order[position : position + rows]].astype(dtype) * np.dtype(dtype).type(scale)
         assert y.tobytes() == expected.tobytes()
+        for *_, outcome in outcomes("gather_rows", [*inputs, np.full_like(y, np.nan)], {"scale": scale}):
+            assert outcome.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("source_type", SOURCES)
+@pytest.mark.parametrize("width", [1, 2, 28, 31, 784])
+def test_gather_rows_to_bfloat16(width: int, source_type: str) -> None:
+    """The product is computed in float32 and rounded once."""
+    bfloat16 = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    random = np.random.default_rng(width)
+    source = random.integers(0, 256, (40, width)).astype(source_type)
+    order = random.permutation(40)
+    expected = (source[order[3:36]].astype(np.float32) * np.float32(1 / 255)).astype(bfloat16)
+    for *_, y in outcomes("gather_rows", [source, order, np.array(3), np.zeros((33, width), bfloat16)], {"scale": 1 / 255}):
+        assert y.tobytes() == expected.tobytes()
+
+
+def test_gather_rows_of_a_source_of_more_than_two_gibibytes() -> None:
+    source = np.zeros((2**21 + 3, 1024), np.uint8)  # zeros that nobody touches take no memory
+    source[-1] = np.arange(1024) % 251
+    y = np.empty((2, 1024), np.float32)
+    host.run("gather_rows", [source, np.array([1, len(source) - 1]), np.array(0), y], {"scale": 1.0})
+    assert (y[0] == 0).all()
+    assert (y[1] == source[-1]).all()
 
 
 @pytest.mark.parametrize("row", [(), (3,)])
@@ -111,7 +143,16 @@ def test_record_and_advance() -> None:
 def test_fill(dtype: str, value: Any) -> None:
     for shape in ((0,), (), (1,), (31, 33), (127,)):
         (y,) = check_kernel("fill", [], [(shape, dtype)], tolerance=1, value=value)
-        assert (y == np.dtype(dtype).type(value)).all()
+        for (outcome,) in ([y], *outcomes("fill", [np.zeros_like(y)], {"value": value})):
+            assert (outcome == np.dtype(dtype).type(value)).all()
+
+
+def test_fill_of_truth_values() -> None:
+    """Every number but 0 is true."""
+    for value in (0, 0.0, 0.5, -3):
+        y = np.empty(5, bool)
+        host.run("fill", [y], {"value": value})
+        assert (y == bool(value)).all()
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -124,6 +165,33 @@ def test_count_nonfinite(size: int, dtype: str) -> None:
         x[chosen] = random.choice([np.nan, np.inf, -np.inf], np.count_nonzero(chosen))
         (counts,) = check_kernel("count_nonfinite", [x], [((-(-size // SUM_BLOCK),), "int64")], tolerance=0)
         assert counts.sum() == np.count_nonzero(chosen)
+        for _, outcome in outcomes("count_nonfinite", [x, np.zeros_like(counts)], {}):
+            assert (outcome == counts).all()
+
+
+def test_steps_ahead_of_the_control_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU's program does three steps after the control block was moved on: it reads on, and moves on by four."""
+    x = np.ones((20, 33), np.float32)
+    source, order = np.arange(40.0), np.random.default_rng(0).permutation(40)
+    calls: list[tuple[str, list[np.ndarray], dict[str, Any], str, int]] = [
+        ("dropout", [x, np.array(5), np.empty_like(x)], {"rate": 0.5, "key": KEY}, "step", 1),
+        ("gather_rows", [source, order, np.array(4), np.empty(9)], {"scale": 1.0}, "position", 9),
+        ("record", [np.array(2.5), np.array(1), np.zeros((5, 3))], {"column": 1}, "index", 1),
+    ]
+    for name, arrays, attributes, operand, unit in calls:
+        place = KERNELS[name].operands.index(operand)
+        (body,) = bodies(name, arrays, attributes)
+        assert [argument for argument in body.arguments if isinstance(argument, Ahead)] == [Ahead(unit, place)]
+        expected = [*map(np.copy, arrays)]
+        expected[place] += 3 * unit
+        getattr(numpy_set, name)(*expected, **attributes)
+        with monkeypatch.context() as patch:
+            patch.setattr(Request, "ahead", lambda call, name, unit=1: Number("i64", 3 * unit))
+            for outcome in outcomes(name, arrays, attributes):
+                np.testing.assert_array_equal(outcome[-1], expected[-1])
+    monkeypatch.setattr(Request, "ahead", lambda call, name, unit=1: Number("i64", 3 * unit))
+    for (control,) in outcomes("advance", [np.arange(8)], {"rows": 128}):
+        assert control.tolist() == [4, 1 + 4 * 128, 6, 3, 4, 5, 6, 7]
 
 
 def test_definition_of_dropout_against_jax() -> None:

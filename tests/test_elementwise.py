@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
-from laws import FLOATS, check_definition, check_kernel
+from cuda_on_host import host
+from laws import EPSILON, FLOATS, assert_close, check_definition, check_kernel
 
 import fastnn_kernels.cpu as cpu_set
+import fastnn_kernels.numpy as numpy_set
 from fastnn_kernels.contract import (
     ACTIVATIONS_FROM_INPUT,
     ACTIVATIONS_FROM_OUTPUT,
@@ -20,7 +23,7 @@ from fastnn_kernels.contract import (
     UNARY,
     Operand,
 )
-from fastnn_kernels.cpu.elementwise import collapse
+from fastnn_kernels.shapes import collapse
 
 ACTIVATIONS = ACTIVATIONS_FROM_OUTPUT + ACTIVATIONS_FROM_INPUT
 SHAPES = ((0,), (0, 5), (1,), (31,), (33,), (7, 127), (3, 1, 67), (1009,))
@@ -168,15 +171,22 @@ def test_more_than_six_axes_are_refused() -> None:
 # power
 
 
-def run_power(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = (np.atleast_1d(np.asarray(operand)) for operand in (a, b))
-    c = np.full(np.broadcast_shapes(a.shape, b.shape), np.nan, a.dtype)
-    cpu_set.run("power", [a, b, c], {})
-    return c
+SETS = {"cpu": cpu_set.run, "cuda": host.run}
+
+
+@pytest.fixture(params=SETS)
+def run_power(request: pytest.FixtureRequest) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    def run(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        a, b = (np.atleast_1d(np.asarray(operand)) for operand in (a, b))
+        c = np.full(np.broadcast_shapes(a.shape, b.shape), np.nan, a.dtype)
+        SETS[request.param]("power", [a, b, c], {})
+        return c
+
+    return run
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_power_of_odd_numbers(dtype: str) -> None:
+def test_power_of_odd_numbers(dtype: str, run_power: Any) -> None:
     """Zeros, ones, infinities, NaN, negative bases: as C's `pow`, signs of zeros included."""
     odd = [0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 0.5, -0.5, 2.5, -2.5, 1e30, -1e30, math.inf, -math.inf, math.nan]
     a, b = (np.ascontiguousarray(grid, dtype) for grid in np.meshgrid(odd, odd))
@@ -195,7 +205,7 @@ def test_power_of_odd_numbers(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_whole_powers_are_exact(dtype: str) -> None:
+def test_whole_powers_are_exact(dtype: str, run_power: Any) -> None:
     bases = np.arange(-20, 21).astype(dtype)
     for exponent in range(6):
         expected = [float(int(base) ** exponent) for base in bases]
@@ -208,7 +218,7 @@ def test_whole_powers_are_exact(dtype: str) -> None:
     np.testing.assert_array_equal(run_power(positive / 7, np.array([2], dtype)), (positive / 7) ** 2)
 
 
-def test_power_is_rounded_well() -> None:
+def test_power_is_rounded_well(run_power: Any) -> None:
     rng = np.random.default_rng(9)
     a = np.exp(rng.uniform(-20, 20, 100_000)).astype(np.float32)
     b = rng.uniform(-4, 4, a.size).astype(np.float32)
@@ -226,6 +236,45 @@ def test_extremes_pass_nan_on(name: str) -> None:
         c = np.zeros(40, np.float32)
         cpu_set.run(name, [a, b, c], {})
         assert np.isnan(c).all()
+
+
+# CUDA
+
+
+def misaligned(array: np.ndarray, elements: int) -> np.ndarray:
+    """A copy of `array` that begins `elements` elements behind a boundary of 16 bytes."""
+    whole = np.zeros(array.nbytes + 64, np.uint8)
+    start = -whole.ctypes.data % 16 + elements * array.itemsize
+    inner = whole[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    inner[...] = array
+    return inner
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shapes", [((6007,), (6007,)), ((75, 64), (64,)), ((75, 64), (75, 1)), ((6007,), ())])
+def test_neither_alignment_nor_blocks_change_a_bit(shapes: Any, dtype: str) -> None:
+    a, b = values(shapes[0], dtype, seed=1), values(shapes[1], dtype, seed=2)
+    c = a + b
+    for blocks in (None, 1, 3):
+        for shifts in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)):
+            arrays = [misaligned(each, shift) for each, shift in zip((a, b, np.full_like(c, 7)), shifts, strict=True)]
+            host.run("add", arrays, {}, blocks=blocks)
+            np.testing.assert_array_equal(arrays[2], c)
+            mask = misaligned(np.zeros(c.shape, bool), shifts[2])
+            host.run("less", [*arrays[:2], mask], {}, blocks=blocks)
+            np.testing.assert_array_equal(mask, a < b)
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu"])
+def test_bfloat16_is_read_and_written(name: str) -> None:
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    x = np.random.default_rng(3).normal(0, 3, (7, 127)).astype(bfloat16)
+    exact = np.empty(x.shape)
+    getattr(numpy_set, name)(x.astype(np.float64), exact)
+    for y in (np.empty(x.shape, bfloat16), np.empty(x.shape, np.float32)):
+        host.run(name, [x, y], {})
+        tolerance = 2.0**-8 if y.dtype == bfloat16 else 4 * EPSILON["float32"]
+        assert_close(y.astype(np.float32), exact, tolerance, name)
 
 
 def test_parts_begin_on_cache_lines_and_cover_everything() -> None:

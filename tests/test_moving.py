@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from cuda_on_host import host
 from laws import AWKWARD, FLOATS, check_definition, check_kernel
 
 DTYPES = ("float32", "float64", "int64", "uint8", "bool")
@@ -108,3 +109,48 @@ def test_definitions_against_torch() -> None:
     check_definition("slice", [x], {"y": tensor.narrow(1, 1, 2).contiguous().numpy()}, 0, axis=1, start=1)
     indices = np.array([2, 0, 2, 1])
     check_definition("gather", [x, indices], {"y": tensor[torch.from_numpy(indices)].numpy()}, 0)
+
+
+# CUDA
+
+
+@pytest.mark.parametrize("row", [(), (3,), (300,)])
+@pytest.mark.parametrize(("rows", "count"), [(5, 2500), (700, 1500)])
+def test_on_a_gpu_rows_are_added_in_order(rows: int, count: int, row: tuple[int, ...]) -> None:
+    random = np.random.default_rng(count)
+    dy = (100 * random.normal(size=(count, *row))).astype(np.float32)
+    indices = random.integers(0, rows, count)
+    expected = np.zeros((rows, *row), np.float32)
+    np.add.at(expected, indices, dy)
+    for blocks in (None, 1, 3):
+        dx = np.full((rows, *row), np.nan, np.float32)
+        host.run("scatter_add", [indices, dy, dx], {}, blocks=blocks)
+        assert dx.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shifts", [(0, 0), (1, 0), (0, 1)])
+@pytest.mark.parametrize("width", [64, 63])
+def test_on_a_gpu_rows_move_in_packs_or_one_by_one(width: int, shifts: tuple[int, int], dtype: str) -> None:
+    """Packs of 16 bytes need rows of whole packs and operands that begin at a boundary; the outcome is the same."""
+
+    def placed(array: np.ndarray, shift: int) -> np.ndarray:
+        whole = np.zeros(array.nbytes + 64, np.uint8)
+        start = -whole.ctypes.data % 16 + shift * array.itemsize
+        inner = whole[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        inner[...] = array
+        return inner
+
+    def run(name: str, inputs: list[np.ndarray], expected: np.ndarray, **attributes: int) -> None:
+        for blocks in (None, 1, 2):
+            y = placed(np.full_like(expected, 1), shifts[1])
+            moved = [placed(x, shifts[0]) if x.dtype == expected.dtype and x.ndim == 2 else x for x in inputs]
+            host.run(name, [*moved, y], attributes, blocks=blocks)
+            assert y.tobytes() == expected.tobytes()
+
+    x = numbered((40, width), dtype)
+    run("concatenate", [x, x[::-1].copy()], np.concatenate([x, x[::-1]], 1), axis=1)
+    run("slice", [x], x[:, 16:48], axis=1, start=16)
+    run("slice", [x], x[:, 3:35], axis=1, start=3)
+    indices = np.random.default_rng(1).integers(0, 40, 60)
+    run("gather", [x, indices], x[indices])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import numpy as np
 import pytest
+from cuda_on_host import host
+from cuda_on_host.outcomes import bodies, outcomes, placed
 from laws import FLOATS, check_definition, check_kernel
 
 import fastnn_kernels.cpu as cpu_set
 import fastnn_kernels.numpy as numpy_set
 from fastnn_kernels.contract import KERNELS, SUM_BLOCK, UPDATES
+from fastnn_kernels.cuda.kernels import kernel
+from fastnn_kernels.cuda.lowering import Ahead, Number, Pointer, Request
 
 ATTRIBUTES: dict[str, dict[str, Any]] = {
     "sgd": {},
@@ -44,11 +49,12 @@ def operands(name: str, size: int, dtype: str, *, segments: int = 5, penalised: 
     return [gradient, np.array(1.7, dtype), scalars, np.array(2), cut(size, segments), penalties, parameters, *states]
 
 
-def run_both(name: str, arrays: list[np.ndarray], **attributes: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    ours, definition = [a.copy() for a in arrays], [a.copy() for a in arrays]
-    cpu_set.run(name, ours, attributes)
+def run_all(name: str, arrays: list[np.ndarray], **attributes: Any) -> list[list[np.ndarray]]:
+    """All operands after the definition, the CPU kernel and the CUDA bodies (without fused multiply-add) ran."""
+    definition, ours = [a.copy() for a in arrays], [a.copy() for a in arrays]
     getattr(numpy_set, name)(*definition, **attributes)
-    return ours, definition
+    cpu_set.run(name, ours, attributes)
+    return [definition, ours, *outcomes(name, arrays, attributes)]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -64,9 +70,11 @@ def test_update(name: str, size: int, dtype: str) -> None:
 @pytest.mark.parametrize("name", UPDATES)
 @pytest.mark.parametrize("clipping", [{}, {"clip_value": 0.7}, {"clip_norm": 1.1}, {"clip_norm": 2.0}])
 def test_same_bits_as_the_definition(name: str, dtype: str, clipping: dict[str, float]) -> None:
-    ours, definition = run_both(name, operands(name, 1009, dtype), **{**NO_CLIPPING, **clipping, **ATTRIBUTES[name]})
-    for operand, a, b in zip(KERNELS[name].operands, ours, definition, strict=True):
-        assert a.tobytes() == b.tobytes(), operand
+    attributes = {**NO_CLIPPING, **clipping, **ATTRIBUTES[name]}
+    definition, *ours = run_all(name, operands(name, 1009, dtype), **attributes)
+    for outcome in ours:
+        for operand, a, b in zip(KERNELS[name].operands, outcome, definition, strict=True):
+            assert a.tobytes() == b.tobytes(), operand
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -75,7 +83,7 @@ def test_numbers_are_rounded_once(dtype: str) -> None:
     arrays = operands("adam", 3, dtype, segments=1, penalised=False)
     arrays[0][:], arrays[8][:] = 1, 0
     attributes = {**NO_CLIPPING, "beta1": 0.9, "beta2": 0.9999, "epsilon": 1e-8}
-    for outcome in run_both("adam", arrays, **attributes):
+    for outcome in run_all("adam", arrays, **attributes):
         assert outcome[8].tolist() == [np.dtype(dtype).type(1 - 0.9999)] * 3
 
 
@@ -89,7 +97,7 @@ def test_rmsprop_epsilon_inside(dtype: str) -> None:
     arrays = [2 * one, np.array(0, dtype), rate, step, starts, penalties, one, 2 * one]
     for inside, expected in ((True, -1.0), (False, 1 - 4 / (math.sqrt(3) + 1))):
         attributes = {"beta": 0.5, "epsilon": 1.0, "epsilon_inside": inside}
-        for outcome in run_both("rmsprop", arrays, **NO_CLIPPING, **attributes):
+        for outcome in run_all("rmsprop", arrays, **NO_CLIPPING, **attributes):
             np.testing.assert_allclose(outcome[6], expected, rtol=1e-6)
             assert outcome[7] == 3
 
@@ -102,11 +110,11 @@ def test_not_a_number_is_not_hidden(name: str, dtype: str) -> None:
         for penalised in (False, True):
             arrays = operands(name, 33, dtype, segments=2, penalised=penalised)
             arrays[0][[3, 30]] = np.nan
-            for outcome in run_both(name, arrays, **attributes, **ATTRIBUTES[name]):
+            for outcome in run_all(name, arrays, **attributes, **ATTRIBUTES[name]):
                 assert np.flatnonzero(np.isnan(outcome[6])).tolist() == [3, 30]
     arrays = operands(name, 33, dtype)
     arrays[1][...] = np.nan
-    for outcome in run_both(name, arrays, clip_value=0.0, clip_norm=1.0, **ATTRIBUTES[name]):
+    for outcome in run_all(name, arrays, clip_value=0.0, clip_norm=1.0, **ATTRIBUTES[name]):
         assert np.isnan(outcome[6]).all()
 
 
@@ -115,7 +123,7 @@ def test_not_a_number_is_not_hidden(name: str, dtype: str) -> None:
 def test_gradient_of_norm_zero_with_clipping(name: str, dtype: str) -> None:
     arrays = operands(name, 33, dtype, penalised=False)
     arrays[0][:], arrays[1][...] = 0, 0
-    for outcome in run_both(name, arrays, clip_value=0.0, clip_norm=1.0, **ATTRIBUTES[name]):
+    for outcome in run_all(name, arrays, clip_value=0.0, clip_norm=1.0, **ATTRIBUTES[name]):
         assert np.isfinite(outcome[6]).all()
 
 
@@ -124,6 +132,49 @@ def test_a_real_arena_with_many_parts() -> None:
     arrays = operands("adam", 20011, "float32", segments=40)
     arrays[5][10:20] = arrays[5][10]
     check_kernel("adam", arrays, [], tolerance=16, parts=(1, 5, 64), **NO_CLIPPING, **ATTRIBUTES["adam"])
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_segments_that_meet_anywhere(name: str) -> None:
+    """Of one to nine elements and of none, so that a vector of elements lies in up to four of them."""
+    arrays = operands(name, 301, "float32", segments=90)
+    arrays[4][1:-1] = np.sort(np.random.default_rng(1).integers(0, 302, 89))
+    definition, *ours = run_all(name, arrays, **NO_CLIPPING, **ATTRIBUTES[name])
+    for outcome in ours:
+        assert outcome[6].tobytes() == definition[6].tobytes()
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_steps_ahead_of_the_control_block(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row of `scalars` is that of the step, not of the control block."""
+    arrays = operands(name, 33, "float64")
+    attributes = {**NO_CLIPPING, **ATTRIBUTES[name]}
+    (body,) = bodies(name, arrays, attributes)
+    assert [a for a in body.arguments if isinstance(a, Ahead)] == [Ahead(1, KERNELS[name].operands.index("index"))]
+    expected = run_all(name, arrays, **attributes)[0]
+    monkeypatch.setattr(Request, "ahead", lambda call, name, unit=1: Number("i64", 2 * unit))
+    for outcome in outcomes(name, [*arrays[:3], np.array(0), *arrays[4:]], attributes):
+        assert outcome[6].tobytes() == expected[6].tobytes()
+
+
+@pytest.mark.parametrize("size", [1, 33, 1008])
+def test_copy_of_the_parameters_in_16_bits(size: int) -> None:
+    """A body that is given one more pointer rounds the new parameters to it."""
+    bfloat16 = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    attributes = {**NO_CLIPPING, **ATTRIBUTES["adam"]}
+    for beyond in (0, 1):
+        arrays = [placed(array, beyond) for array in operands("adam", size, "float32")]
+        shadow = placed(np.zeros(size, bfloat16), beyond)
+        (body,) = bodies("adam", arrays, attributes)
+        body = dataclasses.replace(body, arguments=(*body.arguments, Pointer(len(arrays), "bf16", True)))
+        memory = [*arrays, shadow]
+        values = [
+            memory[a.operand].ctypes.data if isinstance(a, Pointer) else a.value if isinstance(a, Number) else 0
+            for a in body.arguments
+        ]
+        host.run_kernel(kernel([body]), body.blocks, body.shared, [body.blocks, *values])
+        assert shadow.tobytes() == arrays[6].astype(bfloat16).tobytes()
+        assert np.count_nonzero(shadow) == size
 
 
 # The outside oracle: ten steps of torch.optim, with every state.
@@ -226,7 +277,7 @@ def test_clipping_by_norm_is_that_of_torch() -> None:
         norm = torch.nn.utils.clip_grad_norm_([weights], limit)
         rate, step, starts, penalties = np.ones((1, 3)), np.array(0), np.array([0, 97]), np.zeros((1, 3))
         arrays = [gradient, np.array(norm.item()), rate, step, starts, penalties, np.zeros(97)]
-        for outcome in run_both("sgd", arrays, clip_value=0.0, clip_norm=limit):
+        for outcome in run_all("sgd", arrays, clip_value=0.0, clip_norm=limit):
             np.testing.assert_allclose(-outcome[6], weights.grad.numpy(), rtol=1e-5)  # torch adds 1e-6 to the norm
 
 
@@ -236,7 +287,7 @@ def test_l1_is_the_gradient_of_its_penalty(dtype: str) -> None:
     w = np.array([-2.0, -0.5, 0.0, 0.5, 2.0], dtype)
     penalties = np.array([[0.25, 0.125, 0.0]], dtype)
     arrays = [np.zeros(5, dtype), np.zeros((), dtype), np.ones((1, 3), dtype), np.array(0), np.array([0, 5]), penalties, w]
-    for outcome in run_both("sgd", arrays, **NO_CLIPPING):
+    for outcome in run_all("sgd", arrays, **NO_CLIPPING):
         np.testing.assert_array_equal(outcome[6], w - (0.25 * w + 0.125 * np.sign(w)))
 
 
@@ -267,6 +318,22 @@ def test_block_penalty(size: int, dtype: str) -> None:
     terms = per_element[:, 0] / 2 * w.astype(np.float64) ** 2 + per_element[:, 1] * np.abs(w)
     exact = [math.fsum(terms[k : k + SUM_BLOCK]) for k in range(0, size, SUM_BLOCK)]
     check_definition("block_penalty", [w, starts, penalties], {"partial": np.array(exact, dtype)}, 16)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("size", [1009, 2 * SUM_BLOCK + 33])
+def test_block_sums_depend_on_nothing_but_the_shape(size: int, dtype: str) -> None:
+    """Neither on where the arrays lie nor on the number of blocks that sum."""
+    x, partial = np.random.default_rng(size).normal(size=size).astype(dtype), np.zeros(-(-size // SUM_BLOCK), dtype)
+    penalties = np.random.default_rng(0).random((40, 3)).astype(dtype)
+    for name, arrays, attributes in (
+        ("block_sum_squares", [x, partial], {"clip_value": 0.5}),
+        ("block_penalty", [x, cut(size, 40), penalties, partial], {}),
+    ):
+        first, *others = outcomes(name, arrays, attributes)
+        assert first[-1].all()
+        for outcome in others:
+            assert outcome[-1].tobytes() == first[-1].tobytes()
 
 
 def test_sums_do_not_hide_infinity() -> None:

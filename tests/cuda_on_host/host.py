@@ -19,14 +19,25 @@ from typing import Any
 
 import numpy as np
 
-from fastnn_kernels.contract import KERNELS, Operand
+from fastnn_kernels.contract import Operand
 from fastnn_kernels.cuda.kernels import Kernel, kernel, unit
-from fastnn_kernels.cuda.lowering import THREADS, Ahead, Body, Device, Number, Pointer, lower
+from fastnn_kernels.cuda.lowering import THREADS, Ahead, Body, Device, Number, lower
 
 HERE = Path(__file__).parent
-OPTIONS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-w")
+OPTIONS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-w", "-nostdlib")
+"""What a unit needs of a library, the scheduler has loaded before it."""
+
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer")
+"""To be added to OPTIONS, in a process that was started with their libraries preloaded (see `sanitized.py`)."""
+
+GUARD = 64
+"""Bytes around scratch memory, but where a sanitizer watches."""
 
 CTYPES = {"i64": ctypes.c_longlong, "float": ctypes.c_float, "double": ctypes.c_double, "bool": ctypes.c_bool}
+
+
+class Fault(RuntimeError):
+    """A kernel did what would hang or trap on a GPU, or wrote beyond its memory."""
 
 
 @functools.cache
@@ -57,12 +68,13 @@ def compiled(source: str, options: Sequence[str] = OPTIONS) -> Path:
 
 
 @functools.cache
-def scheduler(extra: tuple[str, ...] = ()) -> ctypes.CDLL:
-    options = ("-O2", "-std=c++17", "-shared", "-fPIC", *extra)
+def scheduler(sanitizers: tuple[str, ...] = ()) -> ctypes.CDLL:
+    options = ("-O2", "-std=c++17", "-shared", "-fPIC", *sanitizers, "-Wl,--no-as-needed", "-lm")
     library = ctypes.CDLL(str(compiled((HERE / "scheduler.cpp").read_text(), options)), ctypes.RTLD_GLOBAL)
     library.host_run.argtypes = [
         ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_size_t, ctypes.c_uint64
     ]  # fmt: skip
+    library.host_run.restype = ctypes.c_char_p
     return library
 
 
@@ -75,53 +87,96 @@ def host_unit(kernels: Sequence[Kernel], text: str | None = None) -> str:
     return "\n".join([(HERE / "shim.h").read_text(), unit(kernels) if text is None else text, *tables, ""])
 
 
-_functions: dict[tuple[Kernel, tuple[str, ...]], Any] = {}
+_functions: dict[tuple[Kernel, tuple[str, ...]], int] = {}
 
 
-def function(each: Kernel, options: tuple[str, ...] = OPTIONS) -> Any:
-    found = _functions.get((each, options))
-    if found is None:
-        scheduler(tuple(o for o in options if "sanitize" in o))
-        library = ctypes.CDLL(str(compiled(host_unit([each]), options)))
-        found = _functions[each, options] = ctypes.cast(getattr(library, f"host_{each.name}"), ctypes.c_void_p).value
-    return found
+def load(kernels: Sequence[Kernel], sanitizers: tuple[str, ...] = (), text: str | None = None) -> dict[Kernel, int]:
+    """The addresses of some kernels, compiled together (from `text`, or what they include)."""
+    scheduler(sanitizers)
+    library = ctypes.CDLL(str(compiled(host_unit(kernels, text), (*OPTIONS, *sanitizers))))
+    return {each: ctypes.cast(getattr(library, f"host_{each.name}"), ctypes.c_void_p).value or 0 for each in kernels}
+
+
+def prepare(kernels: Sequence[Kernel], sanitizers: tuple[str, ...] = ()) -> None:
+    """Compile those of some kernels together that have not been."""
+    missing = [each for each in kernels if (each, sanitizers) not in _functions]
+    if missing:
+        _functions.update({(each, sanitizers): address for each, address in load(missing, sanitizers).items()})
+
+
+def function(each: Kernel, sanitizers: tuple[str, ...] = ()) -> int:
+    """The address of a kernel, compiled if need be."""
+    prepare([each], sanitizers)
+    return _functions[each, sanitizers]
 
 
 _seed = itertools.count(1)
 
 
-def run_kernel(each: Kernel, blocks: int, shared: int, values: Sequence[Any], options: tuple[str, ...] = OPTIONS) -> None:
-    """Run a kernel on the host now, in an order of its threads that is another one each time."""
-    address = function(each, options)
+def run_kernel(
+    each: Kernel, blocks: int, shared: int, values: Sequence[Any], sanitizers: tuple[str, ...] = (),
+    seed: int | None = None, address: int | None = None,
+) -> None:  # fmt: skip
+    """Run a kernel on the host now, in an order of its threads that is another one each time, or that of `seed`.
+
+    `address` is what `load` gave, where the kernel does not come from the sources. Raises Fault.
+    """
+    address = address or function(each, sanitizers)
     given = [CTYPES.get(type, ctypes.c_void_p)(value) for type, value in zip(each.types, values, strict=True)]
     table = (ctypes.c_void_p * len(given))(*(ctypes.addressof(value) for value in given))
-    library = scheduler(tuple(o for o in options if "sanitize" in o))
-    library.host_run(address, ctypes.addressof(table), blocks, THREADS, shared, next(_seed))
+    number = next(_seed) if seed is None else seed
+    why = scheduler(sanitizers).host_run(address, ctypes.addressof(table), blocks, THREADS, shared, number)
+    if why is not None:
+        raise Fault(f"{each.name}: {why.decode()}")
 
 
 def run(
     name: str, arrays: Sequence[np.ndarray], attributes: Mapping[str, Any], blocks: int | None = None,
-    device: Device | None = None,
+    device: Device | None = None, sanitizers: tuple[str, ...] = (),
 ) -> None:  # fmt: skip
     """Run one call of the contract on NumPy arrays; `blocks`: another number of blocks than the lowering's, at most its own.
 
-    Products of cuBLASLt are left out: the device has none unless another is given.
+    Products of cuBLASLt are left out: the device has none unless another is given. Raises Fault.
     """
+    device = device or Device(products=False)
     operands = [Operand(array.shape, array.dtype) for array in arrays]
-    lowered = lower(name, operands, attributes, device or Device(products=False))
-    scratch = np.full(lowered.scratch + 64, 0xFF, np.uint8)
-    for work in lowered.works:
-        assert isinstance(work, Body), "products are not run here"
-        assert len(KERNELS[name].operands) == len(arrays)
+    works = _works(name, operands, attributes, device)
+    if any((_alone(work), sanitizers) not in _functions for work in works):
+        # Whoever asks for float32 will ask for float64, and the other way round: compiled together they cost little more.
+        both = [work for dtype in ("float32", "float64") for work in _works(name, _as(operands, dtype), attributes, device)]
+        prepare(list(dict.fromkeys(map(_alone, [*both, *works]))), sanitizers)
+    guard = 0 if sanitizers else GUARD
+    temporaries: dict[int, np.ndarray] = {}
+    for work in works:
         count = work.blocks if blocks is None else min(blocks, work.blocks)
         values: list[Any] = [count]
         for argument in work.arguments:
-            if isinstance(argument, Pointer):
-                base = scratch if argument.operand < 0 else arrays[argument.operand]
-                values.append(base.ctypes.data + argument.offset)
-            elif isinstance(argument, Number):
+            if isinstance(argument, Number):
                 values.append(argument.value)
-            else:
-                assert isinstance(argument, Ahead)
+            elif isinstance(argument, Ahead):
                 values.append(0)
-        run_kernel(kernel([work]), count, work.shared, values)
+            elif argument.operand >= 0:
+                values.append(arrays[argument.operand].ctypes.data + argument.offset)
+            else:
+                empty = np.full(argument.nbytes + 2 * guard, 0xFF, np.uint8)
+                values.append(temporaries.setdefault(argument.offset, empty).ctypes.data + guard)
+        run_kernel(_alone(work), count, work.shared, values, sanitizers)
+    for whole in temporaries.values():
+        if (whole[:guard] != 0xFF).any() or (whole[len(whole) - guard :] != 0xFF).any():
+            raise Fault(f"{name}: wrote beyond its scratch memory")
+
+
+def _works(name: str, operands: Sequence[Operand], attributes: Mapping[str, Any], device: Device) -> list[Body]:
+    """The bodies of a call."""
+    works = lower(name, operands, attributes, device).works
+    assert all(isinstance(work, Body) for work in works), "products are not run here"
+    return [work for work in works if isinstance(work, Body)]
+
+
+def _alone(work: Body) -> Kernel:
+    return kernel([work])
+
+
+def _as(operands: Sequence[Operand], dtype: str) -> list[Operand]:
+    """The same operands with all floats of one dtype."""
+    return [Operand(o.shape, np.dtype(dtype)) if o.dtype.kind == "f" else o for o in operands]

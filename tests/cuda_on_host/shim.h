@@ -21,49 +21,60 @@ struct HostIndex {
 extern "C" {
 extern HostIndex threadIdx, blockIdx, blockDim, gridDim;
 extern char* host_shared;
-void host_barrier(int of_block);
-void host_exchange(const void* mine, unsigned bytes);            // every lane of the warp shows its value
-const void* host_exchanged(unsigned lane, unsigned bytes);        // what a lane showed; stops the program where it did not
-void host_exchange_done();
+void host_block_barrier(int line);
+void host_warp_barrier(unsigned mask, int line);
+unsigned host_show(const void* mine, unsigned bytes, unsigned mask, int line);  // to the lanes of the mask; those that came
+const void* host_shown(unsigned lane);                                          // what one of them showed
 [[noreturn]] void host_trap();
 }
 
-inline void __syncthreads() { host_barrier(1); }
-inline void __syncwarp(unsigned = 0xffffffffu) { host_barrier(0); }
+// A place where threads wait for each other is known by its line.
+#define HOST_LINE int line = __builtin_LINE()
+inline void __syncthreads(HOST_LINE) { host_block_barrier(line); }
+inline void __syncwarp(unsigned mask = 0xffffffffu, HOST_LINE) { host_warp_barrier(mask, line); }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 inline void __trap() { host_trap(); }
 
-template <class T> inline T host_shuffle(T value, unsigned source) {
-  host_exchange(&value, sizeof value);
-  T result;
-  __builtin_memcpy(&result, host_exchanged(source, sizeof result), sizeof result);
-  host_exchange_done();
-  return result;
+template <class T> inline T host_shuffle(unsigned mask, T value, unsigned source, int line) {
+  host_show(&value, sizeof value, mask, line);
+  __builtin_memcpy(&value, host_shown(source), sizeof value);
+  return value;
 }
-template <class T> inline T __shfl_sync(unsigned, T v, int source) { return host_shuffle(v, source & 31u); }
-template <class T> inline T __shfl_xor_sync(unsigned, T v, int mask) { return host_shuffle(v, (threadIdx.x ^ mask) & 31u); }
-template <class T> inline T __shfl_down_sync(unsigned, T v, unsigned distance) {
+template <class T> inline T __shfl_sync(unsigned mask, T v, int source, HOST_LINE) {
+  return host_shuffle(mask, v, source & 31u, line);
+}
+template <class T> inline T __shfl_xor_sync(unsigned mask, T v, int lanes, HOST_LINE) {
+  return host_shuffle(mask, v, (threadIdx.x ^ lanes) & 31u, line);
+}
+template <class T> inline T __shfl_down_sync(unsigned mask, T v, unsigned distance, HOST_LINE) {
   unsigned lane = threadIdx.x & 31u;
-  return host_shuffle(v, lane + distance < 32 ? lane + distance : lane);
+  return host_shuffle(mask, v, lane + distance < 32 ? lane + distance : lane, line);
 }
-template <class T> inline T __shfl_up_sync(unsigned, T v, unsigned distance) {
+template <class T> inline T __shfl_up_sync(unsigned mask, T v, unsigned distance, HOST_LINE) {
   unsigned lane = threadIdx.x & 31u;
-  return host_shuffle(v, lane >= distance ? lane - distance : lane);
+  return host_shuffle(mask, v, lane >= distance ? lane - distance : lane, line);
 }
-inline unsigned __ballot_sync(unsigned, int predicate) {
-  host_exchange(&predicate, sizeof predicate);
-  unsigned votes = 0;
+struct HostVotes {
+  unsigned present, yes;
+};
+inline HostVotes host_votes(unsigned mask, int predicate, int line) {
+  HostVotes votes = {host_show(&predicate, sizeof predicate, mask, line), 0};
   for (unsigned lane = 0; lane < 32; lane++) {
+    if (!(votes.present >> lane & 1u)) continue;
     int vote;
-    __builtin_memcpy(&vote, host_exchanged(lane, sizeof vote), sizeof vote);
-    votes |= (vote ? 1u : 0u) << lane;
+    __builtin_memcpy(&vote, host_shown(lane), sizeof vote);
+    votes.yes |= (vote ? 1u : 0u) << lane;
   }
-  host_exchange_done();
   return votes;
 }
-inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
-inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == 0xffffffffu; }
+inline unsigned __ballot_sync(unsigned mask, int predicate, HOST_LINE) { return host_votes(mask, predicate, line).yes; }
+inline int __any_sync(unsigned mask, int predicate, HOST_LINE) { return host_votes(mask, predicate, line).yes != 0; }
+inline int __all_sync(unsigned mask, int predicate, HOST_LINE) {
+  HostVotes votes = host_votes(mask, predicate, line);
+  return votes.yes == votes.present;
+}
+#undef HOST_LINE
 
 template <class T> inline T atomicAdd(T* p, T v) { T old = *p; *p = old + v; return old; }
 template <class T> inline T atomicExch(T* p, T v) { T old = *p; *p = v; return old; }

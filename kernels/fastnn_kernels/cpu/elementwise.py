@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,15 +21,13 @@ from fastnn_kernels.contract import (
 from fastnn_kernels.cpu import mathematics
 from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, uint8_pointer
+from fastnn_kernels.shapes import AXES, broadcast_axes
 
 Body = Callable[[Any, Any, Any], None]
 Function = Callable[..., Any]
 
 BLOCK = 64
 """Elements: parts begin at multiples of it, so that no two write to one cache line."""
-
-AXES = 6
-"""Axes that broadcasting goes up to."""
 
 
 @helper
@@ -129,39 +127,10 @@ assert set(ALPHA_ACTIVATIONS) <= set(ACTIVATIONS_FROM_OUTPUT + ACTIVATIONS_FROM_
 # Broadcasting.
 
 
-def collapse(shape: Sequence[int], *operands: Operand) -> list[tuple[int, ...]]:
-    """The axes of a broadcast result, innermost first: (length, then the step of each operand in elements).
-
-    Axes of length 1 are dropped, and neighbours that every operand walks through in one stride are merged.
-    """
-    steps: list[list[int]] = []
-    for operand in operands:
-        own = (1,) * (len(shape) - len(operand.shape)) + tuple(operand.shape)
-        step, steps_here = 1, []
-        for length in reversed(own):
-            steps_here.append(step if length != 1 else 0)
-            step *= length
-        steps.append(steps_here)
-    axes: list[tuple[int, ...]] = []
-    for axis, length in enumerate(reversed(shape)):
-        here = tuple(step[axis] for step in steps)
-        if length == 1:
-            continue
-        if axes and all(outer == inner * axes[-1][0] for outer, inner in zip(here, axes[-1][1:], strict=True)):
-            axes[-1] = (axes[-1][0] * length, *axes[-1][1:])
-        else:
-            axes.append((length, *here))
-    return axes
-
-
 def _broadcast_sizes(*operands: Operand) -> tuple[int, ...]:
     """The number of elements, then AXES axes from the innermost: length and the step of each input."""
     *inputs, output = operands
-    axes = collapse(output.shape, *inputs) if output.size else []
-    if not axes:
-        axes = [(1, *(1 for _ in inputs))]
-    if len(axes) > AXES:
-        raise ValueError(f"elementwise kernels broadcast over up to {AXES} axes; these shapes need {len(axes)}")
+    axes = broadcast_axes(output, *inputs)
     axes += [(1, *(0 for _ in inputs))] * (AXES - len(axes))
     return (output.size, *(number for axis in axes for number in axis))
 

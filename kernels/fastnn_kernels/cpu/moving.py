@@ -11,6 +11,7 @@ from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.data import share
 from fastnn_kernels.cpu.intrinsics import POINTERS, int64_pointer
+from fastnn_kernels.shapes import transposed_axes
 
 TILE = 32
 """Rows of y moved together where reading and writing cannot both be consecutive: 32 float32 of x are two cache lines."""
@@ -31,26 +32,11 @@ def eight(y: Any, x: Any, stride: Any) -> None:
     y[4], y[5], y[6], y[7] = x4, x5, x6, x7
 
 
-def _merged_axes(shape: tuple[int, ...], axes: tuple[int, ...]) -> list[tuple[int, int]]:
-    """The axes of y as (extent, stride in x), without those of one entry, neighbours in both arrays merged into one."""
-    strides = [math.prod(shape[k + 1 :]) for k in range(len(shape))]
-    merged: list[tuple[int, int]] = []
-    for axis in axes:
-        extent, stride = shape[axis], strides[axis]
-        if extent == 1:
-            continue
-        if merged and merged[-1][1] == stride * extent:
-            merged[-1] = (merged[-1][0] * extent, stride)
-        else:
-            merged.append((extent, stride))
-    return merged
-
-
 def _transpose_sizes(x: Operand, y: Operand, *, axes: tuple[int, ...]) -> tuple[int, ...]:
     """Rows and columns of the inner transpose or copy, then four outer axes."""
     if y.size == 0:
         return (0,) * 19
-    merged = _merged_axes(x.shape, tuple(axis % len(x.shape) for axis in axes))
+    merged = transposed_axes(x.shape, tuple(axis % len(x.shape) for axis in axes))
     y_strides = [math.prod(extent for extent, _ in merged[k + 1 :]) for k in range(len(merged))]
     full = [(extent, y_stride, x_stride) for (extent, x_stride), y_stride in zip(merged, y_strides, strict=True)]
     columns, _, columns_in_x = full.pop() if full else (1, 1, 1)

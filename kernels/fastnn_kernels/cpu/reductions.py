@@ -23,6 +23,7 @@ from numba.extending import lower_builtin
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.intrinsics import POINTERS
+from fastnn_kernels.shapes import grouped_axes
 
 # Numba's own annotations know the function below the decorator, not the calls of it inside kernels.
 intrinsic: Callable[[Callable[..., Any]], Any] = numba_intrinsic
@@ -312,20 +313,6 @@ def row_greatest_or_nan(x: Any, start: int, count: int) -> Any:
 ROW, COLUMN, SCATTERED = range(3)
 
 
-def _groups(shape: tuple[int, ...], axis: tuple[int, ...]) -> list[tuple[bool, int, int]]:
-    """Adjacent axes that are all reduced or all kept, as one each: (reduced, size, stride); axes of size 1 are left out."""
-    groups: list[tuple[bool, int, int]] = []
-    stride = 1
-    for i in reversed(range(len(shape))):
-        if shape[i] != 1:
-            if groups and groups[-1][0] == (i in axis):
-                groups[-1] = (groups[-1][0], groups[-1][1] * shape[i], groups[-1][2])
-            else:
-                groups.append((i in axis, shape[i], stride))
-        stride *= shape[i]
-    return groups[::-1]
-
-
 def _layout(shape: tuple[int, ...], axis: tuple[int, ...]) -> tuple[int, ...]:
     """How to walk an array of `shape` along `axis`.
 
@@ -333,7 +320,7 @@ def _layout(shape: tuple[int, ...], axis: tuple[int, ...]) -> tuple[int, ...]:
     inner is 1. Else (SCATTERED, kept elements, reduced elements, kept groups, reduced groups), and the size and stride of
     each kept and each reduced group.
     """
-    groups = _groups(shape, axis)
+    groups = grouped_axes(shape, axis)
     reduced = [group for group in groups if group[0]]
     kept = [group for group in groups if not group[0]]
     repeats = math.prod(shape[i] for i in axis)

@@ -7,6 +7,15 @@ from __future__ import annotations
 
 import importlib
 
-FAMILIES = ("rows",)
+from fastnn_kernels.cuda.runtime import Runtime
+
+FAMILIES = ("data", "losses", "elementwise", "moving", "reductions", "rows", "updates", "dense")
 for _family in FAMILIES:
     importlib.import_module(f"fastnn_kernels.cuda.{_family}")
+
+
+def runtime(ordinal: int = 0) -> Runtime:
+    """The GPU with this number. Raises CudaUnavailable with the cure."""
+    from fastnn_kernels.cuda.device import open_device
+
+    return open_device(ordinal)

@@ -59,6 +59,23 @@ template <class T, int N> struct alignas(sizeof(T) * N) Pack {
 template <class T> constexpr int PACKED = 16 / sizeof(T);  // elements of 16 bytes
 template <class T> __device__ __forceinline__ bool is_aligned(const T* p, i64 bytes = 16) { return (u64)p % bytes == 0; }
 
+// N elements from p on, of which `left` are there: zeros for the others. `aligned`: whether p is, to the size of a Pack<T, N>.
+template <int N, class T> __device__ __forceinline__ Pack<T, N> load_pack(const T* p, i64 left, bool aligned) {
+  if (aligned && left >= N) return *(const Pack<T, N>*)p;
+  Pack<T, N> pack;
+  for (int j = 0; j < N; j++) pack.at[j] = j < left ? p[j] : T(0);
+  return pack;
+}
+// The converse: those that are there are written.
+template <int N, class T> __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack, i64 left, bool aligned) {
+  if (aligned && left >= N) {
+    *(Pack<T, N>*)p = pack;
+    return;
+  }
+  for (int j = 0; j < N; j++)
+    if (j < left) p[j] = pack.at[j];
+}
+
 // Sums and maxima over the lanes of a warp, in a fixed order; every lane gets the result. All 32 lanes must take part.
 template <class F> __device__ __forceinline__ F warp_sum(F x) {
   for (int distance = WARP / 2; distance; distance /= 2) x += __shfl_xor_sync(ALL, x, distance);

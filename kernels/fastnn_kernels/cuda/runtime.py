@@ -7,6 +7,7 @@ fails where it is told to.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -69,6 +70,16 @@ class Launch:
     values: tuple[int | float | bool, ...]
 
 
+_CTYPES = {"i64": ctypes.c_longlong, "float": ctypes.c_float, "double": ctypes.c_double, "bool": ctypes.c_bool}
+
+
+def packed(launch: Launch) -> tuple[Any, list[Any]]:
+    """The arguments of a launch as C wants them: a table of addresses of values, and the values, to be kept until then."""
+    types = (_CTYPES.get(type, ctypes.c_void_p) for type in launch.kernel.types)
+    values = [type(value) for type, value in zip(types, launch.values, strict=True)]
+    return (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values)), values
+
+
 @dataclass(frozen=True)
 class Multiplication:
     """A product and where its operands lie: addresses in the order of `Product.pointers`."""
@@ -101,8 +112,13 @@ class Runtime(Protocol):
     def pinned(self, nbytes: int) -> np.ndarray:
         """Host memory (uint8) that copies need not wait for."""
 
+    @property
     def stream(self) -> Any:
-        """A new stream that does not wait for the default one."""
+        """The stream that does the work; it does not wait for the default one."""
+
+    @property
+    def copies(self) -> Any:
+        """A second stream, for copies beside the work."""
 
     def event(self) -> Any: ...
 
@@ -136,12 +152,14 @@ class Runtime(Protocol):
     def run(self, node: Node, stream: Any) -> None:
         """Give a prepared node to a stream."""
 
-    def begin_capture(self, stream: Any) -> None: ...
+    def adopt(self, array: Any) -> tuple[int, tuple[int, ...], np.dtype[Any], Any]:
+        """An array of another library on this GPU: address, shape, dtype, and what keeps it alive."""
 
-    def end_capture(self, stream: Any) -> Any:
-        """A graph, ready to be launched, of what was given to the stream since `begin_capture`."""
+    def lend(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: Any) -> Any:
+        """Memory of this GPU as an array that users know."""
 
-    def abandon_capture(self, stream: Any) -> None:
-        """End a capture after an error."""
+    def captured(self, nodes: Sequence[Node]) -> Any:
+        """A graph of prepared nodes, one after another, ready to be launched."""
 
-    def launch(self, graph: Any, stream: Any) -> None: ...
+    def launch(self, graph: Any, stream: Any) -> None:
+        """Give a graph to a stream."""

@@ -1,0 +1,188 @@
+"""The CUDA engine: arrays on a GPU, and programs as graphs that the host only launches."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastnn.engines.base import Engine, Instance
+from fastnn.engines.host import convert_rows
+from fastnn.errors import InputError, KindError
+from fastnn.program.trace import Call, Program, Symbol, concrete
+from fastnn_kernels.contract import SUM_BLOCK, Operand
+from fastnn_kernels.cuda.arrays import DeviceArray
+from fastnn_kernels.cuda.player import PlacedCall, Player
+from fastnn_kernels.cuda.runtime import Runtime
+from fastnn_kernels.cuda.schedule import Place
+
+WORKSPACE = "workspace"
+
+NODE = 5e-6  # seconds a call takes at most beside its work; with the rates below for the first guess of a chunk only
+RATE = 5e12  # floating-point operations a second
+BANDWIDTH = 2e11  # bytes a second
+
+
+class CudaEngine(Engine):
+    """One GPU. Everything is given to one stream, in order; only `read` and `wait` wait for it.
+
+    `capture=False` launches every kernel on its own instead of replaying graphs, for debuggers; the bits are the same.
+    """
+
+    block_rows = 8192
+
+    def __init__(self, runtime: Runtime, precision: str = "float32", capture: bool = True) -> None:
+        self.runtime, self.precision, self.capture = runtime, precision, capture
+        self.name = f"cuda:{runtime.ordinal}"
+        self._numbers: DeviceArray | None = None
+
+    def empty(self, shape: tuple[int, ...], dtype: Any, mirrored: bool = False) -> DeviceArray:
+        return DeviceArray.empty(self.runtime, shape, dtype, mirrored)
+
+    def place(self, array: Any) -> DeviceArray:
+        if isinstance(array, DeviceArray) and array.runtime is self.runtime:
+            return array
+        if isinstance(array, np.ndarray):
+            made = self.empty(array.shape, array.dtype)
+            made.write(array)
+            return made
+        return DeviceArray.adopted(self.runtime, array)
+
+    def write(self, target: DeviceArray, values: Any) -> None:
+        (target[: len(values)] if target.ndim else target).write(values)
+
+    def read(self, *arrays: DeviceArray) -> list[np.ndarray]:
+        fetched = [array.fetch() for array in arrays]
+        self.wait()
+        return fetched
+
+    def copy(self, target: DeviceArray, source: DeviceArray) -> None:
+        target.copy_from(source)
+
+    def count_nonfinite(self, array: DeviceArray) -> DeviceArray:
+        counts = self.empty((-(-array.size // SUM_BLOCK),), np.int64)
+        self.compute("count_nonfinite", (array.view(0, (array.size,)), counts), {})
+        return counts
+
+    def compute(self, kernel: str, arrays: Sequence[DeviceArray], attributes: Any) -> None:
+        """Give one kernel to the stream now."""
+        operands = tuple(Operand(array.shape, array.dtype) for array in arrays)
+        player = _single(self.runtime, self.precision, kernel, operands, tuple(sorted(attributes.items())))
+        for index, array in enumerate(arrays):
+            player.bind(str(index), array.address)
+        player.play(1, self.runtime.stream)
+
+    def outputs(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        return np.empty(shape, dtype) if isinstance(like, np.ndarray) else self.empty(shape, dtype)
+
+    def load_rows(self, target: DeviceArray, source: Any, start: int, count: int, scale: float) -> None:
+        rows = target.rows(0, count)
+        if isinstance(source, np.ndarray):
+            values = np.empty(rows.shape, rows.dtype)
+            convert_rows(values, source[start : start + count], scale)
+            rows.write(values)
+            return
+        given = self.place(source).rows(start, count)
+        if given.dtype.kind == "f":
+            bad = int(self.read(self.count_nonfinite(given))[0].sum())
+            if bad:
+                raise InputError(f"X: {bad} values are NaN or infinite; remove or replace them")
+        if given.dtype not in (np.dtype("uint8"), np.dtype("float32"), np.dtype("float64")):
+            raise KindError(f"X: expected uint8, float32 or float64 on a GPU, got {given.dtype}; convert it with .astype")
+        order, first = self._order(count), self._order(1).view(0, ())
+        self.compute("gather_rows", (given, order, first, rows), {"scale": scale})
+
+    def store_rows(self, target: Any, source: DeviceArray, start: int, count: int) -> None:
+        found = source.rows(0, count)
+        if isinstance(target, DeviceArray):
+            target.rows(start, count).copy_from(found)
+        else:
+            target[start : start + count] = found.read()
+
+    def lent(self, array: Any) -> Any:
+        return array.lend() if isinstance(array, DeviceArray) else array
+
+    def rows_for(self, count: int) -> int:
+        """A power of two, so that few programs serve all sizes."""
+        return min(self.block_rows, max(32, 1 << (count - 1).bit_length()))
+
+    def _order(self, count: int) -> DeviceArray:
+        """0, 1, ..., count - 1 on the GPU."""
+        if self._numbers is None or len(self._numbers) < count:
+            self._numbers = self.place(np.arange(max(count, self.block_rows)))
+        return self._numbers.rows(0, count)
+
+    def wait(self) -> None:
+        self.runtime.synchronize(self.runtime.stream)
+
+    def instantiate(self, program: Program, rows: int, threads: int | None = None) -> CudaInstance:
+        return CudaInstance(program, rows, self)
+
+
+@functools.lru_cache(maxsize=256)
+def _single(
+    runtime: Runtime, precision: str, kernel: str, operands: tuple[Operand, ...], attributes: tuple[tuple[str, Any], ...]
+) -> Player:
+    """A player of one call, whose operands are spaces of their own."""
+    places = tuple(Place(str(index), 0) for index in range(len(operands)))
+    return Player(runtime, [PlacedCall(kernel, operands, dict(attributes), places)], precision, capture=False)
+
+
+class CudaInstance(Instance):
+    """A program with buffers on a GPU; its graphs keep everything alive that they point to."""
+
+    engine: CudaEngine
+
+    def __init__(self, program: Program, rows: int, engine: CudaEngine) -> None:
+        super().__init__(program, rows, engine)
+        self._workspace = engine.runtime.allocate(max(self.plan.size, 1))
+        self._once = self._player(self.plan.once, capture=False)
+        self._calls = self._player(self.plan.calls, engine.capture)
+
+    def _player(self, calls: Sequence[Call], capture: bool) -> Player:
+        placed = [
+            PlacedCall(
+                call.kernel, self.operands(call), self.attributes(call), tuple(self._place(s) for s in call.operands)
+            )
+            for call in calls
+            if not call.is_view
+        ]
+        player = Player(self.engine.runtime, placed, self.engine.precision, capture)
+        player.bind(WORKSPACE, self._workspace.address)
+        return player
+
+    def _place(self, symbol: Symbol) -> Place:
+        root, offset = symbol.root, symbol.start * symbol.dtype.itemsize
+        if root in self._names:
+            return Place(self._names[root], offset, open=0 in concrete(root.shape, self.rows))
+        return Place(WORKSPACE, self.plan.offsets[root] + offset)
+
+    def _bound(self, symbol: Symbol, array: DeviceArray) -> None:
+        for player in (self._once, self._calls):
+            player.bind(self._names[symbol], array.address)
+
+    def _play_once(self) -> None:
+        self._once.play(1, self.engine.runtime.stream)
+
+    def _play(self, repeats: int) -> None:
+        self._calls.play(repeats, self.engine.runtime.stream)
+
+    def play_calls(self, first: int, count: int, repeats: int = 1) -> None:
+        self._calls.play_calls(first, count, repeats, self.engine.runtime.stream)
+
+    def first_chunk(self, seconds: float) -> int:
+        each = sum(NODE + operations / RATE + moved / BANDWIDTH for operations, moved in self.work())
+        return max(1, int(seconds / each))
+
+    def _view(self, symbol: Symbol, given: DeviceArray | None) -> DeviceArray:
+        shape = concrete(symbol.shape, self.rows)
+        if given is not None:
+            return given if symbol is symbol.root else given.view(symbol.start, shape)
+        start = self.plan.offsets[symbol.root]
+        whole = DeviceArray(
+            self.engine.runtime, self._workspace, self._workspace.address + start, (math.prod(shape),), symbol.dtype
+        )
+        return whole.view(symbol.start, shape)

@@ -1,0 +1,231 @@
+"""The engines of the host: `numpy` runs the definition call by call, `cpu` plays compiled kernels on several threads."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastnn.engines.base import Engine, Instance
+from fastnn.engines.pace import Pace
+from fastnn.errors import InputError
+from fastnn.program.trace import Call, Program, Symbol, concrete
+from fastnn_kernels.memory import aligned
+
+BARRIER = 0.7e-6  # seconds a call that two threads meeting costs, uneven shares included
+RATE = 80e9  # floating-point operations a second of one core, for the first guess of the number of threads only
+BANDWIDTH = 60e9  # bytes a second of one core out of its cache, likewise
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise InputError unless `threads` is None or a number of threads that makes sense."""
+    most = 4 * max(16, os.cpu_count() or 1)
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= most):
+        raise InputError(f"threads: expected None or a whole number from 1 to {most}, got {threads!r}")
+
+
+class HostEngine(Engine):
+    """Arrays are NumPy arrays and are used where they lie."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def empty(self, shape: tuple[int, ...], dtype: Any, mirrored: bool = False) -> np.ndarray:
+        return aligned(math.prod(shape), dtype).reshape(shape)
+
+    def place(self, array: Any) -> np.ndarray:
+        return np.asarray(array)
+
+    def write(self, target: np.ndarray, values: Any) -> None:
+        if target.ndim:
+            target[: len(values)] = values
+        else:
+            target[...] = values
+
+    def read(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        return list(arrays)
+
+    def copy(self, target: np.ndarray, source: np.ndarray) -> None:
+        np.copyto(target, source)
+
+    def count_nonfinite(self, array: np.ndarray) -> np.ndarray:
+        return np.array([0 if np.isfinite(array).all() else np.count_nonzero(~np.isfinite(array))])
+
+    def outputs(self, like: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        return np.empty(shape, dtype)
+
+    def load_rows(self, target: np.ndarray, source: Any, start: int, count: int, scale: float) -> None:
+        convert_rows(target[:count], source[start : start + count], scale)
+
+    def store_rows(self, target: np.ndarray, source: np.ndarray, start: int, count: int) -> None:
+        target[start : start + count] = source[:count]
+
+    def wait(self) -> None:
+        """Whatever is asked is done when the call returns."""
+
+    def instantiate(self, program: Program, rows: int, threads: int | None = None) -> HostInstance:
+        return HostInstance(program, rows, self, threads)
+
+
+CPU = HostEngine("cpu")
+NUMPY = HostEngine("numpy")
+
+
+def convert_rows(target: np.ndarray, rows: np.ndarray, scale: float) -> None:
+    """target = rows * scale in the dtype of `target`. Raises InputError where one is NaN or infinite."""
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        np.copyto(target, rows, casting="unsafe")
+    if scale != 1.0:
+        target *= target.dtype.type(scale)
+    if not np.isfinite(target).all():
+        bad = int(np.count_nonzero(~np.isfinite(target)))
+        raise InputError(f"X: {bad} values are NaN or infinite in {target.dtype}; remove or replace them")
+
+
+class HostInstance(Instance):
+    """A program with buffers on the host."""
+
+    def __init__(self, program: Program, rows: int, engine: HostEngine, threads: int | None = None) -> None:
+        check_threads(threads)
+        super().__init__(program, rows, engine)
+        self._workspace = aligned(self.plan.size)
+        self._once = self._player(self.plan.once)
+        self._calls = self._player(self.plan.calls)
+        self.threads = self._usable_threads(threads)
+        self._calls.set_parts(self.threads)
+        self._pace = Pace(self.threads, cores()) if threads is None and engine is CPU and cores() > 1 else None
+
+    def _bound(self, symbol: Symbol, array: np.ndarray) -> None:
+        self._once.bind(symbol, array)
+        self._calls.bind(symbol, array)
+
+    def _play_once(self) -> None:
+        self._once.play(1)
+
+    def _play(self, repeats: int) -> None:
+        if self._pace is None:
+            self._calls.play(repeats)
+        else:
+            self._pace.play(self._calls, repeats)
+            self.threads = self._pace.best
+
+    def play_calls(self, first: int, count: int, repeats: int = 1) -> None:
+        self._calls.play(repeats, first, count)
+
+    def _view(self, symbol: Symbol, given: np.ndarray | None) -> np.ndarray:
+        root = symbol.root
+        if given is not None:
+            if symbol is root:
+                return given
+            flat = given.reshape(-1)
+        else:
+            start = self.plan.offsets[root]
+            flat = self._workspace[start : start + root.operand(self.rows).nbytes].view(root.dtype)
+        shape = concrete(symbol.shape, self.rows)
+        return flat[symbol.start : symbol.start + math.prod(shape)].reshape(shape)
+
+    def address(self, symbol: Symbol) -> int:
+        """Where a symbol that is not an input lies."""
+        start: int = self._workspace.ctypes.data
+        return start + self.plan.offsets[symbol.root] + symbol.start * int(symbol.dtype.itemsize)
+
+    def _player(self, calls: Sequence[Call]) -> _NumpyCalls | _CpuCalls:
+        calls = [call for call in calls if not call.is_view]
+        return _NumpyCalls(self, calls) if self.engine is NUMPY else _CpuCalls(self, calls)
+
+    def _usable_threads(self, threads: int | None) -> int:
+        if self.engine is NUMPY:
+            return 1
+        if threads is not None:
+            return threads
+        work = self.work()
+        seconds = sum(operations / RATE + moved / BANDWIDTH for operations, moved in work)
+        return 1 if seconds <= seconds / cores() + len(work) * BARRIER else cores()
+
+
+class _NumpyCalls:
+    """The definition: each call a Python call."""
+
+    def __init__(self, instance: HostInstance, calls: Sequence[Call]) -> None:
+        import fastnn_kernels.numpy as kernels
+
+        self.instance = instance
+        self.calls = [(getattr(kernels, call.kernel), call) for call in calls]
+
+    def bind(self, symbol: Symbol, array: np.ndarray) -> None:
+        """Arrays are looked up when they are used."""
+
+    def set_parts(self, parts: int) -> None:
+        """One thread."""
+
+    def play(self, repeats: int, first: int = 0, count: int | None = None) -> None:
+        stop = len(self.calls) if count is None else first + count
+        with np.errstate(all="ignore"):
+            for _ in range(repeats):
+                for function, call in self.calls[first:stop]:
+                    operands = (self.instance.array(symbol) for symbol in call.operands)
+                    function(*operands, **self.instance.attributes(call))
+
+
+class _CpuCalls:
+    """The tables of the player: for each call the kernel's address and its operand words."""
+
+    def __init__(self, instance: HostInstance, calls: Sequence[Call]) -> None:
+        import fastnn_kernels.cpu as cpu
+        from fastnn_kernels.cpu.team import TEAM
+
+        self.team = TEAM
+        self.parts = 1
+        lowered = [cpu.lower(call.kernel, instance.operands(call), instance.attributes(call)) for call in calls]
+        self.scratch_bytes = -(-max((low.scratch or 0 for low in lowered), default=0) // 64) * 64
+        self.scratch = aligned(0)
+        self._scratch_words: list[int] = []
+        self._patches: dict[Symbol, list[tuple[int, int]]] = {}
+        words: list[int] = []
+        starts = []
+        given = set(instance.program.inputs.values())
+        for call, low in zip(calls, lowered, strict=True):
+            starts.append(len(words))
+            addresses: list[int] = []
+            for symbol in call.operands:
+                if symbol.root in given:
+                    place = (len(words) + len(addresses), symbol.start * symbol.dtype.itemsize)
+                    self._patches.setdefault(symbol.root, []).append(place)
+                    addresses.append(0)
+                else:
+                    addresses.append(instance.address(symbol))
+            if low.scratch is not None:
+                self._scratch_words.append(len(words) + len(addresses))
+            words += low.words(addresses)
+        self.words = np.array(words, np.int64)
+        base = self.words.ctypes.data
+        table = [(low.address, base + 8 * start) for low, start in zip(lowered, starts, strict=True)]
+        self.table = np.array(table, np.int64).reshape(-1, 2)
+        self.set_parts(1)
+
+    def bind(self, symbol: Symbol, array: np.ndarray) -> None:
+        for word, offset in self._patches.get(symbol, ()):
+            self.words[word] = array.ctypes.data + offset
+
+    def set_parts(self, parts: int) -> None:
+        self.parts = parts
+        if self.scratch.size >= self.scratch_bytes * parts:
+            return
+        self.scratch = aligned(self.scratch_bytes * parts)
+        for word in self._scratch_words:
+            self.words[word] = self.scratch.ctypes.data
+
+    def play(self, repeats: int, first: int = 0, count: int | None = None) -> None:
+        count = len(self.table) - first if count is None else count
+        if count and repeats:
+            self.team.play(self.table.ctypes.data + 16 * first, count, repeats, self.parts)

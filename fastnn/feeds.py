@@ -1,0 +1,140 @@
+"""Where the programs of a run find their examples: all of them on the device, or, where they do not fit, block by block.
+
+Streaming changes no bit: the order of an epoch is the same, and the host gathers the rows of a block in that order into pinned
+memory while the device works on the block before. Which of the two is done follows from the free memory alone.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from fastnn.engines import Engine
+from fastnn.engines.host import HostEngine
+from fastnn.examples import Examples
+
+BLOCK_BYTES = 2**26
+"""About how many bytes of examples one block of a stream holds; there are two of them."""
+
+RESIDENT_SHARE = 0.8
+"""Examples stay on the device where they take no more than this share of its free memory."""
+
+
+class Feed:
+    """All examples on the engine, visited through an order that lies there too."""
+
+    def __init__(self, engine: Engine, examples: Examples) -> None:
+        self.engine = engine
+        self.arrays = {name: engine.place(array) for name, array in examples.arrays().items()}
+        self.order: Any = None
+
+    def begin(self, order: Any) -> None:
+        """Visit the examples in this order, an array of the host or of the engine, from now on."""
+        self.order = self.engine.place(order)
+
+    def bindings(self) -> dict[str, Any]:
+        """What the inputs of a program are bound to."""
+        return {**self.arrays, "order": self.order}
+
+    def most(self, position: int, rows: int) -> int | None:
+        """How many mini-batches of `rows` rows can be played in one go from `position` of the order on; None: all."""
+        return None
+
+    def ready(self, position: int) -> int:
+        """See to it that the examples from `position` of the order on are there; returns the position for the control block."""
+        return position
+
+    def close(self) -> None:
+        """Let go of what the feed holds."""
+
+
+class Stream(Feed):
+    """Blocks of a whole number of mini-batches, in a ring of two on the device."""
+
+    def __init__(self, engine: Any, examples: Examples, batch_size: int) -> None:
+        self.engine, self.examples = engine, examples
+        runtime = engine.runtime
+        given = examples.arrays()
+        each = sum(array[:1].nbytes for array in given.values())
+        self.rows = max(1, BLOCK_BYTES // max(1, each) // batch_size) * batch_size
+        self.stride = self.rows + 1  # a last mini-batch of one row may have joined the one before it
+        self.arrays = {n: engine.empty((2 * self.stride, *a.shape[1:]), a.dtype) for n, a in given.items()}
+        self.pinned = [
+            {n: runtime.pinned(self.stride * a[:1].nbytes).view(a.dtype).reshape(self.stride, *a.shape[1:]) for n, a in given.items()}
+            for _ in range(2)
+        ]  # fmt: skip
+        self.numbers = engine.place(np.arange(2 * self.stride))
+        self.uploaded = [runtime.event(), runtime.event()]
+        self.used = [runtime.event(), runtime.event()]
+        self.pool = ThreadPoolExecutor(1, "fastnn-stream")
+        self.coming: Future[int] | None = None
+        self.visits = np.zeros(0, np.int64)
+        self.block = -1
+
+    def begin(self, order: Any) -> None:
+        self._wait()
+        self.visits = order if isinstance(order, np.ndarray) else order.read()
+        self.block, self.blocks = -1, max(1, -(-(len(self.visits) - 1) // self.rows))
+        self.coming = self.pool.submit(self._load, 0)
+
+    def bindings(self) -> dict[str, Any]:
+        return {**self.arrays, "order": self.numbers}
+
+    def most(self, position: int, rows: int) -> int | None:
+        block = min(position // self.rows, self.blocks - 1)
+        end = len(self.visits) if block == self.blocks - 1 else (block + 1) * self.rows
+        return max(1, (end - position) // rows)
+
+    def ready(self, position: int) -> int:
+        block = min(position // self.rows, self.blocks - 1)
+        if block != self.block:
+            runtime = self.engine.runtime
+            if self.block >= 0:
+                runtime.record(self.used[self.block % 2], runtime.stream)
+            if self.coming is None or block != self.block + 1:
+                self._wait()
+                self.coming = self.pool.submit(self._load, block)
+            self._wait()
+            runtime.wait(runtime.stream, self.uploaded[block % 2])
+            self.block = block
+            if block + 1 < self.blocks:
+                self.coming = self.pool.submit(self._load, block + 1)
+        return (block % 2) * self.stride + position - block * self.rows
+
+    def _load(self, block: int) -> int:
+        """Gather a block and begin to copy it to its half of the ring, once nobody reads that any more."""
+        runtime, half = self.engine.runtime, block % 2
+        start = block * self.rows
+        end = len(self.visits) if block == self.blocks - 1 else start + self.rows
+        visits = self.visits[start:end]
+        runtime.wait(runtime.copies, self.used[half])
+        for name, array in self.examples.arrays().items():
+            rows = self.pinned[half][name][: len(visits)]
+            np.take(array, visits, axis=0, out=rows, mode="clip")
+            runtime.upload(self.arrays[name].rows(half * self.stride, len(visits)).address, rows, runtime.copies)
+        runtime.record(self.uploaded[half], runtime.copies)
+        runtime.synchronize(runtime.copies)  # the pinned half may be filled again when this returns
+        return block
+
+    def _wait(self) -> None:
+        if self.coming is not None:
+            coming, self.coming = self.coming, None
+            coming.result()
+
+    def close(self) -> None:
+        try:
+            self._wait()
+        finally:
+            self.pool.shutdown()
+
+
+def feed(engine: Engine, examples: Examples, batch_size: int) -> Feed:
+    """The examples on the engine, or a stream of them where they do not fit."""
+    if isinstance(engine, HostEngine) or not isinstance(examples.X, np.ndarray):
+        return Feed(engine, examples)
+    free, _ = engine.runtime.memory()  # type: ignore[attr-defined]
+    if examples.X.nbytes <= RESIDENT_SHARE * free:
+        return Feed(engine, examples)
+    return Stream(engine, examples, batch_size)

@@ -1,0 +1,121 @@
+"""The arrays that training changes, on the host and on a device, and which of the two holds the latest values.
+
+On the host engines there is one copy, used where it lies. A GPU has a second one: it is filled when the GPU first needs it,
+goes on from there, and is fetched when the host next looks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastnn.engines import Engine
+from fastnn.engines.host import HostEngine
+
+
+class State:
+    """Arrays by name."""
+
+    def __init__(self, **arrays: np.ndarray) -> None:
+        self._host = arrays
+        self._remote: dict[str, Any] = {}
+        self._engine: Engine | None = None
+        self._ahead = False  # the device holds newer values than the host
+        self._behind = True  # the host holds newer values than the device
+        self._lock = threading.RLock()
+
+    def set(self, **arrays: np.ndarray) -> None:
+        """Add arrays of the host, or put others in the place of what went by their names."""
+        with self._lock:
+            self.read()
+            self._host |= arrays
+            self._remote = {name: array for name, array in self._remote.items() if name not in arrays}
+            self._behind = True
+
+    def drop(self, *names: str) -> None:
+        """Forget arrays."""
+        with self._lock:
+            self.read()
+            for name in names:
+                self._host.pop(name, None)
+                self._remote.pop(name, None)
+
+    def read(self) -> dict[str, np.ndarray]:
+        """The arrays on the host, to be looked at only."""
+        with self._lock:
+            if self._ahead:
+                assert self._engine is not None
+                names = list(self._remote)
+                for name, values in zip(names, self._engine.read(*self._remote.values()), strict=True):
+                    np.copyto(self._host[name], values)
+                self._ahead = False
+            return self._host
+
+    def host(self) -> dict[str, np.ndarray]:
+        """The arrays on the host, to be changed there."""
+        with self._lock:
+            found = self.read()
+            self._behind = True
+            return found
+
+    def on(self, engine: Engine) -> dict[str, Any]:
+        """The arrays where `engine` uses them, with the latest values. Call `changed` when a program has changed them."""
+        with self._lock:
+            if isinstance(engine, HostEngine):
+                return self.read()
+            if self._engine is None or self._engine.name != engine.name:
+                self.read()
+                self._remote, self._engine, self._behind = {}, engine, True
+            for name, array in self._host.items():
+                if name not in self._remote:
+                    self._remote[name] = engine.place(array)
+                elif self._behind:
+                    engine.write(self._remote[name], array)
+            self._behind = False
+            return dict(self._remote)
+
+    def changed(self, engine: Engine) -> None:
+        """What `on` returned for this engine holds newer values now."""
+        with self._lock:
+            remote = not isinstance(engine, HostEngine)
+            self._ahead, self._behind = remote, not remote
+
+    def copies(self) -> dict[str, Any]:
+        """A copy of every array, where the latest values are."""
+        with self._lock:
+            if not self._ahead:
+                return {name: array.copy() for name, array in self._host.items()}
+            assert self._engine is not None
+            made = {}
+            for name, array in self._remote.items():
+                made[name] = self._engine.empty(array.shape, array.dtype)
+                self._engine.copy(made[name], array)
+            return made
+
+    def restore(self, copies: Mapping[str, Any]) -> None:
+        """Put what `copies` returned back; arrays that were made since then stay as they are."""
+        with self._lock:
+            if all(isinstance(values, np.ndarray) for values in copies.values()):
+                target = self.host()
+                for name, values in copies.items():
+                    np.copyto(target[name], values)
+                return
+            assert self._engine is not None
+            self.on(self._engine)
+            for name, values in copies.items():
+                self._engine.copy(self._remote[name], values)
+            self._ahead, self._behind = True, False
+
+    def lose(self) -> None:
+        """Go on with what the host holds: the device is lost."""
+        with self._lock:
+            self._remote, self._engine, self._ahead, self._behind = {}, None, False, True
+
+    def __getstate__(self) -> dict[str, np.ndarray]:
+        return dict(self.read())
+
+    def __setstate__(self, arrays: dict[str, np.ndarray]) -> None:
+        self.__init__(**arrays)  # type: ignore[misc]

@@ -1,0 +1,105 @@
+// Kernels for data: dropout, mini-batches, the shuffle, and the bookkeeping of a program.
+#include "blocks.cuh"
+#include "philox.cuh"
+
+// y = x * scale where the upper 24 bits of the element's word of (key, step) are at least `least`, else 0.
+// Four elements share a Philox counter.
+template <class F, class X, class Y>
+__device__ void dropout(Grid grid, const X* x, const i64* step, i64 ahead, Y* y, i64 size, i64 least, F scale, i64 k0, i64 k1) {
+  const u64 now = *step + ahead;
+  const bool aligned = is_aligned(x, 4 * sizeof(X)) && is_aligned(y, 4 * sizeof(Y));
+  for (i64 n = first_of(grid); 4 * n < size; n += stride_of(grid)) {
+    const i64 left = size - 4 * n;
+    Pack<X, 4> from = load_pack<4>(x + 4 * n, left, aligned);
+    Words words = philox((u32)n, (u32)(n >> 32), (u32)now, (u32)(now >> 32), (u32)k0, (u32)k1);
+    Pack<Y, 4> to;
+    for (int j = 0; j < 4; j++) to.at[j] = Y(words.at[j] >> 8 >= (u32)least ? F(from.at[j]) * scale : F(0));
+    store_pack<4>(y + 4 * n, to, left, aligned);
+  }
+}
+
+// An element of a data set as one of a mini-batch: converted to F, then scaled; whole numbers stay as they are.
+template <class F, class S, class Y> struct Converted {
+  static __device__ __forceinline__ Y of(S x, F scale) { return Y(F(x) * scale); }
+};
+template <class F, class S> struct Converted<F, S, i64> {
+  static __device__ __forceinline__ i64 of(S x, F) { return x; }
+};
+
+// y[b] = source[order[position + b]] * scale for rows of `width` elements. `lanes` threads, a power of two up to THREADS, share
+// a row; N, which divides the width, elements are moved at once.
+template <class F, int N, class S, class Y>
+__device__ void gather_rows(Grid grid, const S* source, const i64* order, const i64* position, i64 ahead, Y* y, i64 rows,
+                            i64 width, i64 lanes, F scale) {
+  const int each = THREADS / (int)lanes;  // rows of a block
+  const int column = threadIdx.x % (int)lanes * N;
+  const bool aligned = is_aligned(source, N * sizeof(S)) && is_aligned(y, N * sizeof(Y));
+  order += *position + ahead;
+  for (i64 row = grid.block * each + threadIdx.x / (int)lanes; row < rows; row += grid.blocks * each) {
+    const S* from = source + order[row] * width;
+    Y* to = y + row * width;
+    for (i64 j = column; j < width; j += lanes * N) {
+      Pack<S, N> pack = load_pack<N>(from + j, N, aligned);
+      Pack<Y, N> converted;
+      for (int e = 0; e < N; e++) converted.at[e] = Converted<F, S, Y>::of(pack.at[e], scale);
+      store_pack<N>(to + j, converted, N, aligned);
+    }
+  }
+}
+
+// order[i] = the place of i in the permutation of (key, epoch): a Feistel network on positions of left + right bits, walked
+// until the place is below n. The halves have at most 32 bits.
+template <class F>
+__device__ void shuffle(Grid grid, const i64* epoch, i64* order, i64 n, i64 left, i64 right, i64 k0, i64 k1) {
+  const u32 low = (u32)*epoch, high = (u32)((u64)*epoch >> 32);
+  const u32 left_mask = (u32)(((u64)1 << left) - 1), right_mask = (u32)(((u64)1 << right) - 1);
+  for (i64 i = first_of(grid); i < n; i += stride_of(grid)) {
+    u64 place = i;
+    do {
+      u32 l = (u32)(place >> right), r = (u32)place & right_mask;
+#pragma unroll
+      for (int word = 0; word < 4; word++) {
+        r ^= philox(l, 0, low, high, (u32)k0, (u32)k1).at[word] & right_mask;
+        l ^= philox(r, 1, low, high, (u32)k0, (u32)k1).at[word] & left_mask;
+      }
+      place = (u64)l << right | r;
+    } while (place >= (u64)n);
+    order[i] = place;
+  }
+}
+
+// y = value, everywhere.
+template <class F, class Y, class V> __device__ void fill(Grid grid, Y* y, V value, i64 size) {
+  constexpr int N = PACKED<Y>;
+  Pack<Y, N> pack;
+  for (int j = 0; j < N; j++) pack.at[j] = Y(value);
+  const bool aligned = is_aligned(y);
+  for (i64 i = first_of(grid) * N; i < size; i += stride_of(grid) * N) store_pack<N>(y + i, pack, size - i, aligned);
+}
+
+// log[index, column] = value.
+template <class F, class V, class L>
+__device__ void record(Grid grid, const V* value, const i64* index, i64 ahead, L* log, i64 columns, i64 column) {
+  if (grid.block == 0 && threadIdx.x == 0) log[(*index + ahead) * columns + column] = L(F(*value));
+}
+
+// control[:3] += (s, s * rows, s) with s = 1 + ahead: `ahead` steps went before this one since the control block was moved on.
+template <class F> __device__ void advance(Grid grid, i64* control, i64 ahead, i64 rows) {
+  if (grid.block == 0 && threadIdx.x == 0) {
+    control[0] += 1 + ahead;
+    control[1] += (1 + ahead) * rows;
+    control[2] += 1 + ahead;
+  }
+}
+
+// counts[k] = how many elements of block k are NaN or infinite: those of which x - x is not 0.
+template <class F, class X> __device__ void count_nonfinite(Grid grid, const X* x, i64* counts, i64 size) {
+  sum_blocks<int>(grid, x, counts, size, [](i64, const auto& pack) {
+    int found = 0;
+    for (X element : pack.at) {
+      F value = element;
+      found += value - value == 0 ? 0 : 1;
+    }
+    return found;
+  });
+}

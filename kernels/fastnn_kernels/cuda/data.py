@@ -1,0 +1,70 @@
+"""Kernels for data: dropout, mini-batches, the shuffle, and the bookkeeping of a program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from fastnn_kernels.contract import SUM_BLOCK
+from fastnn_kernels.cuda.lowering import THREADS, WARPS, Request, Work, ceil, lowering, spread
+from fastnn_kernels.numpy.philox import UNIFORM_BITS, shuffle_bits
+
+VECTOR = 16
+"""Bytes that a thread loads or stores at once."""
+
+
+@lowering("dropout", family="data")
+def dropout(call: Request) -> Iterable[Work]:
+    rate, size = call.attributes["rate"], call.size("x")
+    least, scale = math.ceil(rate * 2**UNIFORM_BITS), 1.0 / (1.0 - rate) if rate < 1 else 0.0
+    yield call.body(
+        "dropout", call["x"], call["step"], call.ahead("step"), call["y"], size, least, scale, *call.attributes["key"],
+        blocks=spread(size, call.device),
+    )  # fmt: skip
+
+
+@lowering("gather_rows", family="data")
+def gather_rows(call: Request) -> Iterable[Work]:
+    y = call.operands["y"]
+    rows, width = y.shape[0], math.prod(y.shape[1:])
+    pack = math.gcd(width, VECTOR // y.dtype.itemsize)
+    lanes = min(THREADS, 1 << max(0, width // pack - 1).bit_length())
+    yield call.body(
+        "gather_rows", call["source"], call["order"], call["position"], call.ahead("position", unit=rows), call["y"],
+        rows, width, lanes, float(call.attributes["scale"]),
+        blocks=spread(rows * lanes, call.device, each=1), template=(str(pack),),
+    )  # fmt: skip
+
+
+@lowering("shuffle", family="data")
+def shuffle(call: Request) -> Iterable[Work]:
+    n = call.size("order")
+    yield call.body(
+        "shuffle", call["epoch"], call["order"], n, *shuffle_bits(n), *call.attributes["key"],
+        blocks=spread(n, call.device, each=1),
+    )  # fmt: skip
+
+
+@lowering("fill", family="data")
+def fill(call: Request) -> Iterable[Work]:
+    y, value = call.operands["y"], call.attributes["value"]
+    whole = {"bool": bool, "int64": int, "uint8": int}
+    number = whole.get(y.dtype.name, float)(value)
+    yield call.body("fill", call["y"], number, y.size, blocks=spread(y.size, call.device, each=VECTOR // y.dtype.itemsize))
+
+
+@lowering("record", family="data")
+def record(call: Request) -> Iterable[Work]:
+    columns, column = call.shape("log")[1], call.attributes["column"]
+    yield call.body("record", call["value"], call["index"], call.ahead("index"), call["log"], columns, column, blocks=1)
+
+
+@lowering("advance", family="data")
+def advance(call: Request) -> Iterable[Work]:
+    yield call.body("advance", call["control"], call.ahead("control"), call.attributes["rows"], blocks=1)
+
+
+@lowering("count_nonfinite", family="data")
+def count_nonfinite(call: Request) -> Iterable[Work]:
+    size = call.size("x")
+    yield call.body("count_nonfinite", call["x"], call["counts"], size, blocks=ceil(size, SUM_BLOCK), shared=4 * WARPS)

@@ -1,0 +1,315 @@
+"""A GPU through CuPy: memory from CuPy's pool, modules from NVRTC, products by cuBLASLt, graphs by stream capture.
+
+One stream of its own, which does not wait for the default one, does all the work of a GPU in the order in which it is given, so
+that programs share scratch memory and the workspace of the products; copies have a second one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastnn_kernels.cuda.compiling import machine_code
+from fastnn_kernels.cuda.kernels import Kernel, unit
+from fastnn_kernels.cuda.lowering import THREADS, Device
+from fastnn_kernels.cuda.runtime import (
+    CudaError,
+    CudaLost,
+    CudaOutOfMemory,
+    CudaUnavailable,
+    Launch,
+    Node,
+    packed,
+)
+
+SHARED_BYTES = 48 * 1024
+"""Shared memory that a block may have without being asked for."""
+
+WORKSPACE = 32 * 2**20
+"""Bytes that products may use; NVIDIA recommends so much for Hopper, and less would do elsewhere."""
+
+MEMORY_ALLOCATION = 2  # cudaErrorMemoryAllocation
+LOST = {214, 220, 700, 702, 708, 710, 714, 715, 716, 717, 718, 719, 721, 999}
+"""Statuses after which no call to the GPU succeeds any more in this process (driver_types.h)."""
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Memory of CuPy's pool; it goes back when the last reference to it goes."""
+
+    address: int
+    nbytes: int
+    owner: Any
+
+
+@functools.cache
+def open_device(ordinal: int) -> CupyRuntime:
+    """The GPU with this number. Raises CudaUnavailable, in one line that says what to do."""
+    return CupyRuntime(ordinal)
+
+
+class CupyRuntime:
+    """`fastnn_kernels.cuda.runtime.Runtime` by CuPy."""
+
+    def __init__(self, ordinal: int) -> None:
+        check_driver()
+        import cupy
+
+        from fastnn_kernels.cuda.cublaslt import CublasLt
+
+        self.cupy = cupy
+        self.ordinal = ordinal
+        with _translated(self):
+            count = cupy.cuda.runtime.getDeviceCount()
+            if ordinal >= count:
+                raise CudaUnavailable(f"there is no cuda:{ordinal}; {count} GPU{'s are' if count > 1 else ' is'} here")
+            self._device = cupy.cuda.Device(ordinal)
+            properties = cupy.cuda.runtime.getDeviceProperties(ordinal)
+            self.name: str = properties["name"].decode()
+            with self._device:
+                self.stream = cupy.cuda.Stream(non_blocking=True)
+                self.copies = cupy.cuda.Stream(non_blocking=True)
+                self._capturing = cupy.cuda.Stream(non_blocking=True)
+        architecture = 10 * properties["major"] + properties["minor"]
+        if architecture < 75:
+            raise CudaUnavailable(f"{self.name} has compute capability {architecture / 10}; 7.5 is needed at least")
+        try:
+            with self._here():
+                self._products: Any = CublasLt()
+                self._workspace = self.allocate(WORKSPACE)
+        except CudaUnavailable:
+            self._products = None
+        shared = properties.get("sharedMemPerBlockOptin", SHARED_BYTES)
+        self.device = Device(architecture, properties["multiProcessorCount"], shared, self._products is not None)
+        self._lock = threading.RLock()
+        self._functions: dict[Kernel, Any] = {}
+        self._modules: list[Any] = []
+        self._plans: dict[Any, Any] = {}
+        self._raised: set[Kernel] = set()
+
+    @contextlib.contextmanager
+    def _here(self) -> Iterator[None]:
+        """On this GPU, with errors of CuPy translated, and with allocations belonging to our stream."""
+        with _translated(self), self._device, self.stream:
+            yield
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def memory(self) -> tuple[int, int]:
+        with self._here():
+            free, total = self.cupy.cuda.runtime.memGetInfo()
+            return free + self.cupy.get_default_memory_pool().free_bytes(), total
+
+    def allocate(self, nbytes: int) -> DeviceMemory:
+        with self._here():
+            try:
+                pointer = self.cupy.cuda.alloc(nbytes)
+            except self.cupy.cuda.memory.OutOfMemoryError:
+                self.cupy.get_default_memory_pool().free_all_blocks()
+                try:
+                    pointer = self.cupy.cuda.alloc(nbytes)
+                except self.cupy.cuda.memory.OutOfMemoryError as error:
+                    raise CudaOutOfMemory(nbytes, *self.memory()) from error
+            return DeviceMemory(pointer.ptr, nbytes, pointer)
+
+    def pinned(self, nbytes: int) -> np.ndarray:
+        with self._here():
+            memory = self.cupy.cuda.alloc_pinned_memory(max(nbytes, 1))
+            return np.frombuffer(memory, np.uint8, nbytes)
+
+    def upload(self, address: int, array: np.ndarray, stream: Any) -> None:
+        self._copy(address, array.ctypes.data, array.nbytes, "memcpyHostToDevice", stream)
+
+    def download(self, array: np.ndarray, address: int, stream: Any) -> None:
+        self._copy(array.ctypes.data, address, array.nbytes, "memcpyDeviceToHost", stream)
+
+    def copy(self, target: int, source: int, nbytes: int, stream: Any) -> None:
+        self._copy(target, source, nbytes, "memcpyDeviceToDevice", stream)
+
+    def _copy(self, target: int, source: int, nbytes: int, kind: str, stream: Any) -> None:
+        if nbytes:
+            runtime = self.cupy.cuda.runtime
+            with self._here():
+                runtime.memcpyAsync(target, source, nbytes, getattr(runtime, kind), stream.ptr)
+
+    def clear(self, address: int, nbytes: int, stream: Any) -> None:
+        if nbytes:
+            with self._here():
+                self.cupy.cuda.runtime.memsetAsync(address, 0, nbytes, stream.ptr)
+
+    # --- streams ------------------------------------------------------------------------------------------------------
+
+    def event(self) -> Any:
+        with self._here():
+            return self.cupy.cuda.Event()
+
+    def record(self, event: Any, stream: Any) -> None:
+        with self._here():
+            event.record(stream)
+
+    def wait(self, stream: Any, event: Any) -> None:
+        with self._here():
+            stream.wait_event(event)
+
+    def elapsed(self, first: Any, last: Any) -> float:
+        with self._here():
+            last.synchronize()
+            return float(self.cupy.cuda.get_elapsed_time(first, last)) / 1e3
+
+    def synchronize(self, stream: Any) -> None:
+        with self._here():
+            stream.synchronize()
+
+    # --- work ---------------------------------------------------------------------------------------------------------
+
+    def prepare(self, nodes: Sequence[Node]) -> None:
+        with self._lock, self._here():
+            launches = [node for node in nodes if isinstance(node, Launch)]
+            missing = dict.fromkeys(node.kernel for node in launches if node.kernel not in self._functions)
+            if missing:
+                module = self.cupy.cuda.function.Module()
+                module.load(machine_code(unit(list(missing)), self.device.architecture))
+                self._modules.append(module)
+                self._functions.update({kernel: module.get_function(kernel.name) for kernel in missing})
+            for node in launches:
+                if node.shared > SHARED_BYTES and node.kernel not in self._raised:
+                    driver = self.cupy.cuda.driver
+                    attribute = driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                    driver.funcSetAttribute(self._functions[node.kernel].ptr, attribute, self.device.shared_bytes)
+                    self._raised.add(node.kernel)
+            for node in nodes:
+                if not isinstance(node, Launch) and node.product not in self._plans:
+                    assert self._products is not None
+                    self._plans[node.product] = self._products.plan(node.product)
+
+    def run(self, node: Node, stream: Any) -> None:
+        with self._here():
+            if isinstance(node, Launch):
+                table, _kept = packed(node)
+                self.cupy.cuda.driver.launchKernel(
+                    self._functions[node.kernel].ptr, node.blocks, 1, 1, THREADS, 1, 1, node.shared, stream.ptr,
+                    ctypes.addressof(table), 0,
+                )  # fmt: skip
+            else:
+                self._plans[node.product].run(node.addresses, self._workspace.address, stream.ptr)
+
+    def captured(self, nodes: Sequence[Node]) -> Any:
+        with self._lock, self._here():
+            stream = self._capturing
+            stream.begin_capture()
+            try:
+                for node in nodes:
+                    self.run(node, stream)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    stream.end_capture()
+                raise
+            return stream.end_capture()
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        with self._here():
+            graph.launch(stream)
+
+    # --- arrays of others ---------------------------------------------------------------------------------------------
+
+    def adopt(self, array: Any) -> tuple[int, tuple[int, ...], np.dtype[Any], Any]:
+        """A C-contiguous array on this GPU, of any library that speaks DLPack: address, shape, dtype and what keeps it alive.
+
+        Our stream waits for what its owner was still computing.
+        """
+        with _translated(self), self._device:
+            given = array if isinstance(array, self.cupy.ndarray) else self.cupy.from_dlpack(array)
+            given = self.cupy.ascontiguousarray(given)
+            event = self.cupy.cuda.Event(disable_timing=True)
+            event.record(self.cupy.cuda.get_current_stream())
+            self.stream.wait_event(event)
+            return given.data.ptr, tuple(given.shape), np.dtype(given.dtype), given
+
+    def lend(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: Any) -> Any:
+        """Memory of this GPU as a CuPy array; the caller's stream waits for what ours was still computing."""
+        with _translated(self), self._device:
+            nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            memory = self.cupy.cuda.UnownedMemory(address, nbytes, owner, self.ordinal)
+            event = self.cupy.cuda.Event(disable_timing=True)
+            event.record(self.stream)
+            self.cupy.cuda.get_current_stream().wait_event(event)
+            return self.cupy.ndarray(shape, dtype, self.cupy.cuda.MemoryPointer(memory, 0))
+
+
+@contextlib.contextmanager
+def _translated(runtime: CupyRuntime) -> Iterator[None]:
+    """Errors of CuPy as ours, in one line."""
+    cupy = runtime.cupy
+    try:
+        yield
+    except cupy.cuda.memory.OutOfMemoryError as error:
+        raise CudaOutOfMemory(0, *runtime.memory()) from error
+    except (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError) as error:
+        if error.status == MEMORY_ALLOCATION:
+            raise CudaOutOfMemory(0, *cupy.cuda.runtime.memGetInfo()) from error
+        if error.status in LOST:
+            raise CudaLost(
+                f"cuda:{runtime.ordinal} failed and cannot be used again in this process ({error}); start a new process, "
+                "load the last checkpoint and go on from there"
+            ) from error
+        raise CudaError(f"cuda:{runtime.ordinal}: {error}") from error
+
+
+# --- what is here -----------------------------------------------------------------------------------------------------
+
+
+def check_driver() -> None:
+    """Raise CudaUnavailable with the cure unless there are a driver, a GPU, and a CuPy that the driver is new enough for."""
+    version = driver_version()
+    try:
+        import cupy
+    except ImportError as error:
+        extra = "cuda13" if version >= 13000 else "cuda12"
+        raise CudaUnavailable(f'CuPy is not installed; pip install "fastnn-xp[{extra}]"') from error
+    built = cupy.cuda.runtime.runtimeGetVersion()
+    if version // 1000 < built // 1000:
+        raise CudaUnavailable(
+            f"the driver supports CUDA {_dotted(version)}, and this CuPy is built for {_dotted(built)}; install a newer driver, "
+            f'or pip uninstall cupy-cuda{built // 1000}x and pip install "fastnn-xp[cuda{version // 1000}]"'
+        )
+
+
+def driver_version() -> int:
+    """The CUDA version that the driver supports, 1000 * major + 10 * minor; asks the driver alone.
+
+    Raises CudaUnavailable where there is no driver, none that works, or no GPU.
+    """
+    driver = _driver()
+    if driver is None:
+        raise CudaUnavailable("there is no NVIDIA driver here; install one, or use device=\"cpu\"")
+    status = driver.cuInit(0)
+    count, version = ctypes.c_int(), ctypes.c_int()
+    status = status or driver.cuDeviceGetCount(ctypes.byref(count)) or driver.cuDriverGetVersion(ctypes.byref(version))
+    if status == 100 or (not status and not count.value):  # CUDA_ERROR_NO_DEVICE
+        raise CudaUnavailable('the NVIDIA driver sees no GPU (is CUDA_VISIBLE_DEVICES empty?); use device="cpu"')
+    if status:
+        name = ctypes.c_char_p()
+        driver.cuGetErrorName(status, ctypes.byref(name))
+        reason = (name.value or b"").decode() or f"error {status}"
+        raise CudaUnavailable(f"the NVIDIA driver does not start ({reason}); reboot, or install it anew")
+    if version.value < 12000:
+        raise CudaUnavailable(f"the NVIDIA driver supports CUDA {_dotted(version.value)}, and 12.0 is needed; install a newer one")
+    return version.value
+
+
+def _driver() -> Any:
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(name)
+    return None
+
+
+def _dotted(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"

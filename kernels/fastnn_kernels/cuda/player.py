@@ -1,0 +1,142 @@
+"""Playing a list of calls on a GPU: lowered and scheduled once, then launched as graphs of several steps each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastnn_kernels.contract import Operand
+from fastnn_kernels.cuda.kernels import kernel
+from fastnn_kernels.cuda.lowering import ALIGNMENT, Ahead, Body, Number, Pointer, Product, lower
+from fastnn_kernels.cuda.runtime import Launch, Memory, Multiplication, Node, Runtime
+from fastnn_kernels.cuda.schedule import (
+    SCRATCH,
+    Place,
+    Placed,
+    Schedule,
+    follows_control,
+    kernels_of,
+    place,
+    schedule,
+)
+
+LENGTHS = (64, 8, 1)
+"""Steps of the graphs that a program is played with, longest first."""
+
+WORTH = 4
+"""A graph of several steps is captured once so many times its steps have been asked for."""
+
+CONTROL = "control"
+"""The input that holds the control block: `advance` moves it on."""
+
+
+@dataclass(frozen=True)
+class PlacedCall:
+    """A call of the contract and where its operands lie."""
+
+    kernel: str
+    operands: tuple[Operand, ...]
+    attributes: Mapping[str, Any]
+    places: tuple[Place, ...]
+
+
+class Player:
+    """A list of calls on one GPU. `spaces`: addresses that places count from; set with `bind`, at any time between plays.
+
+    `precision`: of products of float32, "float32" or "tf32".
+    `capture=False` launches every kernel on its own, for debuggers and sanitizers; the results are the same bits.
+    """
+
+    def __init__(
+        self, runtime: Runtime, calls: Sequence[PlacedCall], precision: str = "float32", capture: bool = True
+    ) -> None:
+        self.runtime = runtime
+        self.capture = capture
+        self.calls: list[list[Placed]] = []
+        device = replace(runtime.device, precision=precision)
+        scratch = 0
+        unrolled = True
+        for call in calls:
+            lowered = lower(call.kernel, call.operands, call.attributes, device)
+            works = place(lowered, call.places, scratch)
+            scratch += -(-lowered.scratch // ALIGNMENT) * ALIGNMENT
+            self.calls.append(works)
+            unrolled = unrolled and follows_control(works, call.places, CONTROL)
+        self._scratch: Memory | None = runtime.allocate(scratch) if scratch else None
+        ends = [works for call, works in zip(calls, self.calls, strict=True) if call.kernel == "advance"]
+        steps = [works for call, works in zip(calls, self.calls, strict=True) if call.kernel != "advance"]
+        self._end: list[Placed] = [placed for works in ends for placed in works]
+        self.schedule: Schedule = schedule([placed for works in steps for placed in works])
+        self.lengths = LENGTHS if unrolled and self._end else (1,)
+        self.spaces: dict[str, int] = {SCRATCH: self._scratch.address} if self._scratch else {}
+        self._graphs: dict[int, Any] = {}
+        self._asked = 0
+
+    def bind(self, space: str, address: int) -> None:
+        """Let a space begin at `address`; what was captured with another address is thrown away."""
+        if self.spaces.get(space) != address:
+            self.spaces[space] = address
+            self._graphs.clear()
+
+    def play(self, repeats: int, stream: Any) -> None:
+        """Give `repeats` steps to the stream."""
+        self._asked += repeats
+        while repeats:
+            length = next(n for n in self.lengths if n == 1 or (n <= repeats and n * WORTH <= self._asked))
+            self._play(length, stream)
+            repeats -= length
+
+    def play_calls(self, first: int, count: int, repeats: int, stream: Any) -> None:
+        """Give some calls on their own to the stream, one after another."""
+        nodes = [
+            self._node([(placed, 0)]) for works in self.calls[first : first + count] for placed in works
+        ]  # fmt: skip
+        self.runtime.prepare(nodes)
+        for _ in range(repeats):
+            for node in nodes:
+                self.runtime.run(node, stream)
+
+    def nodes(self, steps: int) -> list[Node]:
+        """What `steps` steps in a row are: kernels and products, in order."""
+        levels = self.schedule.steps(steps)
+        groups = [group for level in levels for group in kernels_of(level, 2 * self.runtime.device.multiprocessors)]
+        groups += [[(placed, steps - 1)] for placed in self._end]
+        return [self._node(group) for group in groups]
+
+    def _play(self, length: int, stream: Any) -> None:
+        graph = self._graphs.get(length)
+        if graph is None:
+            nodes = self.nodes(length)
+            self.runtime.prepare(nodes)
+            graph = self._graphs[length] = self.runtime.captured(nodes) if self.capture else nodes
+        if self.capture:
+            self.runtime.launch(graph, stream)
+        else:
+            for node in graph:
+                self.runtime.run(node, stream)
+
+    def _node(self, group: Sequence[tuple[Placed, int]]) -> Node:
+        """One node of works side by side, each with the number of the step it belongs to."""
+        first, _ = group[0]
+        if isinstance(first.work, Product):
+            return Multiplication(first.work, tuple(self.spaces[p.space] + p.offset for p in first.places))
+        bodies: list[Body] = []
+        values: list[int | float | bool] = []
+        for placed, step in group:
+            body = placed.work
+            assert isinstance(body, Body)
+            bodies.append(body)
+            values.append(body.blocks)
+            places = iter(placed.places)
+            for argument in body.arguments:
+                if isinstance(argument, Pointer):
+                    where = next(places)
+                    values.append(self.spaces[where.space] + where.offset)
+                elif isinstance(argument, Number):
+                    values.append(argument.value)
+                else:
+                    assert isinstance(argument, Ahead)
+                    values.append(argument.unit * step)
+        blocks, shared = sum(body.blocks for body in bodies), max(body.shared for body in bodies)
+        return Launch(kernel(bodies), blocks, shared, tuple(values))

@@ -1,0 +1,82 @@
+// Loops over the elements of an output whose inputs are walked through in strides: broadcasting and permuted axes.
+#pragma once
+#include "common.cuh"
+
+// Up to R axes of an output, innermost first: the length, then the step of each of M inputs in elements.
+template <int M, int R> struct Axes {
+  i64 table[R][M + 1];
+
+  __device__ __forceinline__ i64 step(int input) const { return table[0][input + 1]; }
+
+  // Where the element of an input lies that belongs to an element of the output.
+  __device__ __forceinline__ i64 offset(int input, i64 element) const {
+    u64 rest = element;  // unsigned: division is then done in 32 bits wherever the numbers allow
+    i64 offset = 0;
+#pragma unroll
+    for (int axis = 0; axis < R - 1; axis++) {
+      u64 length = table[axis][0], next = rest / length;
+      offset += i64(rest - next * length) * table[axis][input + 1];
+      rest = next;
+    }
+    return offset + i64(rest) * table[R - 1][input + 1];
+  }
+};
+
+// From R * (M + 1) numbers.
+template <int M, class... Numbers> __device__ __forceinline__ auto axes_of(Numbers... numbers) {
+  return Axes<M, sizeof...(Numbers) / (M + 1)>{{numbers...}};
+}
+
+// Bytes of the largest of some types.
+template <class... T> __device__ constexpr int widest() {
+  int bytes = 0;
+  ((bytes = sizeof(T) > bytes ? sizeof(T) : bytes), ...);
+  return bytes;
+}
+
+// `values` = what belongs to `count` <= N elements of the output from `first` on. `together`: they lie on one row of the
+// innermost axis. `aligned`: N of them that follow one another may be read at once.
+template <class V, int N, class X, int M, int R>
+__device__ __forceinline__ void fetch(
+    V (&values)[N], const X* x, int input, const Axes<M, R>& axes, i64 first, int count, bool together, bool aligned) {
+  const X* from = x + axes.offset(input, first);
+  i64 step = axes.step(input);
+  if (together && step == 1) {
+    auto pack = load_pack<N>(from, count, aligned);
+#pragma unroll
+    for (int k = 0; k < N; k++) values[k] = V(pack.at[k]);
+  } else if (together && step == 0) {
+    V value = V(*from);
+#pragma unroll
+    for (int k = 0; k < N; k++) values[k] = value;
+  } else {
+#pragma unroll
+    for (int k = 0; k < N; k++)
+      values[k] = k < count ? V(together ? from[k * step] : x[axes.offset(input, first + k)]) : V();
+  }
+}
+
+// y = op(x...), element by element, computed in V; y lies in one stretch of `size` elements. Each thread takes 16 bytes of the
+// widest operand at a time. y may be one of the inputs that are not broadcast.
+template <class V, class Op, int R, class Y, class... X>
+__device__ __forceinline__ void elementwise(Grid grid, Op op, const Axes<sizeof...(X), R>& axes, i64 size, Y* y, const X*... x) {
+  constexpr int M = sizeof...(X), N = 16 / widest<Y, X...>();
+  bool together = R == 1 || axes.table[0][0] % N == 0;
+  bool aligned = is_aligned(y, sizeof(Pack<Y, N>));
+  int input = 0;
+  ((aligned = aligned && (axes.step(input++) != 1 || is_aligned(x, sizeof(Pack<X, N>)))), ...);
+  for (i64 first = first_of(grid) * N; first < size; first += stride_of(grid) * N) {
+    int count = size - first < N ? int(size - first) : N;
+    V values[M][N];
+    int m = 0;
+    ((fetch(values[m], x, m, axes, first, count, together, aligned), m++), ...);
+    Pack<Y, N> pack;
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+      if constexpr (M == 1) pack.at[k] = Y(op(values[0][k]));
+      if constexpr (M == 2) pack.at[k] = Y(op(values[0][k], values[1][k]));
+      if constexpr (M == 3) pack.at[k] = Y(op(values[0][k], values[1][k], values[2][k]));
+    }
+    store_pack<N>(y + first, pack, count, aligned);
+  }
+}

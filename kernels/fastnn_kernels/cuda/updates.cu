@@ -1,0 +1,203 @@
+// Optimizers: one pass over the arena of parameters; and the block sums over it. The formulas are those of
+// fastnn_kernels/numpy/updates.py, with the same operations in the same order.
+#include "blocks.cuh"
+
+// The segment of the arena that a thread is in, with its penalties; it goes forward only.
+template <class F> struct Segment {
+  const i64* starts;
+  const F* penalties;
+  i64 segments, at = 0, stop = 0;  // elements below `stop` are in segment `at`; the last one has no end
+  F l2 = 0, l1 = 0, decay = 0;
+
+  __device__ __forceinline__ Segment(const i64* starts, const F* penalties, i64 segments)
+      : starts(starts), penalties(penalties), segments(segments) {}
+
+  // Goes to the segment of element i: the last one that starts at i or before.
+  __device__ __forceinline__ void reach(i64 i) {
+    if (i < stop) return;
+    for (i64 last = segments - 1; at < last;) {
+      i64 middle = (at + last + 1) / 2;
+      if (starts[middle] <= i)
+        at = middle;
+      else
+        last = middle - 1;
+    }
+    stop = at + 1 < segments ? starts[at + 1] : 0x7fffffffffffffffll;
+    l2 = penalties[3 * at], l1 = penalties[3 * at + 1], decay = penalties[3 * at + 2];
+  }
+
+  // Calls visit(from, to) for each run of elements first + from .. first + to - 1, of the next N and below `size`, that lie in
+  // one segment, while this is that segment.
+  template <int N, class Visit> __device__ __forceinline__ void runs(i64 first, i64 size, Visit visit) {
+    for (i64 i = first; i < min(first + N, size); i = stop) {
+      reach(i);
+      visit((int)(i - first), (int)min(min(stop, size) - first, (i64)N));
+    }
+  }
+};
+
+// The row of `scalars` of this step: the learning rate and the two bias corrections.
+template <class F> struct Scalars {
+  F rate, correction1, correction2;
+};
+
+// The N states that an optimizer keeps, (P,) each.
+template <class F, int N> struct States {
+  F* at[N > 0 ? N : 1];
+};
+
+// w = formula(now, state, w - rate * decay * w, g) with g the gradient, clipped and with penalties, for each parameter and its
+// `state`, an array of N, which the formula changes. Clipping that is off has `clip` infinite or `clip_norm` 0; then no bit is
+// changed and `norm` is not read. `shadow`, if given, becomes a copy of the new parameters.
+template <class F, int N, class Formula, class G, class S = bf16>
+__device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> states, Formula formula, const G* gradient,
+                                       const F* norm, const F* scalars, const i64* index, i64 ahead, const i64* starts,
+                                       const F* penalties, i64 size, i64 segments, F clip, F clip_norm,
+                                       S* shadow = nullptr) {
+  constexpr int E = PACKED<F>;
+  bool aligned = is_aligned(w) && is_aligned(gradient, E * sizeof(G)) && is_aligned(shadow, E * sizeof(S));
+  for (int k = 0; k < N; k++) aligned = aligned && is_aligned(states.at[k]);
+
+  i64 first = first_of(grid) * E;
+  if (first >= size) return;
+  const i64 step = *index + ahead;
+  Segment<F> segment(starts, penalties, segments);
+  segment.reach(first);  // what it reads comes while `index` does
+  const Scalars<F> now{scalars[3 * step], scalars[3 * step + 1], scalars[3 * step + 2]};
+  F factor = 1;
+  if (clip_norm > 0) factor = smaller(clip_norm / *norm, F(1));
+
+  for (; first < size; first += stride_of(grid) * E) {
+    const i64 left = size - first;
+    const bool whole = aligned && left >= E;
+    Pack<G, E> gradients;
+    Pack<F, E> weights, kept[N > 0 ? N : 1];
+    auto load = [&](i64 count, bool packed) {
+      gradients = load_pack<E>(gradient + first, count, packed);
+      weights = load_pack<E>(w + first, count, packed);
+      for (int k = 0; k < N; k++) kept[k] = load_pack<E>(states.at[k] + first, count, packed);
+    };
+    if (whole)
+      load(E, true);
+    else
+      load(left, false);
+
+    F g[E];
+    for (int j = 0; j < E; j++) g[j] = smaller(larger(F(gradients.at[j]), -clip), clip) * factor;
+    segment.template runs<E>(first, size, [&](int from, int to) {
+      if (segment.l2 == 0 && segment.l1 == 0 && segment.decay == 0) return;
+      for (int j = 0; j < E; j++) {
+        if (j < from || j >= to) continue;
+        F old = weights.at[j], sign = old > 0 ? F(1) : old < 0 ? F(-1) : F(0);
+        g[j] += segment.l2 * old + segment.l1 * sign;
+        weights.at[j] = old - now.rate * segment.decay * old;
+      }
+    });
+    for (int j = 0; j < E; j++) {
+      F state[N > 0 ? N : 1];
+      for (int k = 0; k < N; k++) state[k] = kept[k].at[j];
+      weights.at[j] = formula(now, state, weights.at[j], g[j]);
+      for (int k = 0; k < N; k++) kept[k].at[j] = state[k];
+    }
+
+    auto store = [&](i64 count, bool packed) {
+      store_pack<E>(w + first, weights, count, packed);
+      for (int k = 0; k < N; k++) store_pack<E>(states.at[k] + first, kept[k], count, packed);
+      if (!shadow) return;
+      Pack<S, E> copies;
+      for (int j = 0; j < E; j++) copies.at[j] = S(weights.at[j]);
+      store_pack<E>(shadow + first, copies, count, packed);
+    };
+    if (whole)
+      store(E, true);
+    else
+      store(left, false);
+  }
+}
+
+// The optimizers; `given` is what `update` takes from `gradient` on.
+
+// w -= rate * g.
+template <class F, class... Given> __device__ void sgd(Grid grid, F* w, Given... given) {
+  auto formula = [](const Scalars<F>& now, F*, F old, F g) { return old - now.rate * g; };
+  update(grid, w, States<F, 0>{}, formula, given...);
+}
+
+// v = beta * v + g; w -= rate * v.
+template <class F, class... Given> __device__ void momentum(Grid grid, F* w, F* v, F beta, Given... given) {
+  auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
+    state[0] = beta * state[0] + g;
+    return old - now.rate * state[0];
+  };
+  update(grid, w, States<F, 1>{{v}}, formula, given...);
+}
+
+// v = beta * v + g; w -= rate * (g + beta * v).
+template <class F, class... Given> __device__ void nesterov(Grid grid, F* w, F* v, F beta, Given... given) {
+  auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
+    state[0] = beta * state[0] + g;
+    return old - now.rate * (g + beta * state[0]);
+  };
+  update(grid, w, States<F, 1>{{v}}, formula, given...);
+}
+
+// v = beta * v + rest * g with rest = 1 - beta; w -= rate * v.
+template <class F, class... Given> __device__ void averaged_momentum(Grid grid, F* w, F* v, F beta, F rest, Given... given) {
+  auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
+    state[0] = beta * state[0] + rest * g;
+    return old - now.rate * state[0];
+  };
+  update(grid, w, States<F, 1>{{v}}, formula, given...);
+}
+
+// s = beta * s + rest * g^2 with rest = 1 - beta; w -= rate * g / (sqrt(s + inside) + outside).
+template <class F, class... Given>
+__device__ void rmsprop(Grid grid, F* w, F* s, F beta, F rest, F inside, F outside, Given... given) {
+  auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
+    state[0] = beta * state[0] + rest * (g * g);
+    return old - now.rate * g / (sqrt(state[0] + inside) + outside);
+  };
+  update(grid, w, States<F, 1>{{s}}, formula, given...);
+}
+
+// m = beta1 * m + rest1 * g; s = beta2 * s + rest2 * g^2 with rest = 1 - beta;
+// w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon).
+template <class F, class... Given>
+__device__ void adam(Grid grid, F* w, F* m, F* s, F beta1, F rest1, F beta2, F rest2, F epsilon, Given... given) {
+  auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
+    state[0] = beta1 * state[0] + rest1 * g;
+    state[1] = beta2 * state[1] + rest2 * (g * g);
+    return old - now.rate * (state[0] * now.correction1) / (sqrt(state[1] * now.correction2) + epsilon);
+  };
+  update(grid, w, States<F, 2>{{m, s}}, formula, given...);
+}
+
+// partial[k] = sum of min(max(x, -clip), clip)^2 over block k; infinite `clip`: of x^2.
+template <class F, class X> __device__ void block_sum_squares(Grid grid, const X* x, F* partial, i64 size, F clip) {
+  sum_blocks<F>(grid, x, partial, size, [=](i64, const auto& pack) {
+    F sum = 0;
+    for (X element : pack.at) {
+      F value = smaller(larger(F(element), -clip), clip);
+      sum += value * value;
+    }
+    return sum;
+  });
+}
+
+// partial[k] = sum of l2 / 2 * w^2 + l1 * |w| over block k.
+template <class F>
+__device__ void block_penalty(Grid grid, const F* w, const i64* starts, const F* penalties, F* partial, i64 size,
+                              i64 segments) {
+  Segment<F> segment(starts, penalties, segments);
+  sum_blocks<F>(grid, w, partial, size, [&](i64 first, const auto& pack) {
+    F sum = 0;
+    segment.template runs<PACKED<F>>(first, size, [&](int from, int to) {
+      for (int j = 0; j < PACKED<F>; j++) {
+        if (j < from || j >= to) continue;
+        F value = pack.at[j];
+        sum += segment.l2 / 2 * (value * value) + segment.l1 * fabs(value);
+      }
+    });
+    return sum;
+  });
+}

@@ -1,0 +1,55 @@
+"""Optimizers: one pass over the arena of parameters; and the block sums over it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from fastnn_kernels.contract import SUM_BLOCK, UPDATES
+from fastnn_kernels.cuda.lowering import WARPS, Request, Work, ceil, lowering, spread
+
+NUMBERS: dict[str, Callable[..., tuple[float, ...]]] = {
+    "sgd": lambda: (),
+    "momentum": lambda beta: (beta,),
+    "nesterov": lambda beta: (beta,),
+    "averaged_momentum": lambda beta: (beta, 1.0 - beta),
+    "rmsprop": lambda beta, epsilon, epsilon_inside: (
+        beta, 1.0 - beta, *((epsilon, 0.0) if epsilon_inside else (0.0, epsilon)),
+    ),
+    "adam": lambda beta1, beta2, epsilon: (beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon),
+}  # fmt: skip
+"""The numbers of each optimizer's formula, in the order of its body, from its attributes."""
+
+
+@lowering(*UPDATES, family="updates")
+def update(call: Request) -> Iterable[Work]:
+    attributes = dict(call.attributes)
+    clip, clip_norm = bound(attributes.pop("clip_value")), float(attributes.pop("clip_norm"))
+    size = call.size("parameters")
+    numbers = (float(number) for number in NUMBERS[call.name](**attributes))
+    yield call.body(
+        call.name, call["parameters"], *(call[state] for state in UPDATES[call.name]), *numbers,
+        call["gradient"], call["norm"], call["scalars"], call["index"], call.ahead("index"),
+        call["starts"], call["penalties"], size, call.shape("penalties")[0], clip, clip_norm,
+        blocks=spread(size, call.device, each=16 // call.operands["parameters"].dtype.itemsize),
+    )  # fmt: skip
+
+
+@lowering("block_sum_squares", family="updates")
+def block_sum_squares(call: Request) -> Iterable[Work]:
+    size, clip = call.size("x"), bound(call.attributes["clip_value"])
+    yield call.body("block_sum_squares", call["x"], call["partial"], size, clip, blocks=ceil(size, SUM_BLOCK), shared=8 * WARPS)
+
+
+@lowering("block_penalty", family="updates")
+def block_penalty(call: Request) -> Iterable[Work]:
+    size, segments = call.size("parameters"), call.shape("penalties")[0]
+    yield call.body(
+        "block_penalty", call["parameters"], call["starts"], call["penalties"], call["partial"], size, segments,
+        blocks=ceil(size, SUM_BLOCK), shared=8 * WARPS,
+    )  # fmt: skip
+
+
+def bound(clip_value: float) -> float:
+    """Where values are clipped: infinity where `clip_value` is 0, which turns clipping off."""
+    return float(clip_value) or math.inf

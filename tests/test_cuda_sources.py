@@ -1,0 +1,207 @@
+"""The CUDA sources as NVRTC and nvcc see them, on a machine that need not have a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cuda_on_host import calls, host
+
+import fastnn_kernels.cuda
+from fastnn_kernels.contract import KERNELS
+from fastnn_kernels.cuda import compiling
+from fastnn_kernels.cuda.compiling import ARCHITECTURES, OPTIONS, Resources, _resources, compile_source, version
+from fastnn_kernels.cuda.kernels import Kernel, kernel, unit
+from fastnn_kernels.cuda.lowering import LOWERINGS, Body, Device, lower
+from fastnn_kernels.cuda.runtime import CudaUnavailable
+
+FAMILIES = sorted({family for family, _ in LOWERINGS.values()})
+PRECISIONS = ("float32", "float64", "bfloat16")
+EVERY_DAY = ((75, "float32"), (90, "float64"))
+"""What is compiled without being asked for: on the oldest architecture, and on the one that is measured on."""
+
+REGISTERS = {"float32": 128, "float64": 168, "bfloat16": 128}
+"""A thread may have 128 where two blocks of 256 threads are to fit on a multiprocessor."""
+SPILLED = {"float32": 0, "float64": 128, "bfloat16": 0}
+"""Bytes: double division and elementary functions are calls, around which registers are kept on the stack."""
+
+SETUP = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\n"
+
+needs_cases = pytest.mark.skipif(not calls.CASES.exists(), reason="bench/ is not here; it is not installed")
+
+
+@pytest.fixture(scope="module")
+def nvrtc() -> tuple[int, int]:
+    """The version of the compiler; the test is skipped where there is none."""
+    try:
+        return version()
+    except CudaUnavailable as error:
+        pytest.skip(str(error))
+
+
+def bodies(name: str, precision: str) -> list[Body]:
+    """Of all example calls of a kernel, with and without cuBLASLt."""
+    found = {}
+    for case in calls.calls(name):
+        if precision == "float32" or case.precisions != ("int64",):
+            operands = calls.operands(case, precision)
+            for device in (Device(), Device(products=False)):
+                works = lower(name, operands, case.attributes, device).works
+                found |= {kernel([work]): work for work in works if isinstance(work, Body)}
+    return list(found.values())
+
+
+@functools.cache
+def kernels(family: str, precision: str) -> tuple[Kernel, ...]:
+    """All that the example calls of a family need, each once."""
+    names = [name for name, (of, _) in LOWERINGS.items() if of == family]
+    return tuple(dict.fromkeys(kernel([body]) for name in names for body in bodies(name, precision)))
+
+
+def needs(text: str, architecture: int) -> dict[str, Resources]:
+    """What the kernels of a source need, kept on disk."""
+    key = repr((text, architecture, OPTIONS, version(), inspect.getsource(compiling)))
+    path = host.build_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    if not path.exists():
+        found = compile_source(text, architecture)
+        assert len(found.cubin) > 1000
+        path.write_text(json.dumps({name: dataclasses.astuple(each) for name, each in found.resources.items()}))
+    return {name: Resources(*each) for name, each in json.loads(path.read_text()).items()}
+
+
+def check(family: str, precision: str, found: dict[str, Resources]) -> None:
+    """Every kernel is there, fits and does not spill."""
+    named = {each.name: each.lanes[0].function for each in kernels(family, precision)}
+    assert set(found) == set(named)
+    for name, needs in found.items():
+        assert needs.registers <= REGISTERS[precision], f"{named[name]}: {needs}"
+        assert needs.spilled <= SPILLED[precision], f"{named[name]}: {needs}"
+
+
+def test_every_kernel_is_lowered() -> None:
+    assert set(LOWERINGS) == set(KERNELS)
+
+
+@needs_cases
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("architecture", "precision"),
+    [pytest.param(a, p, marks=() if (a, p) in EVERY_DAY else pytest.mark.slow) for a in ARCHITECTURES for p in PRECISIONS],
+)
+def test_compiles_for_every_architecture(family, architecture, precision, nvrtc) -> None:
+    check(family, precision, needs(unit(kernels(family, precision)), architecture))
+
+
+@needs_cases
+@pytest.mark.slow
+def test_bodies_of_all_families_fit_into_one_kernel(nvrtc) -> None:
+    together = kernel([bodies(name, "float32")[0] for name in LOWERINGS])
+    assert {lane.family for lane in together.lanes} == set(FAMILIES)
+    assert set(compile_source(unit([together]), 90).resources) == {together.name}
+
+
+@needs_cases
+def test_bodies_ask_for_shared_memory_that_every_gpu_has() -> None:
+    for name in LOWERINGS:
+        for body in bodies(name, "float64"):
+            assert body.shared <= 48 * 1024, body
+
+
+@needs_cases
+def test_a_unit_includes_nothing() -> None:
+    for family in FAMILIES:
+        assert "#include" not in unit(kernels(family, "float32")), family
+
+
+@needs_cases
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not here")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_nvcc_compiles_the_same(family, precision, tmp_path: Path) -> None:
+    source = tmp_path / "unit.cu"
+    source.write_text(unit(kernels(family, precision)))
+    command = ["nvcc", "-std=c++17", "-arch=sm_90", "-cubin", "-Xptxas=-v", "-o", str(tmp_path / "unit.cubin"), str(source)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[:8000]
+    check(family, precision, _resources(ended.stderr))
+
+
+def test_what_the_assembler_says_is_read() -> None:
+    log = """ptxas info    : Compiling entry function 'first' for 'sm_90'
+ptxas info    : Function properties for first
+    16 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
+ptxas info    : Used 40 registers, used 1 barriers, 16 bytes cumulative stack size
+ptxas info    : Compiling entry function 'second' for 'sm_90'
+ptxas info    : Function properties for second
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 8 registers
+"""
+    assert _resources(log) == {"first": Resources(40, 16, 12), "second": Resources(8, 0, 0)}
+
+
+def test_spilling_is_seen(nvrtc) -> None:
+    """A kernel that needs more registers than it may have."""
+    text = """extern "C" __global__ void __launch_bounds__(1024) greedy(const float* x, float* y) {
+  float kept[128];
+  for (int i = 0; i < 128; i++) kept[i] = x[i * 1024 + threadIdx.x];
+  __syncthreads();
+  for (int i = 0; i < 128; i++) y[i * 1024 + threadIdx.x] = kept[127 - i] * kept[i];
+}
+"""
+    found = compile_source(text, 90).resources["greedy"]
+    assert found.spilled > 0, found
+
+
+def python(code: str, **environment: str) -> str:
+    ended = subprocess.run(
+        [sys.executable, "-c", SETUP + code], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    return ended.stdout
+
+
+def test_the_wheel_of_nvrtc_is_enough(nvrtc, tmp_path: Path) -> None:
+    """It is found without a toolkit, and compiling needs no header."""
+    pytest.importorskip("nvidia.cu13", reason="NVRTC is not there as a wheel")
+    text = unit(kernels("rows", "float32")[:1])
+    code = f"""
+from fastnn_kernels.cuda.compiling import compile_source
+assert compile_source({text!r}, 75).resources
+libraries = {{line.split()[-1] for line in open("/proc/self/maps") if "libnvrtc" in line}}
+import nvidia.cu13
+assert libraries, "no NVRTC was loaded"
+for library in libraries:
+    assert any(library.startswith(folder) for folder in nvidia.cu13.__path__), library
+"""
+    python(code, CUDA_PATH=str(tmp_path), LD_LIBRARY_PATH="", PATH="/usr/bin:/bin")
+
+
+def test_training_on_the_cpu_does_not_touch_cupy() -> None:
+    """Nothing asks for a driver where the CPU was asked for."""
+    pytest.importorskip("cupy")
+    code = """
+import numpy as np
+import fastnn
+rng = np.random.default_rng(0)
+X, y = rng.random((50, 20), dtype=np.float32), rng.integers(0, 3, 50)
+model = fastnn.Sequential([fastnn.Dense(3)], seed=0)
+model.fit(X, y, batch_size=32, epochs=1, verbose=0)
+model.predict(X)
+assert "cupy" not in sys.modules
+"""
+    python(code)
+
+
+def test_importing_the_set_loads_neither_cupy_nor_nvrtc() -> None:
+    python("import fastnn_kernels.cuda\nassert 'cupy' not in sys.modules\n")
+    assert fastnn_kernels.cuda.FAMILIES
