@@ -51,7 +51,7 @@ class DeviceMemoryError(DeviceError, MemoryError):
 
 
 class DeviceLostError(DeviceError):
-    """A GPU stopped answering; the model is at the step that the host last fetched, and the process cannot use the GPU again."""
+    """A GPU stopped answering, and this process cannot use it again; the model is at the step that the host last fetched."""
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

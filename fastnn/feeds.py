@@ -7,13 +7,15 @@ memory while the device works on the block before. Which of the two is done foll
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from fastnn.engines import Engine
-from fastnn.engines.host import HostEngine
 from fastnn.examples import Examples
+
+if TYPE_CHECKING:
+    from fastnn.engines.cuda import CudaEngine
 
 BLOCK_BYTES = 2**26
 """About how many bytes of examples one block of a stream holds; there are two of them."""
@@ -53,7 +55,9 @@ class Feed:
 class Stream(Feed):
     """Blocks of a whole number of mini-batches, in a ring of two on the device."""
 
-    def __init__(self, engine: Any, examples: Examples, batch_size: int) -> None:
+    engine: CudaEngine
+
+    def __init__(self, engine: CudaEngine, examples: Examples, batch_size: int) -> None:
         self.engine, self.examples = engine, examples
         runtime = engine.runtime
         given = examples.arrays()
@@ -61,10 +65,11 @@ class Stream(Feed):
         self.rows = max(1, BLOCK_BYTES // max(1, each) // batch_size) * batch_size
         self.stride = self.rows + 1  # a last mini-batch of one row may have joined the one before it
         self.arrays = {n: engine.empty((2 * self.stride, *a.shape[1:]), a.dtype) for n, a in given.items()}
-        self.pinned = [
-            {n: runtime.pinned(self.stride * a[:1].nbytes).view(a.dtype).reshape(self.stride, *a.shape[1:]) for n, a in given.items()}
-            for _ in range(2)
-        ]  # fmt: skip
+
+        def pinned(like: np.ndarray) -> np.ndarray:
+            return runtime.pinned(self.stride * like[:1].nbytes).view(like.dtype).reshape(self.stride, *like.shape[1:])
+
+        self.pinned = [{name: pinned(array) for name, array in given.items()} for _ in range(2)]
         self.numbers = engine.place(np.arange(2 * self.stride))
         self.uploaded = [runtime.event(), runtime.event()]
         self.used = [runtime.event(), runtime.event()]
@@ -132,9 +137,9 @@ class Stream(Feed):
 
 def feed(engine: Engine, examples: Examples, batch_size: int) -> Feed:
     """The examples on the engine, or a stream of them where they do not fit."""
-    if isinstance(engine, HostEngine) or not isinstance(examples.X, np.ndarray):
+    room = engine.room()
+    if room is None or not isinstance(examples.X, np.ndarray):
         return Feed(engine, examples)
-    free, _ = engine.runtime.memory()  # type: ignore[attr-defined]
-    if examples.X.nbytes <= RESIDENT_SHARE * free:
+    if examples.X.nbytes <= RESIDENT_SHARE * room:
         return Feed(engine, examples)
-    return Stream(engine, examples, batch_size)
+    return Stream(cast("CudaEngine", engine), examples, batch_size)

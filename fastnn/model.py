@@ -358,8 +358,16 @@ class Sequential:
         from fastnn import training
 
         return training.step_program(
-            self, batch_size, loss=loss, optimizer=optimizer, l2=l2, l1=l1, device=device, precision=precision,
-            threads=threads, fused=fused,
+            self,
+            batch_size,
+            loss=loss,
+            optimizer=optimizer,
+            l2=l2,
+            l1=l1,
+            device=device,
+            precision=precision,
+            threads=threads,
+            fused=fused,
         )
 
     def save(self, path: Any) -> None:

@@ -23,7 +23,7 @@ from fastnn.feeds import Feed, feed
 from fastnn.losses import LOSSES, Loss, as_loss
 from fastnn.model import LossLike, Sequential, Snapshot, Task, as_loss_network
 from fastnn.optimizers import Adam, Optimizer, by_name
-from fastnn.program.explain import Explanation
+from fastnn.program.explain import STEPS, Explanation
 from fastnn.program.trace import Call, Trace
 from fastnn.schedules import as_schedule
 from fastnn_kernels.memory import aligned
@@ -175,7 +175,7 @@ def step_program(
     engine = engines.choose(device or model.device, precision)[0]
     instance = engine.instantiate(program, batch_size, threads)
     given = {
-        "X": np.zeros((batch_size, *network.features), model.dtype), "y": y, "order": np.arange(batch_size),
+        "X": np.zeros((batch_size, *network.features), model.dtype), "y": y, "order": np.tile(np.arange(batch_size), STEPS),
         "parameters": model._parameters.copy(), "statistics": model._statistics.copy(),
         **{name: np.zeros(network.size, model.dtype) for name in settings.slots},
     }  # fmt: skip
@@ -333,9 +333,7 @@ class _Run:
         if self.penalized:
             values["penalty"] = sums["penalty"] / len(order) if len(order) else 0.0
         if self.validation is not None:
-            found = _evaluate(
-                self.model, self.validation, self.loss, self.threads, self.engine, self.validation_feed
-            )
+            found = _evaluate(self.model, self.validation, self.loss, self.threads, self.engine, self.validation_feed)
             values |= {f"val_{name}": value for name, value in found.items()}
         return values
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
-from cuda_on_host import host
+from cuda_on_host import calls, host, sanitized
 from laws import guarded, guards_whole
 
+import fastnn_kernels.cuda  # noqa: F401 - declares the lowerings
 from fastnn_kernels.cuda.kernels import Kernel, Lane, unit
+from fastnn_kernels.cuda.lowering import LOWERINGS, Body, Lowered, Pointer, lower
 
 SEEDS = range(1, 21)
 ROWS, COLUMNS = 5, 301
@@ -68,7 +73,10 @@ class Sound:
 BODIES = {"sums": Sound(SUMS, sums_of, 8), "turned": Sound(TURNED, turned_of, 256)}
 
 
-def outcomes(name: str, edits: Sequence[tuple[str, str]] = (), shared: int | None = None, blocks: int = 2) -> set[str]:
+def outcomes(
+    name: str, edits: Sequence[tuple[str, str]] = (), shared: int | None = None, blocks: int = 2,
+    sanitizers: tuple[str, ...] = (),
+) -> set[str]:  # fmt: skip
     """What became of a body, changed by `edits`, over all seeds: "right", "wrong", "beyond" the end, or what the host said."""
     body = BODIES[name]
     kernel = Kernel((Lane("planted", f"{name}<double>", ("const double*", "double*", "i64", "i64")),))
@@ -76,15 +84,17 @@ def outcomes(name: str, edits: Sequence[tuple[str, str]] = (), shared: int | Non
     for old, new in edits:
         assert text.count(old) == 1, f"{text.count(old)} times: {old}"
         text = text.replace(old, new)
-    address = host.load([kernel], text=text)[kernel]
+    address = host.load([kernel], sanitizers, text)[kernel]
     x = np.random.default_rng(0).integers(1, 9, (ROWS, COLUMNS)).astype(np.float64)
     expected, found = body.expected(x), set()
     for seed in SEEDS:
         y, whole = guarded(np.full(expected.shape, np.nan))
+        if sanitizers:
+            y = sanitized.placed(y, 0)
         nbytes = 8 * (body.shared if shared is None else shared)
         values = [blocks, x.ctypes.data, y.ctypes.data, ROWS, COLUMNS]
         try:
-            host.run_kernel(kernel, blocks, nbytes, values, seed=seed, address=address)
+            host.run_kernel(kernel, blocks, nbytes, values, sanitizers, seed, address)
         except host.Fault as fault:
             found.add(str(fault))
             continue
@@ -191,3 +201,85 @@ def test_lanes_may_leave_or_meet_in_halves() -> None:
     assert outcomes("turned", [(AFTER.splitlines(keepends=True)[0], halves)]) == {"right"}
     leaving = "if (lane_of_warp() > 29) return; __syncwarp(); if (!__all_sync(ALL, 1)) __trap(); return; F* scratch ="
     assert outcomes("sums", [("F* scratch =", leaving)]) == {"wrong"}
+
+
+def test_writing_beyond_scratch_memory_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output that goes to scratch memory that is one element too small."""
+
+    def cramped(*call: Any) -> Lowered:
+        body = lower(*call).works[0]
+        assert isinstance(body, Body)
+        x, y, *others = body.arguments
+        assert isinstance(y, Pointer)
+        return Lowered((replace(body, arguments=(x, replace(y, operand=-1, nbytes=y.nbytes - 4), *others)),), 256)
+
+    x = np.ones((3, 5), np.float32)
+    host.run("softmax", [x, np.empty_like(x)], {})
+    monkeypatch.setattr(host, "lower", cramped)
+    with pytest.raises(host.Fault, match="scratch"):
+        host.run("softmax", [x, np.empty_like(x)], {})
+
+
+def test_what_does_not_compile_says_why() -> None:
+    with pytest.raises(RuntimeError, match="nonsense"):
+        outcomes("sums", [("F sum = 0", "nonsense = 0")])
+
+
+SANITIZER = sanitized.environment()
+with_sanitizers = [pytest.mark.slow, pytest.mark.skipif(SANITIZER is None, reason="g++ has no libasan and libubsan")]
+
+
+def sanitizing(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *command], env=SANITIZER, capture_output=True, text=True, check=False)
+
+
+PLANTED: dict[str, tuple[str, list[tuple[str, str]], str]] = {
+    "reads beyond the end": ("turned", [("i < size ? x[i] : 0", "x[i]")], "heap-buffer-overflow"),
+    "writes beyond the end": ("turned", [("if (i < size) y[i]", "y[i]")], "heap-buffer-overflow"),
+    "writes before the start": ("turned", [("y[i] =", "y[i - 1] =")], "heap-buffer-overflow"),
+    "reads beyond shared memory": ("turned", [("mine[WARP - 1 - lane]", "mine[WARP - lane]")], "heap-buffer-overflow"),
+    "writes beyond a local array": (
+        "turned", [("F other =", "F kept[31]; kept[lane] = 0; F other = kept[3] +")], "index 31 out of bounds",
+    ),
+    "signed overflow": (
+        "turned", [("int lane = lane_of_warp();", "int lane = lane_of_warp(); lane += lane * (1 << 27);")], "signed integer overflow",
+    ),
+    "shifts too far": ("turned", [("mine[lane] =", "mine[(1 << (lane + 1)) & 31] =")], "shift exponent 32"),
+    "a misaligned load": ("sums", [("sum += x[", "sum += ((const Pack<F, 2>*)(x + 1))->at[0] + x[")], "misaligned"),
+}  # fmt: skip
+
+
+class TestSanitizers:
+    """AddressSanitizer and UndefinedBehaviorSanitizer; whatever they find ends a process."""
+
+    pytestmark = with_sanitizers
+
+    def of_planted(self, name: str, edits: list[tuple[str, str]]) -> subprocess.CompletedProcess[str]:
+        code = f"import test_cuda_on_host as t\nprint(t.outcomes({name!r}, {edits!r}, sanitizers=t.host.SANITIZERS))"
+        return sanitizing("-c", code)
+
+    @pytest.mark.parametrize("name", BODIES)
+    def test_what_is_sound_passes(self, name: str) -> None:
+        ended = self.of_planted(name, [])
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "{'right'}\n", "")
+
+    @pytest.mark.parametrize("fault", ["trap", "some warps at the barrier", "a shuffle from a lane that has left"])
+    def test_what_the_host_finds_is_still_found(self, fault: str) -> None:
+        name, edits, expected = FAULTS[fault]
+        ended = self.of_planted(name, edits)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert re.search(expected, ended.stdout)
+
+    @pytest.mark.parametrize("fault", PLANTED)
+    def test_a_planted_fault_is_found(self, fault: str) -> None:
+        name, edits, expected = PLANTED[fault]
+        ended = self.of_planted(name, edits)
+        assert ended.returncode != 0
+        assert expected in ended.stderr
+
+    @pytest.mark.skipif(not calls.CASES.exists(), reason="bench/ is not here; it is not installed")
+    @pytest.mark.parametrize("family", sorted({family for family, _ in LOWERINGS.values()}))
+    def test_the_families_have_none(self, family: str) -> None:
+        ended = sanitizing("-m", "cuda_on_host.sanitized", family)
+        assert ended.returncode == 0, ended.stderr[:4000]
+        assert "calls of" in ended.stdout

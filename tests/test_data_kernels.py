@@ -48,6 +48,21 @@ def test_dropout_keeps_where_the_uniform_reaches_the_rate(rate: float, dtype: st
         np.testing.assert_array_equal(y, expected)
 
 
+def test_kernels_in_16_bits() -> None:
+    """Computed in float32, rounded once."""
+    bfloat16 = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    x = np.random.default_rng(3).normal(size=(31, 33)).astype(bfloat16)
+    expected = np.empty(x.shape, np.float32)
+    numpy_set.dropout(x.astype(np.float32), np.array(4), expected, rate=0.3, key=KEY)
+    for *_, y in outcomes("dropout", [x, np.array(4), np.ones_like(x)], {"rate": 0.3, "key": KEY}):
+        assert y.tobytes() == expected.astype(bfloat16).tobytes()
+    for (y,) in outcomes("fill", [x], {"value": 0.1}):
+        assert (y == bfloat16.type(0.1)).all()
+    x.flat[:3] = np.nan, np.inf, -np.inf
+    for _, counts in outcomes("count_nonfinite", [x.reshape(-1), np.zeros(1, np.int64)], {}):
+        assert counts == 3
+
+
 def test_dropped_elements_are_zero_whatever_they_were() -> None:
     x = np.full((50, 50), np.nan, np.float32)
     x[::2] = np.inf

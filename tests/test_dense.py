@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 from fractions import Fraction
 
+import ml_dtypes
 import numpy as np
 import pytest
+from cuda_on_host import host
 from laws import FLOATS, check_definition, check_kernel
 
 import fastnn_kernels.cpu as cpu_set
-from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, ALPHA_ACTIVATIONS
+from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, ALPHA_ACTIVATIONS, Operand
+from fastnn_kernels.cuda import dense as cuda_dense
+from fastnn_kernels.cuda.lowering import Device, lower
 
 SHAPES = [
     (0, 3, 5), (3, 0, 5), (3, 5, 0), (1, 1, 1), (2, 2, 5), (1, 31, 33), (1, 127, 300), (3, 17, 129), (5, 7, 65), (7, 33, 31),
@@ -196,3 +200,124 @@ def test_definition_against_torch(dtype: str) -> None:
         check_definition("matmul", [expected, arrays[4]], {"c": dv}, tolerance=32, **transposed)
         transposed = {"transpose_a": False, "transpose_b": True}
         check_definition("matmul", [arrays[4], arrays[3]], {"c": (dz @ v.T).detach().numpy()}, tolerance=32, **transposed)
+
+
+# --- the bodies of the CUDA set, by every tile ------------------------------------------------------------------------------
+
+
+def force(monkeypatch: pytest.MonkeyPatch, index: int, splits: int) -> None:
+    """Let every product be computed in the tiles with this index and in at most so many splits."""
+
+    def cut(rows: int, columns: int, inner: int, itemsize: int) -> cuda_dense.Cut:
+        return cuda_dense.divided(cuda_dense.TILES[itemsize][index], splits, rows, columns, inner)
+
+    monkeypatch.setattr(cuda_dense, "cut", cut)
+
+
+def long_enough(index: int, dtype: str) -> int:
+    """An inner axis of two whole depths of a tile and a bit."""
+    return 2 * cuda_dense.TILES[np.dtype(dtype).itemsize][index].depth + 7
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("index", range(4))
+def test_cuda_tiles(index: int, splits: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    force(monkeypatch, index, splits)
+    long = long_enough(index, dtype)
+    for m, k, n in ((5, 3, 9), (37, long, 68), (68, long - 3, 21), (0, long, 3), (3, 0, 5), (70, 4, 1)):
+        assert cuda_dense.cut(m, n, k, np.dtype(dtype).itemsize).splits == (splits if k > 4 else 1)
+        for transpose in (False, True):
+            a, b = uniform(9, (k, m) if transpose else (m, k), (n, k) if transpose else (k, n), dtype=dtype)
+            flags = {"transpose_a": transpose, "transpose_b": transpose}
+            check_kernel("matmul", [a, b], [((m, n), dtype)], tolerance=tolerance(k), parts=(1,), **flags)
+        x, dz = uniform(10, (k, m), (k, n), dtype=dtype)
+        outputs = [((m, n), dtype), ((n,), dtype)]
+        check_kernel("dense_backward_weight", [x, dz], outputs, tolerance=tolerance(k), parts=(1,))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_cuda_activations_of_splits(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    force(monkeypatch, 3, 3)
+    m, k, n = 9, long_enough(3, dtype), 33
+    x, w, b, dz, v, y = uniform(11, (m, k), (k, n), (n,), (m, k), (n, k), (m, n), dtype=dtype)
+    for activation in (None, "leaky_relu"):
+        settings = {"activation": activation, **alpha(activation)}
+        check_kernel("dense", [x, w, b], [((m, n), dtype)], tolerance=tolerance(k), parts=(1,), **settings)
+        check_kernel("dense_backward_input", [dz, v, y], [((m, n), dtype)], tolerance=tolerance(k), parts=(1,), **settings)
+
+
+def shifted(array: np.ndarray, elements: int) -> np.ndarray:
+    """A copy that starts so many elements behind a boundary of 64 bytes."""
+    whole = np.empty(array.nbytes + 128, np.uint8)
+    start = -whole.ctypes.data % 64 + elements * array.itemsize
+    inner = whole[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    inner[...] = array
+    return inner
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_cuda_bits_depend_on_shape_alone(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not on the number of blocks, and not on alignment, which decides how elements are loaded."""
+    force(monkeypatch, index, 2)
+    m, k, n = 36, long_enough(index, "float32") + 1, 44
+    x, dz = uniform(12, (k, m), (k, n))
+    expected: list[bytes] = []
+    for blocks, shift in ((None, 0), (1, 0), (3, 0), (None, 1), (2, 2)):
+        arrays = [shifted(array, shift) for array in (x, dz, np.empty((m, n), "f4"), np.empty(n, "f4"))]
+        host.run("dense_backward_weight", arrays, {}, blocks=blocks)
+        actual = [array.tobytes() for array in arrays[2:]]
+        expected = expected or actual
+        assert actual == expected, (blocks, shift)
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_cuda_bfloat16_operands(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read as bfloat16, computed in float32, written as either."""
+    force(monkeypatch, index, 1)
+    m, k, n = 12, 75, 28
+    x, w, b, dz = uniform(13, (m, k), (k, n), (n,), (m, n))
+    x, w, dz = (array.astype(ml_dtypes.bfloat16) for array in (x, w, dz))
+    wide = [array.astype("f8") for array in (x, w, dz)]
+    for dtype, allowed in (("float32", 1e-5), (ml_dtypes.bfloat16, 2.0**-7)):
+        y = np.empty((m, n), dtype)
+        host.run("dense", [x, w, b, y], {"activation": "tanh"})
+        np.testing.assert_allclose(y.astype("f8"), np.tanh(wide[0] @ wide[1] + b), atol=allowed)
+    dw, db = np.empty((k, n), "f4"), np.empty(n, "f4")
+    host.run("dense_backward_weight", [x, dz, dw, db], {})
+    np.testing.assert_allclose(dw, wide[0].T @ wide[2], atol=1e-5)
+    np.testing.assert_allclose(db, wide[2].sum(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_cuda_exceptional_values(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN and infinities go where the sums take them, and to no neighbour in a tile."""
+    force(monkeypatch, index, 1)
+    x, w, b = np.ones((3, 2), "f4"), np.ones((2, 37), "f4"), np.zeros(37, "f4")
+    w[0, 36], w[1, 35], w[0, 0], x[2, 1] = np.nan, np.inf, -np.inf, 0
+    for activation in (None, "relu"):
+        check_kernel("dense", [x, w, b], [((3, 37), "float32")], tolerance=8, activation=activation)
+
+
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_cuda_cuts(itemsize: int) -> None:
+    """A cut covers the whole product; only tall ones are split; blocks fit into the shared memory that every GPU has."""
+    sizes = (0, 1, 31, 33, 784, 4096, 65_536)
+    for m, n, k in itertools.product(sizes, repeat=3):
+        way = cuda_dense.cut(m, n, k, itemsize)
+        assert way.length * way.splits >= k > way.length * (way.splits - 1) or k == 0
+        assert way.length % way.tile.depth == 0
+        assert way.tile.shared <= 48 * 1024
+        assert way.splits == 1 or (k >= 1024 and way.blocks // way.splits < cuda_dense.MULTIPROCESSORS)
+    assert cuda_dense.cut(30, 10, 65_536, itemsize).splits > 8
+    assert cuda_dense.cut(10, 30, 784, itemsize).blocks > 8
+
+
+def test_cuda_scratch_holds_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    force(monkeypatch, 3, 3)
+    k = long_enough(3, "float32")
+    shapes = ((k, 9), (k, 33), (9, 33), (33,))
+    operands = [Operand(shape, np.dtype("float32")) for shape in shapes]
+    lowered = lower("dense_backward_weight", operands, {}, Device(products=False))
+    assert len(lowered.works) == 2
+    assert 4 * 3 * (9 * 33 + 33) <= lowered.scratch < 4 * 3 * (9 * 33 + 33) + 512

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from laws import FLOATS, check_definition, check_kernel
 
-SHAPES = [(0, 10), (10, 0), (1, 1), (31, 33), (33, 31), (127, 10), (7, 16), (103, 1), (3, 1025), (1, 2503)]
+SHAPES = [
+    (0, 10), (10, 0), (1, 1), (31, 33), (33, 31), (127, 10), (7, 16), (103, 1), (3, 1025), (1, 2503),
+    (9, 28), (5, 500), (2, 4099),
+]  # fmt: skip
 KINDS = ["classes", "soft", "any", "sigmoid", "squared"]
 
 
@@ -132,7 +135,7 @@ def test_a_nan_spoils_its_example_and_no_other(kind, dtype, rng):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("count", [0, 1, 31, 33, 127, 5003])
+@pytest.mark.parametrize("count", [0, 1, 31, 33, 127, 5003, 40_001])
 def test_weighted_mean(count, dtype, rng):
     losses, weights = rng.uniform(size=count).astype(dtype), rng.uniform(size=count).astype(dtype)
     dmean = np.array(-1.5, dtype)
@@ -155,7 +158,7 @@ def test_weighted_mean_is_what_torch_computes(rng):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("shape", [(0, 3), (1, 2), (31, 33), (33, 5), (127, 10), (103, 1)])
+@pytest.mark.parametrize("shape", [(0, 3), (1, 2), (31, 33), (33, 5), (127, 10), (103, 1), (2, 600)])
 def test_is_correct(shape, dtype, rng):
     rows, columns = shape
     z = rng.integers(-2, 3, shape).astype(dtype)
@@ -175,3 +178,12 @@ def test_is_correct(shape, dtype, rng):
     correct = check(labels, threshold=0.5, multilabel=False)
     expected = (z[:, 0] > 0.5) == (labels == 1) if columns == 1 else z.argmax(axis=1) == labels
     np.testing.assert_array_equal(correct, expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_is_correct_takes_nan_for_the_class(dtype):
+    z = np.array([[3, np.nan, 9, np.nan], [0, 1, 1, -1], [-np.inf] * 4], dtype)
+    (correct,) = check_kernel(
+        "is_correct", [z, np.array([1, 1, 0])], [((3,), dtype)], tolerance=0, threshold=0.5, multilabel=False
+    )
+    np.testing.assert_array_equal(correct, [1, 1, 1])

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+from cuda_on_host import host
 from laws import FLOATS, check_definition, check_kernel
 
-SHAPES = [(0, 10), (10, 0), (1, 1), (31, 33), (33, 31), (127, 10), (2, 127), (7, 16), (103, 1), (3, 1025), (1, 2503), (2, 3, 5)]
+SHAPES = [
+    (0, 10), (10, 0), (1, 1), (31, 33), (33, 31), (127, 10), (2, 127), (7, 16), (103, 1), (3, 1025), (1, 2503), (2, 3, 5),
+    (300, 4), (9, 28), (5, 1000), (2, 1028), (2, 8197),
+]  # fmt: skip
 INFINITY = np.inf
 
 
@@ -35,6 +41,27 @@ def test_definition_is_what_torch_computes(name, shape, rng):
     y.backward(dy)
     check_definition(name, [x.detach().numpy()], {"y": y.detach().numpy()}, tolerance=8)
     check_definition(f"{name}_backward", [dy.numpy(), y.detach().numpy()], {"dx": x.grad.numpy()}, tolerance=20)
+
+
+@pytest.mark.parametrize("columns", [4, 28, 100, 1028])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_cuda_gives_the_same_bits_wherever_operands_lie(columns, dtype, rng):
+    """Operands that are aligned to 16 bytes are read in packs, others are not."""
+    shape, bits = (3, columns), set()
+    values, slopes = rng.normal(size=(2, *shape))
+    for offset in (0, 1):
+        dy, y, dx = (aligned(shape, dtype, offset) for _ in range(3))
+        dy[...], y[...] = slopes, values
+        host.run("softmax_backward", [dy, y, dx], {})
+        bits.add(dx.tobytes())
+    assert len(bits) == 1
+
+
+def aligned(shape, dtype, offset):
+    """An array that starts `offset` elements behind a boundary of 64 bytes."""
+    whole = np.zeros(math.prod(shape) + 64, dtype)
+    start = -whole.ctypes.data % 64 // whole.itemsize + offset
+    return whole[start : start + math.prod(shape)].reshape(shape)
 
 
 ROWS = [

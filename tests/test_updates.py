@@ -120,6 +120,16 @@ def test_not_a_number_is_not_hidden(name: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("name", UPDATES)
+def test_infinity_stays_where_there_are_no_penalties(name: str, dtype: str) -> None:
+    """0 * infinity would be NaN."""
+    arrays = operands(name, 33, dtype, penalised=False)
+    arrays[6][[2, 31]] = np.inf, -np.inf
+    for outcome in run_all(name, arrays, **NO_CLIPPING, **ATTRIBUTES[name]):
+        assert outcome[6][[2, 31]].tolist() == [np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", UPDATES)
 def test_gradient_of_norm_zero_with_clipping(name: str, dtype: str) -> None:
     arrays = operands(name, 33, dtype, penalised=False)
     arrays[0][:], arrays[1][...] = 0, 0
@@ -155,6 +165,23 @@ def test_steps_ahead_of_the_control_block(name: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Request, "ahead", lambda call, name, unit=1: Number("i64", 2 * unit))
     for outcome in outcomes(name, [*arrays[:3], np.array(0), *arrays[4:]], attributes):
         assert outcome[6].tobytes() == expected[6].tobytes()
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_gradient_in_16_bits(name: str) -> None:
+    """The same as that gradient in float32, norm included."""
+    bfloat16 = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    arrays = operands(name, 4099, "float32")
+    short = arrays[0].astype(bfloat16)
+    arrays[0] = short.astype(np.float32)
+    attributes = {"clip_value": 0.7, "clip_norm": 1.1, **ATTRIBUTES[name]}
+    definition = run_all(name, arrays, **attributes)[0]
+    for outcome in outcomes(name, [short, *arrays[1:]], attributes):
+        for got, expected in zip(outcome[1:], definition[1:], strict=True):
+            assert got.tobytes() == expected.tobytes()
+    for _, partial in outcomes("block_sum_squares", [short, np.zeros(2, np.float32)], {"clip_value": 0.7}):
+        exact = [math.fsum(np.clip(part.astype(float), -0.7, 0.7) ** 2) for part in (short[:SUM_BLOCK], short[SUM_BLOCK:])]
+        np.testing.assert_allclose(partial, exact, rtol=2e-6)
 
 
 @pytest.mark.parametrize("size", [1, 33, 1008])

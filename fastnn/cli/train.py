@@ -42,7 +42,10 @@ TITLES = {
     metavar="SHARE",
     help="Share of the training data held back and evaluated after each epoch.",
 )
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu or cuda.")
+@click.option(
+    "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, or cuda:1 for a second GPU."
+)
+@click.option("--precision", default="float32", show_default=True, metavar="NAME", help="Of products on a GPU: float32, tf32.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads on the CPU. [default: as many as cores]")
 @click.option(
     "--save", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Save the trained network as safetensors."
@@ -53,6 +56,7 @@ def train(
     epochs: int,
     validation: float,
     device: str,
+    precision: str,
     threads: int | None,
     save: Path | None,
     quiet: bool,
@@ -79,7 +83,7 @@ def train(
 
     dataset = load(data)
     loss = network.loss_for(dataset.classes)
-    chosen, reason = engines.choose(device)
+    chosen, reason = engines.choose(device, precision)
     X, y, held_back = _split(dataset, validation, network.seed)
     network = replace(network, batch_size=min(network.batch_size, len(X)))
     model = network.build_model(dataset.outputs, loss, dataset.scale).build(dataset.features)
@@ -89,7 +93,7 @@ def train(
         shape = network.describe(dataset.features, dataset.outputs, loss)
         line("network", f"{shape}; {model.parameter_count:,} parameters")
         line("training", f"{network.describe_training(loss)}, {epochs} epoch{'s' * (epochs > 1)}")
-        line("device", f"{chosen}: {reason}" if reason else chosen)
+        line("device", f"{chosen.name}: {reason}")
         click.echo()
 
     model.fit(
@@ -104,6 +108,7 @@ def train(
         l1=network.l1,
         callbacks=() if quiet else (Table(),),
         device=device,
+        precision=precision,
         threads=threads,
         verbose=0,
     )

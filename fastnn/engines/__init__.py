@@ -10,6 +10,7 @@ import contextlib
 import re
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +49,11 @@ def choose(device: str, precision: str = "float32") -> tuple[Engine, str]:
         try:
             return gpu(0, precision), "a GPU is here"
         except DeviceError as error:
-            device, reason = "cpu", str(error)
+            device, reason = "cpu", str(error).split(";")[0]
     if precision != "float32":
-        raise DeviceError(f"precision={precision!r} needs a GPU; {reason if reason != 'as asked' else 'the device is ' + device}")
+        raise DeviceError(
+            f"precision={precision!r} needs a GPU; {reason if reason != 'as asked' else 'the device is ' + device}"
+        )
     return NUMPY if device == "numpy" else CPU, reason
 
 
@@ -68,13 +71,15 @@ def gpu(ordinal: int = 0, precision: str = "float32", capture: bool = True) -> C
                 raise DeviceError(_unusable[0])
             import fastnn_kernels.cuda as kernels
             from fastnn.engines.cuda import CudaEngine
-            from fastnn_kernels.cuda.runtime import CudaUnavailable
+            from fastnn_kernels.cuda.runtime import CudaAbsent, CudaUnavailable
 
             try:
                 found = _cuda[ordinal, precision, capture] = CudaEngine(kernels.runtime(ordinal), precision, capture)
             except CudaUnavailable as error:
                 if ordinal == 0:
                     _unusable.append(str(error))
+                    if not isinstance(error, CudaAbsent):
+                        warnings.warn(f"the GPU cannot be used: {error}", RuntimeWarning, stacklevel=3)
                 raise DeviceError(str(error)) from error
         return found
 

@@ -24,6 +24,10 @@ class Engine(ABC):
     """Of products of float32 numbers: "float32", "tf32" or "bf16"."""
     block_rows: int = 256
     """Rows that evaluation and prediction handle at a time."""
+    product_size: int = 384
+    """Of the square product by which the limit of the device is measured; it stays in the cache of a processor."""
+    more_copies: tuple[int, ...] = ()
+    """Bytes moved by copies that are measured beside those of `fastnn.program.explain`."""
 
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: Any, mirrored: bool = False) -> Placed:
@@ -48,6 +52,10 @@ class Engine(ABC):
     @abstractmethod
     def count_nonfinite(self, array: Placed) -> Placed:
         """An array whose sum is the number of elements that are NaN or infinite."""
+
+    def room(self) -> int | None:
+        """Bytes that are free for data; None where data are used in place."""
+        return None
 
     @abstractmethod
     def wait(self) -> None:
@@ -96,11 +104,11 @@ class Instance(ABC):
 
     threads: int = 1
 
-    def __init__(self, program: Program, rows: int, engine: Engine) -> None:
+    def __init__(self, program: Program, rows: int, engine: Engine, shared_from: int = 0) -> None:
         self.program = program
         self.rows = rows
         self.engine = engine
-        self.plan = plan(program, rows)
+        self.plan = plan(program, rows, shared_from)
         self.bound: dict[str, Placed] = {}
         self._names = {symbol: name for name, symbol in program.inputs.items()}
         self._views: dict[Symbol, Placed] = {}
@@ -191,6 +199,10 @@ class Instance(ABC):
     def first_chunk(self, seconds: float) -> int:
         """How many plays take about so long, guessed low: what training begins with, before it has measured."""
         return 8
+
+    def played(self) -> str:
+        """How plays run, in a few words for `explain`."""
+        return f"{self.threads} thread(s)"
 
     @property
     def program_dtype(self) -> str:

@@ -21,6 +21,9 @@ from fastnn_kernels.cuda.schedule import Place
 
 WORKSPACE = "workspace"
 
+SHARED_FROM = 2**20
+"""Bytes from which arrays of a program share memory: below, calls that could not run side by side would cost more."""
+
 NODE = 5e-6  # seconds a call takes at most beside its work; with the rates below for the first guess of a chunk only
 RATE = 5e12  # floating-point operations a second
 BANDWIDTH = 2e11  # bytes a second
@@ -33,6 +36,8 @@ class CudaEngine(Engine):
     """
 
     block_rows = 8192
+    product_size = 8192
+    more_copies = (2**30,)
 
     def __init__(self, runtime: Runtime, precision: str = "float32", capture: bool = True) -> None:
         self.runtime, self.precision, self.capture = runtime, precision, capture
@@ -74,6 +79,9 @@ class CudaEngine(Engine):
         for index, array in enumerate(arrays):
             player.bind(str(index), array.address)
         player.play(1, self.runtime.stream)
+
+    def room(self) -> int:
+        return self.runtime.memory()[0]
 
     def outputs(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
         return np.empty(shape, dtype) if isinstance(like, np.ndarray) else self.empty(shape, dtype)
@@ -137,16 +145,14 @@ class CudaInstance(Instance):
     engine: CudaEngine
 
     def __init__(self, program: Program, rows: int, engine: CudaEngine) -> None:
-        super().__init__(program, rows, engine)
+        super().__init__(program, rows, engine, SHARED_FROM)
         self._workspace = engine.runtime.allocate(max(self.plan.size, 1))
         self._once = self._player(self.plan.once, capture=False)
         self._calls = self._player(self.plan.calls, engine.capture)
 
     def _player(self, calls: Sequence[Call], capture: bool) -> Player:
         placed = [
-            PlacedCall(
-                call.kernel, self.operands(call), self.attributes(call), tuple(self._place(s) for s in call.operands)
-            )
+            PlacedCall(call.kernel, self.operands(call), self.attributes(call), tuple(self._place(s) for s in call.operands))
             for call in calls
             if not call.is_view
         ]
@@ -176,6 +182,9 @@ class CudaInstance(Instance):
     def first_chunk(self, seconds: float) -> int:
         each = sum(NODE + operations / RATE + moved / BANDWIDTH for operations, moved in self.work())
         return max(1, int(seconds / each))
+
+    def played(self) -> str:
+        return f"{self.engine.name}, {self.engine.precision}, {self._calls.describe()}"
 
     def _view(self, symbol: Symbol, given: DeviceArray | None) -> DeviceArray:
         shape = concrete(symbol.shape, self.rows)

@@ -19,11 +19,13 @@ import numpy as np
 from fastnn.program.trace import Call, Program, Trace, describe
 
 if TYPE_CHECKING:
-    from fastnn.engines import Instance
+    from fastnn.engines import Engine, Instance
 
 SECONDS = 0.004
 """How long one call is repeated for a measurement; the fastest of `ROUNDS` counts."""
 ROUNDS = 5
+STEPS = 64
+"""Whole steps that are played in a row at most."""
 COPY_BYTES = (2**15, 2**18, 2**21, 2**24, 2**26)
 """Bytes moved (read and written) by the copies that are measured."""
 
@@ -75,15 +77,29 @@ class Explanation:
     def lines(self) -> list[Line]:
         """Play and time every call on its own."""
         instance = self.instance
-        limits = measure_limits(instance.threads, instance.program_dtype)
+        limits = measure_limits(instance.threads, instance.program_dtype, instance.engine)
         _reset(instance)
         instance.play()
         measured = []
         for index, call in enumerate(instance.computing()):
             _reset(instance)
-            measured.append((call, _fastest(functools.partial(instance.play_calls, index, 1))))
+            measured.append((call, _fastest(instance, functools.partial(instance.play_calls, index, 1))))
         total = sum(seconds for _, seconds in measured)
         return [self._line(call, seconds, total, limits) for call, seconds in measured]
+
+    def _step(self, guess: float) -> float:
+        """Seconds of a whole step, played as training plays it: several steps in a row, which stay within the data."""
+        instance = self.instance
+        count = int(min(STEPS, max(1, SECONDS / guess))) if "control" in instance.bound else 1
+        best = float("inf")
+        for _ in range(ROUNDS + 1):  # the first one is the slowest
+            _reset(instance)
+            instance.engine.wait()
+            started = time.perf_counter()
+            instance.play(count)
+            instance.engine.wait()
+            best = min(best, (time.perf_counter() - started) / count)
+        return best
 
     def _line(self, call: Call, seconds: float, total: float, limits: Limits) -> Line:
         from fastnn_kernels.contract import KERNELS
@@ -103,16 +119,14 @@ class Explanation:
         """The table: a line a call, then the whole step, played as training plays it."""
         instance = self.instance
         lines = self.lines()
-        _reset(instance)
-        # All but the last call, which moves on to the next mini-batch: repeated plays stay within the data.
-        whole = _fastest(functools.partial(instance.play_calls, 0, len(lines) - 1)) + lines[-1].seconds
-        limits = measure_limits(instance.threads, instance.program_dtype)
+        whole = self._step(sum(line.seconds for line in lines))
+        limits = measure_limits(instance.threads, instance.program_dtype, instance.engine)
         name_width = min(28, max(len(line.kernel) for line in lines))
         room = max(10, width - name_width - 38)
         header = f"{'call':<{name_width}} {'shapes':<{room}} {'FLOP':>6} {'bytes':>6} {'us':>8} {'share':>6} {'limit':>6}"
         rows = [
             *textwrap.wrap(self.title, width),
-            f"B = {instance.rows}, {instance.threads} thread(s)",
+            *textwrap.wrap(f"B = {instance.rows}, {instance.played()}", width),
             "",
             header,
             "-" * len(header),
@@ -144,40 +158,45 @@ def _reset(instance: Instance) -> None:
     """Back to the first step, so that repeated plays stay within the data."""
     control = instance.bound.get("control")
     if control is not None:
-        control[:] = 0
+        instance.engine.write(control, (0,) * len(control))
 
 
-def _fastest(play: Callable[[int], Any]) -> float:
-    """Seconds of one play."""
-    play(1)
-    started = time.perf_counter()
-    play(1)
-    repeats = int(min(100_000, max(1, SECONDS / max(time.perf_counter() - started, 1e-7))))
-    best = float("inf")
-    for _ in range(ROUNDS):
+def _fastest(instance: Instance, play: Callable[[int], Any]) -> float:
+    """Seconds of one play of some calls of an instance."""
+
+    def seconds(repeats: int) -> float:
+        instance.engine.wait()
         started = time.perf_counter()
         play(repeats)
-        best = min(best, (time.perf_counter() - started) / repeats)
-    return best
+        instance.engine.wait()
+        return time.perf_counter() - started
+
+    play(1)
+    repeats = int(min(100_000, max(1, SECONDS / max(seconds(1), 1e-7))))
+    return min(seconds(repeats) for _ in range(ROUNDS)) / repeats
+
+
+def measure_limits(threads: int, dtype: str = "float32", engine: Engine | None = None) -> Limits:
+    """Measure a device (the processor by default) with the library's own matrix product and copy; kept for the process."""
+    from fastnn.engines import CPU
+
+    return _measured(threads, dtype, engine or CPU)
 
 
 @functools.cache
-def measure_limits(threads: int, dtype: str = "float32") -> Limits:
-    """Measure the machine with the library's own matrix product and copy; kept for the life of the process."""
-    from fastnn.engines import instantiate
-
+def _measured(threads: int, dtype: str, engine: Engine) -> Limits:
     def seconds(kernel: str, shapes: tuple[tuple[int, ...], ...], attributes: dict[str, Any]) -> float:
         trace = Trace(dtype)
         symbols = tuple(trace.input(f"x{index}", shape) for index, shape in enumerate(shapes))
         trace.calls.append(Call(kernel, symbols, attributes))
-        instance = instantiate(trace.program({}), 0, "cpu", threads)
-        instance.bind(**{f"x{index}": np.ones(shape, dtype) for index, shape in enumerate(shapes)})
-        return _fastest(instance.play)
+        instance = engine.instantiate(trace.program({}), 0, threads)
+        instance.bind(**{f"x{index}": engine.place(np.ones(shape, dtype)) for index, shape in enumerate(shapes)})
+        return _fastest(instance, instance.play)
 
-    size = 384
+    size = engine.product_size
     product = seconds("matmul", ((size, size),) * 3, {"transpose_a": False, "transpose_b": False})
     copies: list[tuple[int, float]] = []
-    for moved in COPY_BYTES:
+    for moved in (*COPY_BYTES, *engine.more_copies):
         elements = moved // 2 // np.dtype(dtype).itemsize
         copies.append((moved, moved / seconds("identity", ((elements,),) * 2, {})))
     for index in reversed(range(len(copies) - 1)):  # what is possible with more bytes is possible with fewer

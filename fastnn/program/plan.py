@@ -23,8 +23,11 @@ class Plan:
     size: int
 
 
-def plan(program: Program, rows: int) -> Plan:
-    """Lay out the workspace: the largest arrays first, each at the lowest place that is free for its whole life."""
+def plan(program: Program, rows: int, shared_from: int = 0) -> Plan:
+    """Lay out the workspace: the largest arrays first, each at the lowest place that is free for its whole life.
+
+    Arrays of fewer than `shared_from` bytes share memory with none: calls that could share it can then be done at once.
+    """
     once, calls = split_constants(program)
     given = {symbol.root for symbol in program.inputs.values()}
     forever = {symbol.root for call in once for symbol in call.outputs}
@@ -37,7 +40,7 @@ def plan(program: Program, rows: int) -> Plan:
                 lives[root] = (lives.get(root, (index, index))[0], index)
     last = len(once) + len(calls)
     for root in lives:
-        if root in forever:
+        if root in forever or root.operand(rows).nbytes < shared_from:
             lives[root] = (0, last)
     sizes = {root: -(-root.operand(rows).nbytes // ALIGNMENT) * ALIGNMENT for root in lives}
     placed: list[tuple[int, int, int, int]] = []  # start, end, first, last

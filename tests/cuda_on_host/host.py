@@ -27,8 +27,9 @@ HERE = Path(__file__).parent
 OPTIONS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-w", "-nostdlib")
 """What a unit needs of a library, the scheduler has loaded before it."""
 
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer")
-"""To be added to OPTIONS, in a process that was started with their libraries preloaded (see `sanitized.py`)."""
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize=pointer-overflow", "-fno-sanitize-recover=undefined")
+"""To be added to OPTIONS, in a process that was started with their libraries preloaded (see `sanitized.py`). Pointers that are
+computed and not used may point anywhere: GPUs have no segments."""
 
 GUARD = 64
 """Bytes around scratch memory, but where a sanitizer watches."""

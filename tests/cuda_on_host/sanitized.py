@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from cuda_on_host import calls, host
 
 import fastnn_kernels.cuda  # noqa: F401 - declares the lowerings
+from cuda_on_host import calls, host
 from fastnn_kernels.cuda.kernels import Kernel, kernel
 from fastnn_kernels.cuda.lowering import LOWERINGS, Body, Device, lower
 

@@ -13,6 +13,7 @@ cublas_api.h (cublasComputeType_t, cublasOperation_t, cublasStatus_t) and librar
 from __future__ import annotations
 
 import ctypes
+import importlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,8 +47,8 @@ EPILOGUES = {
     bgrada         c = p, and bias (rows,) = sum of op(a) over the inner axis
     bgradb         c = p, and bias (columns,) = sum of op(b) over the inner axis
 
-cublasLt.h documents ReLU as max(x, 0) and says nothing of NaN, for which CUDA's max gives 0: after a ReLU epilogue a NaN may be
-hidden. The loss of a step that diverged is found to be NaN or infinite through the weights that it left.
+cublasLt.h documents ReLU as max(x, 0) and says nothing of NaN, for which CUDA's max gives 0: a NaN of p may be hidden by the
+two epilogues with a ReLU. A divergence is then found by the loss later than where our own bodies pass the NaN on.
 """
 
 READS_BIAS = ("bias", "relu_bias", "relu_aux_bias")
@@ -159,9 +160,7 @@ class CublasError(CudaError):
 def load_library() -> Any:
     """libcublasLt with its functions declared. Raises CudaUnavailable where it is not installed."""
     try:
-        from cuda.pathfinder import load_nvidia_dynamic_lib
-
-        path = load_nvidia_dynamic_lib("cublasLt").abs_path
+        path = importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cublasLt").abs_path
     except Exception as error:  # without the package ImportError; what it raises else has changed between its versions
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CudaUnavailable(f'cuBLASLt is not found ({reason}); pip install "fastnn-xp[cuda13]"') from error
@@ -174,7 +173,7 @@ def load_library() -> Any:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An algorithm for a product: what cuBLASLt calls it (opaque), bytes of workspace, and how full of it the GPU is (1: full)."""
+    """An algorithm for a product, opaque; the bytes of workspace that it needs; and how often its blocks would fill the GPU."""
 
     data: bytes
     workspace: int
@@ -265,7 +264,8 @@ class Plan:
         self._chosen: dict[tuple[int, ...], Heuristic] = {}
         self._made: list[tuple[str, ctypes.c_void_p]] = []
         compute, scale = COMPUTE[product.compute]
-        self._one, self._zero = (ctypes.c_double if scale == "double" else ctypes.c_float)(1), ctypes.c_double(0)
+        number = ctypes.c_double if scale == "double" else ctypes.c_float
+        self._one, self._zero = number(1), number(0)
         self._what = describe(product)
         try:
             self._describe(compute, TYPES[scale])
@@ -354,13 +354,13 @@ class Plan:
         with self._cublas.lock:
             chosen = self._chosen.get(alignments)
             if chosen is None:
-                chosen = self._check_named() if self._named is not None else self.heuristics(alignments, 1)[0]
+                chosen = self._named_algorithm(alignments) if self._named else self.heuristics(alignments, 1)[0]
                 self._chosen[alignments] = chosen
             return chosen
 
-    def _check_named(self) -> Heuristic:
-        assert self._named is not None
-        found, algorithm = Heuristic(), Algorithm.from_buffer_copy(self._named)
+    def _named_algorithm(self, alignments: tuple[int, ...]) -> Heuristic:
+        found, algorithm = Heuristic(), Algorithm.from_buffer_copy(self._named or b"")
+        self._point(alignments)
         self._cublas.call(
             "MatmulAlgoCheck", self._what, self._cublas.handle, *self._operands, ctypes.byref(algorithm), ctypes.byref(found)
         )
@@ -370,7 +370,7 @@ class Plan:
         return found
 
     def run(self, addresses: Sequence[int], workspace: int, stream: int) -> None:
-        """Give the product to a stream: addresses in the order of `Product.pointers`, and that of `CublasLt.workspace` bytes."""
+        """Give the product to a stream. Addresses: of `Product.pointers`, in order, and of `CublasLt.workspace` bytes."""
         a, b, c = addresses[:3]
         with self._cublas.lock:
             chosen = self.prepare(addresses)

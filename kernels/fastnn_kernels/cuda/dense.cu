@@ -34,11 +34,11 @@ template <int MOST> __device__ __forceinline__ int at_most(i64 x) { return x < M
 // One operand on its way to shared memory: TO rows (of op(a); of op(b), columns) by TK, in pieces of P neighbours in memory.
 // Element (o, k) lies at o * pitch + k where ALONG_K, else at k * pitch + o.
 template <class F, class T, int TO, int TK, int PITCH, bool ALONG_K> struct Staged {
-  static constexpr int P = 16 / sizeof(T) < 4 ? 16 / sizeof(T) : 4;
+  static constexpr int P = 16 / sizeof(F);
   static constexpr int COUNT = TO * TK / P / THREADS;
   static constexpr int SEGMENT = (TO < 8 ? TO : 8) / P;  // pieces side by side that neighbouring threads load
   static_assert(COUNT * P * THREADS == TO * TK, "a tile must give every thread as much to load");
-  static_assert(P * sizeof(F) == 16, "pieces are stored at once");
+  static_assert(sizeof(T) <= sizeof(F), "a piece must be loaded at once");
   Pack<T, P> held[COUNT];
 
   static __device__ __forceinline__ void place(int i, int& o, int& k) {

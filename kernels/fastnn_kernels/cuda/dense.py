@@ -6,7 +6,6 @@ our own bodies at every size. So do empty products, and those with an axis that 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -58,10 +57,15 @@ LEAST_SPLIT = 512
 """No split of the inner axis is shorter."""
 
 
+def tiles(tile: Tile, rows: int, columns: int) -> int:
+    """How many tiles a result has; one row of them at least, whose blocks add the rows of b up."""
+    return ceil(max(rows, 1), tile.rows) * ceil(columns, tile.columns)
+
+
 def cycles(tile: Tile, splits: int, rows: int, columns: int, inner: int) -> float:
     """What a product may take: blocks come in waves of one a multiprocessor. A block reads its operands from the L2 cache at
     64 bytes a cycle, and from shared memory, at 128 bytes a cycle, 8 elements for every 16 products (float32)."""
-    waves = ceil(ceil(rows, tile.rows) * ceil(columns, tile.columns) * splits, MULTIPROCESSORS)
+    waves = ceil(tiles(tile, rows, columns) * splits, MULTIPROCESSORS)
     step = tile.rows * tile.columns / 64 + (tile.rows + tile.columns) / 16
     adding = SECOND_BODY + splits * rows * columns / (16 * MULTIPROCESSORS) if splits > 1 else 0
     return waves * (START + step * inner / splits) + adding
@@ -77,14 +81,24 @@ class Cut:
     blocks: int
 
 
-def cut(rows: int, columns: int, inner: int, itemsize: int) -> Cut:
-    """What the model prefers; where it sees no difference, the smaller tile and fewer splits."""
-    counts = [1 << exponent for exponent in range(10) if not exponent or inner >> exponent >= LEAST_SPLIT]
-    ways = itertools.product(TILES[itemsize], counts)
-    tile, splits = min(ways, key=lambda way: cycles(*way, rows=rows, columns=columns, inner=inner))
+def divided(tile: Tile, splits: int, rows: int, columns: int, inner: int) -> Cut:
+    """A product in these tiles, with at most so many splits: none is empty, and all start at a multiple of the tile's depth."""
     length = max(ceil(ceil(inner, splits), tile.depth), 1) * tile.depth
     splits = max(ceil(inner, length), 1)
-    return Cut(tile, splits, length, ceil(max(rows, 1), tile.rows) * ceil(columns, tile.columns) * splits)
+    return Cut(tile, splits, length, tiles(tile, rows, columns) * splits)
+
+
+def cut(rows: int, columns: int, inner: int, itemsize: int) -> Cut:
+    """What the model prefers; where it sees no difference, the smaller tile and fewer splits. Only a result with fewer tiles
+    than there are multiprocessors is split."""
+    ways = [
+        (tile, 1 << exponent)
+        for tile in TILES[itemsize]
+        for exponent in range(10)
+        if not exponent or (inner >> exponent >= LEAST_SPLIT and tiles(tile, rows, columns) < MULTIPROCESSORS)
+    ]
+    tile, splits = min(ways, key=lambda way: cycles(way[0], way[1], rows, columns, inner))
+    return divided(tile, splits, rows, columns, inner)
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,8 @@ def product(call: Request, of: Sizes, epilogue: str = "none", bias: Pointer | No
     """The product by cuBLASLt."""
     compute = "float32" if precision(call) == "bfloat16" else precision(call)
     return Product(
-        reading(call[of.a]), reading(call[of.b]), call[of.c], *of.numbers, of.transpose_a, of.transpose_b, compute, epilogue, bias
+        reading(call[of.a]), reading(call[of.b]), call[of.c], *of.numbers, of.transpose_a, of.transpose_b,
+        compute, epilogue, bias,
     )  # fmt: skip
 
 
@@ -157,7 +172,7 @@ def _function(call: Request) -> tuple[str, float]:
 def matmul(call: Request) -> Iterable[Work]:
     transpose_a, transpose_b = (bool(call.attributes.get(f"transpose_{operand}", False)) for operand in "ab")
     inner = call.shape("a")[0 if transpose_a else 1]
-    of = Sizes("a", "b", "c", *call.shape("c"), inner, transpose_a, transpose_b)
+    of = Sizes("a", "b", "c", *call.matrix("c"), inner, transpose_a, transpose_b)
     if not is_own(call, of):
         yield product(call, of)
         return
@@ -176,7 +191,7 @@ def matmul(call: Request) -> Iterable[Work]:
 
 @lowering("dense", family="dense")
 def dense(call: Request) -> Iterable[Work]:
-    of = Sizes("x", "w", "y", *call.shape("y"), call.shape("w")[0])
+    of = Sizes("x", "w", "y", *call.matrix("y"), call.shape("w")[0])
     function, alpha = _function(call)
     splits = 1
     if not is_own(call, of):
@@ -205,7 +220,7 @@ def dense(call: Request) -> Iterable[Work]:
 
 @lowering("dense_backward_input", family="dense")
 def dense_backward_input(call: Request) -> Iterable[Work]:
-    of = Sizes("dz", "w", "dx", *call.shape("dx"), call.shape("w")[1], transpose_b=True)
+    of = Sizes("dz", "w", "dx", *call.matrix("dx"), call.shape("w")[1], transpose_b=True)
     function, alpha = _function(call)
     splits = 1
     if not is_own(call, of):
@@ -233,7 +248,7 @@ def dense_backward_input(call: Request) -> Iterable[Work]:
 
 @lowering("dense_backward_weight", family="dense")
 def dense_backward_weight(call: Request) -> Iterable[Work]:
-    of = Sizes("x", "dz", "dw", *call.shape("dw"), call.shape("x")[0], transpose_a=True)
+    of = Sizes("x", "dz", "dw", *call.matrix("dw"), call.shape("x")[0], transpose_a=True)
     if not is_own(call, of):
         yield product(call, of, "bgradb", call["db"])
         return

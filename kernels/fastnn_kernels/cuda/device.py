@@ -20,11 +20,13 @@ from fastnn_kernels.cuda.compiling import machine_code
 from fastnn_kernels.cuda.kernels import Kernel, unit
 from fastnn_kernels.cuda.lowering import THREADS, Device
 from fastnn_kernels.cuda.runtime import (
+    CudaAbsent,
     CudaError,
     CudaLost,
     CudaOutOfMemory,
     CudaUnavailable,
     Launch,
+    Multiplication,
     Node,
     packed,
 )
@@ -184,10 +186,9 @@ class CupyRuntime:
                     attribute = driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
                     driver.funcSetAttribute(self._functions[node.kernel].ptr, attribute, self.device.shared_bytes)
                     self._raised.add(node.kernel)
-            for node in nodes:
-                if not isinstance(node, Launch) and node.product not in self._plans:
-                    assert self._products is not None
-                    self._plans[node.product] = self._products.plan(node.product)
+            for product in (node.product for node in nodes if isinstance(node, Multiplication)):
+                if product not in self._plans:
+                    self._plans[product] = self._products.plan(product)
 
     def run(self, node: Node, stream: Any) -> None:
         with self._here():
@@ -276,8 +277,8 @@ def check_driver() -> None:
     built = cupy.cuda.runtime.runtimeGetVersion()
     if version // 1000 < built // 1000:
         raise CudaUnavailable(
-            f"the driver supports CUDA {_dotted(version)}, and this CuPy is built for {_dotted(built)}; install a newer driver, "
-            f'or pip uninstall cupy-cuda{built // 1000}x and pip install "fastnn-xp[cuda{version // 1000}]"'
+            f"the driver supports CUDA {_dotted(version)}, and this CuPy is built for {_dotted(built)}; install a newer "
+            f'driver, or pip uninstall cupy-cuda{built // 1000}x and pip install "fastnn-xp[cuda{version // 1000}]"'
         )
 
 
@@ -288,19 +289,21 @@ def driver_version() -> int:
     """
     driver = _driver()
     if driver is None:
-        raise CudaUnavailable("there is no NVIDIA driver here; install one, or use device=\"cpu\"")
+        raise CudaAbsent('there is no NVIDIA driver here; install one, or use device="cpu"')
     status = driver.cuInit(0)
     count, version = ctypes.c_int(), ctypes.c_int()
     status = status or driver.cuDeviceGetCount(ctypes.byref(count)) or driver.cuDriverGetVersion(ctypes.byref(version))
     if status == 100 or (not status and not count.value):  # CUDA_ERROR_NO_DEVICE
-        raise CudaUnavailable('the NVIDIA driver sees no GPU (is CUDA_VISIBLE_DEVICES empty?); use device="cpu"')
+        raise CudaAbsent('the NVIDIA driver sees no GPU (is CUDA_VISIBLE_DEVICES empty?); use device="cpu"')
     if status:
         name = ctypes.c_char_p()
         driver.cuGetErrorName(status, ctypes.byref(name))
         reason = (name.value or b"").decode() or f"error {status}"
         raise CudaUnavailable(f"the NVIDIA driver does not start ({reason}); reboot, or install it anew")
     if version.value < 12000:
-        raise CudaUnavailable(f"the NVIDIA driver supports CUDA {_dotted(version.value)}, and 12.0 is needed; install a newer one")
+        raise CudaUnavailable(
+            f"the NVIDIA driver supports CUDA {_dotted(version.value)}, and 12.0 is needed; install a newer one"
+        )
     return version.value
 
 

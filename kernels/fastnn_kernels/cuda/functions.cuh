@@ -1,6 +1,6 @@
 // Scalar functions: what the elementwise kernels do to an element, and what is fused behind products and into chains.
-// Each is a struct, so that its name can be a template argument. All but `step` and the comparisons pass a NaN of x, a, b or dy
-// on, except where a factor that is 0 by definition stands for it (the backward of relu).
+// Each is a struct, so that its name can be a template argument. NaN is passed on: by all functions of x or of a and b but
+// `step`, comparisons and powers that are 1 whatever the other number; by derivatives where dy is NaN and they are not 0.
 #pragma once
 #include "common.cuh"
 

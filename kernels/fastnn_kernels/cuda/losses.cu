@@ -84,9 +84,12 @@ __device__ __forceinline__ void all_losses(
     Row<F, Lanes, Z> output(z + row * columns, width);
     TargetRow<F, Lanes, T> target(t, row, columns, width);
     F slope = 0;
-    if constexpr (GRADIENT)
+    D* gradient = dz;
+    if constexpr (GRADIENT) {
       if (row >= 0) slope = F(dlosses[row]);
-    F loss = of.template row<Lanes, LOSSES, GRADIENT>(grid, output, target, slope, dz + row * columns, width);
+      gradient += row * columns;
+    }
+    F loss = of.template row<Lanes, LOSSES, GRADIENT>(grid, output, target, slope, gradient, width);
     if constexpr (LOSSES)
       if (row >= 0 && threadIdx.x % Lanes::COUNT == 0) losses[row] = L(loss);
   });

@@ -25,7 +25,7 @@ _FORMS = {"": "loss", "_backward": "loss_backward", "_with_gradient": "loss_with
 )
 def losses(call: Request) -> Iterable[Work]:
     rows, columns = call.matrix("z")
-    lanes = row_lanes(call, rows, columns)
+    lanes = row_lanes(call, rows, columns, arrays=2)
     form = next(form for form in reversed(_FORMS) if call.name.endswith(form))
     yield call.body(
         _FORMS[form], *(call[name] for name in call.operands), rows, columns, *map(float, call.attributes.values()),
@@ -41,9 +41,7 @@ def weighted_mean(call: Request) -> Iterable[Work]:
     else:
         parts = ceil(rows, _PART)
         sums = call.temporary(2 * parts)
-        yield call.body(
-            "weighted_sums", call["losses"], call["weights"], sums, rows, _PART, parts, blocks=parts, shared=_SUMS
-        )
+        yield call.body("weighted_sums", call["losses"], call["weights"], sums, rows, _PART, parts, blocks=parts, shared=_SUMS)
         yield call.body("quotient_of_sums", reading(sums), mean, parts, blocks=1, shared=_SUMS)
 
 
@@ -65,7 +63,7 @@ def weighted_mean_backward(call: Request) -> Iterable[Work]:
 @lowering("is_correct", family="losses")
 def is_correct(call: Request) -> Iterable[Work]:
     rows, columns = call.matrix("z")
-    lanes = row_lanes(call, rows, columns)
+    lanes = row_lanes(call, rows, columns, arrays=2)
     by_column = call.attributes["multilabel"] or columns == 1
     yield call.body(
         "is_correct_by_column" if by_column else "is_correct",

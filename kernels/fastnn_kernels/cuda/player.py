@@ -48,9 +48,7 @@ class Player:
     `capture=False` launches every kernel on its own, for debuggers and sanitizers; the results are the same bits.
     """
 
-    def __init__(
-        self, runtime: Runtime, calls: Sequence[PlacedCall], precision: str = "float32", capture: bool = True
-    ) -> None:
+    def __init__(self, runtime: Runtime, calls: Sequence[PlacedCall], precision: str = "float32", capture: bool = True) -> None:
         self.runtime = runtime
         self.capture = capture
         self.calls: list[list[Placed]] = []
@@ -89,13 +87,22 @@ class Player:
 
     def play_calls(self, first: int, count: int, repeats: int, stream: Any) -> None:
         """Give some calls on their own to the stream, one after another."""
-        nodes = [
-            self._node([(placed, 0)]) for works in self.calls[first : first + count] for placed in works
-        ]  # fmt: skip
+        nodes = [self._node([(placed, 0)]) for works in self.calls[first : first + count] for placed in works]
         self.runtime.prepare(nodes)
+        many = LENGTHS[0]
+        if self.capture and repeats >= many * WORTH:
+            graph = self.runtime.captured(nodes * many)
+            for _ in range(repeats // many):
+                self.runtime.launch(graph, stream)
+            repeats %= many
         for _ in range(repeats):
             for node in nodes:
                 self.runtime.run(node, stream)
+
+    def describe(self) -> str:
+        """How the program is played, in a few words: `6.2 nodes a step, 64 steps a graph`."""
+        steps = self.lengths[0]
+        return f"{len(self.nodes(steps)) / steps:.1f} nodes a step, {steps} step{'s' if steps > 1 else ''} a graph"
 
     def nodes(self, steps: int) -> list[Node]:
         """What `steps` steps in a row are: kernels and products, in order."""

@@ -40,8 +40,9 @@ __device__ void log_softmax_backward(Grid grid, const D* dy, const Y* y, X* dx, 
   each_row<Lanes>(grid, rows, columns, [&](i64 row, typename Lanes::Index width) {
     Row<F, Lanes, D> slope(dy + row * columns, width);
     Row<F, Lanes, Y> at(y + row * columns, width);
+    auto p = made_row<F, Lanes>(width, [&](auto j) { return exp(at[j]); });
     F sum = row_sum<F, Lanes>(grid, width, [&](auto j) { return slope[j]; });
-    write_row<Lanes>(dx + row * columns, width, [&](auto j) { return slope[j] - exp(at[j]) * sum; });
+    write_row<Lanes>(dx + row * columns, width, [&](auto j) { return slope[j] - p[j] * sum; });
   });
 }
 

@@ -46,7 +46,7 @@ template <class Lanes, class Visit> __device__ __forceinline__ void each_of_row(
       if (j < width) visit(RowElement<Lanes>{k, j});
     }
   } else {
-#pragma unroll 4
+#pragma unroll 2
     for (i64 j = lane; j < width; j += Lanes::COUNT) visit(RowElement<Lanes>{0, j});
   }
 }

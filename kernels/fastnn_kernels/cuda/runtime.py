@@ -26,6 +26,10 @@ class CudaUnavailable(CudaError):
     """There is no GPU that can be used here."""
 
 
+class CudaAbsent(CudaUnavailable):
+    """There is no GPU here, or nothing that drives one: a machine like most."""
+
+
 class CudaOutOfMemory(CudaError):
     """Memory was asked for that the GPU does not have."""
 
@@ -70,7 +74,7 @@ class Launch:
     values: tuple[int | float | bool, ...]
 
 
-_CTYPES = {"i64": ctypes.c_longlong, "float": ctypes.c_float, "double": ctypes.c_double, "bool": ctypes.c_bool}
+_CTYPES: dict[str, Any] = {"i64": ctypes.c_longlong, "float": ctypes.c_float, "double": ctypes.c_double, "bool": ctypes.c_bool}
 
 
 def packed(launch: Launch) -> tuple[Any, list[Any]]:
@@ -93,6 +97,8 @@ Node = Launch | Multiplication
 
 class Runtime(Protocol):
     """One GPU. Streams, graphs and events are opaque; all work is asynchronous but for `synchronize`."""
+
+    def __hash__(self) -> int: ...
 
     @property
     def device(self) -> Device: ...

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastnn_kernels.cuda.lowering import Ahead, Body, Lowered, Product, Work
+from fastnn_kernels.cuda.lowering import Ahead, Body, Lowered, Pointer, Product, Work
 
 SCRATCH = "scratch"
 """The space that the scratch memory of all calls lies in."""
@@ -61,16 +61,14 @@ class Schedule:
 
 def place(lowered: Lowered, places: Sequence[Place], scratch: int) -> list[Placed]:
     """The works of a call whose operands lie at `places` and whose scratch memory begins `scratch` bytes into its space."""
-    found = []
-    for work in lowered.works:
-        where = tuple(
-            Place(SCRATCH, scratch + pointer.offset)
-            if pointer.operand < 0
-            else Place(places[pointer.operand].space, places[pointer.operand].offset + pointer.offset, places[pointer.operand].open)
-            for pointer in work.pointers
-        )
-        found.append(Placed(work, where))
-    return found
+
+    def where(pointer: Pointer) -> Place:
+        if pointer.operand < 0:
+            return Place(SCRATCH, scratch + pointer.offset)
+        operand = places[pointer.operand]
+        return Place(operand.space, operand.offset + pointer.offset, operand.open)
+
+    return [Placed(work, tuple(where(pointer) for pointer in work.pointers)) for work in lowered.works]
 
 
 def depend(a: Placed, b: Placed) -> bool:

@@ -56,20 +56,35 @@ __device__ __forceinline__ void fetch(
   }
 }
 
+// `fetch` for the inputs from the I-th on. Their numbers are constants, so that `values` and `axes` stay in registers.
+template <int I, class V, int N, int M, int R, class X, class... More>
+__device__ __forceinline__ void fetch_all(
+    V (&values)[M][N], const Axes<M, R>& axes, i64 first, int count, bool together, bool aligned, const X* x,
+    const More*... more) {
+  fetch(values[I], x, I, axes, first, count, together, aligned);
+  if constexpr (I + 1 < M) fetch_all<I + 1>(values, axes, first, count, together, aligned, more...);
+}
+
+// Whether those of the inputs from the I-th on that are read in packs of N begin at a boundary of such.
+template <int I, int N, int M, int R, class X, class... More>
+__device__ __forceinline__ bool all_aligned(const Axes<M, R>& axes, const X* x, const More*... more) {
+  bool aligned = axes.step(I) != 1 || is_aligned(x, sizeof(Pack<X, N>));
+  if constexpr (I + 1 < M) aligned = aligned && all_aligned<I + 1, N>(axes, more...);
+  return aligned;
+}
+
 // y = op(x...), element by element, computed in V; y lies in one stretch of `size` elements. Each thread takes 16 bytes of the
 // widest operand at a time. y may be one of the inputs that are not broadcast.
 template <class V, class Op, int R, class Y, class... X>
-__device__ __forceinline__ void elementwise(Grid grid, Op op, const Axes<sizeof...(X), R>& axes, i64 size, Y* y, const X*... x) {
+__device__ __forceinline__ void elementwise(
+    Grid grid, Op op, const Axes<sizeof...(X), R>& axes, i64 size, Y* y, const X*... x) {
   constexpr int M = sizeof...(X), N = 16 / widest<Y, X...>();
   bool together = R == 1 || axes.table[0][0] % N == 0;
-  bool aligned = is_aligned(y, sizeof(Pack<Y, N>));
-  int input = 0;
-  ((aligned = aligned && (axes.step(input++) != 1 || is_aligned(x, sizeof(Pack<X, N>)))), ...);
+  bool aligned = is_aligned(y, sizeof(Pack<Y, N>)) && all_aligned<0, N>(axes, x...);
   for (i64 first = first_of(grid) * N; first < size; first += stride_of(grid) * N) {
     int count = size - first < N ? int(size - first) : N;
     V values[M][N];
-    int m = 0;
-    ((fetch(values[m], x, m, axes, first, count, together, aligned), m++), ...);
+    fetch_all<0>(values, axes, first, count, together, aligned, x...);
     Pack<Y, N> pack;
 #pragma unroll
     for (int k = 0; k < N; k++) {

@@ -1,0 +1,115 @@
+"""Batch normalisation: one body up to so many rows that a block reads a tile of columns in a few microseconds, else two.
+
+How columns and rows are cut follows from the shape and the dtype alone; the memory of the GPU decides only how many rows are
+kept in it and how many are read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fastnn_kernels.cuda.lowering import THREADS, WARPS, Pointer, Request, Work, ceil, lowering, reading
+
+_SUMS = 2 * WARPS * 32 * 8
+"""Bytes of shared memory for sums over a column: NORM_SHARED of batch_norm.cu."""
+
+_TILES = ((128 * 32, 32, 1600), (128 * 16, 16, 3200), (0, 8, 4096))
+"""(columns, width, rows): from so many columns on, tiles of this width fill a GPU; up to so many rows one block has a tile."""
+
+_WIDE = 32
+"""Width of a tile where rows are spread over blocks as well."""
+
+_CHUNK = 32 * 1024
+"""Bytes that a block keeps of the rows whose moments it takes, where rows are spread over blocks."""
+
+
+def _tile(rows: int, columns: int) -> int | None:
+    """Width of the tiles that one block each has all rows of; None where rows are spread over blocks."""
+    width, most = next((width, most) for least, width, most in _TILES if columns >= least)
+    return width if rows <= most else None
+
+
+def _parts(rows: int, columns: int) -> tuple[int, int]:
+    """Rows of a part in the first stage (at most 64 parts, whose sums every block of the second reads) and in the second."""
+    tiles = ceil(columns, _WIDE)
+    length = max(512, ceil(rows, 64), ceil(rows * tiles, 512))
+    return ceil(length, 256) * 256, max(64, ceil(rows * tiles, 1024))
+
+
+def _kept(call: Request, rows: int, width: int, arrays: int) -> int:
+    """Rows of each of so many arrays that a thread can keep in shared memory."""
+    size = 8 if call.F == "double" else 4
+    return min(ceil(rows, THREADS // width), (call.device.shared_bytes - _SUMS) // (arrays * THREADS * size))
+
+
+@lowering("batch_norm", family="batch_norm")
+def batch_norm(call: Request) -> Iterable[Work]:
+    rows, columns = call.shape("x")
+    momentum, epsilon = (float(call.attributes[name]) for name in ("momentum", "epsilon"))
+    operands = [call[name] for name in call.operands]
+    numbers = (momentum, 1.0 - momentum, epsilon, 0.0)
+    size = 8 if call.F == "double" else 4
+    width = _tile(rows, columns)
+    if width:
+        kept = _kept(call, rows, width, 1)
+        yield call.body(
+            "batch_norm", *operands, rows, columns, kept, *numbers, blocks=ceil(columns, width),
+            shared=_SUMS + kept * THREADS * size, template=("none_function", str(width)),
+        )  # fmt: skip
+        return
+    length, share = _parts(rows, columns)
+    means, squares = _temporaries(call, rows, columns, length)
+    tiles = ceil(columns, _WIDE)
+    yield call.body(
+        "batch_norm_moments", call["x"], means, squares, rows, columns, length, _CHUNK // (THREADS * size),
+        blocks=tiles * ceil(rows, length), shared=_SUMS + _CHUNK, template=(str(_WIDE),),
+    )  # fmt: skip
+    yield call.body(
+        "batch_norm_apply", *operands, reading(means), reading(squares), rows, columns, length, share, *numbers,
+        blocks=tiles * ceil(rows, share), shared=_SUMS, template=("none_function", str(_WIDE)),
+    )  # fmt: skip
+
+
+@lowering("batch_norm_inference", family="batch_norm")
+def batch_norm_inference(call: Request) -> Iterable[Work]:
+    rows, columns = call.shape("x")
+    _, share = _parts(rows, columns)
+    yield call.body(
+        "batch_norm_inference", *(call[name] for name in call.operands), rows, columns, share,
+        float(call.attributes["epsilon"]), 0.0,
+        blocks=ceil(columns, _WIDE) * ceil(rows, share), template=("none_function", str(_WIDE)),
+    )  # fmt: skip
+
+
+@lowering("batch_norm_backward", family="batch_norm")
+def batch_norm_backward(call: Request) -> Iterable[Work]:
+    rows, columns = call.shape("x")
+    dy, x, gamma, mean, inverse_deviation, *written = (call[name] for name in call.operands)
+    at = x  # what the derivative of an activation would be taken at; `none_function` does not look at it
+    width = _tile(rows, columns)
+    if width:
+        kept = _kept(call, rows, width, 2)
+        yield call.body(
+            "batch_norm_backward", dy, x, gamma, mean, inverse_deviation, at, *written, rows, columns, kept, 0.0,
+            blocks=ceil(columns, width), shared=_SUMS + 2 * kept * THREADS * (8 if call.F == "double" else 4),
+            template=("none_function", str(width)),
+        )  # fmt: skip
+        return
+    length, share = _parts(rows, columns)
+    sums, products = _temporaries(call, rows, columns, length)
+    tiles = ceil(columns, _WIDE)
+    yield call.body(
+        "batch_norm_backward_sums", dy, x, mean, at, sums, products, rows, columns, length, 0.0,
+        blocks=tiles * ceil(rows, length), shared=_SUMS, template=("none_function", str(_WIDE)),
+    )  # fmt: skip
+    yield call.body(
+        "batch_norm_backward_apply", dy, x, gamma, mean, inverse_deviation, at, *written, reading(sums), reading(products),
+        rows, columns, length, share, 0.0,
+        blocks=tiles * ceil(rows, share), shared=_SUMS, template=("none_function", str(_WIDE)),
+    )  # fmt: skip
+
+
+def _temporaries(call: Request, rows: int, columns: int, length: int) -> tuple[Pointer, Pointer]:
+    """Two float64 arrays (parts, columns)."""
+    elements = ceil(rows, length) * columns
+    return call.temporary(elements, "double"), call.temporary(elements, "double")
