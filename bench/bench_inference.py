@@ -1,6 +1,7 @@
 """Inference: the throughput of `predict` and `predict_proba` for many rows, and the latency of a single one.
 
-Outputs are checked against a forward pass in float64, written here from the weights.
+Outputs are checked against a forward pass in float64, written here from the weights. On a GPU the inputs
+lie there, the outputs are read back, and events time the call.
 """
 
 from __future__ import annotations
@@ -12,18 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 from laws import assert_close
-from measuring import note, require
+from measuring import DeviceTime, note, require
 from scipy.special import expit, softmax
 
 import fastnn
-from fastnn import steps
-from fastnn.benchmarks.grid import DEVICES, NETWORKS, Cell, make_task
+from fastnn import arrays, engines, steps
+from fastnn.benchmarks.grid import NETWORKS, Cell, make_task
 from fastnn.benchmarks.peers.ours import Fastnn
-from fastnn.engines import Instance, cores
-from fastnn.model import PREDICT_ROWS
+from fastnn.engines import CPU, Engine, cores
 
-BATCHES = (1, 32, PREDICT_ROWS, 8 * PREDICT_ROWS)
-"""A single row, a small batch, one that is played at once, and one that is played in eight blocks."""
+BATCHES = (1, 32, CPU.block_rows, 8 * CPU.block_rows)
+"""A single row, a small batch, one that the CPU plays at once, and one that it plays in eight blocks."""
 TRAINED_ROWS = 256
 TOLERANCE = 2e-5
 """Of probabilities: what rounding in float32 may leave after sums over 1024 inputs in five layers."""
@@ -37,9 +37,9 @@ ACTIVATIONS: dict[str | None, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @functools.cache
-def trained(network: str) -> fastnn.Sequential:
+def trained(network: str, device: str) -> fastnn.Sequential:
     """After a few steps, so that running means are not 0, and with what outputs mean."""
-    contestant = Fastnn(make_task(Cell(network, 32), cores()))
+    contestant = Fastnn(make_task(Cell(network, 32, device), cores()))
     contestant.fit(order=lambda epoch: np.arange(TRAINED_ROWS))
     return contestant.model
 
@@ -69,26 +69,47 @@ def check_classes(classes: np.ndarray, probabilities: np.ndarray) -> None:
     assert (chosen >= probabilities.max(axis=1) - TOLERANCE).all()
 
 
-@pytest.mark.benchmark(max_time=0.2, min_rounds=5)
-@pytest.mark.parametrize("rows", BATCHES, ids=lambda rows: "single-row" if rows == 1 else f"{rows}-rows")
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("method", ["predict", "predict_proba"])
-@pytest.mark.parametrize("device", [pytest.param(d, marks=[pytest.mark.gpu] * (d == "cuda")) for d in DEVICES])
-def test_inference(benchmark: Any, device: str, method: str, network: str, rows: int) -> None:
-    require(device)
+def run(benchmark: Any, engine: Engine, device: str, method: str, network: str, rows: int) -> None:
+    """Check one method for some rows, and time it."""
     benchmark.group = f"inference: {network}, {rows} rows"
-    model = trained(network)
+    model = trained(network, device)
     X = np.random.default_rng(3).random((rows, NETWORKS[network].sizes[0]), dtype=np.float32)
-    call = getattr(model, method)
-    outputs, expected = call(X), forward(model, X)
+    given = engine.lent(engine.place(X))
+
+    def call() -> np.ndarray:
+        return arrays.to_host(getattr(model, method)(given))
+
+    outputs, expected = call(), forward(model, X)
     if method == "predict":
         check_classes(outputs, expected)
     else:
         assert_close(outputs, expected, TOLERANCE, f"probabilities of {network}")
-    benchmark(call, X)
-    played = min(rows, PREDICT_ROWS)
-    work = Instance(steps.prediction(model.network), played).work()
+    benchmark(call)
+    played = engine.rows_for(rows)
+    work = engine.instantiate(steps.prediction(model.network), played).work()
     note(
-        benchmark, work, threads=cores(), repeats=rows // played, examples=rows, network=network, batch_size=rows,
-        method=method,
+        benchmark, work, threads=cores(), device=device, repeats=-(-rows // played), examples=rows, network=network,
+        batch_size=rows, method=method,
     )  # fmt: skip
+
+
+def cases(test: Any) -> Any:
+    """Both methods, every network and every number of rows."""
+    for names, values in (("method", ("predict", "predict_proba")), ("network", NETWORKS)):
+        test = pytest.mark.parametrize(names, values)(test)
+    names = ["single-row" if rows == 1 else f"{rows}-rows" for rows in BATCHES]
+    return pytest.mark.parametrize("rows", BATCHES, ids=names)(test)
+
+
+@cases
+@pytest.mark.benchmark(max_time=0.2, min_rounds=5)
+def test_inference(benchmark: Any, method: str, network: str, rows: int) -> None:
+    run(benchmark, engines.CPU, "cpu", method, network, rows)
+
+
+@cases
+@pytest.mark.gpu
+@pytest.mark.benchmark(max_time=0.2, min_rounds=5, timer=DeviceTime())
+def test_inference_on_a_gpu(benchmark: Any, method: str, network: str, rows: int) -> None:
+    require("cuda")
+    run(benchmark, engines.gpu(), "cuda", method, network, rows)

@@ -2,7 +2,8 @@
 
 CPU kernels are timed as training plays them: a program of one call, played `repeats` times by compiled code in one timed call.
 How often is decided by the contract's operations and bytes alone, so that two runs time the same work.
-NumPy functions are called from Python, with BLAS on one thread.
+NumPy functions are called from Python, with BLAS on one thread. On a GPU the same programs are captured as graphs and timed by
+events, on data that lie there.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 from cases import CASES, Case
 from laws import EPSILON, assert_close, wide
-from measuring import Work, note, require
+from measuring import DeviceTime, Work, note, require
 from threadpoolctl import threadpool_limits
 
 import fastnn_kernels.numpy as numpy_set
-from fastnn.engines import Instance, cores
+from fastnn import engines
+from fastnn.engines import Engine, Instance, cores
 from fastnn.program.trace import Call, Trace
 from fastnn_kernels.contract import KERNELS, Operand
 
@@ -79,15 +81,20 @@ def check_finite(case: Case, arrays: list[np.ndarray]) -> None:
         assert operand not in KERNELS[case.kernel].updated or np.isfinite(array).all(), f"{operand} is no longer finite"
 
 
-def one_call(case: Case, arrays: list[np.ndarray], threads: int) -> Instance:
-    """A program of one call on these arrays."""
+def one_call(case: Case, arrays: list[Any], threads: int, engine: Engine = engines.CPU) -> Instance:
+    """A program of one call on these arrays of the engine."""
     trace = Trace()
     names = KERNELS[case.kernel].operands
     symbols = [trace.input(name, array.shape, array.dtype) for name, array in zip(names, arrays, strict=True)]
     trace.calls.append(Call(case.kernel, tuple(symbols), case.attributes))
-    instance = Instance(trace.program({}), 0, "cpu", threads)
+    instance = engine.instantiate(trace.program({}), 0, threads)
     instance.bind(**dict(zip(names, arrays, strict=True)))
     return instance
+
+
+def repeats_of(work: Work) -> int:
+    """Plays in one timed call."""
+    return max(1, round(TIMED / max(guess(work), TIMED / MOST_REPEATS)))
 
 
 @quickly
@@ -99,7 +106,7 @@ def test_cpu(benchmark: Any, case: Case, precision: str, threads: int) -> None:
     before = [array.copy() for array in arrays]
     instance.play()
     check(case, precision, before, arrays)
-    repeats = max(1, round(TIMED / max(guess(work), TIMED / MOST_REPEATS)))
+    repeats = repeats_of(work)
     benchmark(instance.play, repeats)
     check_finite(case, arrays)
     note(
@@ -127,6 +134,21 @@ def test_numpy(benchmark: Any, case: Case, precision: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_cuda(kernel: str) -> None:
+@pytest.mark.benchmark(max_time=0.1, min_rounds=5, timer=DeviceTime())
+@pytest.mark.parametrize(("case", "precision"), on_numpy())
+def test_cuda(benchmark: Any, case: Case, precision: str) -> None:
     require("cuda")
+    benchmark.group = f"cuda: {case.kernel}"
+    engine = engines.gpu()
+    before, work = case.arrays(precision), work_of(case, precision)
+    arrays = [engine.place(array) for array in before]
+    instance = one_call(case, arrays, 1, engine)
+    instance.play()
+    check(case, precision, before, engine.read(*arrays))
+    repeats = repeats_of(work)
+    benchmark(instance.play, repeats)
+    check_finite(case, engine.read(*arrays))
+    note(
+        benchmark, work, threads=1, device="cuda", precision=precision, repeats=repeats, examples=repeats * case.examples,
+        kernel=case.kernel,
+    )  # fmt: skip

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 import fastnn
-from fastnn.benchmarks.environment import commit, gpu, versions
+from fastnn import engines
+from fastnn.benchmarks.environment import commit, versions
 from fastnn.benchmarks.grid import DEVICES, NETWORKS, Cell, cells, check_order, make_task
 from fastnn.benchmarks.peers.ours import Fastnn
 from fastnn.benchmarks.runner import disagreement
+from fastnn.errors import DeviceError
 from fastnn.program.explain import measure_limits
 
 Work = Sequence[tuple[int, int]]
@@ -21,8 +23,27 @@ Work = Sequence[tuple[int, int]]
 
 def require(device: str) -> None:
     """Skip the bench where there is no such device."""
-    if device == "cuda":
-        pytest.skip("no GPU here" if gpu() is None else "no CUDA kernels in this version")
+    try:
+        engines.choose(device)
+    except DeviceError as error:
+        pytest.skip(f"no GPU here: {error}")
+
+
+class DeviceTime:
+    """A timer for benches: seconds of the first GPU between events, each recorded after the work that was given so far."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.last: Any = None
+
+    def __call__(self) -> float:
+        runtime = engines.gpu().runtime
+        now = runtime.event()
+        runtime.record(now, runtime.stream)
+        if self.last is not None:  # times since the one before, since an event's single precision is of the whole interval
+            self.seconds += runtime.elapsed(self.last, now)
+        self.last = now
+        return self.seconds
 
 
 def work_of_epoch(model: fastnn.Sequential, rows: int, batch_size: int, **settings: Any) -> Work:
@@ -69,7 +90,7 @@ def note(
 
     One timed call does `work` `repeats` times and handles `examples` examples (0: the bench has none), on at most `threads`
     threads.
-    `roofline_share` is the least time that the work takes at this machine's rates, measured once a session for each
+    `roofline_share` is the least time that the work takes at the device's rates, measured once a session for each
     number of threads and precision, divided by the median. It and `examples_per_second` are there where something was
     timed.
     """
@@ -80,17 +101,18 @@ def note(
     )  # fmt: skip
     if benchmark.enabled:
         median = benchmark.stats.stats.median
-        least = sum(least_seconds(threads, precision, *each) for each in work)
+        least = sum(least_seconds(device, threads, precision, *each) for each in work)
         information["roofline_share"] = repeats * least / median
         if examples:
             information["examples_per_second"] = examples / median
 
 
 @functools.cache
-def least_seconds(threads: int, precision: str, operations: int, moved: int) -> float:
+def least_seconds(device: str, threads: int, precision: str, operations: int, moved: int) -> float:
     """Of one call: what is possible with one thread is possible with several, even while others use the cores."""
     kind = "float64" if precision == "float64" else "float32"
-    return min(measure_limits(count, kind).seconds(operations, moved) for count in {1, threads})
+    engine = engines.gpu() if device == "cuda" else engines.CPU
+    return min(measure_limits(count, kind, engine).seconds(operations, moved) for count in {1, threads})
 
 
 @functools.cache

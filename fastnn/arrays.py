@@ -65,7 +65,7 @@ def to_host(x: Any) -> np.ndarray:
 
 
 def to_device(x: Any, like: Any) -> Any:
-    """The array `x`, of the host or of the GPU of `like`, in the namespace of `like`; as it is where that is NumPy's or none."""
+    """The array `x`, of the host or of the GPU of `like`, in the namespace of `like`; as it is where that is NumPy or none."""
     if isinstance(like, np.ndarray) or kind(like) == "cupy" == kind(x):
         return x
     import array_api_compat

@@ -62,26 +62,17 @@ def _compute(
 ) -> list[np.ndarray]:
     from fastnn import engines
 
-    if kind(reads[0]) == "cupy":
-        return _compute_on_gpu(kernel, reads, outputs, attributes)
-    made: list[np.ndarray] = [np.empty(concrete(shape, 0), dtype) for shape, dtype in outputs]
-    inputs = len(KERNELS[kernel].inputs)
-    arrays = [np.ascontiguousarray(x).reshape(x.shape) for x in reads[:inputs]]
-    engines.compute(kernel, [*arrays, *reads[inputs:], *made], attributes)
-    return made
-
-
-def _compute_on_gpu(
-    kernel: str, reads: Sequence[Any], outputs: Sequence[tuple[Shape, Any]], attributes: Mapping[str, Any]
-) -> list[Any]:
-    from fastnn import engines
-
     with engines.translated():
         engine = engines.of(reads[0])
-        placed = [engine.place(x) for x in reads]
-        made = [engine.empty(concrete(shape, 0), dtype) for shape, dtype in outputs]
-        engine.compute(kernel, [*placed, *made], attributes)  # type: ignore[attr-defined]
+        inputs = len(KERNELS[kernel].inputs)
+        arrays = [engine.place(x) for x in (*map(_contiguous, reads[:inputs]), *reads[inputs:])]
+        made = [engine.outputs(reads[0], concrete(shape, 0), dtype) for shape, dtype in outputs]
+        engine.compute(kernel, [*arrays, *made], attributes)
         return [engine.lent(array) for array in made]
+
+
+def _contiguous(x: Any) -> Any:
+    return np.ascontiguousarray(x).reshape(x.shape) if isinstance(x, np.ndarray) else x
 
 
 def _family(name: str, *arguments: Any) -> str:

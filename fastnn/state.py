@@ -12,8 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from fastnn import arrays
 from fastnn.engines import Engine
 from fastnn.engines.host import HostEngine
+
+Progress = tuple[int, ...]
+"""How far a training is with some values of the arrays: counts that belong to them."""
 
 
 class State:
@@ -21,6 +25,8 @@ class State:
 
     def __init__(self, **arrays: np.ndarray) -> None:
         self._host = arrays
+        self._progress: Progress | None = None  # of the latest values
+        self._fetched: Progress | None = None  # of those on the host
         self._remote: dict[str, Any] = {}
         self._engine: Engine | None = None
         self._ahead = False  # the device holds newer values than the host
@@ -51,7 +57,7 @@ class State:
                 names = list(self._remote)
                 for name, values in zip(names, self._engine.read(*self._remote.values()), strict=True):
                     np.copyto(self._host[name], values)
-                self._ahead = False
+                self._ahead, self._fetched = False, self._progress
             return self._host
 
     def host(self) -> dict[str, np.ndarray]:
@@ -77,11 +83,22 @@ class State:
             self._behind = False
             return dict(self._remote)
 
-    def changed(self, engine: Engine) -> None:
-        """What `on` returned for this engine holds newer values now."""
+    def begin(self, engine: Engine, progress: Progress) -> None:
+        """A training goes on from the latest values, which the host gets as well, on `engine`."""
+        with self._lock:
+            self.read()
+            self.on(engine)
+            self._fetched = progress
+            self.changed(engine, progress)
+
+    def changed(self, engine: Engine, progress: Progress | None = None) -> None:
+        """What `on` returned for this engine holds newer values now; `progress` belongs to them."""
         with self._lock:
             remote = not isinstance(engine, HostEngine)
             self._ahead, self._behind = remote, not remote
+            self._progress = progress
+            if not remote:
+                self._fetched = progress
 
     def copies(self) -> dict[str, Any]:
         """A copy of every array, where the latest values are."""
@@ -95,24 +112,29 @@ class State:
                 self._engine.copy(made[name], array)
             return made
 
-    def restore(self, copies: Mapping[str, Any]) -> None:
-        """Put what `copies` returned back; arrays that were made since then stay as they are."""
+    def restore(self, copies: Mapping[str, Any], progress: Progress | None = None) -> None:
+        """Put what `copies` returned back, with what belongs to it; arrays that were made since then stay as they are."""
         with self._lock:
-            if all(isinstance(values, np.ndarray) for values in copies.values()):
-                target = self.host()
+            engine = self._engine
+            places = {f"cuda:{arrays.ordinal(values)}" for values in copies.values()}
+            if engine is not None and places == {engine.name}:
+                self.on(engine)
                 for name, values in copies.items():
-                    np.copyto(target[name], values)
+                    engine.copy(self._remote[name], values)
+                self.changed(engine, progress)
                 return
-            assert self._engine is not None
-            self.on(self._engine)
-            for name, values in copies.items():
-                self._engine.copy(self._remote[name], values)
-            self._ahead, self._behind = True, False
+            given = {name: values if isinstance(values, np.ndarray) else values.read() for name, values in copies.items()}
+            target = self.host()
+            for name, values in given.items():
+                np.copyto(target[name], values)
+            self._progress = self._fetched = progress
 
-    def lose(self) -> None:
-        """Go on with what the host holds: the device is lost."""
+    def lose(self) -> Progress | None:
+        """Go on with what the host holds: the device is lost. Returns the progress that belongs to it, None for the latest."""
         with self._lock:
-            self._remote, self._engine, self._ahead, self._behind = {}, None, False, True
+            lost, self._ahead = self._ahead, False
+            self._remote, self._engine, self._behind = {}, None, True
+            return self._fetched if lost else None
 
     def __getstate__(self) -> dict[str, np.ndarray]:
         return dict(self.read())

@@ -17,6 +17,7 @@ from fastnn.layers import Layer
 from fastnn.losses import Loss, mean_loss
 from fastnn.program.differentiate import gradients, place
 from fastnn.program.fuse import fuse
+from fastnn.program.narrow import narrow
 from fastnn.program.trace import B, N, Program, Symbol, Trace
 from fastnn_kernels.contract import UPDATES
 
@@ -124,8 +125,12 @@ def training(
     attributes: Mapping[str, Any],
     penalized: bool,
     fused: bool = True,
+    narrowed: bool = False,
 ) -> Program:
-    """One step: mini-batch, forward pass, loss, gradients, update, what is written down, and the control block moved on."""
+    """One step: mini-batch, forward pass, loss, gradients, update, what is written down, and the control block moved on.
+
+    `narrowed`: with bfloat16 products, see `fastnn.program.narrow`.
+    """
     trace = Trace(network.dtype)
     control, x, targets, weights = _batch(trace, network, data)
     step = control.view((), CONTROL["step"], "step")
@@ -154,7 +159,8 @@ def training(
     ops.update(update, arena, state, gradient, norm, scalars, index, starts, penalties, attributes)
     trace.record("advance", (control,), [], {"rows": B})
     program = trace.program({})
-    return fuse(program) if fused else program
+    program = fuse(program) if fused else program
+    return narrow(program) if narrowed else program
 
 
 def _batch(trace: Trace, network: Network, data: Data) -> tuple[Symbol, Symbol, Symbol, Symbol | None]:

@@ -87,7 +87,9 @@ def fit(
     memory is then read shard by shard.
     `device`: "cpu", "cuda", "cuda:1", ..., or "auto", which takes a GPU where there is one (that of X where X lies on one).
     Data that the GPU has no room for is streamed to it, with the same results. `precision`: of matrix products on a GPU,
-    "float32" or "tf32" (10 bits of mantissa for the factors, sums in float32).
+    "float32", "tf32" (factors with 10 bits of mantissa, sums in float32) or "bf16" (factors with 7 bits, and what products hand
+    to each other is stored so; weights, the optimizer's state, logits and losses stay float32). Evaluation and prediction
+    multiply in float32 after "bf16".
     `threads` changes no bits; by default it is chosen by the size of the step. `verbose`: 0 nothing, 1 progress.
 
     history: "loss" (data loss at visit time, weighted by examples), "penalty" beside it where l1 or l2 is used, "accuracy" for
@@ -171,8 +173,10 @@ def step_program(
         data = steps.Data(model.dtype.name, model.dtype.name, (outputs,))
     metric = {"threshold": 0.0, "multilabel": False} if chosen.accepts == "classes" else None
     penalized = l1 > 0 or l2 > 0
-    program = steps.training(network, chosen, data, metric, settings.kernel, settings.attributes(), penalized, fused)
     engine = engines.choose(device or model.device, precision)[0]
+    program = steps.training(
+        network, chosen, data, metric, settings.kernel, settings.attributes(), penalized, fused, engine.precision == "bf16"
+    )
     instance = engine.instantiate(program, batch_size, threads)
     given = {
         "X": np.zeros((batch_size, *network.features), model.dtype), "y": y, "order": np.tile(np.arange(batch_size), STEPS),
@@ -216,6 +220,8 @@ class _Run:
         if device == "auto" and not arrays.on_host(X):
             device = f"cuda:{arrays.ordinal(X)}"
         self.engine, self.reason = engines.choose(device, precision)
+        if precision != "float32" and model.dtype != np.float32:
+            raise InputError(f"precision={precision!r} is for models of float32, and this one is of {model.dtype}")
         for name, value in {"batch_size": batch_size, "epochs": epochs}.items():
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < (name == "batch_size"):
                 raise InputError(f"{name}: expected a whole number of at least {int(name == 'batch_size')}, got {value!r}")
@@ -390,6 +396,8 @@ class _Run:
         """Write the control block and the table of the next `count` steps, which belong to `epoch`."""
         model, state, engine = self.model, self.model._optimizer_state, self.engine
         assert state is not None
+        if "shadow" in self.storage:
+            engine.compute("identity", (model._state.on(engine)["parameters"], self.storage["shadow"]), {})
         engine.write(self.storage["control"], (0, self.feed.ready(position), model.counters.step))
         if self.schedule.per == "epoch":
             numbers = np.full(count, epoch * self.steps_per_epoch)
@@ -467,7 +475,7 @@ class _Run:
         )
 
     def _storage_key(self) -> Any:
-        return ("storage", self.engine.name, self.network.size)
+        return ("storage", self.engine.name, self.engine.precision, self.network.size)
 
     def _instance(self, rows: int) -> engines.Instance:
         """The step for a number of rows, with this run's storage bound to it."""
@@ -478,7 +486,7 @@ class _Run:
             def make() -> engines.Instance:
                 program = steps.training(
                     self.network, self.loss, self.examples.data, self.metric, optimizer.kernel, optimizer.attributes(),
-                    self.penalized,
+                    self.penalized, narrowed=self.engine.precision == "bf16",
                 )  # fmt: skip
                 return engines.instantiate(program, rows, self.engine, self.threads)
 
@@ -529,7 +537,7 @@ def _shuffle(n: int, key: tuple[int, int], engine: engines.Engine) -> engines.In
 def _step_storage(network: steps.Network, engine: engines.Engine) -> dict[str, Any]:
     """What a step needs beside data, parameters and state: control block, log, table, gradient, penalties."""
     weights = sum(p.size for p in network.parameters if p.regularized)
-    return {
+    storage = {
         "control": engine.zeros((8,), np.int64, mirrored=True),
         "log": engine.zeros((LOG_ROWS, len(steps.LOG_COLUMNS)), network.dtype, mirrored=True),
         "scalars": engine.zeros((LOG_ROWS, 3), network.dtype, mirrored=True),
@@ -537,6 +545,11 @@ def _step_storage(network: steps.Network, engine: engines.Engine) -> dict[str, A
         "starts": engine.place(np.array([0, weights, network.size], np.int64)),
         "penalties": engine.zeros((2, 3), network.dtype),
     }
+    if engine.precision == "bf16":
+        import ml_dtypes
+
+        storage["shadow"] = engine.empty((network.size,), ml_dtypes.bfloat16)
+    return storage
 
 
 def _penalties(network: steps.Network, l2: float, l1: float, optimizer: Optimizer) -> np.ndarray:

@@ -1,13 +1,15 @@
 """The one helper of the kernel tests: run a kernel in the NumPy definition and in the other sets, compare everything.
 
 The definition runs in float64 on the same (upcast) operands. The CPU set runs as 1, 2 and 3 parts; what they leave must
-be equal bit for bit. The CUDA set runs on the host (`cuda_on_host`), with the blocks it asks for and with one block.
+be equal bit for bit. The CUDA set runs on a GPU where there is one, on arrays that begin at a boundary of 256 bytes and on
+others that begin one element further; else on the host (`cuda_on_host`), with the blocks it asks for and with one block.
 Outputs start as NaN and lie between guards, so that an element left out or written beyond the end is seen; operands that
 are only read must be as they were.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,10 +18,14 @@ import numpy as np
 from cuda_on_host import host
 
 import fastnn_kernels.cpu as cpu_set
-import fastnn_kernels.cuda
+import fastnn_kernels.cuda  # noqa: F401 - declares the lowerings
 import fastnn_kernels.numpy as numpy_set
+from fastnn.engines.cuda import CudaEngine
 from fastnn_kernels.contract import KERNELS
-from fastnn_kernels.cuda.lowering import LOWERINGS
+from fastnn_kernels.cuda import device
+from fastnn_kernels.cuda.arrays import DeviceArray
+from fastnn_kernels.cuda.lowering import ALIGNMENT, LOWERINGS
+from fastnn_kernels.cuda.runtime import CudaUnavailable
 
 AWKWARD = (0, 1, 31, 33, 7, 127)
 FLOATS = ("float32", "float64")
@@ -93,7 +99,9 @@ def check_kernel(
         getattr(numpy_set, name)(*reference, **attributes)
     first: list[np.ndarray] = []
     runs: list[tuple[str, Any]] = [(f"{n} parts", partial(cpu_set.run, name, parts=n)) for n in parts]
-    if name in LOWERINGS and cuda:
+    if name in LOWERINGS and cuda and gpu() is not None:
+        runs += [(f"CUDA, on a GPU, {n} beyond a boundary", partial(run_on_gpu, name, beyond=n)) for n in (0, 1)]
+    elif name in LOWERINGS and cuda:
         runs += [(f"CUDA, {n or 'its'} blocks", partial(host.run, name, blocks=n)) for n in (None, 1)]
     for what, run in runs:
         pairs = [guarded(np.asarray(a, order="C")) for a in [*inputs, *empty_like_outputs(outputs)]]
@@ -112,6 +120,39 @@ def check_kernel(
                 assert array.tobytes() == expected.tobytes(), f"{name}.{operand}: other bits with {what}"
         first = first or written
     return first
+
+
+@functools.cache
+def gpu() -> CudaEngine | None:
+    """The engine of the first GPU, every kernel launched on its own; None where no GPU can be used."""
+    try:
+        return CudaEngine(device.open_device(0), capture=False)
+    except CudaUnavailable:
+        return None
+
+
+def run_on_gpu(name: str, arrays: Sequence[np.ndarray], attributes: Mapping[str, Any], beyond: int = 0) -> None:
+    """Run one call on a GPU, on copies that begin `beyond` elements after a boundary, between guards that are looked at.
+
+    Whatever the call changes is copied back, operands that are only read as well.
+    """
+    engine = gpu()
+    assert engine is not None
+    placed = []
+    for array in arrays:
+        start = ALIGNMENT + beyond * array.itemsize
+        whole = np.full(start + array.nbytes + ALIGNMENT, 0xA5, np.uint8)
+        whole[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        there = engine.place(whole)
+        inner = DeviceArray(engine.runtime, there.owner, there.address + start, array.shape, array.dtype)
+        placed.append((start, whole, there, inner))
+    engine.compute(name, [inner for *_, inner in placed], attributes)
+    found = engine.read(*(there for _, _, there, _ in placed))
+    for (start, whole, *_), after, array in zip(placed, found, arrays, strict=True):
+        end = start + array.nbytes
+        assert (after[:start] == whole[:start]).all(), f"{name}: wrote before an operand on a GPU"
+        assert (after[end:] == whole[end:]).all(), f"{name}: wrote beyond an operand on a GPU"
+        array[...] = after[start:end].view(array.dtype).reshape(array.shape)
 
 
 def check_definition(

@@ -242,7 +242,8 @@ PLANTED: dict[str, tuple[str, list[tuple[str, str]], str]] = {
         "turned", [("F other =", "F kept[31]; kept[lane] = 0; F other = kept[3] +")], "index 31 out of bounds",
     ),
     "signed overflow": (
-        "turned", [("int lane = lane_of_warp();", "int lane = lane_of_warp(); lane += lane * (1 << 27);")], "signed integer overflow",
+        "turned", [("int lane = lane_of_warp();", "int lane = lane_of_warp(); lane += lane * (1 << 27);")],
+        "signed integer overflow",
     ),
     "shifts too far": ("turned", [("mine[lane] =", "mine[(1 << (lane + 1)) & 31] =")], "shift exponent 32"),
     "a misaligned load": ("sums", [("sum += x[", "sum += ((const Pack<F, 2>*)(x + 1))->at[0] + x[")], "misaligned"),

@@ -26,13 +26,14 @@ from fastnn_kernels.cuda.runtime import CudaUnavailable
 
 FAMILIES = sorted({family for family, _ in LOWERINGS.values()})
 PRECISIONS = ("float32", "float64", "bfloat16")
-EVERY_DAY = ((75, "float32"), (90, "float64"))
-"""What is compiled without being asked for: on the oldest architecture, and on the one that is measured on."""
+EVERY_DAY = (75, "float32")
+"""What is compiled without being asked for: what the oldest architecture takes, the others nearly always do."""
 
 REGISTERS = {"float32": 128, "float64": 168, "bfloat16": 128}
 """A thread may have 128 where two blocks of 256 threads are to fit on a multiprocessor."""
-SPILLED = {"float32": 0, "float64": 128, "bfloat16": 0}
-"""Bytes: double division and elementary functions are calls, around which registers are kept on the stack."""
+SPILLED = {"float32": 16, "float64": 128, "bfloat16": 16}
+"""Bytes. The assembler spills a number or two itself where that makes room for another block; double division and elementary
+functions are calls, around which registers are kept on the stack."""
 
 SETUP = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\n"
 
@@ -48,13 +49,13 @@ def nvrtc() -> tuple[int, int]:
         pytest.skip(str(error))
 
 
-def bodies(name: str, precision: str) -> list[Body]:
-    """Of all example calls of a kernel, with and without cuBLASLt."""
+def bodies(name: str, precision: str, *devices: Device) -> list[Body]:
+    """Of all example calls of a kernel, on these devices (else with and without cuBLASLt)."""
     found = {}
     for case in calls.calls(name):
         if precision == "float32" or case.precisions != ("int64",):
             operands = calls.operands(case, precision)
-            for device in (Device(), Device(products=False)):
+            for device in devices or (Device(), Device(products=False)):
                 works = lower(name, operands, case.attributes, device).works
                 found |= {kernel([work]): work for work in works if isinstance(work, Body)}
     return list(found.values())
@@ -95,7 +96,7 @@ def test_every_kernel_is_lowered() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     ("architecture", "precision"),
-    [pytest.param(a, p, marks=() if (a, p) in EVERY_DAY else pytest.mark.slow) for a in ARCHITECTURES for p in PRECISIONS],
+    [pytest.param(a, p, marks=() if (a, p) == EVERY_DAY else pytest.mark.slow) for a in ARCHITECTURES for p in PRECISIONS],
 )
 def test_compiles_for_every_architecture(family, architecture, precision, nvrtc) -> None:
     check(family, precision, needs(unit(kernels(family, precision)), architecture))
@@ -110,10 +111,12 @@ def test_bodies_of_all_families_fit_into_one_kernel(nvrtc) -> None:
 
 
 @needs_cases
-def test_bodies_ask_for_shared_memory_that_every_gpu_has() -> None:
+@pytest.mark.parametrize("kibibytes", [48, 64, 227])
+def test_bodies_ask_for_no_more_shared_memory_than_there_is(kibibytes: int) -> None:
+    device = Device(shared_bytes=kibibytes * 1024, products=False)
     for name in LOWERINGS:
-        for body in bodies(name, "float64"):
-            assert body.shared <= 48 * 1024, body
+        for body in bodies(name, "float64", device):
+            assert body.shared <= device.shared_bytes, body
 
 
 @needs_cases

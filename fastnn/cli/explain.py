@@ -14,8 +14,10 @@ from fastnn.cli.networks import Network, network_options
 @click.argument("data", required=False)
 @click.option("--inputs", type=click.IntRange(1), metavar="I", help="Features of an example, where no DATA is given.")
 @click.option("--outputs", type=click.IntRange(1), metavar="O", help="Outputs of the network, where no DATA is given.")
+@click.option("--device", default="cpu", show_default=True, metavar="NAME", help="auto, cpu, cuda, or cuda:1 for a second GPU.")
+@click.option("--precision", default="float32", show_default=True, metavar="NAME", help="Of products on a GPU: float32, tf32.")
 @network_options
-def explain(data: str | None, inputs: int | None, outputs: int | None, **options: Any) -> None:
+def explain(data: str | None, inputs: int | None, outputs: int | None, device: str, precision: str, **options: Any) -> None:
     """Print the program of one training step: every call with its shapes and costs.
 
     The network is described as for `fastnn train`, for DATA or for --inputs and --outputs.
@@ -40,5 +42,8 @@ def explain(data: str | None, inputs: int | None, outputs: int | None, **options
         classes = outputs
     loss = network.loss_for(classes)
     model = network.build_model(outputs, loss, scale).build(inputs)
-    program = model.program(network.batch_size, loss=loss, optimizer=network.build_optimizer(), l2=network.l2, l1=network.l1)
+    program = model.program(
+        network.batch_size, loss=loss, optimizer=network.build_optimizer(), l2=network.l2, l1=network.l1, device=device,
+        precision=precision,
+    )  # fmt: skip
     click.echo(str(program.explain()))

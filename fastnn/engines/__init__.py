@@ -7,14 +7,13 @@ kernels in a compiled loop on several threads; `cuda` replays CUDA graphs.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from fastnn import arrays
 from fastnn.engines.base import Engine, Instance
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 DEVICES = ("auto", "cpu", "cuda", "numpy")
 """Names of devices; `cuda:1` is the second GPU."""
 
-PRECISIONS = ("float32", "tf32")
+PRECISIONS = ("float32", "tf32", "bf16")
 """Of products of float32 numbers; others than the first on a GPU only."""
 
 
@@ -62,8 +61,15 @@ _unusable: list[str] = []
 _lock = threading.Lock()
 
 
-def gpu(ordinal: int = 0, precision: str = "float32", capture: bool = True) -> CudaEngine:
-    """The engine of a GPU. Raises DeviceError, in one line with the cure, where it cannot be used."""
+def gpu(ordinal: int = 0, precision: str = "float32", capture: bool | None = None) -> CudaEngine:
+    """The engine of a GPU. Raises DeviceError, in one line with the cure, where it cannot be used.
+
+    `capture`: whether programs are replayed as graphs; by default unless `FASTNN_CUDA_CAPTURE` is 0 in the environment, with
+    which debuggers and sanitizers see every kernel on its own. The bits are the same. A model goes on with the programs that
+    it has: set the variable before its first `fit`.
+    """
+    if capture is None:
+        capture = os.environ.get("FASTNN_CUDA_CAPTURE") != "0"
     with _lock:
         found = _cuda.get((ordinal, precision, capture))
         if found is None:
@@ -109,13 +115,6 @@ def named(name: str) -> Engine:
     return choose(name)[0]
 
 
-def compute(kernel: str, operands: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> None:
-    """Run one kernel on NumPy arrays now, with the CPU kernels."""
-    import fastnn_kernels.cpu as cpu
-
-    cpu.run(kernel, operands, attributes)
-
-
 def instantiate(program: Program, rows: int, engine: str | Engine = "cpu", threads: int | None = None) -> Instance:
     """`program` on an engine, given by itself or by name, for `rows` rows."""
     chosen = engine if isinstance(engine, Engine) else named(engine)
@@ -123,6 +122,6 @@ def instantiate(program: Program, rows: int, engine: str | Engine = "cpu", threa
 
 
 __all__ = [
-    "CPU", "DEVICES", "NUMPY", "PRECISIONS", "Engine", "Instance", "check_threads", "choose", "compute", "cores", "gpu",
+    "CPU", "DEVICES", "NUMPY", "PRECISIONS", "Engine", "Instance", "check_threads", "choose", "cores", "gpu",
     "instantiate", "named", "of", "translated",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,10 @@ class Engine(ABC):
         """Copy one array there into another one there."""
 
     @abstractmethod
+    def compute(self, kernel: str, operands: Sequence[Placed], attributes: Mapping[str, Any]) -> None:
+        """Run one kernel of the contract now."""
+
+    @abstractmethod
     def count_nonfinite(self, array: Placed) -> Placed:
         """An array whose sum is the number of elements that are NaN or infinite."""
 
@@ -71,7 +76,7 @@ class Engine(ABC):
 
     @abstractmethod
     def load_rows(self, target: Placed, source: Any, start: int, count: int, scale: float) -> None:
-        """Entries of `source` from `start` on, times `scale`, into the first `count` rows of `target`, which computes in floats.
+        """Entries of `source` from `start` on, times `scale`, into the first `count` rows of `target`.
 
         Raises InputError where one is NaN or infinite.
         """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ BANDWIDTH = 2e11  # bytes a second
 class CudaEngine(Engine):
     """One GPU. Everything is given to one stream, in order; only `read` and `wait` wait for it.
 
+    Programs with bfloat16 products say so themselves (`fastnn.program.narrow`); all others multiply in float32 or TF32.
+
     `capture=False` launches every kernel on its own instead of replaying graphs, for debuggers; the bits are the same.
     """
 
@@ -41,6 +44,7 @@ class CudaEngine(Engine):
 
     def __init__(self, runtime: Runtime, precision: str = "float32", capture: bool = True) -> None:
         self.runtime, self.precision, self.capture = runtime, precision, capture
+        self.products = "tf32" if precision == "tf32" else "float32"
         self.name = f"cuda:{runtime.ordinal}"
         self._numbers: DeviceArray | None = None
 
@@ -72,13 +76,13 @@ class CudaEngine(Engine):
         self.compute("count_nonfinite", (array.view(0, (array.size,)), counts), {})
         return counts
 
-    def compute(self, kernel: str, arrays: Sequence[DeviceArray], attributes: Any) -> None:
-        """Give one kernel to the stream now."""
-        operands = tuple(Operand(array.shape, array.dtype) for array in arrays)
-        player = _single(self.runtime, self.precision, kernel, operands, tuple(sorted(attributes.items())))
-        for index, array in enumerate(arrays):
-            player.bind(str(index), array.address)
-        player.play(1, self.runtime.stream)
+    def compute(self, kernel: str, operands: Sequence[DeviceArray], attributes: Mapping[str, Any]) -> None:
+        told = tuple(Operand(array.shape, array.dtype) for array in operands)
+        with _single_lock:
+            player = _single(self.runtime, self.products, kernel, told, tuple(sorted(attributes.items())))
+            for index, array in enumerate(operands):
+                player.bind(str(index), array.address)
+            player.play(1, self.runtime.stream)
 
     def room(self) -> int:
         return self.runtime.memory()[0]
@@ -130,6 +134,10 @@ class CudaEngine(Engine):
         return CudaInstance(program, rows, self)
 
 
+_single_lock = threading.Lock()
+"""Threads share the players of single calls: held from binding one until it is given to the stream."""
+
+
 @functools.lru_cache(maxsize=256)
 def _single(
     runtime: Runtime, precision: str, kernel: str, operands: tuple[Operand, ...], attributes: tuple[tuple[str, Any], ...]
@@ -156,7 +164,7 @@ class CudaInstance(Instance):
             for call in calls
             if not call.is_view
         ]
-        player = Player(self.engine.runtime, placed, self.engine.precision, capture)
+        player = Player(self.engine.runtime, placed, self.engine.products, capture)
         player.bind(WORKSPACE, self._workspace.address)
         return player
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,16 @@ class HostEngine(Engine):
 
     def copy(self, target: np.ndarray, source: np.ndarray) -> None:
         np.copyto(target, source)
+
+    def compute(self, kernel: str, operands: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> None:
+        if self.name == "numpy":
+            import fastnn_kernels.numpy as definition
+
+            getattr(definition, kernel)(*operands, **attributes)
+        else:
+            import fastnn_kernels.cpu as cpu
+
+            cpu.run(kernel, operands, attributes)
 
     def count_nonfinite(self, array: np.ndarray) -> np.ndarray:
         return np.array([0 if np.isfinite(array).all() else np.count_nonzero(~np.isfinite(array))])

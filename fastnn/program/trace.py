@@ -256,7 +256,11 @@ class Program:
 
         lines = []
         for call in self.calls:
-            made = ", ".join(f"{name(s)} {describe(s.shape)}" for s in (*call.updated, *call.outputs))
+            made = ", ".join(f"{name(s)} {describe(s.shape)}{_kind(s)}" for s in (*call.updated, *call.outputs))
             arguments = [name(s) for s in call.inputs] + [f"{key}={value}" for key, value in call.attributes.items()]
             lines.append(f"{made} = {call.kernel}({', '.join(arguments)})")
         return "\n".join(lines)
+
+
+def _kind(symbol: Symbol) -> str:
+    return " bfloat16" if symbol.dtype.name == "bfloat16" else ""

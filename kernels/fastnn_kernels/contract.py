@@ -13,7 +13,7 @@ elementary function as one; bytes count what is touched of each operand once, of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -40,7 +40,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Kernel:
-    """One row of the table. `partly`: operands of which only as many elements are touched as another operand has."""
+    """One row of the table. `partly`: operands of which only as many elements are touched as another operand has.
+    `optional`: an output that a call may have behind all others, in the `numpy` and `cuda` sets.
+    """
 
     name: str
     inputs: tuple[str, ...]
@@ -49,18 +51,24 @@ class Kernel:
     attributes: tuple[str, ...] = ()
     count: Callable[[Shapes], int] = lambda shapes: 0
     partly: Mapping[str, str] = field(default_factory=dict)
+    optional: str = ""
 
     @property
     def operands(self) -> tuple[str, ...]:
         return self.inputs + self.updated + self.outputs
 
-    def operations(self, operands: tuple[Operand, ...]) -> int:
-        """Floating-point operations of one call."""
-        return self.count({name: operand.shape for name, operand in zip(self.operands, operands, strict=True)})
+    def named(self, operands: Sequence[Operand]) -> dict[str, Operand]:
+        """The operands of a call by name."""
+        names = self.operands if len(operands) == len(self.operands) else (*self.operands, self.optional)
+        return dict(zip(names, operands, strict=True))
 
-    def traffic(self, operands: tuple[Operand, ...]) -> int:
+    def operations(self, operands: Sequence[Operand]) -> int:
+        """Floating-point operations of one call."""
+        return self.count({name: operand.shape for name, operand in self.named(operands).items()})
+
+    def traffic(self, operands: Sequence[Operand]) -> int:
         """Bytes that one call must move at least: every operand once, updated ones there and back."""
-        given = dict(zip(self.operands, operands, strict=True))
+        given = self.named(operands)
         total = 0
         for name, operand in given.items():
             elements = given[self.partly.get(name, name)].size
@@ -108,11 +116,13 @@ def _declare(
     updated: str = "",
     attributes: str = "",
     count: Callable[[Shapes], int] = lambda shapes: 0,
+    optional: str = "",
     **partly: str,
 ) -> None:
     KERNELS[name] = Kernel(
-        name, tuple(inputs.split()), tuple(outputs.split()), tuple(updated.split()), tuple(attributes.split()), count, partly
-    )
+        name, tuple(inputs.split()), tuple(outputs.split()), tuple(updated.split()), tuple(attributes.split()), count, partly,
+        optional,
+    )  # fmt: skip
 
 
 def _matmul_operations(shapes: Shapes) -> int:
@@ -226,6 +236,7 @@ _declare("shuffle", "epoch", "order", attributes="key")
 #   rmsprop            s = beta * s + (1 - beta) * g^2;  w -= rate * g / (sqrt(s) + epsilon), or / sqrt(s + epsilon)
 #   adam               m = beta1 * m + (1 - beta1) * g; s = beta2 * s + (1 - beta2) * g^2;
 #                      w -= rate * decay * w;  w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon)
+# The optional operand `shadow` (P,) bfloat16 becomes a copy of the new parameters.
 # Every update writes w after w -= rate * decay * w with the old w, decay being the third column of penalties.
 _ATTRIBUTES = {
     "sgd": "", "momentum": "beta", "nesterov": "beta", "averaged_momentum": "beta",
@@ -235,6 +246,7 @@ for _name, _slots in UPDATES.items():
     _declare(
         _name, "gradient norm scalars index starts penalties", "", updated=" ".join(("parameters", *_slots)),
         attributes=f"clip_value clip_norm {_ATTRIBUTES[_name]}", count=_each("gradient", 4 + 5 * len(_slots)),
+        optional="shadow",
     )  # fmt: skip
 # Partial sums over blocks of SUM_BLOCK elements, one a block: of min(max(x, -clip), clip)^2 (clip 0: of x^2);
 # and of l2/2 * w^2 + l1 * |w| (segments as above; blocks run over the arena, not over the segment).

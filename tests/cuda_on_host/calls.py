@@ -116,8 +116,11 @@ def precisions(case: Any) -> tuple[str, ...]:
     return case.precisions if case.precisions == ("int64",) else ("float32", "float64")
 
 
-WIDE = {"parameters", *(state for states in UPDATES.values() for state in states), "norm", "scalars", "penalties", "partial"}
-"""Operands that are never kept in 16 bits."""
+WIDE = {
+    "parameters", *(state for states in UPDATES.values() for state in states), "norm", "scalars", "penalties", "partial",
+    "gamma", "beta", "running_mean", "running_variance", "mean", "inverse_deviation", "dgamma", "dbeta",
+}  # fmt: skip
+"""Operands that are never kept in 16 bits: parameters, what is kept for each of them, and statistics."""
 
 
 def operands(case: Any, precision: str) -> list[Operand]:

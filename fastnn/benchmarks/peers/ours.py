@@ -13,23 +13,29 @@ from fastnn.errors import DeviceError
 
 
 class Fastnn(Contestant):
-    """One call of `fit` an epoch."""
+    """One call of `fit` an epoch, on data that lie on the device: on a GPU as CuPy arrays."""
 
     def __init__(self, task: Task, device: str = "") -> None:
         super().__init__(task)
         self.device = device or task.cell.device
+        self.precision = task.cell.precision if self.device == "cuda" else "float32"
+        if self.precision not in fastnn.engines.PRECISIONS:
+            raise Cannot(f"this version of fastnn has no {self.precision}")
         try:
-            fastnn.engines.choose(self.device)
+            engine, _ = fastnn.engines.choose(self.device, self.precision)
         except DeviceError as error:
             raise Cannot(str(error)) from error
+        if self.device == "cuda":
+            _pool().free_all_blocks()  # so that the peak is this task's
+        self.X, self.y = engine.lent(engine.place(task.X)), engine.lent(engine.place(task.y))
         self.loss = "sigmoid_cross_entropy" if task.binary else "softmax_cross_entropy"
         self.optimizer = fastnn.Adam(LEARNING_RATE)
         self.model = build(task)
 
     def fit(self, **options: Any) -> float:
         history = self.model.fit(
-            self.task.X, self.task.y, loss=self.loss, optimizer=self.optimizer, batch_size=self.task.cell.batch_size,
-            epochs=1, device=self.device, verbose=0, **options,
+            self.X, self.y, loss=self.loss, optimizer=self.optimizer, batch_size=self.task.cell.batch_size,
+            epochs=1, device=self.device, precision=self.precision, verbose=0, **options,
         )  # fmt: skip
         return history["loss"][0]
 
@@ -41,7 +47,19 @@ class Fastnn(Contestant):
 
     def work(self) -> list[tuple[int, int]]:
         """Of the calls of the program that `fit` plays, by the kernel table."""
-        return self.model.program(self.task.cell.batch_size, loss=self.loss, optimizer=self.optimizer).instance.work()
+        return self.model.program(
+            self.task.cell.batch_size, loss=self.loss, optimizer=self.optimizer, device=self.device, precision=self.precision
+        ).instance.work()
+
+    def peak_bytes(self) -> int | None:
+        """On a GPU what CuPy's pool holds, which gives nothing back while a task is trained."""
+        return int(_pool().total_bytes()) if self.device == "cuda" else None
+
+
+def _pool() -> Any:
+    import cupy
+
+    return cupy.get_default_memory_pool()
 
 
 def build(task: Task) -> fastnn.Sequential:

@@ -1,13 +1,13 @@
 // Batch normalisation of x (rows, columns) over the rows, with an activation behind it.
 //
-// A block takes a tile of WIDTH columns. Lanes lie over columns, so that neighbours read neighbours, and the threads of a column
-// share its rows. What a thread has read it keeps in shared memory where there is room, for the passes that follow. Sums are
-// taken over eight rows in F, and from there on in double: neither many rows nor a large mean cost precision.
+// A block takes a tile of WIDTH columns. Lanes lie over columns, so that neighbours read neighbours, and the threads of a
+// column share its rows. What a thread has read it keeps in shared memory where there is room, for the passes that follow. Sums
+// are taken over eight rows in F, and from there on in double: neither many rows nor a large mean cost precision.
 #include "functions.cuh"
 
 constexpr int NORM_ROWS = 8;  // rows whose loads a thread has under way, and whose sums are taken in F
 
-// The rows of a tile that belong to this thread: `count` of them, the first one at `start`, `step` elements from one to the next.
+// The rows of a tile that belong to this thread: `count` of them, the first one at `start`, the next one `step` elements on.
 // `there`: whether its column is one of the array; `first`: whether it also writes what belongs to the column.
 template <int WIDTH> struct NormStrip {
   i64 column, start, step, count;
@@ -22,6 +22,7 @@ template <int WIDTH> struct NormStrip {
     count = there && low + row < high ? (high - low - row + BESIDE - 1) / BESIDE : 0;
     first = there && row == 0;
   }
+  __device__ __forceinline__ i64 at(i64 i) const { return start + i * step; }
 };
 
 // Two sums, taken together.
@@ -29,34 +30,66 @@ template <class F> struct NormSums {
   F a, b;
 };
 
-// Sums of visit(i) for i < count, by one thread.
-template <class F, class Visit> __device__ __forceinline__ NormSums<double> sums_of_strip(i64 count, Visit visit) {
-  NormSums<double> total = {0, 0};
-  for (i64 i = 0; i < count; i += NORM_ROWS) {
-    NormSums<F> some = {0, 0};
-#pragma unroll
-    for (int k = 0; k < NORM_ROWS; k++) {
-      NormSums<F> one = i + k < count ? visit(i + k) : NormSums<F>{0, 0};
-      some.a += one.a;
-      some.b += one.b;
-    }
-    total.a += some.a;
-    total.b += some.b;
-  }
-  return total;
-}
+// What read(i) gives for the rows of a thread, i < count, NORM_ROWS of them at a time and all loads before the first use. The
+// first `kept` rows, a multiple of NORM_ROWS, are put into `memory` (kept * THREADS elements) when they are read FIRST, and
+// come from there afterwards.
+template <class V, class Read> struct NormRows {
+  i64 count;
+  V* memory;
+  i64 kept;
+  Read read;
 
-// put(i, get(i)) for i < count, by one thread: the values of NORM_ROWS rows are there before the first of them is put.
-template <class Get, class Put> __device__ __forceinline__ void each_of_strip(i64 count, Get get, Put put) {
-  for (i64 i = 0; i < count; i += NORM_ROWS) {
-    decltype(get(i)) some[NORM_ROWS];
+  template <bool FIRST, class Visit> __device__ __forceinline__ void each_batch(Visit visit) const {
+    for (i64 i = 0; i < count; i += NORM_ROWS) {
+      V some[NORM_ROWS];
+      V* own = memory + i * THREADS + threadIdx.x;
+      if (!FIRST && i < kept) {
 #pragma unroll
-    for (int k = 0; k < NORM_ROWS; k++)
-      if (i + k < count) some[k] = get(i + k);
+        for (int k = 0; k < NORM_ROWS; k++) some[k] = own[k * THREADS];
+      } else {
 #pragma unroll
-    for (int k = 0; k < NORM_ROWS; k++)
-      if (i + k < count) put(i + k, some[k]);
+        for (int k = 0; k < NORM_ROWS; k++) some[k] = read(i + k < count ? i + k : count - 1);
+        if (FIRST && i < kept) {
+#pragma unroll
+          for (int k = 0; k < NORM_ROWS; k++) own[k * THREADS] = some[k];
+        }
+      }
+      visit(i, some);
+    }
   }
+
+  // Sums of get(row), in F over a batch and in double over all.
+  template <class F, bool FIRST, class Get> __device__ __forceinline__ NormSums<double> sums(Get get) const {
+    NormSums<double> total = {0, 0};
+    each_batch<FIRST>([&](i64 i, const V(&some)[NORM_ROWS]) {
+      NormSums<F> of_batch = {0, 0};
+#pragma unroll
+      for (int k = 0; k < NORM_ROWS; k++) {
+        NormSums<F> one = get(some[k]);
+        of_batch.a += i + k < count ? one.a : F(0);
+        of_batch.b += i + k < count ? one.b : F(0);
+      }
+      total.a += of_batch.a;
+      total.b += of_batch.b;
+    });
+    return total;
+  }
+
+  // put(i, row) for every row.
+  template <class Put> __device__ __forceinline__ void each(Put put) const {
+    each_batch<false>([&](i64 i, const V(&some)[NORM_ROWS]) {
+#pragma unroll
+      for (int k = 0; k < NORM_ROWS; k++)
+        if (i + k < count) put(i + k, some[k]);
+    });
+  }
+};
+template <class V, class Read>
+__device__ __forceinline__ NormRows<V, Read> norm_rows(i64 count, char* memory, i64 kept, Read read) {
+  return {count, (V*)memory, kept, read};
+}
+template <class V, class Read> __device__ __forceinline__ NormRows<V, Read> norm_rows(i64 count, Read read) {
+  return {count, nullptr, 0, read};
 }
 
 // Sums over all threads of a column, for each of them; `scratch`: NORM_SHARED bytes, which may be used again after the call.
@@ -80,22 +113,6 @@ template <int WIDTH> __device__ __forceinline__ NormSums<double> sums_of_column(
   return sums;
 }
 
-// What read(i) gives for the i-th row of a thread; the first `kept` are put into shared memory when they are first read.
-template <class F, class Read> struct NormKept {
-  F* memory;
-  i64 kept;
-  Read read;
-  __device__ __forceinline__ F first(i64 i) const {
-    F value = read(i);
-    if (i < kept) memory[i * THREADS + threadIdx.x] = value;
-    return value;
-  }
-  __device__ __forceinline__ F again(i64 i) const { return i < kept ? memory[i * THREADS + threadIdx.x] : read(i); }
-};
-template <class F, class Read> __device__ __forceinline__ NormKept<F, Read> norm_kept(char* memory, i64 kept, Read read) {
-  return {(F*)memory, kept, read};
-}
-
 // Mean of some values and the sum of the squares of their deviations from it.
 struct NormMoments {
   double mean, squares;
@@ -111,13 +128,13 @@ __device__ __forceinline__ NormMoments corrected(double middle, NormSums<double>
   return {middle + left_over, larger(sums.b - sums.a * left_over, 0.0)};
 }
 
-// The moments of a column of which this thread has `count` rows.
-template <class F, int WIDTH, class Kept>
-__device__ __forceinline__ NormMoments moments_of_column(i64 count, double each, const Kept& x, char* scratch) {
-  auto sums = sums_of_column<WIDTH>(sums_of_strip<F>(count, [&](i64 i) { return NormSums<F>{x.first(i), 0}; }), scratch);
+// The moments of a column of which this thread has the rows x.
+template <class F, int WIDTH, class Rows>
+__device__ __forceinline__ NormMoments moments_of_column(const Rows& x, double each, char* scratch) {
+  auto sums = sums_of_column<WIDTH>(x.template sums<F, true>([](F x) { return NormSums<F>{x, 0}; }), scratch);
   F middle = F(sums.a * each);
-  sums = sums_of_column<WIDTH>(sums_of_strip<F>(count, [&](i64 i) {
-    F deviation = x.again(i) - middle;
+  sums = sums_of_column<WIDTH>(x.template sums<F, false>([&](F x) {
+    F deviation = x - middle;
     return NormSums<F>{deviation, deviation * deviation};
   }), scratch);
   return corrected(middle, sums, each);
@@ -168,13 +185,11 @@ template <class F, class P> struct NormColumns {
   }
 };
 
-// y = activation(scale * (x - mean) + beta) for the rows of a thread, get(i) being the i-th of x.
-template <class F, class Activation, int WIDTH, class Y, class Get>
+// y = activation(scale * (x - mean) + beta) for the rows x of a thread.
+template <class F, class Activation, int WIDTH, class Y, class Rows>
 __device__ __forceinline__ void write_normalised(
-    const NormStrip<WIDTH>& strip, Y* y, F mean, F scale, F beta, F alpha, Get get) {
-  each_of_strip(strip.count, get, [&](i64 i, F x) {
-    y[strip.start + i * strip.step] = Y(Activation::forward(scale * (x - mean) + beta, alpha));
-  });
+    const NormStrip<WIDTH>& strip, const Rows& x, Y* y, F mean, F scale, F beta, F alpha) {
+  x.each([&](i64 i, F x) { y[strip.at(i)] = Y(Activation::forward(scale * (x - mean) + beta, alpha)); });
 }
 
 // y = activation(gamma * (x - mean) * inverse_deviation + beta), inverse_deviation = 1 / sqrt(biased variance + epsilon);
@@ -188,11 +203,10 @@ __device__ void batch_norm(
   for (i64 tile = grid.block; tile * WIDTH < columns; tile += grid.blocks) {
     NormStrip<WIDTH> strip(tile, 0, rows, columns);
     F gain = strip.there ? F(gamma[strip.column]) : F(0), shift = strip.there ? F(beta[strip.column]) : F(0);
-    auto values = norm_kept<F>(grid.shared + NORM_SHARED, kept, [&](i64 i) { return F(x[strip.start + i * strip.step]); });
-    NormMoments moments = moments_of_column<F, WIDTH>(strip.count, each, values, grid.shared);
+    auto values = norm_rows<F>(strip.count, grid.shared + NORM_SHARED, kept, [&](i64 i) { return F(x[strip.at(i)]); });
+    NormMoments moments = moments_of_column<F, WIDTH>(values, each, grid.shared);
     F inverse = of.finish(moments, rows, each, strip.column, strip.first);
-    write_normalised<F, Activation>(
-        strip, y, F(moments.mean), gain * inverse, shift, alpha, [&](i64 i) { return values.again(i); });
+    write_normalised<F, Activation>(strip, values, y, F(moments.mean), gain * inverse, shift, alpha);
   }
 }
 
@@ -209,8 +223,8 @@ __device__ void batch_norm_moments(
       i64 high = low + chunk < end ? low + chunk : end;
       double each = norm_share(high - low), share = (high - low) * norm_share(high - start);
       NormStrip<WIDTH> strip(tile, low, high, columns);
-      auto values = norm_kept<F>(grid.shared + NORM_SHARED, kept, [&](i64 i) { return F(x[strip.start + i * strip.step]); });
-      NormMoments more = moments_of_column<F, WIDTH>(strip.count, each, values, grid.shared);
+      auto values = norm_rows<F>(strip.count, grid.shared + NORM_SHARED, kept, [&](i64 i) { return F(x[strip.at(i)]); });
+      NormMoments more = moments_of_column<F, WIDTH>(values, each, grid.shared);
       double apart = more.mean - moments.mean;
       moments.mean += apart * share;
       moments.squares += more.squares + apart * apart * (share * (low - start));
@@ -244,8 +258,8 @@ __device__ void batch_norm_apply(
     });
     NormMoments moments = corrected(middle, sums, each);
     F inverse = of.finish(moments, rows, each, strip.column, strip.first && low == 0);
-    write_normalised<F, Activation>(
-        strip, y, F(moments.mean), gain * inverse, shift, alpha, [&](i64 i) { return F(x[strip.start + i * strip.step]); });
+    auto values = norm_rows<F>(strip.count, [&](i64 i) { return F(x[strip.at(i)]); });
+    write_normalised<F, Activation>(strip, values, y, F(moments.mean), gain * inverse, shift, alpha);
   });
 }
 
@@ -256,39 +270,38 @@ __device__ void batch_norm_inference(
     i64 columns, i64 share, F epsilon, F alpha) {
   each_norm_part<WIDTH>(grid, rows, columns, share, [&](i64 tile, i64, i64 low, i64 high) {
     NormStrip<WIDTH> strip(tile, low, high, columns);
-    if (strip.there)
-      write_normalised<F, Activation>(
-          strip, y, F(running_mean[strip.column]),
-          F(gamma[strip.column]) / sqrt(F(running_variance[strip.column]) + epsilon), F(beta[strip.column]), alpha,
-          [&](i64 i) { return F(x[strip.start + i * strip.step]); });
+    if (!strip.there) return;
+    auto values = norm_rows<F>(strip.count, [&](i64 i) { return F(x[strip.at(i)]); });
+    F scale = F(gamma[strip.column]) / sqrt(F(running_variance[strip.column]) + epsilon);
+    write_normalised<F, Activation>(
+        strip, values, y, F(running_mean[strip.column]), scale, F(beta[strip.column]), alpha);
   });
 }
 
-// dy times the derivative of the activation at its output or input `at`, of the element `index`.
-template <class F, class Activation, class D, class A> struct NormSlope {
-  const D* dy;
-  const A* at;
-  F alpha;
-  __device__ __forceinline__ F operator[](i64 index) const {
-    return Activation::backward(F(dy[index]), F(at[index]), alpha);
-  }
+// What the backward pass reads of a row: dy times the derivative of the activation at its output or input `at`, and x - mean.
+template <class F> struct NormSlope {
+  F dy, deviation;
+  // What it adds to dbeta, and to dgamma before that is divided by the deviation of the column.
+  __device__ __forceinline__ NormSums<F> terms() const { return {dy, dy * deviation}; }
 };
+template <class F, class Activation, class D, class X, class A>
+__device__ __forceinline__ NormSlope<F> norm_slope(const D* dy, const X* x, const A* at, F mean, F alpha, i64 index) {
+  return {Activation::backward(F(dy[index]), F(at[index]), alpha), F(x[index]) - mean};
+}
 
 // Stores dbeta and dgamma where `write`, and dx = scale * (dy - mean of dy - (x - mean) * mean of dy (x - mean) * inverse^2) for
-// the rows of a thread, scale = gamma * inverse. `sums`: of dy and of dy * (x - mean) over the column; get(i): both for row i.
-template <class F, int WIDTH, class P, class E, class Get>
+// the rows of a thread, scale = gamma * inverse. `sums`: of the terms of the whole column.
+template <class F, int WIDTH, class P, class E, class Rows>
 __device__ __forceinline__ void write_norm_gradient(
-    const NormStrip<WIDTH>& strip, NormSums<double> sums, F gamma, F inverse, P* dgamma, P* dbeta, E* dx, double each, bool write,
-    Get get) {
+    const NormStrip<WIDTH>& strip, const Rows& rows, NormSums<double> sums, double each, F gamma, F inverse, E* dx, P* dgamma,
+    P* dbeta, bool write) {
   double product = sums.b * inverse;
   if (write) {
     dbeta[strip.column] = P(F(sums.a));
     dgamma[strip.column] = P(F(product));
   }
   F scale = gamma * inverse, level = F(sums.a * each), tilt = F(product * inverse * each);
-  each_of_strip(strip.count, get, [&](i64 i, NormSums<F> at) {
-    dx[strip.start + i * strip.step] = E(scale * (at.a - level - at.b * tilt));
-  });
+  rows.each([&](i64 i, NormSlope<F> row) { dx[strip.at(i)] = E(scale * (row.dy - level - row.deviation * tilt)); });
 }
 
 // dgamma = sum dy h, dbeta = sum dy, dx = gamma inverse_deviation / rows (rows dy - dbeta - h dgamma), h the normalised input;
@@ -298,24 +311,17 @@ template <class F, class Activation, int WIDTH, class D, class X, class P, class
 __device__ void batch_norm_backward(
     Grid grid, const D* dy, const X* x, const P* gamma, const P* mean, const P* inverse_deviation, const A* at, E* dx,
     P* dgamma, P* dbeta, i64 rows, i64 columns, i64 kept, F alpha) {
-  NormSlope<F, Activation, D, A> slope = {dy, at, alpha};
   double each = norm_share(rows);
-  char* memory = grid.shared + NORM_SHARED;
   for (i64 tile = grid.block; tile * WIDTH < columns; tile += grid.blocks) {
     NormStrip<WIDTH> strip(tile, 0, rows, columns);
     F gain = strip.there ? F(gamma[strip.column]) : F(0), middle = strip.there ? F(mean[strip.column]) : F(0);
     F inverse = strip.there ? F(inverse_deviation[strip.column]) : F(0);
-    auto slopes = norm_kept<F>(memory, kept, [&](i64 i) { return slope[strip.start + i * strip.step]; });
-    auto deviations = norm_kept<F>(memory + kept * THREADS * sizeof(F), kept, [&](i64 i) {
-      return F(x[strip.start + i * strip.step]) - middle;
+    auto slopes = norm_rows<NormSlope<F>>(strip.count, grid.shared + NORM_SHARED, kept, [&](i64 i) {
+      return norm_slope<F, Activation>(dy, x, at, middle, alpha, strip.at(i));
     });
-    auto sums = sums_of_column<WIDTH>(sums_of_strip<F>(strip.count, [&](i64 i) {
-      F dy = slopes.first(i);
-      return NormSums<F>{dy, dy * deviations.first(i)};
-    }), grid.shared);
-    write_norm_gradient<F>(strip, sums, gain, inverse, dgamma, dbeta, dx, each, strip.first, [&](i64 i) {
-      return NormSums<F>{slopes.again(i), deviations.again(i)};
-    });
+    auto own = slopes.template sums<F, true>([](NormSlope<F> row) { return row.terms(); });
+    auto sums = sums_of_column<WIDTH>(own, grid.shared);
+    write_norm_gradient<F>(strip, slopes, sums, each, gain, inverse, dx, dgamma, dbeta, strip.first);
   }
 }
 
@@ -324,15 +330,14 @@ template <class F, class Activation, int WIDTH, class D, class X, class P, class
 __device__ void batch_norm_backward_sums(
     Grid grid, const D* dy, const X* x, const P* mean, const A* at, double* sums, double* products, i64 rows, i64 columns,
     i64 length, F alpha) {
-  NormSlope<F, Activation, D, A> slope = {dy, at, alpha};
   each_norm_part<WIDTH>(grid, rows, columns, length, [&](i64 tile, i64 part, i64 low, i64 high) {
     NormStrip<WIDTH> strip(tile, low, high, columns);
     F middle = strip.there ? F(mean[strip.column]) : F(0);
-    auto of_part = sums_of_column<WIDTH>(sums_of_strip<F>(strip.count, [&](i64 i) {
-      i64 index = strip.start + i * strip.step;
-      F dy = slope[index];
-      return NormSums<F>{dy, dy * (F(x[index]) - middle)};
-    }), grid.shared);
+    auto slopes = norm_rows<NormSlope<F>>(strip.count, [&](i64 i) {
+      return norm_slope<F, Activation>(dy, x, at, middle, alpha, strip.at(i));
+    });
+    auto own = slopes.template sums<F, false>([](NormSlope<F> row) { return row.terms(); });
+    auto of_part = sums_of_column<WIDTH>(own, grid.shared);
     if (strip.first) {
       sums[part * columns + strip.column] = of_part.a;
       products[part * columns + strip.column] = of_part.b;
@@ -345,7 +350,6 @@ template <class F, class Activation, int WIDTH, class D, class X, class P, class
 __device__ void batch_norm_backward_apply(
     Grid grid, const D* dy, const X* x, const P* gamma, const P* mean, const P* inverse_deviation, const A* at, E* dx,
     P* dgamma, P* dbeta, const double* sums, const double* products, i64 rows, i64 columns, i64 length, i64 share, F alpha) {
-  NormSlope<F, Activation, D, A> slope = {dy, at, alpha};
   double each = norm_share(rows);
   each_norm_part<WIDTH>(grid, rows, columns, share, [&](i64 tile, i64, i64 low, i64 high) {
     NormStrip<WIDTH> strip(tile, low, high, columns);
@@ -354,10 +358,9 @@ __device__ void batch_norm_backward_apply(
     auto of_all = sums_of_norm_parts<WIDTH>(rows, length, strip.there, grid.shared, [&](i64 part) {
       return NormSums<double>{sums[part * columns + strip.column], products[part * columns + strip.column]};
     });
-    write_norm_gradient<F>(
-        strip, of_all, gain, inverse, dgamma, dbeta, dx, each, strip.first && low == 0, [&](i64 i) {
-          i64 index = strip.start + i * strip.step;
-          return NormSums<F>{slope[index], F(x[index]) - middle};
-        });
+    auto slopes = norm_rows<NormSlope<F>>(strip.count, [&](i64 i) {
+      return norm_slope<F, Activation>(dy, x, at, middle, alpha, strip.at(i));
+    });
+    write_norm_gradient<F>(strip, slopes, of_all, each, gain, inverse, dx, dgamma, dbeta, strip.first && low == 0);
   });
 }

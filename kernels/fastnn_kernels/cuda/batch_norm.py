@@ -13,6 +13,9 @@ from fastnn_kernels.cuda.lowering import THREADS, WARPS, Pointer, Request, Work,
 _SUMS = 2 * WARPS * 32 * 8
 """Bytes of shared memory for sums over a column: NORM_SHARED of batch_norm.cu."""
 
+_ROWS = 8
+"""Rows that a thread reads at a time: NORM_ROWS of batch_norm.cu."""
+
 _TILES = ((128 * 32, 32, 1600), (128 * 16, 16, 3200), (0, 8, 4096))
 """(columns, width, rows): from so many columns on, tiles of this width fill a GPU; up to so many rows one block has a tile."""
 
@@ -36,10 +39,10 @@ def _parts(rows: int, columns: int) -> tuple[int, int]:
     return ceil(length, 256) * 256, max(64, ceil(rows * tiles, 1024))
 
 
-def _kept(call: Request, rows: int, width: int, arrays: int) -> int:
-    """Rows of each of so many arrays that a thread can keep in shared memory."""
-    size = 8 if call.F == "double" else 4
-    return min(ceil(rows, THREADS // width), (call.device.shared_bytes - _SUMS) // (arrays * THREADS * size))
+def _kept(call: Request, rows: int, width: int, nbytes: int) -> int:
+    """Rows that a thread can keep in shared memory, `nbytes` an element: a multiple of NORM_ROWS of batch_norm.cu."""
+    batches = ceil(ceil(rows, THREADS // width), _ROWS)
+    return _ROWS * min(batches, (call.device.shared_bytes - _SUMS) // (_ROWS * THREADS * nbytes))
 
 
 @lowering("batch_norm", family="batch_norm")
@@ -51,7 +54,7 @@ def batch_norm(call: Request) -> Iterable[Work]:
     size = 8 if call.F == "double" else 4
     width = _tile(rows, columns)
     if width:
-        kept = _kept(call, rows, width, 1)
+        kept = _kept(call, rows, width, size)
         yield call.body(
             "batch_norm", *operands, rows, columns, kept, *numbers, blocks=ceil(columns, width),
             shared=_SUMS + kept * THREADS * size, template=("none_function", str(width)),
@@ -86,12 +89,13 @@ def batch_norm_backward(call: Request) -> Iterable[Work]:
     rows, columns = call.shape("x")
     dy, x, gamma, mean, inverse_deviation, *written = (call[name] for name in call.operands)
     at = x  # what the derivative of an activation would be taken at; `none_function` does not look at it
+    pair = 16 if call.F == "double" else 8
     width = _tile(rows, columns)
     if width:
-        kept = _kept(call, rows, width, 2)
+        kept = _kept(call, rows, width, pair)
         yield call.body(
             "batch_norm_backward", dy, x, gamma, mean, inverse_deviation, at, *written, rows, columns, kept, 0.0,
-            blocks=ceil(columns, width), shared=_SUMS + 2 * kept * THREADS * (8 if call.F == "double" else 4),
+            blocks=ceil(columns, width), shared=_SUMS + kept * THREADS * pair,
             template=("none_function", str(width)),
         )  # fmt: skip
         return

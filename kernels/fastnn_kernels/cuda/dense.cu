@@ -119,12 +119,13 @@ __device__ __forceinline__ void tiles(const Grid& grid, const A* a, const B* b, 
   bool packed_a = is_aligned(a, sizeof(A) * Left::P) && pitch_a % Left::P == 0;
   bool packed_b = is_aligned(b, sizeof(B) * Right::P) && pitch_b % Right::P == 0;
 
-  i64 tiles_across = (N + TN - 1) / TN, tiles_down = (M + TM - 1) / TM;
+  // A count of tiles fits into 32 bits, whose division is fast: results with more would be cut into larger ones.
+  u32 tiles_across = (u32)((N + TN - 1) / TN), tiles_down = (u32)((M + TM - 1) / TM);
   if (SUMS && tiles_down == 0) tiles_down = 1;
-  i64 tile_count = tiles_across * tiles_down;
+  u32 tile_count = tiles_across * tiles_down;
   for (i64 work = grid.block; work < tile_count * splits; work += grid.blocks) {
-    i64 split = work / tile_count, tile = work % tile_count;
-    i64 row = tile / tiles_across * TM, column = tile % tiles_across * TN;
+    u32 split = (u32)work / tile_count, tile = (u32)work % tile_count;
+    i64 row = (i64)(tile / tiles_across) * TM, column = (i64)(tile % tiles_across) * TN;
     i64 begin = split * length, end = begin + length < K ? begin + length : K;
     bool summing = SUMS && row == 0;
 
@@ -156,7 +157,7 @@ __device__ __forceinline__ void tiles(const Grid& grid, const A* a, const B* b, 
           }
         }
       }
-      __syncthreads();
+      __syncthreads();  // nobody reads what was staged, or the sums of the last tile, any more
       if (!inner) break;
       staged = (inner + V - 1) / V * V;
       left.store(left_shared, staged);
@@ -186,7 +187,6 @@ __device__ __forceinline__ void tiles(const Grid& grid, const A* a, const B* b, 
       F sum = sum_of_groups<T>(sums, SLOTS - 4 + j / T::ACROSS, j % T::ACROSS);
       if (t % T::SLICES == 0 && j < columns) write_sum(split, column + j, sum);
     }
-    __syncthreads();
   }
 }
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fastnn_kernels.cuda.lowering import Body, Pointer, Product, Request, Work, ceil, lowering, reading, spread
+from fastnn_kernels.cuda.lowering import THREADS, Body, Pointer, Product, Request, Work, ceil, lowering, reading, spread
 
 CHOICE_VERSION = 1
 """Of everything below that decides who computes a product, in which tiles and splits: other numbers, other last bits."""
@@ -40,7 +40,7 @@ class Tile:
 def _tile(rows: int, columns: int, itemsize: int) -> Tile:
     piece, groups = 16 // itemsize, 4096 // (rows * columns)
     depth = piece * max(groups, 1024 // (rows + columns))
-    staged, sums = (rows + columns) * (depth + piece), 20 * 264
+    staged, sums = (rows + columns) * (depth + piece), 20 * (THREADS + 8)
     return Tile(rows, columns, depth, max(staged, sums) * itemsize)
 
 

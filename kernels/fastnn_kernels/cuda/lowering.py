@@ -169,9 +169,9 @@ class Request:
 
     def __getitem__(self, name: str) -> Pointer:
         """The operand `name` as an argument."""
-        entry = KERNELS[self.name]
         operand = self.operands[name]
-        return Pointer(entry.operands.index(name), TYPES[operand.dtype.name], name not in entry.inputs, 0, operand.nbytes)
+        written = name not in KERNELS[self.name].inputs
+        return Pointer(list(self.operands).index(name), TYPES[operand.dtype.name], written, 0, operand.nbytes)
 
     def ahead(self, name: str, unit: int = 1) -> Ahead:
         """How far a program's steps are ahead of the count in operand `name`, `unit` a step."""
@@ -253,6 +253,6 @@ def lowering(*names: str, family: str) -> Callable[[Rule], Rule]:
 def lower(name: str, operands: Sequence[Operand], attributes: Mapping[str, Any], device: Device) -> Lowered:
     """What a GPU does for one call."""
     family, rule = LOWERINGS[name]
-    request = Request(name, family, dict(zip(KERNELS[name].operands, operands, strict=True)), attributes, device)
+    request = Request(name, family, KERNELS[name].named(operands), attributes, device)
     works = tuple(rule(request))
     return Lowered(works, request.scratch)

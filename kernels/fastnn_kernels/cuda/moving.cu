@@ -1,46 +1,46 @@
 // Kernels that move elements of any type. All but `scatter_add` copy bits: they are called with integers as wide as an element.
 #include "strided.cuh"
 
-// Row r of y, at y + r * y_width, = the `width` elements from x + from(r) on.
-template <class T, class From>
-__device__ __forceinline__ void copy_rows_of(Grid grid, const T* x, T* y, i64 rows, i64 width, i64 y_width, From from) {
-  i64 size = rows * width;
-  for (i64 i = first_of(grid); i < size; i += stride_of(grid)) {
-    i64 row = u64(i) / u64(width), column = i - row * width;
-    y[row * y_width + column] = x[from(row) + column];
+// y (rows, width) = what lies at from(row, column), N elements at a time.
+template <int N, class T, class From>
+__device__ __forceinline__ void copy_packs(Grid grid, T* y, i64 rows, i64 width, From from) {
+  i64 across = width / N, packs = rows * across;
+  for (i64 i = first_of(grid); i < packs; i += stride_of(grid)) {
+    i64 row = u64(i) / u64(across), column = (i - row * across) * N;
+    reinterpret_cast<Pack<T, N>*>(y)[i] = *reinterpret_cast<const Pack<T, N>*>(from(row, column));
   }
 }
 
-// The same, 16 bytes at a time where every row begins and ends at a multiple of them: where all of what from(r) is made of,
-// which is or-ed together in `steps`, is a whole number of packs.
+// The same, 16 bytes at a time where all rows begin and end at multiples of them: where the sources are `aligned`, and all
+// widths and offsets that from(row, column) is made of, or-ed together in `steps`, are whole numbers of packs.
 template <class T, class From>
-__device__ __forceinline__ void copy_rows(Grid grid, const T* x, T* y, i64 rows, i64 width, i64 y_width, i64 steps, From from) {
-  constexpr int N = PACKED<T>;
-  using Whole = Pack<T, N>;
-  if ((width | y_width | steps) % N == 0 && is_aligned(x) && is_aligned(y)) {
-    auto pack = [=](i64 row) { return from(row) / N; };
-    copy_rows_of(grid, reinterpret_cast<const Whole*>(x), reinterpret_cast<Whole*>(y), rows, width / N, y_width / N, pack);
+__device__ __forceinline__ void copy_rows(Grid grid, T* y, i64 rows, i64 width, bool aligned, i64 steps, From from) {
+  if (aligned && is_aligned(y) && (width | steps) % PACKED<T> == 0) {
+    copy_packs<PACKED<T>>(grid, y, rows, width, from);
   } else {
-    copy_rows_of(grid, x, y, rows, width, y_width, from);
+    copy_packs<1>(grid, y, rows, width, from);
   }
 }
 
 // y (rows, width) = columns `offset` and on of x (rows, x_width).
 template <class F, class T> __device__ void slice(Grid grid, const T* x, T* y, i64 rows, i64 width, i64 x_width, i64 offset) {
-  copy_rows(grid, x, y, rows, width, width, x_width | offset, [=](i64 row) { return row * x_width + offset; });
+  auto from = [=](i64 row, i64 column) { return x + row * x_width + offset + column; };
+  copy_rows(grid, y, rows, width, is_aligned(x), x_width | offset, from);
 }
 
 // c (rows, a_width + b_width) = a (rows, a_width) beside b (rows, b_width).
 template <class F, class T>
 __device__ void concatenate(Grid grid, const T* a, const T* b, T* c, i64 rows, i64 a_width, i64 b_width) {
-  i64 width = a_width + b_width;
-  copy_rows(grid, a, c, rows, a_width, width, a_width, [=](i64 row) { return row * a_width; });
-  copy_rows(grid, b, c + a_width, rows, b_width, width, b_width, [=](i64 row) { return row * b_width; });
+  auto from = [=](i64 row, i64 column) {
+    return column < a_width ? a + row * a_width + column : b + row * b_width + (column - a_width);
+  };
+  copy_rows(grid, c, rows, a_width + b_width, is_aligned(a) && is_aligned(b), a_width | b_width, from);
 }
 
 // Row i of y (count, width) = row indices[i] of x.
 template <class F, class T> __device__ void gather(Grid grid, const T* x, const i64* indices, T* y, i64 count, i64 width) {
-  copy_rows(grid, x, y, count, width, width, width, [=](i64 row) { return indices[row] * width; });
+  auto from = [=](i64 row, i64 column) { return x + indices[row] * width + column; };
+  copy_rows(grid, y, count, width, is_aligned(x), width, from);
 }
 
 // y = x with its axes in another order; `axes`: those of y with their steps in x.
@@ -84,22 +84,21 @@ struct Matches {
 };
 
 // dx (rows, width) = 0, then dx[indices[i]] += dy[i] for i = 0 .. count - 1, in this order.
-// A tile is `height` rows by `columns` (a power of two) columns of dx, and every element of it belongs to one thread. The block
-// reads all indices, CHUNK at a time, and lists those of its rows; each thread goes through the list. So the time is about that
-// of reading `count` indices in each tile, plus that of `count` additions one after another if all lead to one row. There are
-// fewer than 2^31 tiles.
+// A tile is `height` rows by `columns` (a power of two) columns of dx; `across` lie beside each other, and there are fewer than
+// 2^31. Every element of a tile belongs to one thread. The block reads all indices, CHUNK at a time, and lists those of its rows;
+// each thread goes through the list. So the time is about that of reading `count` indices in each tile, plus that of `count`
+// additions one after another if all lead to one row.
 template <class F, class T>
 __device__ void scatter_add(
-    Grid grid, const i64* indices, const T* dy, T* dx, i64 count, i64 rows, i64 width, i64 height, i64 columns) {
+    Grid grid, const i64* indices, const T* dy, T* dx, i64 count, i64 rows, i64 width, i64 height, i64 columns, i64 across,
+    i64 tiles) {
   Matches& matches = *reinterpret_cast<Matches*>(grid.shared);
   int column = threadIdx.x % int(columns), group = threadIdx.x / int(columns), groups = THREADS / int(columns);
   int warp = warp_of_block(), lane = lane_of_warp();
-  u32 across = (width + columns - 1) / columns;
-  i64 tiles = (rows + height - 1) / height * across;
   for (i64 tile = grid.block; tile < tiles; tile += grid.blocks) {
-    u32 strip = u32(tile) / across;
+    u32 strip = u32(tile) / u32(across);
     i64 first = strip * height, end = first + height < rows ? first + height : rows;
-    i64 j = i64(u32(tile) - strip * across) * columns + column;
+    i64 j = (tile - strip * across) * columns + column;
     bool inside = j < width;
     for (i64 r = first + group; inside && r < end; r += groups) dx[r * width + j] = T(0);
     for (i64 chunk = 0; chunk < count; chunk += Matches::CHUNK) {

@@ -85,9 +85,9 @@ def scatter_add(call: Request) -> Iterable[Work]:
     """About four tiles a multiprocessor, each of at least as many elements as a block has threads."""
     count, rows, width = call.size("indices"), call.shape("dx")[0], math.prod(call.shape("dx")[1:])
     columns = min(power_of_two(width), THREADS)
-    across = max(1, ceil(width, columns))
-    height = max(THREADS // columns, ceil(rows, ceil(4 * call.device.multiprocessors, across)))
-    yield call.body(
-        "scatter_add", call["indices"], call["dy"], call["dx"], count, rows, width, height, columns,
-        blocks=ceil(rows, height) * across, shared=MATCHES,
-    )  # fmt: skip
+    across = ceil(width, columns)
+    height = max(THREADS // columns, ceil(rows, ceil(4 * call.device.multiprocessors, max(1, across))))
+    tiles = ceil(rows, height) * across
+    sizes = count, rows, width, height, columns, across, tiles
+    operands = call["indices"], call["dy"], call["dx"]
+    yield call.body("scatter_add", *operands, *sizes, blocks=tiles, shared=MATCHES)

@@ -23,6 +23,7 @@ NUMBERS: dict[str, Callable[..., tuple[float, ...]]] = {
 
 @lowering(*UPDATES, family="updates")
 def update(call: Request) -> Iterable[Work]:
+    shadow = (call["shadow"],) if "shadow" in call.operands else ()
     attributes = dict(call.attributes)
     clip, clip_norm = bound(attributes.pop("clip_value")), float(attributes.pop("clip_norm"))
     size = call.size("parameters")
@@ -30,7 +31,7 @@ def update(call: Request) -> Iterable[Work]:
     yield call.body(
         call.name, call["parameters"], *(call[state] for state in UPDATES[call.name]), *numbers,
         call["gradient"], call["norm"], call["scalars"], call["index"], call.ahead("index"),
-        call["starts"], call["penalties"], size, call.shape("penalties")[0], clip, clip_norm,
+        call["starts"], call["penalties"], size, call.shape("penalties")[0], clip, clip_norm, *shadow,
         blocks=spread(size, call.device, each=16 // call.operands["parameters"].dtype.itemsize),
     )  # fmt: skip
 

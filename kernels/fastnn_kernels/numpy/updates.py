@@ -1,8 +1,8 @@
 """Definition of the update kernels: one step of an optimizer over the whole arena of P parameters.
 
 Every function takes `gradient` (P,), `norm` (0-d), `scalars` (steps, 3), `index` (0-d int64), `starts` (S + 1,) int64,
-`penalties` (S, 3) and the updated `parameters` and states (P,); see the contract. Numbers such as 1 - beta are computed
-in float64 and rounded once to the dtype of the arena.
+`penalties` (S, 3), the updated `parameters` and states (P,) and, if given, `shadow` (P,); see the contract. Numbers such as
+1 - beta are computed in float64 and rounded once to the dtype of the arena.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ __all__ = [
 
 def sgd(
     gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
-    penalties: np.ndarray, parameters: np.ndarray, *, clip_value: float, clip_norm: float,
+    penalties: np.ndarray, parameters: np.ndarray, shadow: np.ndarray | None = None,
+    *, clip_value: float, clip_norm: float,
 ) -> None:  # fmt: skip
     """w -= rate * g."""
     w = parameters
@@ -26,11 +27,13 @@ def sgd(
     g = clipped(gradient, norm, clip_value, clip_norm)
     penalise(g, w, rate, starts, penalties)
     w -= rate * g
+    copy(w, shadow)
 
 
 def momentum(
     gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
-    penalties: np.ndarray, parameters: np.ndarray, velocity: np.ndarray, *, clip_value: float, clip_norm: float, beta: float,
+    penalties: np.ndarray, parameters: np.ndarray, velocity: np.ndarray, shadow: np.ndarray | None = None,
+    *, clip_value: float, clip_norm: float, beta: float,
 ) -> None:  # fmt: skip
     """v = beta * v + g; w -= rate * v (Polyak, 1964)."""
     w, v, F = parameters, velocity, parameters.dtype.type
@@ -39,11 +42,13 @@ def momentum(
     penalise(g, w, rate, starts, penalties)
     v[...] = F(beta) * v + g
     w -= rate * v
+    copy(w, shadow)
 
 
 def nesterov(
     gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
-    penalties: np.ndarray, parameters: np.ndarray, velocity: np.ndarray, *, clip_value: float, clip_norm: float, beta: float,
+    penalties: np.ndarray, parameters: np.ndarray, velocity: np.ndarray, shadow: np.ndarray | None = None,
+    *, clip_value: float, clip_norm: float, beta: float,
 ) -> None:  # fmt: skip
     """v = beta * v + g; w -= rate * (g + beta * v) (Sutskever et al., ICML 2013, in terms of the point looked ahead to)."""
     w, v, F = parameters, velocity, parameters.dtype.type
@@ -52,11 +57,13 @@ def nesterov(
     penalise(g, w, rate, starts, penalties)
     v[...] = F(beta) * v + g
     w -= rate * (g + F(beta) * v)
+    copy(w, shadow)
 
 
 def averaged_momentum(
     gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
-    penalties: np.ndarray, parameters: np.ndarray, velocity: np.ndarray, *, clip_value: float, clip_norm: float, beta: float,
+    penalties: np.ndarray, parameters: np.ndarray, velocity: np.ndarray, shadow: np.ndarray | None = None,
+    *, clip_value: float, clip_norm: float, beta: float,
 ) -> None:  # fmt: skip
     """v = beta * v + (1 - beta) * g; w -= rate * v: the velocity is a moving average of gradients."""
     w, v, F = parameters, velocity, parameters.dtype.type
@@ -65,11 +72,13 @@ def averaged_momentum(
     penalise(g, w, rate, starts, penalties)
     v[...] = F(beta) * v + F(1 - beta) * g
     w -= rate * v
+    copy(w, shadow)
 
 
 def rmsprop(
     gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
-    penalties: np.ndarray, parameters: np.ndarray, square: np.ndarray, *, clip_value: float, clip_norm: float,
+    penalties: np.ndarray, parameters: np.ndarray, square: np.ndarray, shadow: np.ndarray | None = None,
+    *, clip_value: float, clip_norm: float,
     beta: float, epsilon: float, epsilon_inside: bool,
 ) -> None:  # fmt: skip
     """s = beta * s + (1 - beta) * g^2; w -= rate * g / (sqrt(s) + epsilon), or / sqrt(s + epsilon) if `epsilon_inside`."""
@@ -80,12 +89,13 @@ def rmsprop(
     s[...] = F(beta) * s + F(1 - beta) * (g * g)
     root = np.sqrt(s + F(epsilon)) if epsilon_inside else np.sqrt(s) + F(epsilon)
     w -= (rate * g) / root
+    copy(w, shadow)
 
 
 def adam(
     gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
-    penalties: np.ndarray, parameters: np.ndarray, mean: np.ndarray, square: np.ndarray, *,
-    clip_value: float, clip_norm: float, beta1: float, beta2: float, epsilon: float,
+    penalties: np.ndarray, parameters: np.ndarray, mean: np.ndarray, square: np.ndarray, shadow: np.ndarray | None = None,
+    *, clip_value: float, clip_norm: float, beta1: float, beta2: float, epsilon: float,
 ) -> None:  # fmt: skip
     """m = beta1 * m + (1 - beta1) * g; s = beta2 * s + (1 - beta2) * g^2;
     w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon)
@@ -97,6 +107,13 @@ def adam(
     m[...] = F(beta1) * m + F(1 - beta1) * g
     s[...] = F(beta2) * s + F(1 - beta2) * (g * g)
     w -= (rate * (m * correction1)) / (np.sqrt(s * correction2) + F(epsilon))
+    copy(w, shadow)
+
+
+def copy(w: np.ndarray, shadow: np.ndarray | None) -> None:
+    """shadow = w, rounded to its dtype, where a call has it."""
+    if shadow is not None:
+        shadow[...] = w
 
 
 def clipped(gradient: np.ndarray, norm: np.ndarray, clip_value: float, clip_norm: float) -> np.ndarray:
