@@ -99,10 +99,9 @@ def load(kernels: Sequence[Kernel], sanitizers: tuple[str, ...] = (), text: str 
 
 
 def prepare(kernels: Sequence[Kernel], sanitizers: tuple[str, ...] = ()) -> None:
-    """Compile those of some kernels together that have not been."""
-    missing = [each for each in kernels if (each, sanitizers) not in _functions]
-    if missing:
-        _functions.update({(each, sanitizers): address for each, address in load(missing, sanitizers).items()})
+    """Compile some kernels together, if one of them has not been."""
+    if any((each, sanitizers) not in _functions for each in kernels):
+        _functions.update({(each, sanitizers): address for each, address in load(kernels, sanitizers).items()})
 
 
 def function(each: Kernel, sanitizers: tuple[str, ...] = ()) -> int:
@@ -142,13 +141,14 @@ def run(
     device = device or Device(products=False)
     operands = [Operand(array.shape, array.dtype) for array in arrays]
     works = _works(name, operands, attributes, device)
-    if any((_alone(work), sanitizers) not in _functions for work in works):
+    alone = [kernel([work]) for work in works]
+    if any((each, sanitizers) not in _functions for each in alone):
         # Whoever asks for float32 will ask for float64, and the other way round: compiled together they cost little more.
         both = [work for dtype in ("float32", "float64") for work in _works(name, _as(operands, dtype), attributes, device)]
-        prepare(list(dict.fromkeys(map(_alone, [*both, *works]))), sanitizers)
+        prepare(list(dict.fromkeys([*(kernel([work]) for work in both), *alone])), sanitizers)
     guard = 0 if sanitizers else GUARD
     temporaries: dict[int, np.ndarray] = {}
-    for work in works:
+    for work, each in zip(works, alone, strict=True):
         count = work.blocks if blocks is None else min(blocks, work.blocks)
         values: list[Any] = [count]
         for argument in work.arguments:
@@ -161,7 +161,7 @@ def run(
             else:
                 empty = np.full(argument.nbytes + 2 * guard, 0xFF, np.uint8)
                 values.append(temporaries.setdefault(argument.offset, empty).ctypes.data + guard)
-        run_kernel(_alone(work), count, work.shared, values, sanitizers)
+        run_kernel(each, count, work.shared, values, sanitizers)
     for whole in temporaries.values():
         if (whole[:guard] != 0xFF).any() or (whole[len(whole) - guard :] != 0xFF).any():
             raise Fault(f"{name}: wrote beyond its scratch memory")
@@ -172,10 +172,6 @@ def _works(name: str, operands: Sequence[Operand], attributes: Mapping[str, Any]
     works = lower(name, operands, attributes, device).works
     assert all(isinstance(work, Body) for work in works), "products are not run here"
     return [work for work in works if isinstance(work, Body)]
-
-
-def _alone(work: Body) -> Kernel:
-    return kernel([work])
 
 
 def _as(operands: Sequence[Operand], dtype: str) -> list[Operand]:

@@ -289,8 +289,8 @@ __device__ __forceinline__ NormSlope<F> norm_slope(const D* dy, const X* x, cons
   return {Activation::backward(F(dy[index]), F(at[index]), alpha), F(x[index]) - mean};
 }
 
-// Stores dbeta and dgamma where `write`, and dx = scale * (dy - mean of dy - (x - mean) * mean of dy (x - mean) * inverse^2) for
-// the rows of a thread, scale = gamma * inverse. `sums`: of the terms of the whole column.
+// Stores dbeta and dgamma where `write`, and dx = scale * (dy - mean of dy - (x - mean) * mean of dy (x - mean) * inverse^2)
+// for the rows of a thread, scale = gamma * inverse. `sums`: of the terms of the whole column.
 template <class F, int WIDTH, class P, class E, class Rows>
 __device__ __forceinline__ void write_norm_gradient(
     const NormStrip<WIDTH>& strip, const Rows& rows, NormSums<double> sums, double each, F gamma, F inverse, E* dx, P* dgamma,

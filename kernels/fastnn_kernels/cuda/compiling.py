@@ -47,10 +47,11 @@ def compile_source(source: str, architecture: int) -> Compiled:
         except nvrtc.NVRTCError as error:
             raise CudaError(f"NVRTC refused a source ({error}):\n{nvrtc.getProgramLog(program)}") from error
         log = nvrtc.getProgramLog(program)
+        # CuPy leaves the last byte of either out, taking it for the zero that ends a text.
         code = nvrtc.getCUBIN(program) if known else nvrtc.getPTX(program)
     finally:
         nvrtc.destroyProgram(program)
-    return Compiled(code if isinstance(code, bytes) else code.encode(), _resources(log))
+    return Compiled((code if isinstance(code, bytes) else code.encode()) + b"\0", _resources(log))
 
 
 def machine_code(source: str, architecture: int) -> bytes:

@@ -85,9 +85,9 @@ struct Matches {
 
 // dx (rows, width) = 0, then dx[indices[i]] += dy[i] for i = 0 .. count - 1, in this order.
 // A tile is `height` rows by `columns` (a power of two) columns of dx; `across` lie beside each other, and there are fewer than
-// 2^31. Every element of a tile belongs to one thread. The block reads all indices, CHUNK at a time, and lists those of its rows;
-// each thread goes through the list. So the time is about that of reading `count` indices in each tile, plus that of `count`
-// additions one after another if all lead to one row.
+// 2^31. Every element of a tile belongs to one thread. The block reads all indices, CHUNK at a time, and lists those of its
+// rows; each thread goes through the list. So the time is about that of reading `count` indices in each tile, plus that of
+// `count` additions one after another if all lead to one row.
 template <class F, class T>
 __device__ void scatter_add(
     Grid grid, const i64* indices, const T* dy, T* dx, i64 count, i64 rows, i64 width, i64 height, i64 columns, i64 across,

@@ -1,0 +1,492 @@
+"""What only a GPU can show: the engine on the real device. Kernels are compared with their definitions there by their own tests.
+
+Every test is skipped where no GPU can be used. `record_property` hands figures on to the record of `ci/gpu.sh`.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import laws
+import numpy as np
+import pytest
+from cuda_on_host.runtime import HostRuntime
+from test_determinism import digest, examples, network, run
+from test_trajectories import OPTIMIZERS, difference, trained
+
+import fastnn
+from fastnn import engines, feeds, random, training
+from fastnn.benchmarks import grid
+from fastnn.benchmarks.peers import ours
+from fastnn.engines.cuda import CudaEngine
+from fastnn.errors import DeviceError, DeviceMemoryError
+from fastnn_kernels.cuda import dense
+from fastnn_kernels.cuda.arrays import DeviceArray
+
+ROWS = 8192 + 33
+"""More than one block of an evaluation."""
+
+
+@pytest.fixture
+def gpu() -> CudaEngine:
+    """The engine of the first GPU."""
+    try:
+        engine, _ = engines.choose("cuda")
+    except DeviceError as error:
+        pytest.skip(f"no GPU here: {error}")
+    assert isinstance(engine, CudaEngine)
+    return engine
+
+
+on_gpu = pytest.mark.gpu
+
+
+def used(engine: CudaEngine) -> int:
+    """Bytes of the device that are taken, by everybody."""
+    free, total = engine.runtime.memory()
+    return total - free
+
+
+def large(rows: int = 2048) -> tuple[fastnn.Sequential, np.ndarray, np.ndarray]:
+    """A network whose products are too large for our own bodies, and examples for it."""
+    rng = np.random.default_rng(5)
+    X, y = rng.standard_normal((rows, 512)).astype("float32"), rng.integers(0, 10, rows)
+    X[np.arange(rows), y] += 4  # something to learn
+    return fastnn.Sequential([fastnn.Dense(1024, activation="relu"), fastnn.Dense(10)], seed=2), X, y
+
+
+# --- the same numbers -------------------------------------------------------------------------------------------------
+
+
+@on_gpu
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_100_steps_in_float32_follow_the_cpu(gpu: CudaEngine, name: str, norm: bool) -> None:
+    options = {"l2": 1e-3, "l1": 1e-4}
+    here = trained("float32", OPTIMIZERS[name], "cuda", 100, norm, **options)
+    there = trained("float32", OPTIMIZERS[name], "cpu", 100, norm, **options)
+    assert difference(here, there.weights) < 1e-5
+
+
+@on_gpu
+@pytest.mark.parametrize("name", ["adam", "nesterov", "rmsprop"])
+def test_300_steps_in_float64_follow_the_cpu(gpu: CudaEngine, name: str) -> None:
+    here = trained("float64", OPTIMIZERS[name], "cuda", 300)
+    assert difference(here, trained("float64", OPTIMIZERS[name], "cpu", 300).weights) < 1e-12
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dropout_drops_the_same_elements(gpu: CudaEngine, dtype: str) -> None:
+    key = random.key(7, random.DROPOUT, 3)
+    x, step = np.ones((331, 127), dtype), np.array(11, np.int64)
+    y = gpu.empty(x.shape, dtype)
+    gpu.compute("dropout", (gpu.place(x), gpu.place(step), y), {"rate": 0.3, "key": key})
+    expected = np.empty_like(x)
+    engines.compute("dropout", (x, step, expected), {"rate": 0.3, "key": key})
+    assert 0.25 < (expected == 0).mean() < 0.35
+    assert y.read().tobytes() == expected.tobytes()
+
+
+@on_gpu
+@pytest.mark.parametrize("count", [1, 2, 127, 60_000])
+def test_shuffles_are_the_same(gpu: CudaEngine, count: int) -> None:
+    key = random.key(7, random.SHUFFLE)
+    order = gpu.empty((count,), np.int64)
+    gpu.compute("shuffle", (gpu.place(np.array(5, np.int64)), order), {"key": key})
+    np.testing.assert_array_equal(order.read(), random.permutation(key, 5, count))
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_initial_weights_are_the_same(gpu: CudaEngine, dtype: str) -> None:
+    here, there = run(dtype, device="cuda", epochs=0), run(dtype, device="cpu", epochs=0)
+    assert here._state._engine is gpu, "the weights have been on the GPU"
+    assert digest(here) == digest(there)
+
+
+@on_gpu
+def test_evaluation_and_prediction_follow_the_cpu(gpu: CudaEngine) -> None:
+    model = run(device="cuda")
+    rng = np.random.default_rng(6)
+    X, y = rng.standard_normal((ROWS, 37)).astype("float32"), rng.integers(0, 10, ROWS)
+    here = model.evaluate(X, y)
+    probabilities = {rows: model.predict_proba(X[:rows]) for rows in (0, 1, 31, 33, 8192, ROWS)}
+    classes = model.predict(X)
+    assert model.device == gpu.name
+    model.to("cpu")
+    there = model.evaluate(X, y)
+    assert here["loss"] == pytest.approx(there["loss"], rel=1e-5)
+    assert here["accuracy"] == pytest.approx(there["accuracy"], abs=3 / ROWS)
+    expected = model.predict_proba(X)
+    for rows, found in probabilities.items():
+        np.testing.assert_allclose(found, expected[:rows], rtol=0, atol=1e-5, err_msg=f"{rows} rows")
+    least = np.take_along_axis(expected, classes[:, np.newaxis], 1)[:, 0]
+    assert (least >= expected.max(axis=1) - 1e-5).all()
+
+
+# --- the same bits ----------------------------------------------------------------------------------------------------
+
+
+@on_gpu
+@pytest.mark.parametrize("optimizer", [fastnn.Adam(clip_norm=1.0), fastnn.SGD(0.1, momentum=0.9)], ids=["adam", "sgd"])
+def test_20_runs_have_one_digest(gpu: CudaEngine, optimizer: Any) -> None:
+    assert len({digest(run(device="cuda", optimizer=optimizer)) for _ in range(20)}) == 1
+
+
+@on_gpu
+def test_20_runs_of_large_products_have_one_digest(gpu: CudaEngine) -> None:
+    found = set()
+    for _ in range(20):
+        model, X, y = large()
+        model.fit(X, y, batch_size=512, epochs=2, device="cuda", verbose=0)
+        found.add(digest(model))
+    assert len(found) == 1
+
+
+@on_gpu
+def test_graphs_change_no_bit(gpu: CudaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu.capture, "FASTNN_CUDA_CAPTURE turns graphs off"
+    captured = run(device="cuda", epochs=5)
+    assert captured._state._engine is gpu
+    alone = engines.gpu(0, capture=False)
+    monkeypatch.setattr(engines, "gpu", partial(engines.gpu, capture=False))
+    launched = run(device="cuda", epochs=5)
+    assert launched._state._engine is alone
+    assert digest(launched) == digest(captured)
+
+
+@on_gpu
+@pytest.mark.parametrize("length", [1, 7, 1000])
+def test_chunks_change_no_bit(gpu: CudaEngine, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = digest(run(device="cuda"))
+    monkeypatch.setattr(training, "LOG_ROWS", length)
+    assert digest(run(device="cuda")) == expected
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_streaming_changes_no_bit(gpu: CudaEngine, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(9)
+    X, y = rng.integers(0, 255, (1003, 37)).astype(dtype), rng.integers(0, 10, 1003)
+
+    def streamed() -> str:
+        model = network()
+        model.fit(X, y, batch_size=32, epochs=3, device="cuda", validation_data=(X, y), verbose=0)
+        return digest(model)
+
+    made = []
+    begin = feeds.Stream.begin
+    monkeypatch.setattr(feeds.Stream, "begin", lambda feed, order: (made.append(feed.rows), begin(feed, order))[1])
+    expected = streamed()
+    assert not made
+    monkeypatch.setattr(feeds, "RESIDENT_SHARE", 0.0)
+    monkeypatch.setattr(feeds, "BLOCK_BYTES", 100 * 37 * X.itemsize)
+    assert streamed() == expected
+    assert made
+    assert max(made) < 1003, "one block held everything"
+
+
+# --- products ---------------------------------------------------------------------------------------------------------
+
+
+@on_gpu
+@pytest.mark.parametrize("precision", [p for p in engines.PRECISIONS if p != "float32"])
+def test_a_lower_precision_differs_and_trains(gpu: CudaEngine, precision: str) -> None:
+    if not gpu.runtime.device.products:
+        pytest.skip("no cuBLASLt here")
+    found = {}
+    for chosen in ("float32", precision):
+        model, X, y = large()
+        history = model.fit(X, y, batch_size=512, epochs=5, device="cuda", precision=chosen, verbose=0)
+        assert history.precision == chosen
+        assert history["loss"][-1] < 0.5 * history["loss"][0]
+        assert {value.dtype.name for value in model.weights.values()} == {"float32"}
+        found[chosen] = model
+    assert 0 < difference(found[precision], found["float32"].weights) < 0.1
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_cublaslt_and_our_own_products_agree(gpu: CudaEngine, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not gpu.runtime.device.products:
+        pytest.skip("no cuBLASLt here")
+    found = []
+    for up_to in (0, 2**62):
+        monkeypatch.setattr(dense, "OWN_UP_TO", dict.fromkeys(dense.OWN_UP_TO, up_to))
+        for optimizer in ("adam", "momentum"):
+            found.append(trained(dtype, OPTIMIZERS[optimizer], "cuda", 50, norm=optimizer == "adam"))
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    for theirs, ours_ in zip(found[:2], found[2:], strict=True):
+        assert digest(theirs) != digest(ours_), "both were computed by the same"
+        assert difference(theirs, ours_.weights) < tolerance
+
+
+# --- arrays of others -------------------------------------------------------------------------------------------------
+
+
+def cupy_array(values: np.ndarray) -> tuple[Any, int]:
+    cupy = pytest.importorskip("cupy")
+    array = cupy.asarray(values)
+    return array, array.data.ptr
+
+
+def torch_array(values: np.ndarray) -> tuple[Any, int]:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch sees no GPU")
+    array = torch.from_numpy(values).cuda()
+    return array, array.data_ptr()
+
+
+def jax_array(values: np.ndarray) -> tuple[Any, int]:
+    jax = pytest.importorskip("jax")
+    try:
+        place = jax.devices("cuda")[0]
+    except RuntimeError as error:
+        pytest.skip(f"this JAX sees no GPU: {error}")
+    array = jax.device_put(values, place)
+    return array, array.unsafe_buffer_pointer()
+
+
+LIBRARIES = [cupy_array, torch_array, jax_array]
+
+
+@pytest.fixture(autouse=True)
+def _room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX takes three quarters of the memory of a GPU when it first looks at it, unless it is told not to."""
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+@on_gpu
+@pytest.mark.parametrize("make", LIBRARIES, ids=["cupy", "torch", "jax"])
+def test_arrays_of_others_are_used_where_they_lie(gpu: CudaEngine, make: Callable[..., Any]) -> None:
+    pytest.importorskip("array_api_compat")
+    X, y = examples()
+    array, address = make(X)
+    assert gpu.place(array).address == address
+    model = network()
+    history = model.fit(array, y, batch_size=32, epochs=2, verbose=0)
+    assert history.device == gpu.name, "auto takes the GPU that X lies on"
+    twin = network()
+    twin.fit(X, y, batch_size=32, epochs=2, device="cuda", verbose=0)
+    assert digest(model) == digest(twin)
+    for method in ("predict", "predict_proba", "__call__"):
+        found, expected = getattr(model, method)(array), getattr(twin, method)(X)
+        assert type(found) is type(array), method
+        assert fastnn.arrays.ordinal(found) == 0, method
+        np.testing.assert_allclose(fastnn.arrays.to_host(found), expected, rtol=0, atol=1e-6, err_msg=method)
+    assert model.evaluate(array, y) == twin.evaluate(X, y)
+
+
+@on_gpu
+@pytest.mark.parametrize("make", LIBRARIES, ids=["cupy", "torch", "jax"])
+def test_targets_and_weights_of_others(gpu: CudaEngine, make: Callable[..., Any]) -> None:
+    pytest.importorskip("array_api_compat")
+    X, y = examples()
+    weight = np.linspace(0.5, 2.0, len(X)).astype("float32")
+    twin, model = network(), network()
+    twin.fit(X, y, sample_weight=weight, batch_size=32, epochs=2, device="cuda", verbose=0)
+    given, targets, weights = (make(values)[0] for values in (X, y.astype("int32"), weight))
+    model.fit(given, targets, sample_weight=weights, batch_size=32, epochs=2, verbose=0)
+    assert digest(model) == digest(twin)
+
+
+@on_gpu
+def test_work_waits_for_cupy_and_cupy_for_it(gpu: CudaEngine) -> None:
+    """The values of X are written on a stream of CuPy's after long work; the outputs are read on it without waiting."""
+    cupy = pytest.importorskip("cupy")
+    model, (X, _) = run(device="cuda"), examples()
+    expected = model(X)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    for _ in range(5):
+        with stream:
+            given, long = cupy.zeros(X.shape, "float32"), cupy.ones((4096, 4096), "float32")
+            source = cupy.asarray(X)
+            for _ in range(20):
+                long = long @ long * 1e-4
+            given[...] = source
+            found = model(given).copy()
+            given[...] = 0
+        np.testing.assert_allclose(found.get(stream=stream), expected, rtol=0, atol=1e-6)
+
+
+@on_gpu
+def test_work_waits_for_torch_and_torch_for_it(gpu: CudaEngine) -> None:
+    pytest.importorskip("array_api_compat")
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch sees no GPU")
+    model, (X, _) = run(device="cuda"), examples()
+    expected = model(X)
+    stream = torch.cuda.Stream()
+    for _ in range(5):
+        with torch.cuda.stream(stream):
+            given, long = torch.zeros(X.shape, device="cuda"), torch.ones((4096, 4096), device="cuda")
+            source = torch.from_numpy(X).cuda()
+            for _ in range(20):
+                long = long @ long * 1e-4
+            given.copy_(source)
+            found = model(given).clone()
+        stream.synchronize()
+        np.testing.assert_allclose(found.cpu().numpy(), expected, rtol=0, atol=1e-6)
+
+
+@on_gpu
+def test_a_benchmark_trains_on_data_of_the_gpu(gpu: CudaEngine) -> None:
+    cell = grid.Cell("planar", 400, "cuda")
+    contestant = ours.Fastnn(grid.make_task(cell, 1, checking=True))
+    assert fastnn.arrays.ordinal(contestant.X) == 0
+    there = ours.Fastnn(grid.make_task(cell, 1, checking=True), device="cpu")
+    order = grid.check_order(cell)
+    np.testing.assert_allclose(contestant.losses(order), there.losses(order), rtol=0, atol=2e-5)
+    assert contestant.time(2) > 0
+    assert contestant.peak_bytes() > contestant.task.X.nbytes
+    assert contestant.work()
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+@on_gpu
+def test_more_memory_than_there_is(gpu: CudaEngine) -> None:
+    _, total = gpu.runtime.memory()
+    with pytest.raises(DeviceMemoryError, match="left"), engines.translated():
+        gpu.empty((total + 1,), "uint8")
+    run(device="cuda")
+
+
+@on_gpu
+def test_training_ends_where_there_is_no_room_and_goes_on_when_there_is(gpu: CudaEngine) -> None:
+    X, y = np.zeros((60_000, 4096), np.uint8), np.arange(60_000) % 10
+    X[:, 0] = y
+    model = fastnn.Sequential([fastnn.Dense(1024, activation="relu"), fastnn.Dense(10)], seed=1).build(4096)
+    before = model.weights
+    rest = 2**26  # two blocks of a stream, the parameters and what Adam keeps take more
+    taken: list[Any] = [gpu.runtime.allocate(gpu.runtime.memory()[0] - rest)]
+    with pytest.raises(DeviceMemoryError, match="left") as caught:
+        model.fit(X, y, batch_size=128, epochs=1, device="cuda", verbose=0)
+    taken.clear()
+    del caught
+    gc.collect()
+    assert all(np.array_equal(value, before[name]) for name, value in model.weights.items())
+    history = model.fit(X, y, batch_size=128, epochs=1, device="cuda", verbose=0)
+    assert np.isfinite(history["loss"]).all()
+
+
+@on_gpu
+@pytest.mark.parametrize("delay", [0.3, 0.71])
+def test_an_interrupt_leaves_whole_steps(gpu: CudaEngine, delay: float) -> None:
+    test_model = importlib.import_module("test_model")
+    code = test_model.INTERRUPT.format(path=[p for p in sys.path if p])
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "cuda", str(delay)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+@on_gpu
+def test_two_threads_train_and_predict_at_once(gpu: CudaEngine) -> None:
+    expected = digest(run(device="cuda", epochs=10))
+    X, _ = examples()
+    still = run(device="cuda")
+    outputs = still(X)
+    found: list[Any] = []
+
+    def train() -> None:
+        found.append(digest(run(device="cuda", epochs=10)))
+
+    def predict() -> None:
+        found.extend("same" if still(X).tobytes() == outputs.tobytes() else "other outputs" for _ in range(50))
+
+    threads = [threading.Thread(target=target) for target in (train, predict, train, predict)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == sorted([expected] * 2 + ["same"] * 100)
+
+
+@on_gpu
+def test_memory_after_100_fits(gpu: CudaEngine) -> None:
+    """New models each time, and one model that goes on."""
+    model = network()
+
+    def fits(count: int) -> int:
+        X, y = examples()
+        for _ in range(count):
+            run(device="cuda", epochs=1)
+            model.fit(X, y, batch_size=32, epochs=1, device="cuda", verbose=0)
+        gc.collect()
+        return used(gpu)
+
+    first = fits(5)
+    assert fits(50) <= first + 2**22
+
+
+@on_gpu
+def test_saved_on_the_gpu_loaded_on_the_cpu(gpu: CudaEngine, tmp_path: Path) -> None:
+    model, (X, y) = run(device="cuda"), examples()
+    model.save(tmp_path / "model.safetensors")
+    loaded = fastnn.load(tmp_path / "model.safetensors")
+    assert loaded.device == "cpu"
+    assert digest(loaded) == digest(model)
+    np.testing.assert_allclose(loaded.predict_proba(X), model.predict_proba(X), rtol=0, atol=1e-6)
+    model.fit(X, y, batch_size=32, epochs=1, device="cuda", verbose=0)
+    loaded.fit(X, y, batch_size=32, epochs=1, device="cuda", verbose=0)
+    assert digest(loaded) == digest(model)
+
+
+@on_gpu
+def test_a_program_is_explained(gpu: CudaEngine) -> None:
+    text = network().build(37).program(32, device="cuda").explain()
+    assert gpu.name in text
+    assert "whole step" in text
+
+
+# --- a whole training -------------------------------------------------------------------------------------------------
+
+
+@on_gpu
+@pytest.mark.parametrize("what", [*engines.PRECISIONS, "float64"])
+def test_mnist(gpu: CudaEngine, mnist: Path, what: str, record_property: Callable[[str, object], None]) -> None:
+    data = fastnn.datasets.load(str(mnist))
+    dtype, precision = ("float64", "float32") if what == "float64" else ("float32", what)
+    layers = [fastnn.Dense(256, activation="relu"), fastnn.Dropout(0.2), fastnn.Dense(10)]
+    model = fastnn.Sequential(layers, seed=0, dtype=dtype, input_scale=data.scale)
+    model.fit(data.X_train, data.y_train, batch_size=128, epochs=10, device="cuda", precision=precision, verbose=0)
+    accuracy = model.evaluate(data.X_test, data.y_test)["accuracy"]
+    record_property(f"mnist {what}", round(accuracy, 4))
+    assert accuracy >= 0.975
+
+
+# --- the comparison itself --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("beyond", "what"), [(-1, "before"), (7, "beyond")])
+def test_what_a_kernel_writes_outside_its_operands_is_found(beyond: int, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`laws.run_on_gpu` on a GPU made of the host, with a kernel that writes one element too many."""
+    engine = CudaEngine(HostRuntime(), capture=False)
+    monkeypatch.setattr(laws, "gpu", lambda: engine)
+    arrays = [np.linspace(0, 1, 7, dtype="float32"), np.empty(7, "float32")]
+    for offset in (0, 1):
+        laws.run_on_gpu("tanh", arrays, {}, beyond=offset)
+        np.testing.assert_allclose(arrays[1], np.tanh(arrays[0]), rtol=1e-6)
+    compute = engine.compute
+
+    def planted(kernel: str, given: Any, attributes: Any) -> None:
+        compute(kernel, given, attributes)
+        y = given[1]
+        DeviceArray(y.runtime, y.owner, y.address + beyond * 4, (1,), "float32").write(np.ones(1))
+
+    monkeypatch.setattr(engine, "compute", planted)
+    with pytest.raises(AssertionError, match=f"{what} an operand"):
+        laws.run_on_gpu("tanh", arrays, {})
