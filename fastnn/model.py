@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
 from collections import OrderedDict
@@ -301,7 +302,7 @@ class Sequential:
         *,
         loss: LossLike = "softmax_cross_entropy",
         optimizer: str | Optimizer | None = None,
-        batch_size: int = 128,
+        batch_size: int | str = 128,
         epochs: int = 5,
         validation_data: tuple[Any, Any] | None = None,
         sample_weight: Any = None,
@@ -462,7 +463,22 @@ class _Instances:
         with self._lock:
             free = self._free.get(key)
             found = free.pop() if free else None
-        return _Borrowed(self, key, make() if found is None else found)
+        if found is None:
+            try:
+                found = make()
+            except RuntimeError as error:  # a GPU without room for it may have room when the others have gone
+                if not engines.is_out_of_memory(error) or not self.clear():
+                    raise
+                found = make()
+        return _Borrowed(self, key, found)
+
+    def clear(self) -> bool:
+        """Let go of all that are free; whether there was one."""
+        with self._lock:
+            found = bool(self._free)
+            self._free.clear()
+        gc.collect()
+        return found
 
     def give_back(self, key: Any, item: Any) -> None:
         with self._lock:

@@ -24,7 +24,8 @@ from fastnn.losses import LOSSES, Loss, as_loss
 from fastnn.model import LossLike, Sequential, Snapshot, Task, as_loss_network
 from fastnn.optimizers import Adam, Optimizer, by_name
 from fastnn.program.explain import STEPS, Explanation
-from fastnn.program.trace import Call, Trace
+from fastnn.program.plan import plan
+from fastnn.program.trace import Call, Program, Trace
 from fastnn.schedules import as_schedule
 from fastnn_kernels.memory import aligned
 
@@ -33,6 +34,9 @@ LOG_ROWS = 4096
 
 CHUNK_SECONDS = 0.05
 """How long a chunk should take: the pace of the progress bar and of Ctrl-C."""
+
+AUTO = "auto"
+"""The `batch_size` that is found by the memory that is free."""
 
 BACKUP_SECONDS = 2.0
 """How often the host fetches the model from a GPU, which may be lost."""
@@ -47,6 +51,7 @@ class History(dict[str, list[float]]):
     device: str = ""
     reason: str = ""
     precision: str = "float32"
+    batch_size: int = 0
     threads: int = 1
     seed: int = 0
 
@@ -58,7 +63,7 @@ def fit(
     *,
     loss: LossLike = "softmax_cross_entropy",
     optimizer: str | Optimizer | None = None,
-    batch_size: int = 128,
+    batch_size: int | str = 128,
     epochs: int = 5,
     validation_data: tuple[Any, Any] | None = None,
     sample_weight: Any = None,
@@ -81,6 +86,8 @@ def fit(
 
     y: class indices (n,), one-hot or soft rows (n, C), 0/1 (n,) or (n, O), or values (n,) or (n, O).
     `sample_weight` (n,) and `class_weight` ({class: weight} or "balanced") multiply; the loss is then sum(w l)/sum(w).
+    `batch_size`: "auto" takes the largest power of two, or all examples, whose buffers fit into half of the memory that is
+    free; which it was is in `history.batch_size`.
     `order(epoch)` returns the indices that an epoch visits, in that order, of any length; without it the library
     shuffles. A smaller last mini-batch is trained on; with batch norm a last one of one row joins the one before.
     `shard_rows`: shuffle shards of so many rows, and the rows of each, instead of all rows: a memory map larger than main
@@ -202,7 +209,7 @@ class _Run:
         y: Any,
         loss: Loss,
         optimizer: Optimizer,
-        batch_size: int,
+        batch_size: int | str,
         epochs: int,
         validation_data: tuple[Any, Any] | None,
         sample_weight: Any,
@@ -222,9 +229,12 @@ class _Run:
         self.engine, self.reason = engines.choose(device, precision)
         if precision != "float32" and model.dtype != np.float32:
             raise InputError(f"precision={precision!r} is for models of float32, and this one is of {model.dtype}")
-        for name, value in {"batch_size": batch_size, "epochs": epochs}.items():
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < (name == "batch_size"):
-                raise InputError(f"{name}: expected a whole number of at least {int(name == 'batch_size')}, got {value!r}")
+        given = {"epochs": epochs} if batch_size == AUTO else {"batch_size": batch_size, "epochs": epochs}
+        for name, value in given.items():
+            least = int(name == "batch_size")
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+                also = f', or "{AUTO}"' if least else ""
+                raise InputError(f"{name}: expected a whole number of at least {least}{also}, got {value!r}")
         engines.check_threads(threads)
         if shard_rows is not None and (isinstance(shard_rows, bool) or not isinstance(shard_rows, int) or shard_rows < 1):
             raise InputError(f"shard_rows: expected None or a whole number of at least 1, got {shard_rows!r}")
@@ -243,16 +253,17 @@ class _Run:
                 raise InputError("validation_data: expected a pair (X, y)")
             self.validation = prepare(model, *validation_data, loss, None, None, "validation ", self.examples.kind)
         n = len(self.examples.X)
-        if batch_size > n:
+        self.epochs, self.threads, self.penalized = int(epochs), threads, l1 > 0 or l2 > 0
+        self.metric = _metric(loss, self.examples.kind)
+        self.network = as_loss_network(model, loss)
+        if batch_size == AUTO:
+            batch_size = self._largest_batch(n)
+        elif int(batch_size) > n:
             warnings.warn(f"batch_size {batch_size} is more than the {n} examples; {n} is used", UserWarning, stacklevel=4)
-        self.batch_size, self.epochs = min(int(batch_size), n), int(epochs)
+        self.batch_size = min(int(batch_size), n)
         self.pairs = any(layer.needs_two_rows for layer in model.layers)
         if self.pairs and self.batch_size == 1:
             raise InputError("batch norm cannot be trained with mini-batches of one example; use batch_size >= 2")
-        self.penalized = l1 > 0 or l2 > 0
-        self.threads = threads
-        self.metric = _metric(loss, self.examples.kind)
-        self.network = as_loss_network(model, loss)
         self.settings = (l2, l1)
         self.schedule = as_schedule(optimizer.learning_rate)
         self._chunk = 0
@@ -276,7 +287,7 @@ class _Run:
         model._loss = self.loss
         history = History()
         history.device, history.reason, history.seed = engine.name, self.reason, model.seed
-        history.precision = engine.precision
+        history.precision, history.batch_size = engine.precision, self.batch_size
         per_epoch = _batches(len(self.examples.X), self.batch_size, self.pairs)
         total = self.epochs * len(per_epoch)
         try:
@@ -474,6 +485,21 @@ class _Run:
             self.penalized,
         )
 
+    def _program(self) -> Program:
+        """The step that this run plays."""
+        optimizer = self.optimizer
+        return steps.training(
+            self.network, self.loss, self.examples.data, self.metric, optimizer.kernel, optimizer.attributes(),
+            self.penalized, narrowed=self.engine.precision == "bf16",
+        )  # fmt: skip
+
+    def _largest_batch(self, n: int) -> int:
+        """The largest power of two, or n, whose buffers fit into half of the free memory; at least 2 where n is."""
+        program, room = self._program(), self.engine.free() // 2
+        sizes = [*(1 << exponent for exponent in range(1, (n - 1).bit_length())), n]
+        fitting = [rows for rows in sizes if plan(program, rows).size <= room]
+        return max(fitting, default=min(2, n))
+
     def _storage_key(self) -> Any:
         return ("storage", self.engine.name, self.engine.precision, self.network.size)
 
@@ -481,14 +507,10 @@ class _Run:
         """The step for a number of rows, with this run's storage bound to it."""
         instance: engines.Instance | None = self._borrowed.get(rows)
         if instance is None:
-            model, optimizer = self.model, self.optimizer
+            model = self.model
 
             def make() -> engines.Instance:
-                program = steps.training(
-                    self.network, self.loss, self.examples.data, self.metric, optimizer.kernel, optimizer.attributes(),
-                    self.penalized, narrowed=self.engine.precision == "bf16",
-                )  # fmt: skip
-                return engines.instantiate(program, rows, self.engine, self.threads)
+                return self.engine.instantiate(self._program(), rows, self.threads)
 
             instance = model._cache.take(self._key(rows), make).item if self.loss.name in LOSSES else make()
             assert instance is not None

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from cuda_on_host.runtime import HostRuntime
 
 
 @pytest.fixture
@@ -21,3 +26,49 @@ def mnist() -> Path:
     if "FASTNN_DATA" not in os.environ or not folder.is_dir():
         pytest.skip("FASTNN_DATA does not name a folder with mnist/")
     return folder
+
+
+class Hosts:
+    """GPUs made of the host, by their numbers."""
+
+    def __init__(self) -> None:
+        self.installed: dict[int, HostRuntime] = {}
+
+    def install(self, ordinal: int = 0, **options: Any) -> HostRuntime:
+        """A fresh one in the place of `cuda:<ordinal>`, made with the options of `HostRuntime`."""
+        from cuda_on_host.runtime import HostRuntime
+
+        from fastnn import engines
+
+        for key in [key for key in engines._cuda if key[0] == ordinal]:
+            del engines._cuda[key]
+        made = self.installed[ordinal] = HostRuntime(ordinal=ordinal, **options)
+        return made
+
+    def runtime(self, ordinal: int = 0) -> HostRuntime:
+        from fastnn_kernels.cuda.runtime import CudaUnavailable
+
+        if ordinal not in self.installed:
+            raise CudaUnavailable(f"there is no cuda:{ordinal}")
+        return self.installed[ordinal]
+
+
+@pytest.fixture
+def cuda_hosts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
+    """The only GPUs of this process are those that are installed here."""
+    import fastnn_kernels.cuda
+    from fastnn import engines
+    from fastnn.engines import cuda
+
+    hosts = Hosts()
+    monkeypatch.setattr(fastnn_kernels.cuda, "runtime", hosts.runtime)
+    monkeypatch.setattr(engines, "_cuda", {})
+    monkeypatch.setattr(engines, "_unusable", [])
+    yield hosts
+    cuda._single.cache_clear()
+
+
+@pytest.fixture
+def cuda_host(cuda_hosts: Hosts) -> HostRuntime:
+    """A fresh GPU made of the host, as `cuda:0`."""
+    return cuda_hosts.install()

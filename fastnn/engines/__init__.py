@@ -90,6 +90,12 @@ def gpu(ordinal: int = 0, precision: str = "float32", capture: bool | None = Non
         return found
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a GPU had no room for something."""
+    runtime = sys.modules.get("fastnn_kernels.cuda.runtime")
+    return runtime is not None and isinstance(error, runtime.CudaOutOfMemory)
+
+
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
     """Errors of a GPU as errors of this library."""
@@ -123,5 +129,5 @@ def instantiate(program: Program, rows: int, engine: str | Engine = "cpu", threa
 
 __all__ = [
     "CPU", "DEVICES", "NUMPY", "PRECISIONS", "Engine", "Instance", "check_threads", "choose", "cores", "gpu",
-    "instantiate", "named", "of", "translated",
+    "instantiate", "is_out_of_memory", "named", "of", "translated",
 ]  # fmt: skip

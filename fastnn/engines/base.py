@@ -58,6 +58,10 @@ class Engine(ABC):
     def count_nonfinite(self, array: Placed) -> Placed:
         """An array whose sum is the number of elements that are NaN or infinite."""
 
+    @abstractmethod
+    def free(self) -> int:
+        """Bytes of memory that are free there."""
+
     def room(self) -> int | None:
         """Bytes that are free for data; None where data are used in place."""
         return None

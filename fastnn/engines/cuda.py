@@ -84,8 +84,11 @@ class CudaEngine(Engine):
                 player.bind(str(index), array.address)
             player.play(1, self.runtime.stream)
 
-    def room(self) -> int:
+    def free(self) -> int:
         return self.runtime.memory()[0]
+
+    def room(self) -> int:
+        return self.free()
 
     def outputs(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
         return np.empty(shape, dtype) if isinstance(like, np.ndarray) else self.empty(shape, dtype)

@@ -34,6 +34,16 @@ def check_threads(threads: int | None) -> None:
         raise InputError(f"threads: expected None or a whole number from 1 to {most}, got {threads!r}")
 
 
+def free_memory() -> int:
+    """Bytes of main memory that programs may take now; 4 GiB where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return 1024 * int(fields["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return 2**32
+
+
 class HostEngine(Engine):
     """Arrays are NumPy arrays and are used where they lie."""
 
@@ -79,6 +89,9 @@ class HostEngine(Engine):
 
     def store_rows(self, target: np.ndarray, source: np.ndarray, start: int, count: int) -> None:
         target[start : start + count] = source[:count]
+
+    def free(self) -> int:
+        return free_memory()
 
     def wait(self) -> None:
         """Whatever is asked is done when the call returns."""

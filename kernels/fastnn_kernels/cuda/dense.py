@@ -16,8 +16,8 @@ CHOICE_VERSION = 1
 """Of everything below that decides who computes a product, in which tiles and splits: other numbers, other last bits."""
 
 OWN_UP_TO = {"float32": 2**25, "tf32": 2**23, "float64": 2**23, "bfloat16": 2**22}
-"""rows * columns * inner up to which a product is our own, by the precision of its multiplications. From the model below, and
-that cuBLASLt has a kernel of 3 us at least; the sooner tensor cores can take over, the smaller."""
+"""rows * columns * inner up to which a product is our own, by the precision of its multiplications. Estimated from the model
+below, taking 3 us for cuBLASLt's smallest; the sooner tensor cores can take over, the smaller."""
 
 EPILOGUES = {None: "bias", "relu": "relu_bias"}
 """Activations that cuBLASLt adds to `dense`; all others are one more pass over its result."""
@@ -48,7 +48,7 @@ TILES = {itemsize: tuple(_tile(*shape, itemsize) for shape in ((4, 8), (16, 16),
 """By the size of an element that is computed in."""
 
 MULTIPROCESSORS = 132
-"""Of the GPU that the model is of, an H200. Fixed, so that the bits of a result are the same on every GPU."""
+"""Of the GPU that the model is of, an H200. Fixed, so that our bodies add up in the same order on every GPU."""
 
 START, SECOND_BODY = 1000, 2500
 """Cycles from the start of a block to its first product, and for a node that adds the parts of a split up."""

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from fastnn_kernels.cuda.compiling import machine_code
+from fastnn_kernels.cuda.cublaslt import WORKSPACE, CublasLt, Plan
 from fastnn_kernels.cuda.kernels import Kernel, unit
-from fastnn_kernels.cuda.lowering import THREADS, Device
+from fastnn_kernels.cuda.lowering import THREADS, Device, Product
 from fastnn_kernels.cuda.runtime import (
     CudaAbsent,
     CudaError,
@@ -33,9 +34,6 @@ from fastnn_kernels.cuda.runtime import (
 
 SHARED_BYTES = 48 * 1024
 """Shared memory that a block may have without being asked for."""
-
-WORKSPACE = 32 * 2**20
-"""Bytes that products may use; NVIDIA recommends so much for Hopper, and less would do elsewhere."""
 
 MEMORY_ALLOCATION = 2  # cudaErrorMemoryAllocation
 LOST = {214, 220, 700, 702, 708, 710, 714, 715, 716, 717, 718, 719, 721, 999}
@@ -64,8 +62,6 @@ class CupyRuntime:
         check_driver()
         import cupy
 
-        from fastnn_kernels.cuda.cublaslt import CublasLt
-
         self.cupy = cupy
         self.ordinal = ordinal
         with _translated(self):
@@ -84,7 +80,7 @@ class CupyRuntime:
             raise CudaUnavailable(f"{self.name} has compute capability {architecture / 10}; 7.5 is needed at least")
         try:
             with self._here():
-                self._products: Any = CublasLt()
+                self._products: CublasLt | None = CublasLt()
                 self._workspace = self.allocate(WORKSPACE)
         except CudaUnavailable:
             self._products = None
@@ -93,7 +89,7 @@ class CupyRuntime:
         self._lock = threading.RLock()
         self._functions: dict[Kernel, Any] = {}
         self._modules: list[Any] = []
-        self._plans: dict[Any, Any] = {}
+        self._plans: dict[Product, Plan] = {}
         self._raised: set[Kernel] = set()
 
     @contextlib.contextmanager
@@ -186,9 +182,8 @@ class CupyRuntime:
                     attribute = driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
                     driver.funcSetAttribute(self._functions[node.kernel].ptr, attribute, self.device.shared_bytes)
                     self._raised.add(node.kernel)
-            for product in (node.product for node in nodes if isinstance(node, Multiplication)):
-                if product not in self._plans:
-                    self._plans[product] = self._products.plan(product)
+            for product in (node for node in nodes if isinstance(node, Multiplication)):
+                self._plan(product.product).prepare(product.addresses)
 
     def run(self, node: Node, stream: Any) -> None:
         with self._here():
@@ -199,7 +194,14 @@ class CupyRuntime:
                     ctypes.addressof(table), 0,
                 )  # fmt: skip
             else:
-                self._plans[node.product].run(node.addresses, self._workspace.address, stream.ptr)
+                self._plan(node.product).run(node.addresses, self._workspace.address, stream.ptr)
+
+    def _plan(self, product: Product) -> Plan:
+        found = self._plans.get(product)
+        if found is None:
+            assert self._products is not None
+            found = self._plans[product] = self._products.plan(product)
+        return found
 
     def captured(self, nodes: Sequence[Node]) -> Any:
         with self._lock, self._here():
