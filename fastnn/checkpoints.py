@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ from fastnn import random
 from fastnn.errors import FastnnError, FileError, FormatError, InputError, NotReadyError, nearest
 from fastnn.files import write_whole
 from fastnn.layers import BUILT_IN, Layer
-from fastnn.model import Sequential, Task
+from fastnn.model import Sequential, Task, Trained
 
 FORMAT_VERSION = 1
 KEY = "fastnn"
 
 
 def save(model: Sequential, path: str | os.PathLike[str]) -> None:
-    """Write architecture, parameters, running statistics, seed, counters and task of `model` to `path`.
+    """Write architecture, parameters, running statistics, seed, counters, task of `model`, and how it was trained to `path`.
 
     Layers of your own are named in the file; `load` must be given their classes. Raises NotReadyError before the model has
     parameters, FileError if the file cannot be written (an old one then survives).
@@ -43,6 +44,7 @@ def save(model: Sequential, path: str | os.PathLike[str]) -> None:
         "features": list(model.network.features),
         "layers": [{"layer": type(layer).__name__, **layer.config()} for layer in model.layers],
         "task": None if model.task is None else {"loss": model.task.loss, "kind": model.task.kind},
+        "trained": None if model.trained is None else asdict(model.trained),
         "counters": {"step": model.counters.step, "epoch": model.counters.epoch},
     }
     try:
@@ -105,6 +107,8 @@ def _from_manifest(path: Path, manifest: Any, weights: dict[str, np.ndarray], cl
         model.set_weights(weights)
         if manifest["task"] is not None:
             model.task = Task(str(manifest["task"]["loss"]), str(manifest["task"]["kind"]))
+        if manifest.get("trained") is not None:
+            model.trained = Trained(str(manifest["trained"]["device"]), str(manifest["trained"]["precision"]))
         model.counters.step = int(manifest["counters"]["step"])
         model.counters.epoch = int(manifest["counters"]["epoch"])
     except FormatError:

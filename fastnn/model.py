@@ -42,6 +42,14 @@ class Task:
     """`"classes"`, `"binary"`, `"multilabel"` or `"values"`."""
 
 
+@dataclass(frozen=True)
+class Trained:
+    """How the model was trained last; stored with the model."""
+
+    device: str
+    precision: str
+
+
 @dataclass
 class OptimizerState:
     """What an optimizer keeps between steps: the class it belongs to, its arrays, and how many updates it has made."""
@@ -106,6 +114,7 @@ class Sequential:
         self.seed = int(self.seed)
         self.input_scale = float(input_scale)
         self.task: Task | None = None
+        self.trained: Trained | None = None
         self._loss: Loss | None = None
         self.counters = Counters()
         self.device = "cpu"

@@ -21,7 +21,7 @@ from fastnn.errors import DeviceLostError, DivergenceError, FastnnError, InputEr
 from fastnn.examples import Examples, check_inputs, prepare
 from fastnn.feeds import Feed, feed
 from fastnn.losses import LOSSES, Loss, as_loss
-from fastnn.model import LossLike, Sequential, Snapshot, Task, as_loss_network
+from fastnn.model import LossLike, Sequential, Snapshot, Task, Trained, as_loss_network
 from fastnn.optimizers import Adam, Optimizer, by_name
 from fastnn.program.explain import STEPS, Explanation
 from fastnn.program.plan import plan
@@ -282,7 +282,7 @@ class _Run:
         engine.write(self.storage["penalties"], _penalties(self.network, *self.settings, self.optimizer))
         model._state.on(engine)
         model._state.changed(engine)
-        model.device = engine.name
+        model.device, model.trained = engine.name, Trained(engine.name, engine.precision)
         model.task = Task(self.loss.name, self.examples.kind)
         model._loss = self.loss
         history = History()

@@ -1,4 +1,4 @@
-"""What only a GPU can show: the engine on the real device. Kernels are compared with their definitions there by their own tests.
+"""What only a GPU can show: the engine on the real device. Kernels are compared with their definitions by their own tests.
 
 Every test is skipped where no GPU can be used. `record_property` hands figures on to the record of `ci/gpu.sh`.
 """

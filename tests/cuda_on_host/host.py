@@ -1,7 +1,7 @@
-"""A GPU made of the host: the CUDA sources compiled by g++ and run as fibers, behind the interface of a runtime.
+"""A GPU made of the host: the CUDA sources compiled by g++ and run as fibers (`scheduler.cpp`, `shim.h`).
 
-Memory is host memory between guards, filled with NaN when it is allocated; capturing records what is given to a stream, and a
-graph plays the record. Everything that is asked is done at once. `fail_at` makes the n-th call that could fail on a GPU fail.
+What hangs, traps or depends on the order of threads on a GPU raises Fault here or gives wrong results; scratch memory lies
+between guards and holds NaN. What an engine asks of a GPU beyond kernels is in `runtime.py`.
 """
 
 from __future__ import annotations
