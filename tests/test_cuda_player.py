@@ -321,5 +321,3 @@ def test_a_program_without_an_end_has_graphs_of_one_step() -> None:
     bound = Bound(step_calls()[:-1])
     bound.player.play(40, bound.runtime.stream)
     assert bound.runtime.asked.count("launch") == 40
-
-

@@ -42,6 +42,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Kernel:
     """One row of the table. `partly`: operands of which only as many elements are touched as another operand has.
     `optional`: an output that a call may have behind all others, in the `numpy` and `cuda` sets.
+    `sets`: the kernel sets that have it.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Kernel:
     count: Callable[[Shapes], int] = lambda shapes: 0
     partly: Mapping[str, str] = field(default_factory=dict)
     optional: str = ""
+    sets: tuple[str, ...] = ("numpy", "cpu", "cuda")
 
     @property
     def operands(self) -> tuple[str, ...]:
@@ -117,12 +119,18 @@ def _declare(
     attributes: str = "",
     count: Callable[[Shapes], int] = lambda shapes: 0,
     optional: str = "",
+    sets: str = "numpy cpu cuda",
     **partly: str,
 ) -> None:
     KERNELS[name] = Kernel(
         name, tuple(inputs.split()), tuple(outputs.split()), tuple(updated.split()), tuple(attributes.split()), count, partly,
-        optional,
+        optional, tuple(sets.split()),
     )  # fmt: skip
+
+
+def mask_pitch(columns: int) -> int:
+    """Bytes of a row of a mask of so many columns: rows start at multiples of 128 bits."""
+    return -(-columns // 128) * 16
 
 
 def _matmul_operations(shapes: Shapes) -> int:
@@ -146,6 +154,17 @@ _declare(
 _declare(
     "dense_backward_weight", "x dz", "dw db",
     count=lambda s: 2 * math.prod(s["x"]) * s["dz"][1] + math.prod(s["dz"]),
+)  # fmt: skip
+# The same with ReLU, and a mask of y > 0 in the place of y. mask (B, P) uint8 is laid out as cuBLASLt wants it: bit j % 8, counted
+# from the lowest, of byte j // 8 of a row is that of column j; P is `mask_pitch`; bits beyond the columns mean nothing.
+# The optional operand `db` (I,) becomes the sum of dx over its rows, the gradient of the bias of the layer below.
+_declare(
+    "dense_with_mask", "x w b", "y mask", sets="numpy cuda",
+    count=lambda s: 2 * math.prod(s["x"]) * s["w"][1] + 2 * math.prod(s["y"]),
+)  # fmt: skip
+_declare(
+    "dense_backward_input_with_mask", "dz w mask", "dx", optional="db", sets="numpy cuda",
+    count=lambda s: 2 * math.prod(s["dz"]) * s["w"][0] + (2 if "db" in s else 1) * math.prod(s["dx"]),
 )  # fmt: skip
 
 # Elementwise, all of one shape.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fastnn_kernels.contract import ALPHA_ACTIVATIONS
@@ -11,7 +12,9 @@ from fastnn_kernels.numpy import elementwise
 
 Array = NDArray[Any]
 
-__all__ = ["dense", "dense_backward_input", "dense_backward_weight", "matmul"]
+__all__ = [
+    "dense", "dense_backward_input", "dense_backward_input_with_mask", "dense_backward_weight", "dense_with_mask", "matmul",
+]  # fmt: skip
 
 
 def matmul(a: Array, b: Array, c: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
@@ -43,6 +46,22 @@ def dense_backward_weight(x: Array, dz: Array, dw: Array, db: Array) -> None:
     """dw (I, O) = x (B, I).T @ dz (B, O), db (O,) = sum of dz over B."""
     dw[...] = x.T @ dz
     db[...] = dz.sum(axis=0)
+
+
+def dense_with_mask(x: Array, w: Array, b: Array, y: Array, mask: Array) -> None:
+    """y (B, O) = max(x (B, I) @ w (I, O) + b (O,), 0), and a bit of mask (B, P) for each element, set where y > 0."""
+    dense(x, w, b, y, activation="relu")
+    mask[...] = 0
+    bits = np.packbits(y > 0, axis=1, bitorder="little")
+    mask[:, : bits.shape[1]] = bits
+
+
+def dense_backward_input_with_mask(dz: Array, w: Array, mask: Array, dx: Array, db: Array | None = None) -> None:
+    """dx (B, I) = dz (B, O) @ w (I, O).T where the bit of mask (B, P) is set, else 0; db (I,) = sum of dx over B."""
+    kept = np.unpackbits(mask, axis=1, count=dx.shape[1], bitorder="little")
+    dx[...] = np.where(kept, dz @ w.T, 0)
+    if db is not None:
+        db[...] = dx.sum(axis=0)
 
 
 def _alpha(activation: str, alpha: float) -> dict[str, float]:

@@ -1,0 +1,194 @@
+"""bfloat16 products: what of a step is narrowed, and that it computes what rounding at those places gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_on_host import host
+
+import fastnn
+from fastnn import engines, ops, steps
+from fastnn.layers import Layer
+from fastnn.losses import as_loss
+from fastnn.program.narrow import PRODUCTS, narrow
+from fastnn.program.trace import Program, Symbol
+
+ml_dtypes = pytest.importorskip("ml_dtypes")
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def rounded(x: np.ndarray) -> np.ndarray:
+    return x.astype(BFLOAT16).astype(np.float64)
+
+
+def step(layers: list[Layer], loss: Any = "softmax_cross_entropy", features: int = 7, outputs: int = 5) -> Program:
+    model = fastnn.Sequential(layers, seed=0).build(features)
+    chosen = as_loss(loss)
+    data = steps.Data("float32", "int64", ()) if chosen.accepts == "classes" else steps.Data("float32", "float32", (outputs,))
+    adam = fastnn.Adam()
+    return steps.training(model.network, chosen, data, None, adam.kernel, adam.attributes(), False)
+
+
+def deep() -> list[Layer]:
+    norm = [fastnn.Dense(6, use_bias=False), fastnn.BatchNorm(), fastnn.Activation("relu"), fastnn.Dropout(0.2)]
+    return [*norm, fastnn.Dense(9, activation="tanh"), fastnn.Dense(5)]
+
+
+def kinds(program: Program) -> dict[str, set[str]]:
+    """The dtypes of what each kernel makes."""
+    found: dict[str, set[str]] = {}
+    for call in program.calls:
+        found.setdefault(call.kernel, set()).update(symbol.dtype.name for symbol in call.outputs)
+    return found
+
+
+def test_products_read_bfloat16_and_nothing_else() -> None:
+    program = narrow(step(deep()))
+    products = [call for call in program.calls if call.kernel in PRODUCTS]
+    assert len(products) >= 8
+    for call in products:
+        assert [symbol.dtype for symbol in call.inputs[:2]] == [BFLOAT16, BFLOAT16], call.kernel
+    shadow = program.inputs["shadow"]
+    weights = [symbol for call in products for symbol in call.inputs if symbol.root is shadow]
+    assert {tuple(w.shape) for w in weights} == {(7, 6), (6, 9), (9, 5), (9,)}  # the last is a bias beside a narrow result
+    assert all(symbol.root is not program.inputs["parameters"] for call in products for symbol in call.inputs[:2])
+
+
+def test_sums_losses_logits_and_parameters_stay_float32() -> None:
+    program = narrow(step(deep()))
+    by_kernel = {call.kernel: call for call in program.calls}
+    assert program.inputs["parameters"].dtype == np.float32
+    loss = by_kernel["softmax_cross_entropy_with_gradient"]
+    assert loss.inputs[0].dtype == np.float32  # the logits
+    assert loss.outputs[0].dtype == np.float32  # the losses
+    assert loss.outputs[1].dtype == BFLOAT16  # their gradient, which products read
+    weight = by_kernel["dense_backward_weight"]
+    assert {symbol.dtype.name for symbol in weight.outputs} == {"float32"}
+    norm = by_kernel["batch_norm"]
+    assert [symbol.dtype.name for symbol in norm.outputs] == ["bfloat16", "float32", "float32"]
+    assert kinds(program)["dropout"] == {"bfloat16"}
+    update = by_kernel["adam"]
+    assert [symbol.name for symbol in update.outputs] == ["shadow"]
+    assert {symbol.dtype.name for symbol in update.updated} == {"float32"}
+
+
+def test_what_a_loss_of_the_user_s_own_computes_is_left_alone() -> None:
+    def huber(outputs: Any, targets: Any) -> Any:
+        error = ops.abs(outputs - targets)
+        return ops.mean(ops.where(error < 1.0, 0.5 * error * error, error - 0.5), axis=1)
+
+    program = narrow(step([fastnn.Dense(6, activation="gelu"), fastnn.Dense(5)], huber))
+    inner = [call for call in program.calls if call.kernel in ("subtract", "abs", "multiply", "where", "less")]
+    read = {symbol for call in program.calls if call.kernel in PRODUCTS for symbol in call.inputs}
+    for call in inner:
+        for symbol in call.outputs:
+            assert symbol.dtype != BFLOAT16 or symbol in read
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid"])
+def test_one_step_is_that_of_numbers_rounded_at_the_same_places(
+    activation: str, cuda_host: Any, rng: np.random.Generator
+) -> None:
+    X, y = rng.normal(size=(13, 7)).astype(np.float32), rng.integers(0, 5, 13)
+    model = fastnn.Sequential([fastnn.Dense(9, activation=activation), fastnn.Dense(5)], seed=4).build(7)
+    before = {name: w.astype(np.float64) for name, w in model.weights.items()}
+    history = model.fit(
+        X, y, batch_size=13, epochs=1, optimizer=fastnn.SGD(0.5), order=lambda epoch: np.arange(13), device="cuda",
+        precision="bf16", verbose=0,
+    )  # fmt: skip
+
+    functions: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "relu": lambda z: np.maximum(z, 0), "sigmoid": lambda z: 1 / (1 + np.exp(-z))
+    }  # fmt: skip
+    x, w0, w1 = rounded(X), rounded(before["0.weight"]), rounded(before["1.weight"])
+    h = rounded(functions[activation](x @ w0 + rounded(before["0.bias"])))
+    z = h @ w1 + before["1.bias"]
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    dz = rounded((p - np.eye(5)[y]) / 13)
+    slope = (h > 0) if activation == "relu" else h * (1 - h)
+    dh = rounded((dz @ w1.T) * slope)
+    gradients = {"0.weight": x.T @ dh, "0.bias": dh.sum(0), "1.weight": h.T @ dz, "1.bias": dz.sum(0)}
+    assert history["loss"][0] == pytest.approx(-np.log(p[np.arange(13), y]).mean(), rel=1e-5)
+    for name, weight in model.weights.items():
+        assert weight.dtype == np.float32
+        # A number within a rounding error of the middle between two of bfloat16 may go either way.
+        np.testing.assert_allclose(weight, before[name] - 0.5 * gradients[name], atol=2e-4, err_msg=name)
+    assert history.precision == "bf16"
+    assert model.trained == fastnn.model.Trained("cuda:0", "bf16")
+
+
+@pytest.mark.parametrize("kernel", ["sgd", "momentum", "nesterov", "averaged_momentum", "rmsprop", "adam"])
+@pytest.mark.parametrize("size", [0, 1, 33, 1009])
+def test_the_shadow_is_the_rounded_parameters(kernel: str, size: int, rng: np.random.Generator) -> None:
+    from fastnn_kernels.contract import UPDATES
+
+    optimizers = {
+        "sgd": fastnn.SGD(0.1), "momentum": fastnn.SGD(0.1, momentum=0.9),
+        "nesterov": fastnn.SGD(0.1, momentum=0.9, nesterov=True),
+        "averaged_momentum": fastnn.Momentum(0.1), "rmsprop": fastnn.RMSprop(0.1), "adam": fastnn.Adam(0.1),
+    }  # fmt: skip
+    state = [np.abs(rng.normal(size=size)).astype(np.float32) for _ in UPDATES[kernel]]
+    arrays = [
+        rng.normal(size=size).astype(np.float32), np.zeros((), np.float32), np.ones((1, 3), np.float32), np.zeros((), np.int64),
+        np.array([0, size // 2, size]), np.array([[0.1, 0, 0], [0, 0.1, 0]], np.float32),
+        rng.normal(size=size).astype(np.float32), *state, np.zeros(size, BFLOAT16),
+    ]  # fmt: skip
+    without = [array.copy() for array in arrays[:-1]]
+    attributes = optimizers[kernel].attributes()
+    host.run(kernel, arrays, attributes)
+    host.run(kernel, without, attributes)
+    assert arrays[6].tobytes() == without[6].tobytes()
+    assert arrays[-1].tobytes() == arrays[6].astype(BFLOAT16).tobytes()
+
+
+def test_rounding_is_to_nearest_even_and_keeps_nan_and_infinity() -> None:
+    odd = [0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001, 0x3F808000, 0x3F818000]
+    bits = np.concatenate([np.arange(0, 2**32, 65521, np.uint64), odd])
+    x = bits.astype(np.uint32).view(np.float32)
+    y = np.zeros(x.shape, BFLOAT16)
+    host.run("identity", [x, y], {})
+    with np.errstate(invalid="ignore"):
+        expected = x.astype(BFLOAT16)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(expected))
+    known = ~np.isnan(x)
+    np.testing.assert_array_equal(y.view(np.uint16)[known], expected.view(np.uint16)[known])
+
+
+def test_it_learns_and_goes_on_in_other_precisions(cuda_host: Any) -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 300)
+    X = (rng.normal(size=(300, 6)) + 2 * np.eye(3, 6)[y]).astype(np.float32)
+    model = fastnn.Sequential([fastnn.Dense(16, activation="relu"), fastnn.BatchNorm(), fastnn.Dense(3)], seed=1)
+    options: dict[str, Any] = {"batch_size": 50, "optimizer": fastnn.Adam(0.02), "device": "cuda", "verbose": 0}
+    model.fit(X, y, epochs=10, precision="bf16", **options)
+    assert model.evaluate(X, y)["accuracy"] > 0.9
+    losses = model.fit(X, y, epochs=3, precision="float32", **options)["loss"]
+    assert losses[-1] < 0.3
+    assert model.counters.step == 13 * 6
+
+
+def test_only_float32_models_on_a_gpu_have_other_precisions(cuda_host: Any) -> None:
+    X, y = np.zeros((8, 3)), np.arange(8) % 2
+    wide = fastnn.Sequential([fastnn.Dense(2)], dtype="float64")
+    with pytest.raises(fastnn.errors.InputError, match="float64"):
+        wide.fit(X, y, device="cuda", precision="bf16", verbose=0)
+    model = fastnn.Sequential([fastnn.Dense(2)])
+    with pytest.raises(fastnn.errors.DeviceError, match="needs a GPU"):
+        model.fit(X, y, device="cpu", precision="tf32", verbose=0)
+    with pytest.raises(fastnn.errors.InputError, match="did you mean 'bf16'"):
+        model.fit(X, y, device="cuda", precision="bf61", verbose=0)
+    assert not model.built
+
+
+def test_explain_shows_what_is_narrow(cuda_host: Any) -> None:
+    model = fastnn.Sequential([fastnn.Dense(9, activation="relu"), fastnn.Dense(5)], seed=4).build(7)
+    text = str(model.program(13, device="cuda", precision="bf16"))
+    assert "%0 (B, 7) bfloat16 = gather_rows" in text
+    assert "shadow (122,) bfloat16 = adam" in text
+    assert "bfloat16" not in str(model.program(13, device="cuda"))
+    assert set(engines.PRECISIONS) == {"float32", "tf32", "bf16"}
+    assert isinstance(model.program(13, device="cuda", precision="bf16").program.inputs["shadow"], Symbol)
