@@ -4,12 +4,12 @@
 # it may and there is none, the system's Chromium.
 #
 #   PYTHON   the Python to use                                   (python3)
-#   ORACLES  what the tests compare with, for pip                (torch==2.13.0 jax)
+#   ORACLES  what the tests compare with, for pip                (torch==2.13.0 jax nvidia-cublas)
 #   TESTS    more arguments for pytest, e.g. "-k softmax"        ()
 set -euo pipefail
 
 python=${PYTHON:-python3}
-read -r -a oracles <<<"${ORACLES:-torch==2.13.0 jax}"
+read -r -a oracles <<<"${ORACLES:-torch==2.13.0 jax nvidia-cublas}"
 read -r -a tests <<<"${TESTS:-}"
 checkout=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 work=$(mktemp -d)

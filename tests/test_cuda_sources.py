@@ -19,7 +19,7 @@ from cuda_on_host import calls, host
 import fastnn_kernels.cuda
 from fastnn_kernels.contract import KERNELS
 from fastnn_kernels.cuda import compiling
-from fastnn_kernels.cuda.compiling import ARCHITECTURES, OPTIONS, Resources, _resources, compile_source, version
+from fastnn_kernels.cuda.compiling import ARCHITECTURES, OPTIONS, Resources, compile_source, resources_of, version
 from fastnn_kernels.cuda.kernels import Kernel, kernel, unit
 from fastnn_kernels.cuda.lowering import LOWERINGS, Body, Device, lower
 from fastnn_kernels.cuda.runtime import CudaUnavailable
@@ -135,7 +135,7 @@ def test_nvcc_compiles_the_same(family, precision, tmp_path: Path) -> None:
     command = ["nvcc", "-std=c++17", "-arch=sm_90", "-cubin", "-Xptxas=-v", "-o", str(tmp_path / "unit.cubin"), str(source)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[:8000]
-    check(family, precision, _resources(ended.stderr))
+    check(family, precision, resources_of(ended.stderr))
 
 
 def test_what_the_assembler_says_is_read() -> None:
@@ -148,7 +148,7 @@ ptxas info    : Function properties for second
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info    : Used 8 registers
 """
-    assert _resources(log) == {"first": Resources(40, 16, 12), "second": Resources(8, 0, 0)}
+    assert resources_of(log) == {"first": Resources(40, 16, 12), "second": Resources(8, 0, 0)}
 
 
 def test_spilling_is_seen(nvrtc) -> None:

@@ -76,13 +76,9 @@ template <int N, class T> __device__ __forceinline__ void store_pack(T* p, const
     if (j < left) p[j] = pack.at[j];
 }
 
-// Sums and maxima over the lanes of a warp, in a fixed order; every lane gets the result. All 32 lanes must take part.
+// The sum over the lanes of a warp, in a fixed order; every lane gets the result. All 32 lanes must take part.
 template <class F> __device__ __forceinline__ F warp_sum(F x) {
   for (int distance = WARP / 2; distance; distance /= 2) x += __shfl_xor_sync(ALL, x, distance);
-  return x;
-}
-template <class F> __device__ __forceinline__ F warp_max(F x) {
-  for (int distance = WARP / 2; distance; distance /= 2) x = larger(x, __shfl_xor_sync(ALL, x, distance));
   return x;
 }
 
@@ -95,13 +91,4 @@ template <class F> __device__ __forceinline__ F block_sum(F x, F* scratch) {
   for (int w = 1; w < WARPS; w++) total += scratch[w];
   __syncthreads();
   return total;
-}
-template <class F> __device__ __forceinline__ F block_max(F x, F* scratch) {
-  x = warp_max(x);
-  if (lane_of_warp() == 0) scratch[warp_of_block()] = x;
-  __syncthreads();
-  F top = scratch[0];
-  for (int w = 1; w < WARPS; w++) top = larger(top, scratch[w]);
-  __syncthreads();
-  return top;
 }

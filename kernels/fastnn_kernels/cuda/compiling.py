@@ -51,7 +51,7 @@ def compile_source(source: str, architecture: int) -> Compiled:
         code = nvrtc.getCUBIN(program) if known else nvrtc.getPTX(program)
     finally:
         nvrtc.destroyProgram(program)
-    return Compiled((code if isinstance(code, bytes) else code.encode()) + b"\0", _resources(log))
+    return Compiled((code if isinstance(code, bytes) else code.encode()) + b"\0", resources_of(log))
 
 
 def machine_code(source: str, architecture: int) -> bytes:
@@ -91,7 +91,7 @@ def _nvrtc() -> Any:
     return nvrtc
 
 
-def _resources(log: str) -> dict[str, Resources]:
+def resources_of(log: str) -> dict[str, Resources]:
     """Reads what `ptxas -v` writes: a line that names the kernel, one of its stack, one of its registers."""
     found: dict[str, Resources] = {}
     name, stack, spilled = "", 0, 0

@@ -15,11 +15,13 @@ from __future__ import annotations
 import ctypes
 import importlib
 import threading
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
+from fastnn_kernels.contract import mask_pitch
 from fastnn_kernels.cuda.lowering import ALIGNMENT, Pointer, Product
 from fastnn_kernels.cuda.runtime import CudaError, CudaUnavailable
 
@@ -41,7 +43,7 @@ EPILOGUES = {
     none           c = p
     bias           c = p + bias (columns,)
     relu_bias      c = max(p + bias, 0)
-    relu_aux_bias  the same, and mask = (p + bias > 0), one bit an element, `mask_bytes` in all
+    relu_aux_bias  the same, and mask = (p + bias > 0), one bit an element, `mask_pitch` bytes a row
     drelu          c = p where the mask is set, else 0
     drelu_bgrad    the same, and bias (columns,) = sum of c over its rows
     bgrada         c = p, and bias (rows,) = sum of op(a) over the inner axis
@@ -99,9 +101,6 @@ PREFERENCE = {
 
 FIXED_ORDER = 2
 """Reduction schemes: parts of a split inner axis are kept in the workspace (COMPUTE_TYPE), or it is not split (NONE, 0)."""
-
-MASK_ALIGNMENT = 128
-"""Bits: rows of a ReLU mask start on such a boundary."""
 
 
 class Algorithm(ctypes.Structure):
@@ -168,6 +167,7 @@ def load_library() -> Any:
     for name, arguments in SIGNATURES.items():
         function = getattr(library, f"cublasLt{name}")
         function.argtypes, function.restype = arguments, ctypes.c_int
+    library.cublasLtGetVersion.argtypes, library.cublasLtGetVersion.restype = [], ctypes.c_size_t
     return library
 
 
@@ -180,15 +180,6 @@ class Candidate:
     waves: float
 
 
-def mask_bytes(rows: int, columns: int) -> int:
-    """Bytes of the mask of a c (rows, columns): one bit an element, rows filled up to MASK_ALIGNMENT bits."""
-    return rows * _mask_pitch(columns) // 8
-
-
-def _mask_pitch(columns: int) -> int:
-    return -(-columns // MASK_ALIGNMENT) * MASK_ALIGNMENT
-
-
 class CublasLt:
     """The library and a handle for the current GPU; `close` destroys the handle and every plan. Safe to use from any thread.
 
@@ -199,7 +190,8 @@ class CublasLt:
         self.library = load_library() if library is None else library
         self.workspace = workspace
         self.lock = threading.RLock()
-        self._plans: dict[tuple[Product, bytes | None], Plan] = {}
+        self._plans: dict[Product, Plan] = {}
+        self._supported: dict[Product, bool] = {}
         self.handle: ctypes.c_void_p | None = None
         self.handle = self.make("Create", "a handle of cuBLASLt")
 
@@ -219,19 +211,33 @@ class CublasLt:
                 handle, self.handle = self.handle, None
                 self.call("Destroy", "a handle of cuBLASLt", handle)
 
-    def plan(self, product: Product, algorithm: bytes | None = None) -> Plan:
-        """How a product is computed, made once; by the `algorithm` that a `Candidate` names, else by the heuristic's first."""
+    @property
+    def version(self) -> int:
+        """Of the library."""
+        return int(self.library.cublasLtGetVersion())
+
+    def plan(self, product: Product) -> Plan:
+        """How a product is computed, made once."""
         with self.lock:
-            key = (product, algorithm)
-            if key not in self._plans:
-                self._plans[key] = Plan(self, product, algorithm)
-            return self._plans[key]
+            if product not in self._plans:
+                self._plans[product] = Plan(self, product)
+            return self._plans[product]
+
+    def supports(self, product: Product) -> bool:
+        """Whether the heuristic has an algorithm for a product, its operands aligned as they say; asked once."""
+        with self.lock:
+            if product not in self._supported:
+                try:
+                    self._supported[product] = bool(self.algorithms(product, 1))
+                except CublasError:
+                    self._supported[product] = False
+            return self._supported[product]
 
     def algorithms(self, product: Product, count: int = 16) -> list[Candidate]:
-        """Up to `count` algorithms for a product whose operands are aligned to ALIGNMENT, the most promising first."""
-        plan = self.plan(product)
+        """Up to `count` algorithms for a product, its operands aligned as they say, the most promising first."""
+        plan = self.plan(replace(product, algorithm=b""))
         with self.lock:
-            found = plan.heuristics(plan.alignments([0] * len(product.pointers)), count)
+            found = plan.heuristics(tuple(pointer.alignment for pointer in product.pointers), count)
         return [Candidate(bytes(each.algorithm), each.workspace, each.waves) for each in found]
 
     def call(self, name: str, what: str, *arguments: Any) -> None:
@@ -256,11 +262,10 @@ class CublasLt:
 class Plan:
     """Descriptors of a product, and its algorithm for every alignment of its operands that has come up."""
 
-    def __init__(self, cublas: CublasLt, product: Product, algorithm: bytes | None = None) -> None:
+    def __init__(self, cublas: CublasLt, product: Product) -> None:
         _check(product)
         self.product = product
         self._cublas = cublas
-        self._named = algorithm
         self._chosen: dict[tuple[int, ...], Heuristic] = {}
         self._made: list[tuple[str, ctypes.c_void_p]] = []
         compute, scale = COMPUTE[product.compute]
@@ -282,7 +287,7 @@ class Plan:
         if product.bias is not None:
             self._set("BIAS_DATA_TYPE", TYPES[product.bias.type])
         if product.mask is not None:
-            self._set("EPILOGUE_AUX_LD", _mask_pitch(product.columns))
+            self._set("EPILOGUE_AUX_LD", 8 * mask_pitch(product.columns))
         inner, columns, rows = product.inner, product.columns, product.rows
         self._a = self._layout(product.a, inner, rows) if not product.transpose_a else self._layout(product.a, rows, inner)
         self._b = (
@@ -349,23 +354,34 @@ class Plan:
             self._set("EPILOGUE_AUX_POINTER", rest.pop(0))
 
     def prepare(self, addresses: Sequence[int]) -> Heuristic:
-        """Choose the algorithm for operands aligned as these are, unless that has been done."""
+        """Choose the algorithm for operands aligned as these are, unless that has been done.
+
+        The one that the product names is taken where the operands are aligned as it says and cuBLASLt takes it; else the
+        heuristic's first.
+        """
         alignments = self.alignments(addresses)
         with self._cublas.lock:
             chosen = self._chosen.get(alignments)
             if chosen is None:
-                chosen = self._named_algorithm(alignments) if self._named else self.heuristics(alignments, 1)[0]
+                chosen = self._named_algorithm(alignments) or self.heuristics(alignments, 1)[0]
                 self._chosen[alignments] = chosen
             return chosen
 
-    def _named_algorithm(self, alignments: tuple[int, ...]) -> Heuristic:
-        found, algorithm = Heuristic(), Algorithm.from_buffer_copy(self._named or b"")
+    def _named_algorithm(self, alignments: tuple[int, ...]) -> Heuristic | None:
+        enough = all(real >= told.alignment for real, told in zip(alignments, self.product.pointers, strict=True))
+        if not self.product.algorithm or not enough:
+            return None
+        found, algorithm = Heuristic(), Algorithm.from_buffer_copy(self.product.algorithm)
         self._point(alignments)
-        self._cublas.call(
-            "MatmulAlgoCheck", self._what, self._cublas.handle, *self._operands, ctypes.byref(algorithm), ctypes.byref(found)
-        )
-        if found.workspace > self._cublas.workspace:
-            raise CublasError(7, f"an algorithm needs {found.workspace} bytes of workspace, for {self._what}")
+        try:
+            self._cublas.call(
+                "MatmulAlgoCheck", self._what, self._cublas.handle, *self._operands, ctypes.byref(algorithm), ctypes.byref(found)
+            )
+            if found.workspace > self._cublas.workspace:
+                raise CublasError(7, f"{found.workspace} bytes of workspace are needed for {self._what}")
+        except CublasError as error:
+            warnings.warn(f"an algorithm that was chosen by timing is not taken ({error})", RuntimeWarning, stacklevel=2)
+            return None
         found.algorithm = algorithm
         return found
 

@@ -85,7 +85,9 @@ class CupyRuntime:
         except CudaUnavailable:
             self._products = None
         shared = properties.get("sharedMemPerBlockOptin", SHARED_BYTES)
-        self.device = Device(architecture, properties["multiProcessorCount"], shared, self._products is not None)
+        self.device = Device(
+            architecture, properties["multiProcessorCount"], shared, self._products is not None, supports=self._supports
+        )  # fmt: skip
         self._lock = threading.RLock()
         self._functions: dict[Kernel, Any] = {}
         self._modules: list[Any] = []
@@ -202,6 +204,20 @@ class CupyRuntime:
             assert self._products is not None
             found = self._plans[product] = self._products.plan(product)
         return found
+
+    @property
+    def products_version(self) -> int:
+        return 0 if self._products is None else self._products.version
+
+    def algorithms(self, product: Product, count: int) -> list[bytes]:
+        assert self._products is not None
+        with self._here():
+            return [candidate.data for candidate in self._products.algorithms(product, count)]
+
+    def _supports(self, product: Product) -> bool:
+        assert self._products is not None
+        with self._here():
+            return self._products.supports(product)
 
     def captured(self, nodes: Sequence[Node]) -> Any:
         with self._lock, self._here():

@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastnn_kernels.contract import KERNELS, Operand
+
+if TYPE_CHECKING:
+    from fastnn_kernels.cuda.dense import Choice
 
 THREADS = 256
 """Threads of a block, of every body."""
@@ -40,16 +43,23 @@ TYPES = {
 ALIGNMENT = 256
 """Bytes: buffers on a GPU start on such a boundary."""
 
+VECTOR = 16
+"""Bytes that are loaded or stored at once at most: how far it is looked at whether an operand is aligned."""
+
 
 @dataclass(frozen=True)
 class Pointer:
-    """An argument that is an array: an operand of the call, or its scratch memory (`operand` -1) from `offset` bytes on."""
+    """An argument that is an array: an operand of the call, or its scratch memory (`operand` -1) from `offset` bytes on.
+
+    It starts at a multiple of `alignment` bytes, a divisor of VECTOR.
+    """
 
     operand: int
     type: str
     written: bool
     offset: int = 0
     nbytes: int = 0
+    alignment: int = VECTOR
 
     @property
     def declared(self) -> str:
@@ -107,7 +117,8 @@ class Product:
     """c (rows, columns) = epilogue(op(a) (rows, inner) @ op(b) (inner, columns)), all row-major, by cuBLASLt.
 
     `compute`: "float32", "tf32" or "float64"; the types of the operands are the pointers'. `epilogue` is a name of
-    `fastnn_kernels.cuda.cublaslt.EPILOGUES`, with the vector and the mask that it reads or writes.
+    `fastnn_kernels.cuda.cublaslt.EPILOGUES`, with the vector and the mask that it reads or writes. `algorithm`: one that
+    cuBLASLt has named, opaque; where it is empty, the heuristic's first.
     """
 
     a: Pointer
@@ -122,6 +133,7 @@ class Product:
     epilogue: str = "none"
     bias: Pointer | None = None
     mask: Pointer | None = None
+    algorithm: bytes = b""
 
     @property
     def pointers(self) -> tuple[Pointer, ...]:
@@ -133,21 +145,27 @@ Work = Body | Product
 
 @dataclass(frozen=True)
 class Lowered:
-    """What a GPU does for one call, in order, and how many bytes of scratch memory the call needs."""
+    """What a GPU does for one call, in order, how many bytes of scratch memory the call needs, and for a product who makes it."""
 
     works: tuple[Work, ...]
     scratch: int
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Device:
-    """What lowering needs to know of a GPU; `products`: whether cuBLASLt is there; `precision`: of float32 products."""
+    """What lowering needs to know of a GPU; `products`: whether cuBLASLt is there; `precision`: of float32 products.
+
+    `supports` says whether cuBLASLt has an algorithm for a product; `choices`: what was found fastest, by `dense.key`.
+    """
 
     architecture: int = 90
     multiprocessors: int = 132
     shared_bytes: int = 227 * 1024
     products: bool = True
     precision: str = "float32"
+    supports: Callable[[Product], bool] = field(default=lambda product: True, compare=False)
+    choices: Mapping[str, Choice] = field(default_factory=dict, compare=False)
 
 
 @dataclass
@@ -159,7 +177,10 @@ class Request:
     operands: Mapping[str, Operand]
     attributes: Mapping[str, Any]
     device: Device
+    alignments: Mapping[str, int] = field(default_factory=dict)
+    """Of operands that do not start at a multiple of VECTOR bytes."""
     scratch: int = field(default=0)
+    note: str = field(default="")
 
     @property
     def F(self) -> str:
@@ -171,7 +192,8 @@ class Request:
         """The operand `name` as an argument."""
         operand = self.operands[name]
         written = name not in KERNELS[self.name].inputs
-        return Pointer(list(self.operands).index(name), TYPES[operand.dtype.name], written, 0, operand.nbytes)
+        index, alignment = list(self.operands).index(name), self.alignments.get(name, VECTOR)
+        return Pointer(index, TYPES[operand.dtype.name], written, 0, operand.nbytes, alignment)
 
     def ahead(self, name: str, unit: int = 1) -> Ahead:
         """How far a program's steps are ahead of the count in operand `name`, `unit` a step."""
@@ -221,7 +243,7 @@ class Request:
 
 def reading(pointer: Pointer) -> Pointer:
     """The same memory, as something that is only read."""
-    return Pointer(pointer.operand, pointer.type, False, pointer.offset, pointer.nbytes)
+    return replace(pointer, written=False)
 
 
 def ceil(size: int, per_block: int) -> int:
@@ -250,9 +272,19 @@ def lowering(*names: str, family: str) -> Callable[[Rule], Rule]:
     return declare
 
 
-def lower(name: str, operands: Sequence[Operand], attributes: Mapping[str, Any], device: Device) -> Lowered:
-    """What a GPU does for one call."""
-    family, rule = LOWERINGS[name]
-    request = Request(name, family, KERNELS[name].named(operands), attributes, device)
-    works = tuple(rule(request))
-    return Lowered(works, request.scratch)
+def request(
+    name: str, operands: Sequence[Operand], attributes: Mapping[str, Any], device: Device, offsets: Sequence[int] = ()
+) -> Request:
+    """A call that is to be lowered. `offsets`: where each operand starts, in bytes from a boundary of ALIGNMENT; 0 by default."""
+    named = KERNELS[name].named(operands)
+    alignments = {operand: offset & -offset for operand, offset in zip(named, offsets, strict=False) if offset % VECTOR}
+    return Request(name, LOWERINGS[name][0], named, attributes, device, alignments)
+
+
+def lower(
+    name: str, operands: Sequence[Operand], attributes: Mapping[str, Any], device: Device, offsets: Sequence[int] = ()
+) -> Lowered:
+    """What a GPU does for one call; `offsets` as for `request`."""
+    call = request(name, operands, attributes, device, offsets)
+    works = tuple(LOWERINGS[name][1](call))
+    return Lowered(works, call.scratch, call.note)

@@ -158,6 +158,13 @@ class Runtime(Protocol):
     def run(self, node: Node, stream: Any) -> None:
         """Give a prepared node to a stream."""
 
+    @property
+    def products_version(self) -> int:
+        """The version of cuBLASLt; 0 where there is none."""
+
+    def algorithms(self, product: Product, count: int) -> list[bytes]:
+        """Up to `count` algorithms that cuBLASLt has for a product that it supports, the most promising first."""
+
     def adopt(self, array: Any) -> tuple[int, tuple[int, ...], np.dtype[Any], Any]:
         """An array of another library on this GPU: address, shape, dtype, and what keeps it alive."""
 
