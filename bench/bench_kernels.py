@@ -58,6 +58,8 @@ def on_cpu() -> list[Any]:
     """With one thread, and where there is work for several with one a core; equal names on every machine."""
     found = []
     for case, precision in CHOSEN:
+        if "cpu" not in KERNELS[case.kernel].sets:
+            continue
         several = cores() > 1 and guess(work_of(case, precision)) > LARGE
         for threads, label in ((1, "one-thread"), (cores(), "all-cores"))[: 1 + several]:
             found.append(pytest.param(case, precision, threads, id=f"{case.kernel}-{case.label}-{precision}-{label}"))

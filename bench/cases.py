@@ -22,6 +22,8 @@ from fastnn_kernels.contract import (
     SUM_BLOCK,
     UNARY,
     UPDATES,
+    Step,
+    mask_pitch,
 )
 from fastnn_kernels.memory import aligned
 
@@ -129,6 +131,15 @@ def dense(rows: int, inputs: int, outputs: int) -> None:
     declare(
         "dense_backward_weight", label, lambda rng, p: uniform(rng, p, x, y), same(w, (outputs,)), 8 + rows / 4, examples=rows
     )
+    declare(
+        "dense_with_mask", label, lambda rng, p: uniform(rng, p, x, w, (outputs,)),
+        lambda p: [(y, p), ((rows, mask_pitch(outputs)), "uint8")], 8 + inputs / 4, examples=rows,
+    )  # fmt: skip
+    declare(
+        "dense_backward_input_with_mask", label,
+        lambda rng, p: [*uniform(rng, p, y, w), rng.integers(0, 256, (rows, mask_pitch(inputs)), np.uint8)],
+        same(x), 8 + outputs / 4, examples=rows,
+    )  # fmt: skip
 
 
 def matmul(rows: int, inner: int, columns: int, transpose_a: bool, transpose_b: bool) -> None:
@@ -292,14 +303,27 @@ def batch_norm(rows: int, columns: int) -> None:
                 *uniform(rng, precision, row, least=0.5)]  # fmt: skip
 
     def backward(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
-        x, gamma = forward(rng, precision)[:2]
+        x, gamma, beta = forward(rng, precision)[:3]
         wide = x.astype(np.float64)
         mean, inverse = wide.mean(axis=0), 1 / np.sqrt(wide.var(axis=0) + 1e-3)
-        return [*normal(rng, precision, shape), x, gamma, mean.astype(precision), inverse.astype(precision)]
+        dy = normal(rng, precision, shape)[0]
+        dy *= np.abs(gamma * (wide - mean) * inverse + beta) > 1e-3  # what relu lets through is in doubt for smaller ones
+        return [dy, x, gamma, beta, mean.astype(precision), inverse.astype(precision)]
 
-    declare("batch_norm", label, forward, same(shape, row, row), 100, examples=rows, momentum=0.9, epsilon=1e-3)
-    declare("batch_norm_inference", label, forward, same(shape), 10, examples=rows, epsilon=1e-3)
-    declare("batch_norm_backward", label, backward, same(shape, row, row), 100 + rows, examples=rows)
+    def with_step(make: Make, at: int) -> Make:
+        """The operands of `make`, with the number of the step behind so many of them."""
+        return lambda rng, precision: [*(made := make(rng, precision))[:at], np.array(5), *made[at:]]
+
+    moments: dict[str, Any] = {"momentum": 0.9, "epsilon": 1e-3}
+    drop: dict[str, Any] = {"rate": 0.2, "key": KEY, "activation": "relu"}
+    written, tolerance = same(shape, row, row), 100 + rows
+    for activation in (None, "relu"):
+        each = f"{label}-{activation}" if activation else label
+        declare("batch_norm", each, forward, written, 100, examples=rows, activation=activation, **moments)
+        declare("batch_norm_inference", each, forward, same(shape), 10, examples=rows, activation=activation, epsilon=1e-3)
+        declare("batch_norm_backward", each, backward, written, tolerance, examples=rows, activation=activation)
+    declare("batch_norm_dropout", label, with_step(forward, 3), written, 100, examples=rows, **moments, **drop)
+    declare("batch_norm_dropout_backward", label, with_step(backward, 6), written, tolerance, examples=rows, **drop)
 
 
 def dropout(*shape: int) -> None:
@@ -312,6 +336,47 @@ for _rows, _columns in ((128, 512), (8, 512), (31, 33)):
     batch_norm(_rows, _columns)
 for _shape in SHAPES:
     dropout(*_shape)
+
+
+# --- chains -----------------------------------------------------------------------------------------------------------
+
+DROPPED = (("key", KEY), ("rate", 0.2))
+
+
+def chain(shape: Shape, tolerance: float, *steps: Step, others: Sequence[Shape] = (), counter: int | None = None) -> None:
+    """`steps` on an array of `shape` and `others`; operand `counter` is the step of a dropout."""
+    inputs = 1 + len(others) + (counter is not None)
+
+    def make(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
+        arrays = normal(rng, precision, shape, *others)
+        return arrays if counter is None else [*arrays[:counter], np.array(5), *arrays[counter:]]
+
+    declare(f"chain_{inputs}", name(*shape), make, same(shape), tolerance, steps=steps)
+
+
+def chains(shape: Shape) -> None:
+    """x tanh(x); GELU and dropout, and both backwards; the gradient of a Huber loss; a gate with bias and a residual."""
+    row, column = shape[-1:], (*shape[:-1], 1)
+    chain(shape, 8, Step("tanh", (0,)), Step("multiply", (1, 0)))
+    chain(shape, 8, Step("gelu", (0,)), Step("dropout", (2, 1), DROPPED), counter=1)
+    chain(shape, 8, Step("dropout", (0, 1), DROPPED), Step("gelu_backward", (3, 2)), others=(shape,), counter=1)
+    chain(
+        shape, 8, Step("subtract", (0, 1)), Step("abs", (4,)), Step("less_equal", (5, 2)), Step("sign", (4,)),
+        Step("multiply", (7, 2)), Step("where", (6, 4, 8)), Step("multiply", (9, 3)), others=(shape, (), column),
+    )  # fmt: skip
+    chain(
+        shape, 16, Step("add", (0, 2)), Step("sigmoid", (5,)), Step("add", (1, 3)), Step("multiply", (6, 7)),
+        Step("add", (8, 4)), others=(shape, row, row, shape),
+    )  # fmt: skip
+    chain(
+        shape, 16, Step("add", (0, 2)), Step("leaky_relu", (6,), (("alpha", 0.3),)), Step("multiply", (7, 4)),
+        Step("dropout", (8, 3), DROPPED), Step("add", (9, 1)), Step("maximum", (10, 5)),
+        others=(shape, row, column, ()), counter=3,
+    )  # fmt: skip
+
+
+for _shape in SHAPES:
+    chains(_shape)
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastnn import arrays, engines, examples, random, steps
-from fastnn.errors import InputError, KindError, NotReadyError, nearest
+from fastnn.errors import DeviceLostError, InputError, KindError, NotReadyError, nearest
 from fastnn.layers import Activation, Layer, final_activation
 from fastnn.losses import LOSSES, Loss
 from fastnn.program.trace import Program
@@ -116,16 +117,20 @@ class Sequential:
         self.task: Task | None = None
         self.trained: Trained | None = None
         self._loss: Loss | None = None
-        self.counters = Counters()
         self.device = "cpu"
-        self._optimizer_state: OptimizerState | None = None
-        self._network: steps.Network | None = None
-        self._state = State(parameters=np.zeros(0, self.dtype), statistics=np.zeros(0, self.dtype))
-        self._outputs: tuple[int, ...] = ()
+        self._forget()
         self._cache = _Instances()
         self._training = threading.Lock()
 
     # --- parameters ---------------------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        """Be as before `build`."""
+        self.counters = Counters()
+        self._optimizer_state: OptimizerState | None = None
+        self._network: steps.Network | None = None
+        self._state = State(parameters=np.zeros(0, self.dtype), statistics=np.zeros(0, self.dtype))
+        self._outputs: tuple[int, ...] = ()
 
     def build(self, features: int | Sequence[int]) -> Sequential:
         """Make the parameters for inputs with `features` columns (or of that shape) and draw their initial values."""
@@ -170,16 +175,42 @@ class Sequential:
     @property
     def _parameters(self) -> np.ndarray:
         """The parameter arena on the host, to be looked at only."""
-        return self._state.read()["parameters"]
+        return self._host()["parameters"]
 
     @property
     def _statistics(self) -> np.ndarray:
-        return self._state.read()["statistics"]
+        return self._host()["statistics"]
+
+    def _host(self, change: bool = False) -> dict[str, np.ndarray]:
+        """All arrays with their latest values on the host, to be looked at, or to `change`."""
+        with self._watched():
+            return self._state.host() if change else self._state.read()
+
+    @property
+    def _progress(self) -> tuple[int, int, int]:
+        """Steps, epochs and updates so far: what goes back with the arrays where a GPU is lost."""
+        state = self._optimizer_state
+        return self.counters.step, self.counters.epoch, 0 if state is None else state.updates
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Errors of a GPU as errors of this library; where it is lost, the model goes on from what the host has of it."""
+        try:
+            with engines.translated():
+                yield
+        except DeviceLostError:
+            progress = self._state.lose()
+            if progress is not None:
+                self.counters.step, self.counters.epoch, updates = progress
+                if self._optimizer_state is not None:
+                    self._optimizer_state.updates = updates
+            self.device = "cpu"
+            raise
 
     @property
     def optimizer_state(self) -> OptimizerState | None:
         """What the optimizer of the last fit keeps, with the latest values on the host; None before it."""
-        self._state.host()
+        self._host(change=True)
         return self._optimizer_state
 
     def _named(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -193,11 +224,11 @@ class Sequential:
     @property
     def weights(self) -> dict[str, np.ndarray]:
         """Copies of all parameters and running statistics: `{"0.weight": (I, O), "0.bias": (O,), ...}`."""
-        return {name: view.copy() for name, view in self._named(self._state.read()).items()}
+        return {name: view.copy() for name, view in self._named(self._host()).items()}
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
         """Set parameters by name (all of them or some). A wrong name, shape or dtype raises, and nothing is changed."""
-        views = self._named(self._state.host())
+        views = self._named(self._host(change=True))
         if not isinstance(weights, Mapping):
             raise KindError(f"set_weights: expected a dict of arrays by name, got {type(weights).__name__}")
         checked = {}
@@ -225,22 +256,22 @@ class Sequential:
     def snapshot(self) -> Snapshot:
         """A copy of everything that training changes."""
         state = self._optimizer_state
-        return Snapshot(
-            self._state.copies(), "" if state is None else state.optimizer, 0 if state is None else state.updates,
-            self.counters.step, self.counters.epoch,
-        )  # fmt: skip
+        step, epoch, updates = self._progress
+        with self._watched():
+            return Snapshot(self._state.copies(), "" if state is None else state.optimizer, updates, step, epoch)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put a snapshot of this model back."""
         state = self._optimizer_state
         slots = [name for name in snapshot.arrays if name not in ("parameters", "statistics")]
-        if not snapshot.optimizer:
-            self._start_slots(None, {})
-        elif state is None or (state.optimizer, set(state.slots)) != (snapshot.optimizer, set(slots)):
-            self._start_slots(snapshot.optimizer, {name: aligned(self.parameter_count, self.dtype) for name in slots})
+        with self._watched():
+            if not snapshot.optimizer:
+                self._start_slots(None, {})
+            elif state is None or (state.optimizer, set(state.slots)) != (snapshot.optimizer, set(slots)):
+                self._start_slots(snapshot.optimizer, {name: aligned(self.parameter_count, self.dtype) for name in slots})
+            self._state.restore(snapshot.arrays, (snapshot.step, snapshot.epoch, snapshot.updates))
         if self._optimizer_state is not None:
             self._optimizer_state.updates = snapshot.updates
-        self._state.restore(snapshot.arrays)
         self.counters.step, self.counters.epoch = snapshot.step, snapshot.epoch
 
     def _start_slots(self, optimizer: str | None, slots: dict[str, np.ndarray], updates: int = 0) -> None:
@@ -323,6 +354,7 @@ class Sequential:
         shard_rows: int | None = None,
         device: str = "auto",
         precision: str = "float32",
+        tune: bool = False,
         threads: int | None = None,
         verbose: int = 1,
     ) -> History:
@@ -335,8 +367,8 @@ class Sequential:
         return training.fit(
             self, X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs,
             validation_data=validation_data, sample_weight=sample_weight, class_weight=class_weight, l2=l2, l1=l1,
-            order=order, callbacks=callbacks, shard_rows=shard_rows, device=device, precision=precision, threads=threads,
-            verbose=verbose,
+            order=order, callbacks=callbacks, shard_rows=shard_rows, device=device, precision=precision, tune=tune,
+            threads=threads, verbose=verbose,
         )  # fmt: skip
 
     def evaluate(
@@ -357,12 +389,14 @@ class Sequential:
         l1: float = 0.0,
         device: str | None = None,
         precision: str = "float32",
+        tune: bool = False,
         threads: int | None = None,
         fused: bool = True,
     ) -> Explanation:
         """One training step as a program for `batch_size` rows: print it, or `explain()` it with measured times.
 
-        It is instantiated on `device`, by default on the one that the model was trained on last.
+        It is instantiated on `device`, by default on the one that the model was trained on last. `precision` and `tune` are
+        those of `fit`.
         The loss is the one of the last fit unless another is given; the optimizer is Adam unless another is given.
         """
         from fastnn import training
@@ -376,6 +410,7 @@ class Sequential:
             l1=l1,
             device=device,
             precision=precision,
+            tune=tune,
             threads=threads,
             fused=fused,
         )
@@ -406,9 +441,9 @@ class Sequential:
 
     def _run(self, network: steps.Network, X: Any, threads: int | None) -> Any:
         """The outputs of a network for rows of X: an array of the host, or of the GPU that X lies on."""
-        X = examples.check_inputs(X, network.features)
-        engine = self._engine_for(X)
-        with engines.translated():
+        with self._watched():
+            X = examples.check_inputs(X, network.features)
+            engine = self._engine_for(X)
             return engine.lent(self._outputs_of(network, X, threads, engine))
 
     def _outputs_of(self, network: steps.Network, X: Any, threads: int | None, engine: engines.Engine) -> Any:
@@ -417,7 +452,7 @@ class Sequential:
         if len(X):
             rows = engine.rows_for(len(X))
             what = ("predict", len(network.layers), final_activation(network.layers))
-            key = (*what, engine.name, engine.precision, rows, threads)
+            key = (*what, engine.name, engine.precision, engine.tuned, rows, threads)
             with self._cache.take(key, lambda: _Prediction(steps.prediction(network), rows, engine, threads)) as run:
                 run.bind(self._state.on(engine))
                 run(X, outputs, self.input_scale)
@@ -427,6 +462,7 @@ class Sequential:
         return f"Sequential([{', '.join(map(repr, self.layers))}], seed={self.seed}, dtype='{self.dtype}')"
 
     def __getstate__(self) -> dict[str, Any]:
+        self._host()
         state = dict(vars(self))
         del state["_cache"], state["_training"]
         if self._loss is not None and self._loss.name not in LOSSES:

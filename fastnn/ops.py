@@ -19,6 +19,7 @@ import numpy as np
 from fastnn.arrays import kind
 from fastnn.errors import CaptureError, InputError, KindError, nearest
 from fastnn.program.differentiate import backward
+from fastnn.program.fuse import NO_ACTIVATION
 from fastnn.program.trace import Call, Dimension, Rows, Shape, Symbol, concrete, describe, elements
 from fastnn_kernels.contract import (
     ACTIVATIONS_FROM_INPUT,
@@ -405,7 +406,7 @@ def batch_norm(
     shape, columns = tuple(x.shape), (x.shape[1],)
     if not training:
         reads = (x, gamma, beta, running_mean, running_variance)
-        return _apply("batch_norm_inference", reads, [(shape, dtype)], {"epsilon": epsilon})
+        return _apply("batch_norm_inference", reads, [(shape, dtype)], {"epsilon": epsilon, **NO_ACTIVATION})
     if x.shape[0] == 1:
         raise InputError("batch_norm: one row has no variance to normalise by in training; use at least two rows")
     for name, value in {"running_mean": running_mean, "running_variance": running_variance}.items():
@@ -413,17 +414,18 @@ def batch_norm(
             raise InputError(f"batch_norm: {name} is updated in place and must be contiguous and writeable")
     y, _, _ = _apply(
         "batch_norm", (x, gamma, beta, running_mean, running_variance),
-        [(shape, dtype), (columns, dtype), (columns, dtype)], {"momentum": momentum, "epsilon": epsilon},
+        [(shape, dtype), (columns, dtype), (columns, dtype)], {"momentum": momentum, "epsilon": epsilon, **NO_ACTIVATION},
     )  # fmt: skip
     return y
 
 
 @backward("batch_norm")
 def _batch_norm_backward(call: Call, dy: Symbol, *statistics: None) -> Sequence[Symbol]:
-    x, gamma, _ = call.inputs
+    x, gamma, beta = call.inputs
     _, mean_, inverse_deviation = call.outputs
     outputs = [(x.shape, x.dtype), (gamma.shape, x.dtype), (gamma.shape, x.dtype)]
-    made: Sequence[Symbol] = _apply("batch_norm_backward", (dy, x, gamma, mean_, inverse_deviation), outputs)
+    reads = (dy, x, gamma, beta, mean_, inverse_deviation)
+    made: Sequence[Symbol] = _apply("batch_norm_backward", reads, outputs, NO_ACTIVATION)
     return made
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from fastnn import arrays, engines, ops, random, steps
 from fastnn.callbacks import Callback, Progress
 from fastnn.configurations import as_number
-from fastnn.errors import DeviceLostError, DivergenceError, FastnnError, InputError, KindError, NotReadyError
+from fastnn.errors import DeviceError, DivergenceError, FastnnError, InputError, KindError, NotReadyError
 from fastnn.examples import Examples, check_inputs, prepare
 from fastnn.feeds import Feed, feed
 from fastnn.losses import LOSSES, Loss, as_loss
@@ -51,6 +51,7 @@ class History(dict[str, list[float]]):
     device: str = ""
     reason: str = ""
     precision: str = "float32"
+    tuned: bool = False
     batch_size: int = 0
     threads: int = 1
     seed: int = 0
@@ -75,6 +76,7 @@ def fit(
     shard_rows: int | None = None,
     device: str = "auto",
     precision: str = "float32",
+    tune: bool = False,
     threads: int | None = None,
     verbose: int = 1,
 ) -> History:
@@ -97,31 +99,33 @@ def fit(
     "float32", "tf32" (factors with 10 bits of mantissa, sums in float32) or "bf16" (factors with 7 bits, and what products hand
     to each other is stored so; weights, the optimizer's state, logits and losses stay float32). Evaluation and prediction
     multiply in float32 after "bf16".
+    `tune`: time the ways to compute each matrix product of a step on this GPU before training, and take the fastest: cuBLASLt's
+    algorithms, or kernels of this library. What is found is kept beside the compiled kernels for later calls with `tune=True`;
+    its last bits differ from those of the versioned rule that is followed without. `history.tuned` says whether that was done;
+    a CPU has one way only, and `tune` does nothing there.
     `threads` changes no bits; by default it is chosen by the size of the step. `verbose`: 0 nothing, 1 progress.
 
     history: "loss" (data loss at visit time, weighted by examples), "penalty" beside it where l1 or l2 is used, "accuracy" for
     classes, "val_loss", "val_accuracy" or "val_r2" with `validation_data`.
 
-    Raises InputError, KindError (nothing is changed then) and DivergenceError (the model is at its last finite step).
+    Raises InputError, KindError (nothing is changed then), DivergenceError (the model is at its last finite step), and for a
+    GPU DeviceMemoryError, DeviceError (at its last whole step) and DeviceLostError (at the step that the host last fetched).
     """
     if not model._training.acquire(blocking=False):
         raise NotReadyError("this model is being trained already by another call of fit")
     try:
-        network, known, before = model._network, (model.task, model._loss), model.snapshot()
-        run = _Run(
-            model, X, y, as_loss(loss), _optimizer(optimizer), batch_size, epochs, validation_data,
-            sample_weight, class_weight, l2, l1, order, shard_rows, device, precision, threads, callbacks,
-        )  # fmt: skip
-        with engines.translated():
+        with model._watched():
+            network, known, before = model._network, (model.task, model._loss), model.snapshot()
+            run = _Run(
+                model, X, y, as_loss(loss), _optimizer(optimizer), batch_size, epochs, validation_data,
+                sample_weight, class_weight, l2, l1, order, shard_rows, device, precision, tune, threads, callbacks,
+            )  # fmt: skip
             return run.train([*callbacks, *([Progress()] if verbose else [])])
-    except DeviceLostError:
-        model._state.lose()  # the model goes on from what the host has of it
-        raise
-    except (KeyboardInterrupt, DivergenceError, MemoryError):
+    except (KeyboardInterrupt, DivergenceError, DeviceError):
         raise  # the model is at its last whole step
     except FastnnError:
         if network is None:
-            model._network = None
+            model._forget()
         else:
             model.restore(before)
         model.task, model._loss = known
@@ -147,10 +151,9 @@ def evaluate(
     chosen = _known_loss(model, loss)
     trained = model.task is not None and model.task.loss == chosen.name
     kind = model.task.kind if trained and model.task is not None else None
-    examples = prepare(model, X, y, chosen, sample_weight, None, "", kind)
-    engine = model._engine_for(examples.X)
-    with engines.translated():
-        return _evaluate(model, examples, chosen, threads, engine)
+    with model._watched():
+        examples = prepare(model, X, y, chosen, sample_weight, None, "", kind)
+        return _evaluate(model, examples, chosen, threads, model._engine_for(examples.X))
 
 
 def step_program(
@@ -163,6 +166,7 @@ def step_program(
     l1: float = 0.0,
     device: str | None = None,
     precision: str = "float32",
+    tune: bool = False,
     threads: int | None = None,
     fused: bool = True,
 ) -> Explanation:
@@ -180,10 +184,11 @@ def step_program(
         data = steps.Data(model.dtype.name, model.dtype.name, (outputs,))
     metric = {"threshold": 0.0, "multilabel": False} if chosen.accepts == "classes" else None
     penalized = l1 > 0 or l2 > 0
-    engine = engines.choose(device or model.device, precision)[0]
+    engine = engines.choose(device or model.device, precision, tune)[0]
     program = steps.training(
         network, chosen, data, metric, settings.kernel, settings.attributes(), penalized, fused, engine.precision == "bf16"
     )
+    engine.tune(program, batch_size)
     instance = engine.instantiate(program, batch_size, threads)
     given = {
         "X": np.zeros((batch_size, *network.features), model.dtype), "y": y, "order": np.tile(np.arange(batch_size), STEPS),
@@ -220,13 +225,14 @@ class _Run:
         shard_rows: int | None,
         device: str,
         precision: str,
+        tune: bool,
         threads: int | None,
         callbacks: Sequence[Callback],
     ) -> None:
         self.model, self.loss, self.optimizer, self.order = model, loss, optimizer, order
         if device == "auto" and not arrays.on_host(X):
             device = f"cuda:{arrays.ordinal(X)}"
-        self.engine, self.reason = engines.choose(device, precision)
+        self.engine, self.reason = engines.choose(device, precision, tune)
         if precision != "float32" and model.dtype != np.float32:
             raise InputError(f"precision={precision!r} is for models of float32, and this one is of {model.dtype}")
         given = {"epochs": epochs} if batch_size == AUTO else {"batch_size": batch_size, "epochs": epochs}
@@ -253,7 +259,7 @@ class _Run:
                 raise InputError("validation_data: expected a pair (X, y)")
             self.validation = prepare(model, *validation_data, loss, None, None, "validation ", self.examples.kind)
         n = len(self.examples.X)
-        self.epochs, self.threads, self.penalized = int(epochs), threads, l1 > 0 or l2 > 0
+        self.epochs, self.tune, self.threads, self.penalized = int(epochs), tune, threads, l1 > 0 or l2 > 0
         self.metric = _metric(loss, self.examples.kind)
         self.network = as_loss_network(model, loss)
         if batch_size == AUTO:
@@ -272,6 +278,10 @@ class _Run:
 
     def train(self, callbacks: Sequence[Callback]) -> History:
         model, engine = self.model, self.engine
+        per_epoch = _batches(len(self.examples.X), self.batch_size, self.pairs)
+        if self.tune:
+            for rows in sorted(set(per_epoch)):
+                engine.tune(self._program(), rows)
         self._start_state()
         self.feed = feed(engine, self.examples, self.batch_size)
         self.validation_feed = None
@@ -280,15 +290,13 @@ class _Run:
         storage = model._cache.take(self._storage_key(), lambda: _step_storage(self.network, engine))
         self.storage: dict[str, Any] = storage.item
         engine.write(self.storage["penalties"], _penalties(self.network, *self.settings, self.optimizer))
-        model._state.on(engine)
-        model._state.changed(engine)
+        model._state.begin(engine, model._progress)
         model.device, model.trained = engine.name, Trained(engine.name, engine.precision)
         model.task = Task(self.loss.name, self.examples.kind)
         model._loss = self.loss
         history = History()
         history.device, history.reason, history.seed = engine.name, self.reason, model.seed
-        history.precision, history.batch_size = engine.precision, self.batch_size
-        per_epoch = _batches(len(self.examples.X), self.batch_size, self.pairs)
+        history.precision, history.tuned, history.batch_size = engine.precision, engine.tuned > 0, self.batch_size
         total = self.epochs * len(per_epoch)
         try:
             for callback in callbacks:
@@ -344,6 +352,7 @@ class _Run:
                     callback.chunk_end(self.model, len(log), float(log[-1, 0]))
             position += rows * count
         self.model.counters.epoch += 1
+        self.model._state.changed(self.engine, self.model._progress)
         values = {"loss": sums["loss"] / weight_total if weight_total else 0.0}
         if self.metric is not None:
             values["accuracy"] = sums["accuracy"] / weight_total if weight_total else 0.0
@@ -355,32 +364,28 @@ class _Run:
         return values
 
     def _play(self, instance: engines.Instance, count: int, position: int, epoch: int) -> np.ndarray:
-        """One chunk of `count` steps from `position` of the order on; returns what the steps wrote down."""
+        """One chunk of `count` steps from `position` of the order on; returns what the steps wrote down.
+
+        Whatever ends it before its last step is known to be whole (Ctrl-C, a fault of the GPU) undoes all of it, but for a
+        divergence, which leaves the model at the last finite step.
+        """
         model = self.model
         started = time.perf_counter()
+        instance.bind(**model._state.on(self.engine))  # callbacks may have set the weights
         before = model.snapshot()
         copied = time.perf_counter()
-        interruption = None
         try:
             self._prepare(count, position, epoch)
             instance.play(count)
-        except KeyboardInterrupt as error:
-            interruption, played = error, int(self.engine.read(self.storage["control"])[0][steps.CONTROL["index"]])
-            if played < count:  # a step may be half done: go back and play the whole ones
-                self._restore(before)
-                count = played
-                self._prepare(count, position, epoch)
-                instance.play(count)
-        model._state.changed(self.engine)
-        log, finite = self._finite(count)
-        if not finite:
-            self._diverged(instance, before, count, position, epoch)
-        model.counters.step += count
-        state = model._optimizer_state
-        assert state is not None
-        state.updates += count
-        if interruption is not None:
-            raise interruption
+            log, finite = self._finite(count)
+            if not finite:
+                self._diverged(instance, before, count, position, epoch)
+            self._count(count)
+        except DivergenceError:
+            raise
+        except BaseException:
+            self._restore(before)
+            raise
         now = time.perf_counter()
         if now - self._looked > BACKUP_SECONDS:
             model._state.read()
@@ -397,11 +402,19 @@ class _Run:
         table = log.astype(np.float64)
         return table, not spoilt.any() and bool(np.isfinite(table[:, 0]).all())
 
+    def _count(self, steps: int) -> None:
+        """So many more steps are whole."""
+        model = self.model
+        assert model._optimizer_state is not None
+        model.counters.step += steps
+        model._optimizer_state.updates += steps
+        model._state.changed(self.engine, model._progress)
+
     def _restore(self, snapshot: Snapshot) -> None:
         """Put a snapshot back where this run works."""
         self.model.restore(snapshot)
         self.model._state.on(self.engine)
-        self.model._state.changed(self.engine)
+        self.model._state.changed(self.engine, self.model._progress)
 
     def _prepare(self, count: int, position: int, epoch: int) -> None:
         """Write the control block and the table of the next `count` steps, which belong to `epoch`."""
@@ -431,9 +444,7 @@ class _Run:
                 self._restore(last)
                 break
             good += 1
-            model.counters.step += 1
-            assert model._optimizer_state is not None
-            model._optimizer_state.updates += 1
+            self._count(1)
         name = self._first_spoilt(instance, position + good * instance.rows, epoch)
         self._restore(last)
         rate = float(self.engine.read(self.storage["scalars"])[0][0, 0])
@@ -475,6 +486,7 @@ class _Run:
             "fit",
             self.engine.name,
             self.engine.precision,
+            self.engine.tuned,
             self.threads,
             rows,
             self.loss,
@@ -614,7 +626,7 @@ def _evaluate(
     start = 0
     for rows, count in _runs(_batches(n, block, False)):
         settings = None if metric is None else tuple(sorted(metric.items()))
-        key = ("evaluate", engine.name, engine.precision, rows, threads, loss, examples.data, settings)
+        key = ("evaluate", engine.name, engine.precision, engine.tuned, rows, threads, loss, examples.data, settings)
 
         def make(rows: int = rows) -> engines.Instance:
             instance = engine.instantiate(steps.evaluation(network, loss, examples.data, metric), rows, threads)
@@ -653,7 +665,9 @@ def _r2(
     """1 - sum w (y - a)^2 / sum w (y - mean y)^2, averaged over outputs; a after the link of the loss."""
     if len(examples.X) < 2:
         return math.nan
-    (outputs,) = engine.read(model._outputs_of(network, examples.X, threads, engine))
+    outputs = model._outputs_of(network, examples.X, threads, engine)
+    if not isinstance(outputs, np.ndarray):
+        (outputs,) = engine.read(outputs)
     if loss.link is not None:
         outputs = ops.activate(outputs, loss.link)
     y, a = examples.y.astype(np.float64), outputs.astype(np.float64)

@@ -17,11 +17,11 @@ from cuda_on_host.cublaslt import FakeCublasLt
 from laws import EPSILON, assert_close
 
 import fastnn_kernels.numpy as definition
-from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, ALPHA_ACTIVATIONS, KERNELS, Operand
+from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, ALPHA_ACTIVATIONS, KERNELS, Operand, mask_pitch
 from fastnn_kernels.cuda import cublaslt, dense
-from fastnn_kernels.cuda.cublaslt import CublasError, CublasLt, mask_bytes
+from fastnn_kernels.cuda.cublaslt import CublasError, CublasLt
 from fastnn_kernels.cuda.kernels import kernel
-from fastnn_kernels.cuda.lowering import Body, Device, Number, Pointer, Product, lower
+from fastnn_kernels.cuda.lowering import Body, Device, Number, Pointer, Product, lower, request
 from fastnn_kernels.cuda.runtime import CudaError, CudaUnavailable
 
 NUMPY = {"float": np.dtype("float32"), "double": np.dtype("float64"), "bf16": np.dtype(ml_dtypes.bfloat16)}
@@ -53,10 +53,10 @@ def placed(array: np.ndarray, offset: int = 0) -> np.ndarray:
     return inner
 
 
-def give(cublas: CublasLt, wanted: Product, arrays: list[np.ndarray], **settings: Any) -> None:
+def give(cublas: CublasLt, wanted: Product, arrays: list[np.ndarray]) -> None:
     """Run a product on arrays, in the order of its pointers."""
     workspace = np.zeros(cublas.workspace, np.uint8)
-    cublas.plan(wanted, **settings).run([array.ctypes.data for array in arrays], workspace.ctypes.data, 77)
+    cublas.plan(wanted).run([array.ctypes.data for array in arrays], workspace.ctypes.data, 77)
 
 
 # --- the library itself ----------------------------------------------------------------------------------------------------
@@ -165,6 +165,7 @@ def test_library_keeps_what_is_set(library: Any, kind: tuple[str, str, str], epi
 
 def test_library_keeps_preferences(library: Any) -> None:
     with CublasLt(WithoutHandle(library)) as cublas:
+        assert cublas.version >= 120_000
         preference = cublas.make("MatmulPreferenceCreate", "a test")
         for index, attribute in enumerate(cublaslt.PREFERENCE.values()):
             cublas.set("MatmulPreference", "a test", preference, attribute, 1 << index)
@@ -205,7 +206,7 @@ def expected_of(wanted: Product, arrays: list[np.ndarray]) -> dict[str, np.ndarr
 
 def bits(flags: np.ndarray) -> np.ndarray:
     rows, columns = flags.shape
-    whole = np.zeros((rows, mask_bytes(rows, columns) * 8 // rows), bool)
+    whole = np.zeros((rows, 8 * mask_pitch(columns)), bool)
     whole[:, :columns] = flags
     return np.packbits(whole, axis=1, bitorder="little")
 
@@ -303,13 +304,47 @@ def test_a_named_algorithm_is_taken() -> None:
         assert [each.workspace for each in candidates] == [0, 1024, 2048]
         assert [each.waves for each in candidates] == [1.0, 0.5, pytest.approx(1 / 3)]
         assert len(cublas.algorithms(wanted, 2)) == 2
-        give(cublas, wanted, operands(wanted), algorithm=candidates[2].data)
+        named = replace(wanted, algorithm=candidates[2].data)
+        give(cublas, named, operands(wanted))
         give(cublas, wanted, operands(wanted))
         assert [number for number, _ in fake.ran] == [3, 1]
-        with pytest.raises(CublasError, match="NOT_SUPPORTED"):
-            give(cublas, wanted, operands(wanted), algorithm=bytes(64))
-    with CublasLt(fake, workspace=1024) as cublas, pytest.raises(CublasError, match="needs 2048 bytes of workspace"):
-        give(cublas, wanted, operands(wanted), algorithm=candidates[2].data)
+        assert cublas.algorithms(named, 8) == candidates
+        arrays = operands(wanted)
+        arrays[1] = placed(arrays[1], 4)
+        give(cublas, named, arrays)
+        assert [number for number, _ in fake.ran] == [3, 1, 1], "it was named for operands that are better aligned"
+        unaligned = replace(wanted, b=replace(wanted.b, alignment=4))
+        give(cublas, replace(unaligned, algorithm=cublas.algorithms(unaligned)[2].data), arrays)
+        assert fake.ran[-1][0] == 3
+
+
+def test_a_named_algorithm_that_is_refused_is_left() -> None:
+    fake = FakeCublasLt()
+    with CublasLt(fake) as cublas:
+        third = cublas.algorithms(product(), 3)[2].data
+        for name in (bytes(64), bytes(range(64))):
+            with pytest.warns(RuntimeWarning, match="is not taken .CUBLAS_STATUS_NOT_SUPPORTED"):
+                give(cublas, replace(product(), algorithm=name), operands(product()))
+    with CublasLt(fake, workspace=1024) as cublas, pytest.warns(RuntimeWarning, match="2048 bytes of workspace"):
+        give(cublas, replace(product(), algorithm=third), operands(product()))
+    assert [number for number, _ in fake.ran] == [1, 1, 1]
+
+
+def test_what_is_supported() -> None:
+    fake = FakeCublasLt()
+    fake.refused = {cublaslt.EPILOGUES["bias"]}
+    with CublasLt(fake) as cublas:
+        for _ in range(3):
+            assert cublas.supports(product())
+            assert not cublas.supports(product(epilogue="bias"))
+        assert fake.calls["MatmulAlgoGetHeuristic"] == 2, "asked once each"
+        assert fake.asked[0] == {1: cublas.workspace, 3: 2, 5: 16, 6: 16, 7: 16, 8: 16}
+        assert cublas.supports(replace(product(), a=replace(product().a, alignment=4)))
+        assert fake.asked[-1][6] == 4, "cuBLASLt's B is our a"
+    fake.fail["MatmulDescCreate"] = 14
+    with CublasLt(fake) as cublas:
+        assert not cublas.supports(product())
+    assert fake.alive == {}
 
 
 @pytest.mark.parametrize(
@@ -368,15 +403,20 @@ def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- the dense kernels by it -------------------------------------------------------------------------------------------------
 
 
-def run(name: str, arrays: list[np.ndarray], attributes: dict[str, Any], device: Device) -> list[str]:
-    """Run a call of the contract, its products by the stand-in. Returns the epilogue or the function of each work."""
-    lowered = lower(name, [Operand(array.shape, array.dtype) for array in arrays], attributes, device)
-    scratch = placed(np.full(lowered.scratch, 0xFF, np.uint8))
+def run(name: str, arrays: list[np.ndarray], attributes: dict[str, Any], refused: str) -> list[str]:
+    """Run a call of the contract, its products by the stand-in, which refuses some epilogues ("all": everything). Returns the
+    epilogue or the function of each work."""
+    fake = FakeCublasLt()
+    fake.nothing_found = refused == "all"
+    fake.refused = set() if fake.nothing_found else {cublaslt.EPILOGUES[each] for each in refused.split()}
+    with CublasLt(fake) as cublas:
+        device = Device(supports=cublas.supports)
+        lowered = lower(name, [Operand(array.shape, array.dtype) for array in arrays], attributes, device)
+        scratch = placed(np.full(lowered.scratch, 0xFF, np.uint8))
 
-    def address(pointer: Pointer) -> int:
-        return int((scratch if pointer.operand < 0 else arrays[pointer.operand]).ctypes.data) + pointer.offset
+        def address(pointer: Pointer) -> int:
+            return int((scratch if pointer.operand < 0 else arrays[pointer.operand]).ctypes.data) + pointer.offset
 
-    with CublasLt(FakeCublasLt()) as cublas:
         workspace = np.zeros(cublas.workspace, np.uint8)
         for work in lowered.works:
             if isinstance(work, Body):
@@ -389,43 +429,134 @@ def run(name: str, arrays: list[np.ndarray], attributes: dict[str, Any], device:
     return [work.function.split("<")[0] if isinstance(work, Body) else work.epilogue for work in lowered.works]
 
 
-CALLS: list[tuple[str, Any, list[str]]] = [
-    *(("matmul", {"transpose_a": a, "transpose_b": b}, ["none"]) for a in (False, True) for b in (False, True)),
-    ("dense", None, ["bias"]),
-    ("dense", "relu", ["relu_bias"]),
-    *(("dense", name, ["none", "add_dense"]) for name in ACTIVATIONS_FROM_OUTPUT if name != "relu"),
-    ("dense_backward_input", None, ["none"]),
-    *(("dense_backward_input", name, ["none", "add_backward_input"]) for name in ACTIVATIONS_FROM_OUTPUT),
-    ("dense_backward_weight", {}, ["bgradb"]),
+SUMS = "dense_backward_weight"
+"""The body that makes db, which is all it does where it is given no rows of dw."""
+
+CALLS: list[tuple[str, Any, str, list[str]]] = [
+    *(("matmul", {"transpose_a": a, "transpose_b": b}, "", ["none"]) for a in (False, True) for b in (False, True)),
+    ("matmul", {"transpose_a": False, "transpose_b": False}, "all", ["matmul"]),
+    ("dense", None, "", ["bias"]),
+    ("dense", None, "bias", ["none", "add_dense"]),
+    ("dense", None, "all", ["dense"]),
+    ("dense", "relu", "", ["relu_bias"]),
+    ("dense", "relu", "relu_bias", ["none", "add_dense"]),
+    ("dense", "relu", "all", ["dense"]),
+    *(("dense", name, "", ["none", "add_dense"]) for name in ACTIVATIONS_FROM_OUTPUT if name != "relu"),
+    ("dense_backward_input", None, "", ["none"]),
+    ("dense_backward_input", None, "all", ["dense_backward_input"]),
+    *(("dense_backward_input", name, "", ["none", "add_backward_input"]) for name in ACTIVATIONS_FROM_OUTPUT),
+    (SUMS, {}, "", ["bgradb"]),
+    (SUMS, {}, "bgradb", ["none", SUMS]),
+    (SUMS, {}, "all", [SUMS]),
+    ("dense_with_mask", {}, "", ["relu_aux_bias"]),
+    ("dense_with_mask", {}, "relu_aux_bias", ["relu_bias", "mask_of"]),
+    ("dense_with_mask", {}, "relu_aux_bias relu_bias", ["none", "add_dense", "mask_of"]),
+    ("dense_with_mask", {}, "all", ["dense", "mask_of"]),
+    ("dense_backward_input_with_mask", {}, "", ["drelu"]),
+    ("dense_backward_input_with_mask", {}, "drelu", ["none", "add_masked"]),
+    ("dense_backward_input_with_mask", {}, "all", ["product_parts", "add_masked"]),
+    ("dense_backward_input_with_mask", {"db": True}, "", ["drelu_bgrad"]),
+    ("dense_backward_input_with_mask", {"db": True}, "drelu_bgrad", ["drelu", SUMS]),
+    ("dense_backward_input_with_mask", {"db": True}, "drelu_bgrad drelu", ["none", "add_masked", SUMS]),
+    ("dense_backward_input_with_mask", {"db": True}, "all", ["product_parts", "add_masked", SUMS]),
 ]  # fmt: skip
+"""A call, the epilogues that are refused, and the works that it is made of then."""
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("name", "setting", "works"), CALLS)
-def test_dense_kernels_by_products(
-    name: str, setting: Any, works: list[str], dtype: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dense, "OWN_UP_TO", dict.fromkeys(dense.OWN_UP_TO, 0))
+def check_by_products(
+    name: str, setting: Any, refused: str, sizes: tuple[int, int, int], dtype: str, wide: str, tolerance: float
+) -> list[str]:
+    """Run a call on operands of `dtype` (gradients of parameters: of `wide`) and compare it. Returns its works."""
+    m, n, k = sizes
+    shapes: dict[str, list[tuple[int, ...]]] = {
+        "dense": [(m, k), (k, n), (n,), (m, n)],
+        "dense_with_mask": [(m, k), (k, n), (n,), (m, n), (m, mask_pitch(n))],
+        "dense_backward_input": [(m, k), (n, k), (m, n), (m, n)],
+        "dense_backward_input_with_mask": [(m, k), (n, k), (m, mask_pitch(n)), (m, n)],
+        "dense_backward_weight": [(k, m), (k, n), (m, n), (n,)],
+    }
     attributes = setting
     if not isinstance(setting, dict):
         attributes = {"activation": setting} | ({"alpha": 0.125} if setting in ALPHA_ACTIVATIONS else {})
-    m, n, k = 33, 20, 7
-    shapes = {
-        "matmul": lambda a, b: [(k, m) if a else (m, k), (n, k) if b else (k, n), (m, n)],
-        "dense": lambda: [(m, k), (k, n), (n,), (m, n)],
-        "dense_backward_input": lambda: [(m, k), (n, k), (m, n), (m, n)],
-        "dense_backward_weight": lambda: [(k, m), (k, n), (m, n), (n,)],
-    }[name](*(attributes.values() if name == "matmul" else ()))
+    written = list(KERNELS[name].outputs)
+    if name == "matmul":
+        a, b = attributes.values()
+        shapes["matmul"] = [(k, m) if a else (m, k), (n, k) if b else (k, n), (m, n)]
+    elif "db" in attributes:
+        attributes, written = {}, ["dx", "db"]
+        shapes[name].append((n,))
     rng = np.random.default_rng(1)
-    arrays = [rng.uniform(-1, 1, shape).astype(dtype) for shape in shapes]
-    outputs = len(KERNELS[name].outputs)
-    expected = [array.astype(np.float64) for array in arrays]
-    for array in arrays[-outputs:]:
-        array[...] = np.nan
+    arrays = []
+    for operand, shape in zip((*KERNELS[name].inputs, *written), shapes[name], strict=True):
+        kind = "uint8" if operand == "mask" else wide if operand in ("dw", "db") else dtype
+        values = rng.integers(0, 256, shape) if operand == "mask" else rng.uniform(-1, 1, shape)
+        arrays.append(placed(values.astype(kind)))
+    expected = [array.copy() if array.dtype == np.uint8 else array.astype(np.float64) for array in arrays]
+    for array in arrays[-len(written) :]:
+        array[...] = 0xA5 if array.dtype == np.uint8 else np.nan
     getattr(definition, name)(*expected, **attributes)
-    assert run(name, arrays, attributes, Device()) == works
+    works = run(name, arrays, attributes, refused)
     for actual, wanted in zip(arrays, expected, strict=True):
-        assert_close(actual, wanted.astype(np.float64), 32 * EPSILON[dtype], name)
+        exact = actual.dtype == np.uint8
+        assert_close(actual if exact else actual.astype(np.float64), wanted, tolerance, name)
+    return works
+
+
+@pytest.fixture
+def by_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No product is too small for cuBLASLt."""
+    monkeypatch.setattr(dense, "OWN_UP_TO", dict.fromkeys(dense.OWN_UP_TO, 0))
+
+
+@pytest.mark.usefixtures("by_products")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("name", "setting", "refused", "works"), CALLS)
+def test_dense_kernels_by_products(name: str, setting: Any, refused: str, works: list[str], dtype: str) -> None:
+    assert check_by_products(name, setting, refused, (33, 20, 7), dtype, dtype, 32 * EPSILON[dtype]) == works
+
+
+@pytest.mark.usefixtures("by_products")
+@pytest.mark.parametrize(
+    ("name", "setting", "refused", "works"),
+    [("dense", "relu", "", ["relu_bias"]), ("dense", "relu", "relu_bias", ["none", "add_dense"]),
+     ("dense", "relu", "all", ["dense"]),
+     (SUMS, {}, "", ["bgradb"]), (SUMS, {}, "bgradb", ["none", SUMS]), (SUMS, {}, "all", [SUMS]),
+     ("dense_with_mask", {}, "", ["relu_aux_bias"]), ("dense_with_mask", {}, "relu_aux_bias", ["relu_bias", "mask_of"]),
+     ("dense_with_mask", {}, "all", ["dense", "mask_of"]),
+     ("dense_backward_input_with_mask", {}, "", ["drelu"]),
+     ("dense_backward_input_with_mask", {"db": True}, "", ["drelu", SUMS]),
+     ("dense_backward_input_with_mask", {"db": True}, "drelu", ["none", "add_masked", SUMS])],
+)  # fmt: skip
+def test_dense_kernels_by_products_of_bfloat16(name: str, setting: Any, refused: str, works: list[str]) -> None:
+    """Gradients of parameters stay float32: no epilogue makes such a db with a dx of another type."""
+    assert check_by_products(name, setting, refused, (33, 20, 7), "bfloat16", "float32", 2.0**-6) == works
+
+
+@pytest.mark.usefixtures("by_products")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("sizes", "parts"), [((3, 5, 4000), True), ((1, 1, 1), False), ((3, 33, 31), False)])
+def test_sums_of_rows_alone(sizes: tuple[int, int, int], parts: bool, dtype: str) -> None:
+    works = check_by_products(SUMS, {}, "bgradb", sizes, dtype, dtype, 2000 * EPSILON[dtype])
+    assert works == ["none", "product_and_sum_parts", "add_product"] if parts else ["none", SUMS]
+
+
+def test_operands_say_how_they_are_aligned() -> None:
+    """Which is what cuBLASLt is asked for, and part of what a choice is made for."""
+    asked: list[Product] = []
+
+    def supports(product: Product) -> bool:
+        asked.append(product)
+        return True
+
+    operands = [Operand((2**10, 2**10), np.dtype("float32")) for _ in range(3)]
+    for offsets, expected in (((), (16, 16, 16)), ((256, 4, 40), (16, 4, 8)), ((16, 2, 0), (16, 2, 16))):
+        (work,) = lower("matmul", operands, {}, Device(supports=supports), offsets).works
+        assert work is asked[-1]
+        assert tuple(pointer.alignment for pointer in work.pointers) == expected
+    names = {
+        dense.key(request("matmul", operands, {}, Device(), offsets)) for offsets in ((), (4, 0, 0), (0, 4, 0), (8,), (32,))
+    }
+    assert len(names) == 4
 
 
 def test_choice_follows_size_and_precision() -> None:

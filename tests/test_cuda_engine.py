@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from fastnn import engines, errors, feeds, ops, random, training
 from fastnn.callbacks import Callback
 from fastnn.engines.cuda import CudaEngine
 from fastnn.state import State
+from fastnn_kernels.cuda.player import Player
 
 N, FEATURES, CLASSES, BATCH = 75, 7, 3, 16
 """Five mini-batches an epoch, the last one of 11 examples."""
@@ -567,8 +569,26 @@ class Journeys(RuleBasedStateMachine):
         self.check({name: array if isinstance(array, np.ndarray) else array.read() for name, array in found.items()})
 
 
+def test_the_host_knows_how_far_its_values_are() -> None:
+    """What `lose` goes back to: the values of the last look, with the progress that belonged to them."""
+    engine = CudaEngine(HostRuntime())
+    state = State(a=np.zeros(2))
+    state.begin(engine, (1,))
+    for count, looked in ((2, False), (3, True), (4, False)):
+        engine.write(state.on(engine)["a"], np.full(2, float(count)))
+        state.changed(engine, (count,))
+        if looked:
+            state.read()
+    assert state.lose() == (3,)
+    assert state.read()["a"].tolist() == [3.0, 3.0]
+    assert state.lose() is None, "the host holds the latest"
+    state.begin(engine, (5,))
+    state.changed(engine, (6,))
+    assert state.lose() == (5,)
+
+
 TestJourneys = Journeys.TestCase
-TestJourneys.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestJourneys.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
 
 # --- data that does not fit -----------------------------------------------------------------------------------------------
@@ -757,10 +777,16 @@ def test_threads_predict_at_once_while_they_capture(cuda_host: HostRuntime, monk
         with lock:
             run(*given, **options)
 
+    def slow(self: Player, *given: Any) -> None:
+        bind(self, *given)
+        time.sleep(1e-4)  # lets other threads bind theirs before this one plays
+
+    bind = Player.bind
+    monkeypatch.setattr(Player, "bind", slow)
     monkeypatch.setattr(host, "run_kernel", one_at_a_time)
     models = [trained("cuda", noisy(), **NOISY), trained("cuda")]
     rng = np.random.default_rng(2)
-    inputs = [rng.standard_normal((rows, FEATURES)).astype("float32") for rows in (5, 40, 70, 130)]
+    inputs = [rng.standard_normal((rows, FEATURES)).astype("float32") for rows in (40, 40, 70, 70)]
     there = [foreign(cuda_host, X) for X in inputs]
     expected = [[model(X) for X in inputs] for model in models]
     wrong: list[Any] = []

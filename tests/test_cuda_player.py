@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def in_order(works: Sequence[Placed], levels: Sequence[Sequence[tuple[Placed, in
 def test_a_level_holds_what_can_be_done_at_once_and_as_early_as_can_be(works: list[Placed]) -> None:
     levels = schedule(works).levels
     assert in_order(works, [[(work, 0) for work in level] for level in levels], 1)
-    for before, level in zip(levels, levels[1:], strict=False):
+    for before, level in pairwise(levels):
         assert all(any(conflict(other, work) for other in before) for work in level)
 
 
@@ -174,7 +175,8 @@ class Bound:
         self.player = Player(self.runtime, calls, capture=capture)
         rng = np.random.default_rng(1)
         values = {
-            "source": rng.integers(-9, 9, (EXAMPLES, WIDTH)).astype(FLOAT), "order": np.resize(rng.permutation(EXAMPLES), STEPS * ROWS),
+            "source": rng.integers(-9, 9, (EXAMPLES, WIDTH)).astype(FLOAT),
+            "order": np.resize(rng.permutation(EXAMPLES), STEPS * ROWS),
             CONTROL: np.zeros(8, INT), "y": np.zeros((ROWS, WIDTH), FLOAT), "total": np.zeros((), FLOAT),
             "state": np.zeros((ROWS, WIDTH), FLOAT), "log": np.zeros((STEPS, 4), FLOAT),
         }  # fmt: skip

@@ -31,8 +31,8 @@ PRECISIONS = ("float32", "tf32", "bf16")
 """Of products of float32 numbers; others than the first on a GPU only."""
 
 
-def choose(device: str, precision: str = "float32") -> tuple[Engine, str]:
-    """The engine for a device name, and why, in one line.
+def choose(device: str, precision: str = "float32", tune: bool = False) -> tuple[Engine, str]:
+    """The engine for a device name, and why, in one line. `tune`: of a GPU, the one that chooses by timing.
 
     `"auto"` takes the best that is usable. Raises DeviceError for one that is not, InputError for an unknown name.
     """
@@ -42,13 +42,14 @@ def choose(device: str, precision: str = "float32") -> tuple[Engine, str]:
     if precision not in PRECISIONS:
         raise InputError(f"no precision is called {precision!r}{nearest(precision, PRECISIONS)}")
     if ordinal is not None:
-        return gpu(int(ordinal[1] or 0), precision), "as asked"
+        return gpu(int(ordinal[1] or 0), precision, tune=tune), "as asked"
     reason = "as asked"
     if device == "auto":
         try:
-            return gpu(0, precision), "a GPU is here"
+            return gpu(0, precision, tune=tune), "a GPU is here"
         except DeviceError as error:
             device, reason = "cpu", str(error).split(";")[0]
+            _warn_if_broken(error)
     if precision != "float32":
         raise DeviceError(
             f"precision={precision!r} needs a GPU; {reason if reason != 'as asked' else 'the device is ' + device}"
@@ -56,12 +57,12 @@ def choose(device: str, precision: str = "float32") -> tuple[Engine, str]:
     return NUMPY if device == "numpy" else CPU, reason
 
 
-_cuda: dict[tuple[int, str, bool], CudaEngine] = {}
+_cuda: dict[tuple[int, str, bool, bool], CudaEngine] = {}
 _unusable: list[str] = []
 _lock = threading.Lock()
 
 
-def gpu(ordinal: int = 0, precision: str = "float32", capture: bool | None = None) -> CudaEngine:
+def gpu(ordinal: int = 0, precision: str = "float32", capture: bool | None = None, tune: bool = False) -> CudaEngine:
     """The engine of a GPU. Raises DeviceError, in one line with the cure, where it cannot be used.
 
     `capture`: whether programs are replayed as graphs; by default unless `FASTNN_CUDA_CAPTURE` is 0 in the environment, with
@@ -71,23 +72,30 @@ def gpu(ordinal: int = 0, precision: str = "float32", capture: bool | None = Non
     if capture is None:
         capture = os.environ.get("FASTNN_CUDA_CAPTURE") != "0"
     with _lock:
-        found = _cuda.get((ordinal, precision, capture))
+        key = (ordinal, precision, capture, tune)
+        found = _cuda.get(key)
         if found is None:
             if ordinal == 0 and _unusable:  # asked once a process: a driver that fails may take seconds to say so
                 raise DeviceError(_unusable[0])
             import fastnn_kernels.cuda as kernels
             from fastnn.engines.cuda import CudaEngine
-            from fastnn_kernels.cuda.runtime import CudaAbsent, CudaUnavailable
+            from fastnn_kernels.cuda.runtime import CudaUnavailable
 
             try:
-                found = _cuda[ordinal, precision, capture] = CudaEngine(kernels.runtime(ordinal), precision, capture)
+                found = _cuda[key] = CudaEngine(kernels.runtime(ordinal), precision, capture, tune)
             except CudaUnavailable as error:
                 if ordinal == 0:
                     _unusable.append(str(error))
-                    if not isinstance(error, CudaAbsent):
-                        warnings.warn(f"the GPU cannot be used: {error}", RuntimeWarning, stacklevel=3)
                 raise DeviceError(str(error)) from error
         return found
+
+
+def _warn_if_broken(error: DeviceError) -> None:
+    """Say, where the driver was asked just now, what keeps a GPU from being used that seems to be here."""
+    from fastnn_kernels.cuda.runtime import CudaAbsent
+
+    if error.__cause__ is not None and not isinstance(error.__cause__, CudaAbsent):
+        warnings.warn(f"the GPU cannot be used: {error}", RuntimeWarning, stacklevel=3)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -30,6 +30,11 @@ class Engine(ABC):
     more_copies: tuple[int, ...] = ()
     """Bytes moved by copies that are measured beside those of `fastnn.program.explain`."""
 
+    @property
+    def tuned(self) -> int:
+        """Choices among ways to compute a product that were made by timing; 0 where all follow the rule."""
+        return 0
+
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: Any, mirrored: bool = False) -> Placed:
         """An array there, zeros on the host; `mirrored`: the host writes or reads it often."""
@@ -73,6 +78,10 @@ class Engine(ABC):
     @abstractmethod
     def instantiate(self, program: Program, rows: int, threads: int | None = None) -> Instance:
         """`program` here for `rows` rows."""
+
+    def tune(self, program: Program, rows: int) -> None:
+        """Time the ways to compute each product of `program` for `rows` rows and choose the fastest, where the engine has
+        several and was asked to choose so."""
 
     @abstractmethod
     def outputs(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -208,6 +217,10 @@ class Instance(ABC):
     def first_chunk(self, seconds: float) -> int:
         """How many plays take about so long, guessed low: what training begins with, before it has measured."""
         return 8
+
+    def choice(self, call: Call) -> str:
+        """Which of several ways computes a call, in a few words for `explain`; nothing where there is one way only."""
+        return ""
 
     def played(self) -> str:
         """How plays run, in a few words for `explain`."""

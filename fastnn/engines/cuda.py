@@ -6,6 +6,7 @@ import functools
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,15 @@ import numpy as np
 from fastnn.engines.base import Engine, Instance
 from fastnn.engines.host import convert_rows
 from fastnn.errors import InputError, KindError
+from fastnn.program.chain import chained
+from fastnn.program.mask import Way, alternatives, masked
 from fastnn.program.trace import Call, Program, Symbol, concrete
 from fastnn_kernels.contract import SUM_BLOCK, Operand
+from fastnn_kernels.cuda import dense
 from fastnn_kernels.cuda.arrays import DeviceArray
+from fastnn_kernels.cuda.choices import Choices
+from fastnn_kernels.cuda.dense import Choice
+from fastnn_kernels.cuda.lowering import ALIGNMENT, LOWERINGS, VECTOR, request
 from fastnn_kernels.cuda.player import PlacedCall, Player
 from fastnn_kernels.cuda.runtime import Runtime
 from fastnn_kernels.cuda.schedule import Place
@@ -36,17 +43,21 @@ class CudaEngine(Engine):
     Programs with bfloat16 products say so themselves (`fastnn.program.narrow`); all others multiply in float32 or TF32.
 
     `capture=False` launches every kernel on its own instead of replaying graphs, for debuggers; the bits are the same.
+
+    With `tune`, its programs compute their products as timing has found fastest, see `tune`; else as the rule of
+    `fastnn_kernels.cuda.dense` says. Single operations always follow the rule.
     """
 
     block_rows = 8192
     product_size = 8192
     more_copies = (2**30,)
 
-    def __init__(self, runtime: Runtime, precision: str = "float32", capture: bool = True) -> None:
+    def __init__(self, runtime: Runtime, precision: str = "float32", capture: bool = True, tune: bool = False) -> None:
         self.runtime, self.precision, self.capture = runtime, precision, capture
         self.products = "tf32" if precision == "tf32" else "float32"
         self.name = f"cuda:{runtime.ordinal}"
         self._numbers: DeviceArray | None = None
+        self._choices = Choices(runtime) if tune else None
 
     def empty(self, shape: tuple[int, ...], dtype: Any, mirrored: bool = False) -> DeviceArray:
         return DeviceArray.empty(self.runtime, shape, dtype, mirrored)
@@ -79,9 +90,10 @@ class CudaEngine(Engine):
     def compute(self, kernel: str, operands: Sequence[DeviceArray], attributes: Mapping[str, Any]) -> None:
         told = tuple(Operand(array.shape, array.dtype) for array in operands)
         with _single_lock:
-            player = _single(self.runtime, self.products, kernel, told, tuple(sorted(attributes.items())))
-            for index, array in enumerate(operands):
-                player.bind(str(index), array.address)
+            offsets = tuple(array.address % ALIGNMENT for array in operands)
+            player = _single(self.runtime, self.products, kernel, told, offsets, tuple(sorted(attributes.items())))
+            for index, (array, offset) in enumerate(zip(operands, offsets, strict=True)):
+                player.bind(str(index), array.address - offset)
             player.play(1, self.runtime.stream)
 
     def free(self) -> int:
@@ -134,7 +146,38 @@ class CudaEngine(Engine):
         self.runtime.synchronize(self.runtime.stream)
 
     def instantiate(self, program: Program, rows: int, threads: int | None = None) -> CudaInstance:
-        return CudaInstance(program, rows, self)
+        return CudaInstance(chained(masked(program, functools.partial(self._way, rows))), rows, self)
+
+    @property
+    def choices(self) -> Mapping[str, Choice]:
+        """How products are computed, where the rule does not say."""
+        return {} if self._choices is None else self._choices.found
+
+    @property
+    def tuned(self) -> int:
+        return len(self.choices)
+
+    def tune(self, program: Program, rows: int) -> None:
+        if self._choices is None:
+            return
+        calls = [*program.calls, *(call for ways in alternatives(program) for way in ways for call in way.values())]
+        products = (call for call in calls if not call.is_view and LOWERINGS[call.kernel][0] == "dense")
+        self._choices.tune([_placed(call, rows) for call in products], self.products)
+
+    def _way(self, rows: int, ways: Sequence[Way]) -> Way:
+        """With or without a mask: what takes the least time where that is known of all, else what the rule says."""
+        device = replace(self.runtime.device, precision=self.products, choices=self.choices)
+        placed = [[_placed(call, rows) for call in way.values()] for way in ways]
+        told = [[request(c.kernel, c.operands, c.attributes, device, c.offsets) for c in calls] for calls in placed]
+        known = [[self.choices.get(dense.key(call)) for call in calls] for calls in told]
+        if all(choice for choices in known for choice in choices):
+            seconds = [sum(choice.seconds for choice in choices if choice) for choices in known]
+            return ways[seconds.index(min(seconds))]
+        for way, calls in zip(ways, told, strict=True):
+            with_mask = [call for call in calls if "mask" in call.operands]
+            if with_mask and all(dense.precision(call) in dense.MASKED and dense.is_all_of(call) for call in with_mask):
+                return way
+        return ways[0]
 
 
 _single_lock = threading.Lock()
@@ -143,11 +186,23 @@ _single_lock = threading.Lock()
 
 @functools.lru_cache(maxsize=256)
 def _single(
-    runtime: Runtime, precision: str, kernel: str, operands: tuple[Operand, ...], attributes: tuple[tuple[str, Any], ...]
+    runtime: Runtime,
+    precision: str,
+    kernel: str,
+    operands: tuple[Operand, ...],
+    offsets: tuple[int, ...],
+    attributes: tuple[tuple[str, Any], ...],
 ) -> Player:
-    """A player of one call, whose operands are spaces of their own."""
-    places = tuple(Place(str(index), 0) for index in range(len(operands)))
+    """A player of one call, whose operands lie in spaces of their own, so many bytes behind a boundary."""
+    places = tuple(Place(str(index), offset) for index, offset in enumerate(offsets))
     return Player(runtime, [PlacedCall(kernel, operands, dict(attributes), places)], precision, capture=False)
+
+
+def _placed(call: Call, rows: int) -> PlacedCall:
+    """A call on its own, with every operand as far behind a boundary as it will be in a program."""
+    operands = tuple(symbol.operand(rows) for symbol in call.operands)
+    places = (Place("", symbol.start * symbol.dtype.itemsize % VECTOR) for symbol in call.operands)
+    return PlacedCall(call.kernel, operands, call.attributes, tuple(places))
 
 
 class CudaInstance(Instance):
@@ -160,6 +215,7 @@ class CudaInstance(Instance):
         self._workspace = engine.runtime.allocate(max(self.plan.size, 1))
         self._once = self._player(self.plan.once, capture=False)
         self._calls = self._player(self.plan.calls, engine.capture)
+        self._notes = dict(zip(self.computing(), self._calls.notes, strict=True))
 
     def _player(self, calls: Sequence[Call], capture: bool) -> Player:
         placed = [
@@ -167,7 +223,7 @@ class CudaInstance(Instance):
             for call in calls
             if not call.is_view
         ]
-        player = Player(self.engine.runtime, placed, self.engine.products, capture)
+        player = Player(self.engine.runtime, placed, self.engine.products, capture, self.engine.choices)
         player.bind(WORKSPACE, self._workspace.address)
         return player
 
@@ -193,6 +249,9 @@ class CudaInstance(Instance):
     def first_chunk(self, seconds: float) -> int:
         each = sum(NODE + operations / RATE + moved / BANDWIDTH for operations, moved in self.work())
         return max(1, int(seconds / each))
+
+    def choice(self, call: Call) -> str:
+        return self._notes[call]
 
     def played(self) -> str:
         return f"{self.engine.name}, {self.engine.precision}, {self._calls.describe()}"

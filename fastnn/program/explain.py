@@ -42,6 +42,8 @@ class Line:
     share: float
     limit: float
     """The share of the measured machine limit that the call reaches, 1.0 being the limit."""
+    choice: str = ""
+    """Which of several ways computes it; empty where there is one way only."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ class Explanation:
         note = call.attributes.get("activation")
         name = f"{call.kernel}+{note}" if note else call.kernel
         shapes = f"{inputs} -> {outputs}" if outputs else inputs
-        limit = limits.seconds(operations, moved) / seconds
-        return Line(name, shapes, operations, moved, seconds, seconds / total if total else 0.0, limit)
+        share, limit = seconds / total if total else 0.0, limits.seconds(operations, moved) / seconds
+        return Line(name, shapes, operations, moved, seconds, share, limit, self.instance.choice(call))
 
     def explain(self, width: int = 80) -> str:
         """The table: a line a call, then the whole step, played as training plays it."""
@@ -137,6 +139,8 @@ class Explanation:
                 f"{_short(line.operations):>6} {_short(line.bytes):>6} "
                 f"{line.seconds * 1e6:8.2f} {line.share:6.1%} {line.limit:6.0%}"
             )
+            if line.choice:
+                rows.append(_cut(f"  {line.choice}", width))
         operations, moved = sum(line.operations for line in lines), sum(line.bytes for line in lines)
         least = sum(limits.seconds(line.operations, line.bytes) for line in lines)
         rows += [

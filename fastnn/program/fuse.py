@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT
 
 LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy", "squared_error")
 NO_ACTIVATION = {"activation": None, "alpha": 0.0}
+ACTIVATED = ("dense", "batch_norm", "batch_norm_inference")
+COMPARED = ("relu", "leaky_relu")
+"""Activations that cost a comparison: computing them anew is as fast on every engine as reading what was computed."""
+GRADIENTS = {f"{name}_backward": name for name in ACTIVATIONS_FROM_OUTPUT}
 
 
 def fuse(program: Program) -> Program:
@@ -48,17 +52,40 @@ def fuse_bias(program: Program) -> Program:
 
 
 def fuse_activation(program: Program) -> Program:
-    """dense, then an activation whose derivative is a function of its output -> dense with that activation."""
+    """A layer that takes one, then an activation whose derivative is a function of its output -> the layer with it."""
     uses, makers = _uses(program), _makers(program)
     replaced: dict[Call, Call | None] = {}
     for call in program.calls:
         if call.kernel not in ACTIVATIONS_FROM_OUTPUT:
             continue
-        maker = makers.get(call.inputs[0])
-        if maker is None or maker.kernel != "dense" or uses[call.inputs[0]] != 1 or maker.attributes["activation"]:
+        x, y = call.operands
+        maker = makers.get(x)
+        if maker is None or maker.kernel not in ACTIVATED or uses[x] != 1 or maker.attributes["activation"]:
             continue
-        replaced[maker] = None
-        replaced[call] = Call("dense", (*maker.inputs, call.outputs[0]), _activation(call.kernel, call))
+        attributes = {**maker.attributes, **_activation(call.kernel, call)}
+        replaced[maker] = Call(maker.kernel, maker.replace({x: y}).operands, attributes)
+        replaced[call] = None
+    return _rewrite(program, replaced)
+
+
+def fuse_batch_norm_gradient(program: Program, activations: Collection[str] = COMPARED) -> Program:
+    """The derivative of one of these activations behind a batch norm, then batch_norm_backward -> the latter with both."""
+    uses, makers = _uses(program), _makers(program)
+    replaced: dict[Call, Call | None] = {}
+    for call in program.calls:
+        if call.kernel != "batch_norm_backward" or call.attributes["activation"]:
+            continue
+        dz, *of_norm = call.inputs
+        slope = makers.get(dz)
+        if slope is None or GRADIENTS.get(slope.kernel) not in activations or uses[dz] != 1:
+            continue
+        dy, y = slope.inputs
+        norm, activation = makers.get(y), _activation(GRADIENTS[slope.kernel], slope)
+        if norm is None or norm.kernel != "batch_norm" or not activation.items() <= norm.attributes.items():
+            continue
+        if all(a is b for a, b in zip(of_norm, (*norm.inputs, *norm.outputs[1:]), strict=True)):
+            replaced[slope] = None
+            replaced[call] = Call(call.kernel, (dy, *call.operands[1:]), activation)
     return _rewrite(program, replaced)
 
 
@@ -66,9 +93,8 @@ def fuse_activation_gradient(program: Program) -> Program:
     """dz @ w.T, then the derivative of the activation below -> dense_backward_input."""
     uses, makers = _uses(program), _makers(program)
     replaced: dict[Call, Call | None] = {}
-    names = {f"{name}_backward": name for name in ACTIVATIONS_FROM_OUTPUT}
     for call in program.calls:
-        if call.kernel not in names:
+        if call.kernel not in GRADIENTS:
             continue
         product, y = call.inputs
         maker = makers.get(product)
@@ -77,7 +103,7 @@ def fuse_activation_gradient(program: Program) -> Program:
         if maker.attributes["transpose_b"] and not maker.attributes["transpose_a"]:
             replaced[maker] = None
             operands = (*maker.inputs, y, call.outputs[0])
-            replaced[call] = Call("dense_backward_input", operands, _activation(names[call.kernel], call))
+            replaced[call] = Call("dense_backward_input", operands, _activation(GRADIENTS[call.kernel], call))
     return _rewrite(program, replaced)
 
 
@@ -127,6 +153,7 @@ def fuse_loss_gradient(program: Program) -> Program:
 FUSIONS: tuple[Callable[[Program], Program], ...] = (
     fuse_bias,
     fuse_activation,
+    fuse_batch_norm_gradient,
     fuse_activation_gradient,
     fuse_bias_gradient,
     fuse_loss_gradient,

@@ -64,9 +64,11 @@ class Kernel:
         names = self.operands if len(operands) == len(self.operands) else (*self.operands, self.optional)
         return dict(zip(names, operands, strict=True))
 
-    def operations(self, operands: Sequence[Operand]) -> int:
-        """Floating-point operations of one call."""
-        return self.count({name: operand.shape for name, operand in self.named(operands).items()})
+    def operations(self, operands: Sequence[Operand], attributes: Mapping[str, Any] | None = None) -> int:
+        """Floating-point operations of one call; those of a chain are those of the `steps` among its attributes."""
+        steps = (KERNELS[step.kernel] for step in (attributes or {}).get("steps", ()))
+        inner = sum(each.count(dict.fromkeys(each.operands, operands[-1].shape)) for each in steps)
+        return inner + self.count({name: operand.shape for name, operand in self.named(operands).items()})
 
     def traffic(self, operands: Sequence[Operand]) -> int:
         """Bytes that one call must move at least: every operand once, updated ones there and back."""
@@ -76,6 +78,22 @@ class Kernel:
             elements = given[self.partly.get(name, name)].size
             total += elements * operand.dtype.itemsize * (2 if name in self.updated else 1)
         return total
+
+
+class Step(NamedTuple):
+    """A kernel of a chain: its arguments are numbers of the chain's inputs and, counted on from them, of earlier steps.
+
+    `attributes`: (name, value) pairs. `stored`: "bfloat16" where the result is rounded to it before later steps read it.
+    """
+
+    kernel: str
+    arguments: tuple[int, ...]
+    attributes: tuple[tuple[str, Any], ...] = ()
+    stored: str = ""
+
+    def __repr__(self) -> str:
+        given = [*map(str, self.arguments), *(f"{name}={value}" for name, value in self.attributes)]
+        return f"{self.kernel}({', '.join(given)})"
 
 
 KERNELS: dict[str, Kernel] = {}
@@ -92,6 +110,16 @@ ALPHA_ACTIVATIONS = ("leaky_relu", "elu")
 UNARY = ("identity", "negative", "exp", "log", "sqrt", "abs", "sign", "step")
 BINARY = ("add", "subtract", "multiply", "divide", "power", "maximum", "minimum")
 COMPARISONS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
+CHAINED = (
+    *UNARY, *ACTIVATIONS_FROM_OUTPUT, *ACTIVATIONS_FROM_INPUT,
+    *(f"{name}_backward" for name in ACTIVATIONS_FROM_OUTPUT + ACTIVATIONS_FROM_INPUT),
+    *BINARY, *COMPARISONS, "where", "dropout",
+)  # fmt: skip
+"""Kernels that may be a step of a chain."""
+
+CHAIN_INPUTS = 6
+"""Inputs that a chain has at most."""
+
 UPDATES: dict[str, tuple[str, ...]] = {
     "sgd": (),
     "momentum": ("velocity",),
@@ -155,8 +183,8 @@ _declare(
     "dense_backward_weight", "x dz", "dw db",
     count=lambda s: 2 * math.prod(s["x"]) * s["dz"][1] + math.prod(s["dz"]),
 )  # fmt: skip
-# The same with ReLU, and a mask of y > 0 in the place of y. mask (B, P) uint8 is laid out as cuBLASLt wants it: bit j % 8, counted
-# from the lowest, of byte j // 8 of a row is that of column j; P is `mask_pitch`; bits beyond the columns mean nothing.
+# The same with ReLU, and a mask of y > 0 in the place of y. mask (B, P) uint8 is laid out as cuBLASLt wants it: bit j % 8,
+# counted from the lowest, of byte j // 8 of a row is that of column j; P is `mask_pitch`; bits beyond the columns mean nothing.
 # The optional operand `db` (I,) becomes the sum of dx over its rows, the gradient of the bias of the layer below.
 _declare(
     "dense_with_mask", "x w b", "y mask", sets="numpy cuda",
@@ -206,21 +234,42 @@ _declare("argmax", "x", "indices", count=_each("x"))
 _declare("one_hot", "labels", "y")
 
 # Batch normalisation of x (B, O) over B; mean and inverse_deviation (O,) are kept for the backward pass:
-# y = gamma * (x - mean) * inverse_deviation + beta, inverse_deviation = 1 / sqrt(biased variance + epsilon);
-# running = momentum * running + (1 - momentum) * batch, with the unbiased variance.
+# y = activation(gamma * (x - mean) * inverse_deviation + beta), inverse_deviation = 1 / sqrt(biased variance + epsilon);
+# running = momentum * running + (1 - momentum) * batch, with the unbiased variance; activation None or one of
+# ACTIVATIONS_FROM_OUTPUT. The backward pass computes y anew, with the same bits, for the derivative of the activation.
 _declare(
     "batch_norm", "x gamma beta", "y mean inverse_deviation", updated="running_mean running_variance",
-    attributes="momentum epsilon", count=_each("x", 7),
+    attributes="momentum epsilon activation alpha", count=_each("x", 7),
 )  # fmt: skip
 _declare(
-    "batch_norm_inference", "x gamma beta running_mean running_variance", "y", attributes="epsilon",
+    "batch_norm_inference", "x gamma beta running_mean running_variance", "y", attributes="epsilon activation alpha",
     count=_each("x", 3),
 )  # fmt: skip
-_declare("batch_norm_backward", "dy x gamma mean inverse_deviation", "dx dgamma dbeta", count=_each("x", 10))
+_declare(
+    "batch_norm_backward", "dy x gamma beta mean inverse_deviation", "dx dgamma dbeta", attributes="activation alpha",
+    count=_each("x", 10),
+)  # fmt: skip
+
+# batch_norm, then dropout (below); and the gradient of both: batch_norm_backward of dropout(dy), the mask drawn again.
+_declare(
+    "batch_norm_dropout", "x gamma beta step", "y mean inverse_deviation", updated="running_mean running_variance",
+    attributes="momentum epsilon activation alpha rate key", count=_each("x", 9), sets="numpy cuda",
+)  # fmt: skip
+_declare(
+    "batch_norm_dropout_backward", "dy x gamma beta mean inverse_deviation step", "dx dgamma dbeta",
+    attributes="activation alpha rate key", count=_each("x", 12), sets="numpy cuda",
+)  # fmt: skip
 
 # y = x / (1 - rate) where the uniform of (key, step, element) is >= rate, else 0. The same call on dy is the backward.
 # `step` is a 0-d int64 operand, `key` a pair of 32-bit words. See fastnn/random.py for the stream.
 _declare("dropout", "x step", "y", attributes="rate key", count=_each("x", 2))
+
+# y = the result of the last of `steps`, a tuple of `Step`s of kernels of CHAINED and of `fill`, all of the shape of y. The
+# inputs, one of them a float array at least, are broadcast to it: arrays of that shape, of one element, rows (columns,) or
+# columns (rows, 1); or the step of a dropout. The bits are those of the kernels called one after another, with results of
+# comparisons kept as bool.
+for _inputs in range(1, CHAIN_INPUTS + 1):
+    _declare(f"chain_{_inputs}", " ".join("abcdef"[:_inputs]), "y", attributes="steps", sets="numpy cuda")
 
 # Losses, one value an example; t is (B,) int64 class indices or (B, C) F for softmax, (B, O) F for the others.
 # softmax_cross_entropy: -sum_j t_j log p_j; sigmoid_cross_entropy: sum_j of max(z,0) - z t + log(1 + exp(-|z|));

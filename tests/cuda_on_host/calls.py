@@ -20,6 +20,11 @@ ACTIVATED = [{"activation": name, "alpha": 0.3} for name in (None, *ACTIVATIONS_
 CHANGES: dict[str, list[dict[str, Any]]] = {
     "dense": ACTIVATED,
     "dense_backward_input": ACTIVATED,
+    "batch_norm": ACTIVATED,
+    "batch_norm_inference": ACTIVATED,
+    "batch_norm_backward": ACTIVATED,
+    "batch_norm_dropout": ACTIVATED,
+    "batch_norm_dropout_backward": ACTIVATED,
     "matmul": [{"transpose_a": a, "transpose_b": b} for a in (False, True) for b in (False, True)],
     "expand": [{"mean": False}],
     "dropout": [{"rate": 0.0}, {"rate": 0.5}],
@@ -42,6 +47,7 @@ def cases() -> Any:
         for kernel in module.ACTIVATIONS_FROM_OUTPUT + module.ACTIVATIONS_FROM_INPUT:
             module.backward(kernel, shape)
         module.dropout(*shape)
+        module.chains(shape)
     pairs = (
         ((0, 3), (3,)),
         ((7,), ()),

@@ -2,7 +2,8 @@
 
 It knows nothing of a `Product`. It keeps the attributes that are set, by their numbers, and computes from them alone what
 cublasLt.h says of them: column-major matrices at the given addresses, with NaN for what a real library would leave undefined.
-What a real one refuses, it refuses with the same status; `fail` makes it refuse a function, `nothing_found` every product.
+What a real one refuses, it refuses with the same status; `fail` makes it refuse a function, `refused` the products with an
+epilogue, `nothing_found` every product.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class FakeCublasLt:
         self.alive: dict[int, tuple[str, dict[int, int]]] = {}
         self.calls: Counter[str] = Counter()
         self.fail: dict[str, int] = {}
+        self.refused: set[int] = set()
         self.nothing_found = False
         self.asked: list[dict[int, int]] = []
         """The preferences of every heuristic that was asked for."""
@@ -59,6 +61,9 @@ class FakeCublasLt:
         if name in ("cublasLtMatmul", "cublasLtMatmulAlgoGetHeuristic", "cublasLtMatmulAlgoCheck"):
             return functools.partial(self._status, name, getattr(self, f"_{name.removeprefix('cublasLt')}"))
         raise AttributeError(name)
+
+    def cublasLtGetVersion(self) -> int:
+        return 130101
 
     def _status(self, name: str, method: Callable[..., None], *arguments: Any) -> int:
         self.calls[name.removeprefix("cublasLt")] += 1
@@ -119,8 +124,8 @@ class FakeCublasLt:
         self._attributes("Handle", handle)
         wanted = dict(self._attributes("MatmulPreference", preference))
         self.asked.append(wanted)
-        self._checked(description, a, b, c, d)
-        if self.nothing_found:
+        checked, _ = self._checked(description, a, b, c, d)
+        if self.nothing_found or checked[7] in self.refused:
             returned._obj.value = 0
             return
         returned._obj.value = min(count, MULTIPLE_SOLUTIONS)

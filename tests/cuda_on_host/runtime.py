@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from cuda_on_host import host
 
-from fastnn_kernels.cuda.lowering import Device
+from cuda_on_host import host
+from fastnn_kernels.cuda.lowering import Device, Product
 from fastnn_kernels.cuda.runtime import CudaLost, CudaOutOfMemory, Launch, Multiplication, Node
 
 GUARD = 256
@@ -168,6 +168,13 @@ class HostRuntime:
             self.multiply(node)
 
     def multiply(self, node: Multiplication) -> None:
+        raise AssertionError("this host has no products")
+
+    @property
+    def products_version(self) -> int:
+        return 0
+
+    def algorithms(self, product: Product, count: int) -> list[bytes]:
         raise AssertionError("this host has no products")
 
     def captured(self, nodes: Sequence[Node]) -> Any:

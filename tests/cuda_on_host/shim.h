@@ -112,6 +112,8 @@ HOST_BINARY(pow) HOST_BINARY(fmod) HOST_BINARY(fmax) HOST_BINARY(fmin) HOST_BINA
 #undef HOST_BINARY
 inline float fma(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
 inline double fma(double x, double y, double z) { return __builtin_fma(x, y, z); }
+inline float __fadd_rn(float x, float y) { return x + y; }
+inline double __dadd_rn(double x, double y) { return x + y; }
 inline float rsqrt(float x) { return 1 / sqrt(x); }
 inline double rsqrt(double x) { return 1 / sqrt(x); }
 inline bool isnan(float x) { return __builtin_isnan(x); }

@@ -1,27 +1,36 @@
-"""Batch normalisation over the rows of (B, O).
+"""Batch normalisation over the rows of (B, O), with an activation behind it.
 
 Statistics are taken over blocks of 64 rows in the arrays' own type, shifted by the mean of the rows before, and the blocks are
 put together in float64 in ascending order (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for
 computing sample variances"). So x is read once for them, and neither a large mean nor many rows cost precision.
 Columns are independent of each other: parts and strips cut there, and no bit depends on where.
+
+The activations are those of the elementwise kernels, applied to a few rows while they are in the first-level cache; in the
+backward pass their derivatives are put into dx, from where both of its passes read them. So fused calls have the bits of
+single ones.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
-from numba import types
+from numba import carray, types  # type: ignore[attr-defined]
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, float64_pointer
+from fastnn_kernels.cpu.mathematics import activation as forward_function
+from fastnn_kernels.cpu.mathematics import activation_backward as backward_function
 from fastnn_kernels.cpu.reductions import LANES, lanes, load, load_some, span, store, store_some
 
 BLOCK = 64
 """Rows whose sums are taken in the arrays' own type before they go to float64."""
 ROWS = 8
 """Rows taken together while a column group's sums are in registers: enough streams for the prefetcher, no more."""
+TILE = 1024
+"""Elements that the activation is applied to at a time, where rows lie one behind the other."""
 STRIP = 512
 """Columns taken at a time: a block of them fits the second-level cache."""
 
@@ -77,19 +86,23 @@ def _scratch(x: Operand, gamma: Operand, *operands: Operand, **attributes: float
 
 @kernel(
     "batch_norm",
-    sizes=lambda x, gamma, *operands, momentum, epsilon: (x.shape[0], gamma.size, float(momentum), float(epsilon)),
+    sizes=lambda x, gamma, *operands, momentum, epsilon, activation, alpha=0.0: (
+        x.shape[0], gamma.size, float(momentum), float(epsilon), float(alpha)
+    ),
+    static=("activation",),
     scratch=_scratch,
-)
-def _batch_norm(F: Any) -> Any:
+)  # fmt: skip
+def _batch_norm(F: Any, activation: str | None) -> Any:
     pointer, size = POINTERS[F], F.bitwidth // 8
+    normalise = _normalise_and_activate(F, activation)
 
     def body(op: Any, part: int, parts: int) -> None:
         x, gamma, beta, running_mean, running_variance = (
             pointer(op[0]), pointer(op[1]), pointer(op[2]), pointer(op[3]), pointer(op[4])
         )  # fmt: skip
-        y, mean, inverse_deviation = pointer(op[5]), pointer(op[6]), pointer(op[7])
+        mean, inverse_deviation = pointer(op[6]), pointer(op[7])
         count, width = op[10], op[11]
-        momentum, epsilon = float64_from_bits(op[12]), float64_from_bits(op[13])
+        momentum, epsilon, alpha = float64_from_bits(op[12]), float64_from_bits(op[13]), F(float64_from_bits(op[14]))
         scratch = op[8] + part * op[9]
         strip = op[9] // (3 * size + 16)
         centre, deviation = float64_pointer(scratch), float64_pointer(scratch + 8 * strip)  # mean, squared deviations so far
@@ -131,7 +144,7 @@ def _batch_norm(F: Any) -> Any:
                     running_variance[left + j] = F(
                         momentum * types.float64(running_variance[left + j]) + (1.0 - momentum) * unbiased
                     )
-            _normalise(x, y, left, width, 0, count, columns, mean, sums, beta)
+            normalise(x, op[5], left, width, 0, count, columns, mean, sums, beta, alpha)
 
     return body
 
@@ -155,22 +168,47 @@ def _normalise(
             store_some(y, start + j, rest, value)
 
 
+@functools.cache
+def _normalise_and_activate(F: Any, activation: str | None) -> Any:
+    """`_normalise` with y = activation((x - mean) * scale + beta, alpha); y is given by its address."""
+    pointer, size = POINTERS[F], F.bitwidth // 8
+    function, plain = forward_function(F, activation or "identity"), activation is None
+
+    @helper
+    def normalise(
+        x: Any, y: Any, left: int, width: int, first: int, last: int, columns: int, mean: Any, scale: Any, beta: Any, alpha: Any
+    ) -> None:
+        if plain:
+            _normalise(x, pointer(y), left, width, first, last, columns, mean, scale, beta)
+        else:
+            some = max(TILE // columns, 1) if columns == width else 1
+            for low in range(first, last, some):
+                high = min(low + some, last)
+                _normalise(x, pointer(y), left, width, low, high, columns, mean, scale, beta)
+                values = carray(pointer(y + (low * width + left) * size), (high - low) * columns)
+                for j in range(values.size):
+                    values[j] = function(values[j], alpha)
+
+    return normalise
+
+
 @kernel(
     "batch_norm_inference",
-    sizes=lambda x, gamma, *operands, epsilon: (x.shape[0], gamma.size, float(epsilon)),
+    sizes=lambda x, gamma, *operands, epsilon, activation, alpha=0.0: (x.shape[0], gamma.size, float(epsilon), float(alpha)),
+    static=("activation",),
     scratch=_scratch,
 )
-def _batch_norm_inference(F: Any) -> Any:
+def _batch_norm_inference(F: Any, activation: str | None) -> Any:
     pointer, size = POINTERS[F], F.bitwidth // 8
+    normalise = _normalise_and_activate(F, activation)
 
     def body(op: Any, part: int, parts: int) -> None:
         x, gamma, beta, running_mean, running_variance = (
             pointer(op[0]), pointer(op[1]), pointer(op[2]), pointer(op[3]), pointer(op[4])
         )  # fmt: skip
-        y = pointer(op[5])
         scratch = op[6] + part * op[7]
         strip = op[7] // (3 * size + 16)
-        count, width, epsilon = op[8], op[9], float64_from_bits(op[10])
+        count, width, epsilon, alpha = op[8], op[9], float64_from_bits(op[10]), F(float64_from_bits(op[11]))
         scale = pointer(scratch)
         low, high = span(count, 1, part, parts)
         if high > low:
@@ -179,16 +217,16 @@ def _batch_norm_inference(F: Any) -> Any:
                 for j in range(columns):
                     inverse = 1.0 / math.sqrt(types.float64(running_variance[left + j]) + epsilon)
                     scale[j] = F(types.float64(gamma[left + j]) * inverse)
-                _normalise(x, y, left, width, low, high, columns, running_mean, scale, beta)
+                normalise(x, op[5], left, width, low, high, columns, running_mean, scale, beta, alpha)
 
     return body
 
 
 @helper
 def _products(
-    dy: Any, x: Any, start: int, stride: int, rows: int, columns: int, mean: Any, left: int, sums: Any, products: Any
+    dz: Any, x: Any, start: int, stride: int, rows: int, columns: int, mean: Any, left: int, sums: Any, products: Any
 ) -> None:
-    """sums = sum of dy over the rows, products = sum of dy * (x - mean), for each column."""
+    """sums = sum of dz over the rows, products = sum of dz * (x - mean), for each column."""
     for j in range(0, columns, LANES):
         store(sums, j, lanes(sums, 0.0))
         store(products, j, lanes(products, 0.0))
@@ -200,35 +238,61 @@ def _products(
             if count >= LANES:
                 middle = load(mean, left + j)
                 for i in range(low, high):
-                    slope = load(dy, start + i * stride + j)
+                    slope = load(dz, start + i * stride + j)
                     total = total + slope
                     product = product + slope * (load(x, start + i * stride + j) - middle)
             else:
                 middle = load_some(mean, left + j, count, 0.0)
                 for i in range(low, high):
-                    slope = load_some(dy, start + i * stride + j, count, 0.0)
+                    slope = load_some(dz, start + i * stride + j, count, 0.0)
                     total = total + slope
                     product = product + slope * (load_some(x, start + i * stride + j, count, 0.0) - middle)
             store(sums, j, total)
             store(products, j, product)
 
 
+@functools.cache
+def _slopes(F: Any, activation: str | None) -> Any:
+    """Helper: dx = dy times the derivative of the activation at its output, rows first .. last-1; both given by addresses."""
+    pointer, size = POINTERS[F], F.bitwidth // 8
+    function, derivative = forward_function(F, activation or "identity"), backward_function(F, activation or "identity")
+
+    @helper
+    def slopes(
+        dy: Any, x: Any, dx: Any, left: int, width: int, first: int, last: int, columns: int, mean: Any, scale: Any, beta: Any,
+        alpha: Any,
+    ) -> None:  # fmt: skip
+        some = max(TILE // columns, 1) if columns == width else 1
+        for low in range(first, last, some):
+            high = min(low + some, last)
+            _normalise(x, pointer(dx), left, width, low, high, columns, mean, scale, beta)
+            start, count = (low * width + left) * size, (high - low) * columns
+            given, made = carray(pointer(dy + start), count), carray(pointer(dx + start), count)
+            for j in range(count):
+                made[j] = derivative(given[j], function(made[j], alpha), alpha)
+
+    return slopes
+
+
 @kernel(
     "batch_norm_backward",
-    sizes=lambda dy, x, gamma, *operands: (x.shape[0], gamma.size),
-    scratch=lambda dy, x, gamma, *operands: _scratch(x, gamma),
+    sizes=lambda dy, x, gamma, *operands, activation, alpha=0.0: (x.shape[0], gamma.size, float(alpha)),
+    static=("activation",),
+    scratch=lambda dy, x, gamma, *operands, **attributes: _scratch(x, gamma),
 )
-def _batch_norm_backward(F: Any) -> Any:
+def _batch_norm_backward(F: Any, activation: str | None) -> Any:
     pointer, size = POINTERS[F], F.bitwidth // 8
+    slopes, plain = _slopes(F, activation), activation is None
 
     def body(op: Any, part: int, parts: int) -> None:
-        dy, x, gamma, mean, inverse_deviation = (
-            pointer(op[0]), pointer(op[1]), pointer(op[2]), pointer(op[3]), pointer(op[4])
+        dy, x, gamma, beta, mean, inverse_deviation = (
+            pointer(op[0]), pointer(op[1]), pointer(op[2]), pointer(op[3]), pointer(op[4]), pointer(op[5])
         )  # fmt: skip
-        dx, dgamma, dbeta = pointer(op[5]), pointer(op[6]), pointer(op[7])
-        scratch = op[8] + part * op[9]
-        strip = op[9] // (3 * size + 16)
-        count, width = op[10], op[11]
+        dx, dgamma, dbeta = pointer(op[6]), pointer(op[7]), pointer(op[8])
+        scratch = op[9] + part * op[10]
+        strip = op[10] // (3 * size + 16)
+        count, width, alpha = op[11], op[12], F(float64_from_bits(op[13]))
+        dz = dy if plain else dx  # dy behind the activation
         total, product = float64_pointer(scratch), float64_pointer(scratch + 8 * strip)
         sums, products = pointer(scratch + 16 * strip), pointer(scratch + (16 + size) * strip)
         scale = pointer(scratch + (16 + 2 * size) * strip)
@@ -238,31 +302,33 @@ def _batch_norm_backward(F: Any) -> Any:
             for j in range(columns):
                 total[j] = 0.0
                 product[j] = 0.0
+                scale[j] = gamma[left + j] * inverse_deviation[left + j]
             for low in range(0, count, BLOCK):
                 rows = min(count - low, BLOCK)
-                _products(dy, x, low * width + left, width, rows, columns, mean, left, sums, products)
+                if not plain:
+                    slopes(op[0], x, op[6], left, width, low, low + rows, columns, mean, scale, beta, alpha)
+                _products(dz, x, low * width + left, width, rows, columns, mean, left, sums, products)
                 for j in range(columns):
                     total[j] += types.float64(sums[j])
                     product[j] += types.float64(products[j])
-            # dx = scale * (dy - sums - (x - mean) * products), with the two means over the batch
+            # dx = scale * (dz - sums - (x - mean) * products), with the two means over the batch
             for j in range(columns):
                 inverse = types.float64(inverse_deviation[left + j])
                 dbeta[left + j] = F(total[j])
                 dgamma[left + j] = F(product[j] * inverse)
                 sums[j] = F(total[j] / max(count, 1))
                 products[j] = F(product[j] * inverse * inverse / max(count, 1))
-                scale[j] = gamma[left + j] * inverse_deviation[left + j]
             for i in range(count):
                 start = i * width + left
                 for j in range(0, columns, LANES):
                     rest = columns - j
                     if rest >= LANES:
                         deviation = load(x, start + j) - load(mean, left + j)
-                        slope = load(dy, start + j) - load(sums, j) - deviation * load(products, j)
+                        slope = load(dz, start + j) - load(sums, j) - deviation * load(products, j)
                         store(dx, start + j, slope * load(scale, j))
                     else:
                         deviation = load_some(x, start + j, rest, 0.0) - load_some(mean, left + j, rest, 0.0)
-                        slope = load_some(dy, start + j, rest, 0.0) - load(sums, j) - deviation * load(products, j)
+                        slope = load_some(dz, start + j, rest, 0.0) - load(sums, j) - deviation * load(products, j)
                         store_some(dx, start + j, rest, slope * load(scale, j))
 
     return body

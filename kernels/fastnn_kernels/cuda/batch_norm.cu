@@ -1,9 +1,10 @@
-// Batch normalisation of x (rows, columns) over the rows, with an activation behind it.
+// Batch normalisation of x (rows, columns) over the rows, with an activation and dropout behind it.
 //
 // A block takes a tile of WIDTH columns. Lanes lie over columns, so that neighbours read neighbours, and the threads of a
 // column share its rows. What a thread has read it keeps in shared memory where there is room, for the passes that follow. Sums
 // are taken over eight rows in F, and from there on in double: neither many rows nor a large mean cost precision.
 #include "functions.cuh"
+#include "philox.cuh"
 
 constexpr int NORM_ROWS = 8;  // rows whose loads a thread has under way, and whose sums are taken in F
 
@@ -30,9 +31,70 @@ template <class F> struct NormSums {
   F a, b;
 };
 
-// What read(i) gives for the rows of a thread, i < count, NORM_ROWS of them at a time and all loads before the first use. The
-// first `kept` rows, a multiple of NORM_ROWS, are put into `memory` (kept * THREADS elements) when they are read FIRST, and
-// come from there afterwards.
+// What dropout does to NORM_ROWS rows of a thread. Four neighbouring columns share a Philox counter, so four threads that have
+// them share the work: each draws the words of every fourth row, and shows the others which elements are kept.
+template <class F> struct NormDropout {
+  Dropout<F> dropout;
+  i64 columns;
+
+  // Bit place(k): whether row k is kept.
+  struct Batch {
+    u32 bits;
+    F scale;
+    static constexpr __device__ __forceinline__ int place(int k) { return k % 4 * NORM_ROWS + k / 4 * 4; }
+    __device__ __forceinline__ F of(F x, int k) const { return bits >> place(k) & 1 ? x * scale : F(0); }
+  };
+
+  __device__ __forceinline__ u32 keeps(u32 word) const { return word >> 8 >= dropout.least; }
+  __device__ __forceinline__ Words words(i64 four) const {
+    return philox((u32)four, (u32)(four >> 32), (u32)dropout.step, (u32)(dropout.step >> 32), dropout.k0, dropout.k1);
+  }
+
+  // That of the rows from i on. Threads of four neighbouring columns must take part together.
+  template <int WIDTH> __device__ __forceinline__ Batch batch(const NormStrip<WIDTH>& strip, i64 i) const {
+    u32 bits = 0;
+    if (columns % 4 == 0) {
+      int lane = threadIdx.x % 4;
+      u32 four = 0xfu << (lane_of_warp() - lane);
+#pragma unroll
+      for (int half = 0; half < NORM_ROWS; half += 4) {
+        Words drawn = words(strip.at(i + half + lane) / 4);
+#pragma unroll
+        for (int j = 0; j < 4; j++) bits |= keeps(drawn.at[j]) << (half + j);
+      }
+      bits <<= lane * NORM_ROWS;
+      bits |= __shfl_xor_sync(four, bits, 1);
+      bits |= __shfl_xor_sync(four, bits, 2);
+      bits >>= lane;
+    } else {
+#pragma unroll 1
+      for (int k = 0; k < NORM_ROWS; k++) {
+        i64 element = strip.at(i + k);
+        Words drawn = words(element / 4);
+        u32 low = element & 1 ? drawn.at[1] : drawn.at[0], high = element & 1 ? drawn.at[3] : drawn.at[2];
+        bits |= keeps(element & 2 ? high : low) << Batch::place(k);
+      }
+    }
+    return {bits, dropout.scale};
+  }
+};
+struct NoDropout {
+  struct Batch {
+    template <class F> __device__ __forceinline__ F of(F x, int) const { return x; }
+  };
+  template <int WIDTH> __device__ __forceinline__ Batch batch(const NormStrip<WIDTH>&, i64) const { return {}; }
+};
+// What the last arguments of a body mean: none, or the step and the numbers of a Dropout.
+template <class F> __device__ __forceinline__ NoDropout norm_dropout(i64) { return {}; }
+template <class F>
+__device__ __forceinline__ NormDropout<F> norm_dropout(
+    i64 columns, const i64* step, i64 ahead, i64 least, F scale, i64 k0, i64 k1) {
+  return {Dropout<F>(*step + ahead, least, scale, k0, k1), columns};
+}
+
+// What `read` gives for the rows of a thread, NORM_ROWS of them at a time and all loads before the first use. read.batch(i) is
+// told of the rows from i on, and read.at(batch, i, k) is row i, the k-th of them. The first `kept` rows, a multiple of
+// NORM_ROWS, are put into `memory` (kept * THREADS elements) when they are read FIRST, and come from there afterwards.
 template <class V, class Read> struct NormRows {
   i64 count;
   V* memory;
@@ -47,8 +109,9 @@ template <class V, class Read> struct NormRows {
 #pragma unroll
         for (int k = 0; k < NORM_ROWS; k++) some[k] = own[k * THREADS];
       } else {
+        auto batch = read.batch(i);
 #pragma unroll
-        for (int k = 0; k < NORM_ROWS; k++) some[k] = read(i + k < count ? i + k : count - 1);
+        for (int k = 0; k < NORM_ROWS; k++) some[k] = read.at(batch, i + k < count ? i + k : count - 1, k);
         if (FIRST && i < kept) {
 #pragma unroll
           for (int k = 0; k < NORM_ROWS; k++) own[k * THREADS] = some[k];
@@ -75,21 +138,31 @@ template <class V, class Read> struct NormRows {
     return total;
   }
 
-  // put(i, row) for every row.
-  template <class Put> __device__ __forceinline__ void each(Put put) const {
+  // put(batch, i, k, row) for every row i, the k-th of a batch of which batch_of(first row) is told.
+  template <class Of, class Put> __device__ __forceinline__ void each(Of batch_of, Put put) const {
     each_batch<false>([&](i64 i, const V(&some)[NORM_ROWS]) {
+      auto batch = batch_of(i);
 #pragma unroll
       for (int k = 0; k < NORM_ROWS; k++)
-        if (i + k < count) put(i + k, some[k]);
+        if (i + k < count) put(batch, i + k, k, some[k]);
     });
   }
 };
 template <class V, class Read>
-__device__ __forceinline__ NormRows<V, Read> norm_rows(i64 count, char* memory, i64 kept, Read read) {
+__device__ __forceinline__ NormRows<V, Read> norm_rows(i64 count, Read read, char* memory = nullptr, i64 kept = 0) {
   return {count, (V*)memory, kept, read};
 }
-template <class V, class Read> __device__ __forceinline__ NormRows<V, Read> norm_rows(i64 count, Read read) {
-  return {count, nullptr, 0, read};
+
+// The rows of x, as F.
+template <class F, int WIDTH, class X> struct NormInput {
+  const NormStrip<WIDTH>& strip;
+  const X* x;
+  __device__ __forceinline__ NoDropout::Batch batch(i64) const { return {}; }
+  __device__ __forceinline__ F at(NoDropout::Batch, i64 i, int) const { return F(x[strip.at(i)]); }
+};
+template <class F, int WIDTH, class X>
+__device__ __forceinline__ auto norm_inputs(const NormStrip<WIDTH>& strip, const X* x, char* memory = nullptr, i64 kept = 0) {
+  return norm_rows<F>(strip.count, NormInput<F, WIDTH, X>{strip, x}, memory, kept);
 }
 
 // Sums over all threads of a column, for each of them; `scratch`: NORM_SHARED bytes, which may be used again after the call.
@@ -185,28 +258,38 @@ template <class F, class P> struct NormColumns {
   }
 };
 
-// y = activation(scale * (x - mean) + beta) for the rows x of a thread.
-template <class F, class Activation, int WIDTH, class Y, class Rows>
-__device__ __forceinline__ void write_normalised(
-    const NormStrip<WIDTH>& strip, const Rows& x, Y* y, F mean, F scale, F beta, F alpha) {
-  x.each([&](i64 i, F x) { y[strip.at(i)] = Y(Activation::forward(scale * (x - mean) + beta, alpha)); });
+// activation(scale * (x - mean) + beta), for which both passes have the same bits: as a fused multiply-add, and rounded.
+template <class F, class Activation>
+__device__ __forceinline__ F normalised(F x, F mean, F scale, F beta, F alpha) {
+  return rounded(Activation::forward(fma(scale, x - mean, beta), alpha));
 }
 
-// y = activation(gamma * (x - mean) * inverse_deviation + beta), inverse_deviation = 1 / sqrt(biased variance + epsilon);
-// running = momentum * running + rest * batch. Each thread keeps `kept` rows in shared memory, behind NORM_SHARED bytes.
-template <class F, class Activation, int WIDTH, class X, class P, class Y>
+// y = dropout(activation(scale * (x - mean) + beta)) for the rows x of a thread.
+template <class F, class Activation, int WIDTH, class Y, class Rows, class Drop>
+__device__ __forceinline__ void write_normalised(
+    const NormStrip<WIDTH>& strip, const Rows& x, Y* y, F mean, F scale, F beta, F alpha, Drop dropout) {
+  x.each([&](i64 i) { return dropout.batch(strip, i); }, [&](const auto& batch, i64 i, int k, F x) {
+    y[strip.at(i)] = Y(batch.of(normalised<F, Activation>(x, mean, scale, beta, alpha), k));
+  });
+}
+
+// y = dropout(activation(gamma * (x - mean) * inverse_deviation + beta)), where inverse_deviation is 1 / sqrt(biased variance +
+// epsilon); running = momentum * running + rest * batch. Each thread keeps `kept` rows in shared memory, behind NORM_SHARED
+// bytes.
+template <class F, class Activation, int WIDTH, class X, class P, class Y, class... Drop>
 __device__ void batch_norm(
     Grid grid, const X* x, const P* gamma, const P* beta, P* running_mean, P* running_variance, Y* y, P* mean,
-    P* inverse_deviation, i64 rows, i64 columns, i64 kept, F momentum, F rest, F epsilon, F alpha) {
+    P* inverse_deviation, i64 rows, i64 columns, i64 kept, F momentum, F rest, F epsilon, F alpha, Drop... drop) {
+  auto dropout = norm_dropout<F>(columns, drop...);
   NormColumns<F, P> of = {gamma, beta, running_mean, running_variance, mean, inverse_deviation, momentum, rest, epsilon};
   double each = norm_share(rows);
   for (i64 tile = grid.block; tile * WIDTH < columns; tile += grid.blocks) {
     NormStrip<WIDTH> strip(tile, 0, rows, columns);
     F gain = strip.there ? F(gamma[strip.column]) : F(0), shift = strip.there ? F(beta[strip.column]) : F(0);
-    auto values = norm_rows<F>(strip.count, grid.shared + NORM_SHARED, kept, [&](i64 i) { return F(x[strip.at(i)]); });
+    auto values = norm_inputs<F>(strip, x, grid.shared + NORM_SHARED, kept);
     NormMoments moments = moments_of_column<F, WIDTH>(values, each, grid.shared);
     F inverse = of.finish(moments, rows, each, strip.column, strip.first);
-    write_normalised<F, Activation>(strip, values, y, F(moments.mean), gain * inverse, shift, alpha);
+    write_normalised<F, Activation>(strip, values, y, F(moments.mean), gain * inverse, shift, alpha, dropout);
   }
 }
 
@@ -223,7 +306,7 @@ __device__ void batch_norm_moments(
       i64 high = low + chunk < end ? low + chunk : end;
       double each = norm_share(high - low), share = (high - low) * norm_share(high - start);
       NormStrip<WIDTH> strip(tile, low, high, columns);
-      auto values = norm_rows<F>(strip.count, grid.shared + NORM_SHARED, kept, [&](i64 i) { return F(x[strip.at(i)]); });
+      auto values = norm_inputs<F>(strip, x, grid.shared + NORM_SHARED, kept);
       NormMoments more = moments_of_column<F, WIDTH>(values, each, grid.shared);
       double apart = more.mean - moments.mean;
       moments.mean += apart * share;
@@ -238,11 +321,12 @@ __device__ void batch_norm_moments(
 }
 
 // Then y of each part of `share` rows, by blocks that put the moments of the parts together themselves.
-template <class F, class Activation, int WIDTH, class X, class P, class Y>
+template <class F, class Activation, int WIDTH, class X, class P, class Y, class... Drop>
 __device__ void batch_norm_apply(
     Grid grid, const X* x, const P* gamma, const P* beta, P* running_mean, P* running_variance, Y* y, P* mean,
     P* inverse_deviation, const double* means, const double* squares, i64 rows, i64 columns, i64 length, i64 share,
-    F momentum, F rest, F epsilon, F alpha) {
+    F momentum, F rest, F epsilon, F alpha, Drop... drop) {
+  auto dropout = norm_dropout<F>(columns, drop...);
   NormColumns<F, P> of = {gamma, beta, running_mean, running_variance, mean, inverse_deviation, momentum, rest, epsilon};
   auto rows_of = [&](i64 part) { return double((part + 1) * length < rows ? length : rows - part * length); };
   double each = norm_share(rows);
@@ -258,8 +342,8 @@ __device__ void batch_norm_apply(
     });
     NormMoments moments = corrected(middle, sums, each);
     F inverse = of.finish(moments, rows, each, strip.column, strip.first && low == 0);
-    auto values = norm_rows<F>(strip.count, [&](i64 i) { return F(x[strip.at(i)]); });
-    write_normalised<F, Activation>(strip, values, y, F(moments.mean), gain * inverse, shift, alpha);
+    auto values = norm_inputs<F>(strip, x);
+    write_normalised<F, Activation>(strip, values, y, F(moments.mean), gain * inverse, shift, alpha, dropout);
   });
 }
 
@@ -271,71 +355,100 @@ __device__ void batch_norm_inference(
   each_norm_part<WIDTH>(grid, rows, columns, share, [&](i64 tile, i64, i64 low, i64 high) {
     NormStrip<WIDTH> strip(tile, low, high, columns);
     if (!strip.there) return;
-    auto values = norm_rows<F>(strip.count, [&](i64 i) { return F(x[strip.at(i)]); });
+    auto values = norm_inputs<F>(strip, x);
     F scale = F(gamma[strip.column]) / sqrt(F(running_variance[strip.column]) + epsilon);
     write_normalised<F, Activation>(
-        strip, values, y, F(running_mean[strip.column]), scale, F(beta[strip.column]), alpha);
+        strip, values, y, F(running_mean[strip.column]), scale, F(beta[strip.column]), alpha, NoDropout{});
   });
 }
 
-// What the backward pass reads of a row: dy times the derivative of the activation at its output or input `at`, and x - mean.
-template <class F> struct NormSlope {
-  F dy, deviation;
-  // What it adds to dbeta, and to dgamma before that is divided by the deviation of the column.
-  __device__ __forceinline__ NormSums<F> terms() const { return {dy, dy * deviation}; }
+// What the backward pass reads of a column, zeros where it is none of the array; scale = gamma * inverse deviation.
+template <class F> struct NormColumn {
+  F mean, inverse, scale, beta;
 };
-template <class F, class Activation, class D, class X, class A>
-__device__ __forceinline__ NormSlope<F> norm_slope(const D* dy, const X* x, const A* at, F mean, F alpha, i64 index) {
-  return {Activation::backward(F(dy[index]), F(at[index]), alpha), F(x[index]) - mean};
+template <class F, int WIDTH, class P>
+__device__ __forceinline__ NormColumn<F> norm_column(
+    const NormStrip<WIDTH>& strip, const P* gamma, const P* beta, const P* mean, const P* inverse_deviation) {
+  if (!strip.there) return {};
+  F inverse = F(inverse_deviation[strip.column]);
+  return {F(mean[strip.column]), inverse, F(gamma[strip.column]) * inverse, F(beta[strip.column])};
 }
 
-// Stores dbeta and dgamma where `write`, and dx = scale * (dy - mean of dy - (x - mean) * mean of dy (x - mean) * inverse^2)
-// for the rows of a thread, scale = gamma * inverse. `sums`: of the terms of the whole column.
+// What it needs of a row: dz, the derivative behind the activation, and x - mean.
+template <class F> struct NormSlope {
+  F dz, deviation;
+  // What it adds to dbeta, and to dgamma before that is divided by the deviation of the column.
+  __device__ __forceinline__ NormSums<F> terms() const { return {dz, dz * deviation}; }
+};
+
+// The rows of dy and x as such: dz = dropout(dy) times the derivative of the activation at its output, which is computed anew.
+template <class F, class Activation, int WIDTH, class D, class X, class Drop> struct NormGradient {
+  const NormStrip<WIDTH>& strip;
+  const D* dy;
+  const X* x;
+  NormColumn<F> of;
+  F alpha;
+  Drop dropout;
+  __device__ __forceinline__ auto batch(i64 i) const { return dropout.batch(strip, i); }
+  template <class Batch> __device__ __forceinline__ NormSlope<F> at(const Batch& batch, i64 i, int k) const {
+    F given = batch.of(F(dy[strip.at(i)]), k), from = F(x[strip.at(i)]);
+    F y = normalised<F, Activation>(from, of.mean, of.scale, of.beta, alpha);
+    return {rounded(Activation::backward(given, y, alpha)), from - of.mean};
+  }
+};
+template <class F, class Activation, int WIDTH, class D, class X, class Drop>
+__device__ __forceinline__ auto norm_slopes(
+    const NormStrip<WIDTH>& strip, const D* dy, const X* x, NormColumn<F> of, F alpha, Drop dropout, char* memory = nullptr,
+    i64 kept = 0) {
+  NormGradient<F, Activation, WIDTH, D, X, Drop> read = {strip, dy, x, of, alpha, dropout};
+  return norm_rows<NormSlope<F>>(strip.count, read, memory, kept);
+}
+
+// Stores dbeta and dgamma where `write`, and dx = scale * (dz - mean of dz - (x - mean) * mean of dz (x - mean) * inverse^2)
+// for the rows of a thread. `sums`: of the terms of the whole column.
 template <class F, int WIDTH, class P, class E, class Rows>
 __device__ __forceinline__ void write_norm_gradient(
-    const NormStrip<WIDTH>& strip, const Rows& rows, NormSums<double> sums, double each, F gamma, F inverse, E* dx, P* dgamma,
+    const NormStrip<WIDTH>& strip, const Rows& rows, NormSums<double> sums, double each, NormColumn<F> of, E* dx, P* dgamma,
     P* dbeta, bool write) {
-  double product = sums.b * inverse;
+  double product = sums.b * of.inverse;
   if (write) {
     dbeta[strip.column] = P(F(sums.a));
     dgamma[strip.column] = P(F(product));
   }
-  F scale = gamma * inverse, level = F(sums.a * each), tilt = F(product * inverse * each);
-  rows.each([&](i64 i, NormSlope<F> row) { dx[strip.at(i)] = E(scale * (row.dy - level - row.deviation * tilt)); });
+  F level = F(sums.a * each), tilt = F(product * of.inverse * each);
+  rows.each([](i64) { return 0; }, [&](int, i64 i, int, NormSlope<F> row) {
+    dx[strip.at(i)] = E(of.scale * (row.dz - level - row.deviation * tilt));
+  });
 }
 
-// dgamma = sum dy h, dbeta = sum dy, dx = gamma inverse_deviation / rows (rows dy - dbeta - h dgamma), h the normalised input;
-// behind an activation, dy times its derivative at `at` stands for dy. Each thread keeps `kept` rows of dy and of x in shared
-// memory.
-template <class F, class Activation, int WIDTH, class D, class X, class P, class A, class E>
+// dgamma = sum dz h, dbeta = sum dz, dx = gamma inverse_deviation / rows (rows dz - dbeta - h dgamma), h the normalised input.
+// Each thread keeps dz and x - mean of `kept` rows in shared memory.
+template <class F, class Activation, int WIDTH, class D, class X, class P, class E, class... Drop>
 __device__ void batch_norm_backward(
-    Grid grid, const D* dy, const X* x, const P* gamma, const P* mean, const P* inverse_deviation, const A* at, E* dx,
-    P* dgamma, P* dbeta, i64 rows, i64 columns, i64 kept, F alpha) {
+    Grid grid, const D* dy, const X* x, const P* gamma, const P* beta, const P* mean, const P* inverse_deviation, E* dx,
+    P* dgamma, P* dbeta, i64 rows, i64 columns, i64 kept, F alpha, Drop... drop) {
+  auto dropout = norm_dropout<F>(columns, drop...);
   double each = norm_share(rows);
   for (i64 tile = grid.block; tile * WIDTH < columns; tile += grid.blocks) {
     NormStrip<WIDTH> strip(tile, 0, rows, columns);
-    F gain = strip.there ? F(gamma[strip.column]) : F(0), middle = strip.there ? F(mean[strip.column]) : F(0);
-    F inverse = strip.there ? F(inverse_deviation[strip.column]) : F(0);
-    auto slopes = norm_rows<NormSlope<F>>(strip.count, grid.shared + NORM_SHARED, kept, [&](i64 i) {
-      return norm_slope<F, Activation>(dy, x, at, middle, alpha, strip.at(i));
-    });
+    auto of = norm_column<F>(strip, gamma, beta, mean, inverse_deviation);
+    auto slopes = norm_slopes<F, Activation>(strip, dy, x, of, alpha, dropout, grid.shared + NORM_SHARED, kept);
     auto own = slopes.template sums<F, true>([](NormSlope<F> row) { return row.terms(); });
     auto sums = sums_of_column<WIDTH>(own, grid.shared);
-    write_norm_gradient<F>(strip, slopes, sums, each, gain, inverse, dx, dgamma, dbeta, strip.first);
+    write_norm_gradient<F>(strip, slopes, sums, each, of, dx, dgamma, dbeta, strip.first);
   }
 }
 
-// The same in two stages. First the sums of dy and of dy * (x - mean) over each part of `length` rows.
-template <class F, class Activation, int WIDTH, class D, class X, class P, class A>
+// The same in two stages. First the sums of dz and of dz * (x - mean) over each part of `length` rows.
+template <class F, class Activation, int WIDTH, class D, class X, class P, class... Drop>
 __device__ void batch_norm_backward_sums(
-    Grid grid, const D* dy, const X* x, const P* mean, const A* at, double* sums, double* products, i64 rows, i64 columns,
-    i64 length, F alpha) {
+    Grid grid, const D* dy, const X* x, const P* gamma, const P* beta, const P* mean, const P* inverse_deviation, double* sums,
+    double* products, i64 rows, i64 columns, i64 length, F alpha, Drop... drop) {
+  auto dropout = norm_dropout<F>(columns, drop...);
   each_norm_part<WIDTH>(grid, rows, columns, length, [&](i64 tile, i64 part, i64 low, i64 high) {
     NormStrip<WIDTH> strip(tile, low, high, columns);
-    F middle = strip.there ? F(mean[strip.column]) : F(0);
-    auto slopes = norm_rows<NormSlope<F>>(strip.count, [&](i64 i) {
-      return norm_slope<F, Activation>(dy, x, at, middle, alpha, strip.at(i));
-    });
+    auto of = norm_column<F>(strip, gamma, beta, mean, inverse_deviation);
+    auto slopes = norm_slopes<F, Activation>(strip, dy, x, of, alpha, dropout);
     auto own = slopes.template sums<F, false>([](NormSlope<F> row) { return row.terms(); });
     auto of_part = sums_of_column<WIDTH>(own, grid.shared);
     if (strip.first) {
@@ -346,21 +459,20 @@ __device__ void batch_norm_backward_sums(
 }
 
 // Then dx of each part of `share` rows, by blocks that add the sums of the parts themselves.
-template <class F, class Activation, int WIDTH, class D, class X, class P, class A, class E>
+template <class F, class Activation, int WIDTH, class D, class X, class P, class E, class... Drop>
 __device__ void batch_norm_backward_apply(
-    Grid grid, const D* dy, const X* x, const P* gamma, const P* mean, const P* inverse_deviation, const A* at, E* dx,
-    P* dgamma, P* dbeta, const double* sums, const double* products, i64 rows, i64 columns, i64 length, i64 share, F alpha) {
+    Grid grid, const D* dy, const X* x, const P* gamma, const P* beta, const P* mean, const P* inverse_deviation, E* dx,
+    P* dgamma, P* dbeta, const double* sums, const double* products, i64 rows, i64 columns, i64 length, i64 share, F alpha,
+    Drop... drop) {
+  auto dropout = norm_dropout<F>(columns, drop...);
   double each = norm_share(rows);
   each_norm_part<WIDTH>(grid, rows, columns, share, [&](i64 tile, i64, i64 low, i64 high) {
     NormStrip<WIDTH> strip(tile, low, high, columns);
-    F gain = strip.there ? F(gamma[strip.column]) : F(0), middle = strip.there ? F(mean[strip.column]) : F(0);
-    F inverse = strip.there ? F(inverse_deviation[strip.column]) : F(0);
+    auto of = norm_column<F>(strip, gamma, beta, mean, inverse_deviation);
     auto of_all = sums_of_norm_parts<WIDTH>(rows, length, strip.there, grid.shared, [&](i64 part) {
       return NormSums<double>{sums[part * columns + strip.column], products[part * columns + strip.column]};
     });
-    auto slopes = norm_rows<NormSlope<F>>(strip.count, [&](i64 i) {
-      return norm_slope<F, Activation>(dy, x, at, middle, alpha, strip.at(i));
-    });
-    write_norm_gradient<F>(strip, slopes, of_all, each, gain, inverse, dx, dgamma, dbeta, strip.first && low == 0);
+    auto slopes = norm_slopes<F, Activation>(strip, dy, x, of, alpha, dropout);
+    write_norm_gradient<F>(strip, slopes, of_all, each, of, dx, dgamma, dbeta, strip.first && low == 0);
   });
 }

@@ -6,9 +6,10 @@ kept in it and how many are read again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from fastnn_kernels.cuda.lowering import THREADS, WARPS, Pointer, Request, Work, ceil, lowering, reading
+from fastnn_kernels.cuda.data import dropout_numbers
+from fastnn_kernels.cuda.lowering import THREADS, WARPS, Ahead, Pointer, Request, Work, ceil, lowering, reading
 
 _SUMS = 2 * WARPS * 32 * 8
 """Bytes of shared memory for sums over a column: NORM_SHARED of batch_norm.cu."""
@@ -45,19 +46,32 @@ def _kept(call: Request, rows: int, width: int, nbytes: int) -> int:
     return _ROWS * min(batches, (call.device.shared_bytes - _SUMS) // (_ROWS * THREADS * nbytes))
 
 
-@lowering("batch_norm", family="batch_norm")
+def _activation(call: Request) -> tuple[str, float]:
+    """The function behind the norm, and its alpha."""
+    return f"{call.attributes['activation'] or 'none'}_function", float(call.attributes.get("alpha", 0.0))
+
+
+def _dropout(call: Request) -> Sequence[Pointer | Ahead | float]:
+    """The last arguments of a body: what `norm_dropout` makes a Dropout of, nothing where there is none."""
+    if "step" not in call.operands:
+        return ()
+    return call["step"], call.ahead("step"), *dropout_numbers(call.attributes["rate"], call.attributes["key"])
+
+
+@lowering("batch_norm", "batch_norm_dropout", family="batch_norm")
 def batch_norm(call: Request) -> Iterable[Work]:
     rows, columns = call.shape("x")
     momentum, epsilon = (float(call.attributes[name]) for name in ("momentum", "epsilon"))
-    operands = [call[name] for name in call.operands]
-    numbers = (momentum, 1.0 - momentum, epsilon, 0.0)
+    operands = [call[name] for name in call.operands if name != "step"]
+    activation, alpha = _activation(call)
+    numbers = (momentum, 1.0 - momentum, epsilon, alpha, *_dropout(call))
     size = 8 if call.F == "double" else 4
     width = _tile(rows, columns)
     if width:
         kept = _kept(call, rows, width, size)
         yield call.body(
             "batch_norm", *operands, rows, columns, kept, *numbers, blocks=ceil(columns, width),
-            shared=_SUMS + kept * THREADS * size, template=("none_function", str(width)),
+            shared=_SUMS + kept * THREADS * size, template=(activation, str(width)),
         )  # fmt: skip
         return
     length, share = _parts(rows, columns)
@@ -69,47 +83,48 @@ def batch_norm(call: Request) -> Iterable[Work]:
     )  # fmt: skip
     yield call.body(
         "batch_norm_apply", *operands, reading(means), reading(squares), rows, columns, length, share, *numbers,
-        blocks=tiles * ceil(rows, share), shared=_SUMS, template=("none_function", str(_WIDE)),
+        blocks=tiles * ceil(rows, share), shared=_SUMS, template=(activation, str(_WIDE)),
     )  # fmt: skip
 
 
 @lowering("batch_norm_inference", family="batch_norm")
 def batch_norm_inference(call: Request) -> Iterable[Work]:
     rows, columns = call.shape("x")
+    activation, alpha = _activation(call)
     _, share = _parts(rows, columns)
     yield call.body(
         "batch_norm_inference", *(call[name] for name in call.operands), rows, columns, share,
-        float(call.attributes["epsilon"]), 0.0,
-        blocks=ceil(columns, _WIDE) * ceil(rows, share), template=("none_function", str(_WIDE)),
+        float(call.attributes["epsilon"]), alpha,
+        blocks=ceil(columns, _WIDE) * ceil(rows, share), template=(activation, str(_WIDE)),
     )  # fmt: skip
 
 
-@lowering("batch_norm_backward", family="batch_norm")
+@lowering("batch_norm_backward", "batch_norm_dropout_backward", family="batch_norm")
 def batch_norm_backward(call: Request) -> Iterable[Work]:
     rows, columns = call.shape("x")
-    dy, x, gamma, mean, inverse_deviation, *written = (call[name] for name in call.operands)
-    at = x  # what the derivative of an activation would be taken at; `none_function` does not look at it
+    inputs = [call[name] for name in ("dy", "x", "gamma", "beta", "mean", "inverse_deviation")]
+    outputs = [call[name] for name in ("dx", "dgamma", "dbeta")]
+    activation, alpha = _activation(call)
+    numbers = (alpha, *_dropout(call))
     pair = 16 if call.F == "double" else 8
     width = _tile(rows, columns)
     if width:
         kept = _kept(call, rows, width, pair)
         yield call.body(
-            "batch_norm_backward", dy, x, gamma, mean, inverse_deviation, at, *written, rows, columns, kept, 0.0,
-            blocks=ceil(columns, width), shared=_SUMS + kept * THREADS * pair,
-            template=("none_function", str(width)),
+            "batch_norm_backward", *inputs, *outputs, rows, columns, kept, *numbers,
+            blocks=ceil(columns, width), shared=_SUMS + kept * THREADS * pair, template=(activation, str(width)),
         )  # fmt: skip
         return
     length, share = _parts(rows, columns)
     sums, products = _temporaries(call, rows, columns, length)
     tiles = ceil(columns, _WIDE)
     yield call.body(
-        "batch_norm_backward_sums", dy, x, mean, at, sums, products, rows, columns, length, 0.0,
-        blocks=tiles * ceil(rows, length), shared=_SUMS, template=("none_function", str(_WIDE)),
+        "batch_norm_backward_sums", *inputs, sums, products, rows, columns, length, *numbers,
+        blocks=tiles * ceil(rows, length), shared=_SUMS, template=(activation, str(_WIDE)),
     )  # fmt: skip
     yield call.body(
-        "batch_norm_backward_apply", dy, x, gamma, mean, inverse_deviation, at, *written, reading(sums), reading(products),
-        rows, columns, length, share, 0.0,
-        blocks=tiles * ceil(rows, share), shared=_SUMS, template=("none_function", str(_WIDE)),
+        "batch_norm_backward_apply", *inputs, *outputs, reading(sums), reading(products), rows, columns, length, share,
+        *numbers, blocks=tiles * ceil(rows, share), shared=_SUMS, template=(activation, str(_WIDE)),
     )  # fmt: skip
 
 

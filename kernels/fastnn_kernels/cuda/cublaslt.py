@@ -375,8 +375,9 @@ class Plan:
         self._point(alignments)
         try:
             self._cublas.call(
-                "MatmulAlgoCheck", self._what, self._cublas.handle, *self._operands, ctypes.byref(algorithm), ctypes.byref(found)
-            )
+                "MatmulAlgoCheck", self._what, self._cublas.handle, *self._operands, ctypes.byref(algorithm),
+                ctypes.byref(found),
+            )  # fmt: skip
             if found.workspace > self._cublas.workspace:
                 raise CublasError(7, f"{found.workspace} bytes of workspace are needed for {self._what}")
         except CublasError as error:

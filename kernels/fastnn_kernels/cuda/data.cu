@@ -2,18 +2,18 @@
 #include "blocks.cuh"
 #include "philox.cuh"
 
-// y = x * scale where the upper 24 bits of the element's word of (key, step) are at least `least`, else 0.
-// Four elements share a Philox counter.
+// y = what dropout makes of x, four elements at a time.
 template <class F, class X, class Y>
 __device__ void dropout(Grid grid, const X* x, const i64* step, i64 ahead, Y* y, i64 size, i64 least, F scale, i64 k0, i64 k1) {
-  const u64 now = *step + ahead;
+  const Dropout<F> drop(*step + ahead, least, scale, k0, k1);
   const bool aligned = is_aligned(x, 4 * sizeof(X)) && is_aligned(y, 4 * sizeof(Y));
   for (i64 n = first_of(grid); 4 * n < size; n += stride_of(grid)) {
     const i64 left = size - 4 * n;
     Pack<X, 4> from = load_pack<4>(x + 4 * n, left, aligned);
-    Words words = philox((u32)n, (u32)(n >> 32), (u32)now, (u32)(now >> 32), (u32)k0, (u32)k1);
+    u32 words[4];
+    drop.draw(words, 4 * n);
     Pack<Y, 4> to;
-    for (int j = 0; j < 4; j++) to.at[j] = Y(words.at[j] >> 8 >= (u32)least ? F(from.at[j]) * scale : F(0));
+    for (int j = 0; j < 4; j++) to.at[j] = Y(drop.of(F(from.at[j]), words[j]));
     store_pack<4>(y + 4 * n, to, left, aligned);
   }
 }

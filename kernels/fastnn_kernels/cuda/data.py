@@ -13,12 +13,16 @@ VECTOR = 16
 """Bytes that a thread loads or stores at once."""
 
 
+def dropout_numbers(rate: float, key: tuple[int, int]) -> tuple[int, float, int, int]:
+    """What `Dropout` of philox.cuh is made of, behind the step: least, scale, and the words of the key."""
+    return math.ceil(rate * 2**UNIFORM_BITS), 1.0 / (1.0 - rate) if rate < 1 else 0.0, *key
+
+
 @lowering("dropout", family="data")
 def dropout(call: Request) -> Iterable[Work]:
-    rate, size = call.attributes["rate"], call.size("x")
-    least, scale = math.ceil(rate * 2**UNIFORM_BITS), 1.0 / (1.0 - rate) if rate < 1 else 0.0
+    size = call.size("x")
     yield call.body(
-        "dropout", call["x"], call["step"], call.ahead("step"), call["y"], size, least, scale, *call.attributes["key"],
+        "dropout", call["x"], call["step"], call.ahead("step"), call["y"], size, *dropout_numbers(**call.attributes),
         blocks=spread(size, call.device),
     )  # fmt: skip
 

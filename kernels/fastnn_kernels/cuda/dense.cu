@@ -276,3 +276,23 @@ __device__ void add_backward_weight(Grid grid, const F* parts, const F* sums, W*
   add_parts<F>(grid, parts, splits, size, [&](i64 e, F sum) { dw[e] = W(sum); });
   add_parts<F>(grid, sums, splits, N, [&](i64 e, F sum) { db[e] = V(sum); });
 }
+
+// mask (M, pitch): bit j % 8 of byte j / 8 of a row is set where y (M, N) > 0; bits beyond the columns are not.
+template <class F, class Y> __device__ void mask_of(Grid grid, const Y* y, u8* mask, i64 M, i64 N, i64 pitch) {
+  for (i64 e = first_of(grid); e < M * pitch; e += stride_of(grid)) {
+    i64 first = e % pitch * 8;
+    const Y* row = y + e / pitch * N;
+    u32 bits = 0;
+    for (int j = 0; j < 8 && first + j < N; j++) bits |= (u32)(F(row[first + j]) > 0) << j;
+    mask[e] = (u8)bits;
+  }
+}
+
+// dx (M, N) = sum of parts (splits, M, N) where the bit of mask (M, pitch) is set, else 0. parts may be dx itself.
+template <class F, class P, class X>
+__device__ void add_masked(Grid grid, const P* parts, const u8* mask, X* dx, i64 splits, i64 M, i64 N, i64 pitch) {
+  add_parts<F>(grid, parts, splits, M * N, [&](i64 e, F sum) {
+    i64 j = e % N;
+    dx[e] = X(mask[e / N * pitch + j / 8] >> (j % 8) & 1 ? sum : F(0));
+  });
+}

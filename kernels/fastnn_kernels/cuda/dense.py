@@ -1,26 +1,46 @@
 """Matrix products and dense layers: by bodies of our own where they are small, else by cuBLASLt.
 
-Which it is follows from shape and precision alone, by the rule that `CHOICE_VERSION` names; a device without cuBLASLt runs
-our own bodies at every size. So do empty products, and those with an axis that cuBLASLt does not count (2^31 and more).
+Which it is follows from shape and precision alone, by the rule that `CHOICE_VERSION` names, unless a choice made by timing says
+otherwise (`fastnn_kernels.cuda.choices`). What cuBLASLt does not support falls back: an epilogue on a plain product with bodies
+of our own behind it, and that on our own bodies for everything. They also compute every product on a device without cuBLASLt,
+empty ones, and those with an axis that cuBLASLt does not count (2^31 and more).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from fastnn_kernels.cuda.lowering import THREADS, Body, Pointer, Product, Request, Work, ceil, lowering, reading, spread
+from fastnn_kernels.cuda.lowering import (
+    THREADS,
+    Body,
+    Pointer,
+    Product,
+    Request,
+    Work,
+    ceil,
+    lowering,
+    reading,
+    spread,
+)
 
-CHOICE_VERSION = 1
+CHOICE_VERSION = 2
 """Of everything below that decides who computes a product, in which tiles and splits: other numbers, other last bits."""
 
 OWN_UP_TO = {"float32": 2**25, "tf32": 2**23, "float64": 2**23, "bfloat16": 2**22}
 """rows * columns * inner up to which a product is our own, by the precision of its multiplications. Estimated from the model
 below, taking 3 us for cuBLASLt's smallest; the sooner tensor cores can take over, the smaller."""
 
+TIMED_UP_TO = 8
+"""Our own bodies are timed against cuBLASLt for products of up to so many times OWN_UP_TO."""
+
 EPILOGUES = {None: "bias", "relu": "relu_bias"}
 """Activations that cuBLASLt adds to `dense`; all others are one more pass over its result."""
+
+MASKED = ("tf32", "bfloat16")
+"""Precisions in which ReLU keeps a mask for the backward pass, by the rule, where cuBLASLt computes both products: those are
+fast enough for a pass over the result to count. Not float32, whose bits stay those of the kernels without a mask."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +109,15 @@ def divided(tile: Tile, splits: int, rows: int, columns: int, inner: int) -> Cut
 
 
 def cut(rows: int, columns: int, inner: int, itemsize: int) -> Cut:
-    """What the model prefers; where it sees no difference, the smaller tile and fewer splits. Only a result with fewer tiles
-    than there are multiprocessors is split."""
+    """What the model prefers; where it sees no difference, the smaller tile and fewer splits."""
+    return _preferred(TILES[itemsize], rows, columns, inner)
+
+
+def _preferred(among: Sequence[Tile], rows: int, columns: int, inner: int) -> Cut:
+    """The best of these tiles. Only a result with fewer tiles than there are multiprocessors is split."""
     ways = [
         (tile, 1 << exponent)
-        for tile in TILES[itemsize]
+        for tile in among
         for exponent in range(10)
         if not exponent or (inner >> exponent >= LEAST_SPLIT and tiles(tile, rows, columns) < MULTIPROCESSORS)
     ]
@@ -119,12 +143,82 @@ class Sizes:
         return self.rows, self.columns, self.inner
 
 
-def is_own(call: Request, of: Sizes) -> bool:
-    """Whether a product is left to our own bodies."""
-    same_type = call[of.a].type == call[of.b].type
-    if not call.device.products or not same_type or min(of.numbers) == 0 or max(of.numbers) >= 2**31:
-        return True
-    return math.prod(of.numbers) <= OWN_UP_TO[precision(call)]
+# --- who computes a product -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Library:
+    """By cuBLASLt with an epilogue, and by our bodies what that leaves to be done. `algorithm`: see Product; it was the
+    `rank`-th of `count` that the heuristic named."""
+
+    epilogue: str
+    algorithm: bytes = b""
+    rank: int = 0
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Own:
+    """By our bodies, in tiles of `rows` x `columns`, the inner axis in `splits`."""
+
+    rows: int
+    columns: int
+    splits: int
+
+
+Way = Library | Own
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The way that was found fastest, and the seconds that it takes."""
+
+    way: Way
+    seconds: float
+
+
+def sizes(call: Request) -> Sizes:
+    """The product of a call."""
+    if call.name == "matmul":
+        transpose_a, transpose_b = (bool(call.attributes.get(f"transpose_{operand}", False)) for operand in "ab")
+        inner = call.shape("a")[0 if transpose_a else 1]
+        return Sizes("a", "b", "c", *call.matrix("c"), inner, transpose_a, transpose_b)
+    if call.name in ("dense", "dense_with_mask"):
+        return Sizes("x", "w", "y", *call.matrix("y"), call.shape("w")[0])
+    if call.name == "dense_backward_weight":
+        return Sizes("x", "dz", "dw", *call.matrix("dw"), call.shape("x")[0], transpose_a=True)
+    return Sizes("dz", "w", "dx", *call.matrix("dx"), call.shape("w")[1], transpose_b=True)
+
+
+def products(call: Request) -> list[Product]:
+    """What cuBLASLt may do for a call, whether or not it supports it: from all of the call to the product alone.
+
+    A vector that is added, or the sum that is taken, has the type of the result: cuBLASLt knows no other.
+    """
+    of = sizes(call)
+    a, b, c = reading(call[of.a]), reading(call[of.b]), call[of.c]
+    if not call.device.products or a.type != b.type or min(of.numbers) == 0 or max(of.numbers) >= 2**31:
+        return []
+    compute = "float32" if precision(call) == "bfloat16" else precision(call)
+    plain = Product(a, b, c, *of.numbers, of.transpose_a, of.transpose_b, compute)
+
+    def vector(name: str) -> Pointer | None:
+        return call[name] if name in call.operands and call[name].type == c.type else None
+
+    found = []
+    bias, activation = vector("b"), call.attributes.get("activation")
+    if call.name == "dense" and bias and activation in EPILOGUES:
+        found.append(replace(plain, epilogue=EPILOGUES[activation], bias=bias))
+    elif call.name == "dense_with_mask" and bias:
+        found.append(replace(plain, epilogue="relu_aux_bias", bias=bias, mask=call["mask"]))
+        found.append(replace(plain, epilogue="relu_bias", bias=bias))
+    elif call.name == "dense_backward_input_with_mask":
+        if total := vector("db"):
+            found.append(replace(plain, epilogue="drelu_bgrad", bias=total, mask=call["mask"]))
+        found.append(replace(plain, epilogue="drelu", mask=call["mask"]))
+    elif call.name == "dense_backward_weight" and (total := vector("db")):
+        found.append(replace(plain, epilogue="bgradb", bias=total))
+    return [*found, plain]
 
 
 def precision(call: Request) -> str:
@@ -134,13 +228,70 @@ def precision(call: Request) -> str:
     return "bfloat16" if any(o.dtype.name == "bfloat16" for o in call.operands.values()) else call.device.precision
 
 
-def product(call: Request, of: Sizes, epilogue: str = "none", bias: Pointer | None = None) -> Product:
-    """The product by cuBLASLt."""
-    compute = "float32" if precision(call) == "bfloat16" else precision(call)
-    return Product(
-        reading(call[of.a]), reading(call[of.b]), call[of.c], *of.numbers, of.transpose_a, of.transpose_b,
-        compute, epilogue, bias,
-    )  # fmt: skip
+def key(call: Request) -> str:
+    """All that may decide how long a product takes on a device, in words: `matmul a=8x4:float32 ... transpose_a=True tf32`."""
+    operands = (f"{name}={'x'.join(map(str, o.shape))}:{o.dtype.name}" for name, o in call.operands.items())
+    aligned = (f"{name}@{alignment}" for name, alignment in call.alignments.items())
+    attributes = (f"{name}={value}" for name, value in sorted(call.attributes.items()))
+    return " ".join((call.name, *operands, *aligned, *attributes, precision(call)))
+
+
+def ways(call: Request, algorithms: Callable[[Product], Sequence[bytes]]) -> list[Way]:
+    """All ways to compute a call that are worth timing; `algorithms`: that cuBLASLt has for a product that it supports."""
+    of, found = sizes(call), list[Way]()
+    for product in filter(call.device.supports, products(call)):
+        named = algorithms(product)
+        found += [Library(product.epilogue, name, rank, len(named)) for rank, name in enumerate(named, 1)]
+    if not found or math.prod(of.numbers) <= TIMED_UP_TO * OWN_UP_TO[precision(call)]:
+        cuts = (_preferred([tile], *of.numbers) for tile in TILES[_itemsize(call)])
+        found += [Own(way.tile.rows, way.tile.columns, way.splits) for way in cuts]
+    return found
+
+
+def chosen(call: Request) -> Product | Cut:
+    """How a call is computed: as was found fastest, else by the rule. Says so in `call.note`."""
+    of, known = sizes(call), {product.epilogue: product for product in products(call)}
+    choice = call.device.choices.get(key(call))
+    way = choice.way if choice else None
+    if isinstance(way, Library) and way.epilogue in known and call.device.supports(known[way.epilogue]):
+        rank = f", algorithm {way.rank} of {way.count}" if way.rank else ""
+        call.note = f"{_by_library(way.epilogue)}{rank} (tuned)"
+        return replace(known[way.epilogue], algorithm=way.algorithm)
+    if isinstance(way, Own):
+        for tile in TILES[_itemsize(call)]:
+            if (tile.rows, tile.columns) == (way.rows, way.columns):
+                found = divided(tile, way.splits, *of.numbers)
+                call.note = f"{_by_us(found)} (tuned)"
+                return found
+    if math.prod(of.numbers) > OWN_UP_TO[precision(call)]:
+        for product in filter(call.device.supports, known.values()):
+            call.note = _by_library(product.epilogue)
+            return product
+    found = cut(*of.numbers, _itemsize(call))
+    call.note = _by_us(found)
+    return found
+
+
+def _by_library(epilogue: str) -> str:
+    return "cuBLASLt" if epilogue == "none" else f"cuBLASLt, {epilogue}"
+
+
+def _by_us(way: Cut) -> str:
+    return f"own {way.tile.rows}x{way.tile.columns}" + (f" in {way.splits} parts" if way.splits > 1 else "")
+
+
+def _itemsize(call: Request) -> int:
+    """Bytes of a number that is computed in."""
+    return 8 if call.F == "double" else 4
+
+
+def is_all_of(call: Request) -> bool:
+    """Whether cuBLASLt's kernel does all of a call that has a mask, so that no pass over the result is left."""
+    way = chosen(call)
+    return isinstance(way, Product) and bool(way.mask) and ("db" not in call.operands or bool(way.bias))
+
+
+# --- lowerings ----------------------------------------------------------------------------------------------------------
 
 
 def parts(call: Request, of: Sizes, way: Cut, *sums: Pointer) -> tuple[Body, Pointer]:
@@ -155,8 +306,28 @@ def parts(call: Request, of: Sizes, way: Cut, *sums: Pointer) -> tuple[Body, Poi
     return body, reading(scratch)
 
 
-def _cut(call: Request, of: Sizes) -> Cut:
-    return cut(*of.numbers, 8 if call.F == "double" else 4)
+def bare(call: Request, of: Sizes, way: Product | Cut) -> tuple[Work, Pointer, int]:
+    """The product alone, where it is left, and in how many parts: in the result itself where cuBLASLt computes it."""
+    if isinstance(way, Product):
+        return way, reading(call[of.c]), 1
+    return *parts(call, of, way), way.splits
+
+
+def sum_of_rows(call: Request, z: Pointer, total: Pointer, rows: int, columns: int) -> Iterator[Work]:
+    """total (columns,) = sum of z (rows, columns) over its rows: the part of a weight gradient without rows that makes db."""
+    way = cut(0, columns, rows, _itemsize(call))
+    if way.splits == 1:
+        yield call.body(
+            "dense_backward_weight", z, z, total, total, 0, columns, rows,
+            blocks=way.blocks, shared=way.tile.shared, template=way.tile.template,
+        )  # fmt: skip
+        return
+    sums = call.temporary(way.splits * columns)
+    yield call.body(
+        "product_and_sum_parts", z, z, sums, sums, 0, columns, rows, way.splits, way.length,
+        blocks=way.blocks, shared=way.tile.shared, template=way.tile.template,
+    )  # fmt: skip
+    yield call.body("add_product", reading(sums), total, way.splits, columns, blocks=spread(columns, call.device, 1))
 
 
 def _flag(value: bool) -> str:
@@ -170,89 +341,90 @@ def _function(call: Request) -> tuple[str, float]:
 
 @lowering("matmul", family="dense")
 def matmul(call: Request) -> Iterable[Work]:
-    transpose_a, transpose_b = (bool(call.attributes.get(f"transpose_{operand}", False)) for operand in "ab")
-    inner = call.shape("a")[0 if transpose_a else 1]
-    of = Sizes("a", "b", "c", *call.matrix("c"), inner, transpose_a, transpose_b)
-    if not is_own(call, of):
-        yield product(call, of)
-        return
-    way = _cut(call, of)
-    if way.splits == 1:
+    of, way = sizes(call), chosen(call)
+    if isinstance(way, Cut) and way.splits == 1:
         yield call.body(
             "matmul", call["a"], call["b"], call["c"], *of.numbers, blocks=way.blocks, shared=way.tile.shared,
-            template=(*way.tile.template, _flag(transpose_a), _flag(transpose_b)),
+            template=(*way.tile.template, _flag(of.transpose_a), _flag(of.transpose_b)),
         )  # fmt: skip
         return
-    body, scratch = parts(call, of, way)
-    yield body
-    size = call.size("c")
-    yield call.body("add_product", scratch, call["c"], way.splits, size, blocks=spread(size, call.device, 1))
+    work, sums, splits = bare(call, of, way)
+    yield work
+    if isinstance(way, Cut):
+        size = call.size("c")
+        yield call.body("add_product", sums, call["c"], splits, size, blocks=spread(size, call.device, 1))
 
 
-@lowering("dense", family="dense")
+@lowering("dense", "dense_with_mask", family="dense")
 def dense(call: Request) -> Iterable[Work]:
-    of = Sizes("x", "w", "y", *call.matrix("y"), call.shape("w")[0])
-    function, alpha = _function(call)
-    splits = 1
-    if not is_own(call, of):
-        epilogue = EPILOGUES.get(call.attributes.get("activation"))
-        if epilogue and call["b"].type == call["y"].type:
-            yield product(call, of, epilogue, reading(call["b"]))
-            return
-        yield product(call, of)
-        sums = reading(call["y"])
+    of, way = sizes(call), chosen(call)
+    with_mask = call.name == "dense_with_mask"
+    function, alpha = ("relu_function", 0.0) if with_mask else _function(call)
+    if isinstance(way, Cut) and way.splits == 1:
+        yield call.body(
+            "dense", call["x"], call["w"], call["b"], call["y"], *of.numbers, alpha,
+            blocks=way.blocks, shared=way.tile.shared, template=(*way.tile.template, function),
+        )  # fmt: skip
+    elif isinstance(way, Product) and way.epilogue != "none":
+        yield way
     else:
-        way = _cut(call, of)
-        if way.splits == 1:
-            yield call.body(
-                "dense", call["x"], call["w"], call["b"], call["y"], *of.numbers, alpha,
-                blocks=way.blocks, shared=way.tile.shared, template=(*way.tile.template, function),
-            )  # fmt: skip
-            return
-        body, sums = parts(call, of, way)
-        yield body
-        splits = way.splits
-    yield call.body(
-        "add_dense", sums, call["b"], call["y"], splits, of.rows, of.columns, alpha,
-        blocks=spread(call.size("y"), call.device, 1), template=(function,),
-    )  # fmt: skip
+        work, sums, splits = bare(call, of, way)
+        yield work
+        yield call.body(
+            "add_dense", sums, call["b"], call["y"], splits, of.rows, of.columns, alpha,
+            blocks=spread(call.size("y"), call.device, 1), template=(function,),
+        )  # fmt: skip
+    if with_mask and not (isinstance(way, Product) and way.mask):
+        yield call.body(
+            "mask_of", reading(call["y"]), call["mask"], of.rows, of.columns, call.shape("mask")[1],
+            blocks=spread(call.size("mask"), call.device, 1),
+        )  # fmt: skip
 
 
 @lowering("dense_backward_input", family="dense")
 def dense_backward_input(call: Request) -> Iterable[Work]:
-    of = Sizes("dz", "w", "dx", *call.matrix("dx"), call.shape("w")[1], transpose_b=True)
+    of, way = sizes(call), chosen(call)
     function, alpha = _function(call)
-    splits = 1
-    if not is_own(call, of):
-        yield product(call, of)
-        if function == "none_function":
-            return
-        sums = reading(call["dx"])
+    if isinstance(way, Cut) and way.splits == 1:
+        yield call.body(
+            "dense_backward_input", call["dz"], call["w"], call["y"], call["dx"], *of.numbers, alpha,
+            blocks=way.blocks, shared=way.tile.shared, template=(*way.tile.template, function),
+        )  # fmt: skip
+        return
+    work, sums, splits = bare(call, of, way)
+    yield work
+    if isinstance(way, Cut) or function != "none_function":
+        size = call.size("dx")
+        yield call.body(
+            "add_backward_input", sums, call["y"], call["dx"], splits, size, alpha,
+            blocks=spread(size, call.device, 1), template=(function,),
+        )  # fmt: skip
+
+
+@lowering("dense_backward_input_with_mask", family="dense")
+def dense_backward_input_with_mask(call: Request) -> Iterable[Work]:
+    of, way = sizes(call), chosen(call)
+    if isinstance(way, Product) and way.mask:
+        yield way
     else:
-        way = _cut(call, of)
-        if way.splits == 1:
-            yield call.body(
-                "dense_backward_input", call["dz"], call["w"], call["y"], call["dx"], *of.numbers, alpha,
-                blocks=way.blocks, shared=way.tile.shared, template=(*way.tile.template, function),
-            )  # fmt: skip
-            return
-        body, sums = parts(call, of, way)
-        yield body
-        splits = way.splits
-    size = call.size("dx")
-    yield call.body(
-        "add_backward_input", sums, call["y"], call["dx"], splits, size, alpha,
-        blocks=spread(size, call.device, 1), template=(function,),
-    )  # fmt: skip
+        work, sums, splits = bare(call, of, way)
+        yield work
+        yield call.body(
+            "add_masked", sums, call["mask"], call["dx"], splits, of.rows, of.columns, call.shape("mask")[1],
+            blocks=spread(call.size("dx"), call.device, 1),
+        )  # fmt: skip
+    if "db" in call.operands and not (isinstance(way, Product) and way.bias):
+        yield from sum_of_rows(call, reading(call["dx"]), call["db"], of.rows, of.columns)
 
 
 @lowering("dense_backward_weight", family="dense")
 def dense_backward_weight(call: Request) -> Iterable[Work]:
-    of = Sizes("x", "dz", "dw", *call.matrix("dw"), call.shape("x")[0], transpose_a=True)
-    if not is_own(call, of):
-        yield product(call, of, "bgradb", call["db"])
+    of, way = sizes(call), chosen(call)
+    if isinstance(way, Product):
+        yield way
+        if not way.bias:
+            yield from sum_of_rows(call, call["dz"], call["db"], of.inner, of.columns)
         return
-    way = _cut(call, of)
     if way.splits == 1:
         yield call.body(
             "dense_backward_weight", call["x"], call["dz"], call["dw"], call["db"], *of.numbers,

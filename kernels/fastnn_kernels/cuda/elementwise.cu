@@ -26,6 +26,6 @@ __device__ void binary(Grid grid, const A* a, const B* b, C* c, i64 size, Number
 // c = a where the condition holds, else b.
 template <class F, class A, class B, class C, class... Numbers>
 __device__ void where(Grid grid, const bool* condition, const A* a, const B* b, C* c, i64 size, Numbers... axes) {
-  auto op = [](F condition, F a, F b) { return condition != 0 ? a : b; };
+  auto op = [](F condition, F a, F b) { return where_function::of(condition, a, b); };
   elementwise<F>(grid, op, axes_of<3>(axes...), size, c, condition, a, b);
 }

@@ -4,6 +4,12 @@
 #pragma once
 #include "common.cuh"
 
+// x, as a number that was rounded: nothing behind it is contracted with the product that it may be. Adding -0 changes no
+// number, and an addition told how to round is neither contracted nor left out. (Empty inline assembly is seen through by
+// the assembler, and a product with 1 is left out.)
+__device__ __forceinline__ float rounded(float x) { return __fadd_rn(x, -0.0f); }
+__device__ __forceinline__ double rounded(double x) { return __dadd_rn(x, -0.0); }
+
 // Activations: y = forward(x, alpha); dx = backward(dy, at, alpha), where `at` is the output y for those of
 // ACTIVATIONS_FROM_OUTPUT and the input x for those of ACTIVATIONS_FROM_INPUT. Only leaky_relu and elu read alpha.
 
@@ -126,6 +132,11 @@ struct maximum_function {
 };
 struct minimum_function {
   template <class F> static __device__ __forceinline__ F of(F a, F b) { return smaller(a, b); }
+};
+
+// a where the condition holds, else b.
+struct where_function {
+  template <class C, class F> static __device__ __forceinline__ F of(C condition, F a, F b) { return condition != 0 ? a : b; }
 };
 
 // Comparisons.

@@ -27,6 +27,7 @@ class Lane:
     function: str
     types: tuple[str, ...]
     """Declared types of its arguments."""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Kernel:
 
 
 def lane(body: Body) -> Lane:
-    return Lane(body.family, body.function, tuple(argument.declared for argument in body.arguments))
+    return Lane(body.family, body.function, tuple(argument.declared for argument in body.arguments), body.source)
 
 
 def kernel(bodies: Iterable[Body]) -> Kernel:
@@ -74,11 +75,12 @@ def kernel(bodies: Iterable[Body]) -> Kernel:
 
 
 def unit(kernels: Sequence[Kernel]) -> str:
-    """The whole text of some kernels: what their families include, once each, then the kernels."""
+    """The whole text of some kernels: what their families include and what was written for them, then the kernels."""
     families = dict.fromkeys(lane.family for kernel in kernels for lane in kernel.lanes)
     seen: set[str] = set()
     parts = [_included("common.cuh", seen)]
     parts += [_included(f"{family}.cu", seen) for family in families]
+    parts += dict.fromkeys(lane.source for kernel in kernels for lane in kernel.lanes if lane.source)
     parts += dict.fromkeys(kernel.text() for kernel in kernels)
     return "\n".join(parts)
 

@@ -99,13 +99,16 @@ Argument = Pointer | Number | Ahead
 
 @dataclass(frozen=True)
 class Body:
-    """A device function and what it is called with. `shared`: bytes of shared memory that a block needs."""
+    """A device function and what it is called with. `shared`: bytes of shared memory that a block needs; `source`: the
+    definition of the function, where it does not stand in the file of its family.
+    """
 
     family: str
     function: str
     arguments: tuple[Argument, ...]
     blocks: int
     shared: int = 0
+    source: str = ""
 
     @property
     def pointers(self) -> tuple[Pointer, ...]:
@@ -145,7 +148,7 @@ Work = Body | Product
 
 @dataclass(frozen=True)
 class Lowered:
-    """What a GPU does for one call, in order, how many bytes of scratch memory the call needs, and for a product who makes it."""
+    """What a GPU does for one call, in order; bytes of scratch memory that it needs; of a product, who computes it."""
 
     works: tuple[Work, ...]
     scratch: int
@@ -225,11 +228,15 @@ class Request:
         blocks: int,
         shared: int = 0,
         template: Sequence[str] = (),
+        source: str = "",
     ) -> Body:
-        """The device function `function<F, *template>(grid, *arguments)` run by `blocks` blocks (at least one)."""
+        """The device function `function<F, *template>(grid, *arguments)` run by `blocks` blocks (at least one).
+
+        `source`: its definition, where that does not stand in the file of its family.
+        """
         given = tuple(self._argument(argument) for argument in arguments)
         text = f"{function}<{', '.join((self.F, *template))}>"
-        return Body(self.family, text, given, max(1, blocks), shared)
+        return Body(self.family, text, given, max(1, blocks), shared, source)
 
     def _argument(self, value: Argument | int | float | bool) -> Argument:
         if isinstance(value, Pointer | Number | Ahead):
@@ -275,7 +282,7 @@ def lowering(*names: str, family: str) -> Callable[[Rule], Rule]:
 def request(
     name: str, operands: Sequence[Operand], attributes: Mapping[str, Any], device: Device, offsets: Sequence[int] = ()
 ) -> Request:
-    """A call that is to be lowered. `offsets`: where each operand starts, in bytes from a boundary of ALIGNMENT; 0 by default."""
+    """A call that is to be lowered. `offsets`: how many bytes behind a boundary each operand starts, 0 by default."""
     named = KERNELS[name].named(operands)
     alignments = {operand: offset & -offset for operand, offset in zip(named, offsets, strict=False) if offset % VECTOR}
     return Request(name, LOWERINGS[name][0], named, attributes, device, alignments)

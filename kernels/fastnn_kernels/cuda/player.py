@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastnn_kernels.contract import Operand
+from fastnn_kernels.cuda.dense import Choice
 from fastnn_kernels.cuda.kernels import kernel
 from fastnn_kernels.cuda.lowering import ALIGNMENT, Ahead, Body, Number, Pointer, Product, lower
 from fastnn_kernels.cuda.runtime import Launch, Memory, Multiplication, Node, Runtime
@@ -40,23 +41,38 @@ class PlacedCall:
     attributes: Mapping[str, Any]
     places: tuple[Place, ...]
 
+    @property
+    def offsets(self) -> list[int]:
+        return [place.offset for place in self.places]
+
 
 class Player:
     """A list of calls on one GPU. `spaces`: addresses that places count from; set with `bind`, at any time between plays.
 
-    `precision`: of products of float32, "float32" or "tf32".
+    `precision`: of products of float32, "float32" or "tf32"; `choices`: how products are computed where not by the rule.
+    Spaces should begin at boundaries of ALIGNMENT, which is what cuBLASLt is asked for.
     `capture=False` launches every kernel on its own, for debuggers and sanitizers; the results are the same bits.
     """
 
-    def __init__(self, runtime: Runtime, calls: Sequence[PlacedCall], precision: str = "float32", capture: bool = True) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        calls: Sequence[PlacedCall],
+        precision: str = "float32",
+        capture: bool = True,
+        choices: Mapping[str, Choice] | None = None,
+    ) -> None:
         self.runtime = runtime
         self.capture = capture
         self.calls: list[list[Placed]] = []
-        device = replace(runtime.device, precision=precision)
+        self.notes: list[str] = []
+        """What lowering says of each call."""
+        device = replace(runtime.device, precision=precision, choices=choices or {})
         scratch = 0
         unrolled = True
         for call in calls:
-            lowered = lower(call.kernel, call.operands, call.attributes, device)
+            lowered = lower(call.kernel, call.operands, call.attributes, device, call.offsets)
+            self.notes.append(lowered.note)
             works = place(lowered, call.places, scratch)
             scratch += -(-lowered.scratch // ALIGNMENT) * ALIGNMENT
             self.calls.append(works)

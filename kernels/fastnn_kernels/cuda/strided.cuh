@@ -73,10 +73,11 @@ __device__ __forceinline__ bool all_aligned(const Axes<M, R>& axes, const X* x, 
   return aligned;
 }
 
-// y = op(x...), element by element, computed in V; y lies in one stretch of `size` elements. Each thread takes 16 bytes of the
-// widest operand at a time. y may be one of the inputs that are not broadcast.
+// y from x..., pack by pack, computed in V; y lies in one stretch of `size` elements. Each thread takes 16 bytes of the widest
+// operand at a time: `op(first, values, pack)` fills the pack of y from `first` on, given `values[input][k]`; what lies behind
+// the end is no matter. y may be one of the inputs that are not broadcast.
 template <class V, class Op, int R, class Y, class... X>
-__device__ __forceinline__ void elementwise(
+__device__ __forceinline__ void packwise(
     Grid grid, Op op, const Axes<sizeof...(X), R>& axes, i64 size, Y* y, const X*... x) {
   constexpr int M = sizeof...(X), N = 16 / widest<Y, X...>();
   bool together = R == 1 || axes.table[0][0] % N == 0;
@@ -86,12 +87,23 @@ __device__ __forceinline__ void elementwise(
     V values[M][N];
     fetch_all<0>(values, axes, first, count, together, aligned, x...);
     Pack<Y, N> pack;
+    op(first, values, pack);
+    store_pack<N>(y + first, pack, count, aligned);
+  }
+}
+
+// y = op(x...), element by element, likewise.
+template <class V, class Op, int R, class Y, class... X>
+__device__ __forceinline__ void elementwise(
+    Grid grid, Op op, const Axes<sizeof...(X), R>& axes, i64 size, Y* y, const X*... x) {
+  constexpr int M = sizeof...(X), N = 16 / widest<Y, X...>();
+  auto each = [=](i64, const V(&values)[M][N], Pack<Y, N>& pack) {
 #pragma unroll
     for (int k = 0; k < N; k++) {
       if constexpr (M == 1) pack.at[k] = Y(op(values[0][k]));
       if constexpr (M == 2) pack.at[k] = Y(op(values[0][k], values[1][k]));
       if constexpr (M == 3) pack.at[k] = Y(op(values[0][k], values[1][k], values[2][k]));
     }
-    store_pack<N>(y + first, pack, count, aligned);
-  }
+  };
+  packwise<V>(grid, each, axes, size, y, x...);
 }

@@ -5,6 +5,7 @@ of its attributes by keyword. It works in the dtype it is given.
 """
 
 from fastnn_kernels.numpy.batch_norm import *  # noqa: F403
+from fastnn_kernels.numpy.chain import *  # noqa: F403
 from fastnn_kernels.numpy.data import *  # noqa: F403
 from fastnn_kernels.numpy.dense import *  # noqa: F403
 from fastnn_kernels.numpy.elementwise import *  # noqa: F403

@@ -1,4 +1,6 @@
-"""Batch normalisation of x (B, O) over B (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167)."""
+"""Batch normalisation of x (B, O) over B (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167), with what comes behind it:
+an activation, or None, and dropout.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["batch_norm", "batch_norm_backward", "batch_norm_inference"]
+from fastnn_kernels.contract import ALPHA_ACTIVATIONS
+from fastnn_kernels.numpy import elementwise
+from fastnn_kernels.numpy.data import dropout
+
+__all__ = [
+    "batch_norm", "batch_norm_backward", "batch_norm_dropout", "batch_norm_dropout_backward", "batch_norm_inference",
+]  # fmt: skip
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -24,8 +32,10 @@ def batch_norm(
     *,
     momentum: float,
     epsilon: float,
+    activation: str | None = None,
+    alpha: float = 0.0,
 ) -> None:
-    """y = gamma * (x - mean) * inverse_deviation + beta, inverse_deviation = 1 / sqrt(biased variance + epsilon).
+    """y = activation(gamma * (x - mean) * inverse_deviation + beta), inverse_deviation = 1 / sqrt(biased variance + epsilon).
 
     running = momentum * running + (1 - momentum) * batch, with the unbiased variance, or 0 where B is 1. Where B is 0 the
     running statistics stay as they are; mean is then 0 and inverse_deviation 1 / sqrt(epsilon).
@@ -38,7 +48,7 @@ def batch_norm(
     squares = np.sum(deviations**2, axis=0) - left_over**2 / max(count, 1)
     mean += left_over / max(count, 1)
     inverse_deviation[...] = 1 / np.sqrt(squares / max(count, 1) + epsilon)
-    y[...] = gamma * (x - mean) * inverse_deviation + beta
+    _activate(gamma * (x - mean) * inverse_deviation + beta, y, activation, alpha)
     if count > 0:
         running_mean[...] = momentum * running_mean + (1 - momentum) * mean
         running_variance[...] = momentum * running_variance + (1 - momentum) * squares / max(count - 1, 1)
@@ -46,22 +56,112 @@ def batch_norm(
 
 @np.errstate(all="ignore")
 def batch_norm_inference(
-    x: Array, gamma: Array, beta: Array, running_mean: Array, running_variance: Array, y: Array, *, epsilon: float
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    running_mean: Array,
+    running_variance: Array,
+    y: Array,
+    *,
+    epsilon: float,
+    activation: str | None = None,
+    alpha: float = 0.0,
 ) -> None:
-    """y = gamma * (x - running_mean) / sqrt(running_variance + epsilon) + beta."""
-    y[...] = gamma * (x - running_mean) / np.sqrt(running_variance + epsilon) + beta
+    """y = activation(gamma * (x - running_mean) / sqrt(running_variance + epsilon) + beta)."""
+    _activate(gamma * (x - running_mean) / np.sqrt(running_variance + epsilon) + beta, y, activation, alpha)
 
 
 @np.errstate(all="ignore")
 def batch_norm_backward(
-    dy: Array, x: Array, gamma: Array, mean: Array, inverse_deviation: Array, dx: Array, dgamma: Array, dbeta: Array
+    dy: Array,
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    mean: Array,
+    inverse_deviation: Array,
+    dx: Array,
+    dgamma: Array,
+    dbeta: Array,
+    *,
+    activation: str | None = None,
+    alpha: float = 0.0,
 ) -> None:
-    """dgamma = sum dy h, dbeta = sum dy, dx = gamma inverse_deviation / B (B dy - dbeta - h dgamma).
+    """dgamma = sum dz h, dbeta = sum dz, dx = gamma inverse_deviation / B (B dz - dbeta - h dgamma).
 
-    h is the normalised input (x - mean) * inverse_deviation; sums run over B.
+    h is the normalised input (x - mean) * inverse_deviation, dz = dy * activation'(at the output, gamma h + beta passed
+    through the activation); sums run over B.
     """
     normalised = (x - mean) * inverse_deviation
-    dgamma[...] = np.sum(dy * normalised, axis=0)
-    dbeta[...] = np.sum(dy, axis=0)
+    dz = dy
+    if activation is not None:
+        y, dz = np.empty_like(x), np.empty_like(x)
+        _activate(gamma * (x - mean) * inverse_deviation + beta, y, activation, alpha)
+        getattr(elementwise, f"{activation}_backward")(dy, y, dz, **_slope(activation, alpha))
+    dgamma[...] = np.sum(dz * normalised, axis=0)
+    dbeta[...] = np.sum(dz, axis=0)
     count = max(len(x), 1)
-    dx[...] = gamma * inverse_deviation * (dy - dbeta / count - normalised * (dgamma / count))
+    dx[...] = gamma * inverse_deviation * (dz - dbeta / count - normalised * (dgamma / count))
+
+
+def batch_norm_dropout(
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    step: Array,
+    running_mean: Array,
+    running_variance: Array,
+    y: Array,
+    mean: Array,
+    inverse_deviation: Array,
+    *,
+    momentum: float,
+    epsilon: float,
+    rate: float,
+    key: tuple[int, int],
+    activation: str | None = None,
+    alpha: float = 0.0,
+) -> None:
+    """y = dropout(batch_norm(x))."""
+    whole = np.empty_like(y)
+    batch_norm(
+        x, gamma, beta, running_mean, running_variance, whole, mean, inverse_deviation,
+        momentum=momentum, epsilon=epsilon, activation=activation, alpha=alpha,
+    )  # fmt: skip
+    dropout(whole, step, y, rate=rate, key=key)
+
+
+def batch_norm_dropout_backward(
+    dy: Array,
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    mean: Array,
+    inverse_deviation: Array,
+    step: Array,
+    dx: Array,
+    dgamma: Array,
+    dbeta: Array,
+    *,
+    rate: float,
+    key: tuple[int, int],
+    activation: str | None = None,
+    alpha: float = 0.0,
+) -> None:
+    """batch_norm_backward of what dropout lets through of dy."""
+    kept = np.empty_like(dy)
+    dropout(dy, step, kept, rate=rate, key=key)
+    batch_norm_backward(
+        kept, x, gamma, beta, mean, inverse_deviation, dx, dgamma, dbeta, activation=activation, alpha=alpha
+    )  # fmt: skip
+
+
+def _activate(z: Array, y: Array, activation: str | None, alpha: float) -> None:
+    """y = activation(z)."""
+    if activation is None:
+        y[...] = z
+    else:
+        getattr(elementwise, activation)(z, y, **_slope(activation, alpha))
+
+
+def _slope(activation: str, alpha: float) -> dict[str, float]:
+    return {"alpha": alpha} if activation in ALPHA_ACTIVATIONS else {}

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# The whole grid of the benchmark on a GPU, in pieces of at most 8 minutes: call it again until it says that nothing is left.
+#
+#   ci/gpu-bench.sh [--resume] OUT [OPTION...]
+#
+# OUT/full.json is the record; it is begun by the first piece, with the options of `fastnn bench` that are given then (without any,
+# the full grid in float32), and written after every cell. With --resume it must be there. Ends with 0 when the grid is done,
+# with 3 while cells are left, with 1 where nothing can be measured.
+#
+#   PYTHON  the Python to use      (python3)
+#   PIECE   seconds of a piece     (450)
+#   BUDGET  seconds of a cell      (60)
+set -uo pipefail
+
+python=${PYTHON:-python3}
+resume=0
+if [[ ${1:-} == --resume ]]; then
+    resume=1
+    shift
+fi
+if (($# < 1)) || [[ $1 == -* ]]; then
+    echo "usage: ci/gpu-bench.sh [--resume] OUT [OPTION...]" >&2
+    exit 2
+fi
+if ! mkdir -p -- "$1"; then
+    exit 2
+fi
+record=$(cd -- "$1" && pwd)/full.json
+shift
+checkout=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+cd -- "$checkout" || exit 2
+export PYTHONPATH=$checkout:$checkout/kernels${PYTHONPATH:+:$PYTHONPATH}
+
+if [[ -f $record ]]; then
+    arguments=(--resume "$record")
+elif ((resume)); then
+    echo "there is no $record to go on with" >&2
+    exit 1
+else
+    arguments=(--device cuda --budget "${BUDGET:-60}" --output "$record")
+    if (($#)); then
+        arguments+=("$@")
+    else
+        arguments+=(--full)
+    fi
+fi
+
+if ! found=$("$python" ci/gpu_record.py usable 2>&1); then
+    printf '%s\n' "${found##*$'\n'}" >&2
+    exit 1
+fi
+
+timeout --signal=INT --kill-after=15 "${PIECE:-450}" "$python" -m fastnn bench "${arguments[@]}" 2>&1 </dev/null | tee -a "${record%.json}.log"
+code=${PIPESTATUS[0]}
+left=$("$python" -c '
+import sys; from pathlib import Path; from fastnn.benchmarks import record
+print(len(record.read(Path(sys.argv[1])).left))' "$record") || exit 1
+echo "$left cells are left"
+if ((left)); then
+    ((code == 124 || code == 130 || code == 137)) && exit 3
+    exit 1
+fi
