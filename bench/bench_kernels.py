@@ -38,7 +38,7 @@ def work_of(case: Case, precision: str) -> Work:
     """Of one call."""
     operands = tuple(Operand(array.shape, array.dtype) for array in case.arrays(precision))
     kernel = KERNELS[case.kernel]
-    return [(kernel.operations(operands), kernel.traffic(operands))]
+    return [(kernel.operations(operands, case.attributes), kernel.traffic(operands))]
 
 
 def guess(work: Work) -> float:

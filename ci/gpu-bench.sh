@@ -30,6 +30,7 @@ shift
 checkout=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 cd -- "$checkout" || exit 2
 export PYTHONPATH=$checkout:$checkout/kernels${PYTHONPATH:+:$PYTHONPATH}
+export XLA_PYTHON_CLIENT_PREALLOCATE=false # else each JAX takes three quarters of the GPU's memory
 
 if [[ -f $record ]]; then
     arguments=(--resume "$record")

@@ -31,7 +31,7 @@ cd -- "$checkout" || exit 2
 
 export PYTHONPATH=$checkout:$checkout/kernels${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-export XLA_PYTHON_CLIENT_PREALLOCATE=false
+export XLA_PYTHON_CLIENT_PREALLOCATE=false # else JAX takes three quarters of the GPU's memory
 for folder in "$checkout/data" "$checkout/../shared/data"; do
     if [[ -z ${FASTNN_DATA:-} && -d $folder/mnist ]]; then
         FASTNN_DATA=$folder
@@ -89,7 +89,7 @@ echo "not installed: ${absent:-nothing}"
 timeout 20 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader >"$out/nvidia-smi.csv" 2>/dev/null
 
 # Warnings of other libraries are no failures here.
-pytest=("$python" -m pytest -p no:cacheprovider -W default -m "" -q -rfEs --durations=15)
+pytest=("$python" -m pytest -p no:cacheprovider -o junit_family=xunit1 -W default -m "" -q -rfEs --durations=15)
 step tests $((${#quick[@]} ? 75 : 150)) "${pytest[@]}" --junitxml="$out/tests.xml" -k "not mnist" tests/test_gpu.py
 if [[ -n ${FASTNN_DATA:-} ]]; then
     ((${#quick[@]})) && which="mnist and float32" || which=mnist
@@ -97,7 +97,7 @@ if [[ -n ${FASTNN_DATA:-} ]]; then
 fi
 
 if "$python" ci/gpu_record.py plan "$out/bench.json" ${quick[@]+"${quick[@]}"} >"$out/plan.log" 2>&1; then
-    step bench $((${#quick[@]} ? 60 : 170)) "$python" -m fastnn bench --resume "$out/bench.json"
+    step bench $((${#quick[@]} ? 60 : 180)) "$python" -m fastnn bench --resume "$out/bench.json"
 else
     cp -- "$out/plan.log" "$out/bench.log"
     printf 'bench\t1\t0\n' >>"$out/steps.tsv"

@@ -77,8 +77,8 @@ def plan(path: Path, quick: bool) -> None:
     from fastnn.benchmarks import grid, record, runner
 
     cells = [grid.Cell(network, size, "cuda") for network, size in (QUICK if quick else CELLS)]
-    # Few turns, since the cells together have about two minutes.
-    made = runner.plan(cells, PEERS, rounds=5, processes=2, peer_processes=1, seconds=0.1, budget=18.0 if quick else 22.0)
+    # Few turns, since the cells together have about three minutes.
+    made = runner.plan(cells, PEERS, rounds=5, processes=2, peer_processes=1, seconds=0.1, budget=20.0 if quick else 26.0)
     record.write(made, path)
 
 

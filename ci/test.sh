@@ -62,7 +62,7 @@ heading "mypy"
 
 # Only the tests, the benchmarks and the settings are laid out here, so that `import fastnn` can find nothing but the installed wheel.
 mkdir "$work/run"
-cp -R "$checkout"/{tests,bench,docs,pyproject.toml,README.md} "$work/run/"
+cp -R "$checkout"/{ci,tests,bench,docs,pyproject.toml,README.md} "$work/run/"
 cd "$work/run"
 heading "tests"
 "$python" -P - "$work/venv" <<'CHECK'

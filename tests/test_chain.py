@@ -199,7 +199,7 @@ class Recorded:
             values = rng.standard_normal(operand.shape)
             if operand.shape == (rows, self.columns) and rows * self.columns > 3:
                 values.flat[:3] = (np.nan, -np.inf, -0.0)
-            found[name] = np.array(values if operand.dtype.kind == "f" else 7, operand.dtype)
+            found[name] = np.array(7 if operand.dtype.kind == "i" else values, operand.dtype)
         return found
 
     def check(self, *rows: int, **outputs: Symbol) -> Program:
@@ -248,6 +248,15 @@ def test_what_is_read_outside_is_not_kept_inside() -> None:
     flat = r.trace.reshape(viewed, (B * 5,))
     program = r.check(output=output, sums=ops.sum(summed, 0), flat=ops.negative(flat), last=ops.negative(viewed))
     assert kernels_of(program) == ["exp", "tanh", "sigmoid", "sum", "negative", "negative"]
+    r = Recorded()
+    assert kernels_of(r.check(y=ops.negative(ops.exp(r.x).view((B, 5))))) == ["exp", "negative"]
+
+
+def test_what_is_broadcast_is_made_outside() -> None:
+    """A dropout numbers the elements of its own array."""
+    r = Recorded()
+    program = r.check(y=r.dropout(r.column) * r.x, z=ops.exp(r.row) - r.x)
+    assert kernels_of(program) == ["dropout", "multiply", "exp", "subtract"]
 
 
 def test_storage_that_is_given_is_written() -> None:
@@ -269,6 +278,10 @@ def test_nothing_is_read_after_it_was_written_anew() -> None:
     early = ops.exp(r.memory)
     r.trace.calls.append(Call("identity", (early, r.memory)))
     assert kernels_of(r.check()) == ["exp", "identity"]
+    r = Recorded()
+    early = ops.exp(r.x)
+    r.trace.calls.append(Call("identity", (r.dy, early.view((B, 5)))))
+    assert kernels_of(r.check(y=ops.negative(early))) == ["exp", "identity", "negative"]
 
 
 def test_no_chain_is_too_long_or_reads_too_much() -> None:
@@ -311,6 +324,10 @@ def test_constants_are_computed_before_the_first_play() -> None:
     constant = ops.exp(ops.constant(r.x, 2.0))
     program = r.check(y=r.x * constant + constant)
     assert kernels_of(program) == ["fill", "exp", "chain_2"]
+    r = Recorded()
+    (constant,) = r.trace.record("fill", (), [(r.x.shape, r.x.dtype)], {"value": 2.0})
+    program = r.check(y=ops.exp(constant) + r.x)
+    assert kernels_of(program) == ["fill", "exp", "add"]
 
 
 def test_numbers_are_no_inputs() -> None:
@@ -344,6 +361,18 @@ def test_what_would_be_stored_in_16_bits_is_rounded_to_them() -> None:
     program = r.check(y=y, dropped=dropped)
     assert kernels_of(program) == ["chain_2", "multiply"]
     assert [step.stored for step in program.calls[0].attributes["steps"]] == ["bfloat16", "bfloat16", ""]
+
+
+@pytest.mark.parametrize("columns", [1, 5, 8])
+def test_all_of_a_chain_may_be_stored_in_16_bits(columns: int) -> None:
+    r = Recorded(columns=columns)
+    narrow = r.trace.input("narrow", (B, columns), BFLOAT16)
+    activated, dropped = (Symbol(r.trace, narrow.shape, BFLOAT16) for _ in range(2))
+    r.trace.calls += [
+        Call("elu", (narrow, activated), {"alpha": 0.3}),
+        Call("dropout", (activated, r.step, dropped), {"rate": 0.3, "key": KEY}),
+    ]
+    assert kernels_of(r.check(dropped=dropped)) == ["chain_2"]
 
 
 def test_a_program_prints_its_chains() -> None:
@@ -460,19 +489,21 @@ def network() -> fastnn.Sequential:
     return fastnn.Sequential(layers, seed=3)
 
 
-def trained(dtype: str) -> fastnn.Sequential:
+def trained(dtype: str, precision: str) -> fastnn.Sequential:
     rng = np.random.default_rng(1)
     X, y = (rng.standard_normal((97, columns)).astype(dtype) for columns in (7, 3))
     model = network()
-    model.fit(X, y, loss=huber, batch_size=32, epochs=2, device="cuda", verbose=0)
+    model.fit(X, y, loss=huber, batch_size=32, epochs=2, device="cuda", precision=precision, verbose=0)
     return model
 
 
-@pytest.mark.parametrize("dtype", laws.FLOATS)
-def test_training_has_the_same_bits(cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
-    weights = trained(dtype).weights
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", "float32"), ("float64", "float32"), ("float32", "bf16")])
+def test_training_has_the_same_bits(
+    cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch, dtype: str, precision: str
+) -> None:
+    weights = trained(dtype, precision).weights
     monkeypatch.setattr("fastnn.engines.cuda.chained", lambda program: program)
-    for name, expected in trained(dtype).weights.items():
+    for name, expected in trained(dtype, precision).weights.items():
         assert same_bits(weights[name], expected), name
 
 

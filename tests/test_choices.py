@@ -393,7 +393,9 @@ def test_processes_add_to_what_is_kept(gpu: Timed, cuda_hosts: Hosts) -> None:
     there = CudaEngine(gpu, "tf32", tune=True)
     here.tune(product_program(), 5)
     there.tune(product_program(), 5)
+    assert there.tuned == 2
     assert tuned(gpu, cuda_hosts).tuned == 2
+    assert "capture" not in gpu.asked
 
 
 GOOD = '"matmul": {"seconds": 1e-5, "library": null, "own": {"rows": 32, "columns": 32, "splits": 1}}'

@@ -540,6 +540,16 @@ def test_sums_of_rows_alone(sizes: tuple[int, int, int], parts: bool, dtype: str
     assert works == ["none", "product_and_sum_parts", "add_product"] if parts else ["none", SUMS]
 
 
+@pytest.mark.usefixtures("by_products")
+def test_vectors_have_the_type_of_the_result() -> None:
+    """Whatever a heuristic may say: cublasLt.h knows no other."""
+    short, wide = np.dtype(ml_dtypes.bfloat16), np.dtype("float32")
+    for bias, epilogues in ((short, ["relu_bias"]), (wide, ["none"])):
+        operands = [Operand((8, 8), short), Operand((8, 8), short), Operand((8,), bias), Operand((8, 8), short)]
+        works = lower("dense", operands, {"activation": "relu"}, Device()).works
+        assert [work.epilogue for work in works if isinstance(work, Product)] == epilogues
+
+
 def test_operands_say_how_they_are_aligned() -> None:
     """Which is what cuBLASLt is asked for, and part of what a choice is made for."""
     asked: list[Product] = []

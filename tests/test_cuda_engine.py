@@ -823,3 +823,19 @@ def test_nothing_is_kept_on_the_gpu_when_a_model_goes(cuda_host: HostRuntime, mo
         del model
         gc.collect()
         assert cuda_host.held == held
+
+
+def test_an_array_of_a_gpu_is_moved_to_the_device_that_is_asked_for(cuda_hosts: Any, rng: np.random.Generator) -> None:
+    first, _ = cuda_hosts.install(0), cuda_hosts.install(1)
+    X, y = rng.normal(size=(60, 4)).astype(np.float32), rng.integers(0, 3, 60)
+    memory = first.allocate(X.nbytes)
+    first.upload(memory.address, X, first.stream)
+    foreign = Foreign(memory, X.shape, X.dtype)
+    results = []
+    for given, device in ((X, "cpu"), (foreign, "cpu"), (foreign, "cuda:1"), (foreign, "auto")):
+        model = fastnn.Sequential([fastnn.Dense(3)], seed=0)
+        history = model.fit(given, y, batch_size=16, epochs=2, device=device, verbose=0)
+        results.append((history.device, model.weights["0.weight"]))
+    assert [device for device, _ in results] == ["cpu", "cpu", "cuda:1", "cuda:0"]
+    for _, weight in results[1:]:
+        np.testing.assert_allclose(weight, results[0][1], atol=1e-6)

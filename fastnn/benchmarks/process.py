@@ -147,6 +147,7 @@ def variables(entry: Entry, device: str, threads: int) -> dict[str, str]:
     for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM"):
         made[f"{library}_NUM_THREADS"] = str(threads)
     made["JAX_PLATFORMS"] = "cuda" if device == "cuda" else "cpu"
+    made["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # else JAX takes most of a GPU's memory, and the others share the rest
     made["PYTHONWARNINGS"] = "ignore"
     flags = [made.get("XLA_FLAGS", "")]
     if device == "cpu":

@@ -79,9 +79,10 @@ class Engine(ABC):
     def instantiate(self, program: Program, rows: int, threads: int | None = None) -> Instance:
         """`program` here for `rows` rows."""
 
-    def tune(self, program: Program, rows: int) -> None:
+    def tune(self, program: Program, rows: int) -> int:
         """Time the ways to compute each product of `program` for `rows` rows and choose the fastest, where the engine has
-        several and was asked to choose so."""
+        several and was asked to choose so. Returns `tuned`."""
+        return self.tuned
 
     @abstractmethod
     def outputs(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -211,8 +212,8 @@ class Instance(ABC):
 
     def work(self) -> list[tuple[int, int]]:
         """(floating-point operations, bytes moved at least) of each call of one play, by the kernel table."""
-        operands = ((KERNELS[call.kernel], self.operands(call)) for call in self.computing())
-        return [(kernel.operations(given), kernel.traffic(given)) for kernel, given in operands]
+        given = ((KERNELS[call.kernel], self.operands(call), call.attributes) for call in self.computing())
+        return [(kernel.operations(operands, attributes), kernel.traffic(operands)) for kernel, operands, attributes in given]
 
     def first_chunk(self, seconds: float) -> int:
         """How many plays take about so long, guessed low: what training begins with, before it has measured."""

@@ -15,6 +15,7 @@ from fastnn.engines.base import Engine, Instance
 from fastnn.engines.host import convert_rows
 from fastnn.errors import InputError, KindError
 from fastnn.program.chain import chained
+from fastnn.program.chain_norm import merged
 from fastnn.program.mask import Way, alternatives, masked
 from fastnn.program.trace import Call, Program, Symbol, concrete
 from fastnn_kernels.contract import SUM_BLOCK, Operand
@@ -63,8 +64,10 @@ class CudaEngine(Engine):
         return DeviceArray.empty(self.runtime, shape, dtype, mirrored)
 
     def place(self, array: Any) -> DeviceArray:
-        if isinstance(array, DeviceArray) and array.runtime is self.runtime:
-            return array
+        if isinstance(array, DeviceArray):
+            if array.runtime is self.runtime:
+                return array
+            array = array.read()  # from one GPU to another by way of the host
         if isinstance(array, np.ndarray):
             made = self.empty(array.shape, array.dtype)
             made.write(array)
@@ -146,7 +149,8 @@ class CudaEngine(Engine):
         self.runtime.synchronize(self.runtime.stream)
 
     def instantiate(self, program: Program, rows: int, threads: int | None = None) -> CudaInstance:
-        return CudaInstance(chained(masked(program, functools.partial(self._way, rows))), rows, self)
+        program = merged(masked(program, functools.partial(self._way, rows)))
+        return CudaInstance(chained(program), rows, self)
 
     @property
     def choices(self) -> Mapping[str, Choice]:
@@ -157,12 +161,12 @@ class CudaEngine(Engine):
     def tuned(self) -> int:
         return len(self.choices)
 
-    def tune(self, program: Program, rows: int) -> None:
-        if self._choices is None:
-            return
-        calls = [*program.calls, *(call for ways in alternatives(program) for way in ways for call in way.values())]
-        products = (call for call in calls if not call.is_view and LOWERINGS[call.kernel][0] == "dense")
-        self._choices.tune([_placed(call, rows) for call in products], self.products)
+    def tune(self, program: Program, rows: int) -> int:
+        if self._choices is not None:
+            calls = [*program.calls, *(call for ways in alternatives(program) for way in ways for call in way.values())]
+            products = (call for call in calls if not call.is_view and LOWERINGS[call.kernel][0] == "dense")
+            self._choices.tune([_placed(call, rows) for call in products], self.products)
+        return self.tuned
 
     def _way(self, rows: int, ways: Sequence[Way]) -> Way:
         """With or without a mask: what takes the least time where that is known of all, else what the rule says."""

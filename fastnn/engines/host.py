@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastnn import arrays
 from fastnn.engines.base import Engine, Instance
 from fastnn.engines.pace import Pace
 from fastnn.errors import InputError
@@ -54,7 +55,7 @@ class HostEngine(Engine):
         return aligned(math.prod(shape), dtype).reshape(shape)
 
     def place(self, array: Any) -> np.ndarray:
-        return np.asarray(array)
+        return np.asarray(array.read() if not arrays.on_host(array) else array)
 
     def write(self, target: np.ndarray, values: Any) -> None:
         if target.ndim:

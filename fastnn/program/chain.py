@@ -117,7 +117,7 @@ def _chains(program: Program) -> list[_Chain]:
     def taken(call: Call) -> list[_Chain]:
         """The chains that the call may be a part of: those of all its readers, or none."""
         (made,) = call.outputs
-        if made.root is not made or made in held or written[made] != [position[call]]:
+        if made.root in held or written[made.root] != [position[call]]:
             return []
         for reader in readers[made]:
             alone = reader in homes and all(symbol is made for symbol in reader.reads if symbol.root is made)

@@ -108,7 +108,7 @@ class Explanation:
 
         operands = self.instance.operands(call)
         entry = KERNELS[call.kernel]
-        operations, moved = entry.operations(operands), entry.traffic(operands)
+        operations, moved = entry.operations(operands, call.attributes), entry.traffic(operands)
         inputs = " ".join(describe(symbol.shape) for symbol in call.inputs if symbol.shape)
         outputs = " ".join(describe(symbol.shape) for symbol in (*call.updated, *call.outputs) if symbol.shape)
         note = call.attributes.get("activation")

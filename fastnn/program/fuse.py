@@ -36,7 +36,7 @@ def drop_unread(program: Program) -> Program:
 
 def fuse_bias(program: Program) -> Program:
     """matmul, then adding a row vector -> dense."""
-    uses, makers = _uses(program), _makers(program)
+    uses, makers = count_uses(program), find_makers(program)
     replaced: dict[Call, Call | None] = {}
     for call in program.calls:
         if call.kernel != "add":
@@ -48,12 +48,12 @@ def fuse_bias(program: Program) -> Program:
         if bias.shape == (product.shape[1],) and call.operands[2].shape == product.shape and bias not in makers:
             replaced[maker] = None
             replaced[call] = Call("dense", (*maker.inputs, bias, call.operands[2]), NO_ACTIVATION)
-    return _rewrite(program, replaced)
+    return replace_calls(program, replaced)
 
 
 def fuse_activation(program: Program) -> Program:
     """A layer that takes one, then an activation whose derivative is a function of its output -> the layer with it."""
-    uses, makers = _uses(program), _makers(program)
+    uses, makers = count_uses(program), find_makers(program)
     replaced: dict[Call, Call | None] = {}
     for call in program.calls:
         if call.kernel not in ACTIVATIONS_FROM_OUTPUT:
@@ -65,12 +65,12 @@ def fuse_activation(program: Program) -> Program:
         attributes = {**maker.attributes, **_activation(call.kernel, call)}
         replaced[maker] = Call(maker.kernel, maker.replace({x: y}).operands, attributes)
         replaced[call] = None
-    return _rewrite(program, replaced)
+    return replace_calls(program, replaced)
 
 
 def fuse_batch_norm_gradient(program: Program, activations: Collection[str] = COMPARED) -> Program:
     """The derivative of one of these activations behind a batch norm, then batch_norm_backward -> the latter with both."""
-    uses, makers = _uses(program), _makers(program)
+    uses, makers = count_uses(program), find_makers(program)
     replaced: dict[Call, Call | None] = {}
     for call in program.calls:
         if call.kernel != "batch_norm_backward" or call.attributes["activation"]:
@@ -86,12 +86,12 @@ def fuse_batch_norm_gradient(program: Program, activations: Collection[str] = CO
         if all(a is b for a, b in zip(of_norm, (*norm.inputs, *norm.outputs[1:]), strict=True)):
             replaced[slope] = None
             replaced[call] = Call(call.kernel, (dy, *call.operands[1:]), activation)
-    return _rewrite(program, replaced)
+    return replace_calls(program, replaced)
 
 
 def fuse_activation_gradient(program: Program) -> Program:
     """dz @ w.T, then the derivative of the activation below -> dense_backward_input."""
-    uses, makers = _uses(program), _makers(program)
+    uses, makers = count_uses(program), find_makers(program)
     replaced: dict[Call, Call | None] = {}
     for call in program.calls:
         if call.kernel not in GRADIENTS:
@@ -104,7 +104,7 @@ def fuse_activation_gradient(program: Program) -> Program:
             replaced[maker] = None
             operands = (*maker.inputs, y, call.outputs[0])
             replaced[call] = Call("dense_backward_input", operands, _activation(GRADIENTS[call.kernel], call))
-    return _rewrite(program, replaced)
+    return replace_calls(program, replaced)
 
 
 def fuse_bias_gradient(program: Program) -> Program:
@@ -125,7 +125,7 @@ def fuse_bias_gradient(program: Program) -> Program:
             continue
         replaced[early] = None
         replaced[late] = Call("dense_backward_weight", (x, dz, call.outputs[0], total.outputs[0]))
-    return _rewrite(program, replaced)
+    return replace_calls(program, replaced)
 
 
 def fuse_loss_gradient(program: Program) -> Program:
@@ -176,7 +176,7 @@ def _feeding(calls: list[Call], symbol: Symbol, forbidden: set[Symbol]) -> list[
     return list(reversed(found))
 
 
-def _uses(program: Program) -> Counter[Symbol]:
+def count_uses(program: Program) -> Counter[Symbol]:
     """How often each symbol is read, a program's result counting as read."""
     count: Counter[Symbol] = Counter(program.outputs.values())
     for call in program.calls:
@@ -186,7 +186,8 @@ def _uses(program: Program) -> Counter[Symbol]:
     return count
 
 
-def _makers(program: Program) -> dict[Symbol, Call]:
+def find_makers(program: Program) -> dict[Symbol, Call]:
+    """The call that makes each symbol; inputs have none."""
     return {symbol: call for call in program.calls for symbol in call.outputs}
 
 
@@ -198,7 +199,9 @@ def _first_uses(program: Program) -> dict[Symbol, int]:
     return first
 
 
-def _rewrite(program: Program, replaced: dict[Call, Call | None]) -> Program:
+def replace_calls(program: Program, replaced: dict[Call, Call | None]) -> Program:
+    """The program with other calls in the place of some, or without those for which there is None."""
+
     def calls() -> Iterable[Call]:
         for call in program.calls:
             new = replaced.get(call, call)

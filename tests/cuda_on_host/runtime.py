@@ -1,7 +1,7 @@
 """The runtime of the GPU made of the host: see `host.py` for how kernels run.
 
-Memory lies between guards and holds NaN when it is allocated. Everything that is asked is done at once; a graph is the record of
-its nodes. `fail_at(n, error)` makes the n-th call from then on fail that a GPU can fail.
+Memory lies between guards and holds NaN when it is allocated. Everything that is asked is done at once; a graph is the
+record of its nodes. `fail_at(n, error)` makes the n-th call from then on fail that a GPU can fail.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ constexpr int NORM_ROWS = 8;  // rows whose loads a thread has under way, and wh
 // The rows of a tile that belong to this thread: `count` of them, the first one at `start`, the next one `step` elements on.
 // `there`: whether its column is one of the array; `first`: whether it also writes what belongs to the column.
 template <int WIDTH> struct NormStrip {
-  i64 column, start, step, count;
+  i64 column, start, step;
+  int count;
   bool there, first;
   __device__ __forceinline__ NormStrip(i64 tile, i64 low, i64 high, i64 columns) {
     constexpr int BESIDE = THREADS / WIDTH;
@@ -20,10 +21,10 @@ template <int WIDTH> struct NormStrip {
     start = (low + row) * columns + column;
     step = BESIDE * columns;
     there = column < columns;
-    count = there && low + row < high ? (high - low - row + BESIDE - 1) / BESIDE : 0;
+    count = there && low + row < high ? int((high - low - row + BESIDE - 1) / BESIDE) : 0;
     first = there && row == 0;
   }
-  __device__ __forceinline__ i64 at(i64 i) const { return start + i * step; }
+  __device__ __forceinline__ i64 at(int i) const { return start + i * step; }
 };
 
 // Two sums, taken together.
@@ -31,11 +32,12 @@ template <class F> struct NormSums {
   F a, b;
 };
 
-// What dropout does to NORM_ROWS rows of a thread. Four neighbouring columns share a Philox counter, so four threads that have
-// them share the work: each draws the words of every fourth row, and shows the others which elements are kept.
+// What dropout does to NORM_ROWS rows of a thread. Where rows have a multiple of four columns, four neighbouring columns share
+// a Philox counter, and the threads that have them share the work: each draws the words of every fourth row, and shows the
+// others which elements are kept.
 template <class F> struct NormDropout {
   Dropout<F> dropout;
-  i64 columns;
+  bool fours;
 
   // Bit place(k): whether row k is kept.
   struct Batch {
@@ -51,9 +53,9 @@ template <class F> struct NormDropout {
   }
 
   // That of the rows from i on. Threads of four neighbouring columns must take part together.
-  template <int WIDTH> __device__ __forceinline__ Batch batch(const NormStrip<WIDTH>& strip, i64 i) const {
+  template <int WIDTH> __device__ __forceinline__ Batch batch(const NormStrip<WIDTH>& strip, int i) const {
     u32 bits = 0;
-    if (columns % 4 == 0) {
+    if (fours) {
       int lane = threadIdx.x % 4;
       u32 four = 0xfu << (lane_of_warp() - lane);
 #pragma unroll
@@ -82,27 +84,28 @@ struct NoDropout {
   struct Batch {
     template <class F> __device__ __forceinline__ F of(F x, int) const { return x; }
   };
-  template <int WIDTH> __device__ __forceinline__ Batch batch(const NormStrip<WIDTH>&, i64) const { return {}; }
+  template <int WIDTH> __device__ __forceinline__ Batch batch(const NormStrip<WIDTH>&, int) const { return {}; }
 };
 // What the last arguments of a body mean: none, or the step and the numbers of a Dropout.
 template <class F> __device__ __forceinline__ NoDropout norm_dropout(i64) { return {}; }
 template <class F>
 __device__ __forceinline__ NormDropout<F> norm_dropout(
     i64 columns, const i64* step, i64 ahead, i64 least, F scale, i64 k0, i64 k1) {
-  return {Dropout<F>(*step + ahead, least, scale, k0, k1), columns};
+  return {Dropout<F>(*step + ahead, least, scale, k0, k1), columns % 4 == 0};
 }
 
 // What `read` gives for the rows of a thread, NORM_ROWS of them at a time and all loads before the first use. read.batch(i) is
-// told of the rows from i on, and read.at(batch, i, k) is row i, the k-th of them. The first `kept` rows, a multiple of
+// told of the rows from i on, and read.at(batch, element, k) is the k-th of them. The first `kept` rows, a multiple of
 // NORM_ROWS, are put into `memory` (kept * THREADS elements) when they are read FIRST, and come from there afterwards.
 template <class V, class Read> struct NormRows {
-  i64 count;
+  int count;
   V* memory;
-  i64 kept;
+  int kept;
   Read read;
 
   template <bool FIRST, class Visit> __device__ __forceinline__ void each_batch(Visit visit) const {
-    for (i64 i = 0; i < count; i += NORM_ROWS) {
+    const i64 last = read.strip.at(count - 1);
+    for (int i = 0; i < count; i += NORM_ROWS) {
       V some[NORM_ROWS];
       V* own = memory + i * THREADS + threadIdx.x;
       if (!FIRST && i < kept) {
@@ -111,7 +114,7 @@ template <class V, class Read> struct NormRows {
       } else {
         auto batch = read.batch(i);
 #pragma unroll
-        for (int k = 0; k < NORM_ROWS; k++) some[k] = read.at(batch, i + k < count ? i + k : count - 1, k);
+        for (int k = 0; k < NORM_ROWS; k++) some[k] = read.at(batch, min(read.strip.at(i + k), last), k);
         if (FIRST && i < kept) {
 #pragma unroll
           for (int k = 0; k < NORM_ROWS; k++) own[k * THREADS] = some[k];
@@ -124,7 +127,7 @@ template <class V, class Read> struct NormRows {
   // Sums of get(row), in F over a batch and in double over all.
   template <class F, bool FIRST, class Get> __device__ __forceinline__ NormSums<double> sums(Get get) const {
     NormSums<double> total = {0, 0};
-    each_batch<FIRST>([&](i64 i, const V(&some)[NORM_ROWS]) {
+    each_batch<FIRST>([&](int i, const V(&some)[NORM_ROWS]) {
       NormSums<F> of_batch = {0, 0};
 #pragma unroll
       for (int k = 0; k < NORM_ROWS; k++) {
@@ -140,7 +143,7 @@ template <class V, class Read> struct NormRows {
 
   // put(batch, i, k, row) for every row i, the k-th of a batch of which batch_of(first row) is told.
   template <class Of, class Put> __device__ __forceinline__ void each(Of batch_of, Put put) const {
-    each_batch<false>([&](i64 i, const V(&some)[NORM_ROWS]) {
+    each_batch<false>([&](int i, const V(&some)[NORM_ROWS]) {
       auto batch = batch_of(i);
 #pragma unroll
       for (int k = 0; k < NORM_ROWS; k++)
@@ -149,7 +152,7 @@ template <class V, class Read> struct NormRows {
   }
 };
 template <class V, class Read>
-__device__ __forceinline__ NormRows<V, Read> norm_rows(i64 count, Read read, char* memory = nullptr, i64 kept = 0) {
+__device__ __forceinline__ NormRows<V, Read> norm_rows(int count, Read read, char* memory = nullptr, int kept = 0) {
   return {count, (V*)memory, kept, read};
 }
 
@@ -157,11 +160,11 @@ __device__ __forceinline__ NormRows<V, Read> norm_rows(i64 count, Read read, cha
 template <class F, int WIDTH, class X> struct NormInput {
   const NormStrip<WIDTH>& strip;
   const X* x;
-  __device__ __forceinline__ NoDropout::Batch batch(i64) const { return {}; }
-  __device__ __forceinline__ F at(NoDropout::Batch, i64 i, int) const { return F(x[strip.at(i)]); }
+  __device__ __forceinline__ NoDropout::Batch batch(int) const { return {}; }
+  __device__ __forceinline__ F at(NoDropout::Batch, i64 element, int) const { return F(x[element]); }
 };
 template <class F, int WIDTH, class X>
-__device__ __forceinline__ auto norm_inputs(const NormStrip<WIDTH>& strip, const X* x, char* memory = nullptr, i64 kept = 0) {
+__device__ __forceinline__ auto norm_inputs(const NormStrip<WIDTH>& strip, const X* x, char* memory = nullptr, int kept = 0) {
   return norm_rows<F>(strip.count, NormInput<F, WIDTH, X>{strip, x}, memory, kept);
 }
 
@@ -268,7 +271,7 @@ __device__ __forceinline__ F normalised(F x, F mean, F scale, F beta, F alpha) {
 template <class F, class Activation, int WIDTH, class Y, class Rows, class Drop>
 __device__ __forceinline__ void write_normalised(
     const NormStrip<WIDTH>& strip, const Rows& x, Y* y, F mean, F scale, F beta, F alpha, Drop dropout) {
-  x.each([&](i64 i) { return dropout.batch(strip, i); }, [&](const auto& batch, i64 i, int k, F x) {
+  x.each([&](int i) { return dropout.batch(strip, i); }, [&](const auto& batch, int i, int k, F x) {
     y[strip.at(i)] = Y(batch.of(normalised<F, Activation>(x, mean, scale, beta, alpha), k));
   });
 }
@@ -389,9 +392,9 @@ template <class F, class Activation, int WIDTH, class D, class X, class Drop> st
   NormColumn<F> of;
   F alpha;
   Drop dropout;
-  __device__ __forceinline__ auto batch(i64 i) const { return dropout.batch(strip, i); }
-  template <class Batch> __device__ __forceinline__ NormSlope<F> at(const Batch& batch, i64 i, int k) const {
-    F given = batch.of(F(dy[strip.at(i)]), k), from = F(x[strip.at(i)]);
+  __device__ __forceinline__ auto batch(int i) const { return dropout.batch(strip, i); }
+  template <class Batch> __device__ __forceinline__ NormSlope<F> at(const Batch& batch, i64 element, int k) const {
+    F given = batch.of(F(dy[element]), k), from = F(x[element]);
     F y = normalised<F, Activation>(from, of.mean, of.scale, of.beta, alpha);
     return {rounded(Activation::backward(given, y, alpha)), from - of.mean};
   }
@@ -399,7 +402,7 @@ template <class F, class Activation, int WIDTH, class D, class X, class Drop> st
 template <class F, class Activation, int WIDTH, class D, class X, class Drop>
 __device__ __forceinline__ auto norm_slopes(
     const NormStrip<WIDTH>& strip, const D* dy, const X* x, NormColumn<F> of, F alpha, Drop dropout, char* memory = nullptr,
-    i64 kept = 0) {
+    int kept = 0) {
   NormGradient<F, Activation, WIDTH, D, X, Drop> read = {strip, dy, x, of, alpha, dropout};
   return norm_rows<NormSlope<F>>(strip.count, read, memory, kept);
 }
@@ -416,7 +419,7 @@ __device__ __forceinline__ void write_norm_gradient(
     dgamma[strip.column] = P(F(product));
   }
   F level = F(sums.a * each), tilt = F(product * of.inverse * each);
-  rows.each([](i64) { return 0; }, [&](int, i64 i, int, NormSlope<F> row) {
+  rows.each([](int) { return 0; }, [&](int, int i, int, NormSlope<F> row) {
     dx[strip.at(i)] = E(of.scale * (row.dz - level - row.deviation * tilt));
   });
 }

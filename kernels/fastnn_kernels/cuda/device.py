@@ -255,11 +255,25 @@ class CupyRuntime:
         """Memory of this GPU as a CuPy array; the caller's stream waits for what ours was still computing."""
         with _translated(self), self._device:
             nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            memory = self.cupy.cuda.UnownedMemory(address, nbytes, owner, self.ordinal)
+            memory = self.cupy.cuda.UnownedMemory(address, nbytes, _Lent(self, owner), self.ordinal)
             event = self.cupy.cuda.Event(disable_timing=True)
             event.record(self.stream)
             self.cupy.cuda.get_current_stream().wait_event(event)
             return self.cupy.ndarray(shape, dtype, self.cupy.cuda.MemoryPointer(memory, 0))
+
+
+class _Lent:
+    """Memory of ours that a user's array holds. Ours again, it is not written before the user's stream is done with it."""
+
+    def __init__(self, runtime: CupyRuntime, owner: Any) -> None:
+        self._runtime, self._owner = runtime, owner
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # an interpreter that ends, a GPU that is lost
+            cupy = self._runtime.cupy
+            event = cupy.cuda.Event(disable_timing=True)
+            event.record(cupy.cuda.get_current_stream())
+            self._runtime.stream.wait_event(event)
 
 
 @contextlib.contextmanager
