@@ -175,6 +175,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 def test_every_fault_is_written_down_and_the_run_goes_on(planted: Callable[..., list[str]]) -> None:
     found = run([TINY, Cell("nielsen", 8)], planted(*FAULTS, "Sound"))
     for measured in found.done:
@@ -202,6 +203,7 @@ def test_dropout_that_is_left_away_is_found(planted: Callable[..., list[str]]) -
     assert found.done[0].results["fastnn"].status == "measured"
 
 
+@pytest.mark.slow
 def test_who_hangs_costs_its_share_of_the_budget_and_no_more(
     planted: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +237,7 @@ def test_peers_that_are_missing_and_devices_that_are_not_here(
     assert list(there.results) == ["fastnn", "torch-graph"]
 
 
+@pytest.mark.slow
 def test_contestants_go_on_in_fresh_processes(planted: Callable[..., list[str]]) -> None:
     results = run([TINY], planted("Sound"), rounds=4, processes=4, peer_processes=2).done[0].results
     assert results["fastnn"].process == [0, 1, 2, 3]

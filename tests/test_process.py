@@ -59,6 +59,7 @@ print(seconds)
     assert min(float(run.stdout) for run in found) < 0.3
 
 
+@pytest.mark.slow
 def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "kernels"
     first = python(FIT, FASTNN_CACHE_DIR=str(folder))
@@ -87,6 +88,7 @@ def damage(folder: Path) -> None:
     files[2].write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_home_that_cannot_be_written_costs_one_warning(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")

@@ -9,11 +9,12 @@
 constexpr int NORM_ROWS = 8;  // rows whose loads a thread has under way, and whose sums are taken in F
 
 // The rows of a tile that belong to this thread: `count` of them, the first one at `start`, the next one `step` elements on.
-// `there`: whether its column is one of the array; `first`: whether it also writes what belongs to the column.
+// `there`: whether its column is one of the array; first(): whether it also writes what belongs to the column. Of many
+// rows a block takes 1/64 at a time, so that an int can count those of a thread.
 template <int WIDTH> struct NormStrip {
   i64 column, start, step;
   int count;
-  bool there, first;
+  bool there;
   __device__ __forceinline__ NormStrip(i64 tile, i64 low, i64 high, i64 columns) {
     constexpr int BESIDE = THREADS / WIDTH;
     int row = threadIdx.x / WIDTH;
@@ -22,9 +23,9 @@ template <int WIDTH> struct NormStrip {
     step = BESIDE * columns;
     there = column < columns;
     count = there && low + row < high ? int((high - low - row + BESIDE - 1) / BESIDE) : 0;
-    first = there && row == 0;
   }
   __device__ __forceinline__ i64 at(int i) const { return start + i * step; }
+  __device__ __forceinline__ bool first() const { return there && threadIdx.x < WIDTH; }
 };
 
 // Two sums, taken together.
@@ -95,8 +96,9 @@ __device__ __forceinline__ NormDropout<F> norm_dropout(
 }
 
 // What `read` gives for the rows of a thread, NORM_ROWS of them at a time and all loads before the first use. read.batch(i) is
-// told of the rows from i on, and read.at(batch, element, k) is the k-th of them. The first `kept` rows, a multiple of
-// NORM_ROWS, are put into `memory` (kept * THREADS elements) when they are read FIRST, and come from there afterwards.
+// told of the rows from i on, and read.at(batch, element, k) is the k-th of them, which lies at `element`. The first `kept`
+// rows, a multiple of NORM_ROWS, are put into `memory` (kept * THREADS elements) when they are read FIRST, and come from there
+// afterwards.
 template <class V, class Read> struct NormRows {
   int count;
   V* memory;
@@ -107,7 +109,7 @@ template <class V, class Read> struct NormRows {
     const i64 last = read.strip.at(count - 1);
     for (int i = 0; i < count; i += NORM_ROWS) {
       V some[NORM_ROWS];
-      V* own = memory + i * THREADS + threadIdx.x;
+      V* own = memory + (i64)i * THREADS + threadIdx.x;
       if (!FIRST && i < kept) {
 #pragma unroll
         for (int k = 0; k < NORM_ROWS; k++) some[k] = own[k * THREADS];
@@ -291,7 +293,7 @@ __device__ void batch_norm(
     F gain = strip.there ? F(gamma[strip.column]) : F(0), shift = strip.there ? F(beta[strip.column]) : F(0);
     auto values = norm_inputs<F>(strip, x, grid.shared + NORM_SHARED, kept);
     NormMoments moments = moments_of_column<F, WIDTH>(values, each, grid.shared);
-    F inverse = of.finish(moments, rows, each, strip.column, strip.first);
+    F inverse = of.finish(moments, rows, each, strip.column, strip.first());
     write_normalised<F, Activation>(strip, values, y, F(moments.mean), gain * inverse, shift, alpha, dropout);
   }
 }
@@ -316,7 +318,7 @@ __device__ void batch_norm_moments(
       moments.squares += more.squares + apart * apart * (share * (low - start));
     }
     NormStrip<WIDTH> strip(tile, start, end, columns);
-    if (strip.first) {
+    if (strip.first()) {
       means[part * columns + strip.column] = moments.mean;
       squares[part * columns + strip.column] = moments.squares;
     }
@@ -344,7 +346,7 @@ __device__ void batch_norm_apply(
       return NormSums<double>{rows_of(part) * apart, squares[part * columns + strip.column] + rows_of(part) * (apart * apart)};
     });
     NormMoments moments = corrected(middle, sums, each);
-    F inverse = of.finish(moments, rows, each, strip.column, strip.first && low == 0);
+    F inverse = of.finish(moments, rows, each, strip.column, strip.first() && low == 0);
     auto values = norm_inputs<F>(strip, x);
     write_normalised<F, Activation>(strip, values, y, F(moments.mean), gain * inverse, shift, alpha, dropout);
   });
@@ -367,14 +369,14 @@ __device__ void batch_norm_inference(
 
 // What the backward pass reads of a column, zeros where it is none of the array; scale = gamma * inverse deviation.
 template <class F> struct NormColumn {
-  F mean, inverse, scale, beta;
+  F mean, scale, beta;
 };
 template <class F, int WIDTH, class P>
 __device__ __forceinline__ NormColumn<F> norm_column(
     const NormStrip<WIDTH>& strip, const P* gamma, const P* beta, const P* mean, const P* inverse_deviation) {
   if (!strip.there) return {};
-  F inverse = F(inverse_deviation[strip.column]);
-  return {F(mean[strip.column]), inverse, F(gamma[strip.column]) * inverse, F(beta[strip.column])};
+  F scale = F(gamma[strip.column]) * F(inverse_deviation[strip.column]);
+  return {F(mean[strip.column]), scale, F(beta[strip.column])};
 }
 
 // What it needs of a row: dz, the derivative behind the activation, and x - mean.
@@ -411,16 +413,17 @@ __device__ __forceinline__ auto norm_slopes(
 // for the rows of a thread. `sums`: of the terms of the whole column.
 template <class F, int WIDTH, class P, class E, class Rows>
 __device__ __forceinline__ void write_norm_gradient(
-    const NormStrip<WIDTH>& strip, const Rows& rows, NormSums<double> sums, double each, NormColumn<F> of, E* dx, P* dgamma,
-    P* dbeta, bool write) {
-  double product = sums.b * of.inverse;
+    const NormStrip<WIDTH>& strip, const Rows& rows, NormSums<double> sums, double each, F scale, const P* inverse_deviation,
+    E* dx, P* dgamma, P* dbeta, bool write) {
+  F inverse = strip.there ? F(inverse_deviation[strip.column]) : F(0);
+  double product = sums.b * inverse;
   if (write) {
     dbeta[strip.column] = P(F(sums.a));
     dgamma[strip.column] = P(F(product));
   }
-  F level = F(sums.a * each), tilt = F(product * of.inverse * each);
+  F level = F(sums.a * each), tilt = F(product * inverse * each);
   rows.each([](int) { return 0; }, [&](int, int i, int, NormSlope<F> row) {
-    dx[strip.at(i)] = E(of.scale * (row.dz - level - row.deviation * tilt));
+    dx[strip.at(i)] = E(scale * (row.dz - level - row.deviation * tilt));
   });
 }
 
@@ -438,7 +441,7 @@ __device__ void batch_norm_backward(
     auto slopes = norm_slopes<F, Activation>(strip, dy, x, of, alpha, dropout, grid.shared + NORM_SHARED, kept);
     auto own = slopes.template sums<F, true>([](NormSlope<F> row) { return row.terms(); });
     auto sums = sums_of_column<WIDTH>(own, grid.shared);
-    write_norm_gradient<F>(strip, slopes, sums, each, of, dx, dgamma, dbeta, strip.first);
+    write_norm_gradient<F>(strip, slopes, sums, each, of.scale, inverse_deviation, dx, dgamma, dbeta, strip.first());
   }
 }
 
@@ -454,7 +457,7 @@ __device__ void batch_norm_backward_sums(
     auto slopes = norm_slopes<F, Activation>(strip, dy, x, of, alpha, dropout);
     auto own = slopes.template sums<F, false>([](NormSlope<F> row) { return row.terms(); });
     auto of_part = sums_of_column<WIDTH>(own, grid.shared);
-    if (strip.first) {
+    if (strip.first()) {
       sums[part * columns + strip.column] = of_part.a;
       products[part * columns + strip.column] = of_part.b;
     }
@@ -476,6 +479,7 @@ __device__ void batch_norm_backward_apply(
       return NormSums<double>{sums[part * columns + strip.column], products[part * columns + strip.column]};
     });
     auto slopes = norm_slopes<F, Activation>(strip, dy, x, of, alpha, dropout);
-    write_norm_gradient<F>(strip, slopes, of_all, each, of, dx, dgamma, dbeta, strip.first && low == 0);
+    write_norm_gradient<F>(
+        strip, slopes, of_all, each, of.scale, inverse_deviation, dx, dgamma, dbeta, strip.first() && low == 0);
   });
 }
