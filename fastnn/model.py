@@ -465,6 +465,7 @@ class Sequential:
         self._host()
         state = dict(vars(self))
         del state["_cache"], state["_training"]
+        state["device"] = "cpu"  # where it comes to life again there may be no GPU; `to` moves it
         if self._loss is not None and self._loss.name not in LOSSES:
             state["_loss"] = None  # a function of the user's own may not be picklable; evaluate then asks for it
         return state

@@ -46,6 +46,7 @@ TITLES = {
     "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, or cuda:1 for a second GPU."
 )
 @click.option("--precision", default="float32", show_default=True, metavar="NAME", help="Of products on a GPU: float32, tf32.")
+@click.option("--tune", is_flag=True, help="Time the ways to compute each product on this GPU, and take the fastest.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads on the CPU. [default: as many as cores]")
 @click.option(
     "--save", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Save the trained network as safetensors."
@@ -57,6 +58,7 @@ def train(
     validation: float,
     device: str,
     precision: str,
+    tune: bool,
     threads: int | None,
     save: Path | None,
     quiet: bool,
@@ -109,6 +111,7 @@ def train(
         callbacks=() if quiet else (Table(),),
         device=device,
         precision=precision,
+        tune=tune,
         threads=threads,
         verbose=0,
     )

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from fastnn_kernels.contract import ALPHA_ACTIVATIONS
 from fastnn_kernels.numpy import elementwise
 from fastnn_kernels.numpy.data import dropout
 
@@ -96,7 +95,7 @@ def batch_norm_backward(
     if activation is not None:
         y, dz = np.empty_like(x), np.empty_like(x)
         _activate(gamma * (x - mean) * inverse_deviation + beta, y, activation, alpha)
-        getattr(elementwise, f"{activation}_backward")(dy, y, dz, **_slope(activation, alpha))
+        getattr(elementwise, f"{activation}_backward")(dy, y, dz, **elementwise.slope(activation, alpha))
     dgamma[...] = np.sum(dz * normalised, axis=0)
     dbeta[...] = np.sum(dz, axis=0)
     count = max(len(x), 1)
@@ -160,8 +159,4 @@ def _activate(z: Array, y: Array, activation: str | None, alpha: float) -> None:
     if activation is None:
         y[...] = z
     else:
-        getattr(elementwise, activation)(z, y, **_slope(activation, alpha))
-
-
-def _slope(activation: str, alpha: float) -> dict[str, float]:
-    return {"alpha": alpha} if activation in ALPHA_ACTIVATIONS else {}
+        getattr(elementwise, activation)(z, y, **elementwise.slope(activation, alpha))

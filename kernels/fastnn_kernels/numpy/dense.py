@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnn_kernels.contract import ALPHA_ACTIVATIONS
 from fastnn_kernels.numpy import elementwise
 
 Array = NDArray[Any]
@@ -28,7 +27,7 @@ def dense(x: Array, w: Array, b: Array, y: Array, *, activation: str | None = No
     if activation is None:
         y[...] = z
     else:
-        getattr(elementwise, activation)(z, y, **_alpha(activation, alpha))
+        getattr(elementwise, activation)(z, y, **elementwise.slope(activation, alpha))
 
 
 def dense_backward_input(
@@ -39,7 +38,7 @@ def dense_backward_input(
     if activation is None:
         dx[...] = dy
     else:
-        getattr(elementwise, f"{activation}_backward")(dy, y, dx, **_alpha(activation, alpha))
+        getattr(elementwise, f"{activation}_backward")(dy, y, dx, **elementwise.slope(activation, alpha))
 
 
 def dense_backward_weight(x: Array, dz: Array, dw: Array, db: Array) -> None:
@@ -62,7 +61,3 @@ def dense_backward_input_with_mask(dz: Array, w: Array, mask: Array, dx: Array, 
     dx[...] = np.where(kept, dz @ w.T, 0)
     if db is not None:
         db[...] = dx.sum(axis=0)
-
-
-def _alpha(activation: str, alpha: float) -> dict[str, float]:
-    return {"alpha": alpha} if activation in ALPHA_ACTIVATIONS else {}

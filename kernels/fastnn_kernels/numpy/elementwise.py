@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from fastnn_kernels.contract import ALPHA_ACTIVATIONS
+
 Array = np.ndarray
 
 quiet = np.errstate(all="ignore")
@@ -152,6 +154,11 @@ def softplus(x: Array, y: Array) -> None:
 @quiet
 def softplus_backward(dy: Array, x: Array, dx: Array) -> None:
     dx[...] = dy * logistic(x)
+
+
+def slope(activation: str, alpha: float) -> dict[str, float]:
+    """What an activation takes beside its operands: `alpha` where it has one."""
+    return {"alpha": alpha} if activation in ALPHA_ACTIVATIONS else {}
 
 
 # Two operands, with broadcasting.
