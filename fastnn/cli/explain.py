@@ -15,7 +15,9 @@ from fastnn.cli.networks import Network, network_options
 @click.option("--inputs", type=click.IntRange(1), metavar="I", help="Features of an example, where no DATA is given.")
 @click.option("--outputs", type=click.IntRange(1), metavar="O", help="Outputs of the network, where no DATA is given.")
 @click.option("--device", default="cpu", show_default=True, metavar="NAME", help="auto, cpu, cuda, or cuda:1 for a second GPU.")
-@click.option("--precision", default="float32", show_default=True, metavar="NAME", help="Of products on a GPU: float32, tf32.")
+@click.option(
+    "--precision", default="float32", show_default=True, metavar="NAME", help="Of products on a GPU: float32, tf32 or bf16."
+)
 @network_options
 def explain(data: str | None, inputs: int | None, outputs: int | None, device: str, precision: str, **options: Any) -> None:
     """Print the program of one training step: every call with its shapes and costs.

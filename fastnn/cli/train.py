@@ -45,7 +45,9 @@ TITLES = {
 @click.option(
     "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, or cuda:1 for a second GPU."
 )
-@click.option("--precision", default="float32", show_default=True, metavar="NAME", help="Of products on a GPU: float32, tf32.")
+@click.option(
+    "--precision", default="float32", show_default=True, metavar="NAME", help="Of products on a GPU: float32, tf32 or bf16."
+)
 @click.option("--tune", is_flag=True, help="Time the ways to compute each product on this GPU, and take the fastest.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads on the CPU. [default: as many as cores]")
 @click.option(
