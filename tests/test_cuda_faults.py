@@ -98,6 +98,15 @@ def raised_by(action: Callable[[], Any]) -> tuple[type[BaseException], str] | No
     return None
 
 
+@pytest.fixture(autouse=True)
+def old_objects_are_left_alone() -> Iterator[None]:
+    """What other tests of this process have left is looked through once, not after every fault."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def emptied(runtime: HostRuntime) -> dict[int, int]:
     """What the GPU still holds when nobody uses it."""
     gc.collect()
