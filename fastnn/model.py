@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn import arrays, engines, examples, random, steps
-from fastnn.errors import DeviceLostError, InputError, KindError, NotReadyError, nearest
+from fastnn.errors import DeviceError, DeviceLostError, InputError, KindError, NotReadyError, nearest
 from fastnn.layers import Activation, Layer, final_activation
 from fastnn.losses import LOSSES, Loss
 from fastnn.program.trace import Program
@@ -465,13 +465,16 @@ class Sequential:
         self._host()
         state = dict(vars(self))
         del state["_cache"], state["_training"]
-        state["device"] = "cpu"  # where it comes to life again there may be no GPU; `to` moves it
         if self._loss is not None and self._loss.name not in LOSSES:
             state["_loss"] = None  # a function of the user's own may not be picklable; evaluate then asks for it
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        try:
+            engines.named(self.device)
+        except DeviceError:  # where it comes to life there is no such GPU
+            self.device = "cpu"
         self._cache = _Instances()
         self._training = threading.Lock()
 

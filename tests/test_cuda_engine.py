@@ -839,3 +839,17 @@ def test_an_array_of_a_gpu_is_moved_to_the_device_that_is_asked_for(cuda_hosts: 
     assert [device for device, _ in results] == ["cpu", "cpu", "cuda:1", "cuda:0"]
     for _, weight in results[1:]:
         np.testing.assert_allclose(weight, results[0][1], atol=1e-6)
+
+
+def test_a_pickled_model_comes_to_life_where_there_is_no_gpu(cuda_hosts: Hosts) -> None:
+    cuda_hosts.install()
+    model = trained("cuda")
+    there = pickle.loads(pickle.dumps(model))
+    assert (model.device, there.device) == ("cuda:0", "cuda:0")
+    content = pickle.dumps(model)
+    cuda_hosts.installed.clear()
+    engines._cuda.clear()
+    found = pickle.loads(content)
+    assert found.device == "cpu"
+    X = np.random.default_rng(3).standard_normal((9, FEATURES)).astype("float32")
+    np.testing.assert_allclose(found(X), there.to("cpu")(X), atol=1e-5)
