@@ -89,6 +89,7 @@ def test_wrong_losses_are_not_timed(bench: Any) -> None:
         measuring.check_losses(cell, [*expected[:-1], expected[-1] + 1e-3])
 
 
+@pytest.mark.slow
 def test_the_everyday_run_does_not_collect_them() -> None:
     found = run_pytest("--collect-only", "-q", "-m", "")
     assert "tests/test_bench_suites.py::" in found

@@ -196,6 +196,7 @@ def test_every_fault_is_written_down_and_the_run_goes_on(planted: Callable[..., 
         assert measured.best_peer == "Sound"
 
 
+@pytest.mark.slow
 def test_dropout_that_is_left_away_is_found(planted: Callable[..., list[str]]) -> None:
     found = run([Cell("deep", 8)], planted("Forgetful"), rounds=1)
     assert found.done[0].results["Forgetful"].status == "disagrees"

@@ -194,7 +194,7 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
-@pytest.mark.parametrize("delay", [0.0, pytest.param(0.4, marks=pytest.mark.slow), 1.3])
+@pytest.mark.parametrize("delay", [0.0, *(pytest.param(delay, marks=pytest.mark.slow) for delay in (0.4, 1.3))])
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_training_is_interrupted(compiled: bool, delay: float, tmp_path: Path) -> None:
     """With an empty cache the signal comes while kernels are compiled."""
