@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastnn.checkpoints import load
     from fastnn.errors import CaptureError, DivergenceError, FastnnError
     from fastnn.gradient_check import check_gradients
-    from fastnn.layers import Activation, BatchNorm, Dense, Dropout, Flatten, Layer, Parameter, Statistic
+    from fastnn.layers import Activation, BatchNorm, Dense, Dropout, Flatten, Layer, Parameter, Standardizer, Statistic
     from fastnn.model import Sequential
     from fastnn.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
 
@@ -39,7 +39,17 @@ _HOMES = {
     "fastnn.checkpoints": ("load",),
     "fastnn.errors": ("CaptureError", "DivergenceError", "FastnnError"),
     "fastnn.gradient_check": ("check_gradients",),
-    "fastnn.layers": ("Activation", "BatchNorm", "Dense", "Dropout", "Flatten", "Layer", "Parameter", "Statistic"),
+    "fastnn.layers": (
+        "Activation",
+        "BatchNorm",
+        "Dense",
+        "Dropout",
+        "Flatten",
+        "Layer",
+        "Parameter",
+        "Standardizer",
+        "Statistic",
+    ),
     "fastnn.model": ("Sequential",),
     "fastnn.optimizers": ("SGD", "Adam", "AdamW", "Momentum", "RMSprop"),
 }
@@ -62,6 +72,7 @@ __all__ = [
     "Parameter",
     "RMSprop",
     "Sequential",
+    "Standardizer",
     "Statistic",
     "callbacks",
     "check_gradients",

@@ -235,6 +235,23 @@ def test_npz_with_targets_and_no_test_data(tmp_path: Path) -> None:
     assert (data.shape, data.classes, data.outputs, data.scale) == ((2, 3), None, 1, 1 / 255)
 
 
+@pytest.mark.parametrize(
+    ("y", "test", "classes"),
+    [
+        (np.array([-1, 1, 7, 7]), np.array([9]), 4),
+        (np.array(["red", "blue", "red", "red"]), np.array(["green"]), 3),
+        (np.array([True, False, True, True]), np.array([True]), 2),
+    ],
+)
+def test_npz_with_labels_of_any_kind(tmp_path: Path, y: np.ndarray, test: np.ndarray, classes: int) -> None:
+    X = np.zeros((4, 2))
+    data = load(write_npz(tmp_path / "mine.npz", X=X, y=y, X_test=X[:1], y_test=test))
+    np.testing.assert_array_equal(data.y_train, y)
+    np.testing.assert_array_equal(data.y_test, test)
+    assert data.y_train.dtype == y.dtype
+    assert (data.classes, data.outputs, data.feature_names) == (classes, classes, None)
+
+
 X3, Y3 = np.zeros((3, 2)), np.array([0, 1, 2])
 
 
@@ -250,10 +267,9 @@ X3, Y3 = np.zeros((3, 2)), np.array([0, 1, 2])
         ({"X": X3[:, 0], "y": Y3}, r"X is float64 \(3,\), expected .*\(examples, features\)"),
         ({"X": X3.astype("U"), "y": Y3}, "X is <U"),
         ({"X": X3[:0], "y": Y3[:0]}, "X has no rows"),
-        ({"X": X3, "y": Y3 - 1}, "class index -1"),
-        ({"X": X3, "y": Y3.astype("U")}, "expected integer class indices"),
-        ({"X": X3, "y": np.eye(3, dtype=int)}, "expected integer class indices"),
-        ({"X": X3, "y": np.zeros((3, 1, 1))}, "expected integer class indices"),
+        ({"X": X3, "y": Y3.astype("S")}, "expected labels"),
+        ({"X": X3, "y": np.eye(3, dtype=int)}, "expected labels"),
+        ({"X": X3, "y": np.zeros((3, 1, 1))}, "expected labels"),
         ({"X": X3, "y": Y3, "X_test": X3[:, :1], "y_test": Y3}, r"an example of X has the shape \(2,\), one of X_test \(1,\)"),
         ({"X": X3, "y": Y3, "X_test": X3, "y_test": Y3 / 2}, "they must be alike"),
         ({"X": np.array([[None]]), "y": Y3[:1]}, "cannot read .*pickle"),
@@ -287,10 +303,10 @@ def test_npz_that_is_none(tmp_path: Path) -> None:
 def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'digts'; did you mean 'digits'\?"):
         load("digts")
-    with pytest.raises(InputError, match="known are 'digits', 'mnist'"):
+    with pytest.raises(InputError, match="known are 'blobs', 'circles', 'digits', 'flower', 'mnist', 'moons', 'quantiles'"):
         load("zzz")
     with pytest.raises(FileError, match="there is no file or folder"):
         load(tmp_path / "missing")
-    (tmp_path / "table.csv").write_text("1,2\n")
-    with pytest.raises(FormatError, match=r"expected an \.npz file"):
-        load(tmp_path / "table.csv")
+    (tmp_path / "table.xls").write_text("1,2\n")
+    with pytest.raises(FormatError, match=r"expected an \.npz file, a table \(\.csv, .*\) or a folder with IDX files"):
+        load(tmp_path / "table.xls")

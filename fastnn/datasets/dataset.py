@@ -8,6 +8,7 @@ import math
 import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +16,25 @@ import numpy as np
 
 import fastnn.random
 from fastnn.datasets.idx import read_idx
+from fastnn.datasets.planar import PLANAR
+from fastnn.datasets.splitting import split
+from fastnn.datasets.tables import ENDS, Table, is_table, listed, read_table, select
 from fastnn.errors import FileError, FormatError, InputError, nearest
 
 DIGITS_TEST = 360
 IDX_NAMES = {"train": "train", "test": "t10k"}
+NAMES = ("digits", "mnist", *PLANAR)
+TARGETS = ("y", "target", "label", "class")
+"""Columns that are the target where none is named."""
+FORMATS = f"expected an .npz file, a table ({', '.join(ENDS)})"
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Examples in rows: `X` is (examples, features), `y` class indices (examples,) or targets (examples, outputs)."""
+    """Examples in rows: `X` is (examples, features), `y` labels (examples,) or targets (examples, outputs).
+
+    Labels are whole numbers (int64), text or truth values, and need not be 0, 1, 2, ...; targets are floating-point numbers.
+    """
 
     name: str
     X_train: np.ndarray
@@ -33,11 +44,13 @@ class Dataset:
     shape: tuple[int, ...]
     """The shape of one example before it was made a row, e.g. (28, 28)."""
     classes: int | None
-    """The number of classes; None if `y` holds targets."""
+    """How many different labels there are; None if `y` holds targets."""
     scale: float
     """What the features are to be multiplied by: 1/255 for uint8 images, else 1."""
     source: str
     """Where the data come from, in one sentence."""
+    feature_names: tuple[str, ...] | None = None
+    """The names of the columns of `X`, where it was a table."""
 
     @property
     def features(self) -> int:
@@ -51,31 +64,97 @@ class Dataset:
         return int(self.y_train.shape[1])
 
 
-def load(name: str | os.PathLike[str]) -> Dataset:
+def load(name: str | os.PathLike[str], target: str | Sequence[str] | None = None) -> Dataset:
     """The data set called `name`, or the one in the folder or file of that path.
 
     - `"digits"`: 1,797 images of 8 x 8 pixels that come with scikit-learn (float32, 0 to 1), 1,437 to train on and 360 to
       test on: the first 360 of the permutation `permutation(key(0, SPLIT), 0, 1797)` of `fastnn.random` are the test images.
     - `"mnist"`: the folder `$FASTNN_DATA/mnist`, read as any folder of IDX files.
+    - `"flower"`, `"circles"`, `"moons"`, `"blobs"`, `"quantiles"`: points in the plane, see `fastnn.datasets.planar`; a fifth
+      of each class are test data.
     - a folder with MNIST's four IDX files (`train-images-idx3-ubyte`, with `.` before `idx3` or `.gz` at the end as well):
       uint8 rows and the scale 1/255. Fashion-MNIST, KMNIST and EMNIST's splits of the same names are read the same way.
     - a `.npz` file with `X` and `y`, and `X_test` and `y_test` if there are test data (`X_train`, `y_train` are understood
-      too, and small letters). Integers in `y` are class indices, floating-point numbers are targets.
+      too, and small letters). Whole numbers, text and truth values in `y` are labels, floating-point numbers are targets.
+    - a table (`.csv`, `.tsv`, either with `.gz`, or `.parquet`; needs PyArrow) with the names of its columns in the first row.
+      `target` names the column to be predicted; None takes the one called `y`, `target`, `label` or `class`. Text, truth
+      values and whole numbers in it are labels, floating-point numbers a target; several columns, `["a", "b"]` or `["a"]`, are
+      targets in any case. All other columns are features and must hold numbers. See `fastnn.datasets.tables`.
     """
+    path = Path(name).expanduser()
+    if target is not None and not (is_table(path) and path.is_file()):
+        raise InputError(f"target: only tables ({', '.join(ENDS)}) have columns to choose from, and {str(name)!r} is none")
     if name == "digits":
         return _digits()
     if name == "mnist":
         return _mnist()
-    path = Path(name).expanduser()
+    if name in PLANAR:
+        return _planar(str(name))
     if path.is_dir():
         return _idx_folder(path)
     if path.suffix == ".npz":
         return _npz(path)
+    if is_table(path):
+        return _table(read_table(path), target)
     if path.exists():
-        raise FormatError(f"cannot read {path}: expected an .npz file or a folder with IDX files")
+        raise FormatError(f"cannot read {path}: {FORMATS} or a folder with IDX files")
     if path.parent != Path("."):
         raise FileError(f"there is no file or folder {path}")
-    raise InputError(f"there is no data set or file called {str(name)!r}{nearest(name, ('digits', 'mnist'))}")
+    raise InputError(f"there is no data set or file called {str(name)!r}{nearest(name, NAMES)}")
+
+
+def read_features(
+    path: str | os.PathLike[str], names: Sequence[str] | None = None
+) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """The inputs in a table or `.npz` file, to predict from, and the names of their columns: X (examples, features), names.
+
+    `names`: the columns of a table to take, in this order; others are ignored. None takes all. An `.npz` file needs `X` alone,
+    has no names, and is taken as it is.
+    """
+    path = Path(path).expanduser()
+    if is_table(path):
+        table = read_table(path)
+        chosen = table.names if names is None else tuple(names)
+        return select(table, chosen), chosen
+    if path.suffix != ".npz":
+        raise FormatError(f"cannot read {path}: {FORMATS}") if path.exists() else FileError(f"there is no file {path}")
+    arrays, found = _read_npz(path)
+    if "x" not in arrays:
+        raise FormatError(f"{path} has no array 'X'; it holds {found}")
+    X = _numbers(path, "X", arrays["x"])
+    if names is not None and math.prod(X.shape[1:]) != len(names):
+        raise FormatError(f"{path}: expected {len(names)} features, got X of shape {X.shape}")
+    return X.reshape(len(X), math.prod(X.shape[1:])), None
+
+
+def _planar(name: str) -> Dataset:
+    X, y = PLANAR[name]()
+    (X, y), (X_test, y_test) = split(X, y, stratify=y)
+    return Dataset(name, X, y, X_test, y_test, (2,), 2, 1.0, f"Points of fastnn.datasets.{name}().", ("x1", "x2"))
+
+
+def _table(table: Table, target: str | Sequence[str] | None) -> Dataset:
+    path = table.path
+    if target is None:
+        found = [name for name in TARGETS if name in table.names]
+        if len(found) != 1:
+            which = f"{' and '.join(map(repr, found))} might be it" if found else f"there are {listed(table.names)}"
+            example = (found or table.names)[-1]
+            raise InputError(f"{path}: which column is the target? Name it, as in target={example!r}; {which}")
+        target = found[0]
+    several = not isinstance(target, str)
+    targets = [target] if isinstance(target, str) else list(target)
+    if not targets or len(set(targets)) < len(targets):
+        raise InputError(f"target: expected different names of columns, got {target!r}")
+    y = select(table, targets).astype(np.float64) if several else table[targets[0]]
+    names = tuple(name for name in table.names if name not in targets)
+    if not names:
+        raise FormatError(f"{path}: there is no column beside the target")
+    X = select(table, names)
+    source = f"Table in {path}."
+    if y.dtype.kind == "f":
+        return Dataset(path.name.split(".")[0], X, y.reshape(len(y), -1), None, None, (len(names),), None, 1.0, source, names)
+    return Dataset(path.name.split(".")[0], X, y, None, None, (len(names),), len(np.unique(y)), 1.0, source, names)
 
 
 def _digits() -> Dataset:
@@ -139,7 +218,7 @@ def _idx_folder(folder: Path, name: str | None = None) -> Dataset:
         X_test.reshape(len(X_test), math.prod(shape)),
         y_test.astype(np.int64),
         shape,
-        int(max(y_train.max(), y_test.max(initial=0))) + 1,
+        len(np.union1d(y_train, y_test)),
         1 / 255,
         f"IDX files in {folder}.",
     )
@@ -154,6 +233,27 @@ def _find_idx(folder: Path, prefix: str, what: str, dimensions: int) -> Path:
 
 
 def _npz(path: Path) -> Dataset:
+    arrays, found = _read_npz(path)
+    for key, called in {"x": "X", "y": "y", "x_test": "X_test", "y_test": "y_test"}.items():
+        if key not in arrays and (key in ("x", "y") or {"x_test", "y_test"} & arrays.keys()):
+            raise FormatError(f"{path} has no array {called!r}; it holds {found}")
+    X, y = _checked(path, "X", arrays["x"], arrays["y"])
+    X_test, y_test = _checked(path, "X_test", arrays["x_test"], arrays["y_test"]) if "x_test" in arrays else (None, None)
+    shape = X.shape[1:]
+    if X_test is not None and y_test is not None:
+        if X_test.shape[1:] != shape:
+            raise FormatError(f"{path}: an example of X has the shape {shape}, one of X_test {X_test.shape[1:]}")
+        if y_test.dtype.kind != y.dtype.kind or y_test.shape[1:] != y.shape[1:]:
+            raise FormatError(f"{path}: y is {y.dtype} {y.shape}, y_test {y_test.dtype} {y_test.shape}: they must be alike")
+        X_test = X_test.reshape(len(X_test), math.prod(shape))
+    classes = None if y.dtype.kind == "f" else len(np.unique(y) if y_test is None else np.union1d(y, y_test))
+    scale = 1 / 255 if X.dtype == np.uint8 else 1.0
+    X = X.reshape(len(X), math.prod(shape))
+    return Dataset(path.stem, X, y, X_test, y_test, shape, classes, scale, f"Arrays in {path}.")
+
+
+def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays x, y, x_test and y_test, as far as there are such, and what the file holds, in words."""
     if not path.is_file():
         raise FileError(f"there is no file {path}")
     arrays: dict[str, np.ndarray] = {}
@@ -173,35 +273,21 @@ def _npz(path: Path) -> Dataset:
         raise
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(f"cannot read {path}: {error}") from error
-    for key, called in {"x": "X", "y": "y", "x_test": "X_test", "y_test": "y_test"}.items():
-        if key not in arrays and (key in ("x", "y") or {"x_test", "y_test"} & arrays.keys()):
-            raise FormatError(f"{path} has no array {called!r}; it holds {found}")
-    X, y = _checked(path, "X", arrays["x"], arrays["y"])
-    X_test, y_test = _checked(path, "X_test", arrays["x_test"], arrays["y_test"]) if "x_test" in arrays else (None, None)
-    shape = X.shape[1:]
-    classes = None
-    if y.dtype.kind == "i":
-        classes = int(y.max()) + 1
-    if X_test is not None and y_test is not None:
-        if X_test.shape[1:] != shape:
-            raise FormatError(f"{path}: an example of X has the shape {shape}, one of X_test {X_test.shape[1:]}")
-        if y_test.dtype.kind != y.dtype.kind or y_test.shape[1:] != y.shape[1:]:
-            raise FormatError(f"{path}: y is {y.dtype} {y.shape}, y_test {y_test.dtype} {y_test.shape}: they must be alike")
-        if classes is not None:
-            classes = max(classes, int(y_test.max(initial=0)) + 1)
-        X_test = X_test.reshape(len(X_test), math.prod(shape))
-    scale = 1 / 255 if X.dtype == np.uint8 else 1.0
-    X = X.reshape(len(X), math.prod(shape))
-    return Dataset(path.stem, X, y, X_test, y_test, shape, classes, scale, f"Arrays in {path}.")
+    return arrays, found
+
+
+def _numbers(path: Path, name: str, X: np.ndarray) -> np.ndarray:
+    if X.dtype.kind not in "fiub" or X.ndim < 2:
+        raise FormatError(f"{path}: {name} is {X.dtype} {X.shape}, expected numbers of shape (examples, features)")
+    return X
 
 
 def _checked(path: Path, name: str, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`X` as it is, and `y` as int64 class indices (n,) or floating-point targets (n, outputs)."""
-    if X.dtype.kind not in "fiub" or X.ndim < 2:
-        raise FormatError(f"{path}: {name} is {X.dtype} {X.shape}, expected numbers of shape (examples, features)")
-    if y.ndim not in (1, 2) or y.dtype.kind not in "fiub" or (y.dtype.kind != "f" and y.ndim != 1):
+    """`X` as it is, and `y` as labels (n,), whole numbers as int64, or floating-point targets (n, outputs)."""
+    _numbers(path, name, X)
+    if y.ndim not in (1, 2) or y.dtype.kind not in "fiubU" or (y.dtype.kind != "f" and y.ndim != 1):
         raise FormatError(
-            f"{path}: the y of {name} is {y.dtype} {y.shape}, expected integer class indices (examples,) "
+            f"{path}: the y of {name} is {y.dtype} {y.shape}, expected labels (examples,) "
             "or floating-point targets (examples, outputs)"
         )
     if len(X) != len(y):
@@ -210,7 +296,4 @@ def _checked(path: Path, name: str, X: np.ndarray, y: np.ndarray) -> tuple[np.nd
         raise FormatError(f"{path}: X has no rows")
     if y.dtype.kind == "f":
         return X, y.reshape(len(y), -1) if len(y) else y.reshape(0, 1)
-    y = y.astype(np.int64)
-    if y.min(initial=0) < 0:
-        raise FormatError(f"{path}: the y of {name} holds the class index {y.min()}, expected 0, 1, 2, ...")
-    return X, y
+    return X, y.astype(np.int64) if y.dtype.kind in "iu" else y

@@ -10,9 +10,10 @@ from fastnn.layers.batch_norm import BatchNorm
 from fastnn.layers.dense import Dense
 from fastnn.layers.dropout import Dropout
 from fastnn.layers.flatten import Flatten
+from fastnn.layers.standardizer import Standardizer
 
 BUILT_IN: dict[str, type[Layer]] = {
-    layer.__name__: layer for layer in (Activation, BatchNorm, Dense, Dropout, Flatten)
+    layer.__name__: layer for layer in (Activation, BatchNorm, Dense, Dropout, Flatten, Standardizer)
 }  # fmt: skip
 """The layers that a saved model may name."""
 
@@ -34,6 +35,7 @@ __all__ = [
     "Flatten",
     "Layer",
     "Parameter",
+    "Standardizer",
     "Statistic",
     "final_activation",
 ]

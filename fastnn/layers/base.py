@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from fastnn import ops
 from fastnn.errors import MissingError
 
@@ -27,7 +29,7 @@ class Statistic:
     """An array that the forward pass keeps but that is not trained: its shape and its first value."""
 
     shape: tuple[int, ...]
-    initial: float
+    initial: float | np.ndarray
 
 
 class Layer:

@@ -1,0 +1,220 @@
+"""The standardizer: exact numbers from any array, the same ones for every set and in a saved model."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastnn
+from fastnn.errors import InputError, KindError, NotReadyError
+from fastnn.layers import BUILT_IN, standardizer
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "uint8", "int64", ">f4", ">i2"])
+@pytest.mark.parametrize("shape", [(2, 1), (31, 3), (1000, 7), (33, 4, 5)])
+def test_mean_and_deviation(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> None:
+    X = rng.integers(0, 200, shape).astype(dtype)
+    X[0] = 201  # so that none is constant
+    fitted = fastnn.Standardizer().fit(X)
+    flat = X.reshape(len(X), -1).astype(np.float64)
+    assert fitted.mean is not None
+    assert fitted.deviation is not None
+    assert fitted.mean.dtype == fitted.deviation.dtype == np.float64
+    np.testing.assert_allclose(fitted.mean, flat.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(fitted.deviation, flat.std(axis=0), rtol=1e-13)
+
+
+def test_blocks_change_nothing_but_rounding(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    X = rng.normal(size=(101, 3))
+    whole = fastnn.Standardizer().fit(X)
+    monkeypatch.setattr(standardizer, "BLOCK", 8)
+    parts = fastnn.Standardizer().fit(X)
+    np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-12)
+    np.testing.assert_allclose(parts.deviation, whole.deviation, rtol=1e-13)
+    np.testing.assert_array_equal(whole.transform(X), fastnn.Standardizer(whole.mean, whole.deviation).transform(X))
+
+
+def test_a_large_offset_costs_no_digits(rng: np.random.Generator) -> None:
+    small = rng.integers(-8, 9, (5000, 3)).astype(np.float64)
+    moved = fastnn.Standardizer().fit(small + 2.0**49)  # exact: the sum has 53 bits
+    here = fastnn.Standardizer().fit(small)
+    np.testing.assert_allclose(moved.deviation, here.deviation, rtol=1e-13)
+    assert here.mean is not None
+    np.testing.assert_allclose(moved.mean, here.mean + 2.0**49, rtol=1e-15)
+    constant = np.full((7, 1), 0.1)
+    with pytest.warns(UserWarning, match="never changes"):
+        assert fastnn.Standardizer().fit(constant).transform(constant).tolist() == [[0.0]] * 7
+
+
+@pytest.mark.parametrize(
+    ("dtype", "result"), [("float32", "float32"), ("float64", "float64"), ("uint8", "float32"), (">f8", "float64")]
+)
+def test_transform_and_inverse(rng: np.random.Generator, dtype: str, result: str) -> None:
+    X = rng.integers(0, 256, (50, 2, 3)).astype(dtype)
+    before = X.copy()
+    fitted = fastnn.Standardizer().fit(X)
+    Z = fitted.transform(X)
+    assert (Z.shape, Z.dtype, Z.dtype.isnative) == (X.shape, np.dtype(result), True)
+    exact = (X.astype(np.float64) - X.mean(axis=0, dtype=np.float64)) / X.astype(np.float64).std(axis=0)
+    np.testing.assert_allclose(Z, exact, rtol=0, atol=1e-6 if result == "float32" else 1e-13)
+    np.testing.assert_allclose(fitted.inverse(Z), X, rtol=1e-5)
+    np.testing.assert_array_equal(X, before)
+    assert fitted.transform(X[:0]).shape == (0, 2, 3)
+
+
+def test_columns_that_never_change() -> None:
+    X = np.column_stack([np.arange(4.0), np.full(4, 3.0), np.zeros(4)])
+    with pytest.warns(UserWarning, match=r"2 columns that never change \(1, 2\): the deviation counts as 1") as caught:
+        fitted = fastnn.Standardizer().fit(X)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert fitted.deviation is not None
+    assert fitted.deviation[1:].tolist() == [1.0, 1.0]
+    np.testing.assert_array_equal(fitted.transform(X)[:, 1:], 0)
+    with pytest.warns(UserWarning, match=r"12 columns that never change \(0, 1, 2, 3, 4, \.\.\.\)"):
+        fastnn.Standardizer().fit(np.ones((1, 12)))
+    pandas = pytest.importorskip("pandas")
+    with pytest.warns(UserWarning, match=r"a column that never changes \('b'\)"):
+        fastnn.Standardizer().fit(pandas.DataFrame({"a": [1.0, 2.0], "b": [3.0, 3.0]}))
+
+
+def test_large_arrays_are_not_copied(tmp_path: Path) -> None:
+    X = np.memmap(tmp_path / "x", np.uint8, "w+", shape=(400_000, 100))
+    X[::3] = 7
+    tracemalloc.start()
+    fitted = fastnn.Standardizer().fit(X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 * 2**20  # of 40 MB as they are, and 320 as float64
+    np.testing.assert_allclose(fitted.mean, 7 * 133_334 / 400_000)
+
+
+# In a model.
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(5,), (2, 3)])
+def test_as_first_layer(rng: np.random.Generator, dtype: Any, shape: tuple[int, ...]) -> None:
+    X = rng.normal(50.0, 9.0, (64, *shape))
+    y = rng.integers(0, 3, 64)
+    fitted = fastnn.Standardizer().fit(X)
+    tail = [fastnn.Flatten()] * (len(shape) > 1) + [fastnn.Dense(4, activation="tanh"), fastnn.Dense(3)]
+    inside = fastnn.Sequential([fitted, *tail], seed=1, dtype=dtype).build(shape)
+    outputs = fastnn.Sequential([fitted], dtype=dtype).build(shape)(X)
+    tolerance = {"rtol": 1e-5, "atol": 1e-4} if dtype == "float32" else {"rtol": 1e-11, "atol": 1e-12}
+    np.testing.assert_allclose(outputs, fitted.transform(X), **tolerance)
+    before = inside.weights
+    inside.fit(X, y, epochs=3, batch_size=16, device="cpu", verbose=0)
+    for name in ("0.offset", "0.scale"):
+        np.testing.assert_array_equal(inside.weights[name], before[name])
+    last = len(tail)
+    assert not np.array_equal(inside.weights[f"{last}.weight"], before[f"{last}.weight"])
+    assert inside.parameter_count == sum(v.size for k, v in before.items() if not k.startswith("0."))
+
+
+def test_a_saved_model_carries_the_numbers(tmp_path: Path, rng: np.random.Generator) -> None:
+    X = rng.normal(1e3, 3.0, (40, 3)) * [1.0, np.pi, 1e-9]
+    fitted = fastnn.Standardizer().fit(X)
+    model = fastnn.Sequential([fitted, fastnn.Dense(2)], seed=0)
+    model.fit(X, rng.integers(0, 2, 40), epochs=1, batch_size=16, device="cpu", verbose=0)
+    model.save(tmp_path / "model.safetensors")
+    loaded = fastnn.load(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(loaded(X), model(X))
+    again = loaded.layers[0]
+    assert isinstance(again, fastnn.Standardizer)
+    np.testing.assert_array_equal(again.mean, fitted.mean)
+    np.testing.assert_array_equal(again.deviation, fitted.deviation)
+
+
+def test_config_is_exact() -> None:
+    assert BUILT_IN["Standardizer"] is fastnn.Standardizer
+    made = fastnn.Standardizer([0.1, 1 / 3, 1e300], np.array([5e-324, 2.0, 7.0]))
+    again = fastnn.Standardizer(**json.loads(json.dumps(made.config())))
+    np.testing.assert_array_equal(again.mean, made.mean)
+    np.testing.assert_array_equal(again.deviation, made.deviation)
+    assert fastnn.Standardizer(**fastnn.Standardizer().config()).mean is None
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(made)).mean, made.mean)
+    assert (repr(made), repr(fastnn.Standardizer())) == ("Standardizer(3 features)", "Standardizer()")
+
+
+def test_fit_leaves_the_layer_as_it_was() -> None:
+    bare = fastnn.Standardizer()
+    bare.fit(np.array([[1.0], [2.0]]))
+    assert bare.mean is None
+    values = np.array([1.0, 2.0])
+    made = fastnn.Standardizer(values, [1.0, 1.0])
+    values[0] = 9
+    assert made.mean is not None
+    assert made.mean[0] == 1.0
+    with pytest.raises(ValueError, match="read-only"):
+        made.mean[0] = 3.0
+
+
+# What can be wrong.
+
+
+def test_not_fitted_and_wrong_features() -> None:
+    for use in (
+        lambda: fastnn.Standardizer().transform(np.ones((2, 2))),
+        lambda: fastnn.Standardizer().inverse(np.ones((2, 2))),
+        lambda: fastnn.Sequential([fastnn.Standardizer(), fastnn.Dense(1)]).build(3),
+    ):
+        with pytest.raises(NotReadyError, match=r"use Standardizer\(\)\.fit\(X_train\)"):
+            use()
+    fitted = fastnn.Standardizer([0.0, 1.0], [1.0, 2.0])
+    for use in (
+        lambda: fitted.transform(np.ones((4, 3))),
+        lambda: fitted.inverse(np.ones((0, 3))),
+        lambda: fastnn.Sequential([fitted, fastnn.Dense(1)]).build(3),
+    ):
+        with pytest.raises(InputError, match="expected 2 features, as in fit, got 3"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "message"),
+    [
+        ([[1.0]], KindError, "expected an array, got list; convert it with numpy.asarray"),
+        (np.array([["a"]]), KindError, "expected numbers, got dtype <U1"),
+        (np.array([[1j]]), KindError, "expected numbers"),
+        (np.ones(3), InputError, r"got \(3,\); use .reshape\(-1, 1\)"),
+        (np.ones((0, 3)), InputError, "examples to learn from"),
+        (np.ones((3, 0)), InputError, "examples to learn from"),
+        (np.array([[1.0, 2.0], [3.0, np.nan]]), InputError, "X is nan in row 1, column 1"),
+        (np.array([[np.inf]]), InputError, "X is inf in row 0, column 0"),
+        (np.array([[1e200], [-1e200]]), InputError, "column 0 are too large to be squared"),
+        (np.array([[1.7e308], [-1.7e308]]), InputError, "column 0 are too large"),
+    ],
+)
+def test_what_cannot_be_learnt_from(X: Any, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        fastnn.Standardizer().fit(X)
+
+
+def test_sparse_matrices_are_refused() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    with pytest.raises(KindError, match=r"convert it with \.toarray\(\)"):
+        fastnn.Standardizer().fit(sparse.eye_array(3).tocsr())
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "error", "message"),
+    [
+        ([1.0], None, InputError, "expected mean and deviation, or neither"),
+        ([1.0], [1.0, 2.0], InputError, "1 means and 2 deviations"),
+        ([1.0], [0.0], InputError, "deviation: expected numbers above 0, got 0"),
+        ([np.nan], [1.0], InputError, "mean: expected a finite number for each feature"),
+        ([[1.0]], [[1.0]], InputError, "expected a finite number for each feature"),
+        ([], [], InputError, "expected a finite number for each feature"),
+        ("abc", [1.0], KindError, "mean: expected numbers, got 'abc'"),
+    ],
+)
+def test_what_cannot_be_numbers(mean: Any, deviation: Any, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        fastnn.Standardizer(mean, deviation)
