@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from fastnn.errors import FileError
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes | Iterable[Any]) -> None:
     """Write `path` whole or not at all: what was there before stays until the new file is safely on the disk.
 
-    Write beside it, flush, rename, flush the folder. Raises FileError.
+    `content`: bytes, or pieces of them (whatever has a buffer) that come one after another. Write beside it, flush, rename,
+    flush the folder. Raises FileError; where that is for the last of these, the new file is in its place already.
     """
+    pieces: Iterable[Any] = (content,) if isinstance(content, bytes) else content
     try:
         temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                for piece in pieces:
+                    file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            os.unlink(temporary)
+            with contextlib.suppress(OSError):  # the first error says why
+                os.unlink(temporary)
             raise
         if os.name == "posix":
             folder = os.open(path.parent, os.O_RDONLY)
