@@ -1,57 +1,418 @@
-"""Callbacks: what `fit` tells while it runs. A callback sees the model only between chunks, when all its steps are whole."""
+"""Callbacks: what `fit` tells while it runs. A callback sees the model only between chunks, when all its steps are whole.
+
+`fit(callbacks=[...])` calls them in the order of the list. An exception that one of them raises ends the training at the last
+whole step: `fit` passes it on, after `end` of every callback was called.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
+import math
+import os
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from fastnn.configurations import as_number
+from fastnn.errors import DeviceError, DivergenceError, FileError, InputError, KindError, nearest
+from fastnn.files import write_whole
 
 if TYPE_CHECKING:
-    from fastnn.model import Sequential
+    from fastnn.model import Snapshot
+    from fastnn.run import Run
 
 
 class Callback:
-    """Override what you need."""
+    """Override what you need.
 
-    def begin(self, model: Sequential, epochs: int, steps: int) -> None:
-        """Before the first step of `steps` in `epochs`."""
+    `run` (`fastnn.run.Run`) tells how far the training is: `run.model`, `run.epoch` of `run.epochs` and `run.step` of
+    `run.total_steps` (both count what is done), `run.history`, `run.batch_size`; `run.learning_rate` may be set.
+    """
 
-    def chunk_end(self, model: Sequential, steps: int, loss: float) -> None:
-        """After a chunk of `steps` steps, the last of which had this loss. How long chunks are depends on the machine."""
+    every: int | None = None
+    """How many steps lie between two calls of `step_end`, counted from the first of the run. None: it is never called."""
 
-    def epoch_end(self, model: Sequential, epoch: int, values: Mapping[str, float]) -> bool | None:
+    def begin(self, run: Run) -> None:
+        """Before the first step, or before the first that is left of a run that is gone on with."""
+
+    def chunk_end(self, run: Run, steps: int, loss: float) -> None:
+        """After a chunk of `steps` steps, the last of which had this loss. How long chunks are depends on the machine: what
+        is changed here changes the results from run to run."""
+
+    def step_end(self, run: Run) -> bool | None:
+        """After each `every` steps; return True to end the training."""
+        return None
+
+    def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> bool | None:
         """After an epoch (counted from 0) with what the history gets; return True to end the training."""
         return None
 
-    def end(self, model: Sequential) -> None:
-        """After the last step, also when an error or Ctrl-C ended the training."""
+    def end(self, run: Run, error: BaseException | None) -> None:
+        """After the last step; `error` is what ended the training before its time: an exception, KeyboardInterrupt."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this callback: numbers, strings, lists, None and NumPy arrays by name."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned; called before `begin`."""
 
 
 class Progress(Callback):
-    """A bar over all steps on a terminal, and a line an epoch (at most about `lines` of them)."""
+    """A bar over all steps in a terminal or a notebook, and a line an epoch (at most about `lines` of them).
+
+    Where standard error is neither, the lines alone are printed.
+    """
 
     def __init__(self, lines: int = 10) -> None:
         self.lines = lines
         self.bar: Any = None
-        self.epochs = 0
 
-    def begin(self, model: Sequential, epochs: int, steps: int) -> None:
+    def begin(self, run: Run) -> None:
         from tqdm.auto import tqdm
 
-        self.epochs = epochs
-        self.bar = tqdm(total=steps, unit="step", leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        shown = sys.stderr.isatty() or in_notebook()
+        total = run.total_steps
+        self.bar = tqdm(total=total, initial=run.step, unit="step", leave=False, disable=not shown, dynamic_ncols=True)
         self.bar.set_postfix_str("preparing the step")
 
-    def chunk_end(self, model: Sequential, steps: int, loss: float) -> None:
+    def chunk_end(self, run: Run, steps: int, loss: float) -> None:
         self.bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
         self.bar.update(steps)
 
-    def epoch_end(self, model: Sequential, epoch: int, values: Mapping[str, float]) -> None:
-        every = max(1, -(-self.epochs // self.lines))
-        if (epoch + 1) % every == 0 or epoch in (0, self.epochs - 1):
+    def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
+        every = max(1, -(-run.epochs // self.lines))
+        if (epoch + 1) % every == 0 or epoch in (0, run.epochs - 1):
             shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-            self.bar.write(f"epoch {epoch + 1:>{len(str(self.epochs))}}/{self.epochs}  {shown}", file=sys.stdout)
+            self.bar.write(f"epoch {epoch + 1:>{len(str(run.epochs))}}/{run.epochs}  {shown}", file=sys.stdout)
 
-    def end(self, model: Sequential) -> None:
+    def end(self, run: Run, error: BaseException | None) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+class EarlyStopping(Callback):
+    """End the training when `monitor` has not become better for `patience` epochs, and put the best epoch's model back.
+
+    `monitor`: a column of the history such as "val_loss". Better means lower by more than `min_delta`, or higher where `mode`
+    is "max"; by default it is what the name says ("loss", "penalty", "mae", "mse": lower; "accuracy", "r2", "f1", "precision",
+    "recall": higher). Put back is the whole snapshot: parameters, running statistics, the optimizer's state and the counters.
+    After the training `best_epoch` (from 0), `best` (its value) and `stopped` are known.
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        *,
+        patience: int = 5,
+        min_delta: float = 0.0,
+        mode: str | None = None,
+        restore_best: bool = True,
+    ) -> None:
+        self.patience = _count("patience", patience, 0)
+        if not 0.0 <= as_number(min_delta) < math.inf:
+            raise InputError(f"min_delta: expected a number of at least 0, got {min_delta!r}")
+        self.watched = _Monitor(monitor, mode)
+        self.min_delta, self.restore_best = float(min_delta), restore_best
+        self._start()
+
+    def _start(self) -> None:
+        self.best, self.best_epoch, self.waited, self.stopped = math.nan, -1, 0, False
+        self._snapshot: Snapshot | None = None
+        self._restored = False
+
+    def begin(self, run: Run) -> None:
+        if not self._restored:
+            self._start()
+        self._restored = False
+
+    def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> bool:
+        value = self.watched.value(values)
+        if self.best_epoch < 0 or self.watched.is_better(value, self.best, self.min_delta):
+            self.best, self.best_epoch, self.waited = value, epoch, 0
+            if self.restore_best:
+                self._snapshot = run.model.snapshot().on_host()
+        else:
+            self.waited += 1
+        self.stopped = self.waited > 0 and self.waited >= self.patience
+        return self.stopped
+
+    def end(self, run: Run, error: BaseException | None) -> None:
+        if error is None and self._snapshot is not None:
+            run.keep(self._snapshot)
+
+    def state(self) -> dict[str, Any]:
+        values = {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited, "stopped": self.stopped}
+        return values if self._snapshot is None else {**values, **self._snapshot.to_config()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        from fastnn.model import Snapshot
+
+        self.best, self.best_epoch = float(state["best"]), int(state["best_epoch"])
+        self.waited, self.stopped = int(state["waited"]), bool(state["stopped"])
+        self._snapshot = Snapshot.from_config(state) if "optimizer" in state else None
+        self._restored = True
+
+
+class Checkpoint(Callback):
+    """Write the model, its optimizer's state and how far the run is into `folder`, for `fit(resume=...)` to go on from.
+
+    After every `epochs` epochs, every `steps` steps, or both; and when the training ends, also when Ctrl-C or an exception
+    ended it (at the last whole step then). The newest `keep` files are kept. `best`: a column of the history such as
+    "val_loss"; the model of its best epoch is kept as `best.safetensors` as well (`mode` as in `EarlyStopping`).
+
+    A file that cannot be written (a full disk) ends the training with a FileError at the last whole step, or, with
+    `on_error="warn"`, is warned of, and the training goes on; files that are there already stay whole either way. One process
+    at a time writes into a folder.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        epochs: int | None = None,
+        steps: int | None = None,
+        keep: int = 2,
+        best: str | None = None,
+        mode: str | None = None,
+        on_error: str = "raise",
+    ) -> None:
+        from fastnn.checkpoints import Folder
+
+        if on_error not in ("raise", "warn"):
+            raise InputError(f"on_error: unknown {on_error!r}{nearest(on_error, ('raise', 'warn'))}")
+        self.every = None if steps is None else _count("steps", steps)
+        self.epochs = None if epochs is None else _count("epochs", epochs)
+        if self.every is None and self.epochs is None:
+            self.epochs = 1
+        self.folder = Folder(Path(folder), _count("keep", keep))
+        self.on_error = on_error
+        self.watched = None if best is None else _Monitor(best, mode)
+        self.best = math.nan
+        self._restored = False
+        self._lock: Any = None
+        self._written: tuple[int, int] | None = None
+
+    def begin(self, run: Run) -> None:
+        if not self._restored:
+            self.best = math.nan
+        self._restored = False
+        self._written = None
+        self._lock = self.folder.locked()
+        self._lock.__enter__()
+
+    def step_end(self, run: Run) -> None:
+        self._write(run)
+
+    def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
+        if self.watched is not None:
+            value = self.watched.value(values)
+            if math.isnan(self.best) or self.watched.is_better(value, self.best, 0.0):
+                self.best = value
+                self._try(lambda: self.folder.write_best(run.model, run.record()))
+        if self.epochs is not None and run.epoch % self.epochs == 0:
+            self._write(run)
+
+    def end(self, run: Run, error: BaseException | None) -> None:
+        if self._lock is None:
+            return
+        try:
+            # After those the model is not where the run's own counts are.
+            if not isinstance(error, DivergenceError | DeviceError | FileError):
+                self._write(run)
+        finally:
+            lock, self._lock = self._lock, None
+            lock.__exit__(None, None, None)
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.best = float(state["best"])
+        self._restored = True
+
+    def _write(self, run: Run) -> None:
+        if run.place == self._written:
+            return
+        self._try(lambda: self.folder.write(run.model, run.record()))
+        self._written = run.place
+
+    def _try(self, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        except FileError as error:
+            if self.on_error == "raise":
+                raise
+            warnings.warn(f"no checkpoint was written: {error}", RuntimeWarning, stacklevel=2)
+
+
+class LearningRate(Callback):
+    """Set the learning rate of each epoch by hand, in the place of the optimizer's schedule.
+
+    `rates`: a table {epoch: rate} (epochs from 0; a rate holds until the next entry), or a function of (epoch, rate before).
+    """
+
+    def __init__(self, rates: Mapping[int, float] | Callable[[int, float], float]) -> None:
+        if isinstance(rates, Mapping):
+            for epoch, rate in rates.items():
+                _count("rates: epoch", epoch, 0)
+                _rate(rate)
+        elif not callable(rates):
+            raise KindError(f"rates: expected a dict of rates by epoch or a function, got {type(rates).__name__}")
+        self.rates = rates
+        self._epoch = -1
+        self._restored = False
+
+    def begin(self, run: Run) -> None:
+        if not self._restored:
+            self._epoch = -1
+        self._restored = False
+        self._set(run, run.epoch)
+
+    def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
+        if run.epoch < run.epochs:
+            self._set(run, run.epoch)
+
+    def _set(self, run: Run, epoch: int) -> None:
+        if epoch == self._epoch:  # gone on with in an epoch whose rate the run has kept
+            return
+        self._epoch = epoch
+        if isinstance(self.rates, Mapping):
+            if epoch in self.rates:
+                run.learning_rate = _rate(self.rates[epoch])
+        else:
+            run.learning_rate = _rate(self.rates(epoch, run.learning_rate))
+
+    def state(self) -> dict[str, Any]:
+        return {"epoch": self._epoch}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._epoch = int(state["epoch"])
+        self._restored = True
+
+
+class CSVLog(Callback):
+    """A row for each epoch in a CSV file: epoch (from 1), step, seconds of training, learning rate (that the epoch ended with), the
+    history's values.
+
+    Each row is on the disk when the next epoch begins. An existing file is replaced; a run that is gone on with keeps the rows
+    of its finished epochs.
+    """
+
+    FIRST = ("epoch", "step", "seconds", "learning_rate")
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._file: TextIO | None = None
+        self._columns: list[str] = []
+        self._seconds = 0.0
+
+    def begin(self, run: Run) -> None:
+        kept = self._kept(run.epoch) if run.epoch else []
+        self._columns = kept[0] if kept else []
+        self._seconds = float(kept[-1][2]) if len(kept) > 1 else 0.0
+        self._started = perf_counter()
+        self._rate = run.learning_rate
+        if kept:  # which are on the disk at every moment
+            rows = io.StringIO(newline="")
+            csv.writer(rows).writerows(kept)
+            write_whole(self.path.resolve(), rows.getvalue().encode())
+        try:
+            self._file = self.path.open("a" if kept else "w", newline="", encoding="utf-8")
+        except OSError as error:
+            raise FileError(f"{self.path} cannot be written: {error}") from error
+
+    def _kept(self, epochs: int) -> list[list[str]]:
+        """The heading and the rows of the first `epochs` epochs of a log that is there."""
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.reader(file))
+        except (OSError, UnicodeDecodeError, csv.Error):
+            return []
+        if not rows or tuple(rows[0][:4]) != self.FIRST:
+            return []
+        whole = [row for row in rows[1:] if len(row) == len(rows[0]) and row[0].isdigit() and int(row[0]) <= epochs]
+        return [rows[0], *whole]
+
+    def chunk_end(self, run: Run, steps: int, loss: float) -> None:
+        self._rate = run.learning_rate
+
+    def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
+        assert self._file is not None
+        writer = csv.writer(self._file)
+        seconds = self._seconds + perf_counter() - self._started
+        row = (epoch + 1, run.step, f"{seconds:.3f}", repr(self._rate), *(repr(float(v)) for v in values.values()))
+        try:
+            if not self._columns:
+                self._columns = [*self.FIRST, *values]
+                writer.writerow(self._columns)
+            writer.writerow(row)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise FileError(f"{self.path} cannot be written: {error}") from error
+
+    def end(self, run: Run, error: BaseException | None) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            with contextlib.suppress(OSError):  # every row was flushed; what failed then was raised then
+                file.close()
+
+
+LOWER = ("loss", "penalty", "mae", "mse", "log_loss")
+HIGHER = ("accuracy", "r2", "f1", "precision", "recall")
+
+
+class _Monitor:
+    """A column of the history, and which of its values are better."""
+
+    def __init__(self, name: str, mode: str | None) -> None:
+        if not isinstance(name, str) or not name:
+            raise KindError(f"monitor: expected the name of a column of the history such as 'val_loss', got {name!r}")
+        bare = name.removeprefix("val_")
+        if mode is None:
+            if bare not in LOWER + HIGHER:
+                raise InputError(f"monitor {name!r}: say whether a lower or a higher value is better: mode='min' or mode='max'")
+            mode = "min" if bare in LOWER else "max"
+        if mode not in ("min", "max"):
+            raise InputError(f"mode: unknown {mode!r}{nearest(mode, ('min', 'max'))}")
+        self.name, self.sign = name, 1.0 if mode == "min" else -1.0
+
+    def value(self, values: Mapping[str, float]) -> float:
+        if self.name not in values:
+            validated = any(known.startswith("val_") for known in values)
+            hint = "; give validation_data" if self.name.startswith("val_") and not validated else ""
+            raise InputError(f"monitor: the history has no {self.name!r}{hint or nearest(self.name, values)}")
+        return float(values[self.name])
+
+    def is_better(self, value: float, best: float, least: float) -> bool:
+        """Whether `value` is better than `best` by more than `least`; NaN never is, and everything else is better than NaN."""
+        if math.isnan(value):
+            return False
+        return math.isnan(best) or self.sign * (best - value) > least
+
+
+def _count(name: str, value: Any, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    return int(value)
+
+
+def _rate(value: Any) -> float:
+    if not 0.0 <= as_number(value) < math.inf:
+        raise InputError(f"learning_rate: expected a finite number of at least 0, got {value!r}")
+    return float(value)
+
+
+def in_notebook() -> bool:
+    """Whether this runs in a Jupyter kernel, where tqdm draws a bar of the page's own."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and type(shell).__name__ == "ZMQInteractiveShell"

@@ -1,11 +1,12 @@
-"""Where the programs of a run find their examples: all of them on the device, or, where they do not fit, block by block.
+"""Where the programs of a run find their examples: all of them on the engine, or, where they cannot lie there, block by block.
 
-Streaming changes no bit: the order of an epoch is the same, and the host gathers the rows of a block in that order into pinned
-memory while the device works on the block before. Which of the two is done follows from the free memory alone.
+Streaming changes no bit: the order of an epoch is the same, and another thread gathers the rows of a block in that order while
+the block before is worked on. Which of the two is done follows from the kind of the data and the free memory alone.
 """
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from fastnn.engines import Engine
 from fastnn.examples import Examples
+from fastnn.inputs import Rows
 
 if TYPE_CHECKING:
     from fastnn.engines.cuda import CudaEngine
@@ -29,7 +31,7 @@ class Feed:
 
     def __init__(self, engine: Engine, examples: Examples) -> None:
         self.engine = engine
-        self.arrays = {name: engine.place(array) for name, array in examples.arrays().items()}
+        self.arrays = {name: _placed(engine, array) for name, array in examples.arrays().items()}
         self.order: Any = None
         self._written: Any = None  # the order, where the feed has brought it to the engine itself
 
@@ -57,29 +59,19 @@ class Feed:
         """Let go of what the feed holds."""
 
 
-class Stream(Feed):
-    """Blocks of a whole number of mini-batches, in a ring of two on the device."""
+class Blocks(Feed):
+    """Blocks of a whole number of mini-batches, in a ring of two on the engine."""
 
-    engine: CudaEngine
-
-    def __init__(self, engine: CudaEngine, examples: Examples, batch_size: int) -> None:
+    def __init__(self, engine: Engine, examples: Examples, batch_size: int) -> None:
         self.engine, self.examples = engine, examples
-        runtime = engine.runtime
         given = examples.arrays()
-        each = sum(array[:1].nbytes for array in given.values())
+        each = sum(_row_bytes(array) for array in given.values())
         self.rows = max(1, BLOCK_BYTES // max(1, each) // batch_size) * batch_size
         self.stride = self.rows + 1  # a last mini-batch of one row may have joined the one before it
         self.arrays = {n: engine.empty((2 * self.stride, *a.shape[1:]), a.dtype) for n, a in given.items()}
-
-        def pinned(like: np.ndarray) -> np.ndarray:
-            return runtime.pinned(self.stride * like[:1].nbytes).view(like.dtype).reshape(self.stride, *like.shape[1:])
-
-        self.pinned = [{name: pinned(array) for name, array in given.items()} for _ in range(2)]
         self.numbers = engine.place(np.arange(2 * self.stride))
-        self.uploaded = [runtime.event(), runtime.event()]
-        self.used = [runtime.event(), runtime.event()]
         self.pool = ThreadPoolExecutor(1, "fastnn-stream")
-        self.coming: Future[int] | None = None
+        self.coming: Future[None] | None = None
         self.visits = np.zeros(0, np.int64)
         self.block = -1
 
@@ -100,33 +92,34 @@ class Stream(Feed):
     def ready(self, position: int) -> int:
         block = min(position // self.rows, self.blocks - 1)
         if block != self.block:
-            runtime = self.engine.runtime
             if self.block >= 0:
-                runtime.record(self.used[self.block % 2], runtime.stream)
+                self._leave(self.block % 2)
             if self.coming is None or block != self.block + 1:
                 self._wait()
                 self.coming = self.pool.submit(self._load, block)
             self._wait()
-            runtime.wait(runtime.stream, self.uploaded[block % 2])
+            self._enter(block % 2)
             self.block = block
             if block + 1 < self.blocks:
                 self.coming = self.pool.submit(self._load, block + 1)
         return (block % 2) * self.stride + position - block * self.rows
 
-    def _load(self, block: int) -> int:
-        """Gather a block and begin to copy it to its half of the ring, once nobody reads that any more."""
-        runtime, half = self.engine.runtime, block % 2
+    def _load(self, block: int) -> None:
+        """Gather a block into its half of the ring, which nobody reads any more."""
         start = block * self.rows
         end = len(self.visits) if block == self.blocks - 1 else start + self.rows
-        visits = self.visits[start:end]
-        runtime.wait(runtime.copies, self.used[half])
+        self._fill(block % 2, self.visits[start:end])
+
+    def _fill(self, half: int, visits: np.ndarray) -> None:
         for name, array in self.examples.arrays().items():
-            rows = self.pinned[half][name][: len(visits)]
-            np.take(array, visits, axis=0, out=rows, mode="clip")
-            runtime.upload(self.arrays[name].rows(half * self.stride, len(visits)).address, rows, runtime.copies)
-        runtime.record(self.uploaded[half], runtime.copies)
-        runtime.synchronize(runtime.copies)  # the pinned half may be filled again when this returns
-        return block
+            start = half * self.stride
+            _gather(array, visits, self.arrays[name][start : start + len(visits)])
+
+    def _leave(self, half: int) -> None:
+        """All work on a half of the ring has been given to the engine."""
+
+    def _enter(self, half: int) -> None:
+        """Work on a half of the ring follows."""
 
     def _wait(self) -> None:
         if self.coming is not None:
@@ -137,11 +130,68 @@ class Stream(Feed):
         self.pool.shutdown()  # waits for a block that is still coming and that nobody needs any more
 
 
+class Stream(Blocks):
+    """The same with the ring on a GPU: blocks are gathered into pinned memory and copied from there, beside the work."""
+
+    engine: CudaEngine
+
+    def __init__(self, engine: CudaEngine, examples: Examples, batch_size: int) -> None:
+        super().__init__(engine, examples, batch_size)
+        runtime = engine.runtime
+
+        def pinned(like: np.ndarray | Rows) -> np.ndarray:
+            return runtime.pinned(self.stride * _row_bytes(like)).view(like.dtype).reshape(self.stride, *like.shape[1:])
+
+        self.pinned = [{name: pinned(array) for name, array in examples.arrays().items()} for _ in range(2)]
+        self.uploaded = [runtime.event(), runtime.event()]
+        self.used = [runtime.event(), runtime.event()]
+
+    def _fill(self, half: int, visits: np.ndarray) -> None:
+        """Gather a block and begin to copy it to its half of the ring, once nobody reads that any more."""
+        runtime = self.engine.runtime
+        runtime.wait(runtime.copies, self.used[half])
+        for name, array in self.examples.arrays().items():
+            rows = self.pinned[half][name][: len(visits)]
+            _gather(array, visits, rows)
+            runtime.upload(self.arrays[name].rows(half * self.stride, len(visits)).address, rows, runtime.copies)
+        runtime.record(self.uploaded[half], runtime.copies)
+        runtime.synchronize(runtime.copies)  # the pinned half may be filled again when this returns
+
+    def _leave(self, half: int) -> None:
+        self.engine.runtime.record(self.used[half], self.engine.runtime.stream)
+
+    def _enter(self, half: int) -> None:
+        self.engine.runtime.wait(self.engine.runtime.stream, self.uploaded[half])
+
+
 def feed(engine: Engine, examples: Examples, batch_size: int) -> Feed:
-    """The examples on the engine, or a stream of them where they do not fit."""
-    room = engine.room()
-    if room is None or not isinstance(examples.X, np.ndarray):
-        return Feed(engine, examples)
-    if examples.X.nbytes <= RESIDENT_SHARE * room:
+    """The examples on the engine, or a stream of them where they are not dense or do not fit."""
+    room, X = engine.room(), examples.X
+    if room is None and isinstance(X, Rows):
+        return Blocks(engine, examples, batch_size)
+    if room is None or not isinstance(X, np.ndarray | Rows) or X.nbytes <= RESIDENT_SHARE * room:
         return Feed(engine, examples)
     return Stream(cast("CudaEngine", engine), examples, batch_size)
+
+
+def _row_bytes(array: np.ndarray | Rows) -> int:
+    return math.prod(array.shape[1:]) * array.dtype.itemsize
+
+
+def _gather(array: np.ndarray | Rows, visits: np.ndarray, out: np.ndarray) -> None:
+    if isinstance(array, Rows):
+        array.take(visits, out)
+    else:
+        np.take(array, visits, axis=0, out=out, mode="clip")
+
+
+def _placed(engine: Engine, array: Any) -> Any:
+    """An array on the engine; rows that are not dense are brought to a GPU block by block."""
+    if not isinstance(array, Rows):
+        return engine.place(array)
+    made = engine.empty(array.shape, array.dtype)
+    rows = max(1, BLOCK_BYTES // max(1, _row_bytes(array)))
+    for start in range(0, len(array), rows):
+        block = array[start : start + rows]
+        engine.write(made.rows(start, len(block)), block)
+    return made

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnn import arrays, engines, examples, random, steps
+from fastnn import arrays, engines, inputs, labels, random, steps
 from fastnn.errors import DeviceError, DeviceLostError, InputError, KindError, NotReadyError, nearest
+from fastnn.labels import Task
 from fastnn.layers import Activation, Layer, final_activation
 from fastnn.losses import LOSSES, Loss
 from fastnn.program.trace import Program
@@ -25,22 +26,15 @@ LossLike = str | Loss | Callable[[Any, Any], Any]
 """A loss, its name, or a function of (outputs, targets)."""
 
 if TYPE_CHECKING:
+    import os
+
     from fastnn.callbacks import Callback
     from fastnn.optimizers import Optimizer
     from fastnn.program.explain import Explanation
-    from fastnn.training import History
+    from fastnn.run import History
 
 KEPT_INSTANCES = 24
 """Programs with buffers that a model keeps for the next call; the least recently used one goes first."""
-
-
-@dataclass
-class Task:
-    """What the model was trained for: found at the first `fit`, stored with the model."""
-
-    loss: str
-    kind: str
-    """`"classes"`, `"binary"`, `"multilabel"` or `"values"`."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +71,23 @@ class Snapshot:
     updates: int = 0
     step: int = 0
     epoch: int = 0
+
+    def on_host(self) -> Snapshot:
+        """The same with all arrays on the host."""
+        read = {name: array if isinstance(array, np.ndarray) else array.read() for name, array in self.arrays.items()}
+        return Snapshot(read, self.optimizer, self.updates, self.step, self.epoch)
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain values, and the arrays of the host under `arrays.NAME`."""
+        counts = {"optimizer": self.optimizer, "updates": self.updates, "step": self.step, "epoch": self.epoch}
+        return counts | {f"arrays.{name}": array for name, array in self.on_host().arrays.items()}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Snapshot:
+        """The snapshot that `to_config` described."""
+        given = {name.removeprefix("arrays."): array for name, array in config.items() if name.startswith("arrays.")}
+        counts = (int(config[name]) for name in ("updates", "step", "epoch"))
+        return cls(given, str(config["optimizer"]), *counts)
 
 
 class Sequential:
@@ -116,7 +127,9 @@ class Sequential:
         self.input_scale = float(input_scale)
         self.task: Task | None = None
         self.trained: Trained | None = None
+        self.feature_names: tuple[str, ...] | None = None
         self._loss: Loss | None = None
+        self._optimizer: Optimizer | None = None
         self.device = "cpu"
         self._forget()
         self._cache = _Instances()
@@ -156,7 +169,7 @@ class Sequential:
             arena[place.start : place.start + place.size] = values.reshape(-1)
         values = aligned(network.statistics_size, self.dtype)
         for (_, _, declaration), place in zip(kept, statistics, strict=True):
-            values[place.start : place.start + place.size] = declaration.initial
+            values[place.start : place.start + place.size] = np.ravel(declaration.initial)
         self._state.set(parameters=arena, statistics=values)
         self._outputs, self._network = outputs, network
         return self
@@ -315,8 +328,20 @@ class Sequential:
 
         return ops.activate(self._run(self.logits_network(link), X, threads), link)
 
+    @property
+    def classes_(self) -> np.ndarray:
+        """The labels (C,), in the order of the outputs; of a yes-or-no task (2,): no, yes."""
+        if self.task is None:
+            raise NotReadyError("the classes are known after fit; call fit first, or load a model")
+        if self.task.classes is None:
+            raise NotReadyError(f"the model was trained for {self.task.kind}, which have no classes")
+        return self.task.classes.copy()
+
     def predict(self, X: Any, *, threads: int | None = None) -> Any:
-        """Class indices (n,) int64, 0/1 (n, O) for several yes-or-no outputs, or values (n, O) for regression."""
+        """What `y` was in training: labels (n,), 0/1 (n, O) for several yes-or-no outputs, or values (n, O) for regression.
+
+        Labels that were class indices come as int64 in the namespace of X; any others as a NumPy array of their own dtype.
+        """
         if self.task is None:
             raise NotReadyError("whether to predict classes or values is known after fit; call fit first, or model(X)")
         if self.task.kind == "values":  # shares from 0 to 1 where the loss has a sigmoid of its own
@@ -325,9 +350,13 @@ class Sequential:
             return arrays.to_device(outputs, X)
         outputs = self._run(self.network, X, threads)
         if self.task.kind == "classes":
-            return arrays.to_device(outputs.argmax(axis=1), X)
-        decided = (outputs > self.threshold(self.network)).astype(np.int64)
-        return arrays.to_device(decided[:, 0] if self.task.kind == "binary" else decided, X)
+            found = outputs.argmax(axis=1)
+        else:
+            decided = (outputs > self.threshold(self.network)).astype(np.int64)
+            found = decided[:, 0] if self.task.kind == "binary" else decided
+        if self.task.indices:
+            return arrays.to_device(found, X)
+        return labels.decode(self.task, arrays.to_host(found))
 
     def threshold(self, network: steps.Network) -> float:
         """The output above which a yes-or-no answer is yes: 0 for logits, 1/2 for everything else."""
@@ -338,7 +367,7 @@ class Sequential:
     def fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         *,
         loss: LossLike = "softmax_cross_entropy",
         optimizer: str | Optimizer | None = None,
@@ -346,11 +375,15 @@ class Sequential:
         epochs: int = 5,
         validation_data: tuple[Any, Any] | None = None,
         sample_weight: Any = None,
-        class_weight: Mapping[int, float] | str | None = None,
+        class_weight: Mapping[Any, float] | str | None = None,
+        classes: Sequence[Any] | None = None,
+        metrics: Sequence[Any] = (),
         l2: float = 0.0,
         l1: float = 0.0,
         order: Callable[[int], Any] | None = None,
         callbacks: Sequence[Callback] = (),
+        resume: str | os.PathLike[str] | bool | None = None,
+        steps_per_epoch: int | None = None,
         shard_rows: int | None = None,
         device: str = "auto",
         precision: str = "float32",
@@ -358,26 +391,115 @@ class Sequential:
         threads: int | None = None,
         verbose: int = 1,
     ) -> History:
-        """Train; what every option means is written at `fastnn.training.fit`.
+        """Train on X (n, ...) and y; returns the history, one value an epoch.
 
-        While it runs, another thread that predicts sees the weights as they are at that moment, in the middle of a step too.
+        X: rows of numbers: NumPy, CuPy, anything with `__array__` or `__dlpack__`, a pandas or polars frame (its column
+        names are kept as `feature_names`), a SciPy sparse matrix or a memory map (made dense and cast per mini-batch). Or,
+        without y, an iterable of mini-batches (X, y) or (X, y, weights), or a function that returns one for each epoch;
+        they are trained on in their order, each in one step (`steps_per_epoch` tells schedules how many there are).
+
+        y: labels (n,) of any kind (class indices, other whole numbers, strings, booleans), one-hot or soft rows (n, C), 0/1
+        (n, O) for several yes-or-no outputs, or values (n,) or (n, O). `classes`: the labels in the order of the outputs;
+        by default sorted. `sample_weight` (n,) and `class_weight` ({label: weight} or "balanced") multiply; the loss is
+        then sum(w l)/sum(w).
+
+        `loss`: a name (`fastnn.losses.LOSSES`) or a function of (outputs, targets) in the vocabulary. `optimizer`: a
+        configuration or a name; Adam by default. The cost is mean loss + l2/2 sum ||W||^2 + l1 sum |W|, weights only (the
+        course notes' lambda/m is `l2` here); clipping acts on the gradient of the mean loss alone. `metrics`: names,
+        functions of (y, predictions), or `fastnn.metrics.Metric`s, computed on `validation_data` after each epoch.
+
+        `batch_size`: "all" is one mini-batch of all examples; "auto" takes the largest power of two, or all, whose buffers
+        fit into half of the memory that is free; which it was is in `history.batch_size`.
+        `order(epoch)` returns the indices that an epoch visits, in that order, of any length; without it the library
+        shuffles. A smaller last mini-batch is trained on; with batch norm a last one of one row joins the one before.
+        `shard_rows`: shuffle shards of so many rows, and the rows of each, instead of all rows: a memory map larger than
+        main memory is then read shard by shard.
+
+        `callbacks`: see `fastnn.callbacks`. `resume`: a checkpoint, or a folder of them, that `callbacks.Checkpoint` wrote:
+        the run goes on from there, and ends with the same bits as one that was never interrupted. Data, loss, mini-batches
+        and order must be those of that run. `True`: the folder of the Checkpoint among the callbacks, if it has one yet.
+
+        `device`: "cpu", "cuda", "cuda:1", ..., or "auto", which takes a GPU where there is one (that of X where X lies on
+        one). Data that the GPU has no room for is streamed to it, with the same results. `precision`: of matrix products on
+        a GPU, "float32", "tf32" (factors with 10 bits of mantissa, sums in float32) or "bf16" (factors with 7 bits, and
+        what products hand to each other is stored so; weights, the optimizer's state, logits and losses stay float32).
+        Evaluation and prediction multiply in float32 after "bf16".
+        `tune`: time the ways to compute each matrix product of a step on this GPU before training, and take the fastest:
+        cuBLASLt's algorithms, or kernels of this library. What is found is kept beside the compiled kernels for later calls
+        with `tune=True`; its last bits differ from those of the versioned rule that is followed without. `history.tuned`
+        says whether that was done; a CPU has one way only, and `tune` does nothing there. `threads` changes no bits; by
+        default it is chosen by the size of the step. `verbose`: 0 nothing, 1 progress.
+
+        history: "loss" (data loss at visit time, weighted by examples), "penalty" beside it where l1 or l2 is used,
+        "accuracy" for classes, and with `validation_data` "val_loss", "val_accuracy" or "val_r2" and "val_mae", and the
+        metrics.
+
+        Raises, before the first step and with nothing changed, InputError and KindError for what cannot be trained on,
+        FileError for a checkpoint; later, with the model at its last whole step, DivergenceError (its last finite one),
+        what a callback or an iterable raised, and for a GPU DeviceMemoryError, DeviceError, and DeviceLostError (at the
+        step that the host last fetched). While it runs, another thread that predicts sees the weights as they are at that
+        moment, in the middle of a step too.
+        """
+        from fastnn import training
+        from fastnn.run import Settings
+
+        settings = Settings(
+            loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs, validation_data=validation_data,
+            sample_weight=sample_weight, class_weight=class_weight, classes=classes, metrics=metrics, l2=l2, l1=l1, order=order,
+            callbacks=callbacks, resume=resume, steps_per_epoch=steps_per_epoch, shard_rows=shard_rows, device=device,
+            precision=precision, tune=tune, threads=threads, verbose=verbose,
+        )  # fmt: skip
+        return training.fit(self, X, y, settings)
+
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        loss: LossLike | None = None,
+        optimizer: str | Optimizer | None = None,
+        classes: Sequence[Any] | None = None,
+        sample_weight: Any = None,
+        l2: float = 0.0,
+        l1: float = 0.0,
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> dict[str, float]:
+        """One step on all rows of X as one mini-batch; returns its loss (and accuracy), from before the step.
+
+        `loss` and `optimizer` are those of the last call unless others are given (at first softmax cross-entropy and Adam).
+        `classes`: all labels that will come, in the order of the outputs; needed in the first call where labels are others
+        than 0, 1, ..., C-1. Errors are those of `fit`.
+        """
+        from fastnn import training
+        from fastnn.run import Settings
+
+        settings = Settings(
+            loss=loss or self._loss or (self.task.loss if self.task else "softmax_cross_entropy"),
+            optimizer=optimizer or self._optimizer, classes=classes, sample_weight=sample_weight, l2=l2, l1=l1, device=device,
+            threads=threads,
+        )  # fmt: skip
+        return training.partial_fit(self, X, y, settings)
+
+    def evaluate(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        loss: LossLike | None = None,
+        metrics: Sequence[Any] = (),
+        sample_weight: Any = None,
+        threads: int | None = None,
+    ) -> dict[str, float]:
+        """`{"loss": ..., "accuracy": ...}` for classes, `{"loss": ..., "r2": ..., "mae": ...}` for values, in inference mode.
+
+        `loss` is the one the model was trained with unless another is given; `metrics` as in `fit`. r2 is
+        1 - sum (y - a)^2 / sum (y - mean y)^2, averaged over outputs (1 where both are 0, 0 where only the second is), as
+        scikit-learn defines it; NaN for one example. mae is the mean of |y - a|.
         """
         from fastnn import training
 
-        return training.fit(
-            self, X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs,
-            validation_data=validation_data, sample_weight=sample_weight, class_weight=class_weight, l2=l2, l1=l1,
-            order=order, callbacks=callbacks, shard_rows=shard_rows, device=device, precision=precision, tune=tune,
-            threads=threads, verbose=verbose,
-        )  # fmt: skip
-
-    def evaluate(
-        self, X: Any, y: Any, *, loss: LossLike | None = None, sample_weight: Any = None, threads: int | None = None
-    ) -> dict[str, float]:
-        """Loss and accuracy (or R^2) of data in inference mode; see `fastnn.training.evaluate`."""
-        from fastnn import training
-
-        return training.evaluate(self, X, y, loss=loss, sample_weight=sample_weight, threads=threads)
+        return training.evaluate(self, X, y, loss=loss, metrics=metrics, sample_weight=sample_weight, threads=threads)
 
     def program(
         self,
@@ -415,11 +537,11 @@ class Sequential:
             fused=fused,
         )
 
-    def save(self, path: Any) -> None:
-        """Write the model to a safetensors file; see `fastnn.checkpoints`."""
+    def save(self, path: str | os.PathLike[str], *, optimizer: bool = False) -> None:
+        """Write the model to a safetensors file, with `optimizer` the optimizer's state too; see `fastnn.checkpoints.save`."""
         from fastnn import checkpoints
 
-        checkpoints.save(self, path)
+        checkpoints.save(self, path, optimizer=optimizer)
 
     def logits_network(self, link: str | None) -> steps.Network:
         """The network without a final activation that the loss takes the place of."""
@@ -442,7 +564,7 @@ class Sequential:
     def _run(self, network: steps.Network, X: Any, threads: int | None) -> Any:
         """The outputs of a network for rows of X: an array of the host, or of the GPU that X lies on."""
         with self._watched():
-            X = examples.check_inputs(X, network.features)
+            X = inputs.read(X, network.features, "X", self.feature_names).array
             engine = self._engine_for(X)
             return engine.lent(self._outputs_of(network, X, threads, engine))
 

@@ -16,7 +16,8 @@ from conftest import Hosts
 from cuda_on_host.runtime import HostRuntime
 
 import fastnn
-from fastnn import engines, errors, feeds, training
+import fastnn.run
+from fastnn import engines, errors, feeds
 from fastnn.callbacks import Callback
 from fastnn_kernels.cuda import device
 from fastnn_kernels.cuda.runtime import CudaError, CudaLost, CudaOutOfMemory, CudaUnavailable
@@ -70,11 +71,11 @@ class Steps(Callback):
     def __init__(self) -> None:
         self.found: dict[int, bytes] = {}
 
-    def begin(self, model: fastnn.Sequential, epochs: int, steps: int) -> None:
-        self.found[model.counters.step] = bits(model)
+    def begin(self, run: Any) -> None:
+        self.found[run.model.counters.step] = bits(run.model)
 
-    def chunk_end(self, model: fastnn.Sequential, steps: int, loss: float) -> None:
-        self.found[model.counters.step] = bits(model)
+    def chunk_end(self, run: Any, steps: int, loss: float) -> None:
+        self.found[run.model.counters.step] = bits(run.model)
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def undisturbed(cuda_hosts: Hosts) -> dict[int, bytes]:
     cuda_hosts.install()
     steps = Steps()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "LOG_ROWS", 1)
+        patch.setattr(fastnn.run, "LOG_ROWS", 1)
         fit(network(), epochs=3 * EPOCHS, callbacks=[steps])
     assert sorted(steps.found) == list(range(3 * EPOCHS * PER_EPOCH + 1))
     return steps.found
@@ -153,7 +154,7 @@ def test_a_fault_in_fit_leaves_a_whole_step(
     """In the second of two fits: some values are on the GPU alone, programs are there already, others are not."""
     for name, value in SETTINGS[setting].items():
         monkeypatch.setattr(feeds, name, value)
-    monkeypatch.setattr(training, "LOG_ROWS", 2)  # several chunks an epoch
+    monkeypatch.setattr(fastnn.run, "LOG_ROWS", 2)  # several chunks an epoch
     fault, runtime = FAULTS[kind], cuda_hosts.install()
 
     def first() -> fastnn.Sequential:
@@ -278,23 +279,23 @@ def test_what_the_host_has_fetched_survives_a_lost_gpu(
     undisturbed: dict[int, bytes], cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The backups of a long training, and the weights that a callback has looked at."""
-    monkeypatch.setattr(training, "LOG_ROWS", 1)
+    monkeypatch.setattr(fastnn.run, "LOG_ROWS", 1)
 
     class Look(Callback):
-        def epoch_end(self, model: fastnn.Sequential, epoch: int, values: Any) -> None:
+        def epoch_end(self, run: Any, epoch: int, values: Any) -> None:
             if epoch == 0:
-                assert bits(model) == undisturbed[PER_EPOCH]
+                assert bits(run.model) == undisturbed[PER_EPOCH]
 
     class Lose(Callback):
         left = PER_EPOCH + 2
 
-        def chunk_end(self, model: fastnn.Sequential, steps: int, loss: float) -> None:
+        def chunk_end(self, run: Any, steps: int, loss: float) -> None:
             self.left -= 1
             if not self.left:
                 cuda_host.fail_at(0, CudaLost("lost"))
 
     for seconds, callbacks, step in ((1e9, [], 0), (1e9, [Look()], PER_EPOCH), (0.0, [], PER_EPOCH + 2)):
-        monkeypatch.setattr(training, "BACKUP_SECONDS", seconds)
+        monkeypatch.setattr(fastnn.run, "BACKUP_SECONDS", seconds)
         model = network()
         with pytest.raises(errors.DeviceLostError):
             fit(model, callbacks=[*callbacks, Lose()])
@@ -314,21 +315,22 @@ def test_a_lost_gpu_stays_lost(cuda_host: HostRuntime) -> None:
     fit(model, "cpu")
 
 
-def test_an_order_that_cannot_be_used_undoes_a_first_fit(cuda_host: HostRuntime) -> None:
-    """As if `fit` had not been called, though an epoch was trained."""
+def test_an_order_that_cannot_be_used_leaves_the_epochs_before_it(cuda_host: HostRuntime) -> None:
     for where in ("cuda", "cpu"):
         model, fresh = network(), network()
         with pytest.raises(errors.InputError, match="indices"):
+            fit(model, where, order=lambda epoch: np.array([0, 1, 2, N]))
+        assert (model.built, model.counters.step, model.counters.epoch) == (False, 0, 0), "as if it had not been called"
+        with pytest.raises(errors.InputError, match="indices"):
             fit(model, where, order=lambda epoch: np.array([0, 1, 2, N * epoch]))
-        assert (model.built, model.counters.step, model.counters.epoch) == (False, 0, 0)
-        fit(model, where)
-        fit(fresh, where)
+        fit(fresh, where, order=lambda epoch: np.array([0, 1, 2, 0]), epochs=1)
+        assert model.counters == fresh.counters
         assert bits(model) == bits(fresh)
 
 
 @pytest.mark.parametrize("length", [1, 4096])
 def test_a_divergence_is_told_as_on_the_cpu(length: int, cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "LOG_ROWS", length)
+    monkeypatch.setattr(fastnn.run, "LOG_ROWS", length)
     X, y = examples()
     said, models = {}, {}
     for where in ("cuda", "cpu"):

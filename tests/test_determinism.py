@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import training
+import fastnn.run
 
 PROGRAM = """
 import sys, hashlib
@@ -62,7 +62,7 @@ def test_threads_change_no_bit(dtype: str, optimizer: Any) -> None:
 @pytest.mark.parametrize("length", [1, 2, 7, 1000])
 def test_chunks_change_no_bit(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = digest(run())
-    monkeypatch.setattr(training, "LOG_ROWS", length)
+    monkeypatch.setattr(fastnn.run, "LOG_ROWS", length)
     assert digest(run()) == expected
 
 

@@ -121,7 +121,7 @@ def test_regression(loss: str) -> None:
     history = model.fit(
         X, t, loss=loss, optimizer=fastnn.Adam(0.05), epochs=40, batch_size=32, validation_data=(X, t), verbose=0
     )
-    assert set(history) == {"loss", "val_loss", "val_r2"}
+    assert set(history) == {"loss", "val_loss", "val_r2", "val_mae"}
     assert model.evaluate(X, t)["r2"] == pytest.approx(r2_score(t, model.predict(X)))
     assert model.evaluate(X, t)["r2"] > 0.99
     error = ((model(X) - t) ** 2).astype(np.float64)
@@ -185,7 +185,7 @@ def test_the_last_mini_batch_of_one_joins_the_one_before_with_batch_norm() -> No
     seen = []
 
     class Losses(Callback):
-        def chunk_end(self, model: Any, steps: int, loss: float) -> None:
+        def chunk_end(self, run: Any, steps: int, loss: float) -> None:
             seen.append(steps)
 
     layers = [fastnn.Dense(4), fastnn.BatchNorm(), fastnn.Dense(3)]
@@ -252,8 +252,8 @@ def test_files_that_are_not_models_are_refused(tmp_path: Path) -> None:
     save_file({"a": np.ones(3)}, path)
     with pytest.raises(ValueError, match="not a model of fastnn"):
         fastnn.load(path)
-    save_file({"a": np.ones(3)}, path, {"fastnn": '{"format": 99}'})
-    with pytest.raises(ValueError, match="format 99"):
+    save_file({"a": np.ones(3)}, path, {"fastnn": '{"format": 2}'})
+    with pytest.raises(ValueError, match="checksum of its manifest"):
         fastnn.load(path)
     classifier().build(5).save(path)
     content = path.read_bytes()
@@ -316,7 +316,7 @@ def test_ctrl_c_leaves_the_last_whole_chunk() -> None:
     model = classifier()
 
     class Stop(Callback):
-        def epoch_end(self, model: Any, epoch: int, values: Any) -> bool | None:
+        def epoch_end(self, run: Any, epoch: int, values: Any) -> bool | None:
             if epoch == 2:
                 raise KeyboardInterrupt
             return None
@@ -333,7 +333,7 @@ def test_a_callback_ends_the_training() -> None:
     X, y = blobs()
 
     class Enough(Callback):
-        def epoch_end(self, model: Any, epoch: int, values: Any) -> bool:
+        def epoch_end(self, run: Any, epoch: int, values: Any) -> bool:
             return values["loss"] < 10 and epoch == 1
 
     assert len(classifier().fit(X, y, epochs=10, verbose=0, callbacks=[Enough()])["loss"]) == 2
@@ -370,7 +370,7 @@ NAN = np.array([[np.nan] * 5])
         ({"sample_weight": np.ones(3)}, ValueError, "300 numbers"),
         ({"sample_weight": np.zeros(300)}, ValueError, "add up to 0"),
         ({"sample_weight": -np.ones(300)}, ValueError, "at least 0"),
-        ({"class_weight": {5: 1.0}}, ValueError, "0 to 2"),
+        ({"class_weight": {5: 1.0}}, ValueError, "known are 0, 1, 2"),
         ({"class_weight": "heavy"}, ValueError, "balanced"),
         ({"validation_data": (blobs()[0][:, :4], blobs()[1])}, ValueError, "validation X"),
         ({"validation_data": blobs()[0]}, ValueError, "pair"),
@@ -507,10 +507,7 @@ def test_a_failed_fit_leaves_task_and_optimizer_alone() -> None:
     model.fit(X, y, epochs=1, optimizer=fastnn.SGD(0.1, momentum=0.9), verbose=0)
     before = model.snapshot()
 
-    def order(epoch: int) -> np.ndarray:
-        return np.arange(300) if epoch == 0 else np.array([300])
-
-    for wrong in ({"loss": lambda z, t: z, "optimizer": fastnn.Adam()}, {"order": order, "epochs": 2}):
+    for wrong in ({"loss": lambda z, t: z, "optimizer": fastnn.Adam()}, {"order": lambda epoch: np.array([300])}):
         with pytest.raises(fastnn.FastnnError), pytest.warns(UserWarning, match="cannot go on"):
             model.fit(X, y, verbose=0, **wrong)
         after = model.snapshot()
@@ -519,6 +516,20 @@ def test_a_failed_fit_leaves_task_and_optimizer_alone() -> None:
         assert (after.optimizer, after.updates, after.step, after.epoch) == ("SGD", 3, 3, 1)
         assert np.array_equal(after.arrays["parameters"], before.arrays["parameters"])
         assert np.array_equal(after.arrays["velocity"], before.arrays["velocity"])
+
+
+def test_what_fails_later_leaves_the_whole_steps_before_it() -> None:
+    X, y = blobs()
+    model, twin = classifier(), classifier()
+
+    def order(epoch: int) -> np.ndarray:
+        return np.arange(300) if epoch == 0 else np.array([300])
+
+    with pytest.raises(fastnn.FastnnError, match="0 to 299"):
+        model.fit(X, y, epochs=2, order=order, verbose=0)
+    twin.fit(X, y, epochs=1, order=order, verbose=0)
+    assert (model.counters.step, model.counters.epoch) == (twin.counters.step, twin.counters.epoch) == (3, 1)
+    assert all(np.array_equal(model.weights[name], value) for name, value in twin.weights.items())
 
 
 def test_the_same_class_of_optimizer_goes_on_with_what_it_has() -> None:
@@ -543,8 +554,8 @@ def test_rates_per_epoch_follow_the_epochs_of_any_order() -> None:
         rates = []
 
         class Rate(Callback):
-            def epoch_end(self, model: Any, epoch: int, values: Any, rates: list[float] = rates) -> None:
-                rates.append(model.weights["0.weight"].item())
+            def epoch_end(self, run: Any, epoch: int, values: Any, rates: list[float] = rates) -> None:
+                rates.append(run.model.weights["0.weight"].item())
 
         model.fit(
             X, t + 1e9, loss="quadratic", optimizer=fastnn.SGD(fastnn.schedules.Table({0: 1e-9, 1: 1e-10, 2: 1e-11})),
@@ -585,7 +596,7 @@ def test_evaluation_keeps_to_the_task_of_the_training() -> None:
     t[:5] = [[1, 0], [0, 1], [1, 0], [0, 1], [1, 0]]
     model = fastnn.Sequential([fastnn.Dense(2)], seed=0)
     model.fit(X, t, loss="mean_squared_error", batch_size=25, epochs=1, verbose=0)
-    assert set(model.evaluate(X[:5], t[:5])) == {"loss", "r2"}
+    assert set(model.evaluate(X[:5], t[:5])) == {"loss", "r2", "mae"}
 
 
 def test_what_cannot_be_predicted_is_refused() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastnn import arrays
 from fastnn.engines.base import Engine, Instance
 from fastnn.engines.host import convert_rows
 from fastnn.errors import InputError, KindError
@@ -106,13 +107,13 @@ class CudaEngine(Engine):
         return self.free()
 
     def outputs(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-        return np.empty(shape, dtype) if isinstance(like, np.ndarray) else self.empty(shape, dtype)
+        return np.empty(shape, dtype) if arrays.on_host(like) else self.empty(shape, dtype)
 
     def load_rows(self, target: DeviceArray, source: Any, start: int, count: int, scale: float) -> None:
         rows = target.rows(0, count)
-        if isinstance(source, np.ndarray):
+        if arrays.on_host(source):
             values = np.empty(rows.shape, rows.dtype)
-            convert_rows(values, source[start : start + count], scale)
+            convert_rows(values, source[start : start + count], scale, start)
             rows.write(values)
             return
         given = self.place(source).rows(start, count)

@@ -86,7 +86,7 @@ class HostEngine(Engine):
         return np.empty(shape, dtype)
 
     def load_rows(self, target: np.ndarray, source: Any, start: int, count: int, scale: float) -> None:
-        convert_rows(target[:count], source[start : start + count], scale)
+        convert_rows(target[:count], source[start : start + count], scale, start)
 
     def store_rows(self, target: np.ndarray, source: np.ndarray, start: int, count: int) -> None:
         target[start : start + count] = source[:count]
@@ -105,15 +105,29 @@ CPU = HostEngine("cpu")
 NUMPY = HostEngine("numpy")
 
 
-def convert_rows(target: np.ndarray, rows: np.ndarray, scale: float) -> None:
-    """target = rows * scale in the dtype of `target`. Raises InputError where one is NaN or infinite."""
+def convert_rows(target: np.ndarray, rows: np.ndarray, scale: float, start: int = 0) -> None:
+    """target = rows * scale in the dtype of `target`; `start`: of which row. Raises InputError where one is NaN or infinite."""
     with np.errstate(over="ignore"):  # what overflows is refused below
         np.copyto(target, rows, casting="unsafe")
     if scale != 1.0:
         target *= target.dtype.type(scale)
     if not np.isfinite(target).all():
-        bad = int(np.count_nonzero(~np.isfinite(target)))
-        raise InputError(f"X: {bad} values are NaN or infinite in {target.dtype}; remove or replace them")
+        spoilt = np.argwhere(~np.isfinite(target))
+        row, *rest = map(int, spoilt[0])
+        raise InputError(
+            f"X: {len(spoilt)} values are NaN or infinite in {target.dtype}, the first in {spot((start + row, *rest))}; "
+            "remove or replace them"
+        )
+
+
+def spot(index: Sequence[int], names: Sequence[str] | None = None) -> str:
+    """Where an element lies, for messages: `row 3, column 1 ('age')`."""
+    row, *rest = index
+    if not rest:
+        return f"row {row}"
+    if len(rest) > 1:
+        return f"row {row}, position {tuple(rest)}"
+    return f"row {row}, column {rest[0]}" + (f" ({names[rest[0]]!r})" if names else "")
 
 
 class HostInstance(Instance):

@@ -1,0 +1,95 @@
+"""Mini-batches that the user makes: an iterable of (X, y) or (X, y, weights), gone through once an epoch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter
+from typing import Any
+
+from fastnn.errors import InputError, KindError
+from fastnn.examples import Examples
+
+BLOCK = 64
+"""Mini-batches that are played in one go, at most."""
+
+BLOCK_BYTES = 2**26
+"""Bytes of examples that wait to be played in one go, about."""
+
+BLOCK_SECONDS = 0.05
+"""How long mini-batches are waited for before those that have come are played."""
+
+_END = object()
+
+
+def is_batches(X: Any, y: Any) -> bool:
+    """Whether X stands for an iterable of mini-batches: there is no y, and X is no array."""
+    if y is not None or hasattr(X, "shape") or hasattr(X, "__array__") or hasattr(X, "__dlpack__"):
+        return False
+    return callable(X) or isinstance(X, Iterable)
+
+
+class Batches:
+    """An iterable of mini-batches, or a function that returns one for each epoch."""
+
+    def __init__(self, given: Any, epochs: Any) -> None:
+        self._given = given
+        self._first: Iterator[Any] | None = None
+        once = not callable(given) and iter(given) is given
+        if once and isinstance(epochs, int) and epochs > 1:
+            raise InputError(
+                f"an iterator can be gone through once, and there are {epochs} epochs: give a list of mini-batches, or a "
+                "function that returns an iterator for each epoch"
+            )
+
+    def first(self) -> tuple[Any, Any, Any]:
+        """The first mini-batch, which the first epoch begins with."""
+        found = self._iterate()
+        try:
+            batch = next(found)
+        except StopIteration:
+            raise InputError("the iterable of mini-batches is empty") from None
+        self._first = itertools.chain([batch], found)
+        return _parts(batch, 0)
+
+    def blocks(self, done: int, check: Callable[..., Examples]) -> Iterator[list[Examples]]:
+        """Mini-batches of an epoch after the first `done`, checked; those that follow each other and are alike together."""
+        found, self._first = self._first or self._iterate(), None
+        for _ in range(done):
+            if next(found, None) is None:
+                raise InputError(f"the iterable of mini-batches ended within the {done} that the run was trained on before")
+        block: list[Examples] = []
+        begun, size = perf_counter(), 0
+        for index in itertools.count(done):
+            try:
+                batch = next(found, _END)
+                if batch is _END:
+                    break
+                examples = check(*_parts(batch, index), f"mini-batch {index}: ")
+            except Exception:
+                if block:  # those before it are trained on, however many of them were waiting
+                    yield block
+                raise
+            alike = not block or (examples.data == block[0].data and len(examples.X) == len(block[0].X))
+            if not alike or (block and not examples.on_host):
+                yield block
+                block, begun, size = [], perf_counter(), 0
+            block.append(examples)
+            size += sum(array.nbytes for array in examples.arrays().values())
+            if len(block) == BLOCK or size > BLOCK_BYTES or perf_counter() - begun > BLOCK_SECONDS:
+                yield block
+                block, begun, size = [], perf_counter(), 0
+        if block:
+            yield block
+
+    def _iterate(self) -> Iterator[Any]:
+        given = self._given() if callable(self._given) else self._given
+        if not isinstance(given, Iterable):
+            raise KindError(f"expected an iterable of mini-batches (X, y), got {type(given).__name__}")
+        return iter(given)
+
+
+def _parts(batch: Any, index: int) -> tuple[Any, Any, Any]:
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+        raise InputError(f"mini-batch {index}: expected (X, y) or (X, y, weights), got {type(batch).__name__}")
+    return batch[0], batch[1], batch[2] if len(batch) == 3 else None

@@ -1,0 +1,133 @@
+"""Loss and metrics of data that a model is not trained on: validation in a training, and `evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastnn import engines, labels, ops, steps
+from fastnn.examples import Examples
+from fastnn.feeds import Feed, feed
+from fastnn.losses import Loss
+from fastnn.metrics import METRICS, Metric, compute
+from fastnn.model import Sequential, as_loss_network
+
+LOG_ROWS = 4096
+"""Mini-batches whose losses fit into the log."""
+
+
+def hit_attributes(loss: Loss, kind: str) -> dict[str, Any] | None:
+    """The attributes of `ops.is_correct` for a task; None for values. Logits are yes above 0, everything else above 1/2."""
+    if kind == "values":
+        return None
+    return {"threshold": 0.0 if loss.link == "sigmoid" else 0.5, "multilabel": kind == "multilabel"}
+
+
+def evaluate(
+    model: Sequential,
+    examples: Examples,
+    loss: Loss,
+    threads: int | None,
+    engine: engines.Engine,
+    fed: Feed | None = None,
+    metrics: Sequence[Metric] = (),
+) -> dict[str, float]:
+    """Loss, accuracy or r2 and mae, and `metrics`; `fed`: the examples on the engine, if they are there already."""
+    hits = hit_attributes(loss, examples.kind)
+    own = feed(engine, examples, min(len(examples.X), engine.block_rows)) if fed is None else None
+    try:
+        result = _play(model, examples, loss, hits, threads, engine, own or fed)  # type: ignore[arg-type]
+    finally:
+        if own is not None:
+            own.close()
+    wanted = [*((METRICS["r2"], METRICS["mae"]) if hits is None else ()), *metrics]
+    if wanted:
+        outputs = _outputs(model, examples, loss, threads, engine)
+        for metric in wanted:
+            result[metric.name] = _measure(model, metric, examples, loss, outputs)
+    return result
+
+
+def _play(
+    model: Sequential, examples: Examples, loss: Loss, hits: dict[str, Any] | None, threads: int | None, engine: engines.Engine,
+    fed: Feed,
+) -> dict[str, float]:  # fmt: skip
+    """Loss and, where there are classes, accuracy, by the program of evaluation."""
+    n = len(examples.X)
+    network = as_loss_network(model, loss)
+    sums = {"loss": 0.0, "accuracy": 0.0}
+    total = 0.0
+    block = min(n, engine.block_rows)
+    fed.begin(np.arange(n))
+    start = 0
+    for rows, count in _blocks(n, block):
+        settings = None if hits is None else tuple(sorted(hits.items()))
+        key = ("evaluate", engine.name, engine.precision, engine.tuned, rows, threads, loss, examples.data, settings)
+
+        def make(rows: int = rows) -> engines.Instance:
+            instance = engine.instantiate(steps.evaluation(network, loss, examples.data, hits), rows, threads)
+            log = engine.zeros((LOG_ROWS, len(steps.LOG_COLUMNS)), model.dtype, mirrored=True)
+            instance.bind(control=engine.zeros((8,), np.int64, mirrored=True), log=log)
+            return instance
+
+        with model._cache.take(key, make) as instance:
+            state = model._state.on(engine)
+            instance.bind(parameters=state["parameters"], statistics=state["statistics"], **fed.bindings())
+            done = 0
+            while done < count:
+                here = start + done * rows
+                chunk = min(count - done, LOG_ROWS, fed.most(here, rows) or count)
+                engine.write(instance.bound["control"], (0, fed.ready(here), 0))
+                instance.play(chunk)
+                table = engine.read(instance.bound["log"][:chunk])[0].astype(np.float64)
+                column = table[:, steps.LOG_COLUMNS["weight"]]
+                weight = column if examples.weights is not None else np.full(chunk, rows, np.float64)
+                total += float(weight.sum())
+                for name in sums:
+                    sums[name] += float((table[:, steps.LOG_COLUMNS[name]] * weight).sum())
+                done += chunk
+        start += rows * count
+    result = {"loss": sums["loss"] / total if total else 0.0}
+    if hits is not None:
+        result["accuracy"] = sums["accuracy"] / total if total else 0.0
+    return result
+
+
+def _blocks(n: int, block: int) -> Iterator[tuple[int, int]]:
+    """(rows, how many such blocks in a row)."""
+    if n // block:
+        yield block, n // block
+    if n % block:
+        yield n % block, 1
+
+
+def _outputs(model: Sequential, examples: Examples, loss: Loss, threads: int | None, engine: engines.Engine) -> np.ndarray:
+    """What the loss takes, on the host: logits where it has a link, else the outputs of the last layer."""
+    outputs = model._outputs_of(as_loss_network(model, loss), examples.X, threads, engine)
+    if not isinstance(outputs, np.ndarray):
+        (outputs,) = engine.read(outputs)
+    found: np.ndarray = outputs
+    return found
+
+
+def _measure(model: Sequential, metric: Metric, examples: Examples, loss: Loss, outputs: np.ndarray) -> float:
+    """One metric of all examples."""
+    if metric.takes == "outputs":
+        targets = examples.y
+        if targets.dtype.kind == "i" and loss.accepts != "classes":
+            targets = np.eye(outputs.shape[1], dtype=outputs.dtype)[targets]
+        return compute(metric, targets, outputs, examples.weights, examples.classes)
+    shares = outputs if loss.link is None else ops.activate(outputs, loss.link)
+    task = examples.task(loss)
+    if metric.takes == "probabilities":
+        return compute(metric, examples.labels(task), shares, examples.weights, task.classes)
+    if examples.kind == "values":
+        return compute(metric, examples.y, shares, examples.weights)
+    if examples.kind == "classes":
+        found = outputs.argmax(axis=1)
+    else:
+        decided = (outputs > (0.0 if loss.link == "sigmoid" else 0.5)).astype(np.int64)
+        found = decided[:, 0] if examples.kind == "binary" else decided
+    return compute(metric, examples.labels(task), labels.decode(task, found), examples.weights, task.classes)

@@ -1,0 +1,393 @@
+"""What users give as X: arrays, frames and sparse matrices as one array of rows, or as `Rows`, which are made dense in blocks.
+
+Everything is looked at once, here; what a program can read as it is (uint8, float32, float64, contiguous) is not copied.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import mmap
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastnn import arrays, engines
+from fastnn.engines.host import spot
+from fastnn.errors import InputError, KindError, nearest
+
+READABLE = (np.dtype("uint8"), np.dtype("float32"), np.dtype("float64"))
+"""What programs read: these dtypes, native, in contiguous rows."""
+
+LARGE_BYTES = 2**28
+"""From this size on, the pages of a memory map are let go of when they have been read."""
+
+RELEASE_BYTES = 2**26
+"""About how much of a memory map is read before its pages are let go of."""
+
+FAULT_BYTES = 2**21
+"""What Linux maps at most around a page that is read, where files lie in its cache in large pieces (measured: 1.5 MiB): the
+memory that one row costs where rows are read in any order."""
+
+CURES = {
+    "O": "convert it with {name}.astype(float)",
+    "U": "encode texts as numbers, such as with sklearn.preprocessing.OneHotEncoder",
+    "S": "encode texts as numbers, such as with sklearn.preprocessing.OneHotEncoder",
+    "c": "use {name}.real, {name}.imag or both side by side",
+    "M": "convert dates to numbers, such as with {name}.astype('int64')",
+    "m": "convert times to numbers, such as with {name}.astype('int64')",
+    "V": "use numpy.lib.recfunctions.structured_to_unstructured({name})",
+}
+"""What to do about the kinds of dtypes that are no numbers."""
+
+
+class Rows(ABC):
+    """A matrix on the host that is never dense as a whole: blocks of its rows are made when they are asked for."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows, were they dense."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @abstractmethod
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Rows as a dense array of `dtype`, to be looked at only."""
+
+    @abstractmethod
+    def take(self, indices: np.ndarray, out: np.ndarray) -> None:
+        """out[i] = row indices[i]; `out` is C-contiguous and of `dtype`."""
+
+    @abstractmethod
+    def readable(self, dtype: np.dtype[Any]) -> Rows:
+        """These rows in a dtype that programs read: their own where it is one, else `dtype`."""
+
+
+class SparseRows(Rows):
+    """A sparse matrix in CSR form, entries given several times summed. The matrix of the caller is not changed."""
+
+    def __init__(self, matrix: Any) -> None:
+        self.matrix = matrix
+        self.shape, self.dtype = matrix.shape, matrix.dtype
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return np.asarray(self.matrix[rows].toarray())
+
+    def take(self, indices: np.ndarray, out: np.ndarray) -> None:
+        self.matrix[indices].toarray(out=out)
+
+    def readable(self, dtype: np.dtype[Any]) -> Rows:
+        return self if self.dtype in READABLE else SparseRows(self.matrix.astype(dtype))
+
+    def spot(self, entry: int) -> tuple[int, int]:
+        """Row and column of a stored entry."""
+        row = int(np.searchsorted(self.matrix.indptr, entry, "right")) - 1
+        return row, int(self.matrix.indices[entry])
+
+
+class MappedRows(Rows):
+    """A memory map that is larger than the memory to be spent on it, or that programs cannot read as it is.
+
+    Pages of a shared mapping are let go of behind the reader; the system keeps them in its cache as long as it likes. Those of
+    a private one (mode "c") may hold what the user has written, and stay.
+    """
+
+    def __init__(self, array: np.ndarray, dtype: np.dtype[Any] | None = None) -> None:
+        self.array = array
+        self.shape, self.dtype = array.shape, array.dtype if dtype is None else dtype
+        self._mapping = mapping(array)
+        self._read = 0
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        block = self.array[rows]
+        self._count(block.nbytes if self.array.flags.c_contiguous else RELEASE_BYTES)
+        return block.astype(self.dtype, copy=False)
+
+    def take(self, indices: np.ndarray, out: np.ndarray) -> None:
+        few = max(1, 2 * RELEASE_BYTES // (FAULT_BYTES + self.array[:1].nbytes))
+        for start in range(0, len(indices), few):
+            part = indices[start : start + few]
+            out[start : start + len(part)] = self.array[part]  # numpy.take would copy a map that is not contiguous
+            self.release()
+
+    def readable(self, dtype: np.dtype[Any]) -> Rows:
+        return self if self.dtype in READABLE else MappedRows(self.array, dtype)
+
+    def release(self) -> None:
+        """Let go of all pages of a shared mapping, where the system can."""
+        self._read = 0
+        if self._mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+
+    def _count(self, read: int) -> None:
+        self._read += read
+        if self._read > RELEASE_BYTES:
+            self.release()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Checked inputs: an array of the host or of a GPU, or `Rows`; and the names of the columns where X has them."""
+
+    array: Any
+    names: tuple[str, ...] | None = None
+
+
+def read(X: Any, features: tuple[int, ...] | None, name: str = "X", feature_names: Sequence[str] | None = None) -> Inputs:
+    """X (n, ...) as rows of numbers with the features expected, on the host or where it lies on a GPU; copied only if need be.
+
+    X: an array of NumPy, CuPy or any library that speaks `__array__` or `__dlpack__`; a memory map; a frame of pandas or polars
+    with columns of numbers; a sparse matrix of SciPy; or `Inputs`. `name`: what X is called in messages. `feature_names`: those
+    of the frame that a model was trained on; a frame is then taken by name, whatever the order of its columns, and everything
+    else by position.
+
+    Raises KindError for what is not an array of numbers and InputError for wrong shapes, names and missing values.
+    """
+    given = X if isinstance(X, Inputs) else _inputs(X, name, feature_names)
+    shape = given.array.shape
+    if len(shape) < 2:
+        raise InputError(
+            f"{name}: expected rows of features, shape (n, features), got shape {shape}; "
+            f"use {name}.reshape(1, -1) for one example or {name}.reshape(-1, 1) for one feature"
+        )
+    if features is not None and shape[1:] != features:
+        raise InputError(f"{name}: expected shape {('n', *features)}, got {shape}")
+    return given
+
+
+def readable(given: Inputs, dtype: np.dtype[Any], name: str) -> Any:
+    """The rows of checked inputs where a program can gather from them, else a copy in `dtype`, that of the model.
+
+    Raises InputError where one is NaN, infinite or beyond the range of `dtype`.
+    """
+    X = given.array
+    if not isinstance(X, np.ndarray | Rows):
+        return _readable_on_gpu(X, dtype, name)
+    if X.dtype.kind == "f":
+        check_finite(X, name, float(np.finfo(dtype).max), given.names)
+    if isinstance(X, Rows):
+        return X.readable(dtype)
+    return np.require(X, X.dtype if X.dtype in READABLE else dtype, ["C", "A"])
+
+
+def check_finite(values: np.ndarray | Rows, what: str, largest: float = math.inf, names: tuple[str, ...] | None = None) -> None:
+    """Raise where NaN, infinity or more than `largest` is: how many, and the first; looks at blocks, never at a copy of all."""
+    stored = values.matrix.data if isinstance(values, SparseRows) else values
+    if largest >= float(np.finfo(stored.dtype).max):
+        largest = math.inf
+    rows = max(1, 2**20 // max(1, math.prod(stored.shape[1:])))
+    bad = 0
+    first: tuple[int, ...] = (0,)
+    for start in range(0, len(stored), rows):
+        block = stored[start : start + rows]
+        if np.isfinite(block).all() and (largest == math.inf or np.abs(block).max(initial=0.0) <= largest):
+            continue
+        spoilt = ~(np.isfinite(block) & (np.abs(block) <= largest))
+        if not bad:
+            row, *rest = map(int, np.unravel_index(spoilt.argmax(), spoilt.shape))
+            first = (start + row, *rest)
+        bad += int(np.count_nonzero(spoilt))
+    if bad:
+        place = values.spot(first[0]) if isinstance(values, SparseRows) else first
+        raise InputError(
+            f"{what}: {bad} values are NaN, infinite or too large, the first in {spot(place, names)}; remove or replace them"
+        )
+
+
+def is_readable(array: np.ndarray) -> bool:
+    """Whether a program can gather rows from an array as it is."""
+    return array.dtype in READABLE and array.flags.c_contiguous and array.flags.aligned
+
+
+def mapping(array: np.ndarray) -> Any:
+    """The shared memory map that an array of the host looks into; None for private ones and for other memory."""
+    found = _memmap(array)
+    return None if found is None or found.mode == "c" else found._mmap
+
+
+def _memmap(array: Any) -> Any:
+    while isinstance(array, np.ndarray):
+        if isinstance(array, np.memmap) and array._mmap is not None:  # type: ignore[attr-defined]
+            return array
+        array = array.base
+    return None
+
+
+def _inputs(X: Any, name: str, feature_names: Sequence[str] | None) -> Inputs:
+    if isinstance(X, list | tuple):
+        raise KindError(f"{name}: expected an array, got a {type(X).__name__}; convert it with numpy.asarray")
+    if isinstance(X, Rows):
+        return Inputs(X)
+    if _is(X, "pandas", "DataFrame"):
+        return _pandas(X, name, feature_names)
+    if _is(X, "polars", "DataFrame"):
+        return _polars(X, name, feature_names)
+    if _is(X, "polars", "LazyFrame"):
+        raise KindError(f"{name}: expected an array or a frame, got a LazyFrame; use {name}.collect()")
+    if (sparse := sys.modules.get("scipy.sparse")) is not None and sparse.issparse(X):
+        return Inputs(_sparse(X, name))
+    if isinstance(X, np.ma.MaskedArray) and (mask := np.ma.getmaskarray(X)).any():
+        first = spot(tuple(int(i) for i in np.argwhere(mask)[0]))
+        raise InputError(f"{name}: {mask.sum()} values are masked, the first in {first}; fill them with {name}.filled(value)")
+    array = arrays.to_host(X) if arrays.on_host(X) else engines.of(X).place(X)
+    _check_dtype(array.dtype, X, name)
+    if isinstance(array, np.ndarray) and _memmap(array) is not None:
+        private_or_small = array.nbytes < LARGE_BYTES or mapping(array) is None
+        return Inputs(array if is_readable(array) and private_or_small else MappedRows(array))
+    return Inputs(array)
+
+
+def _is(X: Any, library: str, kind: str) -> bool:
+    """Whether X is of a class of a library, which is not imported for the question."""
+    module = sys.modules.get(library)
+    return module is not None and isinstance(X, getattr(module, kind, ()))
+
+
+def _check_dtype(dtype: np.dtype[Any], X: Any, name: str) -> None:
+    if dtype.kind not in "fiub":
+        got = f"dtype {dtype}" if hasattr(X, "dtype") else f"a {type(X).__name__}"
+        cure = CURES.get(dtype.kind, "").format(name=name) if hasattr(X, "dtype") else ""
+        raise KindError(f"{name}: expected an array of numbers, got {got}" + (f"; {cure}" if cure else ""))
+
+
+def _sparse(X: Any, name: str) -> SparseRows:
+    from scipy.sparse import csr_array
+
+    _check_dtype(X.dtype, X, name)
+    if X.ndim != 2:
+        raise InputError(f"{name}: expected a sparse matrix of shape (n, features), got shape {X.shape}")
+    matrix = csr_array(X)
+    try:
+        matrix.check_format()  # an index out of range would be written to beside the block
+    except ValueError as error:
+        raise InputError(f"{name}: the sparse matrix is damaged: {error}") from error
+    if not matrix.has_canonical_format:
+        matrix = matrix.copy()  # a CSR matrix shares its arrays with the caller's
+        matrix.sum_duplicates()
+    return SparseRows(matrix)
+
+
+def _readable_on_gpu(X: Any, dtype: np.dtype[Any], name: str) -> Any:
+    """An array on a GPU, which is looked at and left there."""
+    if X.dtype not in READABLE or (X.dtype == np.float64 and dtype != np.float64):
+        raise KindError(f"{name}: expected uint8 or {dtype} on a GPU, got {X.dtype}; convert it with .astype('{dtype}')")
+    if X.dtype.kind == "f":
+        engine = engines.of(X)
+        bad = int(engine.read(engine.count_nonfinite(X))[0].sum())
+        if bad:
+            raise InputError(f"{name}: {bad} values are NaN or infinite; remove or replace them")
+    return X
+
+
+# --- frames ---------------------------------------------------------------------------------------------------------
+
+
+def _pandas(X: Any, name: str, feature_names: Sequence[str] | None) -> Inputs:
+    names = _names(X.columns, name, feature_names, f"set {name}.columns = {name}.columns.astype(str)")
+    if names != tuple(X.columns):
+        X = X[list(names)]
+    dtypes = list(X.dtypes)
+    texts = [n for n, dtype in zip(names, dtypes, strict=True) if dtype.kind in "OUS"]
+    others = [n for n, dtype in zip(names, dtypes, strict=True) if dtype.kind not in "fiubOUS"]
+    _check_columns(X, texts, others, name, "pandas.get_dummies({name}, columns=[{columns}])", "drop(columns=[{columns}])")
+    for index, dtype in enumerate(dtypes):
+        if not isinstance(dtype, np.dtype):
+            missing = np.asarray(X.iloc[:, index].isna())
+            _check_missing(missing, names[index], name, f"{name}.fillna(value)")
+    kinds = {getattr(d, "numpy_dtype", None) or getattr(d, "subtype", d) for d in dtypes}  # of nullable and sparse columns
+    return _of_frame(X.to_numpy(dtype=np.result_type(np.bool_, *kinds)), names, name)
+
+
+def _polars(X: Any, name: str, feature_names: Sequence[str] | None) -> Inputs:
+    names = _names(X.columns, name, feature_names, f"rename them with {name}.rename(...)")
+    if names != tuple(X.columns):
+        X = X.select(names)
+    dtypes = {n: str(dtype.base_type()) for n, dtype in X.schema.items()}
+    texts = [n for n, dtype in dtypes.items() if dtype in ("String", "Categorical", "Enum")]
+    numbers = [n for n, dtype in X.schema.items() if dtype.is_integer() or dtype.is_float() or dtypes[n] == "Boolean"]
+    others = [n for n in names if n not in {*texts, *numbers}]
+    _check_columns(X, texts, others, name, "{name}.to_dummies([{columns}])", "drop([{columns}])")
+    for column in names:
+        if X[column].null_count():
+            _check_missing(X[column].is_null().to_numpy(), column, name, f"{name}.fill_null(value)")
+    return _of_frame(X.to_numpy(), names, name)
+
+
+def _of_frame(array: np.ndarray, names: tuple[str, ...], name: str) -> Inputs:
+    """The numbers of a frame; looked at here, where a column can still be named."""
+    _check_dtype(array.dtype, array, name)
+    if array.dtype.kind == "f":
+        check_finite(array, name, names=names)
+    return Inputs(array, names)
+
+
+def _names(columns: Iterable[Any], name: str, expected: Sequence[str] | None, cure: str) -> tuple[str, ...]:
+    """The names of a frame's columns, or those that a model expects, all of which the frame must have, and no others."""
+    found = tuple(columns)
+    for column in found:
+        if not isinstance(column, str):
+            raise InputError(f"{name}: expected columns with names, got {column!r} ({type(column).__name__}); {cure}")
+    if len(set(found)) < len(found):
+        twice = next(column for column in found if found.count(column) > 1)
+        raise InputError(f"{name}: expected columns with different names, got {twice!r} {found.count(twice)} times")
+    if expected is None:
+        return found
+    known, given = set(expected), set(found)
+    if missing := [column for column in expected if column not in given]:
+        more = [column for column in found if column not in known]
+        raise InputError(f"{name}: the columns {_listed(missing)} of training are missing{_near(missing[0], more or found)}")
+    if more := [column for column in found if column not in known]:
+        raise InputError(
+            f"{name}: the columns {_listed(more)} were not there in training{_near(more[0], expected)}; "
+            f"leave them out with {name}[list(model.feature_names)]"
+        )
+    return tuple(expected)
+
+
+def _check_columns(X: Any, texts: list[str], others: list[str], name: str, encode: str, drop: str) -> None:
+    """Refuse columns that hold no numbers: texts and categories, and anything else, such as dates."""
+    for columns, kind, cure in (
+        (texts, "text or categories", f"encode them with {encode}"),
+        (others, "no numbers", f"convert them to numbers, or leave them out with {name}.{drop}"),
+    ):
+        if columns:
+            example = next((value for value in X[columns[0]] if value is not None and value == value), None)
+            told = cure.format(name=name, columns=_listed(columns))
+            raise KindError(f"{name}: the columns {_listed(columns)} hold {kind}, such as {_short(example)}; {told}")
+
+
+def _check_missing(missing: np.ndarray, column: str, name: str, cure: str) -> None:
+    if missing.any():
+        raise InputError(
+            f"{name}: the column {column!r} misses {int(missing.sum())} values, the first in row {int(missing.argmax())}; "
+            f"fill them with {cure}, or leave these rows out"
+        )
+
+
+def _near(column: str, known: Sequence[str]) -> str:
+    """The nearest of `known`, or all of them where they are few."""
+    close = difflib.get_close_matches(column, known, n=1)
+    return nearest(column, close or known) if close or len(known) <= 10 else ""
+
+
+def _listed(columns: Sequence[str], most: int = 10) -> str:
+    shown = ", ".join(map(repr, columns[:most]))
+    return shown if len(columns) <= most else f"{shown}, ... ({len(columns)})"
+
+
+def _short(value: Any, most: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -1,0 +1,578 @@
+"""Labels: the user's targets, read once at the border as class indices or values, and class indices as labels again.
+
+Labels are integers, strings, truth values or, of two classes, numbers such as -1.0 and 1.0. They may come as NumPy arrays,
+arrays of a GPU, anything that speaks `__array__` or DLPack, Series and frames of pandas or polars, or lists.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+
+from fastnn import arrays
+from fastnn.configurations import as_number
+from fastnn.errors import InputError, KindError, nearest
+from fastnn.losses import Loss
+
+KINDS = ("classes", "binary", "multilabel", "values")
+"""What a model can be trained for: one of C classes, yes or no, several yeses or noes, numbers."""
+
+WITH_CLASSES = ("classes", "binary")
+SHOWN = 5
+"""How many labels a message names."""
+
+DENSE = 2**20
+"""Integers that span at most so many numbers are told apart by a table, others by sorting those that differ."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What the model was trained for: found at the first `fit`, stored with the model.
+
+    `classes`: the labels in the order of the outputs (of "binary": no, yes), 1-D, int64, str, bool or float64, not writable;
+    None for "multilabel" and "values". Raises InputError where the fields do not fit together.
+    """
+
+    loss: str
+    kind: str
+    """`"classes"`, `"binary"`, `"multilabel"` or `"values"`."""
+    classes: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"Task: unknown kind {self.kind!r}{nearest(self.kind, KINDS)}")
+        if (self.classes is not None) != (self.kind in WITH_CLASSES):
+            expected = "classes" if self.kind in WITH_CLASSES else "no classes"
+            raise InputError(f"Task: expected {expected} for the kind {self.kind!r}, got {self.classes!r}")
+        if self.classes is not None:
+            classes = _read_classes(self.classes, "Task: classes").copy()
+            if self.kind == "binary" and len(classes) != 2:
+                raise InputError(f"Task: expected two classes for the kind 'binary', got {abridged(classes)}")
+            classes.flags.writeable = False
+            object.__setattr__(self, "classes", classes)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Task):
+            return NotImplemented
+        return self.to_config() == other.to_config() and self._type == other._type
+
+    @property
+    def indices(self) -> bool:
+        """Whether the labels are the class indices 0, 1, ..., C - 1 themselves, or there are none."""
+        return self.classes is None or (self._type == "i" and bool((self.classes == np.arange(len(self.classes))).all()))
+
+    @property
+    def _type(self) -> str | None:
+        return None if self.classes is None else self.classes.dtype.kind
+
+    def to_config(self) -> dict[str, Any]:
+        """A dict of plain JSON values; the type of the classes is that of the values in the list."""
+        return {"loss": self.loss, "kind": self.kind, "classes": None if self.classes is None else self.classes.tolist()}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The task that `to_config` described. Raises InputError for what is none."""
+        if not isinstance(config, Mapping) or set(config) != {"loss", "kind", "classes"}:
+            raise InputError(f'expected a dict with "loss", "kind" and "classes", got {config!r}')
+        loss, kind, classes = config["loss"], config["kind"], config["classes"]
+        if not isinstance(loss, str) or not isinstance(kind, str) or not isinstance(classes, list | None):
+            raise InputError(f"expected a loss and a kind by name and a list of classes or None, got {config!r}")
+        try:
+            return cls(loss, kind, None if classes is None else np.asarray(classes, dtype=object))
+        except KindError as error:
+            raise InputError(str(error)) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Targets as programs read them: int64 class indices (n,), or values (n, O) in the model's dtype, rows one after another.
+
+    `kind` and `classes` are those of the `Task` they make.
+    """
+
+    values: np.ndarray
+    kind: str
+    classes: np.ndarray | None
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def read(
+    y: Any,
+    n: int,
+    outputs: int,
+    loss: Loss,
+    squashed: bool,
+    dtype: np.dtype[Any],
+    what: str = "y",
+    classes: Any = None,
+    known: Task | None = None,
+    part: bool = False,
+) -> Targets:
+    """The targets of n examples for a network of so many outputs, checked.
+
+    Several outputs C: labels (n,) become indices of classes. Integers from 0 to C - 1 are indices already; of other labels
+    there must be C different ones, which are sorted. Rows (n, C) of shares that add up to 1 are classes for a loss that
+    compares classes; rows of integers or truth values with a single 1 are so for every loss but a sigmoid's. Other rows of 0
+    and 1 are "multilabel" where the outputs are squashed to 0 ... 1 (`squashed`, or the link of the loss), and all others
+    "values".
+
+    One output, (n,) or (n, 1): where it is squashed, 0 and 1, truth values or two different labels (strings or whole numbers,
+    sorted: the second is yes) are "binary", and numbers between are "values"; where it is not, numbers are "values".
+
+    `classes` names the labels in the order of the outputs, whether all of them occur or not. `known` is the task that a
+    model was trained for: its labels are looked up, and its kind decides. `part`: these are some of the examples only, which
+    may all be of one class. Values are never written to, and copied only where dtype or layout ask for it.
+
+    Raises InputError and KindError, with the first row that is wrong.
+    """
+    array = _plain(y, what)
+    if array.ndim == 2 and array.shape[1] == 1 and (outputs == 1 or hasattr(y, "columns")):
+        array = array[:, 0]
+    if array.ndim == 0 or len(array) != n:
+        raise InputError(f"{what}: expected one target for each of the {n} examples, got shape {array.shape}")
+    if n == 0:
+        raise InputError(f"{what}: expected at least one example, got none")
+    if loss.accepts == "classes" and outputs == 1:
+        raise InputError(f"{loss.name} compares classes and needs at least two outputs; use sigmoid_cross_entropy for one")
+    named = _named(classes, known, outputs)
+    squashed = squashed or loss.link == "sigmoid"
+    kind = None if known is None else known.kind
+    if array.ndim > 1:
+        return _read_rows(array, outputs, loss, squashed, dtype, what, named, kind, part)
+    if outputs > 1:
+        return _read_labels(array, outputs, what, named, kind, part)
+    return _read_single(array, loss, squashed, dtype, what, named, kind, part)
+
+
+def _read_labels(array: np.ndarray, outputs: int, what: str, named: np.ndarray | None, kind: str | None, part: bool) -> Targets:
+    """Labels (n,) of one of several classes."""
+    if kind not in (None, "classes"):
+        raise InputError(f"{what}: the model is trained for {kind}, expected shape (n, {outputs}), got labels {array.shape}")
+    if array.dtype.kind == "f":
+        _check_labels_present(array, what)
+        if named is None or named.dtype.kind in "ib":
+            raise InputError(
+                f"{what}: expected class indices (whole numbers) or shape (n, {outputs}) for {outputs} outputs, "
+                f"got {array.dtype} of shape {array.shape}; class indices can be converted with .astype(int)"
+            )
+    if named is None:
+        named = _classes_of(array, outputs, what, part)
+    return Targets(indices(array, named, what), "classes", named)
+
+
+def _read_single(
+    array: np.ndarray,
+    loss: Loss,
+    squashed: bool,
+    dtype: np.dtype[Any],
+    what: str,
+    named: np.ndarray | None,
+    kind: str | None,
+    part: bool,
+) -> Targets:
+    """Yes-or-no labels or values (n,) of one output."""
+    if named is None and kind is None and squashed:
+        named = _two_classes(array, what, part)
+    if named is not None and not (kind == "binary" and _are_shares(array)):
+        yes = indices(array, named, what)
+        return Targets(yes.astype(dtype)[:, np.newaxis], "binary", named)
+    values = _as_values(array[:, np.newaxis], loss, dtype, what)
+    return Targets(values, kind or "values", named)
+
+
+def _read_rows(
+    array: np.ndarray,
+    outputs: int,
+    loss: Loss,
+    squashed: bool,
+    dtype: np.dtype[Any],
+    what: str,
+    named: np.ndarray | None,
+    kind: str | None,
+    part: bool,
+) -> Targets:
+    """Rows (n, O): shares of classes, yeses and noes, or values."""
+    if array.shape[1:] != (outputs,):
+        cure = (
+            f"; labels are 1-D: use {what.split()[-1]}.ravel()" if array.shape[1:] == (1,) and array.dtype.kind != "f" else ""
+        )
+        raise InputError(f"{what}: expected shape (n, {outputs}), got {array.shape}{cure}")
+    values = _as_values(array, loss, dtype, what)
+    if kind is None:
+        kind = "classes" if named is not None or loss.accepts == "classes" else _kind_of_rows(array, loss, squashed)
+        if kind == "classes" and named is None and len(array) > 1 and not part and np.count_nonzero(values.any(axis=0)) == 1:
+            raise _one_class(values.any(axis=0).argmax(), what)
+    elif loss.accepts == "classes" and kind != "classes":
+        raise InputError(f"{what}: the model is trained for {kind}, and {loss.name} compares classes")
+    if kind != "classes":
+        return Targets(values, kind, None)
+    sums = values.sum(axis=1, dtype=np.float64)
+    wrong = (values.min(axis=1) < 0) | (np.abs(sums - 1.0) > 1e-3)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise InputError(
+            f"{what}: expected one-hot rows, or shares of at least 0 that add up to 1; row {row} adds up to {sums[row]:g}, "
+            f"its least is {values[row].min():g}"
+        )
+    return Targets(values, kind, np.arange(outputs) if named is None else named)
+
+
+def _kind_of_rows(array: np.ndarray, loss: Loss, squashed: bool) -> str:
+    if not ((array == 0) | (array == 1)).all():
+        return "values"
+    if array.dtype.kind != "f" and loss.link != "sigmoid" and (np.count_nonzero(array, axis=1) == 1).all():
+        return "classes"
+    return "multilabel" if squashed else "values"
+
+
+def _as_values(array: np.ndarray, loss: Loss, dtype: np.dtype[Any], what: str) -> np.ndarray:
+    """Numbers (n, O) as rows of `dtype`, one after another; raises for what is not finite, or not for this loss."""
+    if array.dtype.kind == "U":
+        raise KindError(
+            f"{what}: expected numbers, got labels such as {array.flat[0].item()!r}; for two classes use the loss "
+            "sigmoid_cross_entropy with one output, for C of them softmax_cross_entropy with C outputs and y of shape (n,)"
+        )
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(array, dtype)
+    finite = np.isfinite(values)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0].tolist()
+        problem = "NaN or infinite" if not np.isfinite(array[row, column]) else f"too large for {dtype}"
+        where = f"row {row}, column {column}" if values.shape[1] > 1 else f"row {row}"
+        count = values.size - np.count_nonzero(finite)
+        raise InputError(f"{what}: {count} values are NaN, infinite or too large; the first, in {where}, is {problem}; "
+                         "remove or replace them")  # fmt: skip
+    if loss.link == "sigmoid" and (values.min() < 0 or values.max() > 1):
+        raise InputError(f"{what}: {loss.name} expects targets from 0 to 1, got {values.min():g} to {values.max():g}")
+    return values
+
+
+# --- classes --------------------------------------------------------------------------------------------------------
+
+
+def indices(labels: np.ndarray, classes: np.ndarray, what: str = "y") -> np.ndarray:
+    """The int64 indices (n,) of labels (n,) in `classes` (C,); InputError naming the first label that is none of them."""
+    if (labels.dtype.kind == "U") != (classes.dtype.kind == "U"):
+        raise _unknown(labels, np.ones(len(labels), bool), classes, what)
+    if labels.dtype.kind in "iub" and classes.dtype.kind in "ib":
+        labels, known = labels.astype(np.int64, copy=False), classes.astype(np.int64, copy=False)
+        start = known[0]
+        if (known == np.arange(start, start + len(known))).all():  # one pass instead of a search for each
+            outside = (labels < start) | (labels >= start + len(known)) if len(labels) else np.zeros(0, bool)
+            if outside.any():
+                raise _unknown(labels, outside, classes, what)
+            return np.ascontiguousarray(labels - start if start else labels)
+    order = np.argsort(classes)
+    places = np.minimum(np.searchsorted(classes, labels, sorter=order), len(classes) - 1)
+    found = order[places]
+    outside = classes[found] != labels
+    if outside.any():
+        raise _unknown(labels, outside, classes, what)
+    return found.astype(np.int64, copy=False)
+
+
+def decode(task: Task, indices: np.ndarray) -> np.ndarray:
+    """The labels of class indices, of any shape ("binary": of 0 and 1); for tasks without classes `indices` as they are."""
+    return indices if task.classes is None else task.classes[indices]
+
+
+def abridged(labels: np.ndarray) -> str:
+    """The first of some labels, and how many there are, for a message."""
+    shown = ", ".join(repr(label) for label in labels[:SHOWN].tolist())
+    return shown if len(labels) <= SHOWN else f"{shown}, ... ({len(labels)} in all)"
+
+
+def _classes_of(array: np.ndarray, outputs: int, what: str, part: bool) -> np.ndarray:
+    """The classes that labels (n,) of several outputs make."""
+    several = len(array) > 1 and not part
+    if array.dtype.kind == "b" and outputs == 2:
+        if several and array.all() == array.any():
+            raise _one_class(array[0], what)
+        return np.array([False, True])
+    if array.dtype.kind in "iu":
+        low, high = array.min(), array.max()
+        if low >= 0 and high < outputs:
+            if low == high and several:
+                raise _one_class(low, what)
+            return np.arange(outputs)
+    found = _distinct(array)
+    if len(found) == 1 and several:
+        raise _one_class(found[0], what, f"; expected class indices 0 to {outputs - 1} or {outputs} different labels")
+    if len(found) != outputs:
+        raise _wrong_count(found, outputs, what)
+    return found
+
+
+def _two_classes(array: np.ndarray, what: str, part: bool) -> np.ndarray | None:
+    """The classes that the targets (n,) of one squashed output make; None where they are values."""
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all() or _are_shares(array):
+            return None
+        found = _distinct(array)
+        if len(found) > 2 or not (found == np.floor(found)).all():
+            return None
+    else:
+        found = _distinct(array)
+    if len(found) == 1:
+        if (len(array) > 1 and not part) or found[0] not in (0, 1):
+            raise _one_class(found[0], what)
+        return np.arange(2).astype(bool if array.dtype.kind == "b" else np.int64)
+    if len(found) != 2:
+        raise _wrong_count(found, 1, what)
+    return np.arange(2) if found.dtype.kind == "f" and found.tolist() == [0, 1] else found
+
+
+def _are_shares(array: np.ndarray) -> bool:
+    """Whether these are floating-point numbers from 0 to 1 and not only 0 and 1."""
+    if array.dtype.kind != "f" or not len(array) or not (array.min() >= 0 and array.max() <= 1):
+        return False
+    return not bool(((array == 0) | (array == 1)).all())
+
+
+def _distinct(labels: np.ndarray) -> np.ndarray:
+    """The different labels, sorted; int64, str, bool or float64."""
+    if labels.dtype.kind in "iu":
+        low, high = int(labels.min()), int(labels.max())
+        if high - low < DENSE:
+            seen = np.zeros(high - low + 1, bool)
+            seen[labels.astype(np.int64, copy=False) - low] = True
+            return np.flatnonzero(seen) + low
+    return _widest(np.unique(labels))
+
+
+def _widest(labels: np.ndarray) -> np.ndarray:
+    """Labels as int64 or float64 if they are integers or floating-point numbers of fewer bits."""
+    dtype = {"i": np.int64, "u": np.int64, "f": np.float64}.get(labels.dtype.kind)
+    return labels if dtype is None else labels.astype(dtype, copy=False)
+
+
+def _named(classes: Any, known: Task | None, outputs: int) -> np.ndarray | None:
+    """The classes that are known before the targets are looked at."""
+    if classes is None:
+        return None if known is None else known.classes
+    given = _read_classes(classes, "classes")
+    if known is not None and (known.classes is None or given.tolist() != known.classes.tolist()):
+        trained = known.kind if known.classes is None else f"the classes {abridged(known.classes)}"
+        raise InputError(f"classes: the model is trained for {trained}, got {abridged(given)}; leave `classes` out")
+    if len(given) != max(2, outputs):
+        units = "1 unit, which says no or yes" if outputs == 1 else f"{outputs} units"
+        raise InputError(
+            f"classes: expected {max(2, outputs)} labels, got {len(given)}; the last layer has {units}: use Dense({len(given)})"
+        )
+    return given
+
+
+def _read_classes(classes: Any, what: str) -> np.ndarray:
+    """Different labels (C,), at least two, as int64, str, bool or float64."""
+    found = _plain(list(classes) if isinstance(classes, range) else classes, what)
+    if found.ndim != 1 or len(found) < 2:
+        raise InputError(f"{what}: expected a list of at least two labels, got shape {found.shape}")
+    if found.dtype.kind == "f":
+        _check_labels_present(found, what)
+        if not np.isfinite(found).all():
+            raise InputError(f"{what}: expected finite numbers, got {abridged(found)}")
+    found = _widest(found)
+    different, counts = np.unique(found, return_counts=True)
+    if len(different) < len(found):
+        raise InputError(f"{what}: expected different labels, got {different[counts.argmax()].item()!r} twice")
+    return found
+
+
+def _one_class(label: Any, what: str, cure: str = "") -> InputError:
+    return InputError(
+        f"{what} holds one class only ({label.item()!r}){cure}; pass classes=[...] with all labels if that is meant"
+    )
+
+
+def _wrong_count(found: np.ndarray, outputs: int, what: str) -> InputError:
+    units = f"{outputs} unit{'s' if outputs > 1 else ''}"
+    also = "targets from 0 to 1" if outputs == 1 else f"class indices 0 to {outputs - 1}"
+    others = f", {also}" if found.dtype.kind in "if" else ""
+    missing = ", or classes=[...] with all labels" if len(found) < outputs else ""
+    return InputError(
+        f"{what} holds {len(found)} different labels ({abridged(found)}), the last layer has {units}: "
+        f"use Dense({len(found)}){others}{missing}"
+    )
+
+
+def _unknown(labels: np.ndarray, outside: np.ndarray, classes: np.ndarray, what: str) -> InputError:
+    row = int(outside.argmax())
+    label = labels[row].item()
+    if isinstance(label, float) and math.isnan(label):
+        return _missing(int(np.count_nonzero(np.isnan(labels))), f"row {row}", what)
+    near = nearest(label, classes.tolist()) if isinstance(label, str) and classes.dtype.kind == "U" else ""
+    near = near if "did you mean" in near else ""
+    return InputError(
+        f"{what}: expected the labels {abridged(classes)}, got {label!r} in row {row} "
+        f"({np.count_nonzero(outside)} such in all){near}"
+    )
+
+
+# --- the user's arrays ----------------------------------------------------------------------------------------------
+
+
+def _plain(y: Any, what: str) -> np.ndarray:
+    """`y` on the host as truth values, integers within int64, floating-point numbers or strings."""
+    if hasattr(y, "toarray") and hasattr(y, "tocsr"):
+        raise KindError(f"{what}: expected an array, got a sparse {type(y).__name__}; convert it with .toarray()")
+    if isinstance(y, np.ma.MaskedArray) and np.ma.is_masked(y):
+        raise InputError(f"{what}: {int(np.ma.getmaskarray(y).sum())} labels are masked; remove these rows")
+    if isinstance(y, list | tuple):
+        try:
+            array = np.asarray(y, dtype=object)
+        except ValueError as error:
+            raise InputError(f"{what}: expected rows of one length; {error}") from error
+    else:
+        array = arrays.to_host(y)
+    if array.dtype.kind == "T":
+        array = array.astype(object)
+    if array.dtype.kind == "O" and array.ndim:
+        array = _typed(array, what)
+    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        raise InputError(f"{what}: expected integers up to {np.iinfo(np.int64).max}, got {array.max()}")
+    if array.dtype.kind == "S":
+        raise KindError(f"{what}: expected strings, got bytes; convert them with .astype(str)")
+    if array.dtype.kind not in "biufU":
+        got = f"a {type(y).__name__}" if array.ndim == 0 else f"dtype {array.dtype}"
+        raise KindError(f"{what}: expected numbers or labels (integers, strings, truth values), got {got}")
+    return array
+
+
+def _typed(array: np.ndarray, what: str) -> np.ndarray:
+    """An array of Python objects as one of their type; raises where some are missing or types are mixed."""
+    values = array.ravel().tolist()
+    families = {kind: _family(kind) for kind in set(map(type, values))}
+    if "" in families.values() or "float" in families.values():
+        missing = [place for place, value in enumerate(values) if _is_missing(value)]
+        if missing:
+            raise _missing(len(missing), _place(missing[0], array.shape), what)
+    found = set(families.values())
+    if found <= {"int", "float"} or (array.ndim > 1 and found <= {"bool", "int", "float"}):
+        dtype: Any = np.float64 if "float" in found else np.int64 if "int" in found else bool
+    elif len(found) == 1 and "" not in found:
+        dtype = {"str": np.str_, "bool": bool}[found.pop()]
+    else:
+        firsts: dict[str, int] = {}
+        for place, value in enumerate(values):
+            firsts.setdefault(families[type(value)] or type(value).__name__, place)
+        names = " and ".join(
+            f"{type(values[place]).__name__} in {_place(place, array.shape)}" for place in list(firsts.values())[:2]
+        )
+        raise KindError(
+            f"{what}: expected labels of one type (integers, strings or truth values), got {names}; "
+            "convert them with numpy.asarray(labels).astype(str)"
+        )
+    try:
+        return np.array(values, dtype).reshape(array.shape)
+    except OverflowError as error:
+        raise InputError(f"{what}: expected integers of at most 64 bits; use strings for longer ones") from error
+
+
+def _family(kind: type) -> str:
+    for name, parents in {"str": str, "bool": bool | np.bool_, "int": Integral, "float": Real}.items():
+        if issubclass(kind, parents):
+            return name
+    return ""
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, or the NA and NaT of pandas, which are never imported to be recognised."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, Real) and math.isnan(value))
+
+
+def _place(index: int, shape: Iterable[int]) -> str:
+    row, *columns = (int(i) for i in np.unravel_index(index, tuple(shape)))
+    return f"row {row}, column {columns[0]}" if columns else f"row {row}"
+
+
+def _check_labels_present(array: np.ndarray, what: str) -> None:
+    absent = np.isnan(array)
+    if absent.any():
+        raise _missing(int(np.count_nonzero(absent)), f"row {int(absent.argmax())}", what)
+
+
+def _missing(count: int, where: str, what: str) -> InputError:
+    return InputError(f"{what}: {count} labels are missing (None or NaN), the first in {where}; remove these rows")
+
+
+# --- weights --------------------------------------------------------------------------------------------------------
+
+
+def weights(
+    targets: Targets,
+    n: int,
+    sample_weight: Any,
+    class_weight: Mapping[Any, float] | str | None,
+    dtype: np.dtype[Any],
+    outputs: int,
+) -> np.ndarray | None:
+    """One weight an example (n,), `sample_weight` times `class_weight` of its class; None where neither is given.
+
+    `class_weight`: {label: weight}, 1 for labels that it leaves out, or "balanced", n / (classes that occur * examples of this
+    class). Raises InputError and KindError.
+    """
+    if sample_weight is None and class_weight is None:
+        return None
+    product = np.ones(n)
+    if sample_weight is not None:
+        given = arrays.to_host(sample_weight)
+        if given.shape != (n,) or given.dtype.kind not in "fiub":
+            cure = "; use sample_weight.ravel()" if given.shape == (n, 1) else ""
+            raise InputError(f"sample_weight: expected {n} numbers, got {given.dtype} of shape {given.shape}{cure}")
+        wrong = ~(np.isfinite(given) & (given >= 0))
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise InputError(
+                f"sample_weight: expected finite numbers of at least 0, got {given[row].item()!r} in row {row} "
+                f"({np.count_nonzero(wrong)} such in all)"
+            )
+        product *= given
+    if class_weight is not None:
+        product *= _class_weights(targets, class_weight, max(2, outputs))
+    with np.errstate(over="ignore", under="ignore"):
+        found = product.astype(dtype)
+    if not np.isfinite(found).all():
+        raise InputError(
+            f"the weights are too large for {dtype}: expected at most {np.finfo(dtype).max:g}, got {product.max():g}"
+        )
+    if not found.any():
+        raise InputError("the weights add up to 0, so that there is nothing to learn from")
+    return found
+
+
+def _class_weights(targets: Targets, class_weight: Mapping[Any, float] | str, outputs: int) -> np.ndarray:
+    """The weight (n,) of the class of each example, in float64; of shares, that of the largest."""
+    if targets.classes is None:
+        raise InputError("class_weight: only a task with classes has them; use sample_weight")
+    values = targets.values
+    if values.ndim == 1:
+        found = values
+    else:
+        found = values.argmax(axis=1) if targets.kind == "classes" else (values[:, 0] > 0.5).astype(np.int64)
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise InputError(f'class_weight: expected a dict or "balanced", got {class_weight!r}')
+        counts = np.bincount(found, minlength=outputs)
+        table = len(found) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    elif isinstance(class_weight, Mapping):
+        table = np.ones(outputs)
+        places = {label: place for place, label in enumerate(targets.classes.tolist())}
+        for label, weight in class_weight.items():
+            if label not in places:
+                strings = isinstance(label, str) and targets.classes.dtype.kind == "U"
+                known = nearest(label, places) if strings else f"; known are {abridged(targets.classes)}"
+                raise InputError(f"class_weight: {label!r} is none of the labels{known}")
+            number = as_number(weight)
+            if not 0.0 <= number < math.inf:
+                raise InputError(f"class_weight: expected finite numbers of at least 0, got {weight!r} for {label!r}")
+            table[places[label]] = number
+    else:
+        raise KindError(f'class_weight: expected a dict or "balanced", got a {type(class_weight).__name__}')
+    return np.asarray(table[found])

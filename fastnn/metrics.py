@@ -1,0 +1,258 @@
+"""Metrics: one number that says how good predictions are, beside the loss that training minimises.
+
+A metric of your own is a function of (y, predictions) in your labels, the order of scikit-learn, whose metrics can be given as
+they are; with `Metric` it can take probabilities or the outputs of the last layer instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from fastnn.errors import InputError, KindError, nearest
+from fastnn.labels import abridged, indices
+
+Function = Callable[..., Any]
+
+TAKES = ("predictions", "probabilities", "outputs")
+EXTRAS = ("weights", "classes")
+RESERVED = ("loss", "penalty")
+"""What a history holds under these names is something else."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`function(y, predictions)` -> one number, NaN where there is none.
+
+    `takes`: "predictions" (labels (n,), 0/1 (n, O) or values (n, O), as `predict` returns them), "probabilities" (n, C), in the
+    place of predictions, or "outputs": `function(outputs, targets)` is then written in the vocabulary, as a loss, and returns
+    (n,), which is averaged, or one number. `extras` names what the function takes besides, by these names: "weights" (n,) or
+    None, and "classes" (C,), the labels in the order of the outputs, or None.
+    """
+
+    name: str
+    function: Function
+    takes: str = "predictions"
+    extras: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.isprintable() or not self.name.strip():
+            raise InputError(f"Metric: expected a name, got {self.name!r}")
+        if self.name in RESERVED or self.name.startswith("val_"):
+            raise InputError(f"Metric: the name {self.name!r} is taken by what a history holds; give the metric another one")
+        if not callable(self.function):
+            raise KindError(f"the metric {self.name}: expected a function, got {type(self.function).__name__}")
+        if self.takes not in TAKES:
+            raise InputError(f"the metric {self.name}: unknown takes={self.takes!r}{nearest(self.takes, TAKES)}")
+        for extra in self.extras:
+            if extra not in EXTRAS:
+                raise InputError(f"the metric {self.name}: unknown extra {extra!r}{nearest(extra, EXTRAS)}")
+
+
+# --- values ---------------------------------------------------------------------------------------------------------
+
+
+def r2(y: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """1 - sum w (y - a)^2 / sum w (y - mean y)^2, the mean over outputs of (n,) or (n, O); NaN for one example.
+
+    1 for an output where both sums are 0, 0 where only the second is.
+    """
+    if len(y) < 2:
+        return math.nan
+    y, a, w = _columns(y), _columns(predictions), _row_weights(weights, len(y))[:, np.newaxis]
+    left = (w * (y - a) ** 2).sum(0)
+    whole = (w * (y - (w * y).sum(0) / w.sum()) ** 2).sum(0)
+    ratio = np.divide(left, whole, out=np.where(left == 0.0, 0.0, 1.0), where=whole > 0)
+    return float(np.mean(1.0 - ratio))
+
+
+def mean_absolute_error(y: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """The mean of |y - a| over everything, rows weighted."""
+    return _mean(np.abs(_columns(y) - _columns(predictions)), weights)
+
+
+def mean_squared_error(y: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """The mean of (y - a)^2 over everything, rows weighted."""
+    return _mean((_columns(y) - _columns(predictions)) ** 2, weights)
+
+
+# --- classes --------------------------------------------------------------------------------------------------------
+
+
+def accuracy(y: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """The share of labels (n,), or of yes-or-no answers (n, O), that are predicted right."""
+    return _mean(np.asarray(y) == np.asarray(predictions), weights)
+
+
+def precision(y: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None, classes: Any = None) -> float:
+    """Right ones of those that were predicted, TP / (TP + FP); over classes as `f1`."""
+    right, predicted, _ = _counts(y, predictions, weights, classes)
+    return _mean_ratio(right, predicted)
+
+
+def recall(y: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None, classes: Any = None) -> float:
+    """Right ones of those that are there, TP / (TP + FN); over classes as `f1`."""
+    right, _, there = _counts(y, predictions, weights, classes)
+    return _mean_ratio(right, there)
+
+
+def f1(y: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None, classes: Any = None) -> float:
+    """2 TP / (2 TP + FP + FN), 0 where nothing is counted: of two classes that of the second, the yes.
+
+    Of more classes the mean over those that occur in y or in the predictions; of yes-or-no answers (n, O) that over the
+    outputs. Without `classes`, those that occur are taken for all.
+    """
+    right, predicted, there = _counts(y, predictions, weights, classes)
+    return _mean_ratio(2.0 * right, predicted + there)
+
+
+def log_loss(y: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None, classes: Any = None) -> float:
+    """The mean of -log p of the right answer, p at least the distance of 1 to the next number of its dtype.
+
+    Labels y (n,) with shares (n, C), columns in the order of `classes`, or with those of the yes, (n, 1) or (n,); 0/1 (n, O)
+    with shares (n, O), over which the sum is taken.
+    """
+    y, p = np.asarray(y), np.asarray(probabilities)
+    least = float(np.finfo(np.result_type(p, np.float32)).eps)
+    p = np.clip(_columns(p), least, 1.0 - least)
+    if y.ndim == 1:
+        known = np.unique(y) if classes is None else np.asarray(classes)
+        if len(known) != max(2, p.shape[1]):
+            raise InputError(f"log_loss: expected {max(2, p.shape[1])} classes for these probabilities, got {abridged(known)}")
+        found = indices(y, known)
+        if p.shape[1] > 1:
+            return _mean(-np.log(p[np.arange(len(y)), found]), weights)
+        y = found
+    yes = _columns(y)
+    return _mean(-(yes * np.log(p) + (1.0 - yes) * np.log1p(-p)).sum(axis=1), weights)
+
+
+def _counts(y: Any, predictions: Any, weights: np.ndarray | None, classes: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The weight of what was predicted right, of what was predicted and of what is there, one number a class (see `f1`)."""
+    y, predictions = np.asarray(y), np.asarray(predictions)
+    w = _row_weights(weights, len(y))
+    if y.ndim > 1:
+        yes, said = y != 0, predictions != 0
+        return w @ (yes & said), w @ said, w @ yes
+    classes = np.unique(np.concatenate([y, predictions])) if classes is None else np.asarray(classes)
+    there, said = indices(y, classes), indices(predictions, classes, "predictions")
+    count = len(classes)
+    right = np.bincount(there[there == said], w[there == said], count)
+    predicted, present = np.bincount(said, w, count), np.bincount(there, w, count)
+    chosen = np.flatnonzero(np.bincount(there, minlength=count) + np.bincount(said, minlength=count))
+    if count == 2:
+        chosen = np.array([1])
+    return right[chosen], predicted[chosen], present[chosen]
+
+
+def _mean_ratio(part: np.ndarray, whole: np.ndarray) -> float:
+    return float(np.mean(np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)))
+
+
+def _mean(each: np.ndarray, weights: np.ndarray | None) -> float:
+    """The weighted mean over rows of the mean of each row."""
+    rows = each.reshape(len(each), -1).mean(axis=1, dtype=np.float64)
+    return float(np.average(rows, weights=_row_weights(weights, len(rows))))
+
+
+def _row_weights(weights: np.ndarray | None, n: int) -> np.ndarray:
+    return np.ones(n) if weights is None else np.asarray(weights, np.float64)
+
+
+def _columns(values: Any) -> np.ndarray:
+    found: np.ndarray = np.asarray(values, np.float64)
+    return found[:, np.newaxis] if found.ndim == 1 else found
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", accuracy, extras=("weights",)),
+        Metric("r2", r2, extras=("weights",)),
+        Metric("mae", mean_absolute_error, extras=("weights",)),
+        Metric("mse", mean_squared_error, extras=("weights",)),
+        Metric("f1", f1, extras=EXTRAS),
+        Metric("precision", precision, extras=EXTRAS),
+        Metric("recall", recall, extras=EXTRAS),
+        Metric("log_loss", log_loss, "probabilities", EXTRAS),
+    )
+}
+
+
+# --- use ------------------------------------------------------------------------------------------------------------
+
+
+def as_metric(metric: str | Metric | Function) -> Metric:
+    """The metric of that name, or a function of (y, predictions) as a metric of the function's name."""
+    if isinstance(metric, str):
+        if metric not in METRICS:
+            raise InputError(f"no metric is called {metric!r}{nearest(metric, METRICS)}")
+        return METRICS[metric]
+    if not isinstance(metric, Metric):
+        if not callable(metric):
+            raise KindError(
+                f"expected the name of a metric, a Metric or a function of (y, predictions), got {type(metric).__name__}"
+            )
+        for known in METRICS.values():
+            if metric is known.function:
+                return known
+        name = getattr(metric, "__name__", "<nameless>")
+        if name.startswith("<"):
+            raise InputError('a metric needs a name, and this function has none; use Metric("name", function)')
+        metric = Metric(name, metric)
+    if metric.name in METRICS and metric is not METRICS[metric.name]:
+        raise InputError(f"your metric has the name of the library's {metric.name}; give it a name of its own")
+    return metric
+
+
+def as_metrics(metrics: Iterable[str | Metric | Function]) -> tuple[Metric, ...]:
+    """Each as a metric; InputError for two of one name."""
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+        raise KindError(f"metrics: expected a list, got {metrics!r}; use [{metrics!r}]")
+    found: dict[str, Metric] = {}
+    for metric in map(as_metric, metrics):
+        if metric.name in found:
+            raise InputError(f"metrics: expected different names, got {metric.name!r} twice")
+        found[metric.name] = metric
+    return tuple(found.values())
+
+
+def compute(
+    metric: Metric, y: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None, classes: np.ndarray | None = None
+) -> float:
+    """The number that the metric has for all of y, (n,) or (n, O), and what it takes: predictions, probabilities or outputs.
+
+    Whatever its function raises goes through. Raises InputError where there are weights (n,) and the function takes none, and
+    for infinity; KindError where it returns anything but one real number.
+    """
+    given = {"weights": weights, "classes": classes}
+    extras = {name: given[name] for name in metric.extras}
+    first, second = (predictions, y) if metric.takes == "outputs" else (y, predictions)
+    found = metric.function(first, second, **extras)
+    averaged = metric.takes == "outputs" and getattr(found, "shape", None) == (len(y),)
+    if averaged:
+        found = _mean(np.asarray(found), weights)
+    elif weights is not None and "weights" not in metric.extras:
+        raise InputError(
+            f"the metric {metric.name} takes no weights, and the examples have some; give it as "
+            f'Metric("{metric.name}", function, extras=("weights",)) with a function of (y, predictions, weights)'
+        )
+    number = _as_number(found)
+    if number is None:
+        shape = f" of shape {found.shape}" if getattr(found, "shape", ()) else ""
+        raise KindError(f"the metric {metric.name}: expected one real number, got {type(found).__name__}{shape}")
+    if math.isinf(number):
+        raise InputError(f"the metric {metric.name}: expected a finite number or NaN, got {number}")
+    return number
+
+
+def _as_number(found: Any) -> float | None:
+    """A Python or NumPy number, or an array (0-d) of one, as a float; None for everything else."""
+    if getattr(found, "shape", None) == () and hasattr(found, "item"):
+        found = found.item()
+    return float(found) if isinstance(found, Real) and not isinstance(found, bool) else None

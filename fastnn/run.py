@@ -1,0 +1,856 @@
+"""`Run`: one training, from the first step to the last. This loop and evaluation alone wait for the device.
+
+A run plays its step program in chunks. Between chunks the host writes the table of learning rates, reads the losses of the
+steps and looks for Ctrl-C; chunks end where an epoch ends and where a callback wants to be called, and nothing depends on how
+long they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastnn import arrays, engines, random, steps
+from fastnn.batches import Batches, is_batches
+from fastnn.callbacks import Callback, Checkpoint, Progress
+from fastnn.configurations import as_number
+from fastnn.errors import DivergenceError, FormatError, InputError, KindError
+from fastnn.evaluation import evaluate, hit_attributes
+from fastnn.examples import Examples, prepare
+from fastnn.feeds import Feed, feed
+from fastnn.inputs import Inputs, Rows, read
+from fastnn.labels import Task
+from fastnn.losses import LOSSES, as_loss
+from fastnn.metrics import as_metrics
+from fastnn.model import LossLike, Sequential, Snapshot, Trained, as_loss_network
+from fastnn.optimizers import Adam, Optimizer, by_name
+from fastnn.program.plan import plan
+from fastnn.program.trace import Call, Program, Trace
+from fastnn.schedules import as_schedule
+from fastnn_kernels.memory import aligned
+
+LOG_ROWS = 4096
+"""Steps whose losses fit into the log: the longest chunk."""
+
+CHUNK_SECONDS = 0.05
+"""How long a chunk should take: the pace of the progress bar and of Ctrl-C."""
+
+AUTO = "auto"
+"""The `batch_size` that is found by the memory that is free."""
+
+ALL = "all"
+"""The `batch_size` of batch gradient descent: all examples."""
+
+BACKUP_SECONDS = 2.0
+"""How often the host fetches the model from a GPU, which may be lost."""
+
+SNAPSHOT_SHARE = 20
+"""A chunk takes at least this many times as long as the snapshot before it."""
+
+LOOKED_AT = 1024
+"""Examples that tell data apart: a run is gone on with on the data that it began with."""
+
+
+class History(dict[str, list[float]]):
+    """One list a quantity, one value an epoch; and how the run was done."""
+
+    device: str = ""
+    reason: str = ""
+    precision: str = "float32"
+    tuned: bool = False
+    batch_size: int = 0
+    threads: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """What `Sequential.fit` was given beside the data; every option is described there."""
+
+    loss: LossLike = "softmax_cross_entropy"
+    optimizer: str | Optimizer | None = None
+    batch_size: int | str = 128
+    epochs: int = 5
+    validation_data: tuple[Any, Any] | None = None
+    sample_weight: Any = None
+    class_weight: Mapping[Any, float] | str | None = None
+    classes: Sequence[Any] | None = None
+    metrics: Sequence[Any] = ()
+    l2: float = 0.0
+    l1: float = 0.0
+    order: Callable[[int], Any] | None = None
+    callbacks: Sequence[Callback] = ()
+    resume: str | os.PathLike[str] | bool | None = None
+    steps_per_epoch: int | None = None
+    shard_rows: int | None = None
+    device: str = "auto"
+    precision: str = "float32"
+    tune: bool = False
+    threads: int | None = None
+    verbose: int = 1
+    part: bool = False
+    """Whether these are some of the examples only, which may all be of one class."""
+
+
+class Run:
+    """One call of `fit`. Callbacks read `model`, `epoch`, `epochs`, `step`, `total_steps`, `in_epoch`, `history` and
+    `batch_size`, and may set `learning_rate`.
+    """
+
+    def __init__(self, model: Sequential, X: Any, y: Any, settings: Settings) -> None:
+        self.model, self.order, self.shard_rows = model, settings.order, settings.shard_rows
+        self.loss, self.optimizer = as_loss(settings.loss), as_optimizer(settings.optimizer)
+        self.metrics = as_metrics(settings.metrics)
+        given = [*_checked_callbacks(settings.callbacks), *([Progress()] if settings.verbose else [])]
+        self.callbacks = sorted(given, key=lambda callback: isinstance(callback, Checkpoint))
+        """As given, but checkpoints last: they write down what the others know."""
+        device, precision = settings.device, settings.precision
+        self.batch_size = 0
+        self.batches = Batches(X, settings.epochs) if is_batches(X, y) else None
+        if self.batches is None and device == "auto" and not arrays.on_host(X):
+            device = f"cuda:{arrays.ordinal(X)}"
+        self.engine, self.reason = engines.choose(device, precision, settings.tune)
+        if precision != "float32" and model.dtype != np.float32:
+            raise InputError(f"precision={precision!r} is for models of float32, and this one is of {model.dtype}")
+        _check_numbers(settings)
+        self.epochs, self.tune, self.threads = int(settings.epochs), settings.tune, settings.threads
+        self.penalties = (settings.l2, settings.l1)
+        self.penalized = settings.l1 > 0 or settings.l2 > 0
+        self.pairs = any(layer.needs_two_rows for layer in model.layers)
+        if self.batches is None:
+            self.examples = self._whole(X, y, settings)
+            self.per_epoch = _batches(len(self.examples.X), self.batch_size, self.pairs)
+            self.steps_per_epoch: int = len(self.per_epoch)
+        else:
+            self.examples = self._first_of(self.batches, settings)
+            self.steps_per_epoch = settings.steps_per_epoch or 0
+        self.network = as_loss_network(model, self.loss)
+        self.hits = hit_attributes(self.loss, self.examples.kind)
+        self.validation = None
+        if settings.validation_data is not None:
+            if not isinstance(settings.validation_data, tuple | list) or len(settings.validation_data) != 2:
+                raise InputError("validation_data: expected a pair (X, y)")
+            known = self.examples.task(self.loss)
+            self.validation = prepare(model, *settings.validation_data, self.loss, None, None, "validation ", known, part=True)
+        self.schedule = as_schedule(self.optimizer.learning_rate)
+        self.history = History()
+        self.epoch, self.step, self.in_epoch, self.seen = 0, 0, 0, 0
+        self._rate: float | None = None
+        self._sums = dict.fromkeys(steps.LOG_COLUMNS, 0.0)
+        self._last: Snapshot | None = None
+        self._stopped = False
+        self._chunk = 0
+        self._looked = time.perf_counter()
+        self._borrowed: dict[Any, Any] = {}
+        self.started = False
+        """Whether a step was made, or an earlier run's steps were taken over."""
+        found = self._resumed(settings.resume)
+        if found is not None:
+            self._go_on(*found)
+
+    # --- what is trained on -------------------------------------------------------------------------------------
+
+    def _whole(self, X: Any, y: Any, settings: Settings) -> Examples:
+        """All examples at hand, and the size of their mini-batches."""
+        model = self.model
+        if y is None:
+            raise InputError("y is missing: give targets, or an iterable of mini-batches (X, y) in the place of X")
+        if settings.steps_per_epoch is not None:
+            raise InputError("steps_per_epoch: arrays are gone through whole; it is for iterables of mini-batches")
+        inputs = self._read(X)
+        examples = prepare(
+            model, inputs, y, self.loss, settings.sample_weight, settings.class_weight, known=self._known(settings),
+            classes=settings.classes, part=settings.part,
+        )  # fmt: skip
+        self.network, self.hits = as_loss_network(model, self.loss), hit_attributes(self.loss, examples.kind)
+        n, batch_size = len(examples.X), settings.batch_size
+        if batch_size == ALL:
+            batch_size = n
+        elif batch_size == AUTO:
+            self.examples = examples
+            batch_size = self._largest_batch(n)
+        elif int(batch_size) > n:
+            warnings.warn(f"batch_size {batch_size} is more than the {n} examples; {n} is used", UserWarning, stacklevel=5)
+        self.batch_size = min(int(batch_size), n)
+        if self.pairs and self.batch_size == 1:
+            raise InputError("batch norm cannot be trained with mini-batches of one example; use batch_size >= 2")
+        return examples
+
+    def _first_of(self, batches: Batches, settings: Settings) -> Examples:
+        """The first mini-batch of an iterable: what the others must be like."""
+        for name in ("sample_weight", "class_weight", "order", "shard_rows"):
+            if getattr(settings, name) is not None:
+                raise InputError(f"{name}: mini-batches come as they are; give their weights as (X, y, weights)")
+        X, y, weights = batches.first()
+        inputs = self._read(X)
+        self._batch_classes = settings.classes
+        self._batch_known = self._known(settings)
+        examples = self._batch(inputs, y, weights)
+        self.batch_size = len(examples.X)
+        self._batch_known = examples.task(self.loss)
+        return examples
+
+    def _batch(self, X: Any, y: Any, weights: Any, what: str = "") -> Examples:
+        """One mini-batch of an iterable, checked."""
+        examples = prepare(
+            self.model, X, y, self.loss, weights, None, what, self._batch_known, classes=self._batch_classes, part=True
+        )
+        if self.pairs and len(examples.X) == 1:
+            raise InputError(f"{what}X: batch norm cannot be trained on a mini-batch of one example")
+        return examples
+
+    def _read(self, X: Any) -> Inputs:
+        """Inputs for the model, which is built for such if it is not built yet."""
+        model = self.model
+        inputs = read(X, model.network.features if model.built else None, "X", model.feature_names)
+        model.build(inputs.array.shape[1:])
+        model.feature_names = inputs.names or model.feature_names
+        return inputs
+
+    def _known(self, settings: Settings) -> Task | None:
+        """The task that the model is trained for already, where its labels are looked up in what it knows."""
+        task = self.model.task
+        return task if task is not None and task.classes is not None and settings.classes is None else None
+
+    # --- going on with an earlier run ---------------------------------------------------------------------------
+
+    def _resumed(self, resume: Any) -> tuple[Path, Mapping[str, Any], Mapping[str, np.ndarray]] | None:
+        """The checkpoint to go on from: its file, and what it tells of the run. The model is in its state afterwards."""
+        from fastnn import checkpoints
+
+        if resume is None or resume is False:
+            return None
+        folders = [callback.folder for callback in self.callbacks if isinstance(callback, Checkpoint)]
+        if resume is True:
+            if not folders:
+                raise InputError("resume=True goes on from the folder of a Checkpoint among the callbacks, and there is none")
+            path = folders[0].latest()
+            if path is None:
+                return None
+        else:
+            path = Path(resume)
+            if path.is_dir():
+                latest = checkpoints.Folder(path).latest()
+                if latest is None:
+                    raise InputError(f"resume: there is no checkpoint in the folder {path}")
+                path = latest
+        values, kept = checkpoints.restore(self.model, path)
+        if not values:
+            raise InputError(f"resume: {path} holds a model, but not how far its training was; Checkpoint writes such files")
+        return path, values, kept
+
+    def _go_on(self, path: Path, values: Mapping[str, Any], kept: Mapping[str, np.ndarray]) -> None:
+        """Take over the counts of an earlier run."""
+        try:
+            found, here = dict(values["settings"]), self._identity()
+            for name in here:
+                if found.get(name) != here[name]:
+                    raise InputError(
+                        f"resume: {path} is of a run with other {name.replace('_', ' ')}: "
+                        f"it has {found.get(name)!r}, this call {here[name]!r}"
+                    )
+            own = self._changeable()
+            for name in own:
+                if found.get(name) != own[name]:
+                    text = f"resume: goes on with {name.replace('_', ' ')} {own[name]!r}; it was {found.get(name)!r}"
+                    warnings.warn(text, UserWarning, stacklevel=5)
+            self.epoch, self.step, self.in_epoch = (int(values[name]) for name in ("epoch", "step", "in_epoch"))
+            self.seen = int(values["seen"])
+            self._stopped = bool(values["stopped"])
+            self._rate = None if values["learning_rate"] is None else float(values["learning_rate"])
+            self._sums = {name: float(values["sums"][name]) for name in self._sums}
+            self.history.update({str(name): [float(v) for v in column] for name, column in values["history"].items()})
+            self._restore_callbacks(values["callbacks"], kept)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise FormatError(f"{path} does not say how far its training was: {error}") from error
+        self.started = True
+
+    def _restore_callbacks(self, states: Sequence[Mapping[str, Any]], kept: Mapping[str, np.ndarray]) -> None:
+        """Give each callback what one of its class left, in the order of the list."""
+        left = list(enumerate(states))
+        for callback in self.callbacks:
+            match = next((entry for entry in left if entry[1]["type"] == type(callback).__name__), None)
+            if match is not None:
+                left.remove(match)
+                index, state = match
+                prefix = f"callbacks.{index}."
+                own = {name.removeprefix(prefix): array for name, array in kept.items() if name.startswith(prefix)}
+                callback.restore({**{k: v for k, v in state.items() if k != "type"}, **own})
+
+    def record(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """How far the run is, as plain values and arrays: what a checkpoint keeps beside the model."""
+        states, kept = [], {}
+        for index, callback in enumerate(self.callbacks):
+            state: dict[str, Any] = {}
+            for name, value in callback.state().items():
+                if isinstance(value, np.ndarray):
+                    kept[f"callbacks.{index}.{name}"] = value
+                else:
+                    state[name] = value
+            states.append({"type": type(callback).__name__, **state})
+        values = {
+            "settings": {**self._identity(), **self._changeable()},
+            "epoch": self.epoch, "step": self.step, "in_epoch": self.in_epoch, "seen": self.seen, "stopped": self._stopped,
+            "learning_rate": self._rate, "sums": self._sums, "history": dict(self.history), "callbacks": states,
+        }  # fmt: skip
+        plain: dict[str, Any] = _plain(values)
+        return plain, kept
+
+    def _identity(self) -> dict[str, Any]:
+        """What must not change in the middle of a run."""
+        return {
+            "loss": self.loss.name,
+            "optimizer": type(self.optimizer).__name__,
+            "batch_size": self.batch_size,
+            "data": _digest(self.examples) if self.batches is None else "mini-batches",
+            "order": "given" if self.order is not None else "shuffled",
+            "shard_rows": self.shard_rows,
+        }
+
+    def _changeable(self) -> dict[str, Any]:
+        """What may be changed, knowingly."""
+        try:
+            optimizer = self.optimizer.to_config()
+        except InputError:  # a schedule of the user's own
+            optimizer = {"type": type(self.optimizer).__name__}
+        return {
+            "optimizer_settings": optimizer,
+            "l2": self.penalties[0],
+            "l1": self.penalties[1],
+            "precision": self.engine.precision,
+        }
+
+    # --- what callbacks see -------------------------------------------------------------------------------------
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps of the whole run; None where an iterable does not tell how long it is."""
+        return self.epochs * self.steps_per_epoch or None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """How far the run is, to be compared."""
+        return self.step, self.epoch
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step; set it, and it takes the place of the optimizer's schedule."""
+        if self._rate is not None:
+            return self._rate
+        return float(self._rates(1, self.epoch)[0])
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        if not 0.0 <= as_number(rate) < math.inf:
+            raise InputError(f"learning_rate: expected a finite number of at least 0, got {rate!r}")
+        self._rate = float(rate)
+
+    def keep(self, snapshot: Snapshot) -> None:
+        """Put this snapshot of the model back when the run is over, unless an error ends it."""
+        self._last = snapshot
+
+    # --- the loop -----------------------------------------------------------------------------------------------
+
+    def train(self) -> History:
+        model, engine, history = self.model, self.engine, self.history
+        if self.tune and self.batches is None:
+            for rows in sorted(set(self.per_epoch)):
+                engine.tune(self._program(), rows)
+        with contextlib.ExitStack() as open_:
+            self._start_state()
+            self._use(open_)
+            model._state.begin(engine, model._progress)
+            model.device, model.trained = engine.name, Trained(engine.name, engine.precision)
+            model.task = self.examples.task(self.loss)
+            model._loss, model._optimizer = self.loss, self.optimizer
+            history.device, history.reason, history.seed = engine.name, self.reason, model.seed
+            history.precision, history.tuned, history.batch_size = engine.precision, engine.tuned > 0, self.batch_size
+            self._first_step = model.counters.step - self.step
+            open_.callback(self._return)
+            begun: list[Callback] = []
+            open_.push(lambda kind, error, trace: self._end(begun, error))
+            for callback in self.callbacks:
+                begun.append(callback)
+                callback.begin(self)
+            while self.epoch < self.epochs and not self._stopped:
+                values = self._epoch()
+                if values is None:  # a callback ended the training within the epoch
+                    break
+                for name, value in values.items():
+                    history.setdefault(name, []).append(value)
+                # All are asked; the state must say that the run is over before one of them writes it down.
+                for callback in self.callbacks:
+                    if callback.epoch_end(self, self.epoch - 1, values):
+                        self._stopped = True
+        if self._last is not None:
+            model.restore(self._last)
+        return history
+
+    def _use(self, open_: contextlib.ExitStack) -> None:
+        """Get what the steps need, to be given back when `open_` closes."""
+        model, engine = self.model, self.engine
+        self.validation_feed = None
+        if self.validation is not None:
+            self.validation_feed = feed(engine, self.validation, min(len(self.validation.X), engine.block_rows))
+            open_.callback(self.validation_feed.close)
+        if self.batches is None:
+            self.whole = feed(engine, self.examples, self.batch_size)
+            open_.callback(self.whole.close)
+        storage = model._cache.take(self._storage_key(), lambda: step_storage(self.network, engine))
+        self.storage: dict[str, Any] = open_.enter_context(storage)
+        engine.write(self.storage["penalties"], penalties_of(self.network, *self.penalties, self.optimizer))
+
+    def _return(self) -> None:
+        """Give the borrowed instances back."""
+        self.history.threads = max((i.threads for i in self._borrowed.values()), default=1)
+        for key, instance in self._borrowed.items():
+            instance.unbind()  # the data may go
+            if self.loss.name in LOSSES:  # what a loss of the user's own closes over may change
+                self.model._cache.give_back(key, instance)
+        self._borrowed.clear()
+
+    def _end(self, begun: Sequence[Callback], error: BaseException | None) -> None:
+        """Tell every callback that the run is over; the first of their own errors is raised unless another ended the run."""
+        failed: BaseException | None = None
+        for callback in begun:
+            try:
+                callback.end(self, error)
+            except BaseException as own:
+                if error is None and failed is None:
+                    failed = own
+                elif isinstance(own, Exception):
+                    warnings.warn(f"{type(callback).__name__}.end failed too: {own}", RuntimeWarning, stacklevel=2)
+                else:
+                    failed = own
+        if failed is not None:
+            raise failed
+
+    def _epoch(self) -> dict[str, float] | None:
+        """The steps of an epoch that are left, and what the history gets of it; None where a callback ended the training."""
+        whole = self._epoch_of_batches() if self.batches is not None else self._epoch_of_examples()
+        if not whole:
+            return None
+        sums, seen = self._sums, self.seen
+        self._sums, self.seen, self.in_epoch = dict.fromkeys(sums, 0.0), 0, 0
+        self.epoch += 1
+        self.model.counters.epoch += 1
+        self.model._state.changed(self.engine, self.model._progress)
+        total = sums["weight"]
+        values = {"loss": sums["loss"] / total if total else 0.0}
+        if self.hits is not None:
+            values["accuracy"] = sums["accuracy"] / total if total else 0.0
+        if self.penalized:
+            values["penalty"] = sums["penalty"] / seen if seen else 0.0
+        if self.validation is not None:
+            found = evaluate(
+                self.model, self.validation, self.loss, self.threads, self.engine, self.validation_feed, self.metrics
+            )
+            values |= {f"val_{name}": value for name, value in found.items()}
+        return values
+
+    def _epoch_of_examples(self) -> bool:
+        order = self._visit(self.epoch)
+        self.whole.begin(order)
+        position, skipped = 0, self.in_epoch
+        for rows, count in _runs(_batches(len(order), self.batch_size, self.pairs)):
+            behind = min(skipped, count)
+            skipped -= behind
+            if behind < count and not self._stretch(self.whole, self.examples, rows, behind, count, position):
+                return False
+            position += rows * count
+        return True
+
+    def _epoch_of_batches(self) -> bool:
+        assert self.batches is not None
+        for block in self.batches.blocks(self.in_epoch, self._batch):
+            rows = len(block[0].X)
+            joined = block[0] if len(block) == 1 else Examples.joined(block)
+            source = feed(self.engine, joined, rows)
+            try:
+                source.begin(np.arange(len(joined.X)))
+                if not self._stretch(source, joined, rows, 0, len(block), 0):
+                    return False
+            finally:
+                source.close()
+        if not self.in_epoch:
+            raise InputError(f"the iterable of mini-batches is empty in epoch {self.epoch + 1}")
+        return True
+
+    def _stretch(self, source: Feed, examples: Examples, rows: int, done: int, count: int, position: int) -> bool:
+        """Play mini-batches `done` to `count` of `rows` rows each, which begin at `position` of the order; whether to go on."""
+        self.feed = source
+        instance = self._instance(rows, examples)
+        instance.bind(**source.bindings())
+        while done < count:
+            here = position + done * rows
+            chunk = min(self._chunk or instance.first_chunk(CHUNK_SECONDS), count - done, LOG_ROWS, self._until_call())
+            log = self._play(instance, min(chunk, source.most(here, rows) or chunk), here, self.epoch)
+            weight = log[:, steps.LOG_COLUMNS["weight"]] if examples.weights is not None else np.full(len(log), rows)
+            for name in ("loss", "accuracy", "penalty"):
+                share = np.full(len(log), rows) if name == "penalty" else weight
+                self._sums[name] = _added(self._sums[name], log[:, steps.LOG_COLUMNS[name]] * share)
+            self._sums["weight"] = _added(self._sums["weight"], weight)
+            self.seen += rows * len(log)
+            done += len(log)
+            self.in_epoch += len(log)
+            self.step += len(log)
+            for callback in self.callbacks:
+                callback.chunk_end(self, len(log), float(log[-1, 0]))
+            for callback in self.callbacks:
+                if callback.every is not None and self.step % callback.every == 0 and callback.step_end(self):
+                    self._stopped = True
+            if self._stopped:
+                return False
+        return True
+
+    def _until_call(self) -> int:
+        """Steps until a callback wants to be called."""
+        left = [callback.every - self.step % callback.every for callback in self.callbacks if callback.every is not None]
+        return min(left, default=LOG_ROWS)
+
+    def _play(self, instance: engines.Instance, count: int, position: int, epoch: int) -> np.ndarray:
+        """One chunk of `count` steps from `position` of the order on; returns what the steps wrote down.
+
+        Whatever ends it before its last step is known to be whole (Ctrl-C, a fault of the GPU) undoes all of it, but for a
+        divergence, which leaves the model at the last finite step.
+        """
+        model = self.model
+        started = time.perf_counter()
+        instance.bind(**model._state.on(self.engine))  # callbacks may have set the weights
+        before = model.snapshot()
+        copied = time.perf_counter()
+        try:
+            self._prepare(count, position, epoch)
+            instance.play(count)
+            log, finite = self._finite(count)
+            if not finite:
+                self._diverged(instance, before, count, position, epoch)
+            self._count(count)
+        except DivergenceError:
+            raise
+        except BaseException:
+            self._restore(before)
+            raise
+        now = time.perf_counter()
+        if now - self._looked > BACKUP_SECONDS:
+            model._state.read()
+            self._looked = now
+        seconds = max(now - copied, 1e-7)
+        aim = max(CHUNK_SECONDS, SNAPSHOT_SHARE * (copied - started))
+        self._chunk = int(min(LOG_ROWS, max(1, min(8 * count, aim * count / seconds))))
+        return log
+
+    def _finite(self, count: int) -> tuple[np.ndarray, bool]:
+        """What `count` steps wrote down, and whether their losses and the parameters are finite."""
+        parameters = self.model._state.on(self.engine)["parameters"]
+        spoilt, log = self.engine.read(self.engine.count_nonfinite(parameters), self.storage["log"][:count])
+        table = log.astype(np.float64)
+        return table, not spoilt.any() and bool(np.isfinite(table[:, 0]).all())
+
+    def _count(self, steps: int) -> None:
+        """So many more steps are whole."""
+        self.started = True
+        model = self.model
+        assert model._optimizer_state is not None
+        model.counters.step += steps
+        model._optimizer_state.updates += steps
+        model._state.changed(self.engine, model._progress)
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        """Put a snapshot back where this run works."""
+        self.model.restore(snapshot)
+        self.model._state.on(self.engine)
+        self.model._state.changed(self.engine, self.model._progress)
+
+    def _prepare(self, count: int, position: int, epoch: int) -> None:
+        """Write the control block and the table of the next `count` steps, which belong to `epoch`."""
+        model, state, engine = self.model, self.model._optimizer_state, self.engine
+        assert state is not None
+        if "shadow" in self.storage:
+            engine.compute("identity", (model._state.on(engine)["parameters"], self.storage["shadow"]), {})
+        engine.write(self.storage["control"], (0, self.feed.ready(position), model.counters.step))
+        rates = self._rates(count, epoch) if self._rate is None else np.full(count, self._rate)
+        updates = np.arange(count) + (state.updates + 1)
+        engine.write(self.storage["scalars"], self.optimizer.scalars(updates, rates))
+
+    def _rates(self, count: int, epoch: int) -> np.ndarray:
+        """The schedule's learning rates of the next `count` steps, which belong to `epoch`."""
+        if self.schedule.per == "epoch":
+            numbers = np.full(count, epoch * max(1, self.steps_per_epoch))
+        else:
+            numbers = np.arange(count) + (self.model.counters.step - self._first_step)
+            if not self.steps_per_epoch:
+                raise InputError(
+                    "the schedule counts steps, and the iterable does not tell how many there are: give steps_per_epoch"
+                )
+        per_epoch = max(1, self.steps_per_epoch)
+        return self.schedule.rates(numbers, per_epoch, self.epochs * per_epoch)
+
+    def _diverged(self, instance: engines.Instance, before: Snapshot, count: int, position: int, epoch: int) -> None:
+        """Go back to the last finite step of the chunk, name the tensor that the next one spoils, and raise."""
+        model = self.model
+        good = 0
+        self._restore(before)
+        while good < count:
+            self._prepare(1, position + good * instance.rows, epoch)
+            last = model.snapshot()
+            instance.play(1)
+            if not self._finite(1)[1]:
+                self._restore(last)
+                break
+            good += 1
+            self._count(1)
+        name = self._first_spoilt(instance, position + good * instance.rows, epoch)
+        self._restore(last)
+        rate = float(self.engine.read(self.storage["scalars"])[0][0, 0])
+        raise DivergenceError(
+            f"training diverged in epoch {epoch + 1}, step {model.counters.step + 1}: {name} became NaN or infinite. "
+            f"The model is back at its last finite step. Lower the learning rate (it was {rate:g}) or clip the gradient "
+            "(clip_norm=1.0)"
+        )
+
+    def _first_spoilt(self, instance: engines.Instance, position: int, epoch: int) -> str:
+        """Play the step call by call; the first result that is not finite."""
+        self._prepare(1, position, epoch)
+        for index, call in enumerate(instance.computing()):
+            instance.play_calls(index, 1)
+            for symbol in (*call.updated, *call.outputs):
+                if symbol.dtype.kind == "f" and self.engine.read(self.engine.count_nonfinite(instance.array(symbol)))[0].any():
+                    return f"{symbol.name or 'the result'} of {call.kernel}"
+        return "the loss"
+
+    def _start_state(self) -> None:
+        """The optimizer's state: gone on with if the class is the same, else begun afresh."""
+        model, optimizer = self.model, self.optimizer
+        state = model._optimizer_state
+        name = type(optimizer).__name__
+        if state is not None and state.optimizer != name:
+            warnings.warn(f"the state of {state.optimizer} cannot go on as {name}; it starts afresh", UserWarning, stacklevel=5)
+            state = None
+        kept = {} if state is None else state.slots
+        if state is None or set(kept) != set(optimizer.slots):
+            size = model.parameter_count
+            slots = {slot: kept[slot] if slot in kept else aligned(size, model.dtype) for slot in optimizer.slots}
+            model._start_slots(name, slots, 0 if state is None else state.updates)
+
+    def _key(self, rows: int, data: steps.Data) -> Any:
+        settings = tuple(sorted(self.optimizer.attributes().items()))
+        metric = None if self.hits is None else tuple(sorted(self.hits.items()))
+        return (
+            "fit",
+            self.engine.name,
+            self.engine.precision,
+            self.engine.tuned,
+            self.threads,
+            rows,
+            self.loss,
+            data,
+            metric,
+            self.optimizer.kernel,
+            settings,
+            self.penalized,
+        )
+
+    def _program(self, data: steps.Data | None = None) -> Program:
+        """The step that this run plays, for examples such as `data`."""
+        optimizer = self.optimizer
+        return steps.training(
+            self.network, self.loss, data or self.examples.data, self.hits, optimizer.kernel, optimizer.attributes(),
+            self.penalized, narrowed=self.engine.precision == "bf16",
+        )  # fmt: skip
+
+    def _largest_batch(self, n: int) -> int:
+        """The largest power of two, or n, whose buffers fit into half of the free memory; at least 2 where n is."""
+        program, room = self._program(), self.engine.free() // 2
+        sizes = [*(1 << exponent for exponent in range(1, (n - 1).bit_length())), n]
+        fitting = [rows for rows in sizes if plan(program, rows).size <= room]
+        return max(fitting, default=min(2, n))
+
+    def _storage_key(self) -> Any:
+        return ("storage", self.engine.name, self.engine.precision, self.network.size)
+
+    def _instance(self, rows: int, examples: Examples) -> engines.Instance:
+        """The step for a number of rows of such examples, with this run's storage bound to it."""
+        data = examples.data
+        key = self._key(rows, data)
+        instance: engines.Instance | None = self._borrowed.get(key)
+        if instance is None:
+            model = self.model
+
+            def make() -> engines.Instance:
+                return self.engine.instantiate(self._program(data), rows, self.threads)
+
+            instance = model._cache.take(key, make).item if self.loss.name in LOSSES else make()
+            assert instance is not None
+            instance.bind(**model._state.on(self.engine), **self.storage)
+            self._borrowed[key] = instance
+        return instance
+
+    def _shuffle(self, n: int) -> Any:
+        """The library's order of this epoch, on the engine."""
+        model, engine = self.model, self.engine
+        key = ("shuffle", n, engine.name)
+        with model._cache.take(key, lambda: _shuffle(n, random.key(model.seed, random.SHUFFLE), engine)) as instance:
+            engine.write(instance.bound["epoch"], model.counters.epoch)
+            instance.play()
+            return instance.bound["order"]
+
+    def _visit(self, epoch: int) -> Any:
+        """The order of an epoch: the user's, or the library's shuffle."""
+        n = len(self.examples.X)
+        if self.order is None and self.shard_rows is not None:
+            key = random.key(self.model.seed, random.SHUFFLE)
+            return random.sharded_permutation(key, self.model.counters.epoch, n, self.shard_rows)
+        if self.order is None:
+            return self._shuffle(n)
+        given = arrays.to_host(self.order(epoch))
+        if given.ndim != 1 or given.dtype.kind not in "iu":
+            raise InputError(f"order(epoch): expected a list of whole numbers, got {given.dtype} of shape {given.shape}")
+        if given.size and (given.min() < 0 or given.max() >= n):
+            raise InputError(f"order(epoch): expected indices 0 to {n - 1}, got {given.min()} to {given.max()}")
+        if not given.size:
+            raise InputError("order(epoch): expected at least one index, got none")
+        if self.pairs and len(given) == 1:
+            raise InputError("order(epoch): batch norm cannot be trained on an epoch of one example")
+        return np.ascontiguousarray(given, np.int64)
+
+
+def _shuffle(n: int, key: tuple[int, int], engine: engines.Engine) -> engines.Instance:
+    trace = Trace()
+    epoch, order = trace.input("epoch", (), "int64"), trace.input("order", (n,), "int64")
+    trace.calls.append(Call("shuffle", (epoch, order), {"key": key}))
+    instance = engine.instantiate(trace.program({}), n, min(engines.cores(), 1 + n // 4096))
+    instance.bind(order=engine.zeros((n,), np.int64), epoch=engine.zeros((), np.int64, mirrored=True))
+    return instance
+
+
+def step_storage(network: steps.Network, engine: engines.Engine) -> dict[str, Any]:
+    """What a step needs beside data, parameters and state: control block, log, table, gradient, penalties."""
+    weights = sum(p.size for p in network.parameters if p.regularized)
+    storage = {
+        "control": engine.zeros((8,), np.int64, mirrored=True),
+        "log": engine.zeros((LOG_ROWS, len(steps.LOG_COLUMNS)), network.dtype, mirrored=True),
+        "scalars": engine.zeros((LOG_ROWS, 3), network.dtype, mirrored=True),
+        "gradient": engine.zeros((network.size,), network.dtype),
+        "starts": engine.place(np.array([0, weights, network.size], np.int64)),
+        "penalties": engine.zeros((2, 3), network.dtype),
+    }
+    if engine.precision == "bf16":
+        import ml_dtypes
+
+        storage["shadow"] = engine.empty((network.size,), ml_dtypes.bfloat16)
+    return storage
+
+
+def penalties_of(network: steps.Network, l2: float, l1: float, optimizer: Optimizer) -> np.ndarray:
+    """L2, L1 and decoupled weight decay, of the weights and of everything else, which has none."""
+    return np.array([(l2, l1, optimizer.weight_decay), (0, 0, 0)], network.dtype)
+
+
+def _batches(n: int, batch_size: int, pairs: bool) -> list[int]:
+    """The sizes of an epoch's mini-batches; with `pairs` a last one of one row joins the one before."""
+    sizes = [batch_size] * (n // batch_size) + ([n % batch_size] if n % batch_size else [])
+    if pairs and len(sizes) > 1 and sizes[-1] == 1:
+        sizes[-2:] = [batch_size + 1]
+    return sizes
+
+
+def _runs(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(size, how many in a row)."""
+    start = 0
+    for index in range(1, len(sizes) + 1):
+        if index == len(sizes) or sizes[index] != sizes[start]:
+            yield sizes[start], index - start
+            start = index
+
+
+def _added(total: float, values: np.ndarray) -> float:
+    """total + values, one after the other: the same bits wherever chunks end."""
+    return float(np.add.accumulate(np.concatenate(([total], values)))[-1])
+
+
+def _plain(value: Any) -> Any:
+    """Values as JSON knows them: numbers that are not finite become their names, which `float` reads."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value
+
+
+def _digest(examples: Examples) -> str:
+    """A digest of shapes, dtypes and some of the examples: tells whether data are those that a run began with."""
+    n = len(examples.y)
+    rows = np.unique(np.linspace(0, n - 1, min(n, LOOKED_AT)).astype(np.int64))
+    found = hashlib.sha256(repr([(name, a.shape, str(a.dtype)) for name, a in examples.arrays().items()]).encode())
+    for array in examples.arrays().values():
+        if isinstance(array, np.ndarray):
+            found.update(np.ascontiguousarray(array[rows]).tobytes())
+        elif isinstance(array, Rows):
+            block = np.empty((len(rows), *array.shape[1:]), array.dtype)
+            array.take(rows, block)
+            found.update(block.tobytes())
+    return found.hexdigest()[:32]
+
+
+# --- checking -------------------------------------------------------------------------------------------------------
+
+
+def as_optimizer(optimizer: str | Optimizer | None) -> Optimizer:
+    """The optimizer of that name, or as it is; Adam for None."""
+    if optimizer is None:
+        return Adam()
+    if isinstance(optimizer, str):
+        return by_name(optimizer)
+    if not isinstance(optimizer, Optimizer):
+        raise KindError(f"optimizer: expected one such as fastnn.Adam(), got {type(optimizer).__name__}")
+    return optimizer
+
+
+def _checked_callbacks(callbacks: Any) -> list[Callback]:
+    if isinstance(callbacks, Callback) or not isinstance(callbacks, Sequence):
+        raise KindError(f"callbacks: expected a list of fastnn.callbacks.Callback objects, got {type(callbacks).__name__}")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise KindError(f"callbacks: expected fastnn.callbacks.Callback objects, got {type(callback).__name__}")
+        every = callback.every
+        if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+            raise InputError(f"{type(callback).__name__}.every: expected None or a whole number of at least 1, got {every!r}")
+    return list(callbacks)
+
+
+def _check_numbers(settings: Settings) -> None:
+    """Raise InputError for a number out of its range."""
+    counts: dict[str, tuple[Any, int]] = {
+        "epochs": (settings.epochs, 0),
+        "shard_rows": (settings.shard_rows, 1),
+        "steps_per_epoch": (settings.steps_per_epoch, 1),
+    }
+    if settings.batch_size not in (AUTO, ALL):
+        counts["batch_size"] = (settings.batch_size, 1)
+    for name, (value, least) in counts.items():
+        if value is None and name not in ("epochs", "batch_size"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            also = f', "{AUTO}" or "{ALL}"' if name == "batch_size" else ""
+            raise InputError(f"{name}: expected a whole number of at least {least}{also}, got {value!r}")
+    engines.check_threads(settings.threads)
+    for name, penalty in {"l2": settings.l2, "l1": settings.l1}.items():
+        if not 0.0 <= as_number(penalty) < math.inf:
+            raise InputError(f"{name}: expected a number of at least 0, got {penalty!r}")
