@@ -15,7 +15,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fastnn import callbacks, datasets, engines, initializers, layers, losses, ops, optimizers, random, schedules
+    from fastnn import (
+        callbacks,
+        datasets,
+        engines,
+        initializers,
+        layers,
+        losses,
+        metrics,
+        ops,
+        optimizers,
+        plots,
+        random,
+        schedules,
+    )
     from fastnn.checkpoints import load
     from fastnn.errors import CaptureError, DivergenceError, FastnnError
     from fastnn.gradient_check import check_gradients
@@ -30,8 +43,10 @@ _MODULES = (
     "initializers",
     "layers",
     "losses",
+    "metrics",
     "ops",
     "optimizers",
+    "plots",
     "random",
     "schedules",
 )
@@ -82,8 +97,10 @@ __all__ = [
     "layers",
     "load",
     "losses",
+    "metrics",
     "ops",
     "optimizers",
+    "plots",
     "random",
     "schedules",
 ]

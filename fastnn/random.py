@@ -51,6 +51,7 @@ SHUFFLE = 2
 DROPOUT = 3
 SPLIT = 4
 AUGMENTATION = 5
+POINTS = 6
 
 Key = tuple[int, int]
 

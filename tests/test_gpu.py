@@ -24,7 +24,7 @@ from test_trajectories import OPTIMIZERS, difference, trained
 
 import fastnn
 import fastnn.run
-from fastnn import engines, feeds, random, training
+from fastnn import engines, feeds, random
 from fastnn.benchmarks import grid
 from fastnn.benchmarks.peers import ours
 from fastnn.engines.cuda import CudaEngine

@@ -1,4 +1,4 @@
-"""The command `fastnn`: train a network, look at its program, measure how fast it is.
+"""The command `fastnn`: train a network, use it, look at its program, measure how fast it is.
 
 Nothing here or in the commands' modules imports Numba, NumPy or the rest of fastnn before a command runs: `--help` is
 immediate.
@@ -9,7 +9,10 @@ from __future__ import annotations
 import click
 
 from fastnn.cli.bench import bench
+from fastnn.cli.doctor import doctor
+from fastnn.cli.evaluate import evaluate
 from fastnn.cli.explain import explain
+from fastnn.cli.predict import predict
 from fastnn.cli.train import train
 
 
@@ -34,5 +37,8 @@ def main() -> None:
 
 
 main.add_command(train)
+main.add_command(predict)
+main.add_command(evaluate)
 main.add_command(explain)
 main.add_command(bench)
+main.add_command(doctor)

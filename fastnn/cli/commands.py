@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import functools
 import math
+import shlex
 import textwrap
 import warnings
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 WIDTH = 80
 LABEL = 10
+ARGUMENTS = "fastnn.arguments"
+"""Where a context keeps what the command line said."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class Option(click.Option):
+    """An option that `--help` shows below a heading."""
+
+    def __init__(self, *args: Any, heading: str = "Options", **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.heading = heading
+
+
+def option(heading: str, *names: str, **settings: Any) -> Callable[[F], F]:
+    """`click.option` below a heading."""
+    return click.option(*names, cls=Option, heading=heading, **settings)
 
 
 class Command(click.Command):
@@ -24,6 +46,21 @@ class Command(click.Command):
         super().__init__(*args, **settings)
         self.params.append(click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."))
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Options by their headings, those without one last."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                sections.setdefault(getattr(parameter, "heading", "Options"), []).append(record)
+        for heading in sorted(sections, key="Options".__eq__):
+            with formatter.section(heading):
+                formatter.write_dl(sections[heading])
+
     def invoke(self, ctx: click.Context) -> Any:
         debug = ctx.params.pop("debug")
         try:
@@ -32,8 +69,8 @@ class Command(click.Command):
                 return super().invoke(ctx)
         except (click.exceptions.Exit, click.ClickException, BrokenPipeError):
             raise
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
+        except KeyboardInterrupt as interrupt:
+            click.echo(f"interrupted{interrupt}", err=True)
             ctx.exit(130)
         except Exception as error:
             if debug:
@@ -44,6 +81,23 @@ class Command(click.Command):
 
 class Group(Command, click.Group):
     """A command that has commands."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+def command_line(*more: str) -> str:
+    """The command that runs, as it was given, with `more` where that is missing."""
+    context = click.get_current_context()
+    given = context.meta[ARGUMENTS]
+    return shlex.join(["fastnn", context.info_name or "", *given, *(word for word in more if word not in given)])
+
+
+def check_folder(name: str, path: Path | None) -> None:
+    """Raise click.UsageError where there is no folder for a file that will be written at the end."""
+    if path is not None and not path.resolve().parent.is_dir():
+        raise click.UsageError(f"{name}: there is no folder {path.resolve().parent}")
 
 
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:

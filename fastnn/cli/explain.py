@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from fastnn.cli.commands import Command
-from fastnn.cli.networks import Network, network_options
+from fastnn.cli.configuration import config_option
+from fastnn.cli.data import read, target_option
+from fastnn.cli.networks import NETWORK, Network, network_options
+
+MODEL = ".safetensors"
 
 
 @click.command(cls=Command, short_help="Print the program of a training step.")
-@click.argument("data", required=False)
+@click.argument("data", required=False, metavar="[DATA|MODEL]")
+@target_option
 @click.option("--inputs", type=click.IntRange(1), metavar="I", help="Features of an example, where no DATA is given.")
 @click.option("--outputs", type=click.IntRange(1), metavar="O", help="Outputs of the network, where no DATA is given.")
 @click.option("--device", default="cpu", show_default=True, metavar="NAME", help="auto, cpu, cuda, or cuda:1 for a second GPU.")
@@ -19,33 +25,65 @@ from fastnn.cli.networks import Network, network_options
     "--precision", default="float32", show_default=True, metavar="NAME", help="Of products on a GPU: float32, tf32 or bf16."
 )
 @network_options
-def explain(data: str | None, inputs: int | None, outputs: int | None, device: str, precision: str, **options: Any) -> None:
+@config_option
+def explain(
+    data: str | None,
+    targets: tuple[str, ...],
+    inputs: int | None,
+    outputs: int | None,
+    device: str,
+    precision: str,
+    **options: Any,
+) -> None:
     """Print the program of one training step: every call with its shapes and costs.
 
-    The network is described as for `fastnn train`, for DATA or for --inputs and --outputs.
+    The network is described as for `fastnn train`, for DATA or for --inputs and
+    --outputs; or it is MODEL, a file of `fastnn train --save`.
 
     \b
     Examples:
       fastnn explain digits
+      fastnn explain digits.safetensors --batch-size 128
       fastnn explain --inputs 784 --outputs 10 --hidden 512,512 --batch-size 128
     """
     network = Network(**options)
     if (data is None) == (inputs is None and outputs is None):
         raise click.UsageError("give either DATA or --inputs and --outputs")
-    classes, scale = None, 1.0
-    if data is not None:
-        from fastnn.datasets import load
+    optimizer = network.build_optimizer()
+    loss, examples = network.loss, None
+    if data is not None and data.endswith(MODEL):
+        _refuse_network()
+        from fastnn.checkpoints import load
 
-        dataset = load(data)
-        inputs, outputs, classes, scale = dataset.features, dataset.outputs, dataset.classes, dataset.scale
-    elif inputs is None or outputs is None:
-        raise click.UsageError(f"--{'inputs' if inputs is None else 'outputs'} is missing")
+        model = load(data)
+        if _source("optimizer") is not ParameterSource.COMMANDLINE:
+            optimizer = model._optimizer or optimizer
     else:
-        classes = outputs
-    loss = network.loss_for(classes)
-    model = network.build_model(outputs, loss, scale).build(inputs)
+        classes, scale = outputs, 1.0
+        if data is not None:
+            dataset = read(data, targets)
+            inputs, outputs, classes, scale = dataset.features, dataset.outputs, dataset.classes, dataset.scale
+            examples = len(dataset.X_train)
+        if inputs is None or outputs is None:
+            raise click.UsageError(f"--{'inputs' if inputs is None else 'outputs'} is missing")
+        loss = network.loss_for(classes)
+        model = network.build_model(network.outputs_for(outputs, classes), loss, scale).build(inputs)
+    rows = examples if network.batch_size == "all" else network.batch_size
+    if not isinstance(rows, int):
+        raise click.UsageError(f"--batch-size: expected a whole number, got {network.batch_size}")
     program = model.program(
-        network.batch_size, loss=loss, optimizer=network.build_optimizer(), l2=network.l2, l1=network.l1, device=device,
-        precision=precision,
-    )  # fmt: skip
+        rows, loss=loss, optimizer=optimizer, l2=network.l2, l1=network.l1, device=device, precision=precision
+    )
     click.echo(str(program.explain()))
+
+
+def _source(name: str) -> ParameterSource | None:
+    return click.get_current_context().get_parameter_source(name)
+
+
+def _refuse_network() -> None:
+    """Raise click.UsageError for options that describe a network, where it comes from a file."""
+    for parameter in click.get_current_context().command.params:
+        given = parameter.name is not None and _source(parameter.name) is ParameterSource.COMMANDLINE
+        if given and getattr(parameter, "heading", None) == NETWORK:
+            raise click.UsageError(f"{parameter.opts[0]}: the network is in the file already")

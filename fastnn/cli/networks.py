@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from fastnn.cli.commands import Number
+from fastnn.cli.commands import F, Number, option
+from fastnn.errors import InputError, nearest
 
 ACTIVATIONS = ("elu", "gelu", "identity", "leaky_relu", "relu", "sigmoid", "silu", "softplus", "tanh")
 LOSSES = ("mean_squared_error", "quadratic", "sigmoid_cross_entropy", "softmax_cross_entropy")
 OPTIMIZERS = ("adam", "adamw", "momentum", "nesterov", "rmsprop", "sgd")
+INITIALIZERS = (
+    "glorot", "glorot_normal", "glorot_uniform", "he", "he_normal", "he_uniform", "lecun", "lecun_normal", "lecun_uniform",
+    "normal", "xavier", "xavier_normal", "xavier_uniform", "zeros",
+)  # fmt: skip
 # With a momentum of 0.9 a step is up to ten times as long as the gradient asks for.
 RATES = {"adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "sgd": 0.1, "momentum": 0.1, "nesterov": 0.01}
-MOMENTUM = {"sgd": 0.0, "momentum": 0.9, "nesterov": 0.9}
+NUMBERS = {
+    "momentum": {"sgd": "momentum", "momentum": "beta", "nesterov": "momentum"},
+    "beta1": {"adam": "beta1", "adamw": "beta1"},
+    "beta2": {"adam": "beta2", "adamw": "beta2", "rmsprop": "beta"},
+    "epsilon": {"adam": "epsilon", "adamw": "epsilon", "rmsprop": "epsilon"},
+    "weight_decay": {"adamw": "weight_decay"},
+}
+"""By option, the optimizers that it is for and what they call it."""
+SCHEDULES: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
+    "constant": ("Constant", "rate", (), ()),
+    "cosine": ("Cosine", "initial", (), ("final",)),
+    "exponential": ("Exponential", "initial", (), ("base",)),
+    "inverse_sqrt": ("InverseSqrt", "initial", (), ("k",)),
+    "inverse_time": ("InverseTime", "initial", ("decay",), ()),
+    "one_cycle": ("OneCycle", "peak", (), ("initial", "final", "rise")),
+    "staircase": ("Staircase", "initial", ("factor", "every"), ()),
+    "warmup": ("Warmup", "then", ("length",), ()),
+}
+"""By name, the class of `fastnn.schedules`, the field that takes the learning rate, those that are needed, and the others."""
 
-F = TypeVar("F", bound=Callable[..., Any])
+NETWORK, TRAINING, OPTIMIZER = "Network", "Training", "Optimizer"
 
 
 def sizes(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
@@ -33,25 +58,105 @@ def sizes(context: click.Context, parameter: click.Parameter, value: str) -> tup
     return units
 
 
-NETWORK_OPTIONS = (
-    click.option(
+class BatchSize(click.ParamType[int | str]):
+    """A whole number above 0, `auto` or `all`."""
+
+    name = "batch size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        text = str(value).strip().lower()
+        if text in ("auto", "all"):
+            return text
+        if not text.isdecimal() or int(text) < 1:
+            self.fail(f"expected a whole number above 0, auto or all, got {value!r}", param, ctx)
+        return int(text)
+
+
+class Name(click.Choice[str]):
+    """One of some names; what is none of them is told the nearest."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.choices:
+            self.fail(f"unknown name {value!r}{nearest(value, self.choices)}", param, ctx)
+        return str(value)
+
+
+class ScheduleText(click.ParamType[str]):
+    """`cosine`, or with numbers `staircase:factor=0.5,every=10`; it stays as it was given."""
+
+    name = "schedule"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            read_schedule(str(value))
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+def read_schedule(text: str) -> tuple[str, dict[str, Any]]:
+    """The name of a schedule and its fields in `name:field=value,field=value`; InputError for what is none."""
+    name, _, rest = text.strip().partition(":")
+    if name not in SCHEDULES:
+        raise InputError(f"unknown schedule {name!r}{nearest(name, SCHEDULES)}")
+    _, rate, needed, others = SCHEDULES[name]
+    known = (rate, *needed, *others, "per")
+    fields: dict[str, Any] = {}
+    for entry in filter(None, rest.split(",")):
+        field, sign, value = (part.strip() for part in entry.partition("="))
+        if field not in known:
+            raise InputError(f"{name} has no {field!r}{nearest(field, known)}")
+        if not sign or field in fields:
+            raise InputError(f"{name}: expected each number once, as in {field}=0.5, got {text!r}")
+        fields[field] = value if field == "per" or (field == "then" and value in SCHEDULES) else _number(name, field, value)
+    missing = [field for field in needed if field not in fields]
+    if missing:
+        raise InputError(f"{name} needs {' and '.join(missing)}, as in {name}:{','.join(f'{each}=...' for each in missing)}")
+    return name, fields
+
+
+def _number(name: str, field: str, value: str) -> float | int:
+    try:
+        return int(value) if value.isdecimal() else float(value)
+    except ValueError as error:
+        raise InputError(f"{name}: {field}: expected a number, got {value!r}") from error
+
+
+def build_schedule(text: str, rate: float) -> Any:
+    """The schedule in `text`; fields that it leaves out start from the learning rate. Raises InputError."""
+    from fastnn import schedules
+
+    name, fields = read_schedule(text)
+    kind, start, *_ = SCHEDULES[name]
+    fields.setdefault(start, rate)
+    if isinstance(fields[start], str):  # what follows a warm-up, in the same unit of time
+        after = build_schedule(fields[start], rate)
+        fields[start] = dataclasses.replace(after, per=fields.get("per", after.per))
+    return schedules.Schedule.from_config({"type": kind, **fields})
+
+
+NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    option(
+        NETWORK,
         "--hidden",
         callback=sizes,
         default="128",
         show_default=True,
         metavar="SIZES",
-        help="Units of the hidden layers, e.g. 128,64.",
+        help="Units of the hidden layers, e.g. 128,64; or none.",
     ),
-    click.option(
+    option(
+        NETWORK,
         "--activation",
-        type=click.Choice(ACTIVATIONS),
+        type=Name(ACTIVATIONS),
         default="relu",
         show_default=True,
         metavar="NAME",
         help=f"Activation of the hidden layers: {', '.join(ACTIVATIONS)}.",
     ),
-    click.option("--batch-norm", is_flag=True, help="Normalise each hidden layer over the mini-batch."),
-    click.option(
+    option(NETWORK, "--batch-norm", is_flag=True, help="Normalise each hidden layer over the mini-batch."),
+    option(
+        NETWORK,
         "--dropout",
         type=Number(0, 1, max_open=True),
         default=0.0,
@@ -59,39 +164,25 @@ NETWORK_OPTIONS = (
         metavar="RATE",
         help="Share of hidden units dropped in training.",
     ),
-    click.option(
-        "--loss",
-        type=click.Choice(LOSSES),
+    option(
+        NETWORK,
+        "--initial",
+        type=Name(INITIALIZERS),
         metavar="NAME",
-        help=f"Loss: {', '.join(LOSSES)}. [default: softmax_cross_entropy for classes, else mean_squared_error]",
+        help="Initial weights: normal, zeros, or glorot, he or lecun with _normal or _uniform. "
+        "[default: he_normal before the relu family, else glorot_uniform]",
     ),
-    click.option(
-        "--optimizer",
-        type=click.Choice(OPTIMIZERS),
-        default="adam",
+    option(
+        NETWORK,
+        "--dtype",
+        type=Name(["float32", "float64"]),
+        default="float32",
         show_default=True,
         metavar="NAME",
-        help=f"Optimizer: {', '.join(OPTIMIZERS)}.",
+        help="float32 or float64.",
     ),
-    click.option(
-        "--learning-rate",
-        "--rate",
-        type=Number(0, min_open=True),
-        metavar="RATE",
-        help="Learning rate. [default: by the optimizer; 0.001 for adam]",
-    ),
-    click.option(
-        "--momentum",
-        type=Number(0, 1, max_open=True),
-        metavar="M",
-        help="For sgd, momentum and nesterov. [default: 0 for sgd, else 0.9]",
-    ),
-    click.option(
-        "--batch-size", type=click.IntRange(1), default=32, show_default=True, metavar="B", help="Examples in a mini-batch."
-    ),
-    click.option("--l2", type=Number(0), default=0.0, metavar="LAMBDA", help="L2 penalty on the weights."),
-    click.option("--l1", type=Number(0), default=0.0, metavar="LAMBDA", help="L1 penalty on the weights."),
-    click.option(
+    option(
+        NETWORK,
         "--seed",
         type=click.IntRange(0, 2**64 - 1),
         default=0,
@@ -99,20 +190,82 @@ NETWORK_OPTIONS = (
         metavar="SEED",
         help="Seed of all that is random.",
     ),
-    click.option(
-        "--dtype",
-        type=click.Choice(["float32", "float64"]),
-        default="float32",
+    option(
+        TRAINING,
+        "--loss",
+        type=Name(LOSSES),
+        metavar="NAME",
+        help=f"Loss: {', '.join(LOSSES)}. [default: softmax_cross_entropy for classes, else mean_squared_error]",
+    ),
+    option(
+        TRAINING,
+        "--batch-size",
+        type=BatchSize(),
+        default="32",
+        show_default=True,
+        metavar="B",
+        help="Examples in a mini-batch; all; or auto, as many as fit into memory.",
+    ),
+    option(TRAINING, "--l2", type=Number(0), default=0.0, metavar="LAMBDA", help="L2 penalty on the weights."),
+    option(TRAINING, "--l1", type=Number(0), default=0.0, metavar="LAMBDA", help="L1 penalty on the weights."),
+    option(
+        OPTIMIZER,
+        "--optimizer",
+        type=Name(OPTIMIZERS),
+        default="adam",
         show_default=True,
         metavar="NAME",
-        help="float32 or float64.",
+        help=f"Optimizer: {', '.join(OPTIMIZERS)}.",
     ),
+    option(
+        OPTIMIZER,
+        "--learning-rate",
+        "--rate",
+        type=Number(0, min_open=True),
+        metavar="RATE",
+        help="Learning rate. [default: by the optimizer; 0.001 for adam]",
+    ),
+    option(
+        OPTIMIZER,
+        "--schedule",
+        type=ScheduleText(),
+        metavar="NAME[:...]",
+        help=f"How the learning rate goes: {', '.join(SCHEDULES)}; e.g. staircase:factor=0.5,every=10, "
+        "one_cycle:per=step, warmup:length=5,then=cosine.",
+    ),
+    option(
+        OPTIMIZER,
+        "--momentum",
+        type=Number(0, 1, max_open=True),
+        metavar="M",
+        help="For sgd, momentum and nesterov. [default: 0 for sgd, else 0.9]",
+    ),
+    option(
+        OPTIMIZER,
+        "--beta1",
+        type=Number(0, 1, max_open=True),
+        metavar="B",
+        help="Decay of the mean: adam, adamw. [default: 0.9]",
+    ),
+    option(
+        OPTIMIZER,
+        "--beta2",
+        type=Number(0, 1, max_open=True),
+        metavar="B",
+        help="Decay of the mean square: adam, adamw, rmsprop. [default: 0.999; 0.9 for rmsprop]",
+    ),
+    option(
+        OPTIMIZER, "--epsilon", type=Number(0, min_open=True), metavar="E", help="For adam, adamw, rmsprop. [default: 1e-8]"
+    ),
+    option(OPTIMIZER, "--weight-decay", type=Number(0), metavar="DECAY", help="For adamw. [default: 0.01]"),
+    option(OPTIMIZER, "--clip-norm", type=Number(0, min_open=True), metavar="NORM", help="Longest gradient."),
+    option(OPTIMIZER, "--clip-value", type=Number(0, min_open=True), metavar="VALUE", help="Largest element of a gradient."),
 )
 
 
 def network_options(command: F) -> F:
-    for option in reversed(NETWORK_OPTIONS):
-        command = option(command)
+    for add in reversed(NETWORK_OPTIONS):
+        command = add(command)
     return command
 
 
@@ -124,54 +277,73 @@ class Network:
     activation: str
     batch_norm: bool
     dropout: float
+    initial: str | None
+    dtype: str
+    seed: int
     loss: str | None
-    optimizer: str
-    learning_rate: float | None
-    momentum: float | None
-    batch_size: int
+    batch_size: int | str
     l2: float
     l1: float
-    seed: int
-    dtype: str
+    optimizer: str
+    learning_rate: float | None
+    schedule: str | None
+    momentum: float | None
+    beta1: float | None
+    beta2: float | None
+    epsilon: float | None
+    weight_decay: float | None
+    clip_norm: float | None
+    clip_value: float | None
 
     def loss_for(self, classes: int | None) -> str:
         if self.loss is None:
             return "softmax_cross_entropy" if classes is not None else "mean_squared_error"
         return self.loss
 
+    def outputs_for(self, outputs: int, classes: int | None) -> int:
+        """One output says yes or no; several without a softmax are a yes or no each."""
+        return 1 if classes == 2 and self.loss == "sigmoid_cross_entropy" else outputs
+
     def rate(self) -> float:
         return RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
 
-    def build_optimizer(self) -> Any:
-        import fastnn
+    def numbers(self) -> dict[str, float]:
+        """The numbers of the optimizer that are given, by option. Raises click.UsageError for those of another one."""
+        given = {name: getattr(self, name) for name in NUMBERS if getattr(self, name) is not None}
+        for name in given:
+            if self.optimizer not in NUMBERS[name]:
+                dashed = name.replace("_", "-")
+                raise click.UsageError(f"--{dashed} is for {', '.join(NUMBERS[name])}, not for {self.optimizer}")
+        return given
 
-        rate = self.rate()
-        if self.optimizer not in MOMENTUM:
-            if self.momentum is not None:
-                raise click.UsageError(f"--momentum is for {', '.join(MOMENTUM)}, not for {self.optimizer}")
-            classes: dict[str, Any] = {"adam": fastnn.Adam, "adamw": fastnn.AdamW, "rmsprop": fastnn.RMSprop}
-            return classes[self.optimizer](learning_rate=rate)
-        momentum = MOMENTUM[self.optimizer] if self.momentum is None else self.momentum
-        if self.optimizer == "momentum":
-            return fastnn.Momentum(learning_rate=rate, beta=momentum)
-        return fastnn.SGD(learning_rate=rate, momentum=momentum, nesterov=self.optimizer == "nesterov")
+    def build_optimizer(self) -> Any:
+        from fastnn.optimizers import by_name
+
+        fields = {NUMBERS[name][self.optimizer]: value for name, value in self.numbers().items()}
+        try:
+            rate = self.rate() if self.schedule is None else build_schedule(self.schedule, self.rate())
+            return by_name(self.optimizer, learning_rate=rate, clip_norm=self.clip_norm, clip_value=self.clip_value, **fields)
+        except InputError as error:
+            raise click.UsageError(str(error)) from error
 
     def output_activation(self, loss: str) -> str:
         """The cross-entropies take logits; the quadratic cost is Nielsen's, of sigmoid outputs."""
         return "sigmoid" if loss == "quadratic" else "identity"
 
-    def build_model(self, outputs: int, loss: str, scale: float = 1.0) -> Any:
+    def build_model(self, outputs: int, loss: str, scale: float = 1.0, first: Sequence[Any] = ()) -> Any:
+        """The network, not built yet; `first`: layers in front of it."""
         import fastnn
 
-        layers: list[Any] = []
+        dense = functools.partial(fastnn.Dense, weight_init=self.initial)
+        layers = list(first)
         for size in self.hidden:
             if self.batch_norm:
-                layers += [fastnn.Dense(size), fastnn.BatchNorm(), fastnn.Activation(self.activation)]
+                layers += [dense(size), fastnn.BatchNorm(), fastnn.Activation(self.activation)]
             else:
-                layers.append(fastnn.Dense(size, activation=self.activation))
+                layers.append(dense(size, activation=self.activation))
             if self.dropout:
                 layers.append(fastnn.Dropout(self.dropout))
-        layers.append(fastnn.Dense(outputs, activation=self.output_activation(loss)))
+        layers.append(dense(outputs, activation=self.output_activation(loss)))
         return fastnn.Sequential(layers, seed=self.seed, dtype=self.dtype, input_scale=scale)
 
     def describe(self, inputs: int, outputs: int, loss: str) -> str:
@@ -183,10 +355,13 @@ class Network:
         return " -> ".join([str(inputs), *hidden, str(outputs) if last == "identity" else f"{outputs} {last}"])
 
     def describe_training(self, loss: str) -> str:
-        parts = [loss, f"{self.optimizer} with learning rate {self.rate():g}"]
-        if self.momentum is not None:
-            parts[-1] += f" and momentum {self.momentum:g}"
-        parts.append(f"mini-batches of {self.batch_size}")
+        numbers = {**self.numbers(), **{name: getattr(self, name) for name in ("clip_norm", "clip_value")}}
+        optimizer = [f"learning rate {self.rate():g}", *([self.schedule] if self.schedule else [])]
+        optimizer += [f"{name.replace('_', ' ')} {value:g}" for name, value in numbers.items() if value is not None]
+        size = self.batch_size
+        mini = f"mini-batches of {size}" if isinstance(size, int) else f"mini-batch size {size}"
+        *first, last = optimizer
+        parts = [loss, f"{self.optimizer} with {' and '.join([', '.join(first), last] if first else [last])}", mini]
         parts += [f"L2 {self.l2:g}"] if self.l2 else []
         parts += [f"L1 {self.l1:g}"] if self.l1 else []
         return ", ".join([*parts, self.dtype])

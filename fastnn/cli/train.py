@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastnn.callbacks import Progress
-from fastnn.cli.commands import Command, Number, line
-from fastnn.cli.networks import Network, network_options, rows_of_table
+from fastnn.cli import data as sources
+from fastnn.cli.commands import FILE, Command, Number, check_folder, command_line, line, option
+from fastnn.cli.configuration import config_option
+from fastnn.cli.data import DATA, METRICS, target_option
+from fastnn.cli.networks import NETWORK, TRAINING, Name, Network, network_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,164 +21,363 @@ if TYPE_CHECKING:
     from fastnn.datasets import Dataset
     from fastnn.model import Sequential
 
-TITLES = {
-    "r2": "R^2",
-    "val_loss": "validation loss",
-    "val_accuracy": "validation accuracy",
-    "val_r2": "validation R^2",
-}
+STOPPING, FILES, DEVICE = "Stopping and going on", "Files", "Device"
+MONITORS = ("loss", "accuracy", "penalty", "val_loss", *(f"val_{name}" for name in METRICS))
+
+
+class ShareOrFile(click.ParamType[float | str]):
+    """A share from 0 to 1, or the path of a file."""
+
+    name = "share or file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        try:
+            float(value)
+        except ValueError:
+            return str(value)
+        return float(Number(0, 1, max_open=True).convert(value, param, ctx))
+
+
+class ClassWeights(click.ParamType[str]):
+    """`balanced`, or `label=weight,label=weight`; it stays as it was given."""
+
+    name = "class weights"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value != "balanced":
+            try:
+                read_weights(value)
+            except ValueError:
+                self.fail(
+                    f"expected balanced, or label=weight,label=weight with numbers of at least 0, got {value!r}", param, ctx
+                )
+        return str(value)
+
+
+def read_weights(text: str) -> dict[str, float]:
+    """{label: weight} of `label=weight,label=weight`; ValueError for what is none."""
+    pairs = [entry.rpartition("=") for entry in text.split(",")]
+    weights = {label.strip(): float(weight) for label, _, weight in pairs}
+    if "" in weights or len(weights) < len(pairs) or not all(0 <= weight < float("inf") for weight in weights.values()):
+        raise ValueError(text)
+    return weights
 
 
 @click.command(cls=Command, short_help="Train a network on a data set.")
 @click.argument("data")
-@network_options
-@click.option(
-    "--epochs", type=click.IntRange(1), default=40, show_default=True, metavar="N", help="Passes over the training data."
-)
-@click.option(
+@target_option
+@option(
+    DATA,
     "--validation",
-    type=Number(0, 1, max_open=True),
-    default=0.1,
+    type=ShareOrFile(),
+    default="0.1",
     show_default=True,
-    metavar="SHARE",
-    help="Share of the training data held back and evaluated after each epoch.",
+    metavar="SHARE|FILE",
+    help="Share of the training data held back, or a file such as DATA; evaluated after each epoch.",
 )
-@click.option(
-    "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, or cuda:1 for a second GPU."
+@option(DATA, "--sample-weight", metavar="COLUMN", help="Column of a table with the weight of each example.")
+@option(
+    DATA,
+    "--class-weight",
+    type=ClassWeights(),
+    metavar="WEIGHTS",
+    help="balanced, or weights of the classes such as yes=5,no=1 (1 where none is given).",
 )
-@click.option(
-    "--precision", default="float32", show_default=True, metavar="NAME", help="Of products on a GPU: float32, tf32 or bf16."
+@option(NETWORK, "--standardize", is_flag=True, help="Bring each feature to mean 0 and deviation 1 by the training data.")
+@network_options
+@option(TRAINING, "--epochs", type=click.IntRange(1), default=40, show_default=True, metavar="N", help="Passes over the data.")
+@option(
+    TRAINING,
+    "--metric",
+    "metrics",
+    type=Name(METRICS),
+    multiple=True,
+    metavar="NAME",
+    help=f"Measured besides; repeatable: {', '.join(METRICS)}.",
 )
-@click.option("--tune", is_flag=True, help="Time the ways to compute each product on this GPU, and take the fastest.")
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads on the CPU. [default: as many as cores]")
-@click.option(
-    "--save", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Save the trained network as safetensors."
+@option(TRAINING, "--shard-rows", type=click.IntRange(1), metavar="N", help="Shuffle shards of N rows, for data beyond memory.")
+@option(
+    STOPPING, "--patience", type=click.IntRange(0), metavar="N", help="End after N epochs that were no better; keep the best."
 )
+@option(
+    STOPPING,
+    "--monitor",
+    type=Name(MONITORS),
+    metavar="NAME",
+    help="What has to be better. [default: val_loss; loss without validation]",
+)
+@option(STOPPING, "--min-delta", type=Number(0), metavar="D", help="Better means by more than this. [default: 0]")
+@option(
+    STOPPING,
+    "--checkpoint",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Keep the state of the training there. [default: after each epoch]",
+)
+@option(STOPPING, "--checkpoint-epochs", type=click.IntRange(1), metavar="N", help="Keep it after each N epochs.")
+@option(STOPPING, "--checkpoint-steps", type=click.IntRange(1), metavar="N", help="Keep it after each N steps.")
+@option(STOPPING, "--keep", type=click.IntRange(1), metavar="K", help="Keep the newest K states. [default: 2]")
+@option(STOPPING, "--resume", is_flag=True, help="Go on from the newest state in the folder; start afresh if there is none.")
+@option(FILES, "--save", type=FILE, metavar="FILE", help="Save the trained network as safetensors.")
+@option(FILES, "--save-optimizer", is_flag=True, help="Save the state of the optimizer with it.")
+@option(FILES, "--log", type=FILE, metavar="FILE.csv", help="Write a row an epoch.")
+@option(FILES, "--plot", type=FILE, metavar="FILE.png", help="Draw the curves of cost and accuracy (or .svg, .pdf).")
+@option(
+    DEVICE, "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, or cuda:1 for a second GPU."
+)
+@option(
+    DEVICE,
+    "--precision",
+    default="float32",
+    show_default=True,
+    metavar="NAME",
+    help="Of products on a GPU: float32, tf32 or bf16.",
+)
+@option(DEVICE, "--tune", is_flag=True, help="Time the ways to compute each product on this GPU, and take the fastest.")
+@option(DEVICE, "--threads", type=click.IntRange(1), metavar="N", help="Threads on the CPU. [default: as many as cores]")
 @click.option("--quiet", is_flag=True, help="Print the result alone.")
+@config_option
 def train(
     data: str,
+    targets: Sequence[str],
+    validation: float | str,
+    sample_weight: str | None,
+    class_weight: str | None,
+    standardize: bool,
     epochs: int,
-    validation: float,
+    metrics: Sequence[str],
+    shard_rows: int | None,
+    patience: int | None,
+    monitor: str | None,
+    min_delta: float | None,
+    checkpoint: Path | None,
+    checkpoint_epochs: int | None,
+    checkpoint_steps: int | None,
+    keep: int | None,
+    resume: bool,
+    save: Path | None,
+    save_optimizer: bool,
+    log: Path | None,
+    plot: Path | None,
     device: str,
     precision: str,
     tune: bool,
     threads: int | None,
-    save: Path | None,
     quiet: bool,
     **options: Any,
 ) -> None:
     """Train a network on DATA and evaluate it on the test data.
 
     DATA is `digits` (bundled), `mnist` (the folder $FASTNN_DATA/mnist), a folder with
-    MNIST-like IDX files, or an .npz file with X and y (and X_test and y_test).
+    MNIST-like IDX files, a table (.csv, .tsv, .parquet), an .npz file with X and y (and
+    X_test and y_test), or flower, circles, moons, blobs, quantiles: points in the plane.
 
     \b
     Examples:
       fastnn train digits
       fastnn train mnist --hidden 256,128 --dropout 0.2 --batch-size 128
-      fastnn train flowers.npz --activation tanh --save flowers.safetensors
+      fastnn train iris.csv --target species --standardize --save iris.safetensors
+      fastnn train big.parquet --patience 5 --checkpoint run1 --resume
     """
     network = Network(**options)
-    if save is not None and not save.resolve().parent.is_dir():
-        raise click.UsageError(f"--save: there is no folder {save.resolve().parent}")
+    for name, path in {"--save": save, "--log": log, "--plot": plot, "--checkpoint": checkpoint}.items():
+        check_folder(name, path)
+    _need("--save", save, {"--save-optimizer": save_optimizer})
+    _need("--patience", patience, {"--monitor": monitor, "--min-delta": min_delta})
+    kept = {"--checkpoint-epochs": checkpoint_epochs, "--checkpoint-steps": checkpoint_steps, "--keep": keep}
+    _need("--checkpoint", checkpoint, {**kept, "--resume": resume})
     optimizer = network.build_optimizer()
 
-    from fastnn import engines
-    from fastnn.datasets import load
+    from fastnn import callbacks, engines, plots
+    from fastnn.cli.tables import Epochs
 
-    dataset = load(data)
+    if plot is not None:
+        plots.check(plot)
+    watching: list[Any] = [] if quiet else [Epochs()]
+    stopping = None
+    if patience is not None:
+        watched = monitor or ("val_loss" if validation else "loss")
+        stopping = callbacks.EarlyStopping(watched, patience=patience, min_delta=min_delta or 0.0)
+        watching.append(stopping)
+    watching += [] if log is None else [callbacks.CSVLog(log)]
+    if checkpoint is not None:
+        writer = callbacks.Checkpoint(checkpoint, epochs=checkpoint_epochs, steps=checkpoint_steps, keep=keep or 2)
+        if not resume and writer.folder.latest() is not None:
+            raise click.UsageError(f"{checkpoint} holds the states of a training already: go on with --resume, or name another")
+        watching.append(writer)
+
+    parts = _Parts.read(data, targets, validation, sample_weight, network.seed)
+    dataset, n = parts.dataset, len(parts.X)
     loss = network.loss_for(dataset.classes)
+    outputs = network.outputs_for(dataset.outputs if parts.classes is None else len(parts.classes), dataset.classes)
     chosen, reason = engines.choose(device, precision)
-    X, y, held_back = _split(dataset, validation, network.seed)
-    network = replace(network, batch_size=min(network.batch_size, len(X)))
-    model = network.build_model(dataset.outputs, loss, dataset.scale).build(dataset.features)
+    if isinstance(network.batch_size, int):
+        network = replace(network, batch_size=min(network.batch_size, n))
+    model = _model(network, outputs, loss, parts, standardize)
     if not quiet:
-        line("data", _describe_examples(dataset, len(X), 0 if held_back is None else len(held_back[0])))
-        line("", _describe_shape(dataset))
-        shape = network.describe(dataset.features, dataset.outputs, loss)
-        line("network", f"{shape}; {model.parameter_count:,} parameters")
+        line("data", _describe_examples(parts))
+        line("", _describe_shape(dataset, parts.classes))
+        shape = network.describe(dataset.features, outputs, loss)
+        line("network", f"{'standardized ' * standardize}{shape}; {model.parameter_count:,} parameters")
         line("training", f"{network.describe_training(loss)}, {epochs} epoch{'s' * (epochs > 1)}")
         line("device", f"{chosen.name}: {reason}")
         click.echo()
 
-    model.fit(
-        X,
-        y,
-        loss=loss,
-        optimizer=optimizer,
-        batch_size=network.batch_size,
-        epochs=epochs,
-        validation_data=held_back,
-        l2=network.l2,
-        l1=network.l1,
-        callbacks=() if quiet else (Table(),),
-        device=device,
-        precision=precision,
-        tune=tune,
-        threads=threads,
-        verbose=0,
-    )
+    try:
+        history = model.fit(
+            parts.X,
+            parts.y,
+            loss=loss,
+            optimizer=optimizer,
+            batch_size=network.batch_size,
+            epochs=epochs,
+            validation_data=parts.held_back,
+            sample_weight=parts.weights,
+            class_weight=_class_weights(class_weight, parts.classes),
+            classes=None if parts.classes is None else parts.classes.tolist(),
+            metrics=metrics,
+            l2=network.l2,
+            l1=network.l1,
+            callbacks=watching,
+            resume=resume,
+            shard_rows=shard_rows,
+            device=device,
+            precision=precision,
+            tune=tune,
+            threads=threads,
+            verbose=0,
+        )
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(_left(model, epochs, checkpoint, save, save_optimizer)) from interrupt
     if not quiet:
         click.echo()
+    if stopping is not None and stopping.best_epoch >= 0 and not quiet:
+        ending = f"stopped after epoch {len(history['loss'])}; " if stopping.stopped else ""
+        best = f"epoch {stopping.best_epoch + 1} ({stopping.watched.name} {stopping.best:.4f})"
+        line("kept", f"{ending}the network is that of {best}")
     if save is not None:
-        model.save(save)
-        if not quiet:
-            line("saved", str(save))
-    _report(model, dataset)
+        model.save(save, optimizer=save_optimizer)
+    if plot is not None:
+        plots.save(history, plot)
+    for label, path in {"saved": save, "log": log, "plot": plot, "states": checkpoint}.items():
+        if path is not None and not quiet:
+            line(label, str(path))
+    _report(model, dataset, metrics)
 
 
-def _split(dataset: Dataset, share: float, seed: int) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
-    """The training data and what of them is held back: the first of a permutation drawn from the seed."""
-    import numpy as np
+@dataclass(frozen=True)
+class _Parts:
+    """What is trained on, and what is held back of it or comes from another file."""
 
-    import fastnn.random
+    dataset: Dataset
+    X: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray | None
+    held_back: tuple[np.ndarray, np.ndarray] | None
+    classes: np.ndarray | None
+    """All labels that occur, sorted; None for targets."""
 
-    X, y = dataset.X_train, dataset.y_train
-    count = round(share * len(X))
-    if share and not 0 < count < len(X):
-        raise click.UsageError(
-            f"--validation {share:g} of {len(X)} examples is {count}: nothing to train on or to validate with"
-        )
-    if not count:
-        return X, y, None
-    order = fastnn.random.permutation(fastnn.random.key(seed, fastnn.random.SPLIT), 0, len(X))
-    held, kept = np.sort(order[:count]), np.sort(order[count:])
-    return X[kept], y[kept], (X[held], y[held])
+    @classmethod
+    def read(cls, data: str, targets: Sequence[str], validation: float | str, sample_weight: str | None, seed: int) -> _Parts:
+        import numpy as np
+
+        from fastnn.datasets import split
+
+        dataset, weights = sources.read(data, targets), None
+        if sample_weight is not None:
+            dataset, weights = sources.without(dataset, sample_weight)
+        X, y, held_back = dataset.X_train, dataset.y_train, None
+        if isinstance(validation, str):
+            other = sources.in_order(sources.read(validation, targets), dataset.feature_names)
+            held_back = other.X_train, other.y_train
+        elif validation:
+            count = round(validation * len(X))
+            if not 0 < count < len(X):
+                raise click.UsageError(
+                    f"--validation {validation:g} of {len(X)} examples is {count}: nothing to train on or to validate with"
+                )
+            arrays = (X, y) if weights is None else (X, y, weights)
+            (X, y, *rest), held_back = split(*arrays, sizes=(len(X) - count, count), seed=seed)
+            weights, held_back = (rest[0] if rest else None), held_back[:2]
+        classes = None
+        if dataset.classes is not None:
+            labels = [dataset.y_train, *(each for each in (dataset.y_test, held_back and held_back[1]) if each is not None)]
+            classes = np.unique(np.concatenate(labels))
+        return cls(dataset, X, y, weights, held_back, classes)
 
 
-def _describe_examples(dataset: Dataset, training: int, validation: int) -> str:
-    counts = [f"{training:,} training"]
-    counts += [f"{validation:,} validation"] if validation else []
+def _need(name: str, value: Any, others: Mapping[str, Any]) -> None:
+    """Raise click.UsageError for options that mean nothing without another one."""
+    for other, given in others.items():
+        if value is None and given not in (None, False):
+            raise click.UsageError(f"{other} goes with {name}, which is missing")
+
+
+def _model(network: Network, outputs: int, loss: str, parts: _Parts, standardize: bool) -> Sequential:
+    from fastnn.layers import Standardizer
+
+    first = [Standardizer().fit(parts.X)] if standardize else []
+    scale = 1.0 if standardize else parts.dataset.scale
+    model: Sequential = network.build_model(outputs, loss, scale, first).build(parts.dataset.features)
+    model.feature_names = parts.dataset.feature_names
+    return model
+
+
+def _class_weights(text: str | None, classes: np.ndarray | None) -> dict[Any, float] | str | None:
+    """What `fit` takes: weights by labels as they are in the data."""
+    from fastnn.errors import nearest
+
+    if text is None or text == "balanced":
+        return text
+    if classes is None:
+        raise click.UsageError("--class-weight is for classes, and the data have targets")
+    labels = {str(label): label for label in classes.tolist()}
+    weights = read_weights(text)
+    for name in weights:
+        if name not in labels:
+            raise click.UsageError(f"--class-weight: there is no label {name!r}{nearest(name, labels)}")
+    return {labels[name]: weight for name, weight in weights.items()}
+
+
+def _left(model: Sequential, epochs: int, checkpoint: Path | None, save: Path | None, optimizer: bool) -> str:
+    """What an interrupted training leaves: where it stands, and how to go on. The network is saved where no checkpoint is."""
+    step, epoch = model.counters.step, model.counters.epoch
+    if not step:
+        return " before the first step"
+    text = f" after step {step:,}, in epoch {min(epoch + 1, epochs)} of {epochs}"
+    if checkpoint is not None:
+        return f"{text}; it stands in {checkpoint}, go on with:\n{command_line('--resume')}"
+    if save is not None:
+        model.save(save, optimizer=optimizer)
+        return f"{text}; the network is saved as it was then: {save}"
+    return text
+
+
+def _describe_examples(parts: _Parts) -> str:
+    dataset = parts.dataset
+    counts = [f"{len(parts.X):,} training"]
+    counts += [f"{len(parts.held_back[0]):,} validation"] if parts.held_back is not None else []
     counts += [f"{len(dataset.X_test):,} test"] if dataset.X_test is not None else []
     return f"{dataset.name}: {', '.join(counts)} examples"
 
 
-def _describe_shape(dataset: Dataset) -> str:
+def _describe_shape(dataset: Dataset, classes: np.ndarray | None) -> str:
     features = " x ".join(map(str, dataset.shape)) + " feature" + "s" * (dataset.features != 1)
-    if dataset.classes is not None:
-        return f"{features}, {dataset.classes} class{'es' * (dataset.classes != 1)}"
-    return f"{features}, {dataset.outputs} target{'s' * (dataset.outputs != 1)}"
+    if classes is None:
+        return f"{features}, {dataset.outputs} target{'s' * (dataset.outputs != 1)}"
+    count = f"{features}, {len(classes)} class{'es' * (len(classes) != 1)}"
+    if classes.dtype.kind not in "Ub":
+        return count
+    names = ", ".join(map(str, classes[:5])) + ", ..." * (len(classes) > 5)
+    return f"{count}: {names}"
 
 
-class Table(Progress):
-    """A row for each of at most ten epochs; the bar is seen on a terminal only."""
+def _report(model: Any, dataset: Dataset, metrics: Sequence[str]) -> None:
+    from fastnn.cli.tables import TITLES
 
-    def epoch_end(self, model: Sequential, epoch: int, values: Mapping[str, float]) -> None:
-        titles = {name: TITLES.get(name, name) for name in values}
-        if epoch == 0:
-            self._print("epoch" + "".join(f"  {title:>8}" for title in titles.values()))
-        if epoch + 1 in rows_of_table(self.epochs):
-            cells = (f"  {values[name]:>{max(8, len(title))}.4f}" for name, title in titles.items())
-            self._print(f"{epoch + 1:>5}" + "".join(cells))
-
-    def _print(self, row: str) -> None:
-        self.bar.write(row, file=sys.stdout)
-        sys.stdout.flush()
-
-
-def _report(model: Any, dataset: Dataset) -> None:
     if dataset.X_test is None or dataset.y_test is None or not len(dataset.X_test):
         return
-    result = model.evaluate(dataset.X_test, dataset.y_test)
+    result = model.evaluate(dataset.X_test, dataset.y_test, metrics=metrics)
     name = next(name for name in ("accuracy", "r2", "loss") if name in result)
-    click.echo(f"test {TITLES.get(name, name)}: {result[name]:.4f}")
+    for each in dict.fromkeys((name, *metrics)):
+        click.echo(f"test {TITLES.get(each, each)}: {result[each]:.4f}")

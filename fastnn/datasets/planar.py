@@ -16,9 +16,6 @@ from fastnn import random
 from fastnn.configurations import as_number
 from fastnn.errors import InputError
 
-POINTS = 6
-"""The purpose of these random numbers, beside those of `fastnn.random`."""
-
 Points = tuple[np.ndarray, np.ndarray]
 
 
@@ -28,7 +25,7 @@ def flower(examples: int = 400, noise: float = 0.2, seed: int = 0) -> Points:
     Class j has t from 3.12 j to 3.12 (j + 1) in equal steps, plus noise z; r = 4 sin(4 t) + noise z; x = (r sin t, r cos t).
     """
     y = _halves("flower", examples, noise)
-    z = noise * random.normal(random.key(seed, POINTS, 0), (2, len(y)), np.float64)
+    z = noise * random.normal(random.key(seed, random.POINTS, 0), (2, len(y)), np.float64)
     t = _along(y, 3.12) + 3.12 * y + z[0]
     r = 4.0 * _sine(4.0 * t) + z[1]
     return _points(r * _sine(t), r * _cosine(t), y)
@@ -40,7 +37,7 @@ def circles(examples: int = 200, noise: float = 0.3, seed: int = 0) -> Points:
     The k-th of the n points of a class has t = 2 pi k / n; x = (r cos t + noise z, r sin t + noise z).
     """
     y = _halves("circles", examples, noise)
-    z = noise * random.normal(random.key(seed, POINTS, 1), (2, len(y)), np.float64)
+    z = noise * random.normal(random.key(seed, random.POINTS, 1), (2, len(y)), np.float64)
     t = _along(y, 2.0 * math.pi, closed=True)
     r = 1.0 - 0.5 * y
     return _points(r * _cosine(t) + z[0], r * _sine(t) + z[1], y)
@@ -52,7 +49,7 @@ def moons(examples: int = 200, noise: float = 0.2, seed: int = 0) -> Points:
     With t from 0 to pi in equal steps, class 0 is (cos t, sin t) and class 1 (1 - cos t, 1/2 - sin t), each plus noise z.
     """
     y = _halves("moons", examples, noise)
-    z = noise * random.normal(random.key(seed, POINTS, 2), (2, len(y)), np.float64)
+    z = noise * random.normal(random.key(seed, random.POINTS, 2), (2, len(y)), np.float64)
     t = _along(y, math.pi)
     side = 1.0 - 2.0 * y
     return _points(y + side * _cosine(t) + z[0], 0.5 * y + side * _sine(t) + z[1], y)
@@ -66,16 +63,16 @@ def blobs(examples: int = 200, noise: float = 1.0, seed: int = 0, centers: int =
     _check("blobs", examples, noise)
     if not isinstance(centers, Integral) or isinstance(centers, bool) or not 2 <= centers <= examples:
         raise InputError(f"blobs: expected 2 to {examples} centers for {examples} examples, got {centers!r}")
-    c = 20.0 * random.uniform(random.key(seed, POINTS, 3), 0, (int(centers), 2), np.float64) - 10.0
+    c = 20.0 * random.uniform(random.key(seed, random.POINTS, 3), 0, (int(centers), 2), np.float64) - 10.0
     k = np.arange(examples) % centers
-    x = c[k] + noise * random.normal(random.key(seed, POINTS, 4), (examples, 2), np.float64)
+    x = c[k] + noise * random.normal(random.key(seed, random.POINTS, 4), (examples, 2), np.float64)
     return x.astype(np.float32), (k % 2).astype(np.int64)
 
 
 def quantiles(examples: int = 200, noise: float = math.sqrt(0.5), seed: int = 0) -> Points:
     """One cloud x = (noise z, noise z) around 0: the half nearer to 0 is of class 0, the farther one of class 1."""
     y = _halves("quantiles", examples, noise)
-    z = noise * random.normal(random.key(seed, POINTS, 5), (2, len(y)), np.float64)
+    z = noise * random.normal(random.key(seed, random.POINTS, 5), (2, len(y)), np.float64)
     inside_out = np.argsort(z[0] * z[0] + z[1] * z[1], kind="stable")
     return _points(z[0][inside_out], z[1][inside_out], y)
 

@@ -1,0 +1,67 @@
+"""The data that commands are given: read, and brought into the order that a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fastnn.cli.commands import F, option
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fastnn.datasets import Dataset
+
+DATA = "Data"
+METRICS = ("accuracy", "f1", "log_loss", "mae", "mse", "precision", "r2", "recall")
+
+
+def target_option(command: F) -> F:
+    return option(
+        DATA,
+        "--target",
+        "targets",
+        multiple=True,
+        metavar="COLUMN",
+        help="Column of a table to be predicted; repeatable, for numbers. [default: y, target, label or class]",
+    )(command)
+
+
+def read(data: str, targets: Sequence[str] = ()) -> Dataset:
+    """The data set; one target is labels or values by what it holds, several are values."""
+    from fastnn.datasets import load
+
+    return load(data, list(targets) if len(targets) > 1 else next(iter(targets), None))
+
+
+def without(dataset: Dataset, column: str) -> tuple[Dataset, np.ndarray]:
+    """The data set without a column of its table, and that column. Raises InputError for a name that it does not have."""
+    import numpy as np
+
+    from fastnn.errors import InputError, nearest
+
+    names = dataset.feature_names
+    if names is None or dataset.X_test is not None:
+        raise InputError(f"only tables have columns, and {dataset.name} is none: there is no {column!r}")
+    if column not in names:
+        raise InputError(f"{dataset.name} has no column {column!r}{nearest(column, names)}")
+    index = names.index(column)
+    left = tuple(name for name in names if name != column)
+    rest = np.delete(dataset.X_train, index, axis=1)
+    return replace(dataset, X_train=rest, shape=(len(left),), feature_names=left), dataset.X_train[:, index].copy()
+
+
+def in_order(dataset: Dataset, names: Sequence[str] | None) -> Dataset:
+    """The data set with the columns of these names, in this order, where it is a table and the names are known."""
+    from fastnn.errors import InputError, nearest
+
+    found = dataset.feature_names
+    if names is None or found is None or tuple(names) == found:
+        return dataset
+    for name in names:
+        if name not in found:
+            raise InputError(f"{dataset.name} has no column {name!r}, which the network takes{nearest(name, found)}")
+    order = [found.index(name) for name in names]
+    X_test = None if dataset.X_test is None else dataset.X_test[:, order]
+    return replace(dataset, X_train=dataset.X_train[:, order], X_test=X_test, shape=(len(order),), feature_names=tuple(names))

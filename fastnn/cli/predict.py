@@ -1,0 +1,120 @@
+"""`fastnn predict`: what a saved network says of data."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastnn.cli import data as sources
+from fastnn.cli.commands import FILE, Command, check_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fastnn.model import Sequential
+
+ROWS = 1 << 14
+"""Rows of text that are made in one go."""
+
+
+@click.command(cls=Command, short_help="Predict with a saved network.")
+@click.argument("model", type=FILE)
+@click.argument("data")
+@click.option("--output", type=FILE, metavar="FILE", help="Write .csv or .parquet. [default: CSV on the terminal]")
+@click.option("--proba", is_flag=True, help="Print the probability of each class.")
+@click.option("--device", default="cpu", show_default=True, metavar="NAME", help="auto, cpu, cuda, or cuda:1 for a second GPU.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads on the CPU. [default: as many as cores]")
+def predict(model: Path, data: str, output: Path | None, proba: bool, device: str, threads: int | None) -> None:
+    """Predict the rows of DATA with the network in MODEL, a file of `fastnn train --save`.
+
+    DATA is a table (.csv, .tsv, .parquet) with the columns that the network was trained
+    on (others are ignored), an .npz file with X, or a data set such as digits, of which
+    the test data are taken.
+
+    \b
+    Examples:
+      fastnn predict iris.safetensors flowers.csv
+      fastnn predict iris.safetensors flowers.csv --proba --output flowers.parquet
+    """
+    check_folder("--output", output)
+    if output is not None and output.suffix.lower() not in (".csv", ".parquet"):
+        raise click.UsageError(f"--output: expected a name that ends in .csv or .parquet, got {output}")
+    import fastnn
+
+    network = fastnn.load(model).to(device)
+    X = _inputs(data, network)
+    columns = _shares(network, X, threads) if proba else _named("prediction", network.predict(X, threads=threads))
+    if output is None:
+        for text in _as_csv(columns):
+            click.echo(text, nl=False)
+    elif output.suffix.lower() == ".csv":
+        from fastnn.files import write_whole
+
+        write_whole(output, (text.encode() for text in _as_csv(columns)))
+    else:
+        _write_parquet(output, columns)
+
+
+def _inputs(data: str, network: Sequential) -> np.ndarray:
+    """The rows to predict: of a file all, of a data set the test data."""
+    from fastnn.datasets import read_features
+    from fastnn.datasets.dataset import NAMES
+
+    if data not in NAMES and not Path(data).is_dir() and Path(data).suffix:
+        return read_features(data, network.feature_names)[0]
+    dataset = sources.read(data)
+    return dataset.X_train if dataset.X_test is None else dataset.X_test
+
+
+def _named(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+    """Columns (n,) by name: numbered from 1 where there are several."""
+    if values.ndim == 1 or values.shape[1] == 1:
+        return {name: values.reshape(-1)}
+    return {f"{name}_{number}": column for number, column in enumerate(values.T, 1)}
+
+
+def _shares(network: Sequential, X: np.ndarray, threads: int | None) -> dict[str, np.ndarray]:
+    """A column of probabilities for each class, named after it."""
+    import numpy as np
+
+    shares = network.predict_proba(X, threads=threads)
+    if network.task is None or network.task.classes is None:
+        return _named("probability", shares)
+    if shares.shape[1] == 1:
+        shares = np.hstack([1 - shares, shares])
+    return {str(label): column for label, column in zip(network.classes_.tolist(), shares.T, strict=True)}
+
+
+def _as_csv(columns: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """The lines of a CSV file, many at a time."""
+    yield _lines([tuple(columns)])
+    rows = len(next(iter(columns.values())))
+    for start in range(0, rows, ROWS):
+        # The shortest digits that mean the same number: those of float64 would be longer.
+        block = [column[start : start + ROWS].astype(str).tolist() for column in columns.values()]
+        yield _lines(list(zip(*block, strict=True)))
+
+
+def _lines(rows: list[tuple[Any, ...]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _write_parquet(path: Path, columns: Mapping[str, np.ndarray]) -> None:
+    from fastnn.errors import FileError
+    from fastnn.files import write_whole
+
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise FileError(f"{path} is written by PyArrow, which is not installed: pip install pyarrow") from error
+    content = io.BytesIO()
+    parquet.write_table(pyarrow.table({name: pyarrow.array(column) for name, column in columns.items()}), content)
+    write_whole(path, content.getvalue())

@@ -1,0 +1,89 @@
+"""What the commands print in columns: the epochs of a training, and which labels are taken for which."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from fastnn.callbacks import Progress
+from fastnn.cli.commands import WIDTH, line
+from fastnn.cli.networks import rows_of_table
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fastnn.run import Run
+
+TITLES = {
+    "r2": "R^2",
+    "val_loss": "validation loss",
+    "val_accuracy": "validation accuracy",
+    "val_r2": "validation R^2",
+    "val_mae": "validation mae",
+}
+LONGEST_NAME = 16
+"""Letters of a label that a table shows."""
+
+
+class Epochs(Progress):
+    """A row for each of at most ten epochs; the bar is seen on a terminal only."""
+
+    def begin(self, run: Run) -> None:
+        if run.step:
+            line("resumed", f"after step {run.step:,}, with {run.epoch} of {run.epochs} epochs done")
+            click.echo()
+        super().begin(run)
+        self.titles: dict[str, str] = {}
+
+    def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
+        if not self.titles:
+            self.titles = titles(values)
+            self._print("epoch" + "".join(f"  {title:>8}" for title in self.titles.values()))
+        if epoch + 1 in rows_of_table(run.epochs):
+            cells = (f"  {values[name]:>{max(8, len(title))}.4f}" for name, title in self.titles.items())
+            self._print(f"{epoch + 1:>5}" + "".join(cells))
+
+    def _print(self, row: str) -> None:
+        self.bar.write(row, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def titles(names: Sequence[str] | Mapping[str, float]) -> dict[str, str]:
+    """The columns that a table of epochs has room for, with their titles: short ones where the long ones are too wide."""
+
+    def fitting(table: Mapping[str, str]) -> dict[str, str]:
+        left, chosen = WIDTH - len("epoch"), {}
+        for name, title in table.items():
+            left -= 2 + max(8, len(title))
+            if left < 0:
+                break
+            chosen[name] = title
+        return chosen
+
+    long = fitting({name: TITLES.get(name, name) for name in names})
+    return long if len(long) == len(names) else fitting({name: name for name in names})
+
+
+def confusion(counts: np.ndarray, names: Sequence[str]) -> list[str]:
+    """The table of counts (C, C), a row for each label and a column for what was predicted, in lines of a terminal's width."""
+    rows = heads = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 2]}.." for name in names]
+    digits = len(str(counts.max()))
+    label, cell = max(map(len, rows)), max(digits, *map(len, heads)) + 2
+    if label + cell * len(names) > WIDTH and label > digits:
+        heads = [str(number) for number in range(1, len(names) + 1)]
+        rows = [f"{head:>2} {name}" for head, name in zip(heads, rows, strict=True)]
+        label, cell = label + 3, max(digits, 2) + 2
+    across = max(1, (WIDTH - label) // cell)
+    lines = []
+    for start in range(0, len(names), across):
+        columns = range(start, min(start + across, len(names)))
+        lines += [""] if start else []
+        lines.append(" " * label + "".join(f"{heads[column]:>{cell}}" for column in columns))
+        lines += [
+            f"{name:<{label}}" + "".join(f"{counts[row, column]:>{cell}}" for column in columns)
+            for row, name in enumerate(rows)
+        ]
+    return lines

@@ -1,0 +1,356 @@
+"""The command line from a file to predictions: tables with labels in words, states of a training, and what is made of them."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import importlib
+import io
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+import fastnn
+from fastnn import callbacks, initializers, losses, metrics, optimizers, schedules
+from fastnn.cli import data as sources
+from fastnn.cli import main, networks
+from fastnn.cli.tables import confusion, titles
+
+pytest.importorskip("pyarrow")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def passed(*arguments: object) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def write(path: Path, columns: dict[str, np.ndarray]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three clouds of flowers with names, two of them alone, and sums to be predicted; and a network for the first."""
+    generator = np.random.default_rng(0)
+    kinds = np.array(["daisy", "rose, red", "tulip"])
+    y = np.arange(150) % 3
+    X = generator.normal(size=(150, 2)) + 5 * np.eye(3)[y][:, :2]
+    made = tmp_path_factory.mktemp("flowers")
+    table = {"length": X[:, 0], "width": X[:, 1], "kind": kinds[y], "weight": 1.0 + y}
+    write(made / "flowers.csv", table)
+    write(made / "more.csv", {name: table[name][:60] for name in ("kind", "width", "length")})
+    write(made / "two.csv", {name: table[name][y < 2] for name in ("length", "width", "kind")})
+    write(made / "sums.csv", {"a": X[:, 0], "b": X[:, 1], "sum": X.sum(1) + 0.25, "difference": X[:, 0] - X[:, 1]})
+    options = [
+        "--target",
+        "kind",
+        "--sample-weight",
+        "weight",
+        "--standardize",
+        "--epochs",
+        "30",
+        "--rate",
+        "0.01",
+        "--hidden",
+        "8",
+    ]
+    passed("train", made / "flowers.csv", *options, "--save", made / "flowers.safetensors")
+    return made
+
+
+def rows(text: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text)))
+
+
+# Tables.
+
+
+def test_a_table_with_labels_in_words(folder: Path) -> None:
+    weighed = "--sample-weight", "weight", "--epochs", 2
+    found = passed("train", folder / "flowers.csv", "--target", "kind", *weighed, "--validation", folder / "more.csv")
+    lines = found.splitlines()
+    assert lines[0] == "data      flowers: 150 training, 60 validation examples"
+    assert lines[1] == "          2 features, 3 classes: daisy, rose, red, tulip"
+
+
+def test_columns_are_found_by_name(folder: Path) -> None:
+    """The other file has its columns in another order, and lacks one that is no feature."""
+    found = passed("evaluate", folder / "flowers.safetensors", folder / "more.csv", "--target", "kind", "--metric", "f1")
+    model = fastnn.load(folder / "flowers.safetensors")
+    assert model.feature_names == ("length", "width")
+    table = rows((folder / "more.csv").read_text())[1:]
+    X = np.array([[float(length), float(width)] for _, width, length in table])
+    accuracy = np.mean(model.predict(X) == np.array([kind for kind, *_ in table]))
+    assert accuracy > 0.95
+    assert f"accuracy  {accuracy:.4f}" in found
+    assert re.search(r"^f1 +(1\.0|0\.9)", found, re.MULTILINE)
+
+
+def test_predictions_are_labels(folder: Path) -> None:
+    found = rows(passed("predict", folder / "flowers.safetensors", folder / "more.csv"))
+    assert found[0] == ["prediction"]
+    kinds = [row[0] for row in rows((folder / "more.csv").read_text())[1:]]
+    assert np.mean([row[0] == kind for row, kind in zip(found[1:], kinds, strict=True)]) > 0.95
+
+
+def test_probabilities_have_the_names_of_the_classes(folder: Path, tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    given = folder / "flowers.safetensors", folder / "more.csv", "--proba"
+    found = rows(passed("predict", *given))
+    assert found[0] == ["daisy", "rose, red", "tulip"]
+    shares = np.array(found[1:], np.float32)
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
+    passed("predict", *given, "--output", tmp_path / "p.parquet")
+    table = parquet.read_table(tmp_path / "p.parquet")
+    assert table.column_names == found[0]
+    np.testing.assert_array_equal(np.stack([column.to_numpy() for column in table.columns], 1), shares)
+    assert passed("predict", *given, "--output", tmp_path / "p.csv") == ""
+    assert rows((tmp_path / "p.csv").read_text()) == found
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.parquet"]
+
+
+def test_one_output_says_yes_or_no(folder: Path, tmp_path: Path) -> None:
+    options = [
+        "--target",
+        "kind",
+        "--loss",
+        "sigmoid_cross_entropy",
+        "--rate",
+        "0.05",
+        "--hidden",
+        "none",
+        "--class-weight",
+        "daisy=2",
+    ]
+    passed("train", folder / "two.csv", *options, "--save", tmp_path / "two.safetensors")
+    assert fastnn.load(tmp_path / "two.safetensors").network.parameters[-1].shape == (1,)
+    head, *shares = rows(passed("predict", tmp_path / "two.safetensors", folder / "two.csv", "--proba"))
+    assert head == ["daisy", "rose, red"]
+    said = [row[0] for row in rows(passed("predict", tmp_path / "two.safetensors", folder / "two.csv"))[1:]]
+    assert said == [head[float(yes) > float(no)] for no, yes in shares]
+    table = passed("evaluate", tmp_path / "two.safetensors", folder / "two.csv", "--target", "kind").splitlines()
+    assert [line.split()[-2:] for line in table[-2:]] == [["50", "0"], ["0", "50"]]
+
+
+def test_several_targets_are_values(folder: Path, tmp_path: Path) -> None:
+    options = [
+        "--target",
+        "sum",
+        "--target",
+        "difference",
+        "--hidden",
+        "none",
+        "--rate",
+        "0.05",
+        "--patience",
+        "3",
+        "--min-delta",
+        "0.0001",
+        "--epochs",
+        "200",
+    ]
+    found = passed("train", folder / "sums.csv", *options, "--save", tmp_path / "sums.safetensors")
+    assert "2 features, 2 targets" in found
+    assert re.search(r"^kept .*stopped after epoch \d+; ", found, re.MULTILINE)
+    head, *values = rows(passed("predict", tmp_path / "sums.safetensors", folder / "sums.csv"))
+    assert head == ["prediction_1", "prediction_2"]
+    wanted = np.array(rows((folder / "sums.csv").read_text())[1:], float)[:, 2:]
+    np.testing.assert_allclose(np.array(values, float), wanted, atol=0.1)
+    result = run("predict", tmp_path / "sums.safetensors", folder / "sums.csv", "--proba")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: the loss mean_squared_error makes no probabilities")
+
+
+def test_the_test_data_of_the_digits(tmp_path: Path) -> None:
+    told = passed("train", "digits", "--epochs", 3, "--quiet", "--save", tmp_path / "d.safetensors")
+    found = passed("evaluate", tmp_path / "d.safetensors", "digits").splitlines()
+    assert found[0] == "data      digits: 360 test examples"
+    accuracy = float(told.removeprefix("test accuracy: "))
+    assert f"accuracy  {accuracy:.4f}" in found
+    counts = np.array([line.split()[1:] for line in found[-10:]], int)
+    assert counts.sum() == 360
+    assert np.trace(counts) / 360 == pytest.approx(accuracy, abs=1e-4)
+    assert len(rows(passed("predict", tmp_path / "d.safetensors", "digits"))) == 361
+    for expected in ("softmax_cross_entropy", "(B, 64)", "mini-batch 20\n"):
+        assert expected in passed("explain", tmp_path / "d.safetensors", "--batch-size", 20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train flowers.csv", "flowers.csv: which column is the target?"),
+        ("train flowers.csv --target knd", "flowers.csv has no column 'knd'; did you mean 'kind'?"),
+        ("train flowers.csv --target kind --sample-weight wieght", "flowers has no column 'wieght'; did you mean 'weight'?"),
+        ("train digits --sample-weight w", "only tables have columns, and digits is none"),
+        ("train flowers.csv --target kind --validation sums.csv", "sums.csv has no column 'kind'"),
+        ("evaluate flowers.safetensors sums.csv --target sum", "sums has no column 'length', which the network takes"),
+        ("predict flowers.safetensors sums.csv", "sums.csv has no columns 'length', 'width'"),
+        ("predict flowers.csv flowers.csv", "flowers.csv"),
+        ("predict none.safetensors flowers.csv", "none.safetensors"),
+        ("train digits --plot curves.gif", "curves.gif: expected a name that ends in .png"),
+    ],
+)
+def test_an_error_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str) -> None:
+    monkeypatch.chdir(folder)
+    result = run(*arguments.split())
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", result.stderr)
+
+
+# What a training leaves.
+
+
+def test_a_training_is_gone_on_with(tmp_path: Path) -> None:
+    def go(epochs: int, *more: object) -> str:
+        options = ["digits", "--hidden", "9", "--rate", "0.01"]
+        return passed("train", *options, "--epochs", epochs, *more)
+
+    states = "--checkpoint", tmp_path / "states", "--checkpoint-steps", 30, "--keep", 3
+    go(2, *states, "--log", tmp_path / "a.csv", "--resume")
+    assert len(list((tmp_path / "states").glob("step-*"))) == 3
+    resumed = go(4, *states, "--log", tmp_path / "a.csv", "--resume")
+    assert "resumed   after step 82, with 2 of 4 epochs done" in resumed
+    whole = go(4, "--log", tmp_path / "b.csv")
+    assert resumed.splitlines()[-1] == whole.splitlines()[-1]
+    logs = [[row[:2] + row[3:] for row in rows((tmp_path / name).read_text())] for name in ("a.csv", "b.csv")]
+    assert logs[0] == logs[1]
+    assert [row[0] for row in logs[0]] == ["epoch", "1", "2", "3", "4"]
+    result = run("train", "digits", *states)
+    assert result.exit_code == 2
+    assert "go on with --resume" in result.stderr
+
+
+def test_the_best_network_is_kept(tmp_path: Path) -> None:
+    options = "--hidden", 9, "--rate", 0.3, "--epochs", 30, "--patience", 2, "--monitor", "val_accuracy"
+    found = passed("train", "digits", *options, "--save", tmp_path / "m.safetensors", "--save-optimizer")
+    match = re.search(r"^kept +stopped after epoch (\d+); .* epoch (\d+)", found.replace("\n          ", " "), re.MULTILINE)
+    assert match is not None, found
+    assert int(match[1]) == int(match[2]) + 2
+    state = fastnn.load(tmp_path / "m.safetensors").optimizer_state
+    assert state is not None
+    assert state.updates == 41 * int(match[2])
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    passed("train", "digits", "--hidden", 5, "--epochs", 2, "--plot", tmp_path / "curves.png", "--quiet")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_need_matplotlib_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = run("train", "digits", "--plot", tmp_path / "curves.png")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "error: plots need matplotlib: pip install matplotlib\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path) -> None:
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    command = ["train", "digits", "--epochs", "1000000", "--checkpoint", str(tmp_path / "my states")]
+    for options in (["--checkpoint-epochs", "1000"], ["--save", str(tmp_path / "m.safetensors")]):
+        given = [*(command if options[0] != "--save" else command[:4]), *options]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen([sys.executable, "-m", "fastnn", *given], text=True, preexec_fn=heed, **pipes) as process:
+            try:
+                assert process.stdout is not None
+                while not process.stdout.readline().startswith("epoch"):
+                    assert process.poll() is None
+                time.sleep(0.2)
+                process.send_signal(signal.SIGINT)
+                _, error = process.communicate(timeout=30)
+            finally:
+                process.kill()
+        assert process.returncode == 130
+        match = re.search(r"interrupted after step ([\d,]+), in epoch \d+ of 1000000; ", error)
+        assert match is not None, error
+        step = int(match[1].replace(",", ""))
+        if options[0] == "--save":
+            assert fastnn.load(tmp_path / "m.safetensors").counters.step == step
+        else:
+            assert error.splitlines()[-1] == shlex.join(["fastnn", *given, "--resume"])
+            assert (tmp_path / "my states" / f"step-{step:09d}.safetensors").is_file()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pipe that is closed")
+def test_a_closed_pipe_is_no_error(folder: Path) -> None:
+    command = [sys.executable, "-m", "fastnn", "predict", str(folder / "flowers.safetensors"), str(folder / "big.csv")]
+    n = 60_000
+    write(folder / "big.csv", {"length": np.zeros(n), "width": np.zeros(n)})
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "prediction\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
+# Pieces.
+
+
+def test_the_names_are_those_of_the_library() -> None:
+    assert set(networks.LOSSES) == set(losses.LOSSES)
+    assert set(networks.OPTIMIZERS) == set(optimizers.NAMES) == set(networks.RATES)
+    assert set(networks.INITIALIZERS) == set(initializers.NAMES)
+    assert set(sources.METRICS) == set(metrics.METRICS)
+    assert {kind for kind, *_ in networks.SCHEDULES.values()} == set(schedules.Schedule.types) - {"Table"}
+    for name in importlib.import_module("fastnn.cli.train").MONITORS:  # `fastnn.cli.train` is the command
+        callbacks.EarlyStopping(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("constant", schedules.Constant(0.5)),
+        ("cosine:final=0.1,per=step", schedules.Cosine(0.5, 0.1, per="step")),
+        ("exponential", schedules.Exponential(0.5)),
+        ("inverse_sqrt:k=2", schedules.InverseSqrt(0.5, 2.0)),
+        ("inverse_time:decay=1e-2", schedules.InverseTime(0.5, 0.01)),
+        ("inverse_time:initial=3,decay=1", schedules.InverseTime(3.0, 1.0)),
+        ("one_cycle:rise=0.2", schedules.OneCycle(0.5, rise=0.2)),
+        ("staircase:factor=0.5,every=10", schedules.Staircase(0.5, 0.5, 10)),
+        ("warmup:length=5", schedules.Warmup(5, 0.5)),
+        ("warmup:length=5,then=cosine,per=step", schedules.Warmup(5, schedules.Cosine(0.5, per="step"), per="step")),
+    ],
+)
+def test_schedules(text: str, wanted: schedules.Schedule) -> None:
+    assert networks.build_schedule(text, 0.5) == wanted
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 12, 20])
+@pytest.mark.parametrize("name", ["", "a rather long name of a class "])
+def test_confusion_fits_a_terminal(count: int, name: str) -> None:
+    counts = np.arange(count * count).reshape(count, count) * 11
+    lines = confusion(counts, [f"{name}{index}" for index in range(count)])
+    assert max(map(len, lines)) <= 80
+    shown = [line.split() for line in lines if line]
+    for row in counts:
+        assert any(line[-1] == str(row[-1]) for line in shown)
+
+
+def test_columns_that_do_not_fit_are_left_out() -> None:
+    assert titles(["loss", "val_loss"]) == {"loss": "loss", "val_loss": "validation loss"}
+    many = ["loss", "accuracy", "val_loss", "val_accuracy", *(f"val_metric{index}" for index in range(9))]
+    found = titles(many)
+    assert list(found) == many[: len(found)]
+    assert 5 + sum(2 + max(8, len(title)) for title in found.values()) <= 80
