@@ -224,8 +224,8 @@ class Checkpoint(Callback):
         if self._lock is None:
             return
         try:
-            # After those the model is not where the run's own counts are.
-            if not isinstance(error, DivergenceError | DeviceError | FileError):
+            # After those the model is not where the run's own counts are, or the file that could not be written is this one.
+            if run.consistent and not isinstance(error, DivergenceError | DeviceError | FileError):
                 self._write(run)
         finally:
             lock, self._lock = self._lock, None
@@ -299,8 +299,8 @@ class LearningRate(Callback):
 
 
 class CSVLog(Callback):
-    """A row for each epoch in a CSV file: epoch (from 1), step, seconds of training, learning rate (that the epoch ended with), the
-    history's values.
+    """A row for each epoch in a CSV file: epoch (from 1), step, seconds of training, the learning rate that it ended with,
+    and the history's values.
 
     Each row is on the disk when the next epoch begins. An existing file is replaced; a run that is gone on with keeps the rows
     of its finished epochs.

@@ -109,6 +109,7 @@ class Run:
 
     def __init__(self, model: Sequential, X: Any, y: Any, settings: Settings) -> None:
         self.model, self.order, self.shard_rows = model, settings.order, settings.shard_rows
+        self.part = settings.part
         self.loss, self.optimizer = as_loss(settings.loss), as_optimizer(settings.optimizer)
         self.metrics = as_metrics(settings.metrics)
         given = [*_checked_callbacks(settings.callbacks), *([Progress()] if settings.verbose else [])]
@@ -149,6 +150,8 @@ class Run:
         self._sums = dict.fromkeys(steps.LOG_COLUMNS, 0.0)
         self._last: Snapshot | None = None
         self._stopped = False
+        self._closing = False
+        """Whether an epoch is over and not everybody knows."""
         self._chunk = 0
         self._looked = time.perf_counter()
         self._borrowed: dict[Any, Any] = {}
@@ -345,6 +348,11 @@ class Run:
         return self.step, self.epoch
 
     @property
+    def consistent(self) -> bool:
+        """Whether the run's counts are those of the model: Ctrl-C may come between two of them."""
+        return not self._closing and self.model.counters.step == self._first_step + self.step
+
+    @property
     def learning_rate(self) -> float:
         """Of the next step; set it, and it takes the place of the optimizer's schedule."""
         if self._rate is not None:
@@ -388,12 +396,7 @@ class Run:
                 values = self._epoch()
                 if values is None:  # a callback ended the training within the epoch
                     break
-                for name, value in values.items():
-                    history.setdefault(name, []).append(value)
-                # All are asked; the state must say that the run is over before one of them writes it down.
-                for callback in self.callbacks:
-                    if callback.epoch_end(self, self.epoch - 1, values):
-                        self._stopped = True
+                self._close(values)
         if self._last is not None:
             model.restore(self._last)
         return history
@@ -437,16 +440,38 @@ class Run:
         if failed is not None:
             raise failed
 
+    def _close(self, values: Mapping[str, float]) -> None:
+        """Count an epoch that is over, and tell the callbacks."""
+        self._closing = True
+        self._sums, self.seen, self.in_epoch = dict.fromkeys(self._sums, 0.0), 0, 0
+        self.epoch += 1
+        self.model.counters.epoch += 1
+        self.model._state.changed(self.engine, self.model._progress)
+        for name, value in values.items():
+            self.history.setdefault(name, []).append(value)
+        self._tell(self.callbacks, lambda callback: callback.epoch_end(self, self.epoch - 1, values))
+
+    def _tell(self, callbacks: Sequence[Callback], call: Callable[[Callback], bool | None]) -> None:
+        """Ask all, even if one fails, so that a checkpoint that is written then holds what each of them knows."""
+        failed: Exception | None = None
+        for callback in callbacks:
+            if isinstance(callback, Checkpoint):  # all others are told
+                self._closing = False
+            try:
+                if call(callback):
+                    self._stopped = True
+            except Exception as error:
+                failed = failed or error
+        self._closing = False
+        if failed is not None:
+            raise failed
+
     def _epoch(self) -> dict[str, float] | None:
         """The steps of an epoch that are left, and what the history gets of it; None where a callback ended the training."""
         whole = self._epoch_of_batches() if self.batches is not None else self._epoch_of_examples()
         if not whole:
             return None
         sums, seen = self._sums, self.seen
-        self._sums, self.seen, self.in_epoch = dict.fromkeys(sums, 0.0), 0, 0
-        self.epoch += 1
-        self.model.counters.epoch += 1
-        self.model._state.changed(self.engine, self.model._progress)
         total = sums["weight"]
         values = {"loss": sums["loss"] / total if total else 0.0}
         if self.hits is not None:
@@ -505,12 +530,11 @@ class Run:
             self.seen += rows * len(log)
             done += len(log)
             self.in_epoch += len(log)
-            self.step += len(log)
+            self.step += len(log)  # the last of the counts: see `consistent`
             for callback in self.callbacks:
                 callback.chunk_end(self, len(log), float(log[-1, 0]))
-            for callback in self.callbacks:
-                if callback.every is not None and self.step % callback.every == 0 and callback.step_end(self):
-                    self._stopped = True
+            due = [callback for callback in self.callbacks if callback.every is not None and self.step % callback.every == 0]
+            self._tell(due, lambda callback: callback.step_end(self))
             if self._stopped:
                 return False
         return True
@@ -710,6 +734,8 @@ class Run:
     def _visit(self, epoch: int) -> Any:
         """The order of an epoch: the user's, or the library's shuffle."""
         n = len(self.examples.X)
+        if self.part:  # one mini-batch, as it is
+            return np.arange(n)
         if self.order is None and self.shard_rows is not None:
             key = random.key(self.model.seed, random.SHUFFLE)
             return random.sharded_permutation(key, self.model.counters.epoch, n, self.shard_rows)

@@ -1,0 +1,705 @@
+"""Callbacks: when they are called, what the library's own do, and what is left after one of them fails. See test_resume.py."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import itertools
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastnn
+from fastnn import files, ops, schedules
+from fastnn.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, LearningRate, Progress
+from fastnn.errors import FastnnError, FileError, InputError, KindError
+from fastnn.metrics import Metric
+
+N, BATCH, PER_EPOCH = 67, 16, 5
+
+
+def examples(n: int = N) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(4)
+    return rng.standard_normal((n, 5)).astype("float32"), rng.integers(0, 3, n)
+
+
+def network() -> fastnn.Sequential:
+    return fastnn.Sequential([fastnn.Dense(8), fastnn.BatchNorm(), fastnn.Activation("relu"), fastnn.Dense(3)], seed=7)
+
+
+def fit(*callbacks: Callback, model: fastnn.Sequential | None = None, **options: Any) -> fastnn.Sequential:
+    model = model or network()
+    model.fit(*examples(), callbacks=callbacks, **{"batch_size": BATCH, "epochs": 3, "verbose": 0, **options})
+    return model
+
+
+def bits(model: fastnn.Sequential) -> tuple[Any, ...]:
+    """Everything that training changes."""
+    state = model.optimizer_state
+    assert state is not None
+    arrays = {**model.weights, **state.slots}
+    counts = (state.optimizer, state.updates, model.counters.step, model.counters.epoch)
+    return {name: array.tobytes() for name, array in arrays.items()}, counts
+
+
+class Values(Callback):
+    """Puts values of its own into what the history gets, before the other callbacks of the list see them."""
+
+    def __init__(self, name: str, *values: float) -> None:
+        self.name, self.values = name, values
+
+    def epoch_end(self, run: Any, epoch: int, values: Any) -> None:
+        values[self.name] = self.values[epoch]
+
+
+class States(Callback):
+    """The model after each epoch."""
+
+    def begin(self, run: Any) -> None:
+        self.seen: list[Any] = []
+
+    def epoch_end(self, run: Any, epoch: int, values: Any) -> None:
+        self.seen.append(bits(run.model))
+
+
+# --- a user's own ---------------------------------------------------------------------------------------------------
+
+
+class Told(Callback):
+    """Writes down what it is told, and fails where it is asked to."""
+
+    def __init__(self, calls: list[Any], name: str = "", every: int | None = None, fail: tuple[str, int] = ("", 0)) -> None:
+        self.calls, self.name, self.every, self.fail = calls, name, every, fail
+        self.error = Stop("enough")
+
+    def told(self, what: str, number: int) -> None:
+        self.calls.append((self.name, what, number))
+        if self.fail == (what, number):
+            raise self.error
+
+    def begin(self, run: Any) -> None:
+        self.told("begin", run.step)
+
+    def chunk_end(self, run: Any, steps: int, loss: float) -> None:
+        assert steps >= 1
+        assert math.isfinite(loss)
+        if self.fail[0] == "chunk_end":
+            self.told("chunk_end", 0)
+
+    def step_end(self, run: Any) -> None:
+        self.told("step_end", run.step)
+
+    def epoch_end(self, run: Any, epoch: int, values: Any) -> None:
+        self.told("epoch_end", epoch)
+
+    def end(self, run: Any, error: BaseException | None) -> None:
+        self.given = error
+        self.told("end", run.step)
+
+
+class Stop(Exception):
+    pass
+
+
+def test_the_order_of_calls() -> None:
+    calls: list[Any] = []
+    fit(Told(calls, "a", every=4), Told(calls, "b", every=5), epochs=2)
+    a, b = ([(what, number) for name, what, number in calls if name == mine] for mine in "ab")
+    assert a == [("begin", 0), ("step_end", 4), ("epoch_end", 0), ("step_end", 8), ("epoch_end", 1), ("end", 10)]
+    assert b == [("begin", 0), ("step_end", 5), ("epoch_end", 0), ("step_end", 10), ("epoch_end", 1), ("end", 10)]
+    for what in ("begin", "epoch_end", "end"):
+        assert [name for name, said, _ in calls if said == what] == ["a", "b"] * (2 if what == "epoch_end" else 1)
+
+
+def test_checkpoints_come_last(tmp_path: Path) -> None:
+    class Late(Callback):
+        def epoch_end(self, run: Any, epoch: int, values: Any) -> None:
+            assert not list(tmp_path.glob(f"step-*{run.step}.safetensors"))
+
+    fit(Checkpoint(tmp_path), Late())
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 4096])
+@pytest.mark.parametrize("every", [1, 2, 5, 7, 100])
+def test_every_n_steps(every: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastnn import run
+
+    monkeypatch.setattr(run, "LOG_ROWS", chunk)
+    calls: list[Any] = []
+    expected = bits(fit())
+    assert bits(fit(Told(calls, every=every))) == expected
+    assert [number for _, what, number in calls if what == "step_end"] == list(range(every, 16, every))
+
+
+@pytest.mark.parametrize("every", [0, -1, True, 1.5, "2"])
+def test_every_is_checked(every: Any) -> None:
+    told = Told([], every=every)
+    with pytest.raises(InputError, match=r"Told.every: expected None or a whole number"):
+        fit(told)
+    assert told.calls == []
+
+
+def after(steps: int) -> tuple[Any, ...]:
+    """The state after so many steps, by callbacks that do no harm."""
+    calls: list[Any] = []
+
+    class Until(Callback):
+        every = 1
+
+        def step_end(self, run: Any) -> bool:
+            calls.append(bits(run.model))
+            return bool(run.step == steps)
+
+    fit(Until())
+    return tuple(calls[-1])
+
+
+@pytest.mark.parametrize(
+    "fail", [("begin", 0), ("chunk_end", 0), ("step_end", 1), ("step_end", 7), ("epoch_end", 1), ("end", 3 * PER_EPOCH)]
+)
+def test_an_exception_stops_at_a_whole_step(fail: tuple[str, int]) -> None:
+    calls: list[Any] = []
+    failing = Told(calls, "b", every=1, fail=fail)
+    around = [Told(calls, "a", every=1), failing, Told(calls, "c", every=1)]
+    model = network()
+    with pytest.raises(Stop) as caught:
+        fit(*around, model=model)
+    assert caught.value is failing.error, "it passes through as it is"
+    ends = [name for name, what, _ in calls if what == "end"]
+    assert ends == (["a", "b"] if fail[0] == "begin" else ["a", "b", "c"]), "everybody who began is told once"
+    assert all(one.given is (None if fail[0] == "end" else failing.error) for one in around[: len(ends)])
+    steps = {"begin": 0, "chunk_end": 1, "step_end": fail[1], "epoch_end": 2 * PER_EPOCH, "end": 3 * PER_EPOCH}[fail[0]]
+    if not steps:
+        assert not model.built
+        return
+    weights, counts = after(steps)
+    found, counted = bits(model)
+    assert found == weights
+    assert counted[:3] == counts[:3]
+    assert model.predict(examples()[0]).shape == (N,)
+    fit(model=model, epochs=1)
+    assert model.counters.step == steps + PER_EPOCH
+
+
+def test_a_begin_that_fails_changes_nothing() -> None:
+    model = fit(epochs=1)
+    before = bits(model)
+    with pytest.raises(Stop):
+        fit(Told([], fail=("begin", 0)), model=model, optimizer=fastnn.Adam(0.5))
+    assert bits(model) == before
+
+
+def test_more_errors_at_the_end() -> None:
+    """The first is raised, the others are warned of."""
+    first, second = (Told([], fail=("end", 15)) for _ in range(2))
+    with pytest.warns(RuntimeWarning, match=r"Told.end failed too: enough"), pytest.raises(Stop) as caught:
+        fit(first, second)
+    assert caught.value is first.error
+
+
+@pytest.mark.parametrize("where", ["step_end", "epoch_end"])
+def test_true_ends_the_training(where: str) -> None:
+    class Enough(Callback):
+        every = 7
+
+    setattr(Enough, where, lambda self, *given: True)
+    model = network()
+    calls: list[Any] = []
+    told = Told(calls)
+    history = model.fit(*examples(), batch_size=BATCH, epochs=3, callbacks=[Enough(), told], verbose=0)
+    steps, epochs = (7, 1) if where == "step_end" else (5, 1)
+    assert (model.counters.step, len(history["loss"])) == (steps, epochs)
+    assert told.given is None
+    assert bits(model)[0] == after(steps)[0]
+
+
+def test_what_a_run_tells() -> None:
+    class Look(Callback):
+        every = 3
+
+        def step_end(self, run: Any) -> None:
+            assert (run.epoch, run.in_epoch) == divmod(run.step, PER_EPOCH) or run.in_epoch == PER_EPOCH
+            assert (run.epochs, run.total_steps, run.batch_size) == (3, 15, BATCH)
+            assert run.model.counters.step == run.step
+            assert run.learning_rate == 0.25
+
+        def epoch_end(self, run: Any, epoch: int, values: Any) -> None:
+            assert (run.epoch, run.in_epoch, run.step) == (epoch + 1, 0, PER_EPOCH * (epoch + 1))
+            assert run.history["loss"][epoch] == values["loss"]
+
+    fit(Look(), optimizer=fastnn.SGD(0.25))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Progress(), "expected a list of fastnn.callbacks.Callback objects, got Progress"),
+        ([Progress], "Callback objects, got type"),
+        ([None], "got NoneType"),
+        (3, "got int"),
+    ],
+)
+def test_callbacks_are_checked(given: Any, message: str) -> None:
+    with pytest.raises(KindError, match=message):
+        network().fit(*examples(), callbacks=given, verbose=0)
+
+
+# --- EarlyStopping --------------------------------------------------------------------------------------------------
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "best", "epochs"),
+    [
+        ((3, 2, 1, 2, 3, 4), {"patience": 2}, 2, 5),
+        ((3, 2, 1, 2, 3, 4), {"patience": 1}, 2, 4),
+        ((3, 2, 1, 2, 3, 4), {"patience": 0}, 2, 4),
+        ((1, 2, 3, 2, 1, 0), {"patience": 2, "mode": "max"}, 2, 5),
+        ((3, 3, 3, 3, 3, 3), {"patience": 3}, 0, 4),
+        ((3, 2.9, 2.8, 2.7, 2.6, 2.6), {"patience": 3, "min_delta": 0.25}, 3, 6),
+        ((3, 2.9, 2.8, 2.7, 2, 2), {"patience": 2, "min_delta": 0.5}, 0, 3),
+        ((3, 2, 1, 0, -1, -2), {"patience": 1}, 5, 6),
+        ((NAN, NAN, 5, NAN, 4, NAN), {"patience": 2}, 4, 6),
+        ((NAN, NAN, NAN, NAN, 4, 3), {"patience": 2}, 0, 3),
+        ((3, NAN, NAN, 1, 1, 1), {"patience": 2}, 0, 3),
+    ],
+)
+def test_early_stopping(values: Sequence[float], options: dict[str, Any], best: int, epochs: int) -> None:
+    mode = {"mode": "min", **options}
+    stopping, states = EarlyStopping("mine", **mode), States()
+    model = fit(Values("mine", *values), states, stopping, epochs=6)
+    assert (stopping.best_epoch, len(states.seen)) == (best, epochs)
+    assert stopping.best == values[best] or math.isnan(values[best])
+    assert stopping.stopped == (epochs < 6 or stopping.waited >= mode["patience"] > 0)
+    assert bits(model) == states.seen[best], "parameters, statistics, optimizer and counters"
+    assert bits(fit(model=model, epochs=2)) == bits(fit(model=fit(epochs=best + 1), epochs=2)), "it goes on from there"
+
+
+def test_early_stopping_may_leave_the_last_model() -> None:
+    states = States()
+    model = fit(Values("mine", 1, 2, 3), states, EarlyStopping("mine", mode="min", patience=2, restore_best=False))
+    assert bits(model) == states.seen[-1]
+
+
+def test_early_stopping_knows_what_is_better() -> None:
+    X, y = examples()
+    for name in ("loss", "val_loss", "accuracy", "val_accuracy", "val_f1", "val_log_loss"):
+        stopping = EarlyStopping(name, patience=10)
+        history = network().fit(
+            X,
+            y,
+            batch_size=BATCH,
+            epochs=6,
+            callbacks=[stopping],
+            validation_data=(X, y),
+            metrics=["f1", "log_loss"],
+            verbose=0,
+        )
+        pick = min if "loss" in name else max
+        assert stopping.best == pick(history[name]), name
+        assert stopping.best_epoch == history[name].index(stopping.best)
+
+
+def test_early_stopping_may_be_used_again() -> None:
+    stopping = EarlyStopping("mine", patience=1, mode="min")
+    first = bits(fit(Values("mine", 1, 0, 2), stopping))
+    assert bits(fit(Values("mine", 3, 2, 4), stopping)) == first
+    assert (stopping.best, stopping.best_epoch) == (2, 1)
+
+
+def test_an_error_leaves_the_last_whole_step() -> None:
+    """The best epoch is put back at the end only."""
+    model = network()
+    with pytest.raises(Stop):
+        fit(EarlyStopping("loss", mode="max"), Told([], every=1, fail=("step_end", 7)), model=model)
+    assert model.counters.step == 7
+
+
+@pytest.mark.parametrize(
+    ("monitor", "message"),
+    [
+        ("val_loss", "the history has no 'val_loss'; give validation_data"),
+        ("los", "the history has no 'los'.*'loss'"),
+        ("penalty", "the history has no 'penalty'"),
+    ],
+)
+def test_an_unknown_column(monitor: str, message: str, tmp_path: Path) -> None:
+    for callback in (EarlyStopping(monitor, mode="min"), Checkpoint(tmp_path, best=monitor, mode="min")):
+        with pytest.raises(InputError, match=message):
+            fit(callback)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EarlyStopping("loss", patience=-1), "patience: expected a whole number of at least 0, got -1"),
+        (lambda: EarlyStopping("loss", patience=1.5), "patience"),  # type: ignore[arg-type]
+        (lambda: EarlyStopping("loss", patience=True), "patience"),
+        (lambda: EarlyStopping("loss", min_delta=-1), "min_delta"),
+        (lambda: EarlyStopping("loss", min_delta=NAN), "min_delta"),
+        (lambda: EarlyStopping("mine"), "mode='min' or mode='max'"),
+        (lambda: EarlyStopping("loss", mode="lower"), "mode: unknown 'lower'"),
+        (lambda: EarlyStopping(""), "expected the name of a column"),
+        (lambda: EarlyStopping(None), "expected the name of a column"),  # type: ignore[arg-type]
+        (lambda: Checkpoint("x", steps=0), "steps: expected a whole number of at least 1, got 0"),
+        (lambda: Checkpoint("x", epochs=0), "epochs"),
+        (lambda: Checkpoint("x", keep=0), "keep"),
+        (lambda: Checkpoint("x", on_error="wrn"), "on_error: unknown 'wrn'.*'warn'"),
+        (lambda: Checkpoint("x", best="mine"), "mode='min' or mode='max'"),
+        (lambda: LearningRate(0.1), "expected a dict of rates by epoch or a function, got float"),  # type: ignore[arg-type]
+        (lambda: LearningRate({-1: 0.1}), "epoch"),
+        (lambda: LearningRate({0: -0.1}), "learning_rate"),
+        (lambda: LearningRate({0: NAN}), "learning_rate"),
+    ],
+)
+def test_callbacks_check_what_they_are_given(make: Any, message: str) -> None:
+    with pytest.raises(FastnnError, match=message):
+        make()
+
+
+# --- Checkpoint -----------------------------------------------------------------------------------------------------
+
+
+def steps_in(folder: Path) -> list[int]:
+    return sorted(int(path.name[5:14]) for path in folder.glob("step-*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, [5, 10, 15]),
+        ({"epochs": 2}, [10, 15]),
+        ({"epochs": 7}, [15]),
+        ({"steps": 4}, [4, 8, 12, 15]),
+        ({"steps": 5}, [5, 10, 15]),
+        ({"steps": 6, "epochs": 1}, [5, 6, 10, 12, 15]),
+        ({"steps": 4, "keep": 2}, [12, 15]),
+        ({"steps": 1, "keep": 1}, [15]),
+    ],
+)
+def test_when_checkpoints_are_written(options: dict[str, Any], steps: list[int], tmp_path: Path) -> None:
+    expected = bits(fit())
+    assert bits(fit(Checkpoint(tmp_path, **{"keep": 100, **options}))) == expected, "they change nothing"
+    assert steps_in(tmp_path) == steps
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", *(f"step-{step:09d}.safetensors" for step in steps)}
+    for step in steps:
+        loaded, (weights, counts) = fastnn.load(tmp_path / f"step-{step:09d}.safetensors"), after(step)
+        assert (bits(loaded)[0], bits(loaded)[1][:3]) == (weights, counts[:3])
+
+
+def test_the_best_one(tmp_path: Path) -> None:
+    states = States()
+    fit(Values("mine", 2, 5, 5, NAN, 4), states, Checkpoint(tmp_path, best="mine", mode="max"), epochs=5)
+    assert bits(fastnn.load(tmp_path / "best.safetensors")) == states.seen[1]
+    fit(Values("mine", 1, 1), states, Checkpoint(tmp_path, best="mine", mode="max"), epochs=2)
+    assert bits(fastnn.load(tmp_path / "best.safetensors")) == states.seen[0], "another run has its own"
+
+
+def test_an_exception_is_written_at_its_step(tmp_path: Path) -> None:
+    for fail in (("step_end", 8), ("chunk_end", 0)):
+        with pytest.raises(Stop):
+            fit(Checkpoint(tmp_path / fail[0], epochs=10), Told([], every=4, fail=fail))
+    assert steps_in(tmp_path / "step_end") == [8]
+    assert len(steps_in(tmp_path / "chunk_end")) == 1
+
+
+def test_a_divergence_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(fastnn.DivergenceError):
+        fit(Checkpoint(tmp_path, epochs=10), optimizer=fastnn.SGD(1e30), l2=1.0)
+    assert steps_in(tmp_path) == []
+
+
+def full(monkeypatch: pytest.MonkeyPatch, function: str, calls: int = 0) -> None:
+    """The disk is full after so many calls of a function of the system."""
+    real, made = getattr(os, function), [0]
+
+    def refuse(*given: Any, **options: Any) -> Any:
+        target = str(given[0]) if given else ""
+        if function == "open" and not ("safetensors" in target and given[1] & os.O_CREAT):
+            return real(*given, **options)
+        made[0] += 1
+        if made[0] > calls:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*given, **options)
+
+    monkeypatch.setattr(files.os, function, refuse)
+
+
+@pytest.mark.parametrize("function", ["open", "fsync", "replace"])
+def test_a_full_disk_ends_the_training(function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, told = network(), Told([])
+    with monkeypatch.context() as patched:
+        full(patched, function, calls=2)
+        with pytest.raises(FileError, match=r"cannot be written: .*No space left") as caught:
+            fit(Checkpoint(tmp_path, steps=3), told, model=model)
+    assert told.given is caught.value
+    written = steps_in(tmp_path)
+    step = 6 if function == "fsync" else 9  # a file and its folder are flushed
+    assert model.counters.step == step
+    assert bits(model)[0] == after(step)[0]
+    assert step - 3 in written
+    for kept in written:
+        assert bits(fastnn.load(tmp_path / f"step-{kept:09d}.safetensors"))[0] == after(kept)[0]
+    assert not list(tmp_path.glob(".*"))
+    assert bits(fit(Checkpoint(tmp_path, steps=3), resume=True)) == bits(fit()), "with room again it goes on"
+
+
+@pytest.mark.parametrize("function", ["open", "fsync", "replace"])
+def test_a_full_disk_may_be_warned_of(function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = bits(fit())
+    fit(Checkpoint(tmp_path), epochs=1)
+    kept = (tmp_path / "step-000000005.safetensors").read_bytes()
+    full(monkeypatch, function)
+    with pytest.warns(RuntimeWarning, match="no checkpoint was written: .*No space left") as caught:
+        assert bits(fit(Checkpoint(tmp_path, epochs=2, on_error="warn"))) == expected
+    assert len(caught) == 2, "after epoch 2 and at the end"
+    assert (tmp_path / "step-000000005.safetensors").read_bytes() == kept
+    assert steps_in(tmp_path) == [5]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    model = network()
+    with pytest.raises(FileError, match="cannot be written"):
+        fit(Checkpoint(tmp_path / "file" / "c"), model=model)
+    assert not model.built
+
+
+def test_one_process_writes_a_folder(tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\n"
+        "from pathlib import Path\n"
+        "from test_callbacks import *\n"
+        "try:\n"
+        f"    fit(Checkpoint({str(tmp_path)!r}))\n"
+        "except FileError as error:\n"
+        "    print(error)\n"
+    )
+
+    class Other(Callback):
+        def epoch_end(self, run: Any, epoch: int, values: Any) -> None:
+            if epoch == 0:
+                self.said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    other = Other()
+    fit(other, Checkpoint(tmp_path))
+    assert other.said == f"{tmp_path} is being written by process {os.getpid()}\n"
+    assert steps_in(tmp_path) == [10, 15]
+
+
+# --- LearningRate ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", [fastnn.SGD, fastnn.Adam])
+def test_a_table_of_rates(optimizer: Any) -> None:
+    rates = {0: 0.1, 1: 0.03, 3: 0.007}
+    expected = bits(fit(optimizer=optimizer(schedules.Table(rates)), epochs=5))
+    assert bits(fit(LearningRate(rates), optimizer=optimizer(0.5), epochs=5)) == expected
+    held = {0: 0.1, 1: 0.03, 2: 0.03, 3: 0.007, 4: 0.007}
+    assert bits(fit(LearningRate(lambda epoch, rate: held[epoch]), optimizer=optimizer(0.5), epochs=5)) == expected
+    assert bits(fit(LearningRate({0: 0.1}), optimizer=optimizer(0.5), epochs=5)) != expected
+
+
+def test_a_function_of_the_rate_before() -> None:
+    given: list[tuple[int, float]] = []
+
+    def halve(epoch: int, rate: float) -> float:
+        given.append((epoch, rate))
+        return rate / 2
+
+    callback = LearningRate(halve)
+    for _ in range(2):
+        given.clear()
+        fit(callback, optimizer=fastnn.SGD(0.5))
+        assert given == [(0, 0.5), (1, 0.25), (2, 0.125)], "each call of fit begins anew"
+
+
+@pytest.mark.parametrize("rate", [-1.0, NAN, math.inf, "0.1", None])
+def test_a_bad_rate(rate: Any) -> None:
+    model = network()
+    with pytest.raises(InputError, match="learning_rate: expected a finite number of at least 0"):
+        fit(LearningRate(lambda epoch, before: rate if epoch == 1 else before), model=model)
+    assert model.counters.step == PER_EPOCH
+
+
+def test_run_learning_rate_is_checked() -> None:
+    class Set(Callback):
+        def begin(self, run: Any) -> None:
+            run.learning_rate = -1
+
+    with pytest.raises(InputError, match="learning_rate"):
+        fit(Set())
+
+
+# --- CSVLog ---------------------------------------------------------------------------------------------------------
+
+
+def rows(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_a_log(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("what was there before")
+    X, y = examples()
+    model = network()
+    history = model.fit(
+        X, y, batch_size=BATCH, epochs=3, callbacks=[CSVLog(path)], validation_data=(X, y), l2=1e-3, verbose=0,
+        optimizer=fastnn.SGD(schedules.Exponential(0.1, 0.5)),
+    )  # fmt: skip
+    head, *body = rows(path)
+    assert head == ["epoch", "step", "seconds", "learning_rate", *history]
+    assert [(row[0], row[1]) for row in body] == [("1", "5"), ("2", "10"), ("3", "15")]
+    assert all(0 <= float(a[2]) <= float(b[2]) for a, b in itertools.pairwise(body))
+    for index, name in enumerate(history, start=4):
+        assert [float(row[index]) for row in body] == history[name], "all digits"
+
+
+def test_the_rates_of_a_log(tmp_path: Path) -> None:
+    """The rate that the epoch was trained with."""
+    path = tmp_path / "log.csv"
+    fit(CSVLog(path), optimizer=fastnn.SGD(schedules.Table({0: 0.5, 1: 0.25, 2: 0.125})))
+    assert [row[3] for row in rows(path)[1:]] == ["0.5", "0.25", "0.125"]
+
+
+def test_each_row_is_there_when_the_next_epoch_begins(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+
+    class Look(Callback):
+        def epoch_end(self, run: Any, epoch: int, values: Any) -> None:
+            assert len(rows(path)) == epoch + 2
+
+    fit(CSVLog(path), Look())
+
+
+def test_a_resumed_log_keeps_its_rows(tmp_path: Path) -> None:
+    path, folder = tmp_path / "log.csv", tmp_path / "c"
+    with pytest.raises(Stop):
+        fit(CSVLog(path), Checkpoint(folder, epochs=2), Told([], every=1, fail=("step_end", 12)))
+    whole = rows(path)
+    assert len(whole) == 3
+    with path.open("a") as file:
+        file.write("3,15,9")  # a row of an epoch that the run does not know of
+    fit(CSVLog(path), Checkpoint(folder), resume=True)
+    found = rows(path)
+    assert found[:3] == whole
+    assert [row[0] for row in found] == ["epoch", "1", "2", "3"]
+    assert float(found[3][2]) >= float(found[2][2]), "seconds go on"
+    for content in (b"", b"something else\n", b"\xff\xfe\n1\n"):
+        path.write_bytes(content)
+        fit(CSVLog(path), Checkpoint(folder), resume=True, epochs=4 if not content else 5)
+
+
+def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
+    model = network()
+    for path in (tmp_path, tmp_path / "missing" / "log.csv"):
+        with pytest.raises(FileError, match="cannot be written"):
+            fit(CSVLog(path), model=model)
+    assert not model.built
+
+
+def test_a_log_on_a_full_disk(tmp_path: Path) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full")
+    (tmp_path / "log.csv").symlink_to("/dev/full")
+    model = network()
+    with pytest.raises(FileError, match=r"log.csv cannot be written: .*No space left"):
+        fit(CSVLog(tmp_path / "log.csv"), model=model)
+    assert model.counters.step == PER_EPOCH
+
+
+# --- Progress -------------------------------------------------------------------------------------------------------
+
+
+def test_progress_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    history = network().fit(*examples(), batch_size=BATCH, epochs=3, verbose=1)
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert len(lines) == 3
+    for epoch, line in enumerate(lines):
+        assert line == f"epoch {epoch + 1}/3  loss {history['loss'][epoch]:.4f}  accuracy {history['accuracy'][epoch]:.4f}"
+    assert said.err == ""
+
+
+def test_progress_of_many_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(Progress(lines=5), epochs=52)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["1/52", "11/52", "22/52", "33/52", "44/52", "52/52"]
+
+
+def test_progress_in_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    fit(verbose=1)
+    said = capsys.readouterr()
+    assert said.out.count("epoch ") == 3
+    assert "/15" in said.err
+    assert "preparing the step" in said.err
+
+
+def test_verbose_0_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    fit()
+    assert capsys.readouterr() == ("", "")
+
+
+# --- metrics of the user's own --------------------------------------------------------------------------------------
+
+
+def wrong(y: np.ndarray, predictions: np.ndarray) -> float:
+    return float((y != predictions).mean())
+
+
+def certainty(outputs: Any, targets: Any) -> Any:
+    """The mean of the largest logit of each row, in the vocabulary."""
+    return ops.max(outputs, axis=1)
+
+
+def test_metrics_of_functions() -> None:
+    X, y = examples()
+    model = network()
+    metrics = [wrong, Metric("certainty", certainty, "outputs"), Metric("shares", lambda y, p: p.max(), "probabilities")]
+    history = model.fit(X, y, batch_size=BATCH, epochs=2, validation_data=(X, y), metrics=metrics, verbose=0)
+    assert list(history) == ["loss", "accuracy", "val_loss", "val_accuracy", "val_wrong", "val_certainty", "val_shares"]
+    found: Mapping[str, float] = model.evaluate(X, y, metrics=metrics)
+    assert {name: column[-1] for name, column in history.items() if name.startswith("val_")} == {
+        f"val_{name}": value for name, value in found.items()
+    }
+    np.testing.assert_allclose(found["wrong"], 1 - found["accuracy"], rtol=1e-6)
+    np.testing.assert_allclose(found["certainty"], model(X).max(1).mean(), rtol=1e-6)
+    np.testing.assert_allclose(found["shares"], model.predict_proba(X).max(), rtol=1e-6)
+    assert bits(model) == bits(fit(epochs=2)), "they change nothing"
+
+
+def test_a_metric_that_fails() -> None:
+    X, y = examples()
+    error, told, model = Stop("cannot"), Told([]), network()
+
+    def failing(y: np.ndarray, predictions: np.ndarray) -> float:
+        raise error
+
+    with pytest.raises(Stop) as caught:
+        fit(told, model=model, validation_data=(X, y), metrics=[failing])
+    assert caught.value is error
+    assert told.given is error
+    assert bits(model)[0] == after(PER_EPOCH)[0]
+    with pytest.raises(Stop):
+        model.evaluate(X, y, metrics=[failing])
+    for answer, kind in ((None, KindError), (math.inf, InputError), ("a", KindError), (np.ones(2), KindError)):
+        with pytest.raises(kind, match="the metric odd: expected"):
+            model.evaluate(X, y, metrics=[Metric("odd", lambda y, predictions, answer=answer: answer)])
+
+
+@pytest.mark.parametrize("metrics", ["f1", ["f2"], [lambda y, p: 0.0], [wrong, wrong], [3]])
+def test_bad_metrics(metrics: Any) -> None:
+    model = network()
+    with pytest.raises(FastnnError, match="metric"):
+        fit(model=model, metrics=metrics)
+    assert not model.built
