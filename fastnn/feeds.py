@@ -66,7 +66,8 @@ class Blocks(Feed):
         self.engine, self.examples = engine, examples
         given = examples.arrays()
         each = sum(_row_bytes(array) for array in given.values())
-        self.rows = max(1, BLOCK_BYTES // max(1, each) // batch_size) * batch_size
+        most = -(-len(examples.X) // batch_size)
+        self.rows = min(most, max(1, BLOCK_BYTES // max(1, each) // batch_size)) * batch_size
         self.stride = self.rows + 1  # a last mini-batch of one row may have joined the one before it
         self.arrays = {n: engine.empty((2 * self.stride, *a.shape[1:]), a.dtype) for n, a in given.items()}
         self.numbers = engine.place(np.arange(2 * self.stride))

@@ -448,6 +448,8 @@ def _plain(y: Any, what: str) -> np.ndarray:
 def _typed(array: np.ndarray, what: str) -> np.ndarray:
     """An array of Python objects as one of their type; raises where some are missing or types are mixed."""
     values = array.ravel().tolist()
+    if any(isinstance(value, list | tuple | np.ndarray) for value in values):
+        raise InputError(f"{what}: expected rows of one length, got some of others")
     families = {kind: _family(kind) for kind in set(map(type, values))}
     if "" in families.values() or "float" in families.values():
         missing = [place for place, value in enumerate(values) if _is_missing(value)]
@@ -522,7 +524,10 @@ def weights(
         return None
     product = np.ones(n)
     if sample_weight is not None:
-        given = arrays.to_host(sample_weight)
+        try:
+            given = arrays.to_host(sample_weight)
+        except ValueError as error:
+            raise InputError(f"sample_weight: expected {n} numbers, got rows of different lengths") from error
         if given.shape != (n,) or given.dtype.kind not in "fiub":
             cure = "; use sample_weight.ravel()" if given.shape == (n, 1) else ""
             raise InputError(f"sample_weight: expected {n} numbers, got {given.dtype} of shape {given.shape}{cure}")

@@ -113,6 +113,8 @@ class Run:
         self.loss, self.optimizer = as_loss(settings.loss), as_optimizer(settings.optimizer)
         self.metrics = as_metrics(settings.metrics)
         given = [*_checked_callbacks(settings.callbacks), *([Progress()] if settings.verbose else [])]
+        if settings.order is not None and not callable(settings.order):
+            raise KindError(f"order: expected a function of the epoch, got {type(settings.order).__name__}")
         self.callbacks = sorted(given, key=lambda callback: isinstance(callback, Checkpoint))
         """As given, but checkpoints last: they write down what the others know."""
         device, precision = settings.device, settings.precision
@@ -233,6 +235,8 @@ class Run:
 
         if resume is None or resume is False:
             return None
+        if resume is not True and not isinstance(resume, str | os.PathLike):
+            raise KindError(f"resume: expected a path, True or None, got {type(resume).__name__}")
         folders = [callback.folder for callback in self.callbacks if isinstance(callback, Checkpoint)]
         if resume is True:
             if not folders:

@@ -99,6 +99,7 @@ def test_the_everyday_run_does_not_collect_them() -> None:
         assert f"bench/bench_{suite}.py::" in found
 
 
+@pytest.mark.slow
 def test_they_run() -> None:
     """A few of each suite, once and untimed; those for a GPU are skipped with a reason that is shown."""
     few = (

@@ -259,6 +259,7 @@ def test_a_value_is_the_median_of_a_process() -> None:
     assert values(m, [0.5, 1.5]) == pytest.approx([math.log(2.0), math.log(2.0)])
 
 
+@pytest.mark.slow
 def test_runs_of_the_same_code_agree() -> None:
     """A hundred pairs of whole grids; at the level of 5 % for a whole grid, five may differ by chance, ten hardly do."""
     wrong = 0

@@ -292,6 +292,7 @@ class Interrupting(Watcher):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(planted: Callable[..., list[str]], tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     record = runner.plan([TINY, Cell("planar", 8), Cell("planar", 1)], [], rounds=1, seconds=0.01)

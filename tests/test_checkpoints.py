@@ -515,6 +515,7 @@ def kill_writers(path: Path, times: int) -> None:
     assert step > 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_killed_writers_leave_whole_files(tmp_path: Path) -> None:
     kill_writers(tmp_path, 50)

@@ -73,9 +73,9 @@ def test_keys() -> None:
     assert stream.key(2**64 - 1, stream.SHUFFLE) == (0x17625282, 0x6F3D8616)
     assert stream.key(np.int64(42), stream.DROPOUT, 3) == KEY
     purposes = (stream.INITIAL_WEIGHTS, stream.SHUFFLE, stream.DROPOUT, stream.SPLIT, stream.AUGMENTATION, stream.POINTS)
-    assert purposes == (1, 2, 3, 4, 5)
+    assert purposes == (1, 2, 3, 4, 5, 6)
     keys = {stream.key(*which) for which in itertools.product((0, 1, 2**32, 2**63), purposes, range(20))}
-    assert len(keys) == 4 * 5 * 20
+    assert len(keys) == 4 * 6 * 20
     assert stream.STREAM_VERSION == 1
 
 

@@ -597,6 +597,7 @@ def test_ctrl_c_and_resumed(kills: int, shm: Path) -> None:
     check(killing(shm, kills, seed=3, how=signal.SIGINT), kills)
 
 
+@pytest.mark.slow
 def test_resumed_in_another_process(begun: Path) -> None:
     expected = CASES["adam"].train(begun)
     code = (
