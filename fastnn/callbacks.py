@@ -170,7 +170,7 @@ class Checkpoint(Callback):
 
     A file that cannot be written (a full disk) ends the training with a FileError at the last whole step, or, with
     `on_error="warn"`, is warned of, and the training goes on; files that are there already stay whole either way. One process
-    at a time writes into a folder.
+    at a time writes into a folder, and one training: a folder that holds later steps than the model has made is refused.
     """
 
     def __init__(
@@ -205,8 +205,16 @@ class Checkpoint(Callback):
             self.best = math.nan
         self._restored = False
         self._written = None
-        self._lock = self.folder.locked()
-        self._lock.__enter__()
+        lock = self.folder.locked()
+        lock.__enter__()
+        newest = self.folder.newest_step()
+        if not run.step and newest is not None and newest > run.model.counters.step:
+            lock.__exit__(None, None, None)
+            raise InputError(
+                f"{self.folder.path} holds checkpoints of a training that went further, to step {newest}; go on with it "
+                "(resume=True), or take another folder"
+            )
+        self._lock = lock
 
     def step_end(self, run: Run) -> None:
         self._write(run)

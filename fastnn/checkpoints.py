@@ -426,6 +426,11 @@ class Folder:
         found = ((int(name[len("step-") : name.index(".")]), path) for name, path in self._regular(_GENERATION).items())
         return sorted(found, reverse=True)
 
+    def newest_step(self) -> int | None:
+        """The step of the newest generation, whole or not; None where there is none."""
+        generations = self._generations()
+        return generations[0][0] if generations else None
+
     def _remove(self, path: Path) -> None:
         try:
             path.unlink(missing_ok=True)

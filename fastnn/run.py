@@ -261,16 +261,19 @@ class Run:
         try:
             found, here = dict(values["settings"]), self._identity()
             for name in here:
+                if name == "data" and found.get(name) != here[name]:
+                    raise InputError(f"resume: {path} is of a run with other data; go on with those that it began with")
                 if found.get(name) != here[name]:
                     raise InputError(
                         f"resume: {path} is of a run with other {name.replace('_', ' ')}: "
                         f"it has {found.get(name)!r}, this call {here[name]!r}"
                     )
-            own = self._changeable()
-            for name in own:
-                if found.get(name) != own[name]:
-                    text = f"resume: goes on with {name.replace('_', ' ')} {own[name]!r}; it was {found.get(name)!r}"
-                    warnings.warn(text, UserWarning, stacklevel=5)
+            own, before = _flat(self._changeable()), _flat(found)
+            changed = [
+                f"{name} {value!r} (it was {before.get(name)!r})" for name, value in own.items() if before.get(name) != value
+            ]
+            if changed:
+                warnings.warn(f"resume: goes on with {', '.join(changed)}", UserWarning, stacklevel=5)
             self.epoch, self.step, self.in_epoch = (int(values[name]) for name in ("epoch", "step", "in_epoch"))
             self.seen = int(values["seen"])
             self._stopped = bool(values["stopped"])
@@ -809,6 +812,11 @@ def _runs(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 def _added(total: float, values: np.ndarray) -> float:
     """total + values, one after the other: the same bits wherever chunks end."""
     return float(np.add.accumulate(np.concatenate(([total], values)))[-1])
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name, those of the optimizer beside the others."""
+    return {name: value for name, value in values.items() if name != "optimizer_settings"} | dict(values["optimizer_settings"])
 
 
 def _plain(value: Any) -> Any:

@@ -399,8 +399,9 @@ def test_the_best_one(tmp_path: Path) -> None:
     states = States()
     fit(Values("mine", 2, 5, 5, NAN, 4), states, Checkpoint(tmp_path, best="mine", mode="max"), epochs=5)
     assert bits(fastnn.load(tmp_path / "best.safetensors")) == states.seen[1]
-    fit(Values("mine", 1, 1), states, Checkpoint(tmp_path, best="mine", mode="max"), epochs=2)
-    assert bits(fastnn.load(tmp_path / "best.safetensors")) == states.seen[0], "another run has its own"
+    again = Checkpoint(tmp_path / "again", best="mine", mode="max")
+    fit(Values("mine", 1, 1), states, again, epochs=2)
+    assert bits(fastnn.load(again.folder.best)) == states.seen[0], "another run has its own"
 
 
 def test_an_exception_is_written_at_its_step(tmp_path: Path) -> None:
@@ -459,7 +460,7 @@ def test_a_full_disk_may_be_warned_of(function: str, tmp_path: Path, monkeypatch
     kept = (tmp_path / "step-000000005.safetensors").read_bytes()
     full(monkeypatch, function)
     with pytest.warns(RuntimeWarning, match="no checkpoint was written: .*No space left") as caught:
-        assert bits(fit(Checkpoint(tmp_path, epochs=2, on_error="warn"))) == expected
+        assert bits(fit(Checkpoint(tmp_path, epochs=2, on_error="warn"), resume=True)) == expected
     assert len(caught) == 2, "after epoch 2 and at the end"
     assert (tmp_path / "step-000000005.safetensors").read_bytes() == kept
     assert steps_in(tmp_path) == [5]

@@ -414,29 +414,40 @@ def test_another_architecture_or_seed_is_refused(begun: Path) -> None:
 def test_another_learning_rate_goes_on(begun: Path) -> None:
     case = CASES["adam"]
     model = network()
-    with pytest.warns(UserWarning, match="goes on with optimizer settings .*0.5") as caught:
+    with pytest.warns(UserWarning, match="goes on with learning_rate 0.5 .it was 0.001") as caught:
         found = case.go_on(model, begun, optimizer=fastnn.Adam(0.5), resume=begun)
     assert len(caught) == 1
     assert found["counters"] == [STEPS, EPOCHS]
     expected = case.train(begun)
     assert found["weights"] != expected["weights"]
     assert found["history"]["loss"][0] == expected["history"]["loss"][0], "the epoch that was over before"
-    with pytest.warns(UserWarning, match="goes on with l2 0.25; it was 0.0"):
+    with pytest.warns(UserWarning, match="goes on with .*l2 0.25 .it was 0.0"):
         case.train(begun, l2=0.25, resume=begun)
 
 
 def test_one_training_at_a_time_writes(begun: Path) -> None:
+    other = begun / "other"
+
     class Second(Callback):
         every = 1
 
         def step_end(self, run: Any) -> None:
             with pytest.raises(FileError, match=f"is being written by process {os.getpid()}"):
-                CASES["adam"].train(begun, Checkpoint(begun))
+                CASES["adam"].train(begun, Checkpoint(other))
             raise Cut
 
     with pytest.raises(Cut):
-        CASES["adam"].train(begun, Second(), Checkpoint(begun))
-    CASES["adam"].train(begun, Checkpoint(begun))
+        CASES["adam"].train(begun, Second(), Checkpoint(other))
+    CASES["adam"].train(begun, Checkpoint(other), resume=True)
+
+
+def test_a_new_training_leaves_what_went_further_alone(begun: Path) -> None:
+    kept = {path.name: path.read_bytes() for path in begun.glob("step-*")}
+    model = network()
+    with pytest.raises(InputError, match="went further, to step .* resume=True"):
+        model.fit(*X_VALIDATION, epochs=1, verbose=0, callbacks=[Checkpoint(begun)])
+    assert not model.built
+    assert {path.name: path.read_bytes() for path in begun.glob("step-*")} == kept
 
 
 # --- in other processes ---------------------------------------------------------------------------------------------

@@ -105,10 +105,15 @@ def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
 
 
 def describe(error: Exception) -> str:
-    """An error in one line: what fastnn and the system say as they say it, anything else with its type."""
+    """An error in one line: what fastnn and the system say as they say it, anything else with its type.
+
+    What fastnn says in several lines, such as how two architectures differ, stays so.
+    """
     from fastnn.errors import FastnnError
 
-    text = " ".join(str(error).split())
+    text = (
+        "\n".join(map(str.rstrip, str(error).splitlines())) if isinstance(error, FastnnError) else " ".join(str(error).split())
+    )
     if isinstance(error, MemoryError) and not isinstance(error, FastnnError):
         return f"out of memory{': ' if text else ''}{text}"
     if isinstance(error, (FastnnError, OSError)) and text:

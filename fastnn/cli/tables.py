@@ -33,7 +33,8 @@ class Epochs(Progress):
 
     def begin(self, run: Run) -> None:
         if run.step:
-            line("resumed", f"after step {run.step:,}, with {run.epoch} of {run.epochs} epochs done")
+            left = "" if run.epoch < run.epochs else ": nothing is left to do; --epochs adds more"
+            line("resumed", f"after step {run.step:,}, with {run.epoch} of {run.epochs} epochs done{left}")
             click.echo()
         super().begin(run)
         self.titles: dict[str, str] = {}

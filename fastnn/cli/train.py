@@ -263,6 +263,8 @@ def train(
         if path is not None and not quiet:
             line(label, str(path))
     _report(model, dataset, metrics)
+    if quiet and dataset.X_test is None:
+        _report_last(history)
 
 
 @dataclass(frozen=True)
@@ -370,6 +372,16 @@ def _describe_shape(dataset: Dataset, classes: np.ndarray | None) -> str:
         return count
     names = ", ".join(map(str, classes[:5])) + ", ..." * (len(classes) > 5)
     return f"{count}: {names}"
+
+
+def _report_last(history: Mapping[str, Sequence[float]]) -> None:
+    """The last value that says most of a training without test data."""
+    from fastnn.cli.tables import TITLES
+
+    order = ("val_accuracy", "val_r2", "val_loss", "accuracy", "loss")
+    name = next((name for name in order if history.get(name)), None)
+    if name is not None:
+        click.echo(f"{TITLES.get(name, name)}: {history[name][-1]:.4f}")
 
 
 def _report(model: Any, dataset: Dataset, metrics: Sequence[str]) -> None:

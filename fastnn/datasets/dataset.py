@@ -82,7 +82,9 @@ def load(name: str | os.PathLike[str], target: str | Sequence[str] | None = None
       targets in any case. All other columns are features and must hold numbers. See `fastnn.datasets.tables`.
     """
     path = Path(name).expanduser()
-    if target is not None and not (is_table(path) and path.is_file()):
+    if target is not None and not (is_table(path) or name in NAMES) and not path.exists():
+        raise FileError(f"there is no file {path}")
+    if target is not None and not is_table(path):
         raise InputError(f"target: only tables ({', '.join(ENDS)}) have columns to choose from, and {str(name)!r} is none")
     if name == "digits":
         return _digits()
