@@ -431,6 +431,7 @@ def test_page_in_a_browser(browser: Any, record: Record, tmp_path: Path) -> None
     assert [url for url in urls if not url.startswith("data:")] == [uri]
 
 
+@pytest.mark.slow
 def test_foreign_page_in_a_browser(browser: Any, tmp_path: Path) -> None:
     pytest.importorskip("plotly")
     open_page(browser, foreign(), tmp_path / "page.html")
@@ -438,6 +439,7 @@ def test_foreign_page_in_a_browser(browser: Any, tmp_path: Path) -> None:
     assert browser.get_log("browser") == []
 
 
+@pytest.mark.slow
 def test_page_fits_a_narrow_window(browser: Any, record: Record, tmp_path: Path) -> None:
     pytest.importorskip("plotly")
     size = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}

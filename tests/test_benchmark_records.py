@@ -269,6 +269,7 @@ def test_runs_of_the_same_code_agree() -> None:
     assert wrong <= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1.3, 1 / 1.3])
 def test_a_change_of_30_percent_in_one_cell_is_found(factor: float) -> None:
     """In all but a few of fifty pairs, and hardly ever in another cell."""

@@ -129,6 +129,7 @@ def test_a_task_is_the_same_wherever_it_is_made() -> None:
 SLOW = [pytest.param(cell, marks=pytest.mark.slow) for cell in QUICK[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [TINY, *SLOW, pytest.param(Cell("wide", 32), marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("name", ["torch", "jax", "sklearn"])
 def test_the_peers_compute_what_fastnn_computes(cell: Cell, name: str) -> None:
@@ -222,6 +223,7 @@ def test_who_hangs_in_a_turn_is_left_behind(planted: Callable[..., list[str]]) -
     assert (results["HangsLater"].status, results["Sound"].status) == ("timeout", "measured")
 
 
+@pytest.mark.slow
 def test_peers_that_are_missing_and_devices_that_are_not_here(
     planted: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,6 +397,7 @@ def test_the_best_limits_of_a_machine_are_kept(tmp_path: Path, monkeypatch: pyte
     assert json.loads((tmp_path / "limits.json").read_text())["a"]
 
 
+@pytest.mark.slow
 def test_the_limits_are_measured_by_a_process_of_their_own() -> None:
     record = runner.run(runner.plan([TINY], [], rounds=1, seconds=0.01))
     threads = sorted({1, record.settings.threads})

@@ -263,6 +263,7 @@ def test_curves_need_matplotlib_before_the_training(tmp_path: Path, monkeypatch:
     assert result.stderr == "error: plots need matplotlib: pip install matplotlib\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path) -> None:
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)

@@ -103,6 +103,7 @@ def test_how_many_rows_are_predicted_at_once_changes_no_bit() -> None:
     assert np.array_equal(np.concatenate([model(X[:17]), model(X[17:300]), model(X[300:])]), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hash_seed", ["0", "1", "77"])
 def test_the_hash_seed_changes_no_bit(hash_seed: str) -> None:
     command = [sys.executable, "-c", PROGRAM.format(path=[p for p in sys.path if p])]
