@@ -833,10 +833,12 @@ def _plain(value: Any) -> Any:
 
 
 def _digest(examples: Examples) -> str:
-    """A digest of shapes, dtypes and some of the examples: tells whether data are those that a run began with."""
+    """A digest of shapes, dtypes, labels and some of the examples: tells whether data are those that a run began with."""
     n = len(examples.y)
     rows = np.unique(np.linspace(0, n - 1, min(n, LOOKED_AT)).astype(np.int64))
-    found = hashlib.sha256(repr([(name, a.shape, str(a.dtype)) for name, a in examples.arrays().items()]).encode())
+    kinds = [(name, a.shape, str(a.dtype)) for name, a in examples.arrays().items()]
+    labels = None if examples.classes is None else examples.classes.tolist()
+    found = hashlib.sha256(repr((kinds, labels)).encode())
     for array in examples.arrays().values():
         if isinstance(array, np.ndarray):
             found.update(np.ascontiguousarray(array[rows]).tobytes())
