@@ -441,6 +441,17 @@ def test_one_training_at_a_time_writes(begun: Path) -> None:
     CASES["adam"].train(begun, Checkpoint(other), resume=True)
 
 
+def test_other_labels_are_other_data(tmp_path: Path) -> None:
+    """The same class indices, of labels with other names."""
+    inputs, y = X_VALIDATION[0], np.arange(len(X_VALIDATION[0])) % 3
+    options: dict[str, Any] = {"batch_size": 8, "verbose": 0}
+    network().fit(inputs, np.array(["a", "b", "c"])[y], epochs=1, callbacks=[Checkpoint(tmp_path)], **options)
+    model = network()
+    with pytest.raises(InputError, match="other data"):
+        model.fit(inputs, np.array(["x", "y", "z"])[y], epochs=2, resume=tmp_path, **options)
+    assert not model.built
+
+
 def test_a_new_training_leaves_what_went_further_alone(begun: Path) -> None:
     kept = {path.name: path.read_bytes() for path in begun.glob("step-*")}
     model = network()
