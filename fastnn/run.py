@@ -8,35 +8,32 @@ long they are.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastnn import arrays, engines, random, steps
+from fastnn import arrays, engines, random, resuming, steps
 from fastnn.batches import Batches, is_batches
 from fastnn.callbacks import Callback, Checkpoint, Progress
 from fastnn.configurations import as_number
-from fastnn.errors import DivergenceError, FormatError, InputError, KindError
+from fastnn.errors import DivergenceError, InputError, KindError
 from fastnn.evaluation import evaluate, hit_attributes
 from fastnn.examples import Examples, prepare
 from fastnn.feeds import Feed, feed
-from fastnn.inputs import Inputs, Rows, read
+from fastnn.inputs import Inputs, read
 from fastnn.labels import Task
 from fastnn.losses import LOSSES, as_loss
 from fastnn.metrics import as_metrics
-from fastnn.model import LossLike, Sequential, Snapshot, Trained, as_loss_network
-from fastnn.optimizers import Adam, Optimizer, by_name
+from fastnn.model import Sequential, Snapshot, Trained, as_loss_network
+from fastnn.optimizers import Optimizer
 from fastnn.program.plan import plan
 from fastnn.program.trace import Call, Program, Trace
 from fastnn.schedules import as_schedule
+from fastnn.settings import ALL, AUTO, Settings, as_optimizer, check_numbers, checked_callbacks
 from fastnn_kernels.memory import aligned
 
 LOG_ROWS = 4096
@@ -45,20 +42,11 @@ LOG_ROWS = 4096
 CHUNK_SECONDS = 0.05
 """How long a chunk should take: the pace of the progress bar and of Ctrl-C."""
 
-AUTO = "auto"
-"""The `batch_size` that is found by the memory that is free."""
-
-ALL = "all"
-"""The `batch_size` of batch gradient descent: all examples."""
-
 BACKUP_SECONDS = 2.0
 """How often the host fetches the model from a GPU, which may be lost."""
 
 SNAPSHOT_SHARE = 20
 """A chunk takes at least this many times as long as the snapshot before it."""
-
-LOOKED_AT = 1024
-"""Examples that tell data apart: a run is gone on with on the data that it began with."""
 
 
 class History(dict[str, list[float]]):
@@ -73,35 +61,6 @@ class History(dict[str, list[float]]):
     seed: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class Settings:
-    """What `Sequential.fit` was given beside the data; every option is described there."""
-
-    loss: LossLike = "softmax_cross_entropy"
-    optimizer: str | Optimizer | None = None
-    batch_size: int | str = 128
-    epochs: int = 5
-    validation_data: tuple[Any, Any] | None = None
-    sample_weight: Any = None
-    class_weight: Mapping[Any, float] | str | None = None
-    classes: Sequence[Any] | None = None
-    metrics: Sequence[Any] = ()
-    l2: float = 0.0
-    l1: float = 0.0
-    order: Callable[[int], Any] | None = None
-    callbacks: Sequence[Callback] = ()
-    resume: str | os.PathLike[str] | bool | None = None
-    steps_per_epoch: int | None = None
-    shard_rows: int | None = None
-    device: str = "auto"
-    precision: str = "float32"
-    tune: bool = False
-    threads: int | None = None
-    verbose: int = 1
-    part: bool = False
-    """Whether these are some of the examples only, which may all be of one class."""
-
-
 class Run:
     """One call of `fit`. Callbacks read `model`, `epoch`, `epochs`, `step`, `total_steps`, `in_epoch`, `history` and
     `batch_size`, and may set `learning_rate`.
@@ -112,7 +71,7 @@ class Run:
         self.part = settings.part
         self.loss, self.optimizer = as_loss(settings.loss), as_optimizer(settings.optimizer)
         self.metrics = as_metrics(settings.metrics)
-        given = [*_checked_callbacks(settings.callbacks), *([Progress()] if settings.verbose else [])]
+        given = [*checked_callbacks(settings.callbacks), *([Progress()] if settings.verbose else [])]
         if settings.order is not None and not callable(settings.order):
             raise KindError(f"order: expected a function of the epoch, got {type(settings.order).__name__}")
         self.callbacks = sorted(given, key=lambda callback: isinstance(callback, Checkpoint))
@@ -125,7 +84,7 @@ class Run:
         self.engine, self.reason = engines.choose(device, precision, settings.tune)
         if precision != "float32" and model.dtype != np.float32:
             raise InputError(f"precision={precision!r} is for models of float32, and this one is of {model.dtype}")
-        _check_numbers(settings)
+        check_numbers(settings)
         self.epochs, self.tune, self.threads = int(settings.epochs), settings.tune, settings.threads
         self.penalties = (settings.l2, settings.l1)
         self.penalized = settings.l1 > 0 or settings.l2 > 0
@@ -148,20 +107,18 @@ class Run:
         self.schedule = as_schedule(self.optimizer.learning_rate)
         self.history = History()
         self.epoch, self.step, self.in_epoch, self.seen = 0, 0, 0, 0
-        self._rate: float | None = None
-        self._sums = dict.fromkeys(steps.LOG_COLUMNS, 0.0)
+        self.own_rate: float | None = None
+        """The learning rate that was set in the place of the optimizer's schedule."""
+        self.sums = dict.fromkeys(steps.LOG_COLUMNS, 0.0)
         self._last: Snapshot | None = None
-        self._stopped = False
+        self.stopped = False
         self._closing = False
         """Whether an epoch is over and not everybody knows."""
         self._chunk = 0
         self._looked = time.perf_counter()
         self._borrowed: dict[Any, Any] = {}
-        self.started = False
+        self.started = resuming.resume(self, settings.resume)
         """Whether a step was made, or an earlier run's steps were taken over."""
-        found = self._resumed(settings.resume)
-        if found is not None:
-            self._go_on(*found)
 
     # --- what is trained on -------------------------------------------------------------------------------------
 
@@ -227,121 +184,6 @@ class Run:
         task = self.model.task
         return task if task is not None and task.classes is not None and settings.classes is None else None
 
-    # --- going on with an earlier run ---------------------------------------------------------------------------
-
-    def _resumed(self, resume: Any) -> tuple[Path, Mapping[str, Any], Mapping[str, np.ndarray]] | None:
-        """The checkpoint to go on from: its file, and what it tells of the run. The model is in its state afterwards."""
-        from fastnn import checkpoints
-
-        if resume is None or resume is False:
-            return None
-        if resume is not True and not isinstance(resume, str | os.PathLike):
-            raise KindError(f"resume: expected a path, True or None, got {type(resume).__name__}")
-        folders = [callback.folder for callback in self.callbacks if isinstance(callback, Checkpoint)]
-        if resume is True:
-            if not folders:
-                raise InputError("resume=True goes on from the folder of a Checkpoint among the callbacks, and there is none")
-            path = folders[0].latest()
-            if path is None:
-                return None
-        else:
-            path = Path(resume)
-            if path.is_dir():
-                latest = checkpoints.Folder(path).latest()
-                if latest is None:
-                    raise InputError(f"resume: there is no checkpoint in the folder {path}")
-                path = latest
-        values, kept = checkpoints.restore(self.model, path)
-        if not values:
-            raise InputError(f"resume: {path} holds a model, but not how far its training was; Checkpoint writes such files")
-        return path, values, kept
-
-    def _go_on(self, path: Path, values: Mapping[str, Any], kept: Mapping[str, np.ndarray]) -> None:
-        """Take over the counts of an earlier run."""
-        try:
-            found, here = dict(values["settings"]), self._identity()
-            for name in here:
-                if name == "data" and found.get(name) != here[name]:
-                    raise InputError(f"resume: {path} is of a run with other data; go on with those that it began with")
-                if found.get(name) != here[name]:
-                    raise InputError(
-                        f"resume: {path} is of a run with other {name.replace('_', ' ')}: "
-                        f"it has {found.get(name)!r}, this call {here[name]!r}"
-                    )
-            own, before = _flat(self._changeable()), _flat(found)
-            changed = [
-                f"{name} {value!r} (it was {before.get(name)!r})" for name, value in own.items() if before.get(name) != value
-            ]
-            if changed:
-                warnings.warn(f"resume: goes on with {', '.join(changed)}", UserWarning, stacklevel=5)
-            self.epoch, self.step, self.in_epoch = (int(values[name]) for name in ("epoch", "step", "in_epoch"))
-            self.seen = int(values["seen"])
-            self._stopped = bool(values["stopped"])
-            self._rate = None if values["learning_rate"] is None else float(values["learning_rate"])
-            self._sums = {name: float(values["sums"][name]) for name in self._sums}
-            self.history.update({str(name): [float(v) for v in column] for name, column in values["history"].items()})
-            self._restore_callbacks(values["callbacks"], kept)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise FormatError(f"{path} does not say how far its training was: {error}") from error
-        self.started = True
-
-    def _restore_callbacks(self, states: Sequence[Mapping[str, Any]], kept: Mapping[str, np.ndarray]) -> None:
-        """Give each callback what one of its class left, in the order of the list."""
-        left = list(enumerate(states))
-        for callback in self.callbacks:
-            match = next((entry for entry in left if entry[1]["type"] == type(callback).__name__), None)
-            if match is not None:
-                left.remove(match)
-                index, state = match
-                prefix = f"callbacks.{index}."
-                own = {name.removeprefix(prefix): array for name, array in kept.items() if name.startswith(prefix)}
-                callback.restore({**{k: v for k, v in state.items() if k != "type"}, **own})
-
-    def record(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """How far the run is, as plain values and arrays: what a checkpoint keeps beside the model."""
-        states, kept = [], {}
-        for index, callback in enumerate(self.callbacks):
-            state: dict[str, Any] = {}
-            for name, value in callback.state().items():
-                if isinstance(value, np.ndarray):
-                    kept[f"callbacks.{index}.{name}"] = value
-                else:
-                    state[name] = value
-            states.append({"type": type(callback).__name__, **state})
-        values = {
-            "settings": {**self._identity(), **self._changeable()},
-            "epoch": self.epoch, "step": self.step, "in_epoch": self.in_epoch, "seen": self.seen, "stopped": self._stopped,
-            "learning_rate": self._rate, "sums": self._sums, "history": dict(self.history), "callbacks": states,
-        }  # fmt: skip
-        plain: dict[str, Any] = _plain(values)
-        return plain, kept
-
-    def _identity(self) -> dict[str, Any]:
-        """What must not change in the middle of a run."""
-        return {
-            "loss": self.loss.name,
-            "optimizer": type(self.optimizer).__name__,
-            "batch_size": self.batch_size,
-            "data": _digest(self.examples) if self.batches is None else "mini-batches",
-            "order": "given" if self.order is not None else "shuffled",
-            "shard_rows": self.shard_rows,
-        }
-
-    def _changeable(self) -> dict[str, Any]:
-        """What may be changed, knowingly."""
-        try:
-            optimizer = self.optimizer.to_config()
-        except InputError:  # a schedule of the user's own
-            optimizer = {"type": type(self.optimizer).__name__}
-        return {
-            "optimizer_settings": optimizer,
-            "l2": self.penalties[0],
-            "l1": self.penalties[1],
-            "precision": self.engine.precision,
-        }
-
     # --- what callbacks see -------------------------------------------------------------------------------------
 
     @property
@@ -362,15 +204,19 @@ class Run:
     @property
     def learning_rate(self) -> float:
         """Of the next step; set it, and it takes the place of the optimizer's schedule."""
-        if self._rate is not None:
-            return self._rate
+        if self.own_rate is not None:
+            return self.own_rate
         return float(self._rates(1, self.epoch)[0])
 
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
         if not 0.0 <= as_number(rate) < math.inf:
             raise InputError(f"learning_rate: expected a finite number of at least 0, got {rate!r}")
-        self._rate = float(rate)
+        self.own_rate = float(rate)
+
+    def record(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """How far the run is, as plain values and arrays: what a checkpoint keeps beside the model."""
+        return resuming.record(self)
 
     def keep(self, snapshot: Snapshot) -> None:
         """Put this snapshot of the model back when the run is over, unless an error ends it."""
@@ -399,7 +245,7 @@ class Run:
             for callback in self.callbacks:
                 begun.append(callback)
                 callback.begin(self)
-            while self.epoch < self.epochs and not self._stopped:
+            while self.epoch < self.epochs and not self.stopped:
                 values = self._epoch()
                 if values is None:  # a callback ended the training within the epoch
                     break
@@ -450,7 +296,7 @@ class Run:
     def _close(self, values: Mapping[str, float]) -> None:
         """Count an epoch that is over, and tell the callbacks."""
         self._closing = True
-        self._sums, self.seen, self.in_epoch = dict.fromkeys(self._sums, 0.0), 0, 0
+        self.sums, self.seen, self.in_epoch = dict.fromkeys(self.sums, 0.0), 0, 0
         self.epoch += 1
         self.model.counters.epoch += 1
         self.model._state.changed(self.engine, self.model._progress)
@@ -466,7 +312,7 @@ class Run:
                 self._closing = False
             try:
                 if call(callback):
-                    self._stopped = True
+                    self.stopped = True
             except Exception as error:
                 failed = failed or error
         self._closing = False
@@ -478,7 +324,7 @@ class Run:
         whole = self._epoch_of_batches() if self.batches is not None else self._epoch_of_examples()
         if not whole:
             return None
-        sums, seen = self._sums, self.seen
+        sums, seen = self.sums, self.seen
         total = sums["weight"]
         values = {"loss": sums["loss"] / total if total else 0.0}
         if self.hits is not None:
@@ -532,8 +378,8 @@ class Run:
             weight = log[:, steps.LOG_COLUMNS["weight"]] if examples.weights is not None else np.full(len(log), rows)
             for name in ("loss", "accuracy", "penalty"):
                 share = np.full(len(log), rows) if name == "penalty" else weight
-                self._sums[name] = _added(self._sums[name], log[:, steps.LOG_COLUMNS[name]] * share)
-            self._sums["weight"] = _added(self._sums["weight"], weight)
+                self.sums[name] = _added(self.sums[name], log[:, steps.LOG_COLUMNS[name]] * share)
+            self.sums["weight"] = _added(self.sums["weight"], weight)
             self.seen += rows * len(log)
             done += len(log)
             self.in_epoch += len(log)
@@ -542,7 +388,7 @@ class Run:
                 callback.chunk_end(self, len(log), float(log[-1, 0]))
             due = [callback for callback in self.callbacks if callback.every is not None and self.step % callback.every == 0]
             self._tell(due, lambda callback: callback.step_end(self))
-            if self._stopped:
+            if self.stopped:
                 return False
         return True
 
@@ -612,7 +458,7 @@ class Run:
         if "shadow" in self.storage:
             engine.compute("identity", (model._state.on(engine)["parameters"], self.storage["shadow"]), {})
         engine.write(self.storage["control"], (0, self.feed.ready(position), model.counters.step))
-        rates = self._rates(count, epoch) if self._rate is None else np.full(count, self._rate)
+        rates = self._rates(count, epoch) if self.own_rate is None else np.full(count, self.own_rate)
         updates = np.arange(count) + (state.updates + 1)
         engine.write(self.storage["scalars"], self.optimizer.scalars(updates, rates))
 
@@ -812,85 +658,3 @@ def _runs(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 def _added(total: float, values: np.ndarray) -> float:
     """total + values, one after the other: the same bits wherever chunks end."""
     return float(np.add.accumulate(np.concatenate(([total], values)))[-1])
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by name, those of the optimizer beside the others."""
-    return {name: value for name, value in values.items() if name != "optimizer_settings"} | dict(values["optimizer_settings"])
-
-
-def _plain(value: Any) -> Any:
-    """Values as JSON knows them: numbers that are not finite become their names, which `float` reads."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    return value
-
-
-def _digest(examples: Examples) -> str:
-    """A digest of shapes, dtypes, labels and some of the examples: tells whether data are those that a run began with."""
-    n = len(examples.y)
-    rows = np.unique(np.linspace(0, n - 1, min(n, LOOKED_AT)).astype(np.int64))
-    kinds = [(name, a.shape, str(a.dtype)) for name, a in examples.arrays().items()]
-    labels = None if examples.classes is None else examples.classes.tolist()
-    found = hashlib.sha256(repr((kinds, labels)).encode())
-    for array in examples.arrays().values():
-        if isinstance(array, np.ndarray):
-            found.update(np.ascontiguousarray(array[rows]).tobytes())
-        elif isinstance(array, Rows):
-            block = np.empty((len(rows), *array.shape[1:]), array.dtype)
-            array.take(rows, block)
-            found.update(block.tobytes())
-    return found.hexdigest()[:32]
-
-
-# --- checking -------------------------------------------------------------------------------------------------------
-
-
-def as_optimizer(optimizer: str | Optimizer | None) -> Optimizer:
-    """The optimizer of that name, or as it is; Adam for None."""
-    if optimizer is None:
-        return Adam()
-    if isinstance(optimizer, str):
-        return by_name(optimizer)
-    if not isinstance(optimizer, Optimizer):
-        raise KindError(f"optimizer: expected one such as fastnn.Adam(), got {type(optimizer).__name__}")
-    return optimizer
-
-
-def _checked_callbacks(callbacks: Any) -> list[Callback]:
-    if isinstance(callbacks, Callback) or not isinstance(callbacks, Sequence):
-        raise KindError(f"callbacks: expected a list of fastnn.callbacks.Callback objects, got {type(callbacks).__name__}")
-    for callback in callbacks:
-        if not isinstance(callback, Callback):
-            raise KindError(f"callbacks: expected fastnn.callbacks.Callback objects, got {type(callback).__name__}")
-        every = callback.every
-        if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
-            raise InputError(f"{type(callback).__name__}.every: expected None or a whole number of at least 1, got {every!r}")
-    return list(callbacks)
-
-
-def _check_numbers(settings: Settings) -> None:
-    """Raise InputError for a number out of its range."""
-    counts: dict[str, tuple[Any, int]] = {
-        "epochs": (settings.epochs, 0),
-        "shard_rows": (settings.shard_rows, 1),
-        "steps_per_epoch": (settings.steps_per_epoch, 1),
-    }
-    if settings.batch_size not in (AUTO, ALL):
-        counts["batch_size"] = (settings.batch_size, 1)
-    for name, (value, least) in counts.items():
-        if value is None and name not in ("epochs", "batch_size"):
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            also = f', "{AUTO}" or "{ALL}"' if name == "batch_size" else ""
-            raise InputError(f"{name}: expected a whole number of at least {least}{also}, got {value!r}")
-    engines.check_threads(settings.threads)
-    for name, penalty in {"l2": settings.l2, "l1": settings.l1}.items():
-        if not 0.0 <= as_number(penalty) < math.inf:
-            raise InputError(f"{name}: expected a number of at least 0, got {penalty!r}")

@@ -17,7 +17,8 @@ from fastnn.metrics import as_metrics
 from fastnn.model import LossLike, Sequential, as_loss_network
 from fastnn.optimizers import Optimizer
 from fastnn.program.explain import STEPS, Explanation
-from fastnn.run import ALL, History, Run, Settings, as_optimizer, penalties_of, step_storage
+from fastnn.run import History, Run, penalties_of, step_storage
+from fastnn.settings import ALL, Settings, as_optimizer
 
 CHANGED = ("task", "trained", "_loss", "_optimizer", "feature_names", "device")
 """What `fit` sets beside the arrays and the counters of a model."""

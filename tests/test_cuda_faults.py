@@ -99,7 +99,7 @@ def raised_by(action: Callable[[], Any]) -> tuple[type[BaseException], str] | No
     return None
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def old_objects_are_left_alone() -> Iterator[None]:
     """What other tests of this process have left is looked through once, not after every fault."""
     gc.collect()

@@ -1,0 +1,192 @@
+"""Going on with an earlier run: what a checkpoint keeps of a run beside the model, and how another run takes it over.
+
+Some settings tell what a run computes and must be the same (`_identity`); others may be changed knowingly (`_changeable`), with
+a warning that says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastnn.callbacks import Callback, Checkpoint
+from fastnn.errors import FileError, FormatError, InputError, KindError
+from fastnn.examples import Examples
+from fastnn.inputs import Rows
+
+if TYPE_CHECKING:
+    from fastnn.run import Run
+
+LOOKED_AT = 1024
+"""Examples that tell data apart: a run is gone on with on the data that it began with."""
+
+
+def resume(run: Run, given: Any) -> bool:
+    """Go on where `given` says (the `resume` of `Sequential.fit`); whether there was anything to go on from."""
+    path = _checkpoint(run, given)
+    if path is None:
+        return False
+    from fastnn import checkpoints
+
+    values, kept = checkpoints.restore(run.model, path)
+    if not values:
+        raise InputError(f"resume: {path} holds a model, but not how far its training was; Checkpoint writes such files")
+    try:
+        _compare(run, path, values["settings"])
+        run.epoch, run.step, run.in_epoch, run.seen = (int(values[name]) for name in ("epoch", "step", "in_epoch", "seen"))
+        run.stopped = bool(values["stopped"])
+        run.own_rate = None if values["learning_rate"] is None else float(values["learning_rate"])
+        run.sums = {name: float(values["sums"][name]) for name in run.sums}
+        run.history.update({str(name): [float(v) for v in column] for name, column in values["history"].items()})
+        _restore(run.callbacks, values["callbacks"], kept)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise FormatError(f"{path} does not say how far its training was: {error}") from error
+    return True
+
+
+def record(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """How far the run is, as plain values and arrays: what a checkpoint keeps beside the model."""
+    states, kept = [], {}
+    for index, callback in enumerate(run.callbacks):
+        state: dict[str, Any] = {}
+        for name, value in callback.state().items():
+            if isinstance(value, np.ndarray):
+                kept[f"callbacks.{index}.{name}"] = value
+            else:
+                state[name] = value
+        states.append({"type": type(callback).__name__, **state})
+    values = {
+        "settings": {**_identity(run), **_changeable(run)},
+        "epoch": run.epoch, "step": run.step, "in_epoch": run.in_epoch, "seen": run.seen, "stopped": run.stopped,
+        "learning_rate": run.own_rate, "sums": run.sums, "history": dict(run.history), "callbacks": states,
+    }  # fmt: skip
+    plain: dict[str, Any] = _plain(values)
+    return plain, kept
+
+
+def _checkpoint(run: Run, given: Any) -> Path | None:
+    """The file to go on from; None to begin afresh."""
+    from fastnn.checkpoints import Folder
+
+    if given is None or given is False:
+        return None
+    if given is True:
+        folders = [callback.folder for callback in run.callbacks if isinstance(callback, Checkpoint)]
+        if not folders:
+            raise InputError("resume=True goes on from the folder of a Checkpoint among the callbacks, and there is none")
+        return folders[0].latest()
+    if not isinstance(given, str | os.PathLike):
+        raise KindError(f"resume: expected a path, True or None, got {type(given).__name__}")
+    path = Path(given)
+    if not path.exists():
+        raise FileError(f"resume: there is neither a checkpoint nor a folder of checkpoints at {path}")
+    if not path.is_dir():
+        return path
+    latest = Folder(path).latest()
+    if latest is None:
+        raise InputError(f"resume: there is no checkpoint in the folder {path}")
+    return latest
+
+
+def _compare(run: Run, path: Path, found: Mapping[str, Any]) -> None:
+    """Raise InputError where the run of a checkpoint computes something else; warn where its settings are others."""
+    for name, here in _identity(run).items():
+        if name == "data" and found.get(name) != here:
+            raise InputError(f"resume: {path} is of a run with other data; go on with those that it began with")
+        if found.get(name) != here:
+            raise InputError(
+                f"resume: {path} is of a run with other {name.replace('_', ' ')}: "
+                f"it has {found.get(name)!r}, this call {here!r}"
+            )
+    own, before = _flat(_changeable(run)), _flat(found)
+    changed = [
+        f"other {name.replace('_', ' ')}" if name == "validation_data" else f"{name} {value!r} (it was {before.get(name)!r})"
+        for name, value in own.items()
+        if before.get(name) != value
+    ]
+    if changed:
+        warnings.warn(f"resume: goes on with {', '.join(changed)}", UserWarning, stacklevel=7)
+
+
+def _restore(callbacks: Sequence[Callback], states: Sequence[Mapping[str, Any]], kept: Mapping[str, np.ndarray]) -> None:
+    """Give each callback what one of its class left, in the order of the list."""
+    left = list(enumerate(states))
+    for callback in callbacks:
+        match = next((entry for entry in left if entry[1]["type"] == type(callback).__name__), None)
+        if match is not None:
+            left.remove(match)
+            index, state = match
+            prefix = f"callbacks.{index}."
+            own = {name.removeprefix(prefix): array for name, array in kept.items() if name.startswith(prefix)}
+            callback.restore({**{k: v for k, v in state.items() if k != "type"}, **own})
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    """What must not change in the middle of a run."""
+    return {
+        "loss": run.loss.name,
+        "optimizer": type(run.optimizer).__name__,
+        "batch_size": run.batch_size,
+        "data": _digest(run.examples) if run.batches is None else "mini-batches",
+        "order": "given" if run.order is not None else "shuffled",
+        "shard_rows": run.shard_rows,
+    }
+
+
+def _changeable(run: Run) -> dict[str, Any]:
+    """What may be changed, knowingly."""
+    try:
+        optimizer = run.optimizer.to_config()
+    except InputError:  # a schedule of the user's own
+        optimizer = {"type": type(run.optimizer).__name__}
+    return {
+        "optimizer_settings": optimizer,
+        "l2": run.penalties[0],
+        "l1": run.penalties[1],
+        "precision": run.engine.precision,
+        "validation_data": None if run.validation is None else _digest(run.validation),
+    }
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by name, those of the optimizer beside the others."""
+    return {name: value for name, value in values.items() if name != "optimizer_settings"} | dict(values["optimizer_settings"])
+
+
+def _plain(value: Any) -> Any:
+    """Values as JSON knows them: numbers that are not finite become their names, which `float` reads."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value
+
+
+def _digest(examples: Examples) -> str:
+    """A digest of shapes, dtypes, labels and some of the examples: tells whether data are those that a run began with."""
+    n = len(examples.y)
+    rows = np.unique(np.linspace(0, n - 1, min(n, LOOKED_AT)).astype(np.int64))
+    kinds = [(name, a.shape, str(a.dtype)) for name, a in examples.arrays().items()]
+    labels = None if examples.classes is None else examples.classes.tolist()
+    found = hashlib.sha256(repr((kinds, labels)).encode())
+    for array in examples.arrays().values():
+        if isinstance(array, np.ndarray):
+            found.update(np.ascontiguousarray(array[rows]).tobytes())
+        elif isinstance(array, Rows):
+            block = np.empty((len(rows), *array.shape[1:]), array.dtype)
+            array.take(rows, block)
+            found.update(block.tobytes())
+    return found.hexdigest()[:32]

@@ -1,0 +1,99 @@
+"""`Settings`: what `fit` was given beside the data, and the checks that need nothing else."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastnn import engines
+from fastnn.callbacks import Callback
+from fastnn.configurations import as_number
+from fastnn.errors import InputError, KindError
+from fastnn.optimizers import Adam, Optimizer, by_name
+
+if TYPE_CHECKING:
+    from fastnn.model import LossLike
+
+AUTO = "auto"
+"""The `batch_size` that is found by the memory that is free."""
+
+ALL = "all"
+"""The `batch_size` of batch gradient descent: all examples."""
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """What `Sequential.fit` was given beside the data; every option is described there."""
+
+    loss: LossLike = "softmax_cross_entropy"
+    optimizer: str | Optimizer | None = None
+    batch_size: int | str = 128
+    epochs: int = 5
+    validation_data: tuple[Any, Any] | None = None
+    sample_weight: Any = None
+    class_weight: Mapping[Any, float] | str | None = None
+    classes: Sequence[Any] | None = None
+    metrics: Sequence[Any] = ()
+    l2: float = 0.0
+    l1: float = 0.0
+    order: Callable[[int], Any] | None = None
+    callbacks: Sequence[Callback] = ()
+    resume: str | os.PathLike[str] | bool | None = None
+    steps_per_epoch: int | None = None
+    shard_rows: int | None = None
+    device: str = "auto"
+    precision: str = "float32"
+    tune: bool = False
+    threads: int | None = None
+    verbose: int = 1
+    part: bool = False
+    """Whether these are some of the examples only, which may all be of one class."""
+
+
+def as_optimizer(optimizer: str | Optimizer | None) -> Optimizer:
+    """The optimizer of that name, or as it is; Adam for None."""
+    if optimizer is None:
+        return Adam()
+    if isinstance(optimizer, str):
+        return by_name(optimizer)
+    if not isinstance(optimizer, Optimizer):
+        raise KindError(f"optimizer: expected one such as fastnn.Adam(), got {type(optimizer).__name__}")
+    return optimizer
+
+
+def checked_callbacks(callbacks: Any) -> list[Callback]:
+    if isinstance(callbacks, Callback) or not isinstance(callbacks, Sequence):
+        raise KindError(f"callbacks: expected a list of fastnn.callbacks.Callback objects, got {type(callbacks).__name__}")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise KindError(f"callbacks: expected fastnn.callbacks.Callback objects, got {type(callback).__name__}")
+        every = callback.every
+        if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+            raise InputError(f"{type(callback).__name__}.every: expected None or a whole number of at least 1, got {every!r}")
+    return list(callbacks)
+
+
+def check_numbers(settings: Settings) -> None:
+    """Raise InputError for a number out of its range."""
+    counts: dict[str, tuple[Any, int]] = {
+        "epochs": (settings.epochs, 0),
+        "shard_rows": (settings.shard_rows, 1),
+        "steps_per_epoch": (settings.steps_per_epoch, 1),
+    }
+    if settings.batch_size not in (AUTO, ALL):
+        counts["batch_size"] = (settings.batch_size, 1)
+    for name, (value, least) in counts.items():
+        if value is None and name not in ("epochs", "batch_size"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            also = f', "{AUTO}" or "{ALL}"' if name == "batch_size" else ""
+            raise InputError(f"{name}: expected a whole number of at least {least}{also}, got {value!r}")
+    engines.check_threads(settings.threads)
+    for name, penalty in {"l2": settings.l2, "l1": settings.l1}.items():
+        if not 0.0 <= as_number(penalty) < math.inf:
+            raise InputError(f"{name}: expected a number of at least 0, got {penalty!r}")
