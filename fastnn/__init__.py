@@ -10,6 +10,7 @@ Names are loaded when they are first used: importing the package imports NumPy a
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -17,8 +18,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fastnn import (
         callbacks,
+        checkpoints,
         datasets,
         engines,
+        errors,
         initializers,
         layers,
         losses,
@@ -38,8 +41,10 @@ if TYPE_CHECKING:
 
 _MODULES = (
     "callbacks",
+    "checkpoints",
     "datasets",
     "engines",
+    "errors",
     "initializers",
     "layers",
     "losses",
@@ -91,8 +96,10 @@ __all__ = [
     "Statistic",
     "callbacks",
     "check_gradients",
+    "checkpoints",
     "datasets",
     "engines",
+    "errors",
     "initializers",
     "layers",
     "load",
@@ -113,7 +120,29 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_HOME[name]), name)
         globals()[name] = value
         return value
-    raise AttributeError(f"module 'fastnn' has no attribute {name!r}")
+    raise AttributeError(f"module 'fastnn' has no attribute {name!r}{_pointer(name)}", name=name)
+
+
+def _pointer(name: str) -> str:
+    """Where a name lies that is not here, or the nearest one, for the end of a message.
+
+    Without a search for names that begin with an underscore, which tools ask for all the time, and for modules that are not
+    loaded yet: Python asks for them here before it loads them.
+    """
+    if name.startswith("_") or not name.isidentifier() or importlib.util.find_spec(f"fastnn.{name}"):
+        return ""
+    import difflib
+
+    places = {own: [f"fastnn.{own}"] for own in __all__}
+    for module in _MODULES:
+        for own, value in vars(importlib.import_module(f"fastnn.{module}")).items():
+            made_here = hasattr(value, "__qualname__") and str(value.__module__).startswith(f"fastnn.{module}")
+            if made_here and not own.startswith("_") and own not in __all__:
+                places.setdefault(own, []).append(f"fastnn.{module}.{own}")
+    if name in places:
+        return f"; it is {' or '.join(places[name])}"
+    close = difflib.get_close_matches(name, places, n=1)
+    return f"; did you mean {places[close[0]][0]}?" if close else ""
 
 
 def __dir__() -> list[str]:

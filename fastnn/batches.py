@@ -91,5 +91,6 @@ class Batches:
 
 def _parts(batch: Any, index: int) -> tuple[Any, Any, Any]:
     if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-        raise InputError(f"mini-batch {index}: expected (X, y) or (X, y, weights), got {type(batch).__name__}")
+        cure = "" if index else "; or is y missing?"
+        raise InputError(f"mini-batch {index}: expected (X, y) or (X, y, weights), got {type(batch).__name__}{cure}")
     return batch[0], batch[1], batch[2] if len(batch) == 3 else None

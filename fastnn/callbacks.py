@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TextIO
@@ -23,6 +23,7 @@ import numpy as np
 from fastnn.configurations import as_number
 from fastnn.errors import DeviceError, DivergenceError, FileError, InputError, KindError, nearest
 from fastnn.files import write_whole
+from fastnn.metrics import METRICS
 
 if TYPE_CHECKING:
     from fastnn.model import Snapshot
@@ -109,7 +110,7 @@ class EarlyStopping(Callback):
 
     def __init__(
         self,
-        monitor: str,
+        monitor: str = "",
         *,
         patience: int = 5,
         min_delta: float = 0.0,
@@ -119,7 +120,7 @@ class EarlyStopping(Callback):
         self.patience = _count("patience", patience, 0)
         if not 0.0 <= as_number(min_delta) < math.inf:
             raise InputError(f"min_delta: expected a number of at least 0, got {min_delta!r}")
-        self.watched = _Monitor(monitor, mode)
+        self.watched = _Monitor("monitor", monitor, mode)
         self.min_delta, self.restore_best = float(min_delta), restore_best
         self._start()
 
@@ -129,6 +130,7 @@ class EarlyStopping(Callback):
         self._restored = False
 
     def begin(self, run: Run) -> None:
+        self.watched.check(run)
         if not self._restored:
             self._start()
         self._restored = False
@@ -194,13 +196,15 @@ class Checkpoint(Callback):
             self.epochs = 1
         self.folder = Folder(Path(folder), _count("keep", keep))
         self.on_error = on_error
-        self.watched = None if best is None else _Monitor(best, mode)
+        self.watched = None if best is None else _Monitor("best", best, mode)
         self.best = math.nan
         self._restored = False
         self._lock: Any = None
         self._written: tuple[int, int] | None = None
 
     def begin(self, run: Run) -> None:
+        if self.watched is not None:
+            self.watched.check(run)
         if not self._restored:
             self.best = math.nan
         self._restored = False
@@ -381,30 +385,62 @@ HIGHER = ("accuracy", "r2", "f1", "precision", "recall")
 class _Monitor:
     """A column of the history, and which of its values are better."""
 
-    def __init__(self, name: str, mode: str | None) -> None:
+    def __init__(self, option: str, name: str, mode: str | None) -> None:
         if not isinstance(name, str) or not name:
-            raise KindError(f"monitor: expected the name of a column of the history such as 'val_loss', got {name!r}")
-        bare = name.removeprefix("val_")
+            raise KindError(
+                f'{option}: expected the name of a column of the history, such as "val_loss", "val_accuracy" or "loss", '
+                f"got {name!r}"
+            )
         if mode is None:
+            bare = name.removeprefix("val_")
             if bare not in LOWER + HIGHER:
-                raise InputError(f"monitor {name!r}: say whether a lower or a higher value is better: mode='min' or mode='max'")
+                near = nearest(name, [prefix + known for known in LOWER + HIGHER for prefix in ("", "val_")])
+                if "did you mean" in near:
+                    raise InputError(f"{option}: unknown {name!r}{near} A column of your own needs mode='min' or mode='max'")
+                raise InputError(
+                    f"{option} {name!r}: say whether a lower or a higher value is better: mode='min' or mode='max'"
+                )
             mode = "min" if bare in LOWER else "max"
         if mode not in ("min", "max"):
             raise InputError(f"mode: unknown {mode!r}{nearest(mode, ('min', 'max'))}")
-        self.name, self.sign = name, 1.0 if mode == "min" else -1.0
+        self.option, self.name, self.sign = option, name, 1.0 if mode == "min" else -1.0
+
+    def check(self, run: Run) -> None:
+        """Raise, before the first step, where no epoch will have the column. A callback of the user's own may add it."""
+        kinds = [type(callback) for callback in run.callbacks if type(callback).epoch_end is not Callback.epoch_end]
+        if all(kind.__module__.startswith("fastnn.") for kind in kinds):
+            self._check(_columns(run))
 
     def value(self, values: Mapping[str, float]) -> float:
-        if self.name not in values:
-            validated = any(known.startswith("val_") for known in values)
-            hint = "; give validation_data" if self.name.startswith("val_") and not validated else ""
-            raise InputError(f"monitor: the history has no {self.name!r}{hint or nearest(self.name, values)}")
+        self._check(values)
         return float(values[self.name])
+
+    def _check(self, columns: Collection[str]) -> None:
+        if self.name in columns:
+            return
+        bare = self.name.removeprefix("val_")
+        hint = nearest(self.name, columns)
+        if bare != self.name and not any(column.startswith("val_") for column in columns):
+            hint = "; give validation_data"
+        elif bare != self.name and bare in METRICS and bare not in ("accuracy", "r2", "mae"):  # which come by themselves
+            hint = f"; give metrics=[{bare!r}]"
+        elif self.name == "penalty":
+            hint = "; give l1 or l2"
+        raise InputError(f"{self.option}: the history has no {self.name!r}{hint}")
 
     def is_better(self, value: float, best: float, least: float) -> bool:
         """Whether `value` is better than `best` by more than `least`; NaN never is, and everything else is better than NaN."""
         if math.isnan(value):
             return False
         return math.isnan(best) or self.sign * (best - value) > least
+
+
+def _columns(run: Run) -> list[str]:
+    """What each epoch of a run puts into the history, but for what callbacks add."""
+    from fastnn.evaluation import measures
+
+    own = ["loss", *(["accuracy"] if run.hits is not None else []), *(["penalty"] if run.penalized else [])]
+    return own if run.validation is None else [*own, *(f"val_{name}" for name in measures(run.hits, run.metrics))]
 
 
 def _count(name: str, value: Any, least: int = 1) -> int:

@@ -96,6 +96,8 @@ class _Manifest(_Struct):
     counters: _Counters
     optimizer: _Optimizer | None
     run: dict[str, Any] | None
+    target_names: tuple[str, ...] | None = None
+    """Absent in older files."""
 
 
 def save(model: Sequential, path: str | os.PathLike[str], optimizer: bool = False, run: Run | None = None) -> None:
@@ -126,6 +128,7 @@ def save(model: Sequential, path: str | os.PathLike[str], optimizer: bool = Fals
         "input_scale": model.input_scale,
         "features": list(model.network.features),
         "feature_names": model.feature_names,
+        "target_names": model.target_names,
         "layers": _described(model.layers),
         "task": None if model.task is None else model.task.to_config(),
         "trained": None if model.trained is None else asdict(model.trained),
@@ -312,7 +315,7 @@ class _Stored:
         if model._loss is not None and (self.task is None or model._loss.name != self.task.loss):
             model._loss = None
         model.trained = None if manifest.trained is None else Trained(manifest.trained.device, manifest.trained.precision)
-        model.feature_names = manifest.feature_names
+        model.feature_names, model.target_names = manifest.feature_names, manifest.target_names
         model.counters.step, model.counters.epoch = manifest.counters.step, manifest.counters.epoch
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -54,8 +55,54 @@ class DeviceLostError(DeviceError):
     """A GPU stopped answering, and this process cannot use it again; the model is at the step that the host last fetched."""
 
 
+ELSEWHERE = {
+    "acc": ("accuracy",),
+    "bce": ("sigmoid_cross_entropy",),
+    "bcewithlogits": ("sigmoid_cross_entropy",),
+    "binaryaccuracy": ("accuracy",),
+    "binarycrossentropy": ("sigmoid_cross_entropy",),
+    "categoricalaccuracy": ("accuracy",),
+    "categoricalcrossentropy": ("softmax_cross_entropy",),
+    "crossentropy": ("softmax_cross_entropy", "log_loss"),
+    "gd": ("sgd",),
+    "gpu": ("cuda",),
+    "gradientdescent": ("sgd",),
+    "kaiming": ("he", "he_normal"),
+    "kaimingnormal": ("he_normal",),
+    "kaiminguniform": ("he_uniform",),
+    "linear": ("identity",),
+    "log": ("log_loss", "softmax_cross_entropy"),
+    "logistic": ("sigmoid", "sigmoid_cross_entropy"),
+    "lrelu": ("leaky_relu",),
+    "l1": ("mae",),
+    "l2": ("mse", "mean_squared_error"),
+    "meanabsoluteerror": ("mae",),
+    "meansquarederror": ("mse",),
+    "mse": ("mean_squared_error",),
+    "nag": ("nesterov",),
+    "negativeloglikelihood": ("softmax_cross_entropy", "log_loss"),
+    "nll": ("softmax_cross_entropy", "log_loss"),
+    "rsquared": ("r2",),
+    "softmaxcrossentropywithlogits": ("softmax_cross_entropy",),
+    "sparsecategoricalaccuracy": ("accuracy",),
+    "sparsecategoricalcrossentropy": ("softmax_cross_entropy",),
+    "squarederror": ("mean_squared_error", "mse"),
+    "stochasticgradientdescent": ("sgd",),
+    "swish": ("silu",),
+}
+"""What others call things that are here, in lower-case letters and digits, without "loss" or "score" behind it: our names."""
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest of `known`, else the list of them, for the end of a message."""
+    """`; did you mean 'x'?` for the nearest of `known`, else the list of them, for the end of a message.
+
+    Nearest is the one that is written in other letters ("LeakyReLU"), the one that others call so (`ELSEWHERE`), or the one of
+    the most letters in common.
+    """
     names = sorted(known)
-    close = difflib.get_close_matches(str(name), names, n=1)
+    whole = "".join(filter(str.isalnum, str(name))).lower()
+    bare = re.sub("(?<=.)(loss|score)$", "", whole)
+    alike = [own for own in names if whole and own.replace("_", "").lower() in (whole, bare)]
+    meant = [own for own in ELSEWHERE.get(bare, ()) if own in names]
+    close = alike or meant or difflib.get_close_matches(str(name), names, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(map(repr, names))}"

@@ -25,6 +25,15 @@ def hit_attributes(loss: Loss, kind: str) -> dict[str, Any] | None:
     return {"threshold": 0.0 if loss.link == "sigmoid" else 0.5, "multilabel": kind == "multilabel"}
 
 
+def measures(hits: dict[str, Any] | None, metrics: Sequence[Metric] = ()) -> tuple[str, ...]:
+    """The names of what `evaluate` finds for a task with these attributes of `hit_attributes`, in their order."""
+    return ("loss", *(("accuracy",) if hits is not None else ()), *(metric.name for metric in (*_of_values(hits), *metrics)))
+
+
+def _of_values(hits: dict[str, Any] | None) -> tuple[Metric, ...]:
+    return () if hits is not None else (METRICS["r2"], METRICS["mae"])
+
+
 def evaluate(
     model: Sequential,
     examples: Examples,
@@ -42,7 +51,7 @@ def evaluate(
     finally:
         if own is not None:
             own.close()
-    wanted = [*((METRICS["r2"], METRICS["mae"]) if hits is None else ()), *metrics]
+    wanted = [*_of_values(hits), *metrics]
     if wanted:
         outputs = _outputs(model, examples, loss, threads, engine)
         for metric in wanted:

@@ -95,5 +95,5 @@ def prepare(
     squashed = final_activation(model.layers) == "sigmoid"
     outputs = model._outputs[0]
     targets = labels.read(y, n, outputs, loss, squashed, model.dtype, f"{what}y", classes, known, part)
-    weights = labels.weights(targets, n, sample_weight, class_weight, model.dtype, outputs)
+    weights = labels.weights(targets, n, sample_weight, class_weight, model.dtype, outputs, what)
     return Examples(rows, targets.values, weights, targets.kind, targets.classes)

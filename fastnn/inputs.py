@@ -5,6 +5,7 @@ Everything is looked at once, here; what a program can read as it is (uint8, flo
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import mmap
@@ -12,6 +13,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -150,19 +152,20 @@ def read(X: Any, features: tuple[int, ...] | None, name: str = "X", feature_name
     """X (n, ...) as rows of numbers with the features expected, on the host or where it lies on a GPU; copied only if need be.
 
     X: an array of NumPy, CuPy or any library that speaks `__array__` or `__dlpack__`; a memory map; a frame of pandas or polars
-    with columns of numbers; a sparse matrix of SciPy; or `Inputs`. `name`: what X is called in messages. `feature_names`: those
-    of the frame that a model was trained on; a frame is then taken by name, whatever the order of its columns, and everything
-    else by position.
+    with columns of numbers; a sparse matrix of SciPy; lists of rows; or `Inputs`. `name`: what X is called in messages.
+    `feature_names`: those of the frame that a model was trained on; a frame is then taken by name, whatever the order of its
+    columns, and everything else by position.
 
     Raises KindError for what is not an array of numbers and InputError for wrong shapes, names and missing values.
     """
     given = X if isinstance(X, Inputs) else _inputs(X, name, feature_names)
     shape = given.array.shape
     if len(shape) < 2:
-        raise InputError(
-            f"{name}: expected rows of features, shape (n, features), got shape {shape}; "
-            f"use {name}.reshape(1, -1) for one example or {name}.reshape(-1, 1) for one feature"
-        )
+        own = name.split()[-1]
+        cure = f"use {own}.reshape(1, -1) for one example or {own}.reshape(-1, 1) for one feature"
+        if isinstance(X, list | tuple):
+            cure = f"use [{own}] for one example or [[x] for x in {own}] for one feature"
+        raise InputError(f"{name}: expected rows of features, shape (n, features), got shape {shape}; {cure}")
     if features is not None and shape[1:] != features:
         raise InputError(f"{name}: expected shape {('n', *features)}, got {shape}")
     return given
@@ -176,21 +179,28 @@ def readable(given: Inputs, dtype: np.dtype[Any], name: str) -> Any:
     X = given.array
     if not isinstance(X, np.ndarray | Rows):
         return _readable_on_gpu(X, dtype, name)
-    if X.dtype.kind == "f":
-        check_finite(X, name, float(np.finfo(dtype).max), given.names)
+    check_finite(X, name, dtype, given.names)
     if isinstance(X, Rows):
         return X.readable(dtype)
     return np.require(X, X.dtype if X.dtype in READABLE else dtype, ["C", "A"])
 
 
-def check_finite(values: np.ndarray | Rows, what: str, largest: float = math.inf, names: tuple[str, ...] | None = None) -> None:
-    """Raise where NaN, infinity or more than `largest` is: how many, and the first; looks at blocks, never at a copy of all."""
+def check_finite(
+    values: np.ndarray | Rows, what: str, dtype: np.dtype[Any] | None = None, names: tuple[str, ...] | None = None
+) -> None:
+    """Raise where NaN, infinity or more than `dtype` holds is: how many, and the first.
+
+    Looks at blocks, never at a copy of all; integers are always good.
+    """
     stored = values.matrix.data if isinstance(values, SparseRows) else values
-    if largest >= float(np.finfo(stored.dtype).max):
-        largest = math.inf
+    if stored.dtype.kind != "f":
+        return
+    most = math.inf if dtype is None else float(np.finfo(dtype).max)
+    largest = most if most < float(np.finfo(stored.dtype).max) else math.inf
     rows = max(1, 2**20 // max(1, math.prod(stored.shape[1:])))
     bad = 0
     first: tuple[int, ...] = (0,)
+    value = math.nan
     for start in range(0, len(stored), rows):
         block = stored[start : start + rows]
         if np.isfinite(block).all() and (largest == math.inf or np.abs(block).max(initial=0.0) <= largest):
@@ -198,12 +208,14 @@ def check_finite(values: np.ndarray | Rows, what: str, largest: float = math.inf
         spoilt = ~(np.isfinite(block) & (np.abs(block) <= largest))
         if not bad:
             row, *rest = map(int, np.unravel_index(spoilt.argmax(), spoilt.shape))
-            first = (start + row, *rest)
+            first, value = (start + row, *rest), float(block[row, *rest])
         bad += int(np.count_nonzero(spoilt))
     if bad:
         place = values.spot(first[0]) if isinstance(values, SparseRows) else first
+        cure = f", too large for {dtype}: scale the features, or make the model with dtype='float64'"
         raise InputError(
-            f"{what}: {bad} values are NaN, infinite or too large, the first in {spot(place, names)}; remove or replace them"
+            f"{what}: {bad} values are NaN, infinite or too large, the first in {spot(place, names)}; remove or replace them "
+            f"(it is {value:g}{cure if math.isfinite(value) else ''})"
         )
 
 
@@ -227,10 +239,10 @@ def _memmap(array: Any) -> Any:
 
 
 def _inputs(X: Any, name: str, feature_names: Sequence[str] | None) -> Inputs:
-    if isinstance(X, list | tuple):
-        raise KindError(f"{name}: expected an array, got a {type(X).__name__}; convert it with numpy.asarray")
     if isinstance(X, Rows):
         return Inputs(X)
+    if isinstance(X, list | tuple):
+        X = _of_lists(X, name)
     if _is(X, "pandas", "DataFrame"):
         return _pandas(X, name, feature_names)
     if _is(X, "polars", "DataFrame"):
@@ -248,6 +260,34 @@ def _inputs(X: Any, name: str, feature_names: Sequence[str] | None) -> Inputs:
         private_or_small = array.nbytes < LARGE_BYTES or mapping(array) is None
         return Inputs(array if is_readable(array) and private_or_small else MappedRows(array))
     return Inputs(array)
+
+
+def _of_lists(X: Sequence[Any], name: str) -> np.ndarray:
+    """Rows that are lists of numbers, or lists of such, as an array."""
+    try:
+        array = np.asarray(X)
+    except (ValueError, TypeError) as error:  # rows of different lengths, or what is no array of the host
+        shapes = [_shape(row) for row in X]
+        odd = next((row for row, shape in enumerate(shapes) if shape is None or shape != shapes[0]), None)
+        if odd is None:
+            raise KindError(f"{name}: expected an array or lists of numbers, got a {type(X).__name__}: {error}") from error
+        got = "that is ragged itself" if shapes[odd] is None else f"of shape {shapes[odd]}, and row 0 of shape {shapes[0]}"
+        raise InputError(f"{name}: expected rows of one length, got row {odd} {got}") from error
+    if array.dtype.kind not in "fiub":
+        values = np.asarray(X, object)
+        for index, value in enumerate(values.flat):
+            if not isinstance(value, Real | np.bool_):
+                place = spot(tuple(int(i) for i in np.unravel_index(index, values.shape)))
+                raise KindError(f"{name}: expected numbers, got {_short(value)} in {place}; convert or replace it")
+    return array
+
+
+def _shape(row: Any) -> tuple[int, ...] | None:
+    """The shape of a row; None where it has none."""
+    try:
+        return tuple(np.shape(row))
+    except ValueError:
+        return None
 
 
 def _is(X: Any, library: str, kind: str) -> bool:
@@ -303,6 +343,10 @@ def _pandas(X: Any, name: str, feature_names: Sequence[str] | None) -> Inputs:
     texts = [n for n, dtype in zip(names, dtypes, strict=True) if dtype.kind in "OUS"]
     others = [n for n, dtype in zip(names, dtypes, strict=True) if dtype.kind not in "fiubOUS"]
     _check_columns(X, texts, others, name, "pandas.get_dummies({name}, columns=[{columns}])", "drop(columns=[{columns}])")
+    if dtypes and all(_is(dtype, "pandas", "SparseDtype") and dtype.fill_value == 0 for dtype in dtypes):
+        kind = np.result_type(*(dtype.subtype for dtype in dtypes))  # pandas would make objects of truth values and numbers
+        with contextlib.suppress(ImportError):  # without SciPy they are made dense
+            return Inputs(_sparse(X.astype(type(dtypes[0])(kind, kind.type(0).item())).sparse.to_coo(), name), names)
     for index, dtype in enumerate(dtypes):
         if not isinstance(dtype, np.dtype):
             missing = np.asarray(X.iloc[:, index].isna())
@@ -329,8 +373,7 @@ def _polars(X: Any, name: str, feature_names: Sequence[str] | None) -> Inputs:
 def _of_frame(array: np.ndarray, names: tuple[str, ...], name: str) -> Inputs:
     """The numbers of a frame; looked at here, where a column can still be named."""
     _check_dtype(array.dtype, array, name)
-    if array.dtype.kind == "f":
-        check_finite(array, name, names=names)
+    check_finite(array, name, names=names)
     return Inputs(array, names)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from fastnn import arrays
 from fastnn.configurations import as_number
+from fastnn.engines.host import spot
 from fastnn.errors import InputError, KindError, nearest
 from fastnn.losses import Loss
 
@@ -141,117 +142,167 @@ def read(
         raise InputError(f"{what}: expected at least one example, got none")
     if loss.accepts == "classes" and outputs == 1:
         raise InputError(f"{loss.name} compares classes and needs at least two outputs; use sigmoid_cross_entropy for one")
-    named = _named(classes, known, outputs)
-    squashed = squashed or loss.link == "sigmoid"
     kind = None if known is None else known.kind
+    squashed = squashed or loss.link == "sigmoid"
+    reader = _Reader(outputs, loss, squashed, dtype, what, _named(classes, known, outputs), kind, part)
     if array.ndim > 1:
-        return _read_rows(array, outputs, loss, squashed, dtype, what, named, kind, part)
-    if outputs > 1:
-        return _read_labels(array, outputs, what, named, kind, part)
-    return _read_single(array, loss, squashed, dtype, what, named, kind, part)
+        return reader.rows(array)
+    return reader.labels(array) if outputs > 1 else reader.single(array)
 
 
-def _read_labels(array: np.ndarray, outputs: int, what: str, named: np.ndarray | None, kind: str | None, part: bool) -> Targets:
-    """Labels (n,) of one of several classes."""
-    if kind not in (None, "classes"):
-        raise InputError(f"{what}: the model is trained for {kind}, expected shape (n, {outputs}), got labels {array.shape}")
-    if array.dtype.kind == "f":
-        _check_labels_present(array, what)
-        if named is None or named.dtype.kind in "ib":
+@dataclass(frozen=True)
+class _Reader:
+    """What targets are for, and what is known of them before they are looked at; see `read`."""
+
+    outputs: int
+    loss: Loss
+    squashed: bool
+    dtype: np.dtype[Any]
+    what: str
+    classes: np.ndarray | None
+    kind: str | None
+    part: bool
+
+    def labels(self, array: np.ndarray) -> Targets:
+        """Labels (n,) of one of several classes."""
+        what, outputs, classes = self.what, self.outputs, self.classes
+        if self.kind not in (None, "classes"):
             raise InputError(
-                f"{what}: expected class indices (whole numbers) or shape (n, {outputs}) for {outputs} outputs, "
-                f"got {array.dtype} of shape {array.shape}; class indices can be converted with .astype(int)"
+                f"{what}: the model is trained for {self.kind}, expected shape (n, {outputs}), got labels {array.shape}"
             )
-    if named is None:
-        named = _classes_of(array, outputs, what, part)
-    return Targets(indices(array, named, what), "classes", named)
+        if array.dtype.kind == "f":
+            _check_labels_present(array, what)
+            if classes is None or classes.dtype.kind in "ib":
+                raise InputError(
+                    f"{what}: expected class indices (whole numbers) or shape (n, {outputs}) for {outputs} outputs, "
+                    f"got {array.dtype} of shape {array.shape}; class indices can be converted with .astype(int)"
+                )
+        if classes is None:
+            classes = self._several_classes(array)
+        return Targets(indices(array, classes, what), "classes", classes)
 
+    def single(self, array: np.ndarray) -> Targets:
+        """Yes-or-no labels or values (n,) of one output."""
+        classes = self.classes
+        if classes is None and self.kind is None and self.squashed:
+            classes = self._two_classes(array)
+        if classes is not None and not (self.kind == "binary" and _are_shares(array)):
+            yes = indices(array, classes, self.what)
+            return Targets(yes.astype(self.dtype)[:, np.newaxis], "binary", classes)
+        return Targets(self._values(array[:, np.newaxis]), self.kind or "values", classes)
 
-def _read_single(
-    array: np.ndarray,
-    loss: Loss,
-    squashed: bool,
-    dtype: np.dtype[Any],
-    what: str,
-    named: np.ndarray | None,
-    kind: str | None,
-    part: bool,
-) -> Targets:
-    """Yes-or-no labels or values (n,) of one output."""
-    if named is None and kind is None and squashed:
-        named = _two_classes(array, what, part)
-    if named is not None and not (kind == "binary" and _are_shares(array)):
-        yes = indices(array, named, what)
-        return Targets(yes.astype(dtype)[:, np.newaxis], "binary", named)
-    values = _as_values(array[:, np.newaxis], loss, dtype, what)
-    return Targets(values, kind or "values", named)
+    def rows(self, array: np.ndarray) -> Targets:
+        """Rows (n, O): shares of classes, yeses and noes, or values."""
+        what, outputs, kind = self.what, self.outputs, self.kind
+        if array.shape[1:] != (outputs,):
+            column = array.shape[1:] == (1,) and array.dtype.kind != "f"
+            cure = f"; labels are 1-D: use {what.split()[-1]}.ravel()" if column else ""
+            raise InputError(f"{what}: expected shape (n, {outputs}), got {array.shape}{cure}")
+        values = self._values(array)
+        if kind is None:
+            kind = self._kind_of_rows(array)
+            one = kind == "classes" and self.classes is None and self._whole(array)
+            if one and np.count_nonzero(used := values.any(axis=0)) == 1:
+                raise self._one_class(used.argmax())
+        elif self.loss.accepts == "classes" and kind != "classes":
+            raise InputError(f"{what}: the model is trained for {kind}, and {self.loss.name} compares classes")
+        if kind != "classes":
+            return Targets(values, kind, None)
+        sums = values.sum(axis=1, dtype=np.float64)
+        wrong = (values.min(axis=1) < 0) | (np.abs(sums - 1.0) > 1e-3)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise InputError(
+                f"{what}: expected one-hot rows, or shares of at least 0 that add up to 1; row {row} adds up to {sums[row]:g}, "
+                f"its least is {values[row].min():g}"
+            )
+        return Targets(values, kind, np.arange(outputs) if self.classes is None else self.classes)
 
+    def _kind_of_rows(self, array: np.ndarray) -> str:
+        if self.classes is not None or self.loss.accepts == "classes":
+            return "classes"
+        if not ((array == 0) | (array == 1)).all():
+            return "values"
+        if array.dtype.kind != "f" and self.loss.link != "sigmoid" and (np.count_nonzero(array, axis=1) == 1).all():
+            return "classes"
+        return "multilabel" if self.squashed else "values"
 
-def _read_rows(
-    array: np.ndarray,
-    outputs: int,
-    loss: Loss,
-    squashed: bool,
-    dtype: np.dtype[Any],
-    what: str,
-    named: np.ndarray | None,
-    kind: str | None,
-    part: bool,
-) -> Targets:
-    """Rows (n, O): shares of classes, yeses and noes, or values."""
-    if array.shape[1:] != (outputs,):
-        cure = (
-            f"; labels are 1-D: use {what.split()[-1]}.ravel()" if array.shape[1:] == (1,) and array.dtype.kind != "f" else ""
+    def _values(self, array: np.ndarray) -> np.ndarray:
+        """Numbers (n, O) as rows of `dtype`, one after another; raises for what is not finite, or not for this loss."""
+        what = self.what
+        if array.dtype.kind == "U":
+            raise KindError(
+                f"{what}: expected numbers, got labels such as {array.flat[0].item()!r}; for two classes use the loss "
+                "sigmoid_cross_entropy with one output, for C of them softmax_cross_entropy with C outputs and y of shape (n,)"
+            )
+        with np.errstate(over="ignore"):
+            values = np.ascontiguousarray(array, self.dtype)
+        finite = np.isfinite(values)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0].tolist()
+            problem = "NaN or infinite" if not np.isfinite(array[row, column]) else f"too large for {self.dtype}"
+            where = spot((row, column) if values.shape[1] > 1 else (row,))
+            raise InputError(
+                f"{what}: {np.count_nonzero(~finite)} values are NaN, infinite or too large; the first, in {where}, is "
+                f"{problem}; remove or replace them"
+            )
+        if self.loss.link == "sigmoid" and (values.min() < 0 or values.max() > 1):
+            raise InputError(f"{what}: {self.loss.name} expects targets from 0 to 1, got {values.min():g} to {values.max():g}")
+        return values
+
+    def _several_classes(self, array: np.ndarray) -> np.ndarray:
+        """The classes that labels (n,) of several outputs make."""
+        outputs, whole = self.outputs, self._whole(array)
+        if array.dtype.kind == "b" and outputs == 2:
+            if whole and array.all() == array.any():
+                raise self._one_class(array[0])
+            return np.array([False, True])
+        if array.dtype.kind in "iu":
+            low, high = array.min(), array.max()
+            if low >= 0 and high < outputs:
+                if whole and low == high:
+                    raise self._one_class(low)
+                return np.arange(outputs)
+        found = _distinct(array)
+        if whole and len(found) == 1:
+            raise self._one_class(found[0], f"; expected class indices 0 to {outputs - 1} or {outputs} different labels")
+        if len(found) != outputs:
+            raise self._wrong_count(found)
+        return found
+
+    def _two_classes(self, array: np.ndarray) -> np.ndarray | None:
+        """The classes that the targets (n,) of one squashed output make; None where they are values."""
+        if array.dtype.kind == "f" and (not np.isfinite(array).all() or _are_shares(array)):
+            return None
+        found = _distinct(array)
+        if array.dtype.kind == "f" and (len(found) > 2 or not (found == np.floor(found)).all()):
+            return None
+        if len(found) == 1:
+            if self._whole(array) or found[0] not in (0, 1):
+                raise self._one_class(found[0])
+            return np.arange(2).astype(bool if array.dtype.kind == "b" else np.int64)
+        if len(found) != 2:
+            raise self._wrong_count(found)
+        return np.arange(2) if found.dtype.kind == "f" and found.tolist() == [0, 1] else found
+
+    def _whole(self, array: np.ndarray) -> bool:
+        """Whether these are all targets, and enough for two classes."""
+        return len(array) > 1 and not self.part
+
+    def _one_class(self, label: Any, cure: str = "") -> InputError:
+        return InputError(
+            f"{self.what} holds one class only ({label.item()!r}){cure}; pass classes=[...] with all labels if that is meant"
         )
-        raise InputError(f"{what}: expected shape (n, {outputs}), got {array.shape}{cure}")
-    values = _as_values(array, loss, dtype, what)
-    if kind is None:
-        kind = "classes" if named is not None or loss.accepts == "classes" else _kind_of_rows(array, loss, squashed)
-        if kind == "classes" and named is None and len(array) > 1 and not part and np.count_nonzero(values.any(axis=0)) == 1:
-            raise _one_class(values.any(axis=0).argmax(), what)
-    elif loss.accepts == "classes" and kind != "classes":
-        raise InputError(f"{what}: the model is trained for {kind}, and {loss.name} compares classes")
-    if kind != "classes":
-        return Targets(values, kind, None)
-    sums = values.sum(axis=1, dtype=np.float64)
-    wrong = (values.min(axis=1) < 0) | (np.abs(sums - 1.0) > 1e-3)
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise InputError(
-            f"{what}: expected one-hot rows, or shares of at least 0 that add up to 1; row {row} adds up to {sums[row]:g}, "
-            f"its least is {values[row].min():g}"
+
+    def _wrong_count(self, found: np.ndarray) -> InputError:
+        units = f"{self.outputs} unit{'s' if self.outputs > 1 else ''}"
+        also = "targets from 0 to 1" if self.outputs == 1 else f"class indices 0 to {self.outputs - 1}"
+        others = f", {also}" if found.dtype.kind in "if" else ""
+        missing = ", or classes=[...] with all labels" if len(found) < self.outputs else ""
+        return InputError(
+            f"{self.what} holds {len(found)} different labels ({abridged(found)}), the last layer has {units}: "
+            f"use Dense({len(found)}){others}{missing}"
         )
-    return Targets(values, kind, np.arange(outputs) if named is None else named)
-
-
-def _kind_of_rows(array: np.ndarray, loss: Loss, squashed: bool) -> str:
-    if not ((array == 0) | (array == 1)).all():
-        return "values"
-    if array.dtype.kind != "f" and loss.link != "sigmoid" and (np.count_nonzero(array, axis=1) == 1).all():
-        return "classes"
-    return "multilabel" if squashed else "values"
-
-
-def _as_values(array: np.ndarray, loss: Loss, dtype: np.dtype[Any], what: str) -> np.ndarray:
-    """Numbers (n, O) as rows of `dtype`, one after another; raises for what is not finite, or not for this loss."""
-    if array.dtype.kind == "U":
-        raise KindError(
-            f"{what}: expected numbers, got labels such as {array.flat[0].item()!r}; for two classes use the loss "
-            "sigmoid_cross_entropy with one output, for C of them softmax_cross_entropy with C outputs and y of shape (n,)"
-        )
-    with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(array, dtype)
-    finite = np.isfinite(values)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0].tolist()
-        problem = "NaN or infinite" if not np.isfinite(array[row, column]) else f"too large for {dtype}"
-        where = f"row {row}, column {column}" if values.shape[1] > 1 else f"row {row}"
-        count = values.size - np.count_nonzero(finite)
-        raise InputError(f"{what}: {count} values are NaN, infinite or too large; the first, in {where}, is {problem}; "
-                         "remove or replace them")  # fmt: skip
-    if loss.link == "sigmoid" and (values.min() < 0 or values.max() > 1):
-        raise InputError(f"{what}: {loss.name} expects targets from 0 to 1, got {values.min():g} to {values.max():g}")
-    return values
 
 
 # --- classes --------------------------------------------------------------------------------------------------------
@@ -259,23 +310,25 @@ def _as_values(array: np.ndarray, loss: Loss, dtype: np.dtype[Any], what: str) -
 
 def indices(labels: np.ndarray, classes: np.ndarray, what: str = "y") -> np.ndarray:
     """The int64 indices (n,) of labels (n,) in `classes` (C,); InputError naming the first label that is none of them."""
+    found, outside = _look_up(labels, classes)
+    if outside.any():
+        raise _unknown(labels, outside, classes, what)
+    return np.ascontiguousarray(found, np.int64)
+
+
+def _look_up(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The indices of labels in `classes`, and which labels are none of them."""
     if (labels.dtype.kind == "U") != (classes.dtype.kind == "U"):
-        raise _unknown(labels, np.ones(len(labels), bool), classes, what)
+        return np.zeros(len(labels), np.int64), np.ones(len(labels), bool)
     if labels.dtype.kind in "iub" and classes.dtype.kind in "ib":
-        labels, known = labels.astype(np.int64, copy=False), classes.astype(np.int64, copy=False)
-        start = known[0]
-        if (known == np.arange(start, start + len(known))).all():  # one pass instead of a search for each
-            outside = (labels < start) | (labels >= start + len(known)) if len(labels) else np.zeros(0, bool)
-            if outside.any():
-                raise _unknown(labels, outside, classes, what)
-            return np.ascontiguousarray(labels - start if start else labels)
+        labels, classes = labels.astype(np.int64, copy=False), classes.astype(np.int64, copy=False)
+        start, stop = classes[0], classes[0] + len(classes)
+        if (classes == np.arange(start, stop)).all():  # one pass instead of a search for each
+            return labels - start if start else labels, (labels < start) | (labels >= stop)
     order = np.argsort(classes)
     places = np.minimum(np.searchsorted(classes, labels, sorter=order), len(classes) - 1)
     found = order[places]
-    outside = classes[found] != labels
-    if outside.any():
-        raise _unknown(labels, outside, classes, what)
-    return found.astype(np.int64, copy=False)
+    return found, classes[found] != labels
 
 
 def decode(task: Task, indices: np.ndarray) -> np.ndarray:
@@ -287,46 +340,6 @@ def abridged(labels: np.ndarray) -> str:
     """The first of some labels, and how many there are, for a message."""
     shown = ", ".join(repr(label) for label in labels[:SHOWN].tolist())
     return shown if len(labels) <= SHOWN else f"{shown}, ... ({len(labels)} in all)"
-
-
-def _classes_of(array: np.ndarray, outputs: int, what: str, part: bool) -> np.ndarray:
-    """The classes that labels (n,) of several outputs make."""
-    several = len(array) > 1 and not part
-    if array.dtype.kind == "b" and outputs == 2:
-        if several and array.all() == array.any():
-            raise _one_class(array[0], what)
-        return np.array([False, True])
-    if array.dtype.kind in "iu":
-        low, high = array.min(), array.max()
-        if low >= 0 and high < outputs:
-            if low == high and several:
-                raise _one_class(low, what)
-            return np.arange(outputs)
-    found = _distinct(array)
-    if len(found) == 1 and several:
-        raise _one_class(found[0], what, f"; expected class indices 0 to {outputs - 1} or {outputs} different labels")
-    if len(found) != outputs:
-        raise _wrong_count(found, outputs, what)
-    return found
-
-
-def _two_classes(array: np.ndarray, what: str, part: bool) -> np.ndarray | None:
-    """The classes that the targets (n,) of one squashed output make; None where they are values."""
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all() or _are_shares(array):
-            return None
-        found = _distinct(array)
-        if len(found) > 2 or not (found == np.floor(found)).all():
-            return None
-    else:
-        found = _distinct(array)
-    if len(found) == 1:
-        if (len(array) > 1 and not part) or found[0] not in (0, 1):
-            raise _one_class(found[0], what)
-        return np.arange(2).astype(bool if array.dtype.kind == "b" else np.int64)
-    if len(found) != 2:
-        raise _wrong_count(found, 1, what)
-    return np.arange(2) if found.dtype.kind == "f" and found.tolist() == [0, 1] else found
 
 
 def _are_shares(array: np.ndarray) -> bool:
@@ -383,23 +396,6 @@ def _read_classes(classes: Any, what: str) -> np.ndarray:
     if len(different) < len(found):
         raise InputError(f"{what}: expected different labels, got {different[counts.argmax()].item()!r} twice")
     return found
-
-
-def _one_class(label: Any, what: str, cure: str = "") -> InputError:
-    return InputError(
-        f"{what} holds one class only ({label.item()!r}){cure}; pass classes=[...] with all labels if that is meant"
-    )
-
-
-def _wrong_count(found: np.ndarray, outputs: int, what: str) -> InputError:
-    units = f"{outputs} unit{'s' if outputs > 1 else ''}"
-    also = "targets from 0 to 1" if outputs == 1 else f"class indices 0 to {outputs - 1}"
-    others = f", {also}" if found.dtype.kind in "if" else ""
-    missing = ", or classes=[...] with all labels" if len(found) < outputs else ""
-    return InputError(
-        f"{what} holds {len(found)} different labels ({abridged(found)}), the last layer has {units}: "
-        f"use Dense({len(found)}){others}{missing}"
-    )
 
 
 def _unknown(labels: np.ndarray, outside: np.ndarray, classes: np.ndarray, what: str) -> InputError:
@@ -490,8 +486,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _place(index: int, shape: Iterable[int]) -> str:
-    row, *columns = (int(i) for i in np.unravel_index(index, tuple(shape)))
-    return f"row {row}, column {columns[0]}" if columns else f"row {row}"
+    return spot([int(i) for i in np.unravel_index(index, tuple(shape))])
 
 
 def _check_labels_present(array: np.ndarray, what: str) -> None:
@@ -514,42 +509,48 @@ def weights(
     class_weight: Mapping[Any, float] | str | None,
     dtype: np.dtype[Any],
     outputs: int,
+    what: str = "",
 ) -> np.ndarray | None:
     """One weight an example (n,), `sample_weight` times `class_weight` of its class; None where neither is given.
 
     `class_weight`: {label: weight}, 1 for labels that it leaves out, or "balanced", n / (classes that occur * examples of this
-    class). Raises InputError and KindError.
+    class). `what`: what messages begin with. Raises InputError and KindError.
     """
     if sample_weight is None and class_weight is None:
         return None
     product = np.ones(n)
     if sample_weight is not None:
-        try:
-            given = arrays.to_host(sample_weight)
-        except ValueError as error:
-            raise InputError(f"sample_weight: expected {n} numbers, got rows of different lengths") from error
-        if given.shape != (n,) or given.dtype.kind not in "fiub":
-            cure = "; use sample_weight.ravel()" if given.shape == (n, 1) else ""
-            raise InputError(f"sample_weight: expected {n} numbers, got {given.dtype} of shape {given.shape}{cure}")
-        wrong = ~(np.isfinite(given) & (given >= 0))
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise InputError(
-                f"sample_weight: expected finite numbers of at least 0, got {given[row].item()!r} in row {row} "
-                f"({np.count_nonzero(wrong)} such in all)"
-            )
-        product *= given
+        product *= _sample_weights(sample_weight, n, f"{what}sample_weight")
     if class_weight is not None:
         product *= _class_weights(targets, class_weight, max(2, outputs))
     with np.errstate(over="ignore", under="ignore"):
         found = product.astype(dtype)
     if not np.isfinite(found).all():
         raise InputError(
-            f"the weights are too large for {dtype}: expected at most {np.finfo(dtype).max:g}, got {product.max():g}"
+            f"{what}the weights are too large for {dtype}: expected at most {np.finfo(dtype).max:g}, got {product.max():g}"
         )
     if not found.any():
-        raise InputError("the weights add up to 0, so that there is nothing to learn from")
+        raise InputError(f"{what}the weights add up to 0, so that there is nothing to learn from")
     return found
+
+
+def _sample_weights(sample_weight: Any, n: int, what: str) -> np.ndarray:
+    """Finite numbers (n,) of at least 0."""
+    try:
+        given = arrays.to_host(sample_weight)
+    except ValueError as error:
+        raise InputError(f"{what}: expected {n} numbers, got rows of different lengths") from error
+    if given.shape != (n,) or given.dtype.kind not in "fiub":
+        cure = "; use sample_weight.ravel()" if given.shape == (n, 1) else ""
+        raise InputError(f"{what}: expected {n} numbers, got {given.dtype} of shape {given.shape}{cure}")
+    wrong = ~(np.isfinite(given) & (given >= 0))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise InputError(
+            f"{what}: expected finite numbers of at least 0, got {given[row].item()!r} in row {row} "
+            f"({np.count_nonzero(wrong)} such in all)"
+        )
+    return given
 
 
 def _class_weights(targets: Targets, class_weight: Mapping[Any, float] | str, outputs: int) -> np.ndarray:

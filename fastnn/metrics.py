@@ -210,8 +210,8 @@ def as_metric(metric: str | Metric | Function) -> Metric:
     return metric
 
 
-def as_metrics(metrics: Iterable[str | Metric | Function]) -> tuple[Metric, ...]:
-    """Each as a metric; InputError for two of one name."""
+def as_metrics(metrics: Iterable[str | Metric | Function], validated: bool = True) -> tuple[Metric, ...]:
+    """Each as a metric; InputError for two of one name, and for any where there is nothing to compute it on (`validated`)."""
     if isinstance(metrics, str) or not isinstance(metrics, Iterable):
         raise KindError(f"metrics: expected a list, got {metrics!r}; use [{metrics!r}]")
     found: dict[str, Metric] = {}
@@ -219,6 +219,11 @@ def as_metrics(metrics: Iterable[str | Metric | Function]) -> tuple[Metric, ...]
         if metric.name in found:
             raise InputError(f"metrics: expected different names, got {metric.name!r} twice")
         found[metric.name] = metric
+    if found and not validated:
+        raise InputError(
+            f"metrics: {', '.join(found)} would be computed on validation_data, and there is none; "
+            "give validation_data=(X, y), or call evaluate(X, y, metrics=...) after the training"
+        )
     return tuple(found.values())
 
 

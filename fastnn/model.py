@@ -128,6 +128,7 @@ class Sequential:
         self.task: Task | None = None
         self.trained: Trained | None = None
         self.feature_names: tuple[str, ...] | None = None
+        self.target_names: tuple[str, ...] | None = None
         self._loss: Loss | None = None
         self._optimizer: Optimizer | None = None
         self.device = "cpu"
@@ -394,9 +395,9 @@ class Sequential:
         """Train on X (n, ...) and y; returns the history, one value an epoch.
 
         X: rows of numbers: NumPy, CuPy, anything with `__array__` or `__dlpack__`, a pandas or polars frame (its column
-        names are kept as `feature_names`), a SciPy sparse matrix or a memory map (made dense and cast per mini-batch). Or,
-        without y, an iterable of mini-batches (X, y) or (X, y, weights), or a function that returns one for each epoch;
-        they are trained on in their order, each in one step (`steps_per_epoch` tells schedules how many there are).
+        names are kept as `feature_names`), a SciPy sparse matrix or a memory map (made dense and cast per mini-batch), lists
+        of rows. Or, without y, an iterable of mini-batches (X, y) or (X, y, weights), or a function that returns one for each
+        epoch; they are trained on in their order, each in one step (`steps_per_epoch` tells schedules how many there are).
 
         y: labels (n,) of any kind (class indices, other whole numbers, strings, booleans), one-hot or soft rows (n, C), 0/1
         (n, O) for several yes-or-no outputs, or values (n,) or (n, O). `classes`: the labels in the order of the outputs;
@@ -406,7 +407,8 @@ class Sequential:
         `loss`: a name (`fastnn.losses.LOSSES`) or a function of (outputs, targets) in the vocabulary. `optimizer`: a
         configuration or a name; Adam by default. The cost is mean loss + l2/2 sum ||W||^2 + l1 sum |W|, weights only (the
         course notes' lambda/m is `l2` here); clipping acts on the gradient of the mean loss alone. `metrics`: names,
-        functions of (y, predictions), or `fastnn.metrics.Metric`s, computed on `validation_data` after each epoch.
+        functions of (y, predictions), or `fastnn.metrics.Metric`s, computed on `validation_data`, which they need, after each
+        epoch.
 
         `batch_size`: "all" is one mini-batch of all examples; "auto" takes the largest power of two, or all, whose buffers
         fit into half of the memory that is free; which it was is in `history.batch_size`.
@@ -441,7 +443,7 @@ class Sequential:
         moment, in the middle of a step too.
         """
         from fastnn import training
-        from fastnn.run import Settings
+        from fastnn.settings import Settings
 
         settings = Settings(
             loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs, validation_data=validation_data,
@@ -472,7 +474,7 @@ class Sequential:
         than 0, 1, ..., C-1. Errors are those of `fit`.
         """
         from fastnn import training
-        from fastnn.run import Settings
+        from fastnn.settings import Settings
 
         settings = Settings(
             loss=loss or self._loss or (self.task.loss if self.task else "softmax_cross_entropy"),
@@ -564,9 +566,14 @@ class Sequential:
     def _run(self, network: steps.Network, X: Any, threads: int | None) -> Any:
         """The outputs of a network for rows of X: an array of the host, or of the GPU that X lies on."""
         with self._watched():
-            X = inputs.read(X, network.features, "X", self.feature_names).array
-            engine = self._engine_for(X)
-            return engine.lent(self._outputs_of(network, X, threads, engine))
+            given = inputs.read(X, network.features, "X", self.feature_names)
+            engine = self._engine_for(given.array)
+            try:
+                return engine.lent(self._outputs_of(network, given.array, threads, engine))
+            except InputError:
+                if arrays.on_host(given.array):  # blocks are checked as they are read; what is wrong with all of it, as in fit
+                    inputs.check_finite(given.array, "X", self.dtype, given.names)
+                raise
 
     def _outputs_of(self, network: steps.Network, X: Any, threads: int | None, engine: engines.Engine) -> Any:
         """The same for checked inputs, as an array of the engine or of the host, block by block."""

@@ -70,7 +70,7 @@ class Run:
         self.model, self.order, self.shard_rows = model, settings.order, settings.shard_rows
         self.part = settings.part
         self.loss, self.optimizer = as_loss(settings.loss), as_optimizer(settings.optimizer)
-        self.metrics = as_metrics(settings.metrics)
+        self.metrics = as_metrics(settings.metrics, settings.validation_data is not None)
         given = [*checked_callbacks(settings.callbacks), *([Progress()] if settings.verbose else [])]
         if settings.order is not None and not callable(settings.order):
             raise KindError(f"order: expected a function of the epoch, got {type(settings.order).__name__}")
@@ -154,10 +154,10 @@ class Run:
             if getattr(settings, name) is not None:
                 raise InputError(f"{name}: mini-batches come as they are; give their weights as (X, y, weights)")
         X, y, weights = batches.first()
-        inputs = self._read(X)
+        inputs = self._read(X, "mini-batch 0: X")
         self._batch_classes = settings.classes
         self._batch_known = self._known(settings)
-        examples = self._batch(inputs, y, weights)
+        examples = self._batch(inputs, y, weights, "mini-batch 0: ")
         self.batch_size = len(examples.X)
         self._batch_known = examples.task(self.loss)
         return examples
@@ -171,10 +171,10 @@ class Run:
             raise InputError(f"{what}X: batch norm cannot be trained on a mini-batch of one example")
         return examples
 
-    def _read(self, X: Any) -> Inputs:
+    def _read(self, X: Any, what: str = "X") -> Inputs:
         """Inputs for the model, which is built for such if it is not built yet."""
         model = self.model
-        inputs = read(X, model.network.features if model.built else None, "X", model.feature_names)
+        inputs = read(X, model.network.features if model.built else None, what, model.feature_names)
         model.build(inputs.array.shape[1:])
         model.feature_names = inputs.names or model.feature_names
         return inputs

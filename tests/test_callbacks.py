@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import files, ops, schedules
+from fastnn import callbacks, files, ops, schedules
 from fastnn.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, LearningRate, Progress
 from fastnn.errors import FastnnError, FileError, InputError, KindError
 from fastnn.metrics import Metric
@@ -328,13 +328,51 @@ def test_an_error_leaves_the_last_whole_step() -> None:
     [
         ("val_loss", "the history has no 'val_loss'; give validation_data"),
         ("los", "the history has no 'los'.*'loss'"),
-        ("penalty", "the history has no 'penalty'"),
+        ("penalty", "the history has no 'penalty'; give l1 or l2"),
     ],
 )
 def test_an_unknown_column(monitor: str, message: str, tmp_path: Path) -> None:
+    """Before the first step, unless a callback of the user's own might add it."""
     for callback in (EarlyStopping(monitor, mode="min"), Checkpoint(tmp_path, best=monitor, mode="min")):
+        model = network()
         with pytest.raises(InputError, match=message):
-            fit(callback)
+            fit(callback, model=model)
+        assert not model.built
+        with pytest.raises(InputError, match=message):
+            fit(callback, Values("mine", 1), model=model)
+        assert model.counters.epoch == 1
+
+
+def columns(kind: str, **options: Any) -> list[str]:
+    """The columns that a history may be asked for before the first step, which are those that it has."""
+
+    class Asked(Callback):
+        def begin(self, run: Any) -> None:
+            self.columns = callbacks._columns(run)
+
+    asked = Asked()
+    X, y = examples()
+    targets = y if kind == "classes" else X[:, :3]
+    loss = "softmax_cross_entropy" if kind == "classes" else "quadratic"
+    validation = {"validation_data": (X, targets)} if options.pop("validated", False) else {}
+    run = {"loss": loss, "epochs": 1, "batch_size": BATCH, "callbacks": [asked], "verbose": 0}
+    history = network().fit(X, targets, **run, **validation, **options)
+    assert asked.columns == list(history)
+    return asked.columns
+
+
+def test_the_columns_of_a_history_are_known_before_the_first_step() -> None:
+    assert columns("classes") == ["loss", "accuracy"]
+    assert columns("classes", l2=0.1) == ["loss", "accuracy", "penalty"]
+    assert columns("classes", validated=True, metrics=["f1"])[2:] == ["val_loss", "val_accuracy", "val_f1"]
+    assert columns("values", validated=True, l1=0.1) == ["loss", "penalty", "val_loss", "val_r2", "val_mae"]
+
+
+def test_a_metric_that_is_not_asked_for_is_no_column() -> None:
+    X, y = examples()
+    for callback, hint in ((EarlyStopping("val_f1"), r"give metrics=\['f1'\]"), (EarlyStopping("val_mae"), "'val_loss'")):
+        with pytest.raises(InputError, match=f"the history has no .*{hint}"):
+            fit(callback, validation_data=(X, y))
 
 
 @pytest.mark.parametrize(
@@ -347,13 +385,17 @@ def test_an_unknown_column(monitor: str, message: str, tmp_path: Path) -> None:
         (lambda: EarlyStopping("loss", min_delta=NAN), "min_delta"),
         (lambda: EarlyStopping("mine"), "mode='min' or mode='max'"),
         (lambda: EarlyStopping("loss", mode="lower"), "mode: unknown 'lower'"),
+        (lambda: EarlyStopping("val_los"), "monitor: unknown 'val_los'; did you mean 'val_loss'.*your own needs mode='min'"),
+        (lambda: EarlyStopping("acc"), "did you mean 'accuracy'"),
+        (lambda: EarlyStopping(), "monitor: expected the name of a column of the history, such as \"val_loss\".*got ''"),
         (lambda: EarlyStopping(""), "expected the name of a column"),
         (lambda: EarlyStopping(None), "expected the name of a column"),  # type: ignore[arg-type]
         (lambda: Checkpoint("x", steps=0), "steps: expected a whole number of at least 1, got 0"),
         (lambda: Checkpoint("x", epochs=0), "epochs"),
         (lambda: Checkpoint("x", keep=0), "keep"),
         (lambda: Checkpoint("x", on_error="wrn"), "on_error: unknown 'wrn'.*'warn'"),
-        (lambda: Checkpoint("x", best="mine"), "mode='min' or mode='max'"),
+        (lambda: Checkpoint("x", best="mine"), "best 'mine': .*mode='min' or mode='max'"),
+        (lambda: Checkpoint("x", best="val_acuracy"), "best: unknown 'val_acuracy'; did you mean 'val_accuracy'"),
         (lambda: LearningRate(0.1), "expected a dict of rates by epoch or a function, got float"),  # type: ignore[arg-type]
         (lambda: LearningRate({-1: 0.1}), "epoch"),
         (lambda: LearningRate({0: -0.1}), "learning_rate"),

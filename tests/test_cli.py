@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from fastnn.cli import main
 from fastnn.cli.networks import rows_of_table
-from fastnn.errors import FileError
+from fastnn.errors import FileError, InputError
 
 
 def run(*arguments: object) -> Result:
@@ -148,10 +149,38 @@ def test_an_error_is_one_line(arguments: str, message: str) -> None:
     assert result.stderr == message + "\n"
 
 
-def test_an_unknown_device_is_an_error(clouds: Path) -> None:
-    result = run("train", clouds / "clouds.npz", "--device", "abacus")
-    assert result.exit_code == 1
-    assert re.fullmatch(r"error: .*abacus.*\n", result.stderr)
+def test_a_wrong_label_is_told_before_the_header(clouds: Path) -> None:
+    result = run("train", clouds / "clouds.npz", "--class-weight", "7=2")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--class-weight: there is no label '7'" in result.stderr
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("which column? Name it, as in target='a b'; no", "which column? Name it, as in --target 'a b'; no"),
+        ("target: only tables have columns", "--target: only tables have columns"),
+        ("precision='bf16' needs a GPU", "--precision bf16 needs a GPU"),
+        ("gone on with (resume=True), or another", "gone on with (--resume), or another"),
+        ("sample_weight: expected numbers", "--sample-weight: expected numbers"),
+        ("use batch_size >= 2; make it with seed=3", "use --batch-size >= 2; make it with --seed 3"),
+        ("give validation_data", "give --validation"),
+        ("seed, the target: loss=x.y in /a/batch_size.csv", "seed, the target: --loss x.y in /a/batch_size.csv"),
+        ("no column 'sample_weight'; batch_size(3)", "no column 'sample_weight'; batch_size(3)"),
+        ("batch_size.csv has no rows; class_weight.", "batch_size.csv has no rows; --class-weight."),
+        ("pass classes=[...] with all", "pass classes=[...] with all"),
+    ],
+)
+def test_messages_name_options(monkeypatch: pytest.MonkeyPatch, message: str, shown: str) -> None:
+    import fastnn.datasets
+
+    def failing(*arguments: object) -> None:
+        warnings.warn(message, stacklevel=1)
+        raise InputError(message)
+
+    monkeypatch.setattr(fastnn.datasets, "load", failing)
+    assert run("train", "digits").stderr == f"warning: {shown}\nerror: {shown}\n"
 
 
 def test_debug_lets_the_error_through() -> None:
@@ -173,6 +202,18 @@ def test_debug_lets_the_error_through() -> None:
         ("train digits --optimizer adamm", "adamm"),
         ("train digits --momentum 0.5", "--momentum is for sgd, momentum, nesterov, not for adam"),
         ("train digits --validation 0.0001", "--validation 0.0001 of 1437 examples is 0"),
+        ("train digits --device abacus", "no device is called 'abacus'; known are 'auto', 'cpu', 'cuda'"),
+        ("train digits --device gpu", "no device is called 'gpu'; did you mean 'cuda'?"),
+        ("evaluate m.safetensors digits --device GPU:1", "did you mean 'cuda:1'?"),
+        ("train digits --save m.pkl", "--save: the format is safetensors, expected a name such as m.safetensors, got m.pkl"),
+        ("train digits --keep-best", "--keep-best goes with --checkpoint, which is missing"),
+        ("train digits --monitor val_loss", "--monitor goes with --patience or --keep-best, which is missing"),
+        ("train digits --schedule table:1=0.1", "table needs rates by epoch, the first one for 0"),
+        ("train digits --schedule table:0=x", "table: 0: expected a number, got 'x'"),
+        ("train digits --schedule table:0=1,0=2", "--schedule: Table: 0 has two rates"),
+        ("train digits --schedule table:0=1 --rate 1", "--learning-rate: the rates are those of the table"),
+        ("train digits --standardize-target", "--standardize-target is for numbers and mean_squared_error, not for classes"),
+        ("train digits --standardize-target --checkpoint c", "--standardize-target does not go with --checkpoint"),
         ("train digits --save /nowhere/m.safetensors", "there is no folder /nowhere"),
         ("train digits --loss softmax", "unknown name 'softmax'"),
         ("train digits --activation rellu", "unknown name 'rellu'; did you mean 'relu'?"),

@@ -20,10 +20,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 import fastnn
-from fastnn import callbacks, initializers, losses, metrics, optimizers, schedules
+from fastnn import archives, callbacks, initializers, losses, metrics, optimizers, schedules
 from fastnn.cli import data as sources
-from fastnn.cli import main, networks
+from fastnn.cli import main, networks, tables
 from fastnn.cli.tables import confusion, titles
+from fastnn.run import Run
 
 pytest.importorskip("pyarrow")
 
@@ -76,6 +77,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.fixture(scope="module")
+def prices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of numbers of unlike sizes, two of which are to be predicted."""
+    generator = np.random.default_rng(0)
+    area, rooms = generator.uniform(30, 200, 200), np.arange(200) % 7 + 1
+    income = np.linspace(2e4, 2.99e5, 200)
+    price = 3e3 * area + 2e4 * rooms + income / 2 + 1e6
+    table = {"area": area, "rooms": rooms, "income": income, "price": price, "tax": 2.0 - area / 100}
+    return write(tmp_path_factory.mktemp("prices") / "prices.csv", table)
+
+
 def rows(text: str) -> list[list[str]]:
     return list(csv.reader(io.StringIO(text)))
 
@@ -123,7 +135,8 @@ def test_probabilities_have_the_names_of_the_classes(folder: Path, tmp_path: Pat
     table = parquet.read_table(tmp_path / "p.parquet")
     assert table.column_names == found[0]
     np.testing.assert_array_equal(np.stack([column.to_numpy() for column in table.columns], 1), shares)
-    assert passed("predict", *given, "--output", tmp_path / "p.csv") == ""
+    said = " ".join(passed("predict", *given, "--output", tmp_path / "p.csv").split())
+    assert said == f"written {tmp_path / 'p.csv'}: 60 rows"
     assert rows((tmp_path / "p.csv").read_text()) == found
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.parquet"]
 
@@ -216,6 +229,78 @@ def test_an_error_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, arg
     assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", result.stderr)
 
 
+def test_the_target_is_known_to_the_network(folder: Path, tmp_path: Path) -> None:
+    """Also where the table has columns that might be it."""
+    table = rows((folder / "more.csv").read_text())
+    named = {name: np.array(column) for name, column in zip(table[0], zip(*table[1:], strict=True), strict=True)}
+    path = write(tmp_path / "more.csv", {**named, "y": np.zeros(60), "label": np.zeros(60)})
+    model = folder / "flowers.safetensors"
+    assert fastnn.load(model).target_names == ("kind",)
+    told = passed("evaluate", model, path, "--target", "kind")
+    assert passed("evaluate", model, path) == told
+    assert len(rows(passed("predict", model, path))) == 61
+    manifest, tensors = archives.read(model)
+    older = {name: value for name, value in manifest.items() if name != "target_names"}
+    archives.write(tmp_path / "older.safetensors", older, tensors)
+    assert run("evaluate", tmp_path / "older.safetensors", path).exit_code == 1
+    assert passed("evaluate", tmp_path / "older.safetensors", path, "--target", "kind").count("daisy")
+    values = "--hidden", "none", "--epochs", 1, "--save", tmp_path / "sums.safetensors"
+    passed("train", folder / "sums.csv", "--target", "sum", "--target", "difference", *values)
+    assert "R^2" in passed("evaluate", tmp_path / "sums.safetensors", folder / "sums.csv")
+
+
+def test_large_numbers_are_pointed_out(folder: Path, prices: Path) -> None:
+    def hints(*options: object) -> list[str]:
+        said = passed("train", prices, *targets, "--epochs", 1, "--hidden", "none", *options)
+        return [text.removeprefix("hint      ") for text in said.splitlines() if text.startswith("hint")]
+
+    targets = "--target", "price", "--target", "tax"
+    features, target = "the features reach from 7 to 299,000; try --standardize", "the target reaches "
+    first, second = hints()
+    assert first == features
+    assert re.fullmatch(rf"{target}[\d,]+; try --standardize-target", second)
+    assert [text[: len(target)] for text in hints("--standardize")] == [target]
+    assert hints("--standardize-target") == [features]
+    assert hints("--standardize", "--standardize-target") == hints("--quiet") == []
+    assert "hint" not in passed("train", folder / "sums.csv", "--target", "sum", "--epochs", 1)
+    assert "hint" not in passed("train", "digits", "--epochs", 1, "--hidden", "none")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_standardized_target_is_predicted_in_its_own_units(prices: Path, tmp_path: Path, dtype: str, optimizer: str) -> None:
+    targets = "--target", "price", "--target", "tax"
+    options = "--standardize", "--standardize-target", "--hidden", 16, "--rate", 0.02, "--epochs", 30, "--dtype", dtype
+    path = tmp_path / "m.safetensors"
+    said = passed("train", prices, *targets, *options, "--optimizer", optimizer, "--save", path, "--patience", 5)
+    assert "trained on the standardized target" in " ".join(said.split())
+    last = [text.split() for text in said.splitlines() if re.match(r" +\d+ ", text)][-1]
+    assert 0 < float(last[1]) < 0.1  # of targets with deviation 1
+    wanted = np.array(rows(prices.read_text())[1:], float)[:, 3:]
+    found = np.array(rows(passed("predict", path, prices))[1:], float)
+    assert (1 - ((found - wanted) ** 2).sum(0) / ((wanted - wanted.mean(0)) ** 2).sum(0)).min() > 0.9
+    model = fastnn.load(path)
+    X = np.array(rows(prices.read_text())[1:], float)[:, :3]
+    np.testing.assert_allclose(model.predict(X), found, rtol=1e-5)
+    assert float(model.evaluate(X, wanted)["r2"]) > 0.9
+
+
+def test_a_share_has_as_much_of_each_class(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+
+    def labels(y: np.ndarray) -> np.ndarray:
+        np.savez(tmp_path / "t.npz", X=generator.normal(size=(len(y), 2)), y=y)
+        return parts.read(str(tmp_path / "t.npz"), (), 0.1, None, 3).held_back[1]
+
+    parts = importlib.import_module("fastnn.cli.train")._Parts
+    y = np.repeat([0, 1, 2], [100, 50, 10])
+    held_back = labels(y)
+    assert np.bincount(held_back).tolist() == [10, 5, 1]
+    np.testing.assert_array_equal(labels(y), held_back)
+    assert len(labels(np.append(y, 3))) == 16  # of which one alone has no share
+    assert len(labels(y * 0.5)) == 16
+
+
 # What a training leaves.
 
 
@@ -261,6 +346,83 @@ def test_curves_need_matplotlib_before_the_training(tmp_path: Path, monkeypatch:
     result = run("train", "digits", "--plot", tmp_path / "curves.png")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "error: plots need matplotlib: pip install matplotlib\n"
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_an_interrupted_training_leaves_everything(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    """The network, the curves where an epoch is over, and the states."""
+    pytest.importorskip("matplotlib")
+
+    def interrupted(callback: object, run: Run, *more: object) -> None:
+        if (run.epoch, run.in_epoch > 0) >= (epochs, not epochs):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tables.Record, "chunk_end", interrupted)
+    names = "m.safetensors", "curves.png", "states"
+    network, curves, states = (tmp_path / name for name in names)
+    files = "--save", network, "--plot", curves, "--checkpoint", states
+    result = run("train", folder / "sums.csv", "--target", "sum", "--target", "difference", "--epochs", 5, *files)
+    assert result.exit_code == 130, result.output
+    step = fastnn.load(network).counters.step
+    assert step >= 5 * epochs + 1
+    assert (states / f"step-{step:09d}.safetensors").is_file()
+    assert curves.is_file() == (epochs > 0)
+    drawn = f"; the curves are in {curves}" * curves.is_file()
+    told, command = result.stderr.splitlines()
+    saved = f"; the network is saved as it was then: {network}"
+    assert (
+        told == f"interrupted after step {step}, in epoch {epochs + 1} of 5{saved}{drawn}; it stands in {states}, go on with:"
+    )
+    assert command.endswith("--resume")
+
+
+def test_an_interrupted_training_predicts_in_the_units_of_the_target(
+    prices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(callback: object, run: Run, *more: object) -> None:
+        if run.epoch == 20:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tables.Record, "chunk_end", interrupted)
+    targets, scaled = ("--target", "price", "--target", "tax"), ("--standardize", "--standardize-target", "--rate", 0.01)
+    path = tmp_path / "m.safetensors"
+    assert run("train", prices, *targets, *scaled, "--epochs", 30, "--save", path).exit_code == 130
+    first = np.array(rows(passed("predict", path, prices))[1:], float)[:, 0]
+    assert 1e6 < first.min() < first.max() < 3e6
+
+
+def test_a_long_epoch_says_where_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "SILENCE", -1.0)
+    result = run("train", folder / "sums.csv", "--target", "sum", "--epochs", 30, "--batch-size", "all")
+    assert result.exit_code == 0, result.output
+    assert re.match(r"in epoch 1 of 30, after step 1 of 30: loss \d+\.\d{4}\n", result.stderr)
+    table = result.stdout[result.stdout.index("epoch ") :].split("\n\n")[0].splitlines()[1:]
+    assert [int(row.split()[0]) for row in table] == list(range(1, 31))
+
+
+def test_the_best_state_is_kept(tmp_path: Path) -> None:
+    states = tmp_path / "states"
+    watched = "--keep-best", "--monitor", "val_accuracy"
+    passed(
+        "train",
+        "digits",
+        "--hidden",
+        9,
+        "--rate",
+        0.3,
+        "--epochs",
+        6,
+        "--checkpoint",
+        states,
+        *watched,
+        "--log",
+        tmp_path / "l",
+    )
+    log = list(csv.DictReader(io.StringIO((tmp_path / "l").read_text())))
+    best = max(log, key=lambda row: float(row["val_accuracy"]))
+    assert fastnn.load(states / "best.safetensors").counters.step == int(best["step"])
 
 
 @pytest.mark.slow
@@ -314,7 +476,8 @@ def test_the_names_are_those_of_the_library() -> None:
     assert set(networks.OPTIMIZERS) == set(optimizers.NAMES) == set(networks.RATES)
     assert set(networks.INITIALIZERS) == set(initializers.NAMES)
     assert set(sources.METRICS) == set(metrics.METRICS)
-    assert {kind for kind, *_ in networks.SCHEDULES.values()} == set(schedules.Schedule.types) - {"Table"}
+    kinds = {kind for kind, *_ in networks.SCHEDULES.values()}
+    assert kinds == set(schedules.Schedule.types) - {networks.TABLE.capitalize()}
     for name in importlib.import_module("fastnn.cli.train").MONITORS:  # `fastnn.cli.train` is the command
         callbacks.EarlyStopping(name)
 
@@ -330,6 +493,8 @@ def test_the_names_are_those_of_the_library() -> None:
         ("inverse_time:initial=3,decay=1", schedules.InverseTime(3.0, 1.0)),
         ("one_cycle:rise=0.2", schedules.OneCycle(0.5, rise=0.2)),
         ("staircase:factor=0.5,every=10", schedules.Staircase(0.5, 0.5, 10)),
+        ("table:0=0.1,10=1e-2", schedules.Table({0: 0.1, 10: 0.01})),
+        ("table:0=0.1,100=0.05,per=step", schedules.Table({0: 0.1, 100: 0.05}, per="step")),
         ("warmup:length=5", schedules.Warmup(5, 0.5)),
         ("warmup:length=5,then=cosine,per=step", schedules.Warmup(5, schedules.Cosine(0.5, per="step"), per="step")),
     ],

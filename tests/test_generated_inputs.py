@@ -127,6 +127,7 @@ def native(a: np.ndarray) -> np.ndarray:
 
 FORMS: dict[str, Callable[[np.ndarray], Any]] = {
     "C": lambda a: a,
+    "lists": lambda a: a.tolist(),
     "Fortran": np.asfortranarray,
     "strided": lambda a: np.repeat(a, 2, axis=0)[::2],
     "backwards": lambda a: a[::-1, ::-1].copy()[::-1, ::-1],
@@ -302,7 +303,8 @@ FAULTS: dict[str, Callable[[np.ndarray, np.ndarray, int, np.random.Generator], d
     "X: complex and sparse": lambda X, y, n, rng: {"X": sp.csr_array(X.astype(complex))},
     "X: strings": lambda X, y, n, rng: {"X": X.astype(str)},
     "X: dates": lambda X, y, n, rng: {"X": X.astype("int64").astype("M8[s]")},
-    "X: a list": lambda X, y, n, rng: {"X": X.tolist()},
+    "X: a ragged list": lambda X, y, n, rng: {"X": [*X[:-1].tolist(), []]},
+    "X: a list with a text": lambda X, y, n, rng: {"X": [*X[:-1].tolist(), ["a"] * X.shape[1]]},
     "X: a Series": lambda X, y, n, rng: {"X": pd.Series(X[:, 0])},
     "X: a LazyFrame": lambda X, y, n, rng: {"X": pl.LazyFrame({"a": [1.0] * n})},
     "X: anything": lambda X, y, n, rng: {"X": object()},

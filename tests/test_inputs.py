@@ -105,7 +105,15 @@ def test_booleans_are_zero_and_one() -> None:
 DATES = np.array([["2020-01-01"]], "datetime64[D]")
 
 REFUSED = {
-    "list": ([[1.0]], TypeError, "got a list; convert it with numpy.asarray"),
+    "texts in lists": ([[1, 2, 3], [4, 5, "six"]], TypeError, r"expected numbers, got 'six' in row 1, column 2"),
+    "bytes in lists": ([b"a"], TypeError, "expected numbers, got b'a' in row 0;"),
+    "complex in lists": ([(1, 2, 3j)], TypeError, "got 3j in row 0, column 2"),
+    "huge integers": ([[2**70, 1, 1]], TypeError, "got dtype object"),
+    "a row that is shorter": ([[1, 2, 3], [4, 5, 6], [7]], ValueError, r"got row 2 of shape \(1,\), and row 0 of shape \(3,\)"),
+    "a row that is ragged": ([[[1], [2, 3]], [[1], [2]]], ValueError, "got row 0 that is ragged itself"),
+    "a list of one row": ([1, 2, 3], ValueError, r"got shape \(3,\); use \[X\] for one example or \[\[x\] for x in X\]"),
+    "no rows in a list": ([], ValueError, r"got shape \(0,\)"),
+    "other columns in lists": ([[1, 2]], ValueError, r"expected shape \('n', 3\), got \(1, 2\)"),
     "dict": ({"a": [1]}, TypeError, "got a dict"),
     "nothing": (None, TypeError, "got a NoneType"),
     "object": (np.array([[1, "a"]], object), TypeError, r"got dtype object; convert it with X\.astype\(float\)"),
@@ -171,10 +179,61 @@ def test_predictions_name_the_place_too() -> None:
     model = fastnn.Sequential([fastnn.Dense(2)], seed=0).build(3)
     X = np.zeros((600, 3))
     X[599, 2] = np.nan
-    with pytest.raises(errors.InputError, match="1 values are NaN or infinite in float32, the first in row 599, column 2;"):
+    with pytest.raises(errors.InputError, match="1 values are NaN, infinite or too large, the first in row 599, column 2;"):
         model(X)
     with pytest.raises(errors.InputError, match="row 599, column 2;"):
         model(scipy.sparse.csr_array(X))
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e39])
+@pytest.mark.parametrize("make", [np.asarray, np.ndarray.tolist, scipy.sparse.csr_matrix, pandas.DataFrame])
+def test_what_is_not_finite_is_told_in_the_same_words_everywhere(make: Any, value: float) -> None:
+    """Also where there are some in several of the blocks that predictions are made in."""
+    X, y = np.ones((3000, 3)), np.arange(3000) % 2
+    X[1, 2] = X[2999, 0] = value
+    model = fastnn.Sequential([fastnn.Dense(2)], seed=0).build(3)
+    model.fit(np.ones((4, 3)), [0, 1, 0, 1], epochs=1, batch_size=4, verbose=0)
+    given = make(X)
+    if isinstance(given, pandas.DataFrame):
+        given.columns = ["a", "b", "c"]
+    said = set()
+    for call in (model.predict, model.predict_proba, lambda X: model.evaluate(X, y), lambda X: model.fit(X, y, verbose=0)):
+        with pytest.raises(errors.InputError) as caught:
+            call(given)
+        said.add(str(caught.value))
+    (message,) = said
+    assert "X: 2 values are NaN, infinite or too large, the first in row 1, column 2" in message
+    assert f"(it is {value:g}" in message
+    assert ("scale the features, or make the model with dtype='float64'" in message) == np.isfinite(value)
+
+
+def test_a_scale_that_makes_inputs_infinite() -> None:
+    model = fastnn.Sequential([fastnn.Dense(2)], seed=0, input_scale=1e10).build(3)
+    with np.errstate(over="ignore"), pytest.raises(errors.InputError, match="1 values are NaN or infinite in float32"):
+        model(np.array([[1, 1e38, 1]]))
+
+
+# --- lists ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "X", [[[1, 2, 3], [4, 5, 6]], ([1, 2.5, 3], (4, True, np.float32(6))), [np.ones(3), np.zeros(3)], [[[1, 2], [3, 4]]]]
+)
+def test_lists_are_the_arrays_that_numpy_makes_of_them(X: Any) -> None:
+    np.testing.assert_array_equal(rows(X), np.asarray(X, "float32"))
+
+
+def test_lists_are_taken_wherever_arrays_are() -> None:
+    array, y = numbers().astype("float64"), np.arange(len(numbers())) % 2
+    found = []
+    for X in (array, array.tolist()):
+        model = fastnn.Sequential([fastnn.Dense(2)], seed=0)
+        history = model.fit(X, y, epochs=2, batch_size=2, validation_data=(X, y), verbose=0)
+        model.partial_fit(X, y)
+        model.fit([(X, y), (X, y.tolist())], epochs=1, verbose=0)  # a list of mini-batches
+        found.append((dict(history), model.evaluate(X, y), model(X), model.predict(X), model.predict_proba(X)))
+    for of_array, of_lists in zip(*found, strict=True):
+        np.testing.assert_equal(of_lists, of_array)
 
 
 # --- sparse matrices --------------------------------------------------------------------------------------------------------
@@ -297,6 +356,34 @@ def test_long_lists_of_columns_are_cut_short() -> None:
     with pytest.raises(errors.InputError) as missing:
         inputs.read(X, None, feature_names=[f"qqq{i}" for i in range(1000)])
     assert len(str(missing.value)) < 600
+
+
+def sparse_frame(*columns: Any, fill: Any = 0) -> pandas.DataFrame:
+    fills = [False if isinstance(column[0], bool) else fill for column in columns]
+    made = [pandas.arrays.SparseArray(c, fill_value=fill) for c, fill in zip(columns, fills, strict=True)]
+    return pandas.DataFrame({f"c{index}": column for index, column in enumerate(made)})
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [([0.0, 1.5, 0.0], [0.0, 0.0, 2.0]), ([0, 1, 0], [0, 0, 2.5]), ([0, 3, 0], [0, 0, 2]),
+     ([True, False, False], [0.0, 0.5, 0.0]), ([True, False, False], [False, True, False])],
+)  # fmt: skip
+def test_sparse_columns_of_pandas_are_made_dense_in_blocks(columns: Any) -> None:
+    X = sparse_frame(*columns)
+    given = inputs.read(X, (2,))
+    assert isinstance(given.array, inputs.SparseRows)
+    assert given.array.matrix.nnz == sum(value != 0 for column in columns for value in column)
+    np.testing.assert_array_equal(rows(X, names=("c0", "c1")), np.array(columns, "float32").T)
+
+
+def test_sparse_columns_of_pandas_that_are_spoilt_or_not_of_zeros() -> None:
+    with pytest.raises(errors.InputError, match=r"1 values are NaN.* row 1, column 1 \('c1'\); .*it is nan"):
+        rows(sparse_frame([0, 1.0, 0], [0, np.nan, 0]))
+    ones = sparse_frame([1, 1.0, 2], [1, 1, 3.0], fill=1)
+    np.testing.assert_array_equal(rows(ones), [[1, 1], [1, 1], [2, 3]])
+    mixed = sparse_frame([0, 1.0, 0]).assign(dense=[1, 2, 3])
+    np.testing.assert_array_equal(rows(mixed), [[0, 1], [1, 2], [0, 3]])
 
 
 # --- memory maps ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as theirs
 
+import fastnn
 from fastnn import ops
 from fastnn.errors import InputError, KindError
 from fastnn.metrics import METRICS, Metric, as_metric, as_metrics, compute
@@ -231,3 +232,16 @@ def f1(y: Any, predictions: Any) -> float:
 def test_metrics_that_cannot_be(make: Any, error: type, says: str) -> None:
     with pytest.raises(error, match=re.escape(says)):
         make()
+
+
+def test_metrics_need_something_to_be_computed_on() -> None:
+    assert as_metrics([], validated=False) == ()
+    with pytest.raises(InputError, match=r"metrics: f1, mae would be computed on validation_data, and there is none; give"):
+        as_metrics(["f1", "mae"], validated=False)
+
+
+def test_fit_takes_metrics_only_with_something_to_measure_them_on() -> None:
+    model = fastnn.Sequential([fastnn.Dense(2)], seed=0)
+    with pytest.raises(InputError, match="validation_data"):
+        model.fit(np.zeros((4, 3)), [0, 1, 0, 1], metrics=["f1"], verbose=0)
+    assert not model.built

@@ -349,7 +349,7 @@ NAN = np.array([[np.nan] * 5])
         ({"X": np.zeros((0, 5), "f4"), "y": np.zeros(0, int)}, ValueError, "at least one example"),
         ({"X": np.concatenate([blobs()[0], NAN]), "y": np.zeros(301, int)}, ValueError, "5 values .* row 300"),
         ({"X": blobs()[0].astype(object)}, TypeError, "object"),
-        ({"X": blobs()[0].tolist()}, TypeError, "numpy.asarray"),
+        ({"X": [*blobs()[0][:-1].tolist(), [1.0]]}, ValueError, "row 299 of shape"),
         ({"y": np.zeros(299, int)}, ValueError, "300 examples"),
         ({"y": np.full(300, 3)}, ValueError, "0 to 2"),
         ({"y": np.full(300, -1)}, ValueError, "0 to 2"),

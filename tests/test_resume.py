@@ -452,6 +452,17 @@ def test_other_labels_are_other_data(tmp_path: Path) -> None:
     assert not model.built
 
 
+def test_other_validation_data_go_on_with_a_warning(tmp_path: Path) -> None:
+    X, y = X_VALIDATION
+    options: dict[str, Any] = {"batch_size": 8, "verbose": 0}
+    network().fit(X, y, epochs=1, validation_data=(X, y), callbacks=[Checkpoint(tmp_path)], **options)
+    for validation, warned in (((X, y), False), ((X[:-1], y[:-1]), True), (None, True)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            network().fit(X, y, epochs=2, validation_data=validation, resume=tmp_path, **options)
+        assert [str(each.message) for each in caught] == ["resume: goes on with other validation data"] * warned
+
+
 def test_a_new_training_leaves_what_went_further_alone(begun: Path) -> None:
     kept = {path.name: path.read_bytes() for path in begun.glob("step-*")}
     model = network()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import shlex
 import textwrap
 import warnings
@@ -21,6 +22,14 @@ ARGUMENTS = "fastnn.arguments"
 F = TypeVar("F", bound=Callable[..., Any])
 
 FILE = click.Path(dir_okay=False, path_type=Path)
+SYNONYMS = {"validation_data": "--validation"}
+"""Options that are called otherwise than the arguments of `fit`."""
+ARGUMENT = re.compile(
+    r"""(?<![\w./'"-])(?P<name>[a-z]\w*)"""
+    r"""(?:(?P<sign>=)(?:(?P<quote>['"])(?P<quoted>.*?)(?P=quote)|(?P<bare>(?:[\w./:-]*\w)?))"""
+    r"""|(?P<colon>(?=:[ ]))|(?!\.?[\w/'"(]))"""
+)
+"""A name, with a value, before a colon or alone; none that is part of a path, in quotes or a function."""
 
 
 class Option(click.Option):
@@ -101,7 +110,28 @@ def check_folder(name: str, path: Path | None) -> None:
 
 
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
-    click.echo(f"warning: {' '.join(str(message).split())}", err=True)
+    click.echo(f"warning: {as_options(' '.join(str(message).split()))}", err=True)
+
+
+def as_options(text: str) -> str:
+    """A message of the library with the options of the command that runs in the place of the arguments it names.
+
+    These are `name='value'` and `name=True`; `name:` where the message begins; and names that are no words, `batch_size`.
+    """
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return text
+    options = {each.opts[0][2:].replace("-", "_"): each.opts[0] for each in context.command.params if each.opts[0][:2] == "--"}
+    options |= {name: option for name, option in SYNONYMS.items() if option in options.values()}
+
+    def translated(match: re.Match[str]) -> str:
+        option = options.get(match["name"])
+        if option is None or not (match["sign"] or "_" in match["name"] or (match.start() == 0 and match["colon"] is not None)):
+            return match[0]
+        value = match["quoted"] or match["bare"]
+        return option if value in (None, "", "True") else f"{option} {shlex.quote(value)}"
+
+    return ARGUMENT.sub(translated, text)
 
 
 def describe(error: Exception) -> str:
@@ -117,7 +147,7 @@ def describe(error: Exception) -> str:
     if isinstance(error, MemoryError) and not isinstance(error, FastnnError):
         return f"out of memory{': ' if text else ''}{text}"
     if isinstance(error, (FastnnError, OSError)) and text:
-        return text
+        return as_options(text)
     return f"{type(error).__name__}: {text} (--debug shows where)"
 
 
@@ -127,6 +157,34 @@ def line(label: str, text: str) -> None:
     # Paths are copied from here: they stay whole.
     fill = functools.partial(textwrap.fill, break_on_hyphens=False, break_long_words=False)
     click.echo(fill(text, WIDTH, initial_indent=label.ljust(LABEL), subsequent_indent=indent))
+
+
+class Device(click.ParamType[str]):
+    """The name of a device, whether there is such a one or not."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from fastnn.errors import nearest
+
+        text = str(value)
+        if not re.fullmatch(r"auto|cpu|numpy|cuda(:\d+)?", text):
+            meant = text.lower().replace("gpu", "cuda")
+            cure = f"; did you mean {meant!r}?" if meant.startswith("cuda") else nearest(text, ("auto", "cpu", "cuda"))
+            self.fail(f"no device is called {text!r}{cure}", param, ctx)
+        return text
+
+
+def device_option(default: str, heading: str = "Options") -> Callable[[F], F]:
+    return option(
+        heading,
+        "--device",
+        type=Device(),
+        default=default,
+        show_default=True,
+        metavar="NAME",
+        help="auto, cpu, cuda, or cuda:1 for a second GPU.",
+    )
 
 
 class Number(click.FloatRange):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,15 +17,15 @@ DATA = "Data"
 METRICS = ("accuracy", "f1", "log_loss", "mae", "mse", "precision", "r2", "recall")
 
 
-def target_option(command: F) -> F:
+def target_option(default: str = "y, target, label or class") -> Callable[[F], F]:
     return option(
         DATA,
         "--target",
         "targets",
         multiple=True,
         metavar="COLUMN",
-        help="Column of a table to be predicted; repeatable, for numbers. [default: y, target, label or class]",
-    )(command)
+        help=f"Column of a table to be predicted; repeatable, for numbers. [default: {default}]",
+    )
 
 
 def read(data: str, targets: Sequence[str] = ()) -> Dataset:

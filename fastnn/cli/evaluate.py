@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fastnn.cli import data as sources
-from fastnn.cli.commands import FILE, Command, line, option
+from fastnn.cli.commands import FILE, Command, device_option, line, option
 from fastnn.cli.data import DATA, METRICS, target_option
 from fastnn.cli.networks import Name
 
@@ -25,7 +25,7 @@ MOST = 20
 @click.command(cls=Command, short_help="Evaluate a saved network.")
 @click.argument("model", type=FILE)
 @click.argument("data")
-@target_option
+@target_option("what the network was trained for")
 @option(
     DATA,
     "--metric",
@@ -35,7 +35,7 @@ MOST = 20
     metavar="NAME",
     help=f"Measured besides; repeatable: {', '.join(METRICS)}.",
 )
-@click.option("--device", default="cpu", show_default=True, metavar="NAME", help="auto, cpu, cuda, or cuda:1 for a second GPU.")
+@device_option("cpu")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads on the CPU. [default: as many as cores]")
 def evaluate(model: Path, data: str, targets: Sequence[str], metrics: Sequence[str], device: str, threads: int | None) -> None:
     """Evaluate the network in MODEL, a file of `fastnn train --save`, on DATA.
@@ -45,12 +45,15 @@ def evaluate(model: Path, data: str, targets: Sequence[str], metrics: Sequence[s
     \b
     Examples:
       fastnn evaluate digits.safetensors digits
-      fastnn evaluate iris.safetensors more.csv --target species --metric f1
+      fastnn evaluate iris.safetensors more.csv --metric f1
     """
     import fastnn
     from fastnn.cli.tables import TITLES, confusion
+    from fastnn.datasets.tables import is_table
 
     network = fastnn.load(model).to(device)
+    if not targets and is_table(Path(data)):
+        targets = network.target_names or ()
     dataset = sources.in_order(sources.read(data, targets), network.feature_names)
     X, y, part = dataset.X_test, dataset.y_test, " test"
     if X is None or y is None:

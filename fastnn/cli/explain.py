@@ -7,7 +7,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from fastnn.cli.commands import Command
+from fastnn.cli.commands import Command, device_option
 from fastnn.cli.configuration import config_option
 from fastnn.cli.data import read, target_option
 from fastnn.cli.networks import NETWORK, Network, network_options
@@ -17,10 +17,10 @@ MODEL = ".safetensors"
 
 @click.command(cls=Command, short_help="Print the program of a training step.")
 @click.argument("data", required=False, metavar="[DATA|MODEL]")
-@target_option
+@target_option()
 @click.option("--inputs", type=click.IntRange(1), metavar="I", help="Features of an example, where no DATA is given.")
 @click.option("--outputs", type=click.IntRange(1), metavar="O", help="Outputs of the network, where no DATA is given.")
-@click.option("--device", default="cpu", show_default=True, metavar="NAME", help="auto, cpu, cuda, or cuda:1 for a second GPU.")
+@device_option("cpu")
 @click.option(
     "--precision", default="float32", show_default=True, metavar="NAME", help="Of products on a GPU: float32, tf32 or bf16."
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from fastnn.cli.commands import F, Number, option
+from fastnn.cli.commands import F, Number, as_options, option
 from fastnn.errors import InputError, nearest
 
 ACTIVATIONS = ("elu", "gelu", "identity", "leaky_relu", "relu", "sigmoid", "silu", "softplus", "tanh")
@@ -40,7 +40,11 @@ SCHEDULES: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
     "staircase": ("Staircase", "initial", ("factor", "every"), ()),
     "warmup": ("Warmup", "then", ("length",), ()),
 }
-"""By name, the class of `fastnn.schedules`, the field that takes the learning rate, those that are needed, and the others."""
+"""By name, the class of `fastnn.schedules`, the field that takes the learning rate, those that are needed, and the others.
+
+`TABLE` is beside them: it has rates by epoch in the place of fields.
+"""
+TABLE = "table"
 
 NETWORK, TRAINING, OPTIMIZER = "Network", "Training", "Optimizer"
 
@@ -97,8 +101,10 @@ class ScheduleText(click.ParamType[str]):
 def read_schedule(text: str) -> tuple[str, dict[str, Any]]:
     """The name of a schedule and its fields in `name:field=value,field=value`; InputError for what is none."""
     name, _, rest = text.strip().partition(":")
+    if name == TABLE:
+        return name, _read_rates(rest)
     if name not in SCHEDULES:
-        raise InputError(f"unknown schedule {name!r}{nearest(name, SCHEDULES)}")
+        raise InputError(f"unknown schedule {name!r}{nearest(name, (*SCHEDULES, TABLE))}")
     _, rate, needed, others = SCHEDULES[name]
     known = (rate, *needed, *others, "per")
     fields: dict[str, Any] = {}
@@ -115,6 +121,15 @@ def read_schedule(text: str) -> tuple[str, dict[str, Any]]:
     return name, fields
 
 
+def _read_rates(text: str) -> dict[str, Any]:
+    """The fields of a table of rates: `0=0.1,10=0.01`, and what its times are as `per=step`."""
+    pairs = [tuple(part.strip() for part in entry.split("=", 1)) for entry in text.split(",")]
+    if not all(len(pair) == 2 for pair in pairs) or not any(pair[0] == "0" for pair in pairs):
+        raise InputError(f"table needs rates by epoch, the first one for 0, as in table:0=0.1,10=0.01, got {text!r}")
+    entries = [(_number(TABLE, "epoch", time), _number(TABLE, time, rate)) for time, rate in pairs if time != "per"]
+    return {"entries": entries, **{name: value for name, value in pairs if name == "per"}}
+
+
 def _number(name: str, field: str, value: str) -> float | int:
     try:
         return int(value) if value.isdecimal() else float(value)
@@ -127,6 +142,8 @@ def build_schedule(text: str, rate: float) -> Any:
     from fastnn import schedules
 
     name, fields = read_schedule(text)
+    if name == TABLE:
+        return schedules.Schedule.from_config({"type": "Table", **fields})
     kind, start, *_ = SCHEDULES[name]
     fields.setdefault(start, rate)
     if isinstance(fields[start], str):  # what follows a warm-up, in the same unit of time
@@ -230,8 +247,8 @@ NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--schedule",
         type=ScheduleText(),
         metavar="NAME[:...]",
-        help=f"How the learning rate goes: {', '.join(SCHEDULES)}; e.g. staircase:factor=0.5,every=10, "
-        "one_cycle:per=step, warmup:length=5,then=cosine.",
+        help=f"How the learning rate goes: {', '.join(SCHEDULES)}, {TABLE}; e.g. staircase:factor=0.5,every=10, "
+        "one_cycle:per=step, warmup:length=5,then=cosine, table:0=0.1,10=0.01.",
     ),
     option(
         OPTIMIZER,
@@ -307,6 +324,11 @@ class Network:
     def rate(self) -> float:
         return RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
 
+    @property
+    def has_table(self) -> bool:
+        """Whether the schedule names every learning rate itself."""
+        return self.schedule is not None and read_schedule(self.schedule)[0] == TABLE
+
     def numbers(self) -> dict[str, float]:
         """The numbers of the optimizer that are given, by option. Raises click.UsageError for those of another one."""
         given = {name: getattr(self, name) for name in NUMBERS if getattr(self, name) is not None}
@@ -320,11 +342,16 @@ class Network:
         from fastnn.optimizers import by_name
 
         fields = {NUMBERS[name][self.optimizer]: value for name, value in self.numbers().items()}
+        if self.has_table and self.learning_rate is not None:
+            raise click.UsageError("--learning-rate: the rates are those of the table in --schedule")
         try:
             rate = self.rate() if self.schedule is None else build_schedule(self.schedule, self.rate())
+        except InputError as error:
+            raise click.UsageError(f"--schedule: {error}") from error
+        try:
             return by_name(self.optimizer, learning_rate=rate, clip_norm=self.clip_norm, clip_value=self.clip_value, **fields)
         except InputError as error:
-            raise click.UsageError(str(error)) from error
+            raise click.UsageError(as_options(str(error))) from error
 
     def output_activation(self, loss: str) -> str:
         """The cross-entropies take logits; the quadratic cost is Nielsen's, of sigmoid outputs."""
@@ -356,7 +383,8 @@ class Network:
 
     def describe_training(self, loss: str) -> str:
         numbers = {**self.numbers(), **{name: getattr(self, name) for name in ("clip_norm", "clip_value")}}
-        optimizer = [f"learning rate {self.rate():g}", *([self.schedule] if self.schedule else [])]
+        optimizer = [] if self.has_table else [f"learning rate {self.rate():g}"]
+        optimizer += [self.schedule] if self.schedule else []
         optimizer += [f"{name.replace('_', ' ')} {value:g}" for name, value in numbers.items() if value is not None]
         size = self.batch_size
         mini = f"mini-batches of {size}" if isinstance(size, int) else f"mini-batch size {size}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastnn.cli import data as sources
-from fastnn.cli.commands import FILE, Command, check_folder
+from fastnn.cli.commands import FILE, Command, check_folder, device_option, line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ ROWS = 1 << 14
 @click.argument("data")
 @click.option("--output", type=FILE, metavar="FILE", help="Write .csv or .parquet. [default: CSV on the terminal]")
 @click.option("--proba", is_flag=True, help="Print the probability of each class.")
-@click.option("--device", default="cpu", show_default=True, metavar="NAME", help="auto, cpu, cuda, or cuda:1 for a second GPU.")
+@device_option("cpu")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads on the CPU. [default: as many as cores]")
 def predict(model: Path, data: str, output: Path | None, proba: bool, device: str, threads: int | None) -> None:
     """Predict the rows of DATA with the network in MODEL, a file of `fastnn train --save`.
@@ -58,6 +58,8 @@ def predict(model: Path, data: str, output: Path | None, proba: bool, device: st
         write_whole(output, (text.encode() for text in _as_csv(columns)))
     else:
         _write_parquet(output, columns)
+    if output is not None:
+        line("written", f"{output}: {len(X):,} rows")
 
 
 def _inputs(data: str, network: Sequential) -> np.ndarray:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from fastnn.callbacks import Progress
+from fastnn.callbacks import Callback, Progress
 from fastnn.cli.commands import WIDTH, line
 from fastnn.cli.networks import rows_of_table
 
@@ -26,10 +27,25 @@ TITLES = {
 }
 LONGEST_NAME = 16
 """Letters of a label that a table shows."""
+SILENCE = 30.0
+"""Seconds after which a training that writes into a file says where it is."""
+
+
+class Record(Callback):
+    """Keeps hold of the history, which a training that is interrupted does not return."""
+
+    def __init__(self) -> None:
+        self.history: Mapping[str, Sequence[float]] = {}
+
+    def begin(self, run: Run) -> None:
+        self.history = run.history
 
 
 class Epochs(Progress):
-    """A row for each of at most ten epochs; the bar is seen on a terminal only."""
+    """A row for each of at most ten epochs, and for those that end after a silence.
+
+    The bar is seen on a terminal only; elsewhere a line on standard error says after a silence how far the epoch is.
+    """
 
     def begin(self, run: Run) -> None:
         if run.step:
@@ -38,18 +54,35 @@ class Epochs(Progress):
             click.echo()
         super().begin(run)
         self.titles: dict[str, str] = {}
+        self.spoke = time.monotonic()
+
+    def chunk_end(self, run: Run, steps: int, loss: float) -> None:
+        super().chunk_end(run, steps, loss)
+        if self.bar.disable and self._is_silent():
+            total = f" of {run.total_steps:,}" if run.total_steps else ""
+            click.echo(f"in epoch {run.epoch + 1} of {run.epochs}, after step {run.step:,}{total}: loss {loss:.4f}", err=True)
+            self.spoke = time.monotonic()
 
     def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
         if not self.titles:
             self.titles = titles(values)
             self._print("epoch" + "".join(f"  {title:>8}" for title in self.titles.values()))
-        if epoch + 1 in rows_of_table(run.epochs):
-            cells = (f"  {values[name]:>{max(8, len(title))}.4f}" for name, title in self.titles.items())
-            self._print(f"{epoch + 1:>5}" + "".join(cells))
+        if epoch + 1 in rows_of_table(run.epochs) or self._is_silent():
+            cells = (_cell(values[name], max(8, len(title))) for name, title in self.titles.items())
+            self._print("  ".join([f"{epoch + 1:>5}", *cells]))
+
+    def _is_silent(self) -> bool:
+        return time.monotonic() - self.spoke > SILENCE
 
     def _print(self, row: str) -> None:
         self.bar.write(row, file=sys.stdout)
         sys.stdout.flush()
+        self.spoke = time.monotonic()
+
+
+def _cell(value: float, width: int) -> str:
+    text = f"{value:>{width}.4f}"
+    return text if len(text) <= width else f"{value:>{width}.2e}"
 
 
 def titles(names: Sequence[str] | Mapping[str, float]) -> dict[str, str]:

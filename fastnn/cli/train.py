@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastnn.cli import data as sources
-from fastnn.cli.commands import FILE, Command, Number, check_folder, command_line, line, option
+from fastnn.cli.commands import FILE, Command, Number, check_folder, command_line, device_option, line, option
 from fastnn.cli.configuration import config_option
 from fastnn.cli.data import DATA, METRICS, target_option
 from fastnn.cli.networks import NETWORK, TRAINING, Name, Network, network_options
@@ -19,9 +19,16 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fastnn.datasets import Dataset
+    from fastnn.layers import Standardizer
     from fastnn.model import Sequential
 
 STOPPING, FILES, DEVICE = "Stopping and going on", "Files", "Device"
+FOREIGN = (
+    ".bin", ".h5", ".hdf5", ".joblib", ".json", ".keras", ".npy", ".npz", ".onnx", ".pickle", ".pkl", ".pt", ".pth", ".zip",
+)  # fmt: skip
+"""How names of files in other formats end."""
+LARGE, UNLIKE = 100.0, 1000.0
+"""The size of a feature, and the ratio of the sizes of two, from which on they are better standardized."""
 MONITORS = ("loss", "accuracy", "penalty", "val_loss", *(f"val_{name}" for name in METRICS))
 
 
@@ -65,7 +72,7 @@ def read_weights(text: str) -> dict[str, float]:
 
 @click.command(cls=Command, short_help="Train a network on a data set.")
 @click.argument("data")
-@target_option
+@target_option()
 @option(
     DATA,
     "--validation",
@@ -73,7 +80,7 @@ def read_weights(text: str) -> dict[str, float]:
     default="0.1",
     show_default=True,
     metavar="SHARE|FILE",
-    help="Share of the training data held back, or a file such as DATA; evaluated after each epoch.",
+    help="Share of the training data held back (as much of each class), or a file such as DATA; evaluated after each epoch.",
 )
 @option(DATA, "--sample-weight", metavar="COLUMN", help="Column of a table with the weight of each example.")
 @option(
@@ -84,6 +91,12 @@ def read_weights(text: str) -> dict[str, float]:
     help="balanced, or weights of the classes such as yes=5,no=1 (1 where none is given).",
 )
 @option(NETWORK, "--standardize", is_flag=True, help="Bring each feature to mean 0 and deviation 1 by the training data.")
+@option(
+    NETWORK,
+    "--standardize-target",
+    is_flag=True,
+    help="Train on (target - mean) / deviation, whose losses are shown; the network predicts in the units of the target.",
+)
 @network_options
 @option(TRAINING, "--epochs", type=click.IntRange(1), default=40, show_default=True, metavar="N", help="Passes over the data.")
 @option(
@@ -104,7 +117,7 @@ def read_weights(text: str) -> dict[str, float]:
     "--monitor",
     type=Name(MONITORS),
     metavar="NAME",
-    help="What has to be better. [default: val_loss; loss without validation]",
+    help="What has to be better: for --patience, --keep-best. [default: val_loss; loss without validation]",
 )
 @option(STOPPING, "--min-delta", type=Number(0), metavar="D", help="Better means by more than this. [default: 0]")
 @option(
@@ -117,14 +130,13 @@ def read_weights(text: str) -> dict[str, float]:
 @option(STOPPING, "--checkpoint-epochs", type=click.IntRange(1), metavar="N", help="Keep it after each N epochs.")
 @option(STOPPING, "--checkpoint-steps", type=click.IntRange(1), metavar="N", help="Keep it after each N steps.")
 @option(STOPPING, "--keep", type=click.IntRange(1), metavar="K", help="Keep the newest K states. [default: 2]")
+@option(STOPPING, "--keep-best", is_flag=True, help="Keep the state of the best epoch besides, as best.safetensors.")
 @option(STOPPING, "--resume", is_flag=True, help="Go on from the newest state in the folder; start afresh if there is none.")
 @option(FILES, "--save", type=FILE, metavar="FILE", help="Save the trained network as safetensors.")
 @option(FILES, "--save-optimizer", is_flag=True, help="Save the state of the optimizer with it.")
 @option(FILES, "--log", type=FILE, metavar="FILE.csv", help="Write a row an epoch.")
 @option(FILES, "--plot", type=FILE, metavar="FILE.png", help="Draw the curves of cost and accuracy (or .svg, .pdf).")
-@option(
-    DEVICE, "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, or cuda:1 for a second GPU."
-)
+@device_option("auto", DEVICE)
 @option(
     DEVICE,
     "--precision",
@@ -144,6 +156,7 @@ def train(
     sample_weight: str | None,
     class_weight: str | None,
     standardize: bool,
+    standardize_target: bool,
     epochs: int,
     metrics: Sequence[str],
     shard_rows: int | None,
@@ -154,6 +167,7 @@ def train(
     checkpoint_epochs: int | None,
     checkpoint_steps: int | None,
     keep: int | None,
+    keep_best: bool,
     resume: bool,
     save: Path | None,
     save_optimizer: bool,
@@ -182,26 +196,39 @@ def train(
     network = Network(**options)
     for name, path in {"--save": save, "--log": log, "--plot": plot, "--checkpoint": checkpoint}.items():
         check_folder(name, path)
+    if save is not None and save.suffix.lower() in FOREIGN:
+        raise click.UsageError(
+            f"--save: the format is safetensors, expected a name such as {save.stem}.safetensors, got {save}"
+        )
     _need("--save", save, {"--save-optimizer": save_optimizer})
-    _need("--patience", patience, {"--monitor": monitor, "--min-delta": min_delta})
+    _need("--patience", patience, {"--min-delta": min_delta})
+    _need("--patience or --keep-best", patience is not None or keep_best or None, {"--monitor": monitor})
     kept = {"--checkpoint-epochs": checkpoint_epochs, "--checkpoint-steps": checkpoint_steps, "--keep": keep}
-    _need("--checkpoint", checkpoint, {**kept, "--resume": resume})
+    _need("--checkpoint", checkpoint, {**kept, "--keep-best": keep_best, "--resume": resume})
+    if standardize_target and (checkpoint is not None or save_optimizer):
+        other = "--save-optimizer" if checkpoint is None else "--checkpoint"
+        raise click.UsageError(
+            f"--standardize-target does not go with {other}, which keeps states of the scaled target; scale the column yourself"
+        )
     optimizer = network.build_optimizer()
 
     from fastnn import callbacks, engines, plots
-    from fastnn.cli.tables import Epochs
+    from fastnn.cli.tables import Epochs, Record
+    from fastnn.layers import Standardizer
 
     if plot is not None:
         plots.check(plot)
-    watching: list[Any] = [] if quiet else [Epochs()]
+    record = Record()
+    watching: list[Any] = [record] if quiet else [record, Epochs()]
     stopping = None
+    watched = monitor or ("val_loss" if validation else "loss")
     if patience is not None:
-        watched = monitor or ("val_loss" if validation else "loss")
         stopping = callbacks.EarlyStopping(watched, patience=patience, min_delta=min_delta or 0.0)
         watching.append(stopping)
     watching += [] if log is None else [callbacks.CSVLog(log)]
     if checkpoint is not None:
-        writer = callbacks.Checkpoint(checkpoint, epochs=checkpoint_epochs, steps=checkpoint_steps, keep=keep or 2)
+        best = watched if keep_best else None
+        writer = callbacks.Checkpoint(checkpoint, epochs=checkpoint_epochs, steps=checkpoint_steps, keep=keep or 2, best=best)
         if not resume and writer.folder.latest() is not None:
             raise click.UsageError(f"{checkpoint} holds the states of a training already: go on with --resume, or name another")
         watching.append(writer)
@@ -209,19 +236,31 @@ def train(
     parts = _Parts.read(data, targets, validation, sample_weight, network.seed)
     dataset, n = parts.dataset, len(parts.X)
     loss = network.loss_for(dataset.classes)
+    if standardize_target and (parts.classes is not None or loss != "mean_squared_error"):
+        got = loss if parts.classes is None else "classes"
+        raise click.UsageError(f"--standardize-target is for numbers and mean_squared_error, not for {got}")
+    class_weights = _class_weights(class_weight, parts.classes)
     outputs = network.outputs_for(dataset.outputs if parts.classes is None else len(parts.classes), dataset.classes)
     chosen, reason = engines.choose(device, precision)
     if isinstance(network.batch_size, int):
         network = replace(network, batch_size=min(network.batch_size, n))
     model = _model(network, outputs, loss, parts, standardize)
+    model.target_names = tuple(targets) or None
     if not quiet:
         line("data", _describe_examples(parts))
         line("", _describe_shape(dataset, parts.classes))
         shape = network.describe(dataset.features, outputs, loss)
+        shape += ", trained on the standardized target" * standardize_target
         line("network", f"{'standardized ' * standardize}{shape}; {model.parameter_count:,} parameters")
         line("training", f"{network.describe_training(loss)}, {epochs} epoch{'s' * (epochs > 1)}")
         line("device", f"{chosen.name}: {reason}")
+        for text in _hints(parts, loss, standardize, standardize_target):
+            line("hint", text)
         click.echo()
+    scaling = None
+    if standardize_target:
+        scaling = Standardizer().fit(parts.y)
+        parts = parts.with_targets(scaling.transform)
 
     try:
         history = model.fit(
@@ -233,9 +272,9 @@ def train(
             epochs=epochs,
             validation_data=parts.held_back,
             sample_weight=parts.weights,
-            class_weight=_class_weights(class_weight, parts.classes),
+            class_weight=class_weights,
             classes=None if parts.classes is None else parts.classes.tolist(),
-            metrics=metrics,
+            metrics=metrics if parts.held_back else (),
             l2=network.l2,
             l1=network.l1,
             callbacks=watching,
@@ -248,17 +287,18 @@ def train(
             verbose=0,
         )
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(_left(model, epochs, checkpoint, save, save_optimizer)) from interrupt
+        if not model.counters.step:
+            raise KeyboardInterrupt(" before the first step") from interrupt
+        drawn = plot if record.history.get("loss") else None
+        _write(model, record.history, scaling, save, save_optimizer, drawn)
+        raise KeyboardInterrupt(_left(model, epochs, checkpoint, save, drawn)) from interrupt
     if not quiet:
         click.echo()
     if stopping is not None and stopping.best_epoch >= 0 and not quiet:
         ending = f"stopped after epoch {len(history['loss'])}; " if stopping.stopped else ""
         best = f"epoch {stopping.best_epoch + 1} ({stopping.watched.name} {stopping.best:.4f})"
         line("kept", f"{ending}the network is that of {best}")
-    if save is not None:
-        model.save(save, optimizer=save_optimizer)
-    if plot is not None:
-        plots.save(history, plot)
+    _write(model, history, scaling, save, save_optimizer, plot)
     for label, path in {"saved": save, "log": log, "plot": plot, "states": checkpoint}.items():
         if path is not None and not quiet:
             line(label, str(path))
@@ -299,13 +339,20 @@ class _Parts:
                     f"--validation {validation:g} of {len(X)} examples is {count}: nothing to train on or to validate with"
                 )
             arrays = (X, y) if weights is None else (X, y, weights)
-            (X, y, *rest), held_back = split(*arrays, sizes=(len(X) - count, count), seed=seed)
+            few = dataset.classes is None or np.unique(y, return_counts=True)[1].min() < 2
+            sizes, labels = (len(X) - count, count), None if few else y
+            (X, y, *rest), held_back = split(*arrays, sizes=sizes, seed=seed, stratify=labels)
             weights, held_back = (rest[0] if rest else None), held_back[:2]
         classes = None
         if dataset.classes is not None:
-            labels = [dataset.y_train, *(each for each in (dataset.y_test, held_back and held_back[1]) if each is not None)]
-            classes = np.unique(np.concatenate(labels))
+            found = [dataset.y_train, *(each for each in (dataset.y_test, held_back and held_back[1]) if each is not None)]
+            classes = np.unique(np.concatenate(found))
         return cls(dataset, X, y, weights, held_back, classes)
+
+    def with_targets(self, function: Callable[[np.ndarray], np.ndarray]) -> _Parts:
+        """The same, with `function` of the targets."""
+        held_back = None if self.held_back is None else (self.held_back[0], function(self.held_back[1]))
+        return replace(self, y=function(self.y), held_back=held_back)
 
 
 def _need(name: str, value: Any, others: Mapping[str, Any]) -> None:
@@ -341,18 +388,61 @@ def _class_weights(text: str | None, classes: np.ndarray | None) -> dict[Any, fl
     return {labels[name]: weight for name, weight in weights.items()}
 
 
-def _left(model: Sequential, epochs: int, checkpoint: Path | None, save: Path | None, optimizer: bool) -> str:
-    """What an interrupted training leaves: where it stands, and how to go on. The network is saved where no checkpoint is."""
-    step, epoch = model.counters.step, model.counters.epoch
-    if not step:
-        return " before the first step"
-    text = f" after step {step:,}, in epoch {min(epoch + 1, epochs)} of {epochs}"
-    if checkpoint is not None:
-        return f"{text}; it stands in {checkpoint}, go on with:\n{command_line('--resume')}"
+def _hints(parts: _Parts, loss: str, standardize: bool, standardize_target: bool) -> Iterator[str]:
+    """What the data ask for and the options leave out.
+
+    An optimizer takes long to reach large targets, and small features are lost beside large ones.
+    """
+    import numpy as np
+
+    if parts.dataset.scale == 1.0 and not standardize:
+        sizes = np.maximum(parts.X.max(axis=0), -parts.X.min(axis=0).astype(np.float64))
+        least, most = sizes.min(where=sizes > 0, initial=np.inf), sizes.max()
+        if most > LARGE or most > UNLIKE * least:
+            yield f"the features reach from {_number(least)} to {_number(most)}; try --standardize"
+    if parts.classes is None and loss == "mean_squared_error" and not standardize_target:
+        most = np.abs(parts.y).max()
+        if most > LARGE:
+            yield f"the target reaches {_number(most)}; try --standardize-target"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if 10 <= value < 1e9 else f"{value:.2g}"
+
+
+def _write(
+    model: Sequential,
+    history: Mapping[str, Sequence[float]],
+    scaling: Any,
+    save: Path | None,
+    optimizer: bool,
+    plot: Path | None,
+) -> None:
+    """Write what a training was to leave, and let its network predict in the units of the data."""
+    from fastnn import plots
+
+    if scaling is not None:
+        _fold(model, scaling)
     if save is not None:
         model.save(save, optimizer=optimizer)
-        return f"{text}; the network is saved as it was then: {save}"
-    return text
+    if plot is not None:
+        plots.save(history, plot)
+
+
+def _fold(model: Sequential, scaling: Standardizer) -> None:
+    """x W + b, trained on (y - mean) / deviation, becomes x (W deviation) + (b deviation + mean)."""
+    weight, bias = (f"{len(model.layers) - 1}.{name}" for name in ("weight", "bias"))
+    weights = model.weights
+    folded = {weight: weights[weight] * scaling.deviation, bias: weights[bias] * scaling.deviation + scaling.mean}
+    model.set_weights({name: array.astype(model.dtype) for name, array in folded.items()})
+
+
+def _left(model: Sequential, epochs: int, checkpoint: Path | None, save: Path | None, plot: Path | None) -> str:
+    """What an interrupted training leaves: where it stands, what was written, and how to go on."""
+    text = f" after step {model.counters.step:,}, in epoch {min(model.counters.epoch + 1, epochs)} of {epochs}"
+    text += "" if save is None else f"; the network is saved as it was then: {save}"
+    text += "" if plot is None else f"; the curves are in {plot}"
+    return text if checkpoint is None else f"{text}; it stands in {checkpoint}, go on with:\n{command_line('--resume')}"
 
 
 def _describe_examples(parts: _Parts) -> str:

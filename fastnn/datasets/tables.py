@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import gzip
 import io
 import math
 import os
@@ -81,11 +83,12 @@ class Table:
         other = {name: kind for name in names if (kind := _kind(self._column(name).type)) not in ("number", "nothing")}
         if other:
             name, kind = next(iter(other.items()))
-            values = enumerate(_values(self._columns[name]), 1)
-            row, value = next((at for at in values if at[1] is not None and not _is_number(at[1])), (1, None))
+            values = enumerate(_values(self._columns[name]))
+            row, value = next((at for at in values if at[1] is not None and not _is_number(at[1])), (0, None))
+            place = f"{_place(self.path, row)} of {name!r}"
             raise FormatError(
-                f"{self.path}: {listed(other)}: expected numbers, got {kind} ({_short(value)} in row {row} of {name!r}); turn "
-                f"them into columns of numbers, e.g. with pandas.get_dummies(frame, columns={list(other)[:SHOWN]}), or leave "
+                f"{self.path}: {listed(other)}: expected numbers, got {kind} ({_short(value)} in {place}); turn them "
+                f"into columns of numbers, e.g. with pandas.get_dummies(frame, columns={list(other)[:SHOWN]}), or leave "
                 "them out"
             )
         for name in names:
@@ -128,10 +131,9 @@ def read_table(path: str | os.PathLike[str], *, progress: bool | None = None) ->
         raise FileError(f"{path} is read by PyArrow, which is not installed: pip install pyarrow") from error
     if not path.stat().st_size:
         raise FormatError(f"{path} is empty")
-    end = next((end for end in ENDS if path.name.lower().endswith(end)), ".csv")
     try:
         with _watched(path, sys.stderr.isatty() if progress is None else progress) as file:
-            delimiter = ENDS[end]
+            delimiter = _delimiter(path)
             table = _read_parquet(file) if delimiter is None else _read_csv(path, file, delimiter)
     except FormatError:
         raise
@@ -181,7 +183,7 @@ def _watched(path: Path, shown: bool) -> Iterator[_Watched]:
 
 def _read_csv(path: Path, file: _Watched, delimiter: str) -> Any:
     import pyarrow
-    from pyarrow import csv
+    from pyarrow import csv as arrow
 
     start = file.read(2)
     file.seek(0)
@@ -193,24 +195,24 @@ def _read_csv(path: Path, file: _Watched, delimiter: str) -> Any:
         stream = pyarrow.PythonFile(file, mode="r")
         return reader(
             pyarrow.CompressedInputStream(stream, "gzip") if start == b"\x1f\x8b" else stream,
-            read_options=csv.ReadOptions(block_size=BLOCK, **options),
-            parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            read_options=arrow.ReadOptions(block_size=BLOCK, **options),
+            parse_options=arrow.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         )
 
     try:
-        table = read(csv.open_csv).read_all()
+        table = read(arrow.open_csv).read_all()
     except pyarrow.ArrowInvalid:
         # A later block is not of the types found in the first one, or not of its shape. This reader holds all of the text until
         # it knows the types, and, with one thread, the number of the row that it cannot read.
         file.bar = None
         try:
-            table = read(csv.read_csv, use_threads=False)
+            table = read(arrow.read_csv, use_threads=False)
         except pyarrow.ArrowInvalid as error:
             ragged = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", str(error))
             if ragged is None:
                 raise
             row, expected, got = map(int, ragged.groups())
-            raise FormatError(f"{path}: expected {expected} values in a row, got {got} in row {row - 1}") from error
+            raise FormatError(f"{path}: expected {expected} values in a row, got {got} in {_place(path, row - 2)}") from error
     for name, column in zip(table.column_names, table.columns, strict=True):
         if str(column.type) == "binary":
             raise FormatError(f"{path}: column {name!r} is not UTF-8; save the file as UTF-8")
@@ -286,9 +288,39 @@ def _missing(path: Path, name: str, bad: np.ndarray, what: str = "missing") -> s
     count = int(np.count_nonzero(bad))
     are = "value is" if count == 1 else "values are"
     return (
-        f"{path}: column {name!r}: {count:,} {are} {what}, the first in row {int(bad.argmax()) + 1}; "
+        f"{path}: column {name!r}: {count:,} {are} {what}, the first in {_place(path, int(bad.argmax()))}; "
         "fill them in, or leave out the rows or the column"
     )
+
+
+def _delimiter(path: Path) -> str | None:
+    """What parts the values of a row; None in a Parquet file."""
+    return next((delimiter for end, delimiter in ENDS.items() if path.name.lower().endswith(end)), ",")
+
+
+def _place(path: Path, row: int) -> str:
+    """Where the row of this number (from 0) is: a line of a text file, whose names are in line 1, or a row, from 1."""
+    delimiter = _delimiter(path)
+    if delimiter is not None:
+        with contextlib.suppress(csv.Error):  # a value is longer than Python's reader takes
+            return f"line {_line(path, delimiter, row)}"
+    return f"row {row + 1}"
+
+
+def _line(path: Path, delimiter: str, row: int) -> int:
+    """The line in which a row begins. Values may have line breaks in them, and empty lines are no rows."""
+    with path.open("rb") as raw:
+        zipped = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        stream = gzip.GzipFile(fileobj=raw) if zipped else raw
+        rows = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline=""), delimiter=delimiter)
+        line, left = 1, row + 1
+        for values in rows:
+            if values and not left:
+                break
+            left -= bool(values)
+            line = rows.line_num + 1
+    return line
 
 
 def _values(column: Any) -> Iterator[Any]:

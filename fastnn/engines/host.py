@@ -109,8 +109,8 @@ def convert_rows(target: np.ndarray, rows: np.ndarray, scale: float, start: int 
     """target = rows * scale in the dtype of `target`; `start`: of which row. Raises InputError where one is NaN or infinite."""
     with np.errstate(over="ignore"):  # what overflows is refused below
         np.copyto(target, rows, casting="unsafe")
-    if scale != 1.0:
-        target *= target.dtype.type(scale)
+        if scale != 1.0:
+            target *= target.dtype.type(scale)
     if not np.isfinite(target).all():
         spoilt = np.argwhere(~np.isfinite(target))
         row, *rest = map(int, spoilt[0])

@@ -1,0 +1,117 @@
+"""Names that are not known: which of ours is meant."""
+
+from __future__ import annotations
+
+import copy
+import doctest
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import fastnn
+from fastnn import initializers, losses, metrics, ops, optimizers
+from fastnn.errors import ELSEWHERE, FastnnError, nearest
+from fastnn.losses import as_loss
+from fastnn.metrics import as_metric
+
+
+@pytest.mark.parametrize(
+    ("ask", "name", "meant"),
+    [
+        *((as_loss, name, "mean_squared_error") for name in ("mse", "MSE", "MSELoss", "mse_loss", "l2_loss", "squared_error")),
+        *((as_loss, name, "softmax_cross_entropy") for name in ("crossentropy", "cross_entropy", "CrossEntropyLoss", "nll")),
+        *((as_loss, name, "softmax_cross_entropy") for name in ("sparse_categorical_crossentropy", "log_loss", "nll_loss")),
+        *((as_loss, name, "sigmoid_cross_entropy") for name in ("bce", "binary_crossentropy", "BCEWithLogitsLoss", "logistic")),
+        (as_metric, "mean_squared_error", "mse"),
+        (as_metric, "mean_absolute_error", "mae"),
+        (as_metric, "acc", "accuracy"),
+        (as_metric, "f1_score", "f1"),
+        (as_metric, "R2", "r2"),
+        (as_metric, "cross_entropy", "log_loss"),
+        (fastnn.Activation, "swish", "silu"),
+        (fastnn.Activation, "LeakyReLU", "leaky_relu"),
+        (fastnn.Activation, "ReLU", "relu"),
+        (fastnn.Activation, "linear", "identity"),
+        (optimizers.by_name, "Adam", "adam"),
+        (optimizers.by_name, "nag", "nesterov"),
+        (optimizers.by_name, "gradient_descent", "sgd"),
+        (initializers.by_name, "HeNormal", "he_normal"),
+        (initializers.by_name, "kaiming_normal", "he_normal"),
+        (fastnn.engines.choose, "gpu", "cuda"),
+    ],
+)
+def test_names_that_others_use_are_answered_with_ours(ask: Any, name: str, meant: str) -> None:
+    with pytest.raises(FastnnError, match=f"did you mean '{meant}'"):
+        ask(name)
+
+
+def test_the_nearest_name() -> None:
+    assert nearest("los", ["loss", "val_loss"]) == "; did you mean 'loss'?"
+    assert nearest("mse", ["loss", "penalty"]) == "; known are 'loss', 'penalty'", "what others call so must be there"
+    assert nearest("", ["a", "_"]) == "; known are '_', 'a'"
+    assert nearest("loss", ["b", "a"]) == nearest(3, ["b", "a"]) == "; known are 'a', 'b'"
+
+
+def test_every_name_of_the_table_leads_to_one_that_is_here() -> None:
+    known = {
+        *losses.LOSSES, *metrics.METRICS, *optimizers.NAMES, *initializers.NAMES, *ops.ACTIVATIONS, *fastnn.engines.DEVICES,
+    }  # fmt: skip
+    for name, ours in ELSEWHERE.items():
+        assert name == name.lower()
+        assert name.isalnum()
+        assert known & set(ours), name
+
+
+# --- names of the package -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("EarlyStopping", r"has no attribute 'EarlyStopping'; it is fastnn\.callbacks\.EarlyStopping$"),
+        ("Checkpoint", r"it is fastnn\.callbacks\.Checkpoint$"),
+        ("InputError", r"it is fastnn\.errors\.InputError$"),
+        ("He", r"it is fastnn\.initializers\.He$"),
+        ("Metric", r"it is fastnn\.metrics\.Metric$"),
+        ("save", r"it is fastnn\.checkpoints\.save or fastnn\.plots\.save$"),
+        ("softmax_cross_entropy", r"it is fastnn\.losses\.softmax_cross_entropy or fastnn\.ops\.softmax_cross_entropy$"),
+        ("EarlyStoping", r"did you mean fastnn\.callbacks\.EarlyStopping\?$"),
+        ("Dence", r"did you mean fastnn\.Dense\?$"),
+        ("sequential", r"did you mean fastnn\.Sequential\?$"),
+        ("Path", "has no attribute 'Path'"),
+        ("xyzzy", "has no attribute 'xyzzy'$"),
+        ("no.name", "has no attribute 'no.name'$"),
+    ],
+)
+def test_names_that_lie_elsewhere_are_pointed_to(name: str, says: str) -> None:
+    with pytest.raises(AttributeError, match=says):
+        getattr(fastnn, name)
+    assert not hasattr(fastnn, name)
+
+
+def test_what_a_pointer_names_is_there_at_once() -> None:
+    for name in ("errors.InputError", "checkpoints.save", "callbacks.EarlyStopping"):
+        code = f"import fastnn; fastnn.{name}"
+        assert not subprocess.run([sys.executable, "-c", code], check=False).returncode, name
+
+
+def test_tools_that_ask_for_names_of_their_own_are_answered_at_once() -> None:
+    code = """
+import sys, fastnn
+before = set(sys.modules)
+for name in ("__wrapped__", "__path__x", "_repr_html_", "_ipython_canary_method_should_not_exist_", "__bases__"):
+    assert not hasattr(fastnn, name)
+assert set(sys.modules) == before
+from fastnn import errors, state
+assert "fastnn.datasets" not in sys.modules, "a module is asked for before it is loaded"
+assert not hasattr(fastnn, "Nothing")
+for name in ("numba", "llvmlite", "cupy", "sklearn", "scipy", "tqdm", "click", "pandas", "pyarrow", "matplotlib"):
+    assert name not in sys.modules, name
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert set(fastnn.__all__) <= set(dir(fastnn))
+    with pytest.raises(TypeError):  # as for every module
+        copy.deepcopy(fastnn)
+    assert doctest.DocTestFinder().find(fastnn)
