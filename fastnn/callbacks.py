@@ -43,9 +43,9 @@ class Callback:
     def begin(self, run: Run) -> None:
         """Before the first step, or before the first that is left of a run that is gone on with."""
 
-    def chunk_end(self, run: Run, steps: int, loss: float) -> None:
-        """After a chunk of `steps` steps, the last of which had this loss. How long chunks are depends on the machine: what
-        is changed here changes the results from run to run."""
+    def chunk_end(self, run: Run, losses: np.ndarray) -> None:
+        """After a chunk of steps with these losses (steps,), float64, each from before its update. How long chunks are depends
+        on the machine: what is changed here changes the results from run to run."""
 
     def step_end(self, run: Run) -> bool | None:
         """After each `every` steps; return True to end the training."""
@@ -84,9 +84,9 @@ class Progress(Callback):
         self.bar = tqdm(total=total, initial=run.step, unit="step", leave=False, disable=not shown, dynamic_ncols=True)
         self.bar.set_postfix_str("preparing the step")
 
-    def chunk_end(self, run: Run, steps: int, loss: float) -> None:
-        self.bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-        self.bar.update(steps)
+    def chunk_end(self, run: Run, losses: np.ndarray) -> None:
+        self.bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
+        self.bar.update(len(losses))
 
     def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
         every = max(1, -(-run.epochs // self.lines))
@@ -310,6 +310,44 @@ class LearningRate(Callback):
         self._restored = True
 
 
+class StepLosses(Callback):
+    """The loss of every step, for `fastnn.plots.cost_curves(history, steps=...)`.
+
+    `losses`: (steps,) float64, each of one mini-batch, from before its update; NaN where Ctrl-C came before it was kept, or the
+    run was begun without this.
+    `per_epoch`: how many steps an epoch has, 0 where that is not known.
+    """
+
+    def __init__(self) -> None:
+        self._keep(np.zeros(0))
+        self.per_epoch = 0
+        self._restored = False
+
+    def _keep(self, losses: np.ndarray) -> None:
+        self._chunks, self._known = [losses], len(losses)
+
+    @property
+    def losses(self) -> np.ndarray:
+        return np.concatenate(self._chunks)
+
+    def begin(self, run: Run) -> None:
+        if not self._restored:
+            self._keep(np.zeros(0))
+        self._restored = False
+        self.per_epoch = run.steps_per_epoch
+
+    def chunk_end(self, run: Run, losses: np.ndarray) -> None:
+        self._chunks += [np.full(run.step - len(losses) - self._known, np.nan), losses.copy()]
+        self._known = run.step
+
+    def state(self) -> dict[str, Any]:
+        return {"losses": self.losses}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._keep(np.array(state["losses"], np.float64))
+        self._restored = True
+
+
 class CSVLog(Callback):
     """A row for each epoch in a CSV file: epoch (from 1), step, seconds of training, the learning rate that it ended with,
     and the history's values.
@@ -353,7 +391,7 @@ class CSVLog(Callback):
         whole = [row for row in rows[1:] if len(row) == len(rows[0]) and row[0].isdigit() and int(row[0]) <= epochs]
         return [rows[0], *whole]
 
-    def chunk_end(self, run: Run, steps: int, loss: float) -> None:
+    def chunk_end(self, run: Run, losses: np.ndarray) -> None:
         self._rate = run.learning_rate
 
     def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:

@@ -385,7 +385,7 @@ class Run:
             self.in_epoch += len(log)
             self.step += len(log)  # the last of the counts: see `consistent`
             for callback in self.callbacks:
-                callback.chunk_end(self, len(log), float(log[-1, 0]))
+                callback.chunk_end(self, log[:, steps.LOG_COLUMNS["loss"]])
             due = [callback for callback in self.callbacks if callback.every is not None and self.step % callback.every == 0]
             self._tell(due, lambda callback: callback.step_end(self))
             if self.stopped:

@@ -18,7 +18,7 @@ import pytest
 
 import fastnn
 from fastnn import callbacks, files, ops, schedules
-from fastnn.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, LearningRate, Progress
+from fastnn.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, LearningRate, Progress, StepLosses
 from fastnn.errors import FastnnError, FileError, InputError, KindError
 from fastnn.metrics import Metric
 
@@ -87,9 +87,9 @@ class Told(Callback):
     def begin(self, run: Any) -> None:
         self.told("begin", run.step)
 
-    def chunk_end(self, run: Any, steps: int, loss: float) -> None:
-        assert steps >= 1
-        assert math.isfinite(loss)
+    def chunk_end(self, run: Any, losses: np.ndarray) -> None:
+        assert losses.shape[0] >= 1
+        assert np.isfinite(losses).all()
         if self.fail[0] == "chunk_end":
             self.told("chunk_end", 0)
 
@@ -746,3 +746,33 @@ def test_bad_metrics(metrics: Any) -> None:
     with pytest.raises(FastnnError, match="metric"):
         fit(model=model, metrics=metrics)
     assert not model.built
+
+
+# --- losses of steps ------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_of_every_step_is_kept(tmp_path: Path) -> None:
+    X, y = examples()
+    order = np.arange(len(X))
+    expected, alone = [], network()
+    for _ in range(2):
+        for start in range(0, len(X), BATCH):
+            rows = slice(start, start + BATCH)
+            expected.append(alone.partial_fit(X[rows], y[rows])["loss"])
+    kept = StepLosses()
+    options: dict[str, Any] = {"batch_size": BATCH, "order": lambda epoch: order, "verbose": 0}
+    network().fit(X, y, epochs=2, callbacks=[kept], **options)
+    np.testing.assert_array_equal(kept.losses, expected)
+    assert kept.per_epoch == PER_EPOCH
+    network().fit(X, y, epochs=1, callbacks=[StepLosses(), Checkpoint(tmp_path)], **options)
+    for resumed, known in ((StepLosses(), expected), (kept, expected)):
+        network().fit(X, y, epochs=2, callbacks=[resumed], resume=tmp_path, **options)
+        np.testing.assert_array_equal(resumed.losses, known)
+
+
+def test_losses_of_steps_that_nobody_wrote_down_are_nan(tmp_path: Path) -> None:
+    X, y = examples()
+    network().fit(X, y, epochs=1, batch_size=BATCH, verbose=0, callbacks=[Checkpoint(tmp_path)])
+    late = StepLosses()
+    network().fit(X, y, epochs=2, batch_size=BATCH, verbose=0, callbacks=[late], resume=tmp_path)
+    np.testing.assert_array_equal(np.isnan(late.losses), np.arange(2 * PER_EPOCH) < PER_EPOCH)

@@ -74,7 +74,7 @@ class Steps(Callback):
     def begin(self, run: Any) -> None:
         self.found[run.model.counters.step] = bits(run.model)
 
-    def chunk_end(self, run: Any, steps: int, loss: float) -> None:
+    def chunk_end(self, run: Any, losses: np.ndarray) -> None:
         self.found[run.model.counters.step] = bits(run.model)
 
 
@@ -289,7 +289,7 @@ def test_what_the_host_has_fetched_survives_a_lost_gpu(
     class Lose(Callback):
         left = PER_EPOCH + 2
 
-        def chunk_end(self, run: Any, steps: int, loss: float) -> None:
+        def chunk_end(self, run: Any, losses: np.ndarray) -> None:
             self.left -= 1
             if not self.left:
                 cuda_host.fail_at(0, CudaLost("lost"))

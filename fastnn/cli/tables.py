@@ -56,11 +56,13 @@ class Epochs(Progress):
         self.titles: dict[str, str] = {}
         self.spoke = time.monotonic()
 
-    def chunk_end(self, run: Run, steps: int, loss: float) -> None:
-        super().chunk_end(run, steps, loss)
+    def chunk_end(self, run: Run, losses: np.ndarray) -> None:
+        super().chunk_end(run, losses)
         if self.bar.disable and self._is_silent():
             total = f" of {run.total_steps:,}" if run.total_steps else ""
-            click.echo(f"in epoch {run.epoch + 1} of {run.epochs}, after step {run.step:,}{total}: loss {loss:.4f}", err=True)
+            click.echo(
+                f"in epoch {run.epoch + 1} of {run.epochs}, after step {run.step:,}{total}: loss {losses[-1]:.4f}", err=True
+            )
             self.spoke = time.monotonic()
 
     def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
