@@ -2,15 +2,18 @@
 
 from fastnn.datasets.dataset import Dataset, load, read_features
 from fastnn.datasets.idx import read_idx
+from fastnn.datasets.likeness import Likeness, compare
 from fastnn.datasets.planar import blobs, circles, flower, moons, quantiles
 from fastnn.datasets.splitting import split
 from fastnn.datasets.tables import Table, read_table
 
 __all__ = [
     "Dataset",
+    "Likeness",
     "Table",
     "blobs",
     "circles",
+    "compare",
     "flower",
     "load",
     "moons",
