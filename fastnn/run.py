@@ -95,7 +95,6 @@ class Run:
             self.examples = self._first_of(self.batches, settings)
             self.steps_per_epoch = settings.steps_per_epoch or 0
         self.network = as_loss_network(model, self.loss)
-        self.network.trained()  # refuses a model of which everything is frozen
         self.hits = hit_attributes(self.loss, self.examples.kind)
         self.validation = None
         if settings.validation_data is not None:
@@ -175,6 +174,7 @@ class Run:
         model = self.model
         inputs = read(X, model.network.features if model.built else None, "X", model.feature_names)
         model.build(inputs.array.shape[1:])
+        model.network.trained()  # refuses a model of which everything is frozen
         model.feature_names = inputs.names or model.feature_names
         return inputs
 
