@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fastnn import (
+        averages,
         callbacks,
         datasets,
         engines,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from fastnn.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
 
 _MODULES = (
+    "averages",
     "callbacks",
     "datasets",
     "engines",
@@ -89,6 +91,7 @@ __all__ = [
     "Sequential",
     "Standardizer",
     "Statistic",
+    "averages",
     "callbacks",
     "check_gradients",
     "datasets",
