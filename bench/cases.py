@@ -464,7 +464,7 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
 def penalties(precision: str, size: int) -> list[np.ndarray]:
     """Three segments, the first with l2 and l1, the second with nothing, the third with weight decay."""
     starts = np.array([0, size // 3, size // 2, size])
-    return [starts, np.array([[1e-3, 1e-4, 0], [0, 0, 0], [0, 0, 0.1]], precision)]
+    return [starts, np.array([[1e-3, 1e-4, 0, 1], [0, 0, 0, 1], [0, 0, 0.1, 1]], precision)]
 
 
 def update(kernel: str, size: int, clipped: bool) -> None:

@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fastnn import (
+        averages,
         callbacks,
         checkpoints,
         datasets,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from fastnn.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
 
 _MODULES = (
+    "averages",
     "callbacks",
     "checkpoints",
     "datasets",
@@ -94,6 +96,7 @@ __all__ = [
     "Sequential",
     "Standardizer",
     "Statistic",
+    "averages",
     "callbacks",
     "check_gradients",
     "checkpoints",

@@ -38,6 +38,8 @@ from fastnn_kernels.memory import aligned
 FORMAT_VERSION = 2
 OPTIMIZER, RUN = "optimizer.", "run."
 """How the names of arrays begin that are not the model's own."""
+TRAINING = ("trainable", "l2", "l1", "learning_rate_factor")
+"""Options of layers that change nothing of what a model is, but how it is trained."""
 SLOTS = frozenset(slot for slots in UPDATES.values() for slot in slots)
 
 Run = tuple[Mapping[str, Any], Mapping[str, np.ndarray]]
@@ -144,7 +146,8 @@ def save(model: Sequential, path: str | os.PathLike[str], optimizer: bool = Fals
 
 
 def _described(layers: Sequence[Layer]) -> list[dict[str, Any]]:
-    return [{"layer": type(layer).__name__, **layer.config()} for layer in layers]
+    frozen = {"trainable": False}
+    return [{"layer": type(layer).__name__, **layer.config(), **({} if layer.trainable else frozen)} for layer in layers]
 
 
 # --- what is read ---------------------------------------------------------------------------------------------------
@@ -242,10 +245,13 @@ class _Stored:
             if not isinstance(name, str) or name not in classes:
                 cure = f"{nearest(name, classes)}; give your own as layers={{{name!r}: ...}}"
                 archives.refuse(self.path, f"has a layer {name!r}{cure}")
-            layers.append((classes[name], options))
+            trainable = options.pop("trainable", True)
+            if not isinstance(trainable, bool):
+                archives.refuse(self.path, f"does not describe a model: trainable is {trainable!r} in a layer {name}")
+            layers.append((classes[name], options, trainable))
         try:
             model = Sequential(
-                [made(**options) for made, options in layers],
+                [made(**options).bound({"trainable": trainable}) for made, options, trainable in layers],
                 seed=manifest.seed,
                 dtype=manifest.dtype,
                 input_scale=manifest.input_scale,
@@ -327,10 +333,14 @@ def _shapes(model: Sequential, features: Sequence[int]) -> tuple[dict[str, tuple
 
 
 def _line(config: Mapping[str, Any]) -> str:
-    """A layer as it is written, after a journey through JSON, without what is over once its parameters have values."""
+    """A layer as it is written, after a journey through JSON, less its initial values and how it is trained."""
     options = json.loads(json.dumps(config))
     name = options.pop("layer", None)
-    shown = (f"{key}={value!r}" for key, value in options.items() if value is not None and not key.endswith("_init"))
+    shown = (
+        f"{key}={value!r}"
+        for key, value in options.items()
+        if value is not None and not key.endswith("_init") and key not in TRAINING
+    )
     return f"{name}({', '.join(shown)})"
 
 

@@ -28,13 +28,15 @@ EPSILON = 1e-5
 class GradientCheck:
     """What was found. `relative` of each tensor is ||g - g'|| / (||g|| + ||g'||), 0 where both are 0.
 
-    `directional` is the relative error of the derivative along random directions, the worst of several.
+    `directional` is the relative error of the derivative along random directions, the worst of several. `frozen`: the
+    parameters of frozen layers, which have no gradient.
     """
 
     names: tuple[str, ...]
     analytic: dict[str, np.ndarray]
     numeric: dict[str, np.ndarray]
     directional: float
+    frozen: tuple[str, ...] = ()
 
     @property
     def relative(self) -> dict[str, float]:
@@ -60,6 +62,7 @@ class GradientCheck:
             difference = np.abs(self.analytic[name] - self.numeric[name])
             where = np.unravel_index(int(difference.argmax()), difference.shape) if difference.size else ()
             rows.append(f"{name:<20} {error:15.2e} {tuple(int(i) for i in where)!s:>14} {difference.max(initial=0.0):9.1e}")
+        rows += [f"{name:<20} {'frozen':>15}" for name in self.frozen]
         rows.append(f"{'directions':<20} {self.directional:15.2e}")
         rows.append("gradients agree" if self.passed else "GRADIENTS DO NOT AGREE")
         return "\n".join(rows)
@@ -78,8 +81,9 @@ def check_gradients(
     fused: bool = True,
     directions: int = 4,
 ) -> GradientCheck:
-    """Compare the gradients of the cost of (X, y) with two-sided differences, in float64, for every parameter.
+    """Compare the gradients of the cost of (X, y) with two-sided differences, in float64, for every parameter that is trained.
 
+    The cost is that of `fit`, with `l2` and `l1` of layers that have their own. What is frozen is reported as such.
     The model is not changed; a float32 model is checked on a float64 copy of it. `training=True` checks the training
     forward pass (batch statistics in batch norm). Raises InputError for a model with dropout, which draws other units at each
     evaluation: check it without, or with rate 0.
@@ -94,17 +98,19 @@ def check_gradients(
         twin.set_weights({name: value.astype(np.float64) for name, value in model.weights.items()})
     examples = prepare(twin, np.asarray(X, np.float64), y, chosen, sample_weight, None)
     cost = _Cost(twin, chosen, examples.X, examples.y, examples.weights, l2, l1, training, fused)
-    places = cost.network.parameters
+    places = cost.network.trained()
     start = twin._parameters.copy()
+    moved = np.concatenate([np.arange(0), *(np.arange(p.start, p.start + p.size) for p in places)])
     analytic = cost.gradient(start)
     numeric = np.zeros_like(analytic)
-    for index in range(start.size):
+    for index in moved:
         step = EPSILON * max(1.0, abs(start[index]))
         numeric[index] = _difference(cost, start, index, step)
     worst = 0.0
     generator = np.random.default_rng(0)
     for _ in range(directions):
-        direction = generator.standard_normal(start.size)
+        direction = np.zeros(start.size)
+        direction[moved] = generator.standard_normal(moved.size)
         direction /= max(float(np.linalg.norm(direction)), 1e-300)
         step = EPSILON * max(1.0, float(np.abs(start).max(initial=0.0)))
         measured = _extrapolated(lambda t, d=direction: cost.value(start + t * d), step)  # type: ignore[misc]
@@ -115,7 +121,8 @@ def check_gradients(
     def split(values: np.ndarray) -> dict[str, np.ndarray]:
         return {p.name: values[p.start : p.start + p.size].reshape(p.shape) for p in places}
 
-    return GradientCheck(tuple(p.name for p in places), split(analytic), split(numeric), worst)
+    frozen = tuple(p.name for p in cost.network.parameters if p.layer in cost.network.frozen)
+    return GradientCheck(tuple(p.name for p in places), split(analytic), split(numeric), worst, frozen)
 
 
 def _difference(cost: _Cost, start: np.ndarray, index: int, step: float) -> float:
@@ -144,11 +151,11 @@ class _Cost:
         l2: float, l1: float, training: bool, fused: bool,
     ) -> None:  # fmt: skip
         self.network = as_loss_network(model, loss)
-        self.l2, self.l1 = l2, l1
         self.statistics = model._statistics
         size = self.network.size
         self.parameters, self.gradients = np.zeros(size), np.zeros(size)
-        self.weights_end = sum(p.size for p in self.network.parameters if p.regularized)
+        starts, penalties = self.network.segments(l2, l1)
+        self.l2, self.l1 = (np.repeat(column, np.diff(starts)) for column in penalties.T[:2])
         rows = len(X)
         inputs: dict[str, Any] = {"x": X, "t": y, "parameters": self.parameters, "statistics": model._statistics.copy()}
         if weights is not None:
@@ -162,10 +169,11 @@ class _Cost:
             step = trace.input("step", (), "int64")
             outputs, parameters = steps.forward(trace, self.network, x, training, step)
             cost: Symbol = mean_loss(loss, outputs, steps.loss_targets(outputs, t, loss), w)
-            if with_gradient and parameters:
+            trained = self.network.trained()
+            if with_gradient and trained:
                 arena = trace.input("gradient", (size,))
-                found = gradients(cost, [parameters[p.name] for p in self.network.parameters])
-                views = [arena.view(p.shape, p.start, f"d {p.name}") for p in self.network.parameters]
+                found = gradients(cost, [parameters[p.name] for p in trained])
+                views = [arena.view(p.shape, p.start, f"d {p.name}") for p in trained]
                 trace.calls = place(trace.calls, list(zip(found, views, strict=True)))
             program = trace.program({"cost": ops.identity(cost)})
             instance = engines.instantiate(fuse(program) if fused else program, rows, "cpu", 1)
@@ -177,14 +185,11 @@ class _Cost:
     def value(self, parameters: np.ndarray) -> float:
         self.parameters[:] = parameters
         self._value.play()
-        w = parameters[: self.weights_end]
-        penalty = 0.5 * self.l2 * float(w @ w) + self.l1 * float(np.abs(w).sum())
-        return float(self._value.output("cost")) + penalty
+        penalty = 0.5 * self.l2 * parameters**2 + self.l1 * np.abs(parameters)
+        return float(self._value.output("cost")) + float(penalty.sum())
 
     def gradient(self, parameters: np.ndarray) -> np.ndarray:
         self.parameters[:] = parameters
         self._gradient.play()
-        found = self.gradients.copy()
-        w = parameters[: self.weights_end]
-        found[: self.weights_end] += self.l2 * w + self.l1 * np.sign(w)
+        found: np.ndarray = self.gradients + self.l2 * parameters + self.l1 * np.sign(parameters)
         return found

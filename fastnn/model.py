@@ -8,7 +8,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -175,6 +175,49 @@ class Sequential:
         self._outputs, self._network = outputs, network
         return self
 
+    def freeze(self, *layers: int) -> Sequential:
+        """Let `fit` leave the parameters of these layers as they are, bit for bit, until `unfreeze`; returns the model.
+
+            model = fastnn.load("digits.safetensors").freeze(0, 1)      # train the rest on other data
+            model.fit(X, y)
+            model.unfreeze().fit(X, y, optimizer=fastnn.Adam(1e-4))     # then everything, in small steps
+
+        `layers`: their numbers, as in the names of the parameters, negative ones from the end; without any, all layers.
+        Those without parameters stay as they are. The gradients of frozen parameters are not computed, and frozen layers at
+        the beginning are not passed backwards at all. Frozen weights have no part in the norm that `clip_norm` limits, nor
+        in the penalty, which is that of what is trained. A frozen BatchNorm uses its running statistics and keeps them;
+        Dropout goes on dropping. What the optimizer keeps of frozen parameters stays as it is. What is frozen is saved with
+        the model; a layer may be made so as well (`trainable=False`).
+
+        Raises KindError and InputError for what is no layer, NotReadyError while the model is being trained.
+        """
+        return self._set_trainable("freeze", layers, False)
+
+    def unfreeze(self, *layers: int) -> Sequential:
+        """Let `fit` train these layers (without any: all) again; the counterpart of `freeze`, with its errors."""
+        return self._set_trainable("unfreeze", layers, True)
+
+    def _set_trainable(self, name: str, numbers: Sequence[int], trainable: bool) -> Sequential:
+        count = len(self.layers)
+        for number in numbers:
+            if isinstance(number, bool) or not isinstance(number, int | np.integer):
+                raise KindError(f"{name}: expected numbers of layers such as {name}(0, 1), got {number!r}")
+            if not -count <= number < count:
+                raise InputError(f"{name}: expected numbers of layers from 0 to {count - 1}, got {number}")
+        chosen = {int(number) % count for number in numbers} or set(range(count))
+        if not self._training.acquire(blocking=False):
+            raise NotReadyError(f"{name}: the model is being trained; call it between two calls of fit")
+        try:
+            self.layers = tuple(
+                layer.bound({"trainable": trainable}) if index in chosen and layer.has_parameters else layer
+                for index, layer in enumerate(self.layers)
+            )
+            if self._network is not None:
+                self._network = replace(self._network, layers=self.layers)
+        finally:
+            self._training.release()
+        return self
+
     @property
     def network(self) -> steps.Network:
         """The layers and where their arrays lie; raises NotReadyError before `build`."""
@@ -262,7 +305,7 @@ class Sequential:
 
     @property
     def parameter_count(self) -> int:
-        """Trained numbers."""
+        """Numbers of all parameters, those of frozen layers included."""
         return self.network.size
 
     # --- snapshots ----------------------------------------------------------------------------------------------
@@ -406,12 +449,14 @@ class Sequential:
 
         `loss`: a name (`fastnn.losses.LOSSES`) or a function of (outputs, targets) in the vocabulary. `optimizer`: a
         configuration or a name; Adam by default. The cost is mean loss + l2/2 sum ||W||^2 + l1 sum |W|, weights only (the
-        course notes' lambda/m is `l2` here); clipping acts on the gradient of the mean loss alone. `metrics`: names,
-        functions of (y, predictions), or `fastnn.metrics.Metric`s, computed on `validation_data`, which they need, after each
-        epoch.
+        course notes' lambda/m is `l2` here), with `l2` and `l1` of a layer where it has its own; clipping acts on the
+        gradient of the mean loss alone. Frozen layers (see `freeze`) have no penalty. `metrics`: names, functions of (y,
+        predictions), or `fastnn.metrics.Metric`s, computed on `validation_data`, which they need, after each epoch.
 
-        `batch_size`: "all" is one mini-batch of all examples; "auto" takes the largest power of two, or all, whose buffers
-        fit into half of the memory that is free; which it was is in `history.batch_size`.
+        `batch_size`: "all" is one mini-batch of all examples (batch gradient descent), which the course advises for up to 2000
+        of them; 1 is stochastic gradient descent; between them a power of two from 64 to 512 is usual. "auto" takes the
+        largest power of two, or all, whose buffers fit into half of the memory that is free; which it was is in
+        `history.batch_size`.
         `order(epoch)` returns the indices that an epoch visits, in that order, of any length; without it the library
         shuffles. A smaller last mini-batch is trained on; with batch norm a last one of one row joins the one before.
         `shard_rows`: shuffle shards of so many rows, and the rows of each, instead of all rows: a memory map larger than
@@ -432,7 +477,7 @@ class Sequential:
         says whether that was done; a CPU has one way only, and `tune` does nothing there. `threads` changes no bits; by
         default it is chosen by the size of the step. `verbose`: 0 nothing, 1 progress.
 
-        history: "loss" (data loss at visit time, weighted by examples), "penalty" beside it where l1 or l2 is used,
+        history: "loss" (data loss at visit time, weighted by examples), "penalty" beside it where there is an l1 or l2,
         "accuracy" for classes, and with `validation_data` "val_loss", "val_accuracy" or "val_r2" and "val_mae", and the
         metrics.
 
@@ -553,11 +598,7 @@ class Sequential:
         last = network.layers[-1]
         if isinstance(last, Activation):
             return network.without_last()
-        bare = last.bound({"activation": None})
-        return steps.Network(
-            (*network.layers[:-1], bare), network.features, network.dtype, network.parameters, network.statistics,
-            network.keys, network.input_scale,
-        )  # fmt: skip
+        return replace(network, layers=(*network.layers[:-1], last.bound({"activation": None})))
 
     def _engine_for(self, X: Any) -> engines.Engine:
         """Where X is worked on: on the GPU that it lies on, else on the model's device."""
@@ -694,8 +735,7 @@ def as_loss_network(model: Sequential, loss: Loss) -> steps.Network:
 def _places(declared: Sequence[Any]) -> tuple[steps.Place, ...]:
     places, start = [], 0
     for index, attribute, declaration in declared:
-        regularized = bool(getattr(declaration, "regularized", False))
-        place = steps.Place(f"{index}.{attribute}", index, attribute, tuple(declaration.shape), start, regularized)
+        place = steps.Place(f"{index}.{attribute}", index, attribute, tuple(declaration.shape), start, declaration)
         places.append(place)
         start += place.size
     return tuple(places)

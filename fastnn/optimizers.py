@@ -7,6 +7,9 @@ Clipping comes first and in this order: `clip_value` limits each element of the 
 `clip_norm` then multiplies the whole gradient by min(1, clip_norm / norm), with the norm of all parameters' gradients
 together (Pascanu, Mikolov & Bengio 2013, section 3.2). None turns either off. The penalties are not clipped.
 
+Layers may multiply the learning rate by a factor (`learning_rate_factor`): rate is then the product, the weight decay of AdamW
+included. Frozen layers have no gradient, neither in the norm nor in the state.
+
 Where epsilon stands matters, since libraries differ. Adam here adds it to the root of the *corrected* mean square,
 sqrt(s / (1 - beta2^t)) + epsilon, as do the algorithm of Kingma & Ba 2015, PyTorch and optax; Keras adds it to sqrt(s) and
 corrects afterwards (the paper's "epsilon hat", end of section 2), which in the first steps acts as a larger epsilon. The
@@ -131,12 +134,13 @@ class SGD(Optimizer):
 
 @dataclass(frozen=True)
 class Momentum(Optimizer):
-    """Momentum as an exponentially weighted average of the gradients, without bias correction.
+    """Momentum as an exponentially weighted average of the gradients (see `fastnn.averages`), without bias correction.
 
         v = beta * v + (1 - beta) * g;  w -= rate * v
 
-    Andrew Ng's course, "Gradient descent with momentum". While the rate is constant this is `SGD(rate * (1 - beta),
-    momentum=beta)`: with beta = 0.9 a tenth of the classical step.
+    Andrew Ng's course, "Gradient descent with momentum", where beta is 0.9: about the mean of the last ten
+    gradients. While the rate is constant this is `SGD(rate * (1 - beta), momentum=beta)`: with beta = 0.9 a tenth of the
+    classical step.
     """
 
     beta: float = 0.9
@@ -162,8 +166,9 @@ class RMSprop(Optimizer):
         w -= rate * g / sqrt(s + epsilon)           epsilon_inside=True
 
     Tieleman & Hinton 2012 (lecture 6.5 of "Neural networks for machine learning"); both places of epsilon occur in the
-    notes on Andrew Ng's course. The course's beta is `rho` in Keras (default 0.9), `alpha` in PyTorch (0.99) and `decay`
-    in optax (0.9). PyTorch adds epsilon outside the root, Keras and (by default) optax inside.
+    notes on Andrew Ng's course, where epsilon only keeps the divisor from 0. The course's beta is `rho` in
+    Keras (default 0.9), `alpha` in PyTorch (0.99) and `decay` in optax (0.9). PyTorch adds epsilon outside the root, Keras
+    and (by default) optax inside.
     """
 
     learning_rate: float | Schedule = 1e-3
@@ -187,7 +192,7 @@ class RMSprop(Optimizer):
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Bias-corrected running means of the gradient and of its square.
+    """Adaptive moment estimation: bias-corrected averages of the gradient (see `Momentum`) and of its square (see `RMSprop`).
 
         m = beta1 * m + (1 - beta1) * g
         s = beta2 * s + (1 - beta2) * g^2

@@ -20,6 +20,7 @@ from fastnn.callbacks import Callback, Checkpoint
 from fastnn.errors import FileError, FormatError, InputError, KindError
 from fastnn.examples import Examples
 from fastnn.inputs import Rows
+from fastnn.layers import Parameter
 
 if TYPE_CHECKING:
     from fastnn.run import Run
@@ -139,6 +140,7 @@ def _identity(run: Run) -> dict[str, Any]:
         "data": _digest(run.examples) if run.batches is None else "mini-batches",
         "order": "given" if run.order is not None else "shuffled",
         "shard_rows": run.shard_rows,
+        "frozen_layers": list(run.network.frozen) or None,
     }
 
 
@@ -152,9 +154,18 @@ def _changeable(run: Run) -> dict[str, Any]:
         "optimizer_settings": optimizer,
         "l2": run.penalties[0],
         "l1": run.penalties[1],
+        "training_of_layers": _training_of_layers(run) or None,
         "precision": run.engine.precision,
         "validation_data": None if run.validation is None else _digest(run.validation),
     }
+
+
+def _training_of_layers(run: Run) -> list[list[Any]]:
+    """The parameters that are not trained as `fit` says: name, L2, L1, factor of the learning rate."""
+    usual = [None, None, 1.0]
+    given = [(p.name, p.declaration) for p in run.network.parameters]
+    treated = [[name, d.l2, d.l1, d.learning_rate_factor] for name, d in given if isinstance(d, Parameter)]
+    return [row for row in treated if row[1:] != usual]
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,6 @@ from fastnn.labels import Task
 from fastnn.losses import LOSSES, as_loss
 from fastnn.metrics import as_metrics
 from fastnn.model import Sequential, Snapshot, Trained, as_loss_network
-from fastnn.optimizers import Optimizer
 from fastnn.program.plan import plan
 from fastnn.program.trace import Call, Program, Trace
 from fastnn.schedules import as_schedule
@@ -87,8 +86,7 @@ class Run:
         check_numbers(settings)
         self.epochs, self.tune, self.threads = int(settings.epochs), settings.tune, settings.threads
         self.penalties = (settings.l2, settings.l1)
-        self.penalized = settings.l1 > 0 or settings.l2 > 0
-        self.pairs = any(layer.needs_two_rows for layer in model.layers)
+        self.pairs = any(layer.needs_two_rows and layer.trainable for layer in model.layers)
         if self.batches is None:
             self.examples = self._whole(X, y, settings)
             self.per_epoch = _batches(len(self.examples.X), self.batch_size, self.pairs)
@@ -176,6 +174,7 @@ class Run:
         model = self.model
         inputs = read(X, model.network.features if model.built else None, what, model.feature_names)
         model.build(inputs.array.shape[1:])
+        model.network.trained()  # refuses a model of which everything is frozen
         model.feature_names = inputs.names or model.feature_names
         return inputs
 
@@ -190,6 +189,11 @@ class Run:
     def total_steps(self) -> int | None:
         """Steps of the whole run; None where an iterable does not tell how long it is."""
         return self.epochs * self.steps_per_epoch or None
+
+    @property
+    def penalized(self) -> bool:
+        """Whether the cost has a penalty: an L2 or L1 of something that is trained."""
+        return bool(self.network.segments(*self.penalties)[1][:, :2].any())
 
     @property
     def place(self) -> tuple[int, int]:
@@ -266,7 +270,7 @@ class Run:
             open_.callback(self.whole.close)
         storage = model._cache.take(self._storage_key(), lambda: step_storage(self.network, engine))
         self.storage: dict[str, Any] = open_.enter_context(storage)
-        engine.write(self.storage["penalties"], penalties_of(self.network, *self.penalties, self.optimizer))
+        engine.write(self.storage["penalties"], self.network.segments(*self.penalties, self.optimizer.weight_decay)[1])
 
     def _return(self) -> None:
         """Give the borrowed instances back."""
@@ -538,6 +542,7 @@ class Run:
             self.optimizer.kernel,
             settings,
             self.penalized,
+            self.network.frozen,
         )
 
     def _program(self, data: steps.Data | None = None) -> Program:
@@ -556,7 +561,7 @@ class Run:
         return max(fitting, default=min(2, n))
 
     def _storage_key(self) -> Any:
-        return ("storage", self.engine.name, self.engine.precision, self.network.size)
+        return ("storage", self.engine.name, self.engine.precision, self.network.size, self.network.frozen)
 
     def _instance(self, rows: int, examples: Examples) -> engines.Instance:
         """The step for a number of rows of such examples, with this run's storage bound to it."""
@@ -616,26 +621,24 @@ def _shuffle(n: int, key: tuple[int, int], engine: engines.Engine) -> engines.In
 
 
 def step_storage(network: steps.Network, engine: engines.Engine) -> dict[str, Any]:
-    """What a step needs beside data, parameters and state: control block, log, table, gradient, penalties."""
-    weights = sum(p.size for p in network.parameters if p.regularized)
+    """What a step needs beside data, parameters and state: control block, log, table, gradient, penalties.
+
+    The gradient of frozen parameters stays 0, since no step writes it.
+    """
+    starts, penalties = network.segments()
     storage = {
         "control": engine.zeros((8,), np.int64, mirrored=True),
         "log": engine.zeros((LOG_ROWS, len(steps.LOG_COLUMNS)), network.dtype, mirrored=True),
         "scalars": engine.zeros((LOG_ROWS, 3), network.dtype, mirrored=True),
         "gradient": engine.zeros((network.size,), network.dtype),
-        "starts": engine.place(np.array([0, weights, network.size], np.int64)),
-        "penalties": engine.zeros((2, 3), network.dtype),
+        "starts": engine.place(starts),
+        "penalties": engine.place(penalties),
     }
     if engine.precision == "bf16":
         import ml_dtypes
 
         storage["shadow"] = engine.empty((network.size,), ml_dtypes.bfloat16)
     return storage
-
-
-def penalties_of(network: steps.Network, l2: float, l1: float, optimizer: Optimizer) -> np.ndarray:
-    """L2, L1 and decoupled weight decay, of the weights and of everything else, which has none."""
-    return np.array([(l2, l1, optimizer.weight_decay), (0, 0, 0)], network.dtype)
 
 
 def _batches(n: int, batch_size: int, pairs: bool) -> list[int]:

@@ -7,13 +7,15 @@ of batch norm, the data, the order in which it is visited, and the control block
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from fastnn import ops
-from fastnn.layers import Layer
+from fastnn.errors import InputError
+from fastnn.layers import Layer, Parameter, Statistic
 from fastnn.losses import Loss, mean_loss
 from fastnn.program.differentiate import gradients, place
 from fastnn.program.fuse import fuse
@@ -30,14 +32,14 @@ CONTROL = {"index": 0, "position": 1, "step": 2}
 
 @dataclass(frozen=True)
 class Place:
-    """Where a parameter or statistic lies: its name, the layer it belongs to, shape and first element in the arena."""
+    """Where a parameter or statistic lies: its name, the layer that declared it, shape and first element in the arena."""
 
     name: str
     layer: int
     attribute: str
     shape: tuple[int, ...]
     start: int
-    regularized: bool = False
+    declaration: Parameter | Statistic
 
     @property
     def size(self) -> int:
@@ -64,10 +66,46 @@ class Network:
     def statistics_size(self) -> int:
         return sum(place.size for place in self.statistics)
 
+    @property
+    def frozen(self) -> tuple[int, ...]:
+        """The layers with parameters that training leaves as they are."""
+        return tuple(sorted({p.layer for p in self.parameters if not self.layers[p.layer].trainable}))
+
+    def trained(self) -> tuple[Place, ...]:
+        """The parameters that training changes. Raises InputError where there are parameters and all are frozen."""
+        found = tuple(p for p in self.parameters if self.layers[p.layer].trainable)
+        if self.parameters and not found:
+            raise InputError(
+                "nothing is left to train: every layer with parameters is frozen; model.unfreeze() makes them trainable again"
+            )
+        return found
+
+    def segments(self, l2: float = 0.0, l1: float = 0.0, weight_decay: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """`starts` (S + 1,) and `penalties` (S, 4) of the update kernels, for the numbers of a call of `fit`.
+
+        Neighbours whose layers ask for the same are one segment, so that S does not depend on those numbers. Frozen
+        parameters have no penalties, and a factor of 0.
+        """
+
+        def treatment(place: Place) -> tuple[Any, ...]:
+            if not self.layers[place.layer].trainable:
+                return 0.0, 0.0, 0.0, 0.0
+            parameter = place.declaration
+            assert isinstance(parameter, Parameter)
+            if not parameter.regularized:
+                return 0.0, 0.0, 0.0, parameter.learning_rate_factor
+            return parameter.l2, parameter.l1, None, parameter.learning_rate_factor
+
+        starts, table = [], []
+        for own, places in groupby(self.parameters, treatment):
+            starts.append(next(places).start)
+            given = (l2, l1, weight_decay, 1.0)
+            table.append([known if mine is None else mine for mine, known in zip(own, given, strict=True)])
+        return np.array([*starts, self.size], np.int64), np.array(table, self.dtype).reshape(-1, 4)
+
     def without_last(self) -> Network:
         """The same network less its last layer, which must have no arrays."""
-        layers = self.layers[:-1]
-        return Network(layers, self.features, self.dtype, self.parameters, self.statistics, self.keys, self.input_scale)
+        return replace(self, layers=self.layers[:-1])
 
 
 @dataclass(frozen=True)
@@ -129,7 +167,8 @@ def training(
 ) -> Program:
     """One step: mini-batch, forward pass, loss, gradients, update, what is written down, and the control block moved on.
 
-    `narrowed`: with bfloat16 products, see `fastnn.program.narrow`.
+    `narrowed`: with bfloat16 products, see `fastnn.program.narrow`. The gradient of frozen parameters is neither computed nor
+    written: it must be 0 in `gradient`. Raises InputError where all parameters are frozen.
     """
     trace = Trace(network.dtype)
     control, x, targets, weights = _batch(trace, network, data)
@@ -139,15 +178,16 @@ def training(
     mean = mean_loss(loss, outputs, loss_targets(outputs, targets, loss), weights)
     arena = trace.inputs["parameters"]
     gradient = trace.input("gradient", (network.size,))
-    wanted = [parameters[p.name] for p in network.parameters]
-    if wanted:
-        found = gradients(mean, wanted)
-        destinations = [gradient.view(p.shape, p.start, f"d {p.name}") for p in network.parameters]
+    trained = network.trained()
+    if trained:
+        found = gradients(mean, [parameters[p.name] for p in trained])
+        destinations = [gradient.view(p.shape, p.start, f"d {p.name}") for p in trained]
         trace.calls = place(trace.calls, list(zip(found, destinations, strict=True)))
     _record(trace, control, "loss", mean)
     _record_common(trace, control, outputs, targets, weights, metric)
-    starts = trace.input("starts", (3,), "int64")
-    penalties = trace.input("penalties", (2, 3))
+    count = len(network.segments()[1])
+    starts = trace.input("starts", (count + 1,), "int64")
+    penalties = trace.input("penalties", (count, 4))
     if penalized:
         _record(trace, control, "penalty", ops.penalty(arena, starts, penalties))
     if attributes["clip_norm"] > 0:

@@ -17,7 +17,7 @@ from fastnn.metrics import as_metrics
 from fastnn.model import LossLike, Sequential, as_loss_network
 from fastnn.optimizers import Optimizer
 from fastnn.program.explain import STEPS, Explanation
-from fastnn.run import History, Run, penalties_of, step_storage
+from fastnn.run import History, Run, step_storage
 from fastnn.settings import ALL, Settings, as_optimizer
 
 CHANGED = ("task", "trained", "_loss", "_optimizer", "feature_names", "device")
@@ -105,7 +105,8 @@ def step_program(
         y = np.zeros((batch_size, outputs), model.dtype)
         data = steps.Data(model.dtype.name, model.dtype.name, (outputs,))
     metric = {"threshold": 0.0, "multilabel": False} if chosen.accepts == "classes" else None
-    penalized = l1 > 0 or l2 > 0
+    penalties = network.segments(l2, l1, settings.weight_decay)[1]
+    penalized = bool(penalties[:, :2].any())
     engine = engines.choose(device or model.device, precision, tune)[0]
     program = steps.training(
         network, chosen, data, metric, settings.kernel, settings.attributes(), penalized, fused, engine.precision == "bf16"
@@ -118,7 +119,7 @@ def step_program(
         **{name: np.zeros(network.size, model.dtype) for name in settings.slots},
     }  # fmt: skip
     storage = step_storage(network, engine)
-    engine.write(storage["penalties"], penalties_of(network, l2, l1, settings))
+    engine.write(storage["penalties"], penalties)
     instance.bind(**{name: engine.place(array) for name, array in given.items()}, **storage)
     return Explanation(instance, f"training step of {model!r}, {chosen.name}, {settings!r}, mini-batch {batch_size}")
 

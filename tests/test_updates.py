@@ -39,10 +39,10 @@ def operands(name: str, size: int, dtype: str, *, segments: int = 5, penalised: 
     random = np.random.default_rng(size)
     gradient = random.normal(size=size).astype(dtype)
     scalars = random.uniform(0.01, 1.5, (4, 3)).astype(dtype)
-    penalties = np.zeros((segments, 3), dtype)
+    penalties = np.tile(np.array([0, 0, 0, 1], dtype), (segments, 1))
     if penalised:
-        penalties[1::2] = [[0.1 * (k + 1), 0.01, 0.2] for k in range(len(penalties[1::2]))]
-        penalties[2:3] = [0.0, 0.0, 0.3]
+        penalties[1::2] = [[0.1 * (k + 1), 0.01, 0.2, (1.5, 0.6, 0.0)[k % 3]] for k in range(len(penalties[1::2]))]
+        penalties[2:3] = [0.0, 0.0, 0.3, 0.7]
     parameters = random.normal(size=size).astype(dtype)
     parameters[::5] = 0  # where the sign is 0
     states = [random.uniform(0.1, 1, size).astype(dtype) for _ in UPDATES[name]]
@@ -93,7 +93,7 @@ def test_rmsprop_epsilon_inside(dtype: str) -> None:
     check_kernel("rmsprop", operands("rmsprop", 127, dtype), [], tolerance=16, **NO_CLIPPING, **attributes)
     # By hand: s = 0.5 * 2 + 0.5 * 4 = 3, epsilon 1; w = 1 - 2 * 2 / sqrt(4) = -1, and outside 1 - 4 / (sqrt(3) + 1).
     one = np.ones(1, dtype)
-    rate, step, starts, penalties = np.full((1, 3), 2, dtype), np.array(0), np.array([0, 1]), np.zeros((1, 3), dtype)
+    rate, step, starts, penalties = np.full((1, 3), 2, dtype), np.array(0), np.array([0, 1]), np.array([[0, 0, 0, 1]], dtype)
     arrays = [2 * one, np.array(0, dtype), rate, step, starts, penalties, one, 2 * one]
     for inside, expected in ((True, -1.0), (False, 1 - 4 / (math.sqrt(3) + 1))):
         attributes = {"beta": 0.5, "epsilon": 1.0, "epsilon_inside": inside}
@@ -152,6 +152,37 @@ def test_segments_that_meet_anywhere(name: str) -> None:
     definition, *ours = run_all(name, arrays, **NO_CLIPPING, **ATTRIBUTES[name])
     for outcome in ours:
         assert outcome[6].tobytes() == definition[6].tobytes()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", UPDATES)
+def test_a_factor_of_0_keeps_every_bit(name: str, dtype: str) -> None:
+    """Of parameters and states, whatever gradient, penalties and decay are: NaN, infinity and -0.0 included."""
+    arrays = operands(name, 301, dtype, segments=4, penalised=False)
+    arrays[4][:] = 0, 5, 150, 203, 301
+    arrays[5][:] = [[0, 0, 0, 1], [0.5, 0.25, 0.1, 0], [0, 0, 0, 0], [0.5, 0, 0.1, 1]]
+    arrays[0][[5, 17, 160]], arrays[6][[6, 18, 202]], arrays[6][[149, 200]] = np.nan, -0.0, np.inf
+    kept = slice(5, 203)
+    for outcome in run_all(name, arrays, **NO_CLIPPING, **ATTRIBUTES[name]):
+        for before, after in zip(arrays[6:], outcome[6:], strict=True):
+            assert after[kept].tobytes() == before[kept].tobytes()
+            assert (after[:5] != before[:5]).all()
+            assert (after[203:] != before[203:]).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", UPDATES)
+def test_a_factor_is_another_rate(name: str, dtype: str) -> None:
+    """The same bits as that rate, rounded, with a factor of 1; decay included."""
+    arrays = operands(name, 127, dtype, segments=2)
+    arrays[5][:] = [[0.1, 0.01, 0.2, 0.3], [0, 0, 0, 0.3]]
+    expected = [array.copy() for array in arrays]
+    expected[2][:, 0] *= expected[5][0, 3]
+    expected[5][:, 3] = 1
+    getattr(numpy_set, name)(*expected, **NO_CLIPPING, **ATTRIBUTES[name])
+    for outcome in run_all(name, arrays, **NO_CLIPPING, **ATTRIBUTES[name]):
+        for got, wanted in zip(outcome[6:], expected[6:], strict=True):
+            assert got.tobytes() == wanted.tobytes()
 
 
 @pytest.mark.parametrize("name", UPDATES)
@@ -254,7 +285,7 @@ def test_ten_steps_of_torch(case: str, dtype: str, clip_value: float) -> None:
     rate, tolerance = 0.05, 3e-5 if dtype == "float32" else 1e-12
     beta1, beta2 = attributes.get("beta1", 0), attributes.get("beta2", 0)
     scalars = np.array([[rate, 1 / (1 - beta1**t), 1 / (1 - beta2**t)] for t in range(1, 11)]).astype(dtype)
-    penalties = np.array([[WEIGHT_DECAY * (decayed == 1), 0, WEIGHT_DECAY * (decayed == 2)]], dtype)
+    penalties = np.array([[WEIGHT_DECAY * (decayed == 1), 0, WEIGHT_DECAY * (decayed == 2), 1]], dtype)
     numbers = {"clip_value": clip_value, "clip_norm": 0.0, **attributes}
 
     weights = torch.nn.Parameter(torch.from_numpy(start.copy()))
@@ -287,7 +318,8 @@ def test_averaged_momentum_is_momentum_rescaled(dtype: str) -> None:
     for gradient in gradients:
         weights.grad = torch.from_numpy(gradient.copy())
         optimizer.step()
-        read = [gradient.astype(dtype), np.zeros((), dtype), scalars, np.array(0), np.array([0, 53]), np.zeros((1, 3), dtype)]
+        segment = [np.array([0, 53]), np.array([[0, 0, 0, 1]], dtype)]
+        read = [gradient.astype(dtype), np.zeros((), dtype), scalars, np.array(0), *segment]
         cpu_set.run("averaged_momentum", [*read, *ours], {**NO_CLIPPING, "beta": beta})
     tolerance = 1e-5 if dtype == "float32" else 1e-12
     np.testing.assert_allclose(ours[0], weights.detach().numpy(), rtol=tolerance, atol=tolerance)
@@ -302,7 +334,7 @@ def test_clipping_by_norm_is_that_of_torch() -> None:
         weights = torch.nn.Parameter(torch.zeros(97, dtype=torch.float64))
         weights.grad = torch.from_numpy(gradient.copy())
         norm = torch.nn.utils.clip_grad_norm_([weights], limit)
-        rate, step, starts, penalties = np.ones((1, 3)), np.array(0), np.array([0, 97]), np.zeros((1, 3))
+        rate, step, starts, penalties = np.ones((1, 3)), np.array(0), np.array([0, 97]), np.array([[0.0, 0, 0, 1]])
         arrays = [gradient, np.array(norm.item()), rate, step, starts, penalties, np.zeros(97)]
         for outcome in run_all("sgd", arrays, clip_value=0.0, clip_norm=limit):
             np.testing.assert_allclose(-outcome[6], weights.grad.numpy(), rtol=1e-5)  # torch adds 1e-6 to the norm
@@ -312,7 +344,7 @@ def test_clipping_by_norm_is_that_of_torch() -> None:
 def test_l1_is_the_gradient_of_its_penalty(dtype: str) -> None:
     """An update of rate 1 from a zero gradient moves by the derivative of block_penalty's l2/2 w^2 + l1 |w|."""
     w = np.array([-2.0, -0.5, 0.0, 0.5, 2.0], dtype)
-    penalties = np.array([[0.25, 0.125, 0.0]], dtype)
+    penalties = np.array([[0.25, 0.125, 0.0, 1.0]], dtype)
     arrays = [np.zeros(5, dtype), np.zeros((), dtype), np.ones((1, 3), dtype), np.array(0), np.array([0, 5]), penalties, w]
     for outcome in run_all("sgd", arrays, **NO_CLIPPING):
         np.testing.assert_array_equal(outcome[6], w - (0.25 * w + 0.125 * np.sign(w)))
@@ -339,7 +371,7 @@ def test_block_sum_squares(size: int, dtype: str) -> None:
 def test_block_penalty(size: int, dtype: str) -> None:
     w = np.random.default_rng(size).normal(size=size).astype(dtype)
     starts = cut(size, 4)
-    penalties = np.array([[0.1, 0, 0.5], [0, 0, 0], [0, 0.2, 0], [0.3, 0.4, 0]], dtype)
+    penalties = np.array([[0.1, 0, 0.5, 1], [0, 0, 0, 1], [0, 0.2, 0, 0], [0.3, 0.4, 0, 0.5]], dtype)
     check_kernel("block_penalty", [w, starts, penalties], [((-(-size // SUM_BLOCK),), dtype)], tolerance=8)
     per_element = np.repeat(penalties, np.diff(starts), axis=0).astype(np.float64)
     terms = per_element[:, 0] / 2 * w.astype(np.float64) ** 2 + per_element[:, 1] * np.abs(w)
@@ -352,7 +384,7 @@ def test_block_penalty(size: int, dtype: str) -> None:
 def test_block_sums_depend_on_nothing_but_the_shape(size: int, dtype: str) -> None:
     """Neither on where the arrays lie nor on the number of blocks that sum."""
     x, partial = np.random.default_rng(size).normal(size=size).astype(dtype), np.zeros(-(-size // SUM_BLOCK), dtype)
-    penalties = np.random.default_rng(0).random((40, 3)).astype(dtype)
+    penalties = np.random.default_rng(0).random((40, 4)).astype(dtype)
     for name, arrays, attributes in (
         ("block_sum_squares", [x, partial], {"clip_value": 0.5}),
         ("block_penalty", [x, cut(size, 40), penalties, partial], {}),

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from fastnn import ops
-from fastnn.errors import MissingError
+from fastnn.configurations import as_number
+from fastnn.errors import InputError, MissingError
 
 Array = ops.Array
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A trained array: its shape, its initial values (`initial(key, shape, dtype)`), and whether L1 and L2 act on it."""
+    """A trained array: its shape, its initial values (`initial(key, shape, dtype)`), and how training treats it.
+
+    `regularized`: whether L2, L1 and weight decay act on it, with the numbers of `fit` or, where given, its own `l2` and
+    `l1`. `learning_rate_factor`: what its learning rate is multiplied by, decay included.
+    """
 
     shape: tuple[int, ...]
     initial: Any
     regularized: bool = False
+    l2: float | None = None
+    l1: float | None = None
+    learning_rate_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_training("Parameter", self.l2, self.l1, self.learning_rate_factor)
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,22 @@ class Statistic:
 
     shape: tuple[int, ...]
     initial: float | np.ndarray
+
+
+def check_training(
+    owner: str, l2: float | None = None, l1: float | None = None, learning_rate_factor: float = 1.0, trainable: bool = True
+) -> None:
+    """Raise InputError for numbers that training cannot work with."""
+    for name, value in {"l2": l2, "l1": l1}.items():
+        if value is not None and not 0.0 <= as_number(value) < math.inf:
+            raise InputError(f"{owner}: {name}: expected a number of at least 0, or None for that of fit, got {value!r}")
+    if not 0.0 < as_number(learning_rate_factor) < math.inf:
+        raise InputError(
+            f"{owner}: learning_rate_factor: expected a number above 0, got {learning_rate_factor!r}; "
+            "trainable=False freezes a layer"
+        )
+    if not isinstance(trainable, bool):
+        raise InputError(f"{owner}: trainable: expected True or False, got {trainable!r}")
 
 
 class Layer:
@@ -44,6 +72,7 @@ class Layer:
 
     While a step is recorded, `forward` runs on a copy of the layer whose parameters, statistics, random `key` and `step`
     are attributes holding symbols; it returns a symbol and changes nothing. A layer object holds options only, no values.
+    A layer whose forward pass in training is another one while it is frozen asks for `self.trainable`.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
@@ -52,6 +81,8 @@ class Layer:
     """Whether training on one row is impossible (batch statistics)."""
     random: ClassVar[bool] = False
     """Whether the layer draws random numbers while it trains."""
+    trainable: bool = True
+    """Whether training changes the parameters; see `Sequential.freeze`. It is stored beside the options."""
 
     key: tuple[int, int]
     step: Array
@@ -63,6 +94,11 @@ class Layer:
     def statistics(self, shape: tuple[int, ...]) -> Mapping[str, Statistic]:
         """The arrays kept beside the trained ones."""
         return {}
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether the layer declares any, which may be none for some inputs."""
+        return type(self).parameters is not Layer.parameters
 
     def forward(self, x: Array, training: bool) -> Array:
         """The outputs (B, ...) for inputs (B, ...)."""
@@ -90,5 +126,8 @@ class Layer:
         )
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value!r}" for name, value in self.config().items() if value is not None)
-        return f"{type(self).__name__}({shown})"
+        return self._written(f"{name}={value!r}" for name, value in self.config().items() if value is not None)
+
+    def _written(self, arguments: Iterable[str]) -> str:
+        """The layer as a call with these arguments."""
+        return f"{type(self).__name__}({', '.join([*arguments, *(() if self.trainable else ('trainable=False',))])})"

@@ -9,7 +9,7 @@ from typing import Any, Self
 from fastnn import initializers, ops
 from fastnn.errors import InputError
 from fastnn.layers.activation import Activation
-from fastnn.layers.base import Array, Layer, Parameter
+from fastnn.layers.base import Array, Layer, Parameter, check_training
 from fastnn.layers.batch_norm import BatchNorm
 from fastnn.layers.dropout import Dropout
 
@@ -20,9 +20,13 @@ class Dense(Layer):
     `activation`: a name of `ops.ACTIVATIONS`; `alpha`: its slope or scale for leaky_relu and elu. `use_bias`: None means
     yes, unless the layer is linear and batch norm follows directly, which would take the bias off again. `weight_init`,
     `bias_init`: an initializer or its name; by default He before the ReLU family, Glorot otherwise, and zero biases.
+
+    `l2`, `l1`: of the weights, in the place of those of `fit`; None for those. `learning_rate_factor`: what the learning rate
+    of weights and biases is multiplied by. `trainable`: False for a layer that `fit` leaves as it is, see
+    `Sequential.freeze`.
     """
 
-    options = ("units", "activation", "use_bias", "weight_init", "bias_init", "alpha")
+    options = ("units", "activation", "use_bias", "weight_init", "bias_init", "alpha", "l2", "l1", "learning_rate_factor")
 
     def __init__(
         self,
@@ -32,17 +36,27 @@ class Dense(Layer):
         weight_init: Any = None,
         bias_init: Any = "zeros",
         alpha: float | None = None,
+        *,
+        l2: float | None = None,
+        l1: float | None = None,
+        learning_rate_factor: float = 1.0,
+        trainable: bool = True,
     ) -> None:
         if isinstance(units, bool) or not isinstance(units, Integral) or units < 1:
             raise InputError(f"Dense: expected units, a whole number of at least 1, got {units!r}")
         if activation is not None:
             ops.check_activation(activation, alpha)
+        check_training("Dense", l2, l1, learning_rate_factor, trainable)
         self.units: int = int(units)
         self.activation: str | None = activation
         self.alpha: float | None = alpha
         self.use_bias: bool | None = use_bias
         self.weight_init: initializers.Initializer | None = None if weight_init is None else _initializer(weight_init)
         self.bias_init: initializers.Initializer = _initializer(bias_init)
+        self.l2: float | None = None if l2 is None else float(l2)
+        self.l1: float | None = None if l1 is None else float(l1)
+        self.learning_rate_factor: float = float(learning_rate_factor)
+        self.trainable = trainable
 
     def in_context(self, following: Sequence[Layer]) -> Self:
         linear = self.activation in (None, "identity")
@@ -57,9 +71,10 @@ class Dense(Layer):
     def parameters(self, shape: tuple[int, ...]) -> Mapping[str, Parameter]:
         if len(shape) != 1:
             raise InputError(f"Dense: expected inputs (B, I), got {('B', *shape)}; put fastnn.Flatten() in front")
-        made = {"weight": Parameter((shape[0], self.units), self.weight_init, regularized=True)}
+        factor = self.learning_rate_factor
+        made = {"weight": Parameter((shape[0], self.units), self.weight_init, True, self.l2, self.l1, factor)}
         if self.use_bias:
-            made["bias"] = Parameter((self.units,), self.bias_init)
+            made["bias"] = Parameter((self.units,), self.bias_init, learning_rate_factor=factor)
         return made
 
     def forward(self, x: Array, training: bool) -> Array:
@@ -75,7 +90,9 @@ class Dense(Layer):
         shown = [f"{self.units}"]
         shown += [f"activation={self.activation!r}"] if self.activation else []
         shown += [f"use_bias={self.use_bias}"] if self.use_bias is False else []
-        return f"Dense({', '.join(shown)})"
+        shown += [f"{name}={value}" for name in ("l2", "l1") if (value := getattr(self, name)) is not None]
+        shown += [f"learning_rate_factor={self.learning_rate_factor}"] if self.learning_rate_factor != 1 else []
+        return self._written(shown)
 
 
 def _initializer(given: Any) -> initializers.Initializer:

@@ -294,9 +294,11 @@ _declare("shuffle", "epoch", "order", attributes="key")
 
 # Updates over the whole arena of P parameters. `scalars` (steps, 3) F holds for each step of a chunk the learning
 # rate and the two bias corrections 1/(1 - beta1^t), 1/(1 - beta2^t); `index` (0-d int64) names the row. `starts` (S + 1,) int64
-# cuts the arena into segments, `penalties` (S, 3) F holds l2, l1 and decoupled weight decay of each.
+# cuts the arena into segments, `penalties` (S, 4) F holds l2, l1, decoupled weight decay and the factor of the learning rate of
+# each. Where the factor is 0, w and its states stay exactly as they are.
 # g = clip(gradient): first to [-clip_value, clip_value] (0: off), then times min(1, clip_norm / norm) (0: off), with
-# norm (0-d F) that of the value-clipped gradient; then g += l2 * w + l1 * sign(w). Then, with rate the learning rate:
+# norm (0-d F) that of the value-clipped gradient; then g += l2 * w + l1 * sign(w). Then, with rate the learning rate times
+# the factor, rounded:
 #   sgd                w -= rate * g
 #   momentum           v = beta * v + g;              w -= rate * v
 #   nesterov           v = beta * v + g;              w -= rate * (g + beta * v)

@@ -60,30 +60,30 @@ def _update_body(F: Any, slots: int, formula: Any) -> Any:
             if factor > F(1):
                 factor = F(1)
         scalars = carray(pointer(op[2] + 3 * size_of * carray(int64_pointer(op[3]), 1)[0]), 3)
-        rate = scalars[0]
-        n = (
+        numbers = (
             F(float64_from_bits(op[after + 4])),
             F(float64_from_bits(op[after + 5])),
             F(float64_from_bits(op[after + 6])),
             F(float64_from_bits(op[after + 7])),
             F(float64_from_bits(op[after + 8])),
-            rate,
-            scalars[1],
-            scalars[2],
         )
         starts = carray(int64_pointer(op[4]), segments + 1)
-        penalties = carray(pointer(op[5]), (segments, 3))
+        penalties = carray(pointer(op[5]), (segments, 4))
         begin, end = share(size, 16, part, parts)
         k = 0
         while k < segments and begin < end:
-            l2, l1, decay = penalties[k, 0], penalties[k, 1], rate * penalties[k, 2]
+            l2, l1, rate = penalties[k, 0], penalties[k, 1], scalars[0] * penalties[k, 3]
+            decay = rate * penalties[k, 2]
             penalised = l2 != F(0) or l1 != F(0) or penalties[k, 2] != F(0)
+            frozen = penalties[k, 3] == F(0)
+            n = (*numbers, rate, scalars[1], scalars[2])
             k += 1
             # Neighbours with equal penalties are one segment here: a model has many short ones.
             while k < segments and (
                 penalties[k, 0] == penalties[k - 1, 0]
                 and penalties[k, 1] == penalties[k - 1, 1]
                 and penalties[k, 2] == penalties[k - 1, 2]
+                and penalties[k, 3] == penalties[k - 1, 3]
             ):
                 k += 1
             count = min(starts[k], end) - begin
@@ -91,6 +91,8 @@ def _update_body(F: Any, slots: int, formula: Any) -> Any:
                 continue
             offset = begin * size_of
             begin += count
+            if frozen:
+                continue
             gradient = carray(pointer(op[0] + offset), count)
             w = carray(pointer(op[6] + offset), count)
             a = carray(pointer(op[first_state] + offset), count)
@@ -245,7 +247,7 @@ def block_penalty(F: Any) -> Any:
     def body(op: Any, part: Any, parts: Any) -> None:
         size, segments = op[6], op[7]
         starts = carray(int64_pointer(op[1]), segments + 1)
-        penalties = carray(pointer(op[2]), (segments, 3))
+        penalties = carray(pointer(op[2]), (segments, 4))
         blocks = (size + SUM_BLOCK - 1) // SUM_BLOCK
         partial = carray(pointer(op[3]), blocks)
         terms_address = op[4] + part * op[5]

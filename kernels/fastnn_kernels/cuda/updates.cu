@@ -7,7 +7,7 @@ template <class F> struct Segment {
   const i64* starts;
   const F* penalties;
   i64 segments, at = 0, stop = 0;  // elements below `stop` are in segment `at`; the last one has no end
-  F l2 = 0, l1 = 0, decay = 0;
+  F l2 = 0, l1 = 0, decay = 0, factor = 0;
 
   __device__ __forceinline__ Segment(const i64* starts, const F* penalties, i64 segments)
       : starts(starts), penalties(penalties), segments(segments) {}
@@ -23,7 +23,8 @@ template <class F> struct Segment {
         last = middle - 1;
     }
     stop = at + 1 < segments ? starts[at + 1] : 0x7fffffffffffffffll;
-    l2 = penalties[3 * at], l1 = penalties[3 * at + 1], decay = penalties[3 * at + 2];
+    const F* own = penalties + 4 * at;
+    l2 = own[0], l1 = own[1], decay = own[2], factor = own[3];
   }
 
   // Calls visit(from, to) for each run of elements first + from .. first + to - 1, of the next N and below `size`, that lie in
@@ -47,7 +48,8 @@ template <class F, int N> struct States {
 };
 
 // w = formula(now, state, w - rate * decay * w, g) with g the gradient, clipped and with penalties, for each parameter and its
-// `state`, an array of N, which the formula changes. Clipping that is off has `clip` infinite or `clip_norm` 0; then no bit is
+// `state`, an array of N, which the formula changes; the rate of `now` is that of the segment. Where the factor of the rate is
+// 0, w and state stay as they are. Clipping that is off has `clip` infinite or `clip_norm` 0; then no bit is
 // changed and `norm` is not read. `shadow`, if given, becomes a copy of the new parameters.
 template <class F, int N, class Formula, class G, class S = bf16>
 __device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> states, Formula formula, const G* gradient,
@@ -64,8 +66,8 @@ __device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> stat
   Segment<F> segment(starts, penalties, segments);
   segment.reach(first);  // what it reads comes while `index` does
   const Scalars<F> now{scalars[3 * step], scalars[3 * step + 1], scalars[3 * step + 2]};
-  F factor = 1;
-  if (clip_norm > 0) factor = smaller(clip_norm / *norm, F(1));
+  F scale = 1;
+  if (clip_norm > 0) scale = smaller(clip_norm / *norm, F(1));
 
   for (; first < size; first += stride_of(grid) * E) {
     const i64 left = size - first;
@@ -82,21 +84,26 @@ __device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> stat
     else
       load(left, false);
 
-    F g[E];
-    for (int j = 0; j < E; j++) g[j] = smaller(larger(F(gradients.at[j]), -clip), clip) * factor;
+    F g[E], factors[E] = {};
+    for (int j = 0; j < E; j++) g[j] = smaller(larger(F(gradients.at[j]), -clip), clip) * scale;
     segment.template runs<E>(first, size, [&](int from, int to) {
-      if (segment.l2 == 0 && segment.l1 == 0 && segment.decay == 0) return;
+      const bool penalised = segment.factor != 0 && (segment.l2 != 0 || segment.l1 != 0 || segment.decay != 0);
       for (int j = 0; j < E; j++) {
         if (j < from || j >= to) continue;
+        factors[j] = segment.factor;
+        if (!penalised) continue;
         F old = weights.at[j], sign = old > 0 ? F(1) : old < 0 ? F(-1) : F(0);
         g[j] += segment.l2 * old + segment.l1 * sign;
-        weights.at[j] = old - now.rate * segment.decay * old;
+        weights.at[j] = old - now.rate * segment.factor * segment.decay * old;
       }
     });
     for (int j = 0; j < E; j++) {
       F state[N > 0 ? N : 1];
       for (int k = 0; k < N; k++) state[k] = kept[k].at[j];
-      weights.at[j] = formula(now, state, weights.at[j], g[j]);
+      const Scalars<F> own{now.rate * factors[j], now.correction1, now.correction2};
+      F moved = formula(own, state, weights.at[j], g[j]);
+      if (factors[j] == 0) continue;
+      weights.at[j] = moved;
       for (int k = 0; k < N; k++) kept[k].at[j] = state[k];
     }
 

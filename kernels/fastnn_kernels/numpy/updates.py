@@ -1,11 +1,14 @@
 """Definition of the update kernels: one step of an optimizer over the whole arena of P parameters.
 
 Every function takes `gradient` (P,), `norm` (0-d), `scalars` (steps, 3), `index` (0-d int64), `starts` (S + 1,) int64,
-`penalties` (S, 3), the updated `parameters` and states (P,) and, if given, `shadow` (P,); see the contract. Numbers such as
+`penalties` (S, 4), the updated `parameters` and states (P,) and, if given, `shadow` (P,); see the contract. Numbers such as
 1 - beta are computed in float64 and rounded once to the dtype of the arena.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -22,12 +25,10 @@ def sgd(
     *, clip_value: float, clip_norm: float,
 ) -> None:  # fmt: skip
     """w -= rate * g."""
-    w = parameters
-    rate = scalars[int(index[()]), 0]
-    g = clipped(gradient, norm, clip_value, clip_norm)
-    penalise(g, w, rate, starts, penalties)
-    w -= rate * g
-    copy(w, shadow)
+    clipped = clip(gradient, norm, clip_value, clip_norm)
+    for g, rate, w in segments(clipped, scalars[int(index[()]), 0], starts, penalties, parameters):
+        w -= rate * g
+    copy(parameters, shadow)
 
 
 def momentum(
@@ -36,13 +37,12 @@ def momentum(
     *, clip_value: float, clip_norm: float, beta: float,
 ) -> None:  # fmt: skip
     """v = beta * v + g; w -= rate * v (Polyak, 1964)."""
-    w, v, F = parameters, velocity, parameters.dtype.type
-    rate = scalars[int(index[()]), 0]
-    g = clipped(gradient, norm, clip_value, clip_norm)
-    penalise(g, w, rate, starts, penalties)
-    v[...] = F(beta) * v + g
-    w -= rate * v
-    copy(w, shadow)
+    F = parameters.dtype.type
+    clipped = clip(gradient, norm, clip_value, clip_norm)
+    for g, rate, w, v in segments(clipped, scalars[int(index[()]), 0], starts, penalties, parameters, velocity):
+        v[...] = F(beta) * v + g
+        w -= rate * v
+    copy(parameters, shadow)
 
 
 def nesterov(
@@ -51,13 +51,12 @@ def nesterov(
     *, clip_value: float, clip_norm: float, beta: float,
 ) -> None:  # fmt: skip
     """v = beta * v + g; w -= rate * (g + beta * v) (Sutskever et al., ICML 2013, in terms of the point looked ahead to)."""
-    w, v, F = parameters, velocity, parameters.dtype.type
-    rate = scalars[int(index[()]), 0]
-    g = clipped(gradient, norm, clip_value, clip_norm)
-    penalise(g, w, rate, starts, penalties)
-    v[...] = F(beta) * v + g
-    w -= rate * (g + F(beta) * v)
-    copy(w, shadow)
+    F = parameters.dtype.type
+    clipped = clip(gradient, norm, clip_value, clip_norm)
+    for g, rate, w, v in segments(clipped, scalars[int(index[()]), 0], starts, penalties, parameters, velocity):
+        v[...] = F(beta) * v + g
+        w -= rate * (g + F(beta) * v)
+    copy(parameters, shadow)
 
 
 def averaged_momentum(
@@ -66,13 +65,12 @@ def averaged_momentum(
     *, clip_value: float, clip_norm: float, beta: float,
 ) -> None:  # fmt: skip
     """v = beta * v + (1 - beta) * g; w -= rate * v: the velocity is a moving average of gradients."""
-    w, v, F = parameters, velocity, parameters.dtype.type
-    rate = scalars[int(index[()]), 0]
-    g = clipped(gradient, norm, clip_value, clip_norm)
-    penalise(g, w, rate, starts, penalties)
-    v[...] = F(beta) * v + F(1 - beta) * g
-    w -= rate * v
-    copy(w, shadow)
+    F = parameters.dtype.type
+    clipped = clip(gradient, norm, clip_value, clip_norm)
+    for g, rate, w, v in segments(clipped, scalars[int(index[()]), 0], starts, penalties, parameters, velocity):
+        v[...] = F(beta) * v + F(1 - beta) * g
+        w -= rate * v
+    copy(parameters, shadow)
 
 
 def rmsprop(
@@ -82,14 +80,13 @@ def rmsprop(
     beta: float, epsilon: float, epsilon_inside: bool,
 ) -> None:  # fmt: skip
     """s = beta * s + (1 - beta) * g^2; w -= rate * g / (sqrt(s) + epsilon), or / sqrt(s + epsilon) if `epsilon_inside`."""
-    w, s, F = parameters, square, parameters.dtype.type
-    rate = scalars[int(index[()]), 0]
-    g = clipped(gradient, norm, clip_value, clip_norm)
-    penalise(g, w, rate, starts, penalties)
-    s[...] = F(beta) * s + F(1 - beta) * (g * g)
-    root = np.sqrt(s + F(epsilon)) if epsilon_inside else np.sqrt(s) + F(epsilon)
-    w -= (rate * g) / root
-    copy(w, shadow)
+    F = parameters.dtype.type
+    clipped = clip(gradient, norm, clip_value, clip_norm)
+    for g, rate, w, s in segments(clipped, scalars[int(index[()]), 0], starts, penalties, parameters, square):
+        s[...] = F(beta) * s + F(1 - beta) * (g * g)
+        root = np.sqrt(s + F(epsilon)) if epsilon_inside else np.sqrt(s) + F(epsilon)
+        w -= (rate * g) / root
+    copy(parameters, shadow)
 
 
 def adam(
@@ -100,14 +97,14 @@ def adam(
     """m = beta1 * m + (1 - beta1) * g; s = beta2 * s + (1 - beta2) * g^2;
     w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon)
     (Kingma and Ba, ICLR 2015; with decay, AdamW of Loshchilov and Hutter, ICLR 2019)."""
-    w, m, s, F = parameters, mean, square, parameters.dtype.type
-    rate, correction1, correction2 = scalars[int(index[()])]
-    g = clipped(gradient, norm, clip_value, clip_norm)
-    penalise(g, w, rate, starts, penalties)
-    m[...] = F(beta1) * m + F(1 - beta1) * g
-    s[...] = F(beta2) * s + F(1 - beta2) * (g * g)
-    w -= (rate * (m * correction1)) / (np.sqrt(s * correction2) + F(epsilon))
-    copy(w, shadow)
+    F = parameters.dtype.type
+    learning_rate, correction1, correction2 = scalars[int(index[()])]
+    clipped = clip(gradient, norm, clip_value, clip_norm)
+    for g, rate, w, m, s in segments(clipped, learning_rate, starts, penalties, parameters, mean, square):
+        m[...] = F(beta1) * m + F(1 - beta1) * g
+        s[...] = F(beta2) * s + F(1 - beta2) * (g * g)
+        w -= (rate * (m * correction1)) / (np.sqrt(s * correction2) + F(epsilon))
+    copy(parameters, shadow)
 
 
 def copy(w: np.ndarray, shadow: np.ndarray | None) -> None:
@@ -116,7 +113,7 @@ def copy(w: np.ndarray, shadow: np.ndarray | None) -> None:
         shadow[...] = w
 
 
-def clipped(gradient: np.ndarray, norm: np.ndarray, clip_value: float, clip_norm: float) -> np.ndarray:
+def clip(gradient: np.ndarray, norm: np.ndarray, clip_value: float, clip_norm: float) -> np.ndarray:
     """A copy of the gradient, clipped to [-clip_value, clip_value], then scaled by min(1, clip_norm / norm); 0: off."""
     g = gradient.copy()
     if clip_value:
@@ -127,13 +124,24 @@ def clipped(gradient: np.ndarray, norm: np.ndarray, clip_value: float, clip_norm
     return g
 
 
-def penalise(g: np.ndarray, w: np.ndarray, rate: float, starts: np.ndarray, penalties: np.ndarray) -> None:
-    """g += l2 * w + l1 * sign(w), and w -= rate * decay * w with the old w; not computed in segments without penalties."""
-    for start, stop, (l2, l1, decay) in zip(starts[:-1], starts[1:], penalties, strict=True):
+def segments(
+    clipped: np.ndarray, learning_rate: Any, starts: np.ndarray, penalties: np.ndarray, parameters: np.ndarray,
+    *states: np.ndarray,
+) -> Iterator[tuple[Any, ...]]:  # fmt: skip
+    """(g, rate, w, states...) of each segment: with rate = learning_rate * factor, g is the clipped gradient + l2 * w
+    + l1 * sign(w), then w -= rate * decay * w. A factor of 0 leaves the segment out.
+
+    Penalties are not computed in segments without: 0 * infinity would be NaN.
+    """
+    for start, stop, (l2, l1, decay, factor) in zip(starts[:-1], starts[1:], penalties, strict=True):
+        if factor == 0:
+            continue
+        g, w, *own = (array[start:stop] for array in (clipped, parameters, *states))
+        rate = learning_rate * factor
         if l2 or l1 or decay:
-            segment = w[start:stop]
-            g[start:stop] += l2 * segment + l1 * np.sign(segment)
-            segment -= (rate * decay) * segment
+            g = g + (l2 * w + l1 * np.sign(w))
+            w -= (rate * decay) * w
+        yield g, rate, w, *own
 
 
 def block_sum_squares(x: np.ndarray, partial: np.ndarray, *, clip_value: float) -> None:
@@ -146,7 +154,7 @@ def block_sum_squares(x: np.ndarray, partial: np.ndarray, *, clip_value: float) 
 def block_penalty(parameters: np.ndarray, starts: np.ndarray, penalties: np.ndarray, partial: np.ndarray) -> None:
     """partial[k] = sum of l2/2 * w^2 + l1 * |w| over block k of `SUM_BLOCK` elements of the arena."""
     values = np.zeros_like(parameters)
-    for start, stop, (l2, l1, _) in zip(starts[:-1], starts[1:], penalties, strict=True):
+    for start, stop, (l2, l1, _, _) in zip(starts[:-1], starts[1:], penalties, strict=True):
         w = parameters[start:stop]
         values[start:stop] = l2 / 2 * (w * w) + l1 * np.abs(w)
     for k in range(len(partial)):
