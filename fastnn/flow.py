@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from fastnn.run import Run
 
 EXAMPLES = 256
+SMALL = 5e8
+"""Examples times parameters below which one thread computes a record. Played once in a while, its many short calls wait for
+threads that slept: 1.6 ms on one thread and 2 to 24 on two for 784-128-10, on two cores that others used too."""
 TINY = 1e-30
 """What an array is divided by at least before its squares are added up."""
 
@@ -203,7 +206,8 @@ class _Probe:
         rows = min(examples, len(given.X))
         program, self.columns = _flow(run.network, run.loss, given.data, len(model.layers))
         self.engine, self.network = engine, run.network
-        self.instance = engine.instantiate(program, rows, run.threads)
+        small = rows * run.network.size < SMALL
+        self.instance = engine.instantiate(program, rows, 1 if small else run.threads)
         x = engine.zeros((rows, *run.network.features), model.dtype)
         engine.load_rows(x, given.X, 0, rows, model.input_scale)
         log = engine.zeros((1, max(1, len(self.columns))), model.dtype, mirrored=True)

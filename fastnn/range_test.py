@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, eq=False)
 class RangeTest:
     """What a range test saw, float64 arrays of one entry a step: the `rates`, the `losses` of the mini-batches before each
-    update, and `smoothed`, their corrected exponentially weighted averages with beta `smoothing`. `diverged`: whether it ended before the last rate.
+    update, and `smoothed`, their corrected exponentially weighted averages with beta `smoothing`. `diverged`: whether it ended
+    before the last rate.
     """
 
     rates: np.ndarray

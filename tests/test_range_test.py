@@ -93,7 +93,7 @@ def test_the_rule_of_the_suggestion() -> None:
     assert found.suggestion == pytest.approx(1e-3)
     assert found.lowest_loss == pytest.approx(10**-0.5, rel=0.05)
     rough = smoothed.copy()
-    rough[:10] += 100.0 * 0.5 ** np.arange(10)
+    rough[:5] += 100.0 * 0.5 ** np.arange(5)
     rough[20] += 0.2
     assert RangeTest(rates, rough, rough, 0.9, False).suggestion == pytest.approx(1e-3, rel=0.3), "noise hides nothing"
     rising = RangeTest(rates, t, t, 0.9, False)
