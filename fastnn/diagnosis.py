@@ -56,12 +56,12 @@ class Diagnosis:
     @property
     def high_bias(self) -> bool:
         """Whether the model underfits."""
-        return self.bias > self.bias_threshold
+        return round(self.bias - self.bias_threshold, 9) > 0  # 0.07 - 0.04 is a little more than 0.03
 
     @property
     def high_variance(self) -> bool:
         """Whether the model overfits."""
-        return self.variance > self.variance_threshold
+        return round(self.variance - self.variance_threshold, 9) > 0
 
     @property
     def verdict(self) -> str:

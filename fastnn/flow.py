@@ -62,7 +62,8 @@ class GradientFlow(Callback):
     - `updates` (R, L): that of what w changed by since the record before, divided by the steps between; NaN at first.
 
     A warning is given once a run where gradients vanish or explode: where dC/da of the first layer with parameters is less than
-    `vanishing`, or more than `exploding`, times that of the last one.
+    `vanishing`, or more than `exploding`, times that of the last one. Checkpoints of the run hold the records, and the
+    parameters at the last of them.
     """
 
     def __init__(
@@ -128,11 +129,11 @@ class GradientFlow(Callback):
             raise NotReadyError("nothing was recorded yet; give this callback to fit(callbacks=[...])")
         if not -len(self._records) <= record < len(self._records):
             raise InputError(f"record: expected less than {len(self._records)}, as many as were made, got {record}")
-        heads = "".join(f"{head:>11}" for head in ("activation", "gradient", "dC/dw", "w", "update"))
-        rows = [f"root mean squares after step {self._steps[record]}", f"{'layer':<24}{heads}"]
+        rows = [f"root mean squares after step {self._steps[record]}"]
+        rows.append(f"{'layer':<30}" + "".join(f"{head:>10}" for head in ("a", "dC/da", "dC/dw", "w", "update")))
         for index, name in enumerate(self.layers):
-            values = "".join(f"{'-' if math.isnan(v) else format(v, '.3g'):>11}" for v in self._records[record][:, index])
-            rows.append(f"{_cut(name, 24):<24}{values}")
+            values = "".join(f"{'-' if math.isnan(v) else format(v, '.3g'):>10}" for v in self._records[record][:, index])
+            rows.append(f"{_cut(name, 30):<30}{values}")
         return "\n".join(rows)
 
     def __str__(self) -> str:

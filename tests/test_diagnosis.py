@@ -50,6 +50,8 @@ def test_it_reads_well() -> None:
 
 def test_thresholds_are_arguments_and_what_equals_them_is_low() -> None:
     assert fastnn.diagnose(0.5, 0.5, bias_threshold=0.5).verdict == "low bias and low variance"
+    assert 0.07 - 0.04 > 0.03, "of floating-point numbers"
+    assert fastnn.diagnose(0.07, 0.10, 0.04).verdict == "low bias and low variance"
     assert fastnn.diagnose(0.25, 0.5, bias_threshold=0.2, variance_threshold=0.25).verdict == "high bias"
     assert fastnn.diagnose(0.01, 0.02, bias_threshold=0.0, variance_threshold=0.0).verdict == "high bias and high variance"
 

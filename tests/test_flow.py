@@ -153,7 +153,7 @@ def test_deep_sigmoid_networks_vanish_and_wild_weights_explode() -> None:
     """Nielsen, chapter 5: the derivative of the sigmoid is a quarter at most."""
     flow = fastnn.GradientFlow()
     with pytest.warns(
-        UserWarning, match=r"gradients vanish: after step 0, dC/da of layer 0 Dense.* of layer 20 .*He's"
+        UserWarning, match=r"gradients vanish: after step 0, dC/da of layer 0 Dense.* of layer 10 .*He's"
     ) as caught:
         fit(deep("sigmoid"), flow)
     assert len(caught) == 1, "once a run"
