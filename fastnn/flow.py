@@ -22,6 +22,7 @@ from fastnn.losses import Loss, mean_loss
 from fastnn.program.differentiate import gradients
 from fastnn.program.fuse import fuse
 from fastnn.program.trace import B, N, Program, Symbol, Trace
+from fastnn.summary import shortened
 
 if TYPE_CHECKING:
     from fastnn.model import Sequential
@@ -133,7 +134,7 @@ class GradientFlow(Callback):
         rows.append(f"{'layer':<30}" + "".join(f"{head:>10}" for head in ("a", "dC/da", "dC/dw", "w", "update")))
         for index, name in enumerate(self.layers):
             values = "".join(f"{'-' if math.isnan(v) else format(v, '.3g'):>10}" for v in self._records[record][:, index])
-            rows.append(f"{_cut(name, 30):<30}{values}")
+            rows.append(f"{shortened(name, 29):<30}{values}")
         return "\n".join(rows)
 
     def __str__(self) -> str:
@@ -293,7 +294,7 @@ class ActivationStatistics:
         rows = [f"{'layer':<32}" + "".join(f"{head:>12}" for head in ("mean", "deviation", "size", "zeros"))]
         for index, name in enumerate(self.layers):
             numbers = "".join(f"{column[index]:>12.3g}" for column in (self.mean, self.deviation, self.size))
-            rows.append(f"{_cut(name, 32):<32}{numbers}{self.zeros[index]:>12.1%}")
+            rows.append(f"{shortened(name, 31):<32}{numbers}{self.zeros[index]:>12.1%}")
         return "\n".join(rows)
 
 
@@ -357,7 +358,3 @@ def _root_mean_square(x: Symbol) -> Symbol:
     scaled = ops.divide(x, ops.maximum(largest, TINY))
     found: Symbol = ops.multiply(largest, ops.sqrt(ops.mean(ops.multiply(scaled, scaled))))
     return found
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) < width else text[: width - 2] + "…"

@@ -186,7 +186,7 @@ def check_gradients(
         return {p.name: values[p.start : p.start + p.size].reshape(p.shape) for p in places}
 
     layers = tuple(type(layer).__name__ for layer in model.layers)
-    return GradientCheck(tuple(p.name for p in places), split(analytic), split(numeric), worst, layers)
+    return GradientCheck(tuple(p.name for p in places), split(analytic), split(numeric), worst, layers=layers)
 
 
 def _difference(cost: _Cost, start: np.ndarray, index: int, step: float) -> float:

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer: `outputs` is the shape of one example's; `parameters` are trained, `statistics` kept beside them."""
+    """One layer: `outputs` is the shape of one example's, `trained` counts the numbers that training changes by their
+    gradients, `fixed` all others that the layer holds: parameters that are frozen, and running statistics."""
 
     name: str
     outputs: tuple[int, ...]
-    parameters: int
-    statistics: int
+    trained: int
+    fixed: int
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,22 @@ class Summary:
     """Floating-point operations of one example's prediction, a fused multiply-add counted as two."""
 
     @property
-    def parameters(self) -> int:
-        """Trained numbers."""
-        return sum(layer.parameters for layer in self.layers)
+    def trained(self) -> int:
+        """Numbers that training changes by their gradients."""
+        return sum(layer.trained for layer in self.layers)
 
     @property
-    def statistics(self) -> int:
-        """Numbers that the layers keep and that are not trained."""
-        return sum(layer.statistics for layer in self.layers)
+    def fixed(self) -> int:
+        """All other numbers that the layers hold."""
+        return sum(layer.fixed for layer in self.layers)
 
     def __str__(self) -> str:
         rule = "-" * 80
-        rows = [f"{'layer':<38}{'outputs':>16}{'trained':>14}{'kept':>12}", rule, f"{'inputs':<38}{_shape(self.features):>16}"]
+        rows = [f"{'layer':<38}{'outputs':>16}{'trained':>14}{'fixed':>12}", rule, f"{'inputs':<38}{_shape(self.features):>16}"]
         for index, layer in enumerate(self.layers):
-            name = f"{index} {layer.name}"
-            name = name if len(name) < 38 else name[:36] + "…"
-            rows.append(f"{name:<38}{_shape(layer.outputs):>16}{layer.parameters:>14,}{layer.statistics:>12,}")
-        rows += [rule, f"{'all layers':<54}{self.parameters:>14,}{self.statistics:>12,}"]
+            name = shortened(f"{index} {layer.name}", 37)
+            rows.append(f"{name:<38}{_shape(layer.outputs):>16}{layer.trained:>14,}{layer.fixed:>12,}")
+        rows += [rule, f"{'all layers':<54}{self.trained:>14,}{self.fixed:>12,}"]
         rows.append(f"memory: {_bytes(self.model_bytes)} in {self.dtype}, {_bytes(self.training_bytes)} with {self.optimizer}")
         rows.append(f"work: {self.operations:,} floating-point operations an example")
         return "\n".join(rows)
@@ -69,8 +69,10 @@ def summarize(model: Sequential) -> Summary:
     steps.forward(trace, network, trace.input("x", (B, *network.features)), False, None, each)
     layers = []
     for index, (layer, outputs) in enumerate(zip(model.layers, each, strict=True)):
-        trained, kept = (sum(p.size for p in of if p.layer == index) for of in (network.parameters, network.statistics))
-        layers.append(LayerSummary(repr(layer), tuple(d for d in outputs.shape[1:] if isinstance(d, int)), trained, kept))
+        parameters, fixed = (sum(p.size for p in of if p.layer == index) for of in (network.parameters, network.statistics))
+        trained = parameters if getattr(layer, "trainable", True) else 0
+        shape = tuple(d for d in outputs.shape[1:] if isinstance(d, int))
+        layers.append(LayerSummary(repr(layer), shape, trained, fixed + parameters - trained))
     calls = [call for call in steps.prediction(network).calls if not call.is_view]
     work = sum(KERNELS[c.kernel].operations([symbol.operand(1) for symbol in c.operands], c.attributes) for c in calls)
     optimizer = model._optimizer or Adam()
@@ -79,6 +81,11 @@ def summarize(model: Sequential) -> Summary:
     training_bytes = model_bytes + size * (1 + len(optimizer.slots)) * each_bytes
     name = type(optimizer).__name__
     return Summary(network.features, tuple(layers), network.dtype.name, name, model_bytes, training_bytes, work)
+
+
+def shortened(text: str, width: int) -> str:
+    """The text, or its beginning and an ellipsis."""
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

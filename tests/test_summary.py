@@ -17,10 +17,10 @@ def test_counts_shapes_memory_and_work() -> None:
     model = fastnn.Sequential(layers, seed=0).build((28, 28))
     found = model.summary()
     assert [layer.outputs for layer in found.layers] == [(784,), (128,), (128,), (128,), (128,), (10,)]
-    assert [layer.parameters for layer in found.layers] == [0, 784 * 128, 256, 0, 0, 1290]
-    assert [layer.statistics for layer in found.layers] == [0, 0, 256, 0, 0, 0]
+    assert [layer.trained for layer in found.layers] == [0, 784 * 128, 256, 0, 0, 1290]
+    assert [layer.fixed for layer in found.layers] == [0, 0, 256, 0, 0, 0]
     parameters = 784 * 128 + 256 + 1290
-    assert (found.parameters, found.statistics) == (parameters, 256) == (model.parameter_count, 256)
+    assert (found.trained, found.fixed) == (parameters, 256) == (model.parameter_count, 256)
     assert found.model_bytes == 4 * (parameters + 256)
     assert found.training_bytes == 4 * (parameters + 256 + 3 * parameters), "gradients and the two arrays of Adam"
     products = 2 * (784 * 128 + 128 * 10)
@@ -45,3 +45,12 @@ def test_memory_counts_the_optimizer_of_the_last_fit() -> None:
     found = model.summary()
     assert (found.optimizer, found.model_bytes, found.training_bytes) == ("SGD", 60, 120)
     assert "120 B with SGD" in str(found)
+
+
+def test_frozen_parameters_are_fixed() -> None:
+    class Frozen(fastnn.Dense):
+        trainable = False
+
+    found = fastnn.Sequential([Frozen(4), fastnn.Dense(3)], seed=0).build(2).summary()
+    assert [(layer.trained, layer.fixed) for layer in found.layers] == [(0, 12), (15, 0)]
+    assert (found.trained, found.fixed) == (15, 12)
