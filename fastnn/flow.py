@@ -52,8 +52,8 @@ class GradientFlow(Callback):
 
     A record is made before the first step, and after each epoch or each `every` steps. It is computed on the device, by one
     forward and backward pass of the training cost (batch statistics, dropout of the step that comes next) over the first
-    `examples` examples (of iterables: of the first mini-batch), and changes no bit of the training. It holds, R records of L
-    layers, float64:
+    `examples` examples (of iterables: of the first mini-batch); it takes about as long as two steps and changes no bit of the
+    training. There are R records of L layers, float64:
 
     - `steps` (R,): steps of the run that were made before it; `layers` (L,): what they are called;
     - `activations` (R, L): the root mean square of its outputs, before a last softmax or sigmoid that the loss contains;
@@ -264,7 +264,7 @@ def _flow(network: steps.Network, loss: Loss, data: steps.Data, layers: int) -> 
     step = trace.input("step", (), "int64")
     each: list[Symbol] = []
     outputs, parameters = steps.forward(trace, network, x, True, step, each)
-    each += each[-1:] * (layers - len(each))  # a last activation that the loss contains has no outputs of its own
+    each += (each[-1:] or [x]) * (layers - len(each))  # a last activation that the loss contains has no outputs of its own
     cost = mean_loss(loss, outputs, steps.loss_targets(outputs, t, loss), w)
     names = [place.name for place in network.parameters]
     slopes = gradients(cost, [*each, *(parameters[name] for name in names)])

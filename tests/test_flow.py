@@ -101,17 +101,20 @@ def test_the_training_is_the_same_to_the_last_bit(every: int | None, weights: An
 
 
 def test_the_gpu_finds_what_the_cpu_finds(cuda_host: HostRuntime) -> None:
+    def small() -> fastnn.Sequential:
+        return fastnn.Sequential([fastnn.Dense(5, activation="tanh"), fastnn.Dropout(0.3), fastnn.Dense(CLASSES)], seed=0)
+
     flows = []
     for device in ("cpu", "cuda"):
         flows.append(fastnn.GradientFlow(every=2, examples=32))
-        watched = fit(network(), flows[-1], epochs=1, device=device)
-    plain = fit(network(), epochs=1, device="cuda")
+        watched = fit(small(), flows[-1], epochs=1, device=device)
+    plain = fit(small(), epochs=1, device="cuda")
     assert all(np.array_equal(value, watched.weights[name]) for name, value in plain.weights.items())
     assert flows[1].steps.tolist() == [0, 2, 4]
     for quantity in QUANTITIES:
         np.testing.assert_allclose(getattr(flows[1], quantity), getattr(flows[0], quantity), rtol=1e-4, atol=1e-7)
     X, _ = data()
-    model = network().build(FEATURES)
+    model = small().build(FEATURES)
     on_cpu = fastnn.activation_statistics(model, X)
     on_gpu = fastnn.activation_statistics(model.to("cuda"), X)
     np.testing.assert_allclose(on_gpu.deviation, on_cpu.deviation, rtol=1e-5)
@@ -142,6 +145,14 @@ def test_iterables_values_and_a_loss_of_ones_own() -> None:
     )
     assert flow.steps.tolist() == [0, 5, 10]
     np.testing.assert_allclose(flow.activations[:, 0], rms(X[:20]), rtol=1e-6)
+
+
+def test_a_network_of_nothing_but_what_the_loss_contains() -> None:
+    flow = fastnn.GradientFlow()
+    fit(fastnn.Sequential([fastnn.Flatten(), fastnn.Activation("softmax")], seed=0), flow, classes=range(FEATURES), epochs=1)
+    fit(fastnn.Sequential([fastnn.Activation("softmax")], seed=0), flow, classes=range(FEATURES), epochs=1)
+    np.testing.assert_allclose(flow.activations, rms(data()[0]), rtol=1e-6)
+    assert np.isnan(flow.parameters).all()
 
 
 def deep(activation: str, layers: int = 10, weights: Any = None, **options: Any) -> fastnn.Sequential:
