@@ -48,9 +48,8 @@ def test_memory_counts_the_optimizer_of_the_last_fit() -> None:
 
 
 def test_frozen_parameters_are_fixed() -> None:
-    class Frozen(fastnn.Dense):
-        trainable = False
-
-    found = fastnn.Sequential([Frozen(4), fastnn.Dense(3)], seed=0).build(2).summary()
+    frozen = fastnn.Dense(4)
+    frozen.trainable = False
+    found = fastnn.Sequential([frozen, fastnn.Dense(3)], seed=0).build(2).summary()
     assert [(layer.trained, layer.fixed) for layer in found.layers] == [(0, 12), (15, 0)]
     assert (found.trained, found.fixed) == (15, 12)
