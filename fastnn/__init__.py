@@ -34,11 +34,14 @@ if TYPE_CHECKING:
         schedules,
     )
     from fastnn.checkpoints import load
+    from fastnn.diagnosis import Diagnosis, diagnose, diagnose_model
     from fastnn.errors import CaptureError, DivergenceError, FastnnError
+    from fastnn.flow import GradientFlow, activation_statistics
     from fastnn.gradient_check import check_gradients
     from fastnn.layers import Activation, BatchNorm, Dense, Dropout, Flatten, Layer, Parameter, Standardizer, Statistic
     from fastnn.model import Sequential
     from fastnn.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
+    from fastnn.range_test import find_learning_rate
 
 _MODULES = (
     "averages",
@@ -59,7 +62,9 @@ _MODULES = (
 )
 _HOMES = {
     "fastnn.checkpoints": ("load",),
+    "fastnn.diagnosis": ("Diagnosis", "diagnose", "diagnose_model"),
     "fastnn.errors": ("CaptureError", "DivergenceError", "FastnnError"),
+    "fastnn.flow": ("GradientFlow", "activation_statistics"),
     "fastnn.gradient_check": ("check_gradients",),
     "fastnn.layers": (
         "Activation",
@@ -74,6 +79,7 @@ _HOMES = {
     ),
     "fastnn.model": ("Sequential",),
     "fastnn.optimizers": ("SGD", "Adam", "AdamW", "Momentum", "RMSprop"),
+    "fastnn.range_test": ("find_learning_rate",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -85,10 +91,12 @@ __all__ = [
     "BatchNorm",
     "CaptureError",
     "Dense",
+    "Diagnosis",
     "DivergenceError",
     "Dropout",
     "FastnnError",
     "Flatten",
+    "GradientFlow",
     "Layer",
     "Momentum",
     "Parameter",
@@ -96,13 +104,17 @@ __all__ = [
     "Sequential",
     "Standardizer",
     "Statistic",
+    "activation_statistics",
     "averages",
     "callbacks",
     "check_gradients",
     "checkpoints",
     "datasets",
+    "diagnose",
+    "diagnose_model",
     "engines",
     "errors",
+    "find_learning_rate",
     "initializers",
     "layers",
     "load",

@@ -5,14 +5,15 @@ Source: Andrew Ng, Improving Deep Neural Networks, week 1; Nielsen, chapter 2.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastnn import engines, ops, steps
-from fastnn.errors import InputError
+from fastnn.errors import InputError, nearest
 from fastnn.examples import prepare
 from fastnn.losses import Loss, as_loss, mean_loss
 from fastnn.model import LossLike, Sequential, as_loss_network
@@ -24,18 +25,32 @@ EPSILON = 1e-5
 """The step of the differences, relative to max(1, |w|)."""
 
 
+SHOWN = 5
+"""Parameters that the report names."""
+
+
+class Element(NamedTuple):
+    """One number of a parameter, and its derivative by the program and by differences."""
+
+    name: str
+    spot: tuple[int, ...]
+    analytic: float
+    numeric: float
+
+
 @dataclass(frozen=True)
 class GradientCheck:
     """What was found. `relative` of each tensor is ||g - g'|| / (||g|| + ||g'||), 0 where both are 0.
 
-    `directional` is the relative error of the derivative along random directions, the worst of several. `frozen`: the
-    parameters of frozen layers, which have no gradient.
+    `directional` is the relative error of the derivative along random directions, the worst of several. `layers`: the class
+    of each layer. `frozen`: the parameters of frozen layers, which have no gradient.
     """
 
     names: tuple[str, ...]
     analytic: dict[str, np.ndarray]
     numeric: dict[str, np.ndarray]
     directional: float
+    layers: tuple[str, ...]
     frozen: tuple[str, ...] = ()
 
     @property
@@ -48,24 +63,72 @@ class GradientCheck:
         return found
 
     @property
+    def failed(self) -> tuple[str, ...]:
+        """The tensors with ||g - g'|| > 1e-7 (||g|| + ||g'||) + 1e-10 sqrt(size), or NaN, in the order of the layers."""
+        return tuple(sorted((name for name in self.names if not self._excess(name) <= 1.0), key=_layer))
+
+    def _excess(self, name: str) -> float:
+        """||g - g'|| as a multiple of what is allowed: a gradient of 0 has relative errors of rounding alone."""
+        g, n = self.analytic[name], self.numeric[name]
+        allowed = 1e-7 * (np.linalg.norm(g) + np.linalg.norm(n)) + 1e-10 * np.sqrt(g.size)
+        return float(np.linalg.norm(g - n) / allowed) if g.size else 0.0
+
+    @property
     def passed(self) -> bool:
-        """Per tensor ||g - g'|| <= 1e-7 (||g|| + ||g'||) + 1e-10 sqrt(size), and every direction within 1e-7."""
-        for name in self.names:
+        """Whether no tensor failed, and every direction is within 1e-7."""
+        return not self.failed and self.directional < 1e-7
+
+    def worst(self, count: int = SHOWN) -> tuple[Element, ...]:
+        """The element with the largest |g - g'| of each tensor, for the `count` tensors that disagree most."""
+        found = []
+        for name in sorted(self.names, key=lambda name: -np.nan_to_num(self._excess(name), nan=np.inf)):
             g, n = self.analytic[name], self.numeric[name]
-            if not np.linalg.norm(g - n) <= 1e-7 * (np.linalg.norm(g) + np.linalg.norm(n)) + 1e-10 * np.sqrt(g.size):
-                return False
-        return self.directional < 1e-7
+            if g.size:
+                spot = tuple(int(i) for i in np.unravel_index(int(np.abs(g - n).argmax()), g.shape))
+                found.append(Element(name, spot, float(g[spot]), float(n[spot])))
+        return tuple(found[:count])
 
     def __str__(self) -> str:
-        rows = [f"{'parameter':<20} {'relative error':>15} {'worst element':>24}"]
-        for name, error in sorted(self.relative.items(), key=lambda item: -item[1]):
-            difference = np.abs(self.analytic[name] - self.numeric[name])
-            where = np.unravel_index(int(difference.argmax()), difference.shape) if difference.size else ()
-            rows.append(f"{name:<20} {error:15.2e} {tuple(int(i) for i in where)!s:>14} {difference.max(initial=0.0):9.1e}")
-        rows += [f"{name:<20} {'frozen':>15}" for name in self.frozen]
-        rows.append(f"{'directions':<20} {self.directional:15.2e}")
-        rows.append("gradients agree" if self.passed else "GRADIENTS DO NOT AGREE")
-        return "\n".join(rows)
+        if self.passed:
+            g, n = (
+                np.concatenate([np.zeros(0), *(of[name].ravel() for name in self.names)])
+                for of in (self.analytic, self.numeric)
+            )
+            whole = np.linalg.norm(g - n) / max(float(np.linalg.norm(g) + np.linalg.norm(n)), 1e-300)
+            found = f"gradients agree: relative error {whole:.1e}, along random directions {self.directional:.1e}"
+            return "\n".join((found, *self._frozen()))
+        relative = self.relative
+        rows = ["GRADIENTS DO NOT AGREE", "the relative error of the worst parameters, and their worst elements:"]
+        for name, spot, analytic, numeric in self.worst():
+            if name in self.failed or not self.failed:
+                called = f"{self._called(_layer(name))}: {name.split('.', 1)[1]}[{', '.join(map(str, spot))}]"
+                rows.append(f"{relative[name]:9.1e}  {called}: {analytic:.4g} analytic, {numeric:.4g} numeric")
+        rows.append(f"{self.directional:9.1e}  along random directions")
+        return "\n".join((*rows, *self._frozen(), *textwrap.wrap(self._advice(), 80)))
+
+    def _frozen(self) -> list[str]:
+        return [f"   frozen  {self._called(_layer(name))}: {name.split('.', 1)[1]}" for name in self.frozen]
+
+    def _called(self, layer: int) -> str:
+        return f"layer {layer}, {self.layers[layer]}"
+
+    def _advice(self) -> str:
+        """Where to look. A wrong rule spoils the gradients of what lies in front of it, and of nothing behind it."""
+        if not self.failed:
+            return "Each parameter agrees on its own: the point lies near a kink (relu at 0); check other examples or weights."
+        last = _layer(self.failed[-1])
+        behind = next((layer for layer in sorted(set(map(_layer, self.names))) if layer > last), None)
+        end = "the loss" if behind is None else f"{self._called(behind)}, whose parameters agree"
+        return (
+            f"The mistake lies in {self._called(last)}, or behind it, up to {end}: look at the backward rules of the "
+            "operations there, and check them one by one with fused=False, another loss, or a model without what follows. "
+            "Where few elements differ, a kink (relu or |w| at 0) may be near: check other examples or weights."
+        )
+
+
+def _layer(name: str) -> int:
+    """The number of the layer in the name of a parameter, `2.weight`."""
+    return int(name.split(".", 1)[0])
 
 
 def check_gradients(
@@ -80,17 +143,26 @@ def check_gradients(
     training: bool = True,
     fused: bool = True,
     directions: int = 4,
+    dropout: str = "refused",
 ) -> GradientCheck:
     """Compare the gradients of the cost of (X, y) with two-sided differences, in float64, for every parameter that is trained.
 
     The cost is that of `fit`, with `l2` and `l1` of layers that have their own. What is frozen is reported as such.
     The model is not changed; a float32 model is checked on a float64 copy of it. `training=True` checks the training
-    forward pass (batch statistics in batch norm). Raises InputError for a model with dropout, which draws other units at each
-    evaluation: check it without, or with rate 0.
+    forward pass (batch statistics in batch norm).
+
+    `dropout`: "refused" raises InputError for a model with layers that draw random numbers, since training draws other ones at
+    each step and the cost is then no function of the parameters. "frozen" lets them draw those of the first step of the model
+    at every evaluation, forwards and backwards: the cost of the thinned network, whose gradients can be checked exactly.
     """
+    if dropout not in ("refused", "frozen"):
+        raise InputError(f"dropout: unknown {dropout!r}{nearest(dropout, ('refused', 'frozen'))}")
     for index, layer in enumerate(model.layers):
-        if training and layer.random and getattr(layer, "rate", 1.0) > 0:
-            raise InputError(f"layer {index} ({layer!r}) draws random numbers; set its rate to 0 to check the gradients")
+        if dropout == "refused" and training and layer.random and getattr(layer, "rate", 1.0) > 0:
+            raise InputError(
+                f"layer {index} ({layer!r}) draws other units at each step, so that the cost is no function of the parameters; "
+                "give dropout='frozen' to let it draw the same ones at every evaluation, or training=False to leave it out"
+            )
     chosen = as_loss(loss)
     twin = Sequential(model.layers, seed=model.seed, dtype="float64", input_scale=model.input_scale)
     twin.build(np.shape(X)[1:] if not model.built else model.network.features)
@@ -121,8 +193,9 @@ def check_gradients(
     def split(values: np.ndarray) -> dict[str, np.ndarray]:
         return {p.name: values[p.start : p.start + p.size].reshape(p.shape) for p in places}
 
+    layers = tuple(type(layer).__name__ for layer in model.layers)
     frozen = tuple(p.name for p in cost.network.parameters if p.layer in cost.network.frozen)
-    return GradientCheck(tuple(p.name for p in places), split(analytic), split(numeric), worst, frozen)
+    return GradientCheck(tuple(p.name for p in places), split(analytic), split(numeric), worst, layers, frozen)
 
 
 def _difference(cost: _Cost, start: np.ndarray, index: int, step: float) -> float:

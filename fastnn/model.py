@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fastnn.optimizers import Optimizer
     from fastnn.program.explain import Explanation
     from fastnn.run import History
+    from fastnn.summary import Summary
 
 KEPT_INSTANCES = 24
 """Programs with buffers that a model keeps for the next call; the least recently used one goes first."""
@@ -307,6 +308,12 @@ class Sequential:
     def parameter_count(self) -> int:
         """Numbers of all parameters, those of frozen layers included."""
         return self.network.size
+
+    def summary(self) -> Summary:
+        """Layers, shapes, parameters, memory and work, to be printed; raises NotReadyError before `build`."""
+        from fastnn.summary import summarize
+
+        return summarize(self)
 
     # --- snapshots ----------------------------------------------------------------------------------------------
 

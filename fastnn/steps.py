@@ -118,8 +118,13 @@ class Data:
     weighted: bool = False
 
 
-def forward(trace: Trace, network: Network, x: Symbol, training: bool, step: Symbol | None) -> tuple[Symbol, dict[str, Symbol]]:
-    """Record the layers one after another; returns the outputs and the parameters as views of the arena, by name."""
+def forward(
+    trace: Trace, network: Network, x: Symbol, training: bool, step: Symbol | None, each: list[Symbol] | None = None
+) -> tuple[Symbol, dict[str, Symbol]]:
+    """Record the layers one after another; returns the outputs and the parameters as views of the arena, by name.
+
+    `each` gets the outputs of every layer.
+    """
     arena = trace.inputs.get("parameters") or trace.input("parameters", (network.size,))
     kept = trace.inputs.get("statistics") or trace.input("statistics", (network.statistics_size,))
     parameters = {p.name: arena.view(p.shape, p.start, p.name) for p in network.parameters}
@@ -129,6 +134,8 @@ def forward(trace: Trace, network: Network, x: Symbol, training: bool, step: Sym
         values |= {p.attribute: statistics[p.name] for p in network.statistics if p.layer == index}
         values |= {"key": network.keys[index], "step": step}
         x = layer.bound(values).forward(x, training)
+        if each is not None:
+            each.append(x)
     return x, parameters
 
 

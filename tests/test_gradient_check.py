@@ -9,6 +9,8 @@ import pytest
 
 import fastnn
 from fastnn import ops
+from fastnn.errors import InputError
+from fastnn.gradient_check import GradientCheck
 from fastnn.program import differentiate
 from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT
 
@@ -113,20 +115,106 @@ def test_a_loss_and_a_layer_of_ones_own_are_checked_and_played() -> None:
         np.testing.assert_allclose(value, by_definition.weights[name], rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("kernel", ["tanh", "add", "matmul", "softmax_cross_entropy", "batch_norm"])
-def test_a_planted_mistake_is_found(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backward rule that is 1 % too large."""
+def too_large(kernel: str, monkeypatch: pytest.MonkeyPatch, output: int | None = None) -> None:
+    """Plant a mistake: the backward rule returns gradients, or one of them, that are 1 % too large."""
     right = differentiate.RULES[kernel]
 
     def wrong(call: Any, *gradients: Any) -> Any:
-        return [None if g is None else ops.multiply(g, 1.01) for g in right(call, *gradients)]
+        found = enumerate(right(call, *gradients))
+        return [g if g is None or output not in (None, index) else ops.multiply(g, 1.01) for index, g in found]
 
     monkeypatch.setitem(differentiate.RULES, kernel, wrong)
+
+
+@pytest.mark.parametrize("kernel", ["tanh", "add", "matmul", "softmax_cross_entropy", "batch_norm"])
+def test_a_planted_mistake_is_found(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    too_large(kernel, monkeypatch)
     layers = [fastnn.Dense(5), fastnn.BatchNorm(), fastnn.Activation("tanh"), fastnn.Dense(OUTPUTS)]
     model = fastnn.Sequential(layers, seed=2, dtype="float64")
     result = fastnn.check_gradients(model, X(), LABELS)
     assert not result.passed
     assert "DO NOT AGREE" in str(result)
+
+
+@pytest.mark.parametrize("activation", [*ACTIVATIONS_FROM_OUTPUT, *ACTIVATIONS_FROM_INPUT, "softmax", "log_softmax"])
+def test_a_mistake_in_an_activation_is_laid_to_the_layer_in_front_of_it(
+    activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    too_large(activation, monkeypatch)
+    layers = [fastnn.Dense(4, bias_init="normal"), fastnn.Dense(5, activation=activation), fastnn.Dense(OUTPUTS)]
+    result = fastnn.check_gradients(fastnn.Sequential(layers, seed=2, dtype="float64"), X(), LABELS)
+    assert result.failed == ("0.weight", "0.bias", "1.weight", "1.bias")
+    assert "mistake lies in layer 1, Dense, or behind it, up to layer 2, Dense" in " ".join(str(result).split())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "output", "failed"),
+    [
+        ("matmul", 0, {"0.weight", "1.gamma", "1.beta"}),  # the bias in front of batch norm has the gradient 0, right or wrong
+        ("matmul", 1, {"0.weight", "4.weight"}),
+        ("add", 1, {"4.bias"}),
+        ("batch_norm", 0, {"0.weight"}),
+        ("batch_norm", 1, {"1.gamma"}),
+        ("batch_norm", 2, {"1.beta"}),
+        ("dropout", None, {"0.weight", "1.gamma", "1.beta"}),
+    ],
+)
+def test_the_parameters_that_a_mistake_spoils_are_named(
+    kernel: str, output: int | None, failed: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    too_large(kernel, monkeypatch, output)
+    layers = [
+        fastnn.Dense(5, use_bias=True),
+        fastnn.BatchNorm(),
+        fastnn.Activation("tanh"),
+        fastnn.Dropout(0.3),
+        fastnn.Dense(OUTPUTS),
+    ]
+    result = fastnn.check_gradients(fastnn.Sequential(layers, seed=2, dtype="float64"), X(), LABELS, dropout="frozen")
+    assert set(result.failed) == failed, str(result)
+    assert result.worst(1)[0].name in failed
+
+
+@pytest.mark.parametrize("loss", fastnn.losses.LOSSES)
+def test_a_mistake_in_a_loss_spoils_everything(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = "squared_error" if loss in ("quadratic", "mean_squared_error") else loss
+    too_large(kernel, monkeypatch)
+    model = fastnn.Sequential([fastnn.Dense(5, activation="tanh"), fastnn.Dense(OUTPUTS)], seed=2, dtype="float64")
+    result = fastnn.check_gradients(model, X(), targets(loss), loss=loss)
+    assert result.failed == ("0.weight", "0.bias", "1.weight", "1.bias")
+    assert "mistake lies in layer 1, Dense, or behind it, up to the loss" in " ".join(str(result).split())
+
+
+def test_the_report_names_the_element_that_is_wrong() -> None:
+    analytic = {"0.weight": np.full((2, 3), 0.5), "2.weight": np.ones((4, 5)), "2.bias": np.ones(5)}
+    numeric = {name: value.copy() for name, value in analytic.items()}
+    analytic["2.weight"][3, 4] = 0.123
+    numeric["2.weight"][3, 4] = 0.125
+    result = GradientCheck(tuple(analytic), analytic, numeric, 1e-9, ("Dense", "Activation", "Dense"))
+    assert not result.passed
+    assert result.failed == ("2.weight",)
+    assert result.worst(1) == (("2.weight", (3, 4), 0.123, 0.125),)
+    assert "layer 2, Dense: weight[3, 4]: 0.123 analytic, 0.125 numeric" in str(result)
+    assert "0.weight" not in str(result)
+    assert all(len(line) <= 80 for line in str(result).splitlines())
+    numeric["2.weight"][3, 4] = np.nan
+    assert GradientCheck(tuple(analytic), analytic, numeric, 1e-9, ("Dense", "Activation", "Dense")).failed == ("2.weight",)
+
+
+def test_where_only_a_direction_fails_the_report_speaks_of_kinks() -> None:
+    same = {"0.weight": np.ones((2, 3))}
+    result = GradientCheck(("0.weight",), same, same, 1e-3, ("Dense",))
+    assert not result.passed
+    assert "kink" in str(result)
+    assert str(GradientCheck(("0.weight",), same, same, 1e-9, ("Dense",))).startswith("gradients agree")
+
+
+def test_a_standardizer_has_no_gradients_to_check() -> None:
+    standardizer = fastnn.Standardizer().fit(5 + 3 * X())
+    model = fastnn.Sequential([standardizer, fastnn.Dense(OUTPUTS)], seed=2, dtype="float64")
+    result = fastnn.check_gradients(model, 5 + 3 * X(), LABELS)
+    assert result.passed
+    assert set(result.names) == {"1.weight", "1.bias"}
 
 
 def test_a_float32_model_is_checked_on_a_copy_and_left_alone() -> None:
@@ -139,6 +227,20 @@ def test_a_float32_model_is_checked_on_a_copy_and_left_alone() -> None:
 
 def test_dropout_is_refused_with_the_cure() -> None:
     model = fastnn.Sequential([fastnn.Dense(5), fastnn.Dropout(0.5), fastnn.Dense(3)], seed=0)
-    with pytest.raises(fastnn.FastnnError, match="rate to 0"):
+    with pytest.raises(InputError, match=r"layer 1.*dropout='frozen'.*training=False"):
         fastnn.check_gradients(model, X(), LABELS)
     assert fastnn.check_gradients(model, X(), LABELS, training=False).passed
+    with pytest.raises(InputError, match=r"dropout: unknown 'frosen'; did you mean 'frozen'\?"):
+        fastnn.check_gradients(model, X(), LABELS, dropout="frosen")
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_frozen_dropout_is_checked_exactly_with_some_units_off(fused: bool) -> None:
+    layers = [fastnn.Dropout(0.2), fastnn.Dense(6, activation="tanh"), fastnn.Dropout(0.5), fastnn.Dense(3)]
+    model = fastnn.Sequential(layers, seed=4, dtype="float64")
+    result = fastnn.check_gradients(model, X(), LABELS, dropout="frozen", l2=0.1, fused=fused)
+    assert result.passed, str(result)
+    whole = fastnn.check_gradients(model, X(), LABELS, training=False, l2=0.1)
+    assert np.abs(result.analytic["1.weight"] - whole.analytic["1.weight"]).max() > 1e-3, "the units that are off count"
+    again = fastnn.check_gradients(model, X(), LABELS, dropout="frozen", l2=0.1, fused=fused)
+    assert all(np.array_equal(again.analytic[name], result.analytic[name]) for name in result.names)

@@ -1,0 +1,360 @@
+"""Signals through the layers: how large activations, gradients, parameters and updates are, layer by layer.
+
+A gradient that shrinks or grows by a factor at each layer vanishes or explodes in a deep network. Source: Nielsen, Neural
+Networks and Deep Learning, chapter 5; Glorot & Bengio 2010, section 4; Andrew Ng, Improving Deep Neural Networks, week 1.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastnn import inputs, ops, steps
+from fastnn.callbacks import Callback
+from fastnn.configurations import as_number
+from fastnn.errors import InputError, NotReadyError
+from fastnn.losses import Loss, mean_loss
+from fastnn.program.differentiate import gradients
+from fastnn.program.fuse import fuse
+from fastnn.program.trace import B, N, Program, Symbol, Trace
+from fastnn.summary import shortened
+
+if TYPE_CHECKING:
+    from fastnn.model import Sequential
+    from fastnn.run import Run
+
+EXAMPLES = 256
+SMALL = 5e8
+"""Examples times parameters below which one thread computes a record. Played once in a while, its many short calls wait for
+threads that slept: 1.6 ms on one thread and 2 to 24 on two for 784-128-10, on two cores that others used too."""
+TINY = 1e-30
+"""What an array is divided by at least before its squares are added up."""
+
+OF_PARAMETERS = ("parameter_gradients", "parameters", "updates")
+QUANTITIES = ("activations", "gradients", *OF_PARAMETERS)
+CURES = {
+    "vanish": "try relu with He's initial weights, batch norm, or fewer layers",
+    "explode": "try smaller initial weights (He's, Glorot's), batch norm, or clip_norm",
+}
+
+
+class GradientFlow(Callback):
+    """Record how large the signals of each layer are while a model is trained.
+
+        flow = fastnn.GradientFlow()
+        model.fit(X, y, callbacks=[flow])
+        print(flow)
+
+    A record is made before the first step, and after each epoch or each `every` steps. It is computed on the device, by one
+    forward and backward pass of the training cost (batch statistics, dropout of the step that comes next) over the first
+    `examples` examples (of iterables: of the first mini-batch); it takes about as long as two steps and changes no bit of the
+    training. There are R records of L layers, float64:
+
+    - `steps` (R,): steps of the run that were made before it; `layers` (L,): what they are called;
+    - `activations` (R, L): the root mean square of its outputs, before a last softmax or sigmoid that the loss contains;
+    - `gradients` (R, L): that of dC/da, C being the mean loss without penalties and a those outputs;
+    - `parameter_gradients` (R, L): that of dC/dw over all parameters w of the layer, NaN for a layer that has none;
+    - `parameters` (R, L): that of w;
+    - `updates` (R, L): that of what w changed by since the record before, divided by the steps between; NaN at first.
+
+    A warning is given once a run where gradients vanish or explode: where dC/da of the first layer with parameters is less than
+    `vanishing`, or more than `exploding`, times that of the last one. Checkpoints of the run hold the records, and the
+    parameters at the last of them.
+    """
+
+    def __init__(
+        self,
+        every: int | None = None,
+        *,
+        examples: int = EXAMPLES,
+        vanishing: float = 1e-3,
+        exploding: float = 1e3,
+    ) -> None:
+        for name, value in (("every", every), ("examples", examples)):
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+            if not (whole or (value is None and name == "every")):
+                raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        if not 0.0 <= as_number(vanishing) < as_number(exploding):
+            raise InputError(f"expected 0 <= vanishing < exploding, got {vanishing!r} and {exploding!r}")
+        self.every = None if every is None else int(every)
+        self.examples, self.vanishing, self.exploding = int(examples), float(vanishing), float(exploding)
+        self._probe: _Probe | None = None
+        self._restored = False
+        self._start()
+
+    def _start(self) -> None:
+        self.layers: tuple[str, ...] = ()
+        self._steps: list[int] = []
+        self._records: list[np.ndarray] = []
+        self._before: np.ndarray | None = None
+        self._warned: set[str] = set()
+
+    # --- what was found -----------------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> np.ndarray:
+        return np.array(self._steps, np.int64)
+
+    @property
+    def activations(self) -> np.ndarray:
+        return self._column("activations")
+
+    @property
+    def gradients(self) -> np.ndarray:
+        return self._column("gradients")
+
+    @property
+    def parameter_gradients(self) -> np.ndarray:
+        return self._column("parameter_gradients")
+
+    @property
+    def parameters(self) -> np.ndarray:
+        return self._column("parameters")
+
+    @property
+    def updates(self) -> np.ndarray:
+        return self._column("updates")
+
+    def _column(self, quantity: str) -> np.ndarray:
+        index = QUANTITIES.index(quantity)
+        return np.array([record[index] for record in self._records]).reshape(len(self._records), len(self.layers))
+
+    def table(self, record: int = -1) -> str:
+        """One record, by default the last one, a line a layer of at most 80 columns; NotReadyError before the first."""
+        if not self._records:
+            raise NotReadyError("nothing was recorded yet; give this callback to fit(callbacks=[...])")
+        if not -len(self._records) <= record < len(self._records):
+            raise InputError(f"record: expected less than {len(self._records)}, as many as were made, got {record}")
+        rows = [f"root mean squares after step {self._steps[record]}"]
+        rows.append(f"{'layer':<30}" + "".join(f"{head:>10}" for head in ("a", "dC/da", "dC/dw", "w", "update")))
+        for index, name in enumerate(self.layers):
+            values = "".join(f"{'-' if math.isnan(v) else format(v, '.3g'):>10}" for v in self._records[record][:, index])
+            rows.append(f"{shortened(name, 29):<30}{values}")
+        return "\n".join(rows)
+
+    def __str__(self) -> str:
+        return self.table() if self._records else "GradientFlow: nothing was recorded yet"
+
+    # --- while a model is trained -------------------------------------------------------------------------------
+
+    def begin(self, run: Run) -> None:
+        if not self._restored:
+            self._start()
+        self.layers = tuple(f"{index} {layer!r}" for index, layer in enumerate(run.model.layers))
+        self._probe = _Probe(run, self.examples, self._before)
+        if not self._restored:
+            self._record(run)
+        self._restored = False
+
+    def step_end(self, run: Run) -> None:
+        self._record(run)
+
+    def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
+        if self.every is None:
+            self._record(run)
+
+    def end(self, run: Run, error: BaseException | None) -> None:
+        if self._probe is not None and not isinstance(error, RuntimeError):  # which a GPU that is lost raises
+            self._before = self._probe.before()
+        self._probe = None
+
+    def state(self) -> dict[str, Any]:
+        before = self._before if self._probe is None else self._probe.before()
+        kept = {"steps": self._steps, "warned": sorted(self._warned), "records": np.array(self._records)}
+        return kept if before is None else {**kept, "before": before}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._start()
+        self._steps = [int(step) for step in state["steps"]]
+        self._records = list(np.asarray(state["records"], np.float64))
+        self._warned = set(state["warned"])
+        self._before = state.get("before")
+        self._restored = True
+
+    def _record(self, run: Run) -> None:
+        assert self._probe is not None
+        found = self._probe.measure(run, run.step - self._steps[-1] if self._steps else 0)
+        self._steps.append(run.step)
+        self._records.append(found)
+        self._warn(found)
+
+    def _warn(self, record: np.ndarray) -> None:
+        """Say once where gradients vanish or explode."""
+        trained = np.flatnonzero(~np.isnan(record[QUANTITIES.index("parameters")]))
+        if len(trained) < 2:
+            return
+        first, last = record[QUANTITIES.index("gradients")][trained[[0, -1]]]
+        for kind, odd in (("vanish", first < self.vanishing * last), ("explode", first > self.exploding * last)):
+            if odd and kind not in self._warned:
+                self._warned.add(kind)
+                warnings.warn(
+                    f"gradients {kind}: after step {self._steps[-1]}, dC/da of layer {self.layers[trained[0]]} is {first:.2g}, "
+                    f"and of layer {self.layers[trained[-1]]} {last:.2g}; {CURES[kind]}",
+                    UserWarning,
+                    stacklevel=2,
+                )
+
+
+class _Probe:
+    """The program of a record with its buffers, on the engine of a run."""
+
+    def __init__(self, run: Run, examples: int, before: np.ndarray | None) -> None:
+        model, engine, given = run.model, run.engine, run.examples
+        rows = min(examples, len(given.X))
+        program, self.columns = _flow(run.network, run.loss, given.data, len(model.layers))
+        self.engine, self.network = engine, run.network
+        small = rows * run.network.size < SMALL
+        self.instance = engine.instantiate(program, rows, 1 if small else run.threads)
+        x = engine.zeros((rows, *run.network.features), model.dtype)
+        engine.load_rows(x, given.X, 0, rows, model.input_scale)
+        log = engine.zeros((1, max(1, len(self.columns))), model.dtype, mirrored=True)
+        bound = {"x": x, "t": engine.place(np.ascontiguousarray(given.y[:rows])), "log": log}
+        if given.weights is not None:
+            bound["w"] = engine.place(np.ascontiguousarray(given.weights[:rows]))
+        state = model._state.on(engine)
+        self.statistics = engine.zeros(state["statistics"].shape, model.dtype)
+        self.parameters = engine.zeros(state["parameters"].shape, model.dtype)
+        if before is None:
+            engine.copy(self.parameters, state["parameters"])
+        else:
+            engine.write(self.parameters, before)
+        self.step = engine.zeros((), np.int64, mirrored=True)
+        index = engine.zeros((), np.int64)
+        self.instance.bind(**bound, statistics=self.statistics, before=self.parameters, step=self.step, index=index)
+
+    def measure(self, run: Run, made: int) -> np.ndarray:
+        """A record, (quantities, layers), `made` steps after the one before."""
+        engine, state = self.engine, run.model._state.on(self.engine)
+        engine.copy(self.statistics, state["statistics"])  # batch norm moves these
+        engine.write(self.step, run.model.counters.step)
+        self.instance.bind(parameters=state["parameters"])
+        self.instance.play()
+        values = engine.read(self.instance.bound["log"])[0][0].astype(np.float64)
+        engine.copy(self.parameters, state["parameters"])
+        found = dict(zip(self.columns, values, strict=True))
+        record = np.full((len(QUANTITIES), len(run.model.layers)), np.nan)
+        for index in range(record.shape[1]):
+            for row, quantity in enumerate(("activations", "gradients")):
+                record[row, index] = found[quantity, str(index)]
+            places = [place for place in self.network.parameters if place.layer == index]
+            if places:
+                sizes = np.array([place.size for place in places])
+                for row, quantity in enumerate(OF_PARAMETERS, 2):
+                    each = np.array([found[quantity, place.name] for place in places])
+                    record[row, index] = math.sqrt(float(sizes @ each**2) / float(sizes.sum()))
+        record[-1] = record[-1] / made if made else np.nan
+        return record
+
+    def before(self) -> np.ndarray:
+        """The parameters at the last record."""
+        return np.array(self.engine.read(self.parameters)[0])
+
+
+def _flow(network: steps.Network, loss: Loss, data: steps.Data, layers: int) -> tuple[Program, list[tuple[str, str]]]:
+    """x, t, parameters, parameters before -> a row of root mean squares; and what each column is: (quantity, layer or name)."""
+    trace = Trace(network.dtype)
+    x = trace.input("x", (B, *network.features))
+    t = trace.input("t", (B, *data.target_shape), data.target)
+    w = trace.input("w", (B,)) if data.weighted else None
+    step = trace.input("step", (), "int64")
+    each: list[Symbol] = []
+    outputs, parameters = steps.forward(trace, network, x, True, step, each)
+    each += (each[-1:] or [x]) * (layers - len(each))  # a last activation that the loss contains has no outputs of its own
+    cost = mean_loss(loss, outputs, steps.loss_targets(outputs, t, loss), w)
+    names = [place.name for place in network.parameters]
+    slopes = gradients(cost, [*each, *(parameters[name] for name in names)])
+    before = trace.input("before", (network.size,))
+    measured: dict[tuple[str, str], Symbol] = {}
+    for index, a in enumerate(each):
+        measured["activations", str(index)], measured["gradients", str(index)] = a, slopes[index]
+    for place, slope in zip(network.parameters, slopes[len(each) :], strict=True):
+        value = parameters[place.name]
+        moved = ops.subtract(value, before.view(place.shape, place.start))
+        measured |= {(quantity, place.name): of for quantity, of in zip(OF_PARAMETERS, (slope, value, moved), strict=True)}
+    return _recorded(trace, [_root_mean_square(symbol) for symbol in measured.values()]), list(measured)
+
+
+@dataclass(frozen=True)
+class ActivationStatistics:
+    """Of the outputs of each layer, over all examples and units, float64 (L,): their `mean`, their `deviation` (root of the
+    biased variance), their root mean square `size`, and the share of them that is exactly 0 (`zeros`: units that are off)."""
+
+    layers: tuple[str, ...]
+    mean: np.ndarray
+    deviation: np.ndarray
+    size: np.ndarray
+    zeros: np.ndarray
+
+    def __str__(self) -> str:
+        rows = [f"{'layer':<32}" + "".join(f"{head:>12}" for head in ("mean", "deviation", "size", "zeros"))]
+        for index, name in enumerate(self.layers):
+            numbers = "".join(f"{column[index]:>12.3g}" for column in (self.mean, self.deviation, self.size))
+            rows.append(f"{shortened(name, 31):<32}{numbers}{self.zeros[index]:>12.1%}")
+        return "\n".join(rows)
+
+
+def activation_statistics(
+    model: Sequential, X: Any, *, training: bool = False, threads: int | None = None
+) -> ActivationStatistics:
+    """How the outputs of each layer are distributed for the inputs X (n, ...), which are worked on as one mini-batch.
+
+    A model that has no parameters yet is looked at as `build` would make it; it is not changed. `training=True` takes the
+    statistics of this mini-batch in batch norm, and dropout's units of the next step. Raises what `predict` raises for X.
+    """
+    given = inputs.read(X, model.network.features if model.built else None, "X", model.feature_names).array
+    if not len(given):
+        raise InputError("X: expected at least one example, got none")
+    made = model if model.built else _built(model, given.shape[1:])
+    network = made.network
+    trace = Trace(network.dtype)
+    x = trace.input("x", (B, *network.features))
+    each: list[Symbol] = []
+    steps.forward(trace, network, x, training, trace.input("step", (), "int64"), each)
+    symbols: list[Symbol] = []
+    for a in each:
+        mean = ops.mean(a)
+        off = ops.mean(ops.where(ops.equal(a, 0.0), ops.constant_like(a, 1.0), 0.0))
+        symbols += [mean, _root_mean_square(ops.subtract(a, mean)), _root_mean_square(a), off]
+    program = _recorded(trace, symbols)
+    with made._watched():
+        engine = made._engine_for(given)
+        instance = engine.instantiate(program, len(given), threads)
+        rows = engine.zeros((len(given), *network.features), network.dtype)
+        engine.load_rows(rows, given, 0, len(given), network.input_scale)
+        state = made._state.on(engine)
+        statistics = engine.zeros(state["statistics"].shape, network.dtype)
+        engine.copy(statistics, state["statistics"])
+        step = engine.place(np.array(made.counters.step))
+        index, log = engine.zeros((), np.int64), engine.zeros((1, len(symbols)), network.dtype)
+        instance.bind(x=rows, parameters=state["parameters"], statistics=statistics, step=step, index=index, log=log)
+        instance.play()
+        found = np.array(engine.read(log)[0], np.float64).reshape(len(each), 4)
+    return ActivationStatistics(tuple(f"{index} {layer!r}" for index, layer in enumerate(made.layers)), *found.T.copy())
+
+
+def _built(model: Sequential, features: Sequence[int]) -> Sequential:
+    """A model such as this one, with parameters."""
+    made = type(model)(model.layers, seed=model.seed, dtype=model.dtype, input_scale=model.input_scale)
+    made.device = model.device
+    return made.build(tuple(features))
+
+
+def _recorded(trace: Trace, values: Sequence[Symbol]) -> Program:
+    """The program that writes these numbers into the row `index` of `log`."""
+    index, log = trace.input("index", (), "int64"), trace.input("log", (N, len(values)))
+    for column, value in enumerate(values):
+        trace.record("record", (value, index, log), [], {"column": column})
+    return fuse(trace.program({}))
+
+
+def _root_mean_square(x: Symbol) -> Symbol:
+    """sqrt(mean x^2), of numbers whose squares may be beyond the dtype: m sqrt(mean (x/m)^2), m the largest |x|."""
+    largest = ops.max(ops.abs(x))
+    scaled = ops.divide(x, ops.maximum(largest, TINY))
+    found: Symbol = ops.multiply(largest, ops.sqrt(ops.mean(ops.multiply(scaled, scaled))))
+    return found

@@ -1,0 +1,151 @@
+"""The learning-rate range test: train for a few steps while the rate rises, and see where the loss falls and where it bursts.
+
+Source: Smith 2015, Cyclical Learning Rates for Training Neural Networks, section 3.3; rates rise exponentially here, not
+linearly, so that all decades are looked at alike.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastnn.callbacks import Callback
+from fastnn.configurations import as_number
+from fastnn.errors import DivergenceError, InputError
+
+if TYPE_CHECKING:
+    from fastnn.model import LossLike, Sequential
+    from fastnn.optimizers import Optimizer
+    from fastnn.run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class RangeTest:
+    """What a range test saw, float64 arrays of one entry a step: the `rates`, the `losses` of the mini-batches before each
+    update, and `smoothed`, their corrected exponentially weighted averages with beta `smoothing`. `diverged`: whether it ended
+    before the last rate.
+    """
+
+    rates: np.ndarray
+    losses: np.ndarray
+    smoothed: np.ndarray
+    smoothing: float
+    diverged: bool
+
+    @property
+    def lowest_loss(self) -> float:
+        """The rate at which the smoothed loss is lowest: too high to train with, for what follows is divergence."""
+        return float(self.rates[self.smoothed.argmin()])
+
+    @property
+    def suggestion(self) -> float | None:
+        """The rate at which the smoothed loss falls most steeply over the logarithm of the rate; None where it falls nowhere.
+
+        The slope at a step is the difference over the steps around it that the average spans, s = 1/(1 - beta), which noise
+        hides less than that of two neighbours. The first s steps are left out, since their averages rest on fewer, and so are
+        rates above a tenth of `lowest_loss` (or above that of half as many steps, if this is higher).
+        """
+        span = max(2, round(1.0 / (1.0 - self.smoothing)))
+        half, lowest = span // 2, int(self.smoothed.argmin())
+        end = max(int(np.searchsorted(self.rates, self.rates[lowest] / 10, "right")), lowest // 2 + 1)
+        steps = np.arange(span, max(span, min(end, len(self.rates) - half)))
+        falls = self.smoothed[steps - half] - self.smoothed[steps + half]
+        if not (falls > 0).any():
+            return None
+        return float(self.rates[steps[falls.argmax()]])
+
+    def __str__(self) -> str:
+        found = "none: the loss falls nowhere" if self.suggestion is None else f"{self.suggestion:.2g}"
+        end = "the loss burst" if self.diverged else "the last rate was reached"
+        return (
+            f"learning rates from {self.rates[0]:.2g} to {self.rates[-1]:.2g} in {len(self.rates)} steps; {end}\n"
+            f"  lowest smoothed loss  {self.smoothed.min():.4g} at {self.lowest_loss:.2g}\n"
+            f"  suggested rate        {found}"
+        )
+
+
+def find_learning_rate(
+    model: Sequential,
+    X: Any,
+    y: Any,
+    *,
+    lowest: float = 1e-6,
+    highest: float = 10.0,
+    steps: int = 100,
+    smoothing: float = 0.9,
+    burst: float = 4.0,
+    loss: LossLike = "softmax_cross_entropy",
+    optimizer: str | Optimizer | None = None,
+    batch_size: int | str = 128,
+    sample_weight: Any = None,
+    l2: float = 0.0,
+    l1: float = 0.0,
+    device: str = "auto",
+    threads: int | None = None,
+) -> RangeTest:
+    """Train a copy of `model` on X and y for up to `steps` steps at the rates lowest (highest/lowest)^(k/(steps - 1)).
+
+        found = fastnn.find_learning_rate(model, X, y)
+        model.fit(X, y, optimizer=fastnn.Adam(found.suggestion))
+
+    The model is not changed; the copy begins with its parameters (those that `fit` would draw, where it has none yet) and a
+    fresh state of the optimizer. Losses are smoothed as v = beta v + (1 - beta) loss, over 1 - beta^k, with beta `smoothing`.
+    The test ends early where the smoothed loss is more than `burst` times the lowest so far, or not finite. All other arguments
+    are those of `fit`. Raises InputError for numbers out of range, DivergenceError where the first step diverges, and what
+    `fit` raises.
+    """
+    if not 0.0 < as_number(lowest) < as_number(highest) < math.inf:
+        raise InputError(f"expected 0 < lowest < highest, got {lowest!r} and {highest!r}")
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 2:
+        raise InputError(f"steps: expected a whole number of at least 2, got {steps!r}")
+    if not 0.0 <= as_number(smoothing) < 1.0:
+        raise InputError(f"smoothing: expected 0 <= beta < 1, got {smoothing!r}")
+    if not as_number(burst) > 1.0:
+        raise InputError(f"burst: expected a number above 1, got {burst!r}")
+    rising = _Rising(np.geomspace(lowest, highest, int(steps)), float(smoothing), float(burst))
+    twin = copy.deepcopy(model)
+    twin._start_slots(None, {})
+    try:
+        twin.fit(
+            X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=int(steps), sample_weight=sample_weight, l2=l2,
+            l1=l1, callbacks=[rising], device=device, threads=threads, verbose=0,
+        )  # fmt: skip
+    except DivergenceError:
+        if not rising.losses:
+            raise
+        rising.diverged = True
+    made = len(rising.losses)
+    return RangeTest(rising.rates[:made], np.array(rising.losses), np.array(rising.smoothed), rising.beta, rising.diverged)
+
+
+class _Rising(Callback):
+    """Sets the rate of each step, writes down its loss, and ends the training after the last rate or a burst of the loss."""
+
+    every = 1
+
+    def __init__(self, rates: np.ndarray, beta: float, burst: float) -> None:
+        self.rates, self.beta, self.burst = rates, beta, burst
+        self.losses: list[float] = []
+        self.smoothed: list[float] = []
+        self.diverged = False
+        self._average = 0.0
+
+    def begin(self, run: Run) -> None:
+        run.learning_rate = self.rates[0]
+
+    def chunk_end(self, run: Run, steps: int, loss: float) -> None:
+        self._average = self.beta * self._average + (1.0 - self.beta) * loss
+        self.losses.append(loss)
+        self.smoothed.append(self._average / (1.0 - self.beta ** len(self.losses)))
+
+    def step_end(self, run: Run) -> bool:
+        made = len(self.losses)
+        self.diverged = self.smoothed[-1] > self.burst * min(self.smoothed)
+        if self.diverged or made == len(self.rates):
+            return True
+        run.learning_rate = self.rates[made]
+        return False
