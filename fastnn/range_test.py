@@ -137,7 +137,8 @@ class _Rising(Callback):
     def begin(self, run: Run) -> None:
         run.learning_rate = self.rates[0]
 
-    def chunk_end(self, run: Run, steps: int, loss: float) -> None:
+    def chunk_end(self, run: Run, losses: np.ndarray) -> None:
+        loss = float(losses[-1])
         self._average = self.beta * self._average + (1.0 - self.beta) * loss
         self.losses.append(loss)
         self.smoothed.append(self._average / (1.0 - self.beta ** len(self.losses)))
