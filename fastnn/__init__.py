@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fastnn.layers import Activation, BatchNorm, Dense, Dropout, Flatten, Layer, Parameter, Standardizer, Statistic
     from fastnn.model import Sequential
     from fastnn.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
+    from fastnn.step_losses import StepLosses
 
 _MODULES = (
     "callbacks",
@@ -67,6 +68,7 @@ _HOMES = {
     ),
     "fastnn.model": ("Sequential",),
     "fastnn.optimizers": ("SGD", "Adam", "AdamW", "Momentum", "RMSprop"),
+    "fastnn.step_losses": ("StepLosses",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -89,6 +91,7 @@ __all__ = [
     "Sequential",
     "Standardizer",
     "Statistic",
+    "StepLosses",
     "callbacks",
     "check_gradients",
     "datasets",

@@ -62,8 +62,8 @@ class History(dict[str, list[float]]):
 
 
 class Run:
-    """One call of `fit`. Callbacks read `model`, `epoch`, `epochs`, `step`, `total_steps`, `in_epoch`, `history` and
-    `batch_size`, and may set `learning_rate`.
+    """One call of `fit`. Callbacks read `model`, `epoch`, `epochs`, `step`, `total_steps`, `in_epoch`, `history`, `batch_size`
+    and `step_losses` (of the last chunk's steps), and may set `learning_rate`.
     """
 
     def __init__(self, model: Sequential, X: Any, y: Any, settings: Settings) -> None:
@@ -384,6 +384,7 @@ class Run:
             done += len(log)
             self.in_epoch += len(log)
             self.step += len(log)  # the last of the counts: see `consistent`
+            self.step_losses = log[:, steps.LOG_COLUMNS["loss"]].copy()
             for callback in self.callbacks:
                 callback.chunk_end(self, len(log), float(log[-1, 0]))
             due = [callback for callback in self.callbacks if callback.every is not None and self.step % callback.every == 0]
