@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fastnn import (
         callbacks,
+        circuits,
         datasets,
         engines,
         initializers,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _MODULES = (
     "callbacks",
+    "circuits",
     "datasets",
     "engines",
     "initializers",
@@ -94,6 +96,7 @@ __all__ = [
     "StepLosses",
     "callbacks",
     "check_gradients",
+    "circuits",
     "datasets",
     "engines",
     "initializers",

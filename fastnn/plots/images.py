@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastnn.model import Sequential
 
 
-def misclassified(model: Sequential, images: Any, y: Any, count: int = 16, *, ax: Axes | None = None) -> Axes:
+def misclassified(model: Sequential, images: Any, y: Any, count: int = 15, *, ax: Axes | None = None) -> Axes:
     """The images that a classifier is most sure of and wrong about, each with its "true > predicted" label.
 
     `images`: (n, H, W), (n, H, W, 3), or rows (n, H H) of square ones, like those that the model was trained on. `y`: their
@@ -46,7 +46,7 @@ def misclassified(model: Sequential, images: Any, y: Any, count: int = 16, *, ax
 
 
 def weights_as_images(
-    model: Sequential, name: str = "0.weight", shape: tuple[int, ...] | None = None, count: int = 16, *, ax: Axes | None = None
+    model: Sequential, name: str = "0.weight", shape: tuple[int, ...] | None = None, count: int = 15, *, ax: Axes | None = None
 ) -> Axes:
     """What the first `count` units of a layer look for: the weights (I,) of each as an image of `shape`.
 
