@@ -1,7 +1,7 @@
 """Perceptrons with weights set by hand, and the logical circuits that are built of them. Source: Nielsen, chapter 1.
 
-A perceptron answers 1 where w.x + b > 0, else 0. One with weights (-2, -2) and bias 3 is a NAND gate, and every logical function
-can be built of those.
+A perceptron answers 1 where w.x + b > 0, else 0. One with weights (-2, -2) and bias 3 is a NAND gate, and every logical
+function can be built of those.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ PASS = ((1.0,), -0.5)
 def perceptron(weights: Any, bias: float) -> Sequential:
     """A network of one unit with the step activation: (n, I) -> (n, 1), 1 where x @ weights + bias > 0, else 0.
 
-    `weights` (I,), float32 in the model. It cannot be trained by gradients: the derivative of a step is 0. Raises InputError for
-    weights of another shape and for numbers that are not finite.
+    `weights` (I,), float32 in the model. It cannot be trained by gradients: the derivative of a step is 0. Raises InputError
+    for weights of another shape and for numbers that are not finite.
     """
     w = np.asarray(weights, np.float32)
     if w.ndim != 1 or not w.size:
@@ -41,8 +41,8 @@ def nand() -> Sequential:
 def circuit(gates: Mapping[str, tuple[str, str]], inputs: Sequence[str], outputs: Sequence[str]) -> Sequential:
     """A circuit of NAND gates as one network: (n, inputs) of 0 and 1 -> (n, outputs).
 
-    `gates`: the two signals that each gate takes, inputs or other gates, which may be the same. A gate lies in the layer after the
-    later of its signals; a signal that is used further on is passed on by a perceptron in each layer between.
+    `gates`: the two signals that each gate takes, inputs or other gates, which may be the same. A gate lies in the layer after
+    the later of its signals; a signal that is used further on is passed on by a perceptron in each layer between.
 
         fastnn.circuits.circuit({"not": ("a", "a")}, inputs=["a"], outputs=["not"])
 
@@ -64,10 +64,8 @@ def circuit(gates: Mapping[str, tuple[str, str]], inputs: Sequence[str], outputs
     last = max(1, *(depth[name] for name in outputs))
     layers, signals = [], list(inputs)
     for level in range(1, last + 1):
-        later = {signal for name, pair in gates.items() if level < depth[name] <= last for signal in pair}
-        here = (
-            list(outputs) if level == last else [name for name in depth if depth[name] <= level and name in later | {*outputs}]
-        )
+        later = {*outputs, *(signal for name, pair in gates.items() if level < depth[name] <= last for signal in pair)}
+        here = list(outputs) if level == last else [name for name in depth if depth[name] <= level and name in later]
         weight, bias = np.zeros((len(signals), len(here)), np.float32), np.zeros(len(here), np.float32)
         for column, name in enumerate(here):
             w, bias[column] = NAND if depth[name] == level else PASS

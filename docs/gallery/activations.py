@@ -3,8 +3,8 @@ Activations and their derivatives
 =================================
 
 The functions of the course, solid, and what the backward pass multiplies by, dashed: the derivatives are those that the
-differentiated program computes. Sigmoid and tanh are flat where their input is large, so that units there learn slowly; ReLU has
-slope 1 wherever it is active.
+differentiated program computes. Sigmoid and tanh are flat where their input is large, so that units there learn slowly; ReLU
+has slope 1 wherever it is active.
 """
 
 import sys

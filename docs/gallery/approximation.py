@@ -2,8 +2,9 @@
 A network approximates any function
 ===================================
 
-With one hidden layer and enough units a network comes as near as one likes to any continuous function (Nielsen, chapter 4; Cybenko
-1989). Here tanh units fit a wavy function of one variable, better the more there are, and two layers fit one of two variables.
+With one hidden layer and enough units a network comes as near as one likes to any continuous function (Nielsen, chapter 4;
+Cybenko 1989). Here tanh units fit a wavy function of one variable, better the more there are, and two layers fit one of two
+variables.
 """
 
 import sys
@@ -22,8 +23,9 @@ def wavy(x: np.ndarray) -> np.ndarray:
     return 0.2 + 0.4 * x**2 + 0.3 * x * np.sin(15.0 * x) + 0.05 * np.cos(50.0 * x)
 
 
-def fit(X: np.ndarray, y: np.ndarray, hidden: list[int], epochs: int) -> fastnn.Sequential:
-    first = [fastnn.Dense(hidden[0], activation="tanh", weight_init=SPREAD, bias_init=SPREAD)]
+def fit(X: np.ndarray, y: np.ndarray, hidden: list[int], steepness: float, epochs: int) -> fastnn.Sequential:
+    spread = fastnn.initializers.Normal(steepness)  # of the first units, whose bends lie all over the interval
+    first = [fastnn.Dense(hidden[0], activation="tanh", weight_init=spread, bias_init=spread)]
     rest = [fastnn.Dense(units, activation="tanh") for units in hidden[1:]]
     model = fastnn.Sequential([*first, *rest, fastnn.Dense(1)], seed=0)
     rate = fastnn.schedules.Cosine(0.01)
@@ -31,14 +33,13 @@ def fit(X: np.ndarray, y: np.ndarray, hidden: list[int], epochs: int) -> fastnn.
     return model
 
 
-SPREAD = fastnn.initializers.Normal(10.0)  # steep units whose bends lie all over the interval
 x = np.linspace(0.0, 1.0, 1000, dtype="float32")[:, np.newaxis]
 figure = Figure(figsize=(13.0, 3.4), layout="constrained")
 panels = figure.subplots(1, 3)
 panels[0].plot(x, wavy(x), color="black", label="function")
 errors = {}
 for hidden in (5, 20, 100):
-    model = fit(x, wavy(x), [hidden], 1000)
+    model = fit(x, wavy(x), [hidden], 0.4 * hidden, 1000)
     errors[hidden] = float(np.sqrt(np.mean((model(x) - wavy(x)) ** 2)))
     print(f"one variable, {hidden:3} tanh units: root mean square error {errors[hidden]:.4f}")
     panels[0].plot(x, model(x), label=f"{hidden} units", linewidth=1)
@@ -49,8 +50,7 @@ panels[0].set_ylabel("f(x)")
 side = np.linspace(-1.0, 1.0, 60, dtype="float32")
 grid = np.stack([a.ravel() for a in np.meshgrid(side, side)], axis=1)
 surface = np.sin(3.0 * grid[:, :1]) * np.cos(3.0 * grid[:, 1:]) + grid[:, :1] * grid[:, 1:]
-SPREAD = fastnn.initializers.Normal(2.0)
-model = fit(grid, surface, [40, 40], 100)
+model = fit(grid, surface, [40, 40], 2.0, 100)
 errors["surface"] = float(np.sqrt(np.mean((model(grid) - surface) ** 2)))
 print(f"two variables, two layers of 40: root mean square error {errors['surface']:.4f}")
 for axes, values, name in zip(panels[1:], (surface, model(grid)), ("function", "network"), strict=True):

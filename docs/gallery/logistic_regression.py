@@ -2,8 +2,8 @@
 Logistic regression, and why it is not enough
 =============================================
 
-One sigmoid unit with the binary cross-entropy is logistic regression: its boundary is a line. It parts two clouds, and fails on the
-"flower", where it is right about as often as a coin: the notes print 47 %, found here on the points of the exercise.
+One sigmoid unit with the binary cross-entropy is logistic regression: its boundary is a line. It parts two clouds, and fails on
+the "flower", where it is right about as often as a coin: the notes print 47 %, found here on the points of the exercise.
 """
 
 import sys

@@ -2,8 +2,8 @@
 One hidden layer on points in the plane
 =======================================
 
-Logistic regression parts the "flower" of Andrew Ng's planar exercise by a line and gets it as wrong as a coin; one hidden
-layer of tanh units follows its petals. Here are the accuracies for 1 to 50 hidden units after gradient descent at rate 1.2 on all 400
+Logistic regression parts the "flower" of Andrew Ng's planar exercise by a line and gets it as wrong as a coin; one hidden layer
+of tanh units follows its petals. Here are the accuracies for 1 to 50 hidden units after gradient descent at rate 1.2 on all 400
 points, beside those printed in the notes; points and initial weights are drawn as there. The larger networks overfit: their
 boundaries follow single points. Last, four hidden units on the other planar sets.
 """
