@@ -20,6 +20,8 @@ DOTS = 20
 FLOWS = {
     "activations": "root mean square of activations",
     "gradients": "root mean square of gradients",
+    "parameter_gradients": "root mean square of parameters' gradients",
+    "parameters": "root mean square of parameters",
     "updates": "root mean square of updates",
 }
 
@@ -56,10 +58,11 @@ def accuracy_curves(history: Columns, ax: Axes | None = None) -> Axes:
 def gradient_flow(flow: Any, quantity: str = "gradients", *, ax: Axes | None = None) -> Axes:
     """How large a quantity of each layer is over the steps of a training, on a logarithmic scale; a line a layer.
 
-    `flow`: what was recorded, with `steps` (n,), `layers`, their L names, and `quantity`, an array (n, L): its "activations",
-    "gradients" or "updates". Early layers whose gradients lie orders of magnitude below those of late ones learn too slowly:
-    they vanish; above them, they explode (Nielsen, chapter 5). The first layers are dark. Raises InputError for an unknown
-    quantity and for arrays of other shapes.
+    `flow`: what was recorded, with `steps` (n,), `layers`, their L names, and `quantity`, an array (n, L): "activations",
+    "gradients" (with respect to activations), "parameter_gradients", "parameters" or "updates"; what is 0 or NaN leaves a gap.
+    Early layers whose gradients lie orders of magnitude below those of late ones learn too slowly: they vanish; above them,
+    they explode (Nielsen, chapter 5). The first layers are dark. Raises InputError for an unknown quantity and for arrays of
+    other shapes.
     """
     if quantity not in FLOWS:
         raise InputError(f"quantity: unknown {quantity!r}{nearest(quantity, FLOWS)}")

@@ -1,0 +1,47 @@
+"""
+Inputs of one scale
+===================
+
+Two features, one of about 1 and one of about 1000: gradient descent must take steps small enough for the larger one, and hardly
+moves in the other. Standardised by the mean and the deviation of the training set, both learn at one rate. The same two numbers
+are used for all later inputs: a `Standardizer` layer keeps them in the model, and in its file.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import fastnn
+
+FOLDER = Path(*sys.argv[1:2])
+
+X, y = fastnn.datasets.moons(500)
+X = X * np.array([1.0, 1000.0], "float32") + np.array([0.0, 3000.0], "float32")
+(X_train, y_train), (X_dev, y_dev) = fastnn.datasets.split(X, y, sizes=(0.7, 0.3))
+standardizer = fastnn.Standardizer().fit(X_train)
+print(f"training set: means {standardizer.mean.round(1)}, deviations {standardizer.deviation.round(1)}")
+
+figure = Figure(figsize=(9.6, 3.4), layout="constrained")
+costs, plane = figure.subplots(1, 2)
+accuracy = {}
+for color, name, first, rate in (("#0072B2", "raw", [], 1e-7), ("#D55E00", "standardised", [standardizer], 0.5)):
+    layers = [*first, fastnn.Dense(16, activation="tanh"), fastnn.Dense(1)]
+    model = fastnn.Sequential(layers, seed=0)
+    descent = fastnn.SGD(rate)
+    history = model.fit(
+        X_train, y_train, loss="sigmoid_cross_entropy", optimizer=descent, batch_size="all", epochs=2000, verbose=0
+    )
+    accuracy[name] = model.evaluate(X_dev, y_dev)["accuracy"]
+    print(f"{name:>12}: cost {history['loss'][-1]:.3f}, accuracy on dev data {accuracy[name]:.2%}")
+    costs.plot(range(1, 2001), history["loss"], color=color, label=name)
+costs.set_xlabel("epoch")
+costs.set_ylabel("cost")
+costs.legend(frameon=False)
+fastnn.plots.decision_boundary(model, X_dev, y_dev, ax=plane).set_title("standardised, dev data", fontsize="medium")
+fastnn.plots.save(figure, FOLDER / "standardize.png")
+
+assert np.allclose(standardizer.mean, X_train.mean(axis=0, dtype="float64"))
+assert np.allclose(standardizer.deviation, X_train.std(axis=0, dtype="float64"))
+assert accuracy["standardised"] > max(0.93, accuracy["raw"])
