@@ -38,11 +38,11 @@ figure = Figure(figsize=(13.0, 3.4), layout="constrained")
 panels = figure.subplots(1, 3)
 panels[0].plot(x, wavy(x), color="black", label="function")
 errors = {}
-for hidden in (5, 20, 100):
+for color, hidden in zip(fastnn.plots.COLORS, (5, 20, 100), strict=False):
     model = fit(x, wavy(x), [hidden], 0.4 * hidden, 1000)
     errors[hidden] = float(np.sqrt(np.mean((model(x) - wavy(x)) ** 2)))
     print(f"one variable, {hidden:3} tanh units: root mean square error {errors[hidden]:.4f}")
-    panels[0].plot(x, model(x), label=f"{hidden} units", linewidth=1)
+    panels[0].plot(x, model(x), color=color, label=f"{hidden} units", linewidth=1)
 panels[0].legend(frameon=False, fontsize="small")
 panels[0].set_xlabel("x")
 panels[0].set_ylabel("f(x)")

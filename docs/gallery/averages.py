@@ -26,14 +26,14 @@ figure = Figure(figsize=(9.0, 3.6), layout="constrained")
 axes = figure.subplots()
 axes.plot(days, temperatures, ".", color="#b0b0b0", markersize=3, label="measured")
 errors = {}
-for color, beta in zip(("#E69F00", "#D55E00", "#009E73"), (0.5, 0.9, 0.98), strict=True):
+for color, beta in zip(fastnn.plots.COLORS, (0.5, 0.9, 0.98), strict=False):
     average = exponentially_weighted_average(temperatures, beta, corrected=True)
     errors[beta] = float(np.sqrt(np.mean((average - season)[50:] ** 2)))
     about = round(1.0 / (1.0 - beta))
     print(f"beta = {beta}: about {about:2} days, {errors[beta]:.2f} degrees from the season")
     axes.plot(days, average, color=color, label=f"beta = {beta}, about {about} days")
 plain = exponentially_weighted_average(temperatures, 0.98, corrected=False)
-axes.plot(days, plain, "--", color="#009E73", label="beta = 0.98, not corrected", linewidth=1)
+axes.plot(days, plain, "--", color=color, label="beta = 0.98, not corrected", linewidth=1)
 print(f"the first day, beta = 0.98: {temperatures[0]:.2f} measured, {plain[0]:.2f} without the correction")
 axes.set_xlabel("day of the year")
 axes.set_ylabel("temperature (degrees Celsius)")

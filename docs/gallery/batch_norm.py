@@ -22,7 +22,7 @@ data = fastnn.datasets.load("digits")
 figure = Figure(figsize=(4.8, 3.4), layout="constrained")
 axes = figure.subplots()
 accuracy = {}
-for color, name in (("#0072B2", "without"), ("#D55E00", "with")):
+for color, name in zip(fastnn.plots.COLORS, ("without", "with"), strict=False):
     norm = [fastnn.BatchNorm()] if name == "with" else []
     hidden = [layer for _ in range(DEPTH) for layer in (fastnn.Dense(32), *norm, fastnn.Activation("sigmoid"))]
     model = fastnn.Sequential([*hidden, fastnn.Dense(10)], seed=0)

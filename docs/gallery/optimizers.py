@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 import fastnn
 
 FOLDER = Path(*sys.argv[1:2])
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 data = fastnn.datasets.load("digits")
 optimizers = {
@@ -31,7 +30,7 @@ figure = Figure(figsize=(13.0, 3.6), layout="constrained")
 per_step, per_epoch, saddle = figure.subplots(1, 3)
 first, last = {}, {}
 print("optimizer    cost after epoch 1   after epoch 10   accuracy on test data")
-for color, (name, optimizer) in zip(COLORS, optimizers.items(), strict=True):
+for color, (name, optimizer) in zip(fastnn.plots.COLORS, optimizers.items(), strict=False):
     model = fastnn.Sequential([fastnn.Dense(32, activation="relu"), fastnn.Dense(10)], seed=0)
     steps = fastnn.StepLosses()
     history = model.fit(data.X_train, data.y_train, optimizer=optimizer, batch_size=64, epochs=10, callbacks=[steps], verbose=0)

@@ -32,11 +32,10 @@ rates = {
     "warm-up, cosine": schedules.Warmup(5, schedules.Cosine(RATE)),
 }
 data = fastnn.datasets.load("digits")
-colors = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#D0B000")
 figure = Figure(figsize=(9.6, 3.8), layout="constrained")
 left, right = figure.subplots(1, 2)
 noise = {}
-for color, (name, schedule) in zip(colors, rates.items(), strict=True):
+for color, (name, schedule) in zip((*fastnn.plots.COLORS, "#999999"), rates.items(), strict=True):
     model = fastnn.Sequential([fastnn.Dense(10)], seed=0)
     everything = data.X_train, data.y_train
     descent = fastnn.SGD(schedule)

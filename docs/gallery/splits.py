@@ -33,8 +33,8 @@ for axes, stratify in zip(figure.subplots(1, 2, sharey=True), (None, y), strict=
     shares = [np.bincount(labels, minlength=10) / len(labels) for _, labels in parts]
     farthest[name] = max(float(np.abs(share - shares[0]).max()) for share in shares[1:])
     print(f"{name:>10}: a class's share of dev or test is up to {farthest[name]:.1%} away from that of train")
-    for index, (color, part) in enumerate((("#0072B2", "train"), ("#D55E00", "dev"), ("#009E73", "test"))):
-        axes.bar(np.arange(10) + 0.25 * (index - 1), shares[index], 0.25, color=color, label=part)
+    for index, part in enumerate(("train", "dev", "test")):
+        axes.bar(np.arange(10) + 0.25 * (index - 1), shares[index], 0.25, color=fastnn.plots.COLORS[index], label=part)
     axes.set_title(name, fontsize="medium")
     axes.set_xlabel("class")
     axes.set_xticks(range(10))
