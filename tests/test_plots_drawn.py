@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -237,6 +237,13 @@ def test_gradient_flow_is_a_line_a_layer(n: int) -> None:
     assert plots.gradient_flow(given, "activations").get_lines()[0].get_ydata().tolist() == given.activations[:, 0].tolist()
 
 
+def test_of_many_layers_the_first_and_the_last_are_named() -> None:
+    many = SimpleNamespace(steps=np.arange(2), layers=[str(i) for i in range(20)], gradients=np.ones((2, 20)))
+    legend = plots.gradient_flow(many).get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["0", "19"]
+
+
 def test_gradient_flow_of_zeros_and_of_other_things() -> None:
     assert np.isnan(plots.gradient_flow(flow(2), "updates").get_lines()[0].get_ydata()).all()
     with pytest.raises(InputError, match="did you mean 'gradients'"):
@@ -362,31 +369,47 @@ def test_optimizer_paths() -> None:
         plots.optimizer_paths(paths, lambda x, y: 1.0)
 
 
-def found() -> SimpleNamespace:
-    rows = [(1e-3, 8, "relu"), (1e-2, 16, "tanh"), (1e-1, 32, "relu")]
-    return SimpleNamespace(
-        names=["rate", "units", "activation"], parameters=rows, values=[0.5, np.nan, 0.2], scales=["log", "linear", "linear"]
-    )
+class Found:
+    """Four trials over four parameters, one without a value."""
+
+    names = ("rate", "beta", "units", "activation")
+    scales: ClassVar[dict[str, str]] = {"rate": "log", "beta": "one minus log", "units": "linear", "activation": "choice"}
+    columns: ClassVar[dict[str, list[Any]]] = {
+        "rate": [1e-3, 1e-2, 1e-1, 1.0],
+        "beta": [0.9, 0.99, 0.999, 0.5],
+        "units": [8, 16, 32, 64],
+        "activation": ["relu", "tanh", "relu", "elu"],
+    }
+
+    def __init__(self, *values: float, mode: str = "min") -> None:
+        self.values, self.mode = values, mode
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.array(self.columns[name])
 
 
-def test_search_results_have_a_panel_a_parameter() -> None:
-    panels = plots.search_results(found())
-    assert [axes.get_xlabel() for axes in panels] == ["rate", "units", "activation"]
-    assert [axes.get_xscale() for axes in panels] == ["log", "linear", "linear"]
-    assert np.allclose(panels[0].collections[0].get_offsets(), [(1e-3, 0.5), (1e-1, 0.2)])
-    assert [label.get_text() for label in panels[2].get_xticklabels()] == ["relu"]
-    mine = list(Figure().subplots(1, 3))
-    assert plots.search_results(found(), ax=mine) == mine
-    with pytest.raises(InputError, match="expected 3 axes"):
-        plots.search_results(found(), ax=mine[:2])
-    without = found()
-    without.values = [np.nan] * 3
+@pytest.mark.parametrize(("mode", "best"), [("min", 2), ("max", 0)])
+def test_search_results_have_a_panel_a_parameter(mode: str, best: int) -> None:
+    panels = plots.search_results(Found(0.5, np.nan, 0.2, 0.3, mode=mode))
+    assert [axes.get_xlabel() for axes in panels] == ["rate", "1 - beta", "units", "activation"]
+    assert [axes.get_xscale() for axes in panels] == ["log", "log", "linear", "linear"]
+    for axes, points in zip(panels, ([1e-3, 1e-1, 1.0], [0.1, 0.001, 0.5], [8, 32, 64]), strict=False):
+        every, one = axes.collections
+        assert np.allclose(every.get_offsets(), list(zip(points, [0.5, 0.2, 0.3], strict=True)))
+        chosen = {0: 0, 2: 1}[best]
+        assert np.allclose(one.get_offsets(), [(points[chosen], [0.5, 0.2, 0.3][chosen])])
+    assert [label.get_text() for label in panels[3].get_xticklabels()] == ["relu", "elu"]
+
+
+def test_search_results_that_cannot_be_drawn() -> None:
+    mine = list(Figure().subplots(1, 4))
+    assert plots.search_results(Found(0.5, 0.1, 0.2, 0.3), ax=mine) == mine
+    with pytest.raises(InputError, match="expected 4 axes"):
+        plots.search_results(Found(0.5, 0.1, 0.2, 0.3), ax=mine[:2])
     with pytest.raises(InputError, match="no trial has a value"):
-        plots.search_results(without)
-    short = found()
-    short.values = [1.0]
-    with pytest.raises(InputError, match="a value a trial"):
-        plots.search_results(short)
+        plots.search_results(Found(*[np.nan] * 4))
+    with pytest.raises(InputError, match="each of 1 trials"):
+        plots.search_results(Found(1.0))
 
 
 # --- all ------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from fastnn.initializers import LeCun, Normal
 FOLDER = Path(*sys.argv[1:2])
 LONG = "long" in sys.argv[2:]
 MNIST = "FASTNN_DATA" in os.environ
+EPOCHS = 100 if not MNIST else 30 if LONG else 10  # the digits are few
 
 data = fastnn.datasets.load("mnist" if MNIST else "digits")
 kept = len(data.X_train) * 5 // 6
@@ -40,9 +41,9 @@ def train(hidden, loss, weights, rate, penalty, epochs):
     return model, history, best
 
 
-_, history, quadratic = train(30, "quadratic", Normal(), 3.0, 0.0, 30 if LONG else 10)
+_, history, quadratic = train(30, "quadratic", Normal(), 3.0, 0.0, EPOCHS)
 fastnn.plots.save(history, FOLDER / "mnist_nielsen_quadratic.png")
-model, history, entropy = train(30, "sigmoid_cross_entropy", LeCun(), 0.5, 5.0 * MNIST, 30 if LONG else 10)
+model, history, entropy = train(30, "sigmoid_cross_entropy", LeCun(), 0.5, 5.0 * MNIST, EPOCHS)
 fastnn.plots.save(history, FOLDER / "mnist_nielsen_cross_entropy.png")
 if LONG:
     model, history, larger = train(100, "sigmoid_cross_entropy", LeCun(), 0.5, 5.0 * MNIST, 60)
@@ -52,6 +53,6 @@ confused = fastnn.plots.confusion_matrix(validation[1], model.predict(validation
 fastnn.plots.save(confused, FOLDER / "mnist_nielsen_confusion.png")
 fastnn.plots.save(fastnn.plots.weights_as_images(model), FOLDER / "mnist_nielsen_weights.png")
 
-assert quadratic > 0.93
-assert entropy > (0.955 if MNIST else 0.93)
+assert quadratic > (0.94 if MNIST else 0.9)
+assert entropy > (0.955 if MNIST else 0.9)
 assert not (LONG and MNIST) or larger > 0.978

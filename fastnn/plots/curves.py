@@ -17,6 +17,8 @@ Columns = Mapping[str, Sequence[float]]
 
 DOTS = 20
 """Epochs up to which each has a dot; more would hide the line."""
+NAMED = 8
+"""Layers up to which each is named; of more, the first and the last are."""
 FLOWS = {
     "activations": "root mean square of activations",
     "gradients": "root mean square of gradients",
@@ -73,9 +75,11 @@ def gradient_flow(flow: Any, quantity: str = "gradients", *, ax: Axes | None = N
     from matplotlib import colormaps
 
     shades = colormaps[look.SHADES](np.linspace(0.0, 0.9, len(flow.layers)))
-    for name, column, shade in zip(flow.layers, values.T, shades, strict=True):
+    ends = (0, len(flow.layers) - 1)
+    for index, (name, column, shade) in enumerate(zip(flow.layers, values.T, shades, strict=True)):
         seen = np.where(column > 0, column, np.nan)  # nothing of 0 can be seen on a logarithmic scale
-        axes.plot(steps, seen, color=shade, label=str(name), marker="o" if len(steps) <= DOTS else None, markersize=3)
+        label = str(name) if len(flow.layers) <= NAMED or index in ends else None
+        axes.plot(steps, seen, color=shade, label=label, marker="o" if len(steps) <= DOTS else None, markersize=3)
     axes.set_yscale("log")
     return look.frame(axes, "step", FLOWS[quantity])
 

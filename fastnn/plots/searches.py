@@ -49,31 +49,35 @@ def optimizer_paths(
 
 
 def search_results(results: Any, *, ax: Sequence[Axes] | None = None) -> list[Axes]:
-    """What each trial of a search came to over each hyper-parameter: a panel a parameter, a dot a trial.
+    """What each trial of a search came to over each hyper-parameter: a panel a parameter, a dot a trial, the best one set off.
 
-    `results`: with `names` of P parameters; `parameters`, (n, P) or n rows of their values; `values` (n,), what the trials came
-    to, NaN for one that failed; and `scales`, "log" or "linear" for each. Choices that are no numbers are set apart along the
-    axis. `ax`: P axes. Returns them. Raises InputError for other shapes and where no trial has a value.
+    `results`: with `names` of P parameters, `scales`, the scale of each by its name ("log", "one minus log"; any other is
+    straight), `values` (n,), what the trials came to, NaN where that is nothing, `mode`, "min" or "max", which are better, and
+    `results[name]`, the values (n,) of a parameter. On the scale "one minus log" the axis shows 1 minus the parameter. Values
+    that are no numbers stand side by side. `ax`: P axes. Returns them. Raises InputError for other shapes and where no trial
+    has a value.
     """
     names, values = list(results.names), np.asarray(results.values, np.float64)
-    columns = list(zip(*results.parameters, strict=True))
-    if values.ndim != 1 or len(columns) != len(names) or len(results.scales) != len(names) or len(columns[0]) != len(values):
-        raise InputError(
-            f"expected {len(names)} parameters and scales, and a value a trial, got {len(columns)} parameters, "
-            f"{len(results.scales)} scales and {values.shape} values of {len(results.parameters)} trials"
-        )
-    seen = np.isfinite(values)
-    if not seen.any():
+    columns = {name: np.asarray(results[name]) for name in names}
+    if not names or any(column.shape != (len(values),) for column in columns.values()):
+        shapes = ", ".join(f"{name} {column.shape}" for name, column in columns.items())
+        raise InputError(f"expected a value of each parameter for each of {len(values)} trials, got {shapes or 'no parameter'}")
+    seen = np.flatnonzero(np.isfinite(values))
+    if not len(seen):
         raise InputError("search_results: no trial has a value")
+    best = seen[values[seen].argmin() if results.mode == "min" else values[seen].argmax()]
     panels = look.panels(len(names)) if ax is None else list(ax)
     if len(panels) != len(names):
         raise InputError(f"ax: expected {len(names)} axes, one a parameter, got {len(panels)}")
-    for axes, name, column, scale in zip(panels, names, columns, results.scales, strict=True):
-        shown = [entry for entry, keep in zip(column, seen, strict=True) if keep]
-        if any(isinstance(entry, str | bool) or entry is None for entry in shown):
-            shown = [str(entry) for entry in shown]
-        axes.scatter(shown, values[seen], s=16, color=look.TRAINING, alpha=0.8)
-        if scale == "log":
+    for axes, (name, column) in zip(panels, columns.items(), strict=True):
+        scale, label = results.scales[name], str(name)
+        if column.dtype.kind not in "iuf":
+            column = np.array([str(entry) for entry in column])
+        elif scale == "one minus log":
+            column, label = 1.0 - column, f"1 - {name}"
+        axes.scatter(column[seen], values[seen], s=16, color=look.TRAINING, alpha=0.8)
+        axes.scatter(column[[best]], values[[best]], s=40, color=look.VALIDATION, label=f"best {values[best]:.4g}")
+        if scale in ("log", "one minus log"):
             axes.set_xscale("log")
-        look.frame(axes, str(name), "value")
+        look.frame(axes, label, "value", legend=axes is panels[0])
     return panels
