@@ -48,7 +48,7 @@ def cost_curves(history: Columns, ax: Axes | None = None, *, steps: Any = None) 
     if losses is not None and losses.size:
         x = np.arange(1, len(losses) + 1) * (epochs / len(losses) if epochs else 1.0)
         axes.plot(x, losses, color=look.COLORS[5], linewidth=0.5, label="mini-batches", zorder=1.5)
-        axes.legend(frameon=False, fontsize="small")
+        look.explain(axes)
     return axes
 
 

@@ -52,6 +52,12 @@ def frame(axes: Axes, x: str, y: str, legend: bool = True) -> Axes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
-    if legend and axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize="small")
+    if legend:
+        explain(axes)
     return axes
+
+
+def explain(axes: Axes, title: str | None = None) -> None:
+    """Draw a legend of what has a name, if anything has."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small", title=title, title_fontsize="small", framealpha=0.8, edgecolor="none")

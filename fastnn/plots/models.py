@@ -59,7 +59,7 @@ def decision_boundary(model: Sequential, X: Any, y: Any, *, resolution: int = 20
         axes.scatter(mine[:, 0], mine[:, 1], label=str(name), **dots)  # type: ignore[arg-type]
     names = model.feature_names or ("x1", "x2")
     look.frame(axes, names[0], names[1], legend=False)
-    axes.legend(frameon=True, framealpha=0.8, fontsize="small", title="class", title_fontsize="small")
+    look.explain(axes, "class")
     return axes
 
 
