@@ -305,6 +305,8 @@ def test_weight_histograms_are_densities() -> None:
         assert np.allclose(values, np.histogram(model.weights[name], edges, density=True)[0])
     with pytest.raises(NotReadyError):
         plots.weight_histograms(fastnn.Sequential([fastnn.Dense(3)]))
+    with pytest.raises(InputError, match="bins: expected a whole number of at least 1, got 0"):
+        plots.weight_histograms(model, bins=0)
     with pytest.raises(InputError, match="no weights"):
         plots.weight_histograms(fastnn.Sequential([fastnn.Activation("relu")]).build(3))
 

@@ -11,7 +11,7 @@ import numpy as np
 from fastnn import arrays, labels
 from fastnn.errors import InputError, NotReadyError, nearest
 from fastnn.plots import look
-from fastnn.plots.models import _network
+from fastnn.plots.models import network_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,13 +26,13 @@ def misclassified(model: Sequential, images: Any, y: Any, count: int = 15, *, ax
     labels (n,). Up to `count` are drawn, the surest first. Raises InputError for other shapes, NotReadyError for a model that
     was not trained to classify.
     """
-    features = _network(model).features
+    features = network_of(model).features
     if model.task is None or model.task.kind != "classes":
         raise NotReadyError("misclassified needs a model that was trained to tell classes apart; call fit first")
     images, y = arrays.to_host(images), arrays.to_host(y)
     if images.ndim < 2 or math.prod(images.shape[1:]) != math.prod(features) or y.shape != (len(images),):
         raise InputError(f"expected images (n, {', '.join(map(str, features))}) and y (n,), got {images.shape} and {y.shape}")
-    count = _count("count", count)
+    count = look.count("count", count)
     shown = images.reshape(len(images), *_side(images.shape[1:]))
     shares = arrays.to_host(model.predict_proba(images.reshape(-1, *features)))
     found, true = shares.argmax(axis=1), labels.indices(y, model.classes_)
@@ -53,11 +53,11 @@ def weights_as_images(
     `shape`: (H, W) with H W = I; square where it is missing. The middle of the scale is 0, the same for all units. Raises
     InputError for weights that there are not or that make no such image, NotReadyError for a model without parameters.
     """
-    _network(model)
+    network_of(model)
     named = model.weights
     if name not in named or named[name].ndim != 2:
         raise InputError(f"no weights (I, O) are called {name!r}{nearest(name, [n for n in named if named[n].ndim == 2])}")
-    units = named[name].T[: _count("count", count)]
+    units = named[name].T[: look.count("count", count)]
     side = _side(units.shape[1:]) if shape is None else tuple(shape)
     if len(side) != 2 or math.prod(side) != units.shape[1]:
         raise InputError(f"shape: expected (H, W) with H W = {units.shape[1]}, got {side}")
@@ -77,12 +77,6 @@ def _side(shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(shape) == 2 or (len(shape) == 3 and shape[2] == 3):
         return shape
     raise InputError(f"expected images (H, W) or (H, W, 3), got {shape}")
-
-
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}")
-    return int(value)
 
 
 def _mosaic(

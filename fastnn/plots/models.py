@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from fastnn.model import Sequential
+    from fastnn.steps import Network
 
 MARGIN = 0.08
 """How far a picture of points reaches beyond them, as a share of their extent."""
@@ -27,8 +28,7 @@ def decision_boundary(model: Sequential, X: Any, y: Any, *, resolution: int = 20
     is asked. Raises InputError for other shapes and unknown labels, NotReadyError for a model that was not trained to classify.
     """
     x, classes, found = _points(model, X, y)
-    if isinstance(resolution, bool) or not isinstance(resolution, int | np.integer) or resolution < 2:
-        raise InputError(f"resolution: expected a whole number of at least 2, got {resolution!r}")
+    resolution = look.count("resolution", resolution, 2)
     low, high = x.min(axis=0), x.max(axis=0)
     reach = MARGIN * np.where(high > low, high - low, 1.0)
     first, second = (np.linspace(low[i] - reach[i], high[i] + reach[i], resolution) for i in range(2))
@@ -96,7 +96,7 @@ def weight_histograms(model: Sequential, *, bins: int = 50, ax: Axes | None = No
 
     Raises NotReadyError for a model without parameters, InputError for one that has no weights, KindError for what is none.
     """
-    network = _network(model)
+    network, bins = network_of(model), look.count("bins", bins)
     named = model.weights
     weights = {place.name: named[place.name].ravel() for place in network.parameters if place.regularized and place.size}
     if not weights:
@@ -109,7 +109,8 @@ def weight_histograms(model: Sequential, *, bins: int = 50, ax: Axes | None = No
     return look.frame(axes, "weight", "density")
 
 
-def _network(model: Any) -> Any:
+def network_of(model: Any) -> Network:
+    """The network of a model that has parameters; KindError for what is no model."""
     from fastnn.model import Sequential
 
     if not isinstance(model, Sequential):
@@ -119,7 +120,7 @@ def _network(model: Any) -> Any:
 
 def _points(model: Any, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The examples as float64 (n, 2), the model's classes, and the index among them of each example."""
-    features = _network(model).features
+    features = network_of(model).features
     x, y = arrays.to_host(X), arrays.to_host(y)
     if features != (2,) or x.ndim != 2 or x.shape[1] != 2:
         shown = x.shape if features == (2,) else ("n", *features)
