@@ -315,12 +315,10 @@ class StepLosses(Callback):
 
     `losses`: (steps,) float64, each of one mini-batch, from before its update; NaN where Ctrl-C came before it was kept, or the
     run was begun without this.
-    `per_epoch`: how many steps an epoch has, 0 where that is not known.
     """
 
     def __init__(self) -> None:
         self._keep(np.zeros(0))
-        self.per_epoch = 0
         self._restored = False
 
     def _keep(self, losses: np.ndarray) -> None:
@@ -334,7 +332,6 @@ class StepLosses(Callback):
         if not self._restored:
             self._keep(np.zeros(0))
         self._restored = False
-        self.per_epoch = run.steps_per_epoch
 
     def chunk_end(self, run: Run, losses: np.ndarray) -> None:
         self._chunks += [np.full(run.step - len(losses) - self._known, np.nan), losses.copy()]

@@ -763,7 +763,6 @@ def test_the_loss_of_every_step_is_kept(tmp_path: Path) -> None:
     options: dict[str, Any] = {"batch_size": BATCH, "order": lambda epoch: order, "verbose": 0}
     network().fit(X, y, epochs=2, callbacks=[kept], **options)
     np.testing.assert_array_equal(kept.losses, expected)
-    assert kept.per_epoch == PER_EPOCH
     network().fit(X, y, epochs=1, callbacks=[StepLosses(), Checkpoint(tmp_path)], **options)
     for resumed, known in ((StepLosses(), expected), (kept, expected)):
         network().fit(X, y, epochs=2, callbacks=[resumed], resume=tmp_path, **options)

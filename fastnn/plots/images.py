@@ -1,0 +1,106 @@
+"""Images side by side: those that a model gets wrong, and weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastnn import arrays, labels
+from fastnn.errors import InputError, NotReadyError, nearest
+from fastnn.plots import look
+from fastnn.plots.models import network_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from fastnn.model import Sequential
+
+
+def misclassified(model: Sequential, images: Any, y: Any, count: int = 15, *, ax: Axes | None = None) -> Axes:
+    """The images that a classifier is most sure of and wrong about, each with its "true > predicted" label.
+
+    `images`: (n, H, W), (n, H, W, 3), or rows (n, H H) of square ones, like those that the model was trained on. `y`: their
+    labels (n,). Up to `count` are drawn, the surest first. Raises InputError for other shapes, NotReadyError for a model that
+    was not trained to classify.
+    """
+    features = network_of(model).features
+    if model.task is None or model.task.kind != "classes":
+        raise NotReadyError("misclassified needs a model that was trained to tell classes apart; call fit first")
+    images, y = arrays.to_host(images), arrays.to_host(y)
+    if images.ndim < 2 or math.prod(images.shape[1:]) != math.prod(features) or y.shape != (len(images),):
+        raise InputError(f"expected images (n, {', '.join(map(str, features))}) and y (n,), got {images.shape} and {y.shape}")
+    count = look.count("count", count)
+    shown = images.reshape(len(images), *_side(images.shape[1:]))
+    shares = arrays.to_host(model.predict_proba(images.reshape(-1, *features)))
+    found, true = shares.argmax(axis=1), labels.indices(y, model.classes_)
+    wrong = np.flatnonzero(found != true)
+    chosen = wrong[np.argsort(-shares[wrong, found[wrong]], kind="stable")][:count]
+    classes = model.classes_
+    titles = [f"{classes[true[i]]} > {classes[found[i]]}" for i in chosen]
+    axes = _mosaic(shown[chosen], titles, ax, "gray_r")
+    axes.set_title(f"{len(wrong)} of {len(images)} wrong; true > predicted", fontsize="small")
+    return axes
+
+
+def weights_as_images(
+    model: Sequential, name: str = "0.weight", shape: tuple[int, ...] | None = None, count: int = 15, *, ax: Axes | None = None
+) -> Axes:
+    """What the first `count` units of a layer look for: the weights (I,) of each as an image of `shape`.
+
+    `shape`: (H, W) with H W = I; square where it is missing. The middle of the scale is 0, the same for all units. Raises
+    InputError for weights that there are not or that make no such image, NotReadyError for a model without parameters.
+    """
+    network_of(model)
+    named = model.weights
+    if name not in named or named[name].ndim != 2:
+        raise InputError(f"no weights (I, O) are called {name!r}{nearest(name, [n for n in named if named[n].ndim == 2])}")
+    units = named[name].T[: look.count("count", count)]
+    side = _side(units.shape[1:]) if shape is None else tuple(shape)
+    if len(side) != 2 or math.prod(side) != units.shape[1]:
+        raise InputError(f"shape: expected (H, W) with H W = {units.shape[1]}, got {side}")
+    greatest = float(np.quantile(np.abs(units), 0.999)) or 1.0  # a few large weights would make the rest pale
+    return _mosaic(units.reshape(-1, *side), [], ax, "PuOr", (-greatest, greatest))
+
+
+def _side(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of an image: its own, or that of a square one that comes as a row."""
+    if len(shape) == 1:
+        side = math.isqrt(shape[0])
+        if side * side != shape[0]:
+            raise InputError(f"images of {shape[0]} values are not square; reshape them to (n, H, W)")
+        return side, side
+    if len(shape) == 3 and shape[2] == 1:
+        return shape[:2]
+    if len(shape) == 2 or (len(shape) == 3 and shape[2] == 3):
+        return shape
+    raise InputError(f"expected images (H, W) or (H, W, 3), got {shape}")
+
+
+def _mosaic(
+    images: np.ndarray, titles: Sequence[str], ax: Axes | None, shades: str, limits: tuple[float | None, ...] = (None, None)
+) -> Axes:
+    """Images (n, H, W) or (n, H, W, 3) in rows, each with its title above it."""
+    axes = look.axes_for(ax)
+    axes.set_axis_off()
+    if not len(images):
+        return axes
+    n, height, width = images.shape[:3]
+    columns = math.ceil(math.sqrt(n * 1.4 * height / width))
+    rows = math.ceil(n / columns)
+    high, wide = 1.35 if titles else 1.1, 1.1  # of a cell, in images
+    if images.ndim == 4 and images.dtype.kind == "f":
+        images = np.clip(images, 0.0, 1.0)
+    low = images.min() if limits[0] is None else limits[0]
+    top = images.max() if limits[1] is None else limits[1]
+    for index, image in enumerate(images):
+        x, y = wide * (index % columns), high * (index // columns)
+        axes.imshow(image, cmap=shades, vmin=low, vmax=top, extent=(x, x + 1.0, y + 1.0, y), interpolation="nearest")
+        if titles:
+            axes.text(x + 0.5, y - 0.05, titles[index], ha="center", va="bottom", fontsize="x-small")
+    axes.set_xlim(0.0, wide * columns)
+    axes.set_ylim(high * rows - (high - 1.0), -0.3 if titles else 0.0)
+    axes.set_aspect(height / width)
+    return axes

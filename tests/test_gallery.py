@@ -1,0 +1,49 @@
+"""The gallery: every example runs, asserts its own figures, and draws pictures that show something."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+
+GALLERY = Path(__file__).parents[1] / "docs" / "gallery"
+SCRIPTS = sorted(GALLERY.glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_an_example_begins_with_its_title_and_ends_with_what_must_hold(script: Path) -> None:
+    tree = ast.parse(script.read_text())
+    title, line, blank, *_ = (ast.get_docstring(tree) or "").split("\n")
+    assert title
+    assert line == "=" * len(title)
+    assert not blank
+    assert any(isinstance(node, ast.Assert) for node in ast.walk(tree))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_an_example_runs_and_draws(script: Path, tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    roots = [str(GALLERY.parents[1]), str(GALLERY.parents[1] / "kernels"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, roots))}
+    run = subprocess.run(
+        [sys.executable, "-W", "error", script, tmp_path], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout
+    pictures = sorted(tmp_path.iterdir())
+    assert pictures
+    for picture in pictures:
+        assert picture.name.startswith(script.stem)
+        assert picture.suffix == ".png"
+        pixels = imread(picture)
+        assert min(pixels.shape[:2]) > 100
+        assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 10

@@ -1,0 +1,442 @@
+"""Pictures of models, activations and searches: what is drawn is what was given, and what cannot be drawn is said."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+import fastnn
+from fastnn import plots
+from fastnn.errors import InputError, KindError, NotReadyError
+
+pytest.importorskip("matplotlib")
+from matplotlib.axes import Axes
+from matplotlib.contour import QuadContourSet
+from matplotlib.figure import Figure
+
+X = np.array([(0, 0), (0, 1), (1, 0), (1, 1)], "float32")
+
+
+def own() -> Axes:
+    return Figure().subplots()
+
+
+def classifier(outputs: int, labels: Any = None) -> fastnn.Sequential:
+    """A classifier of points, trained for a moment so that it knows its labels; its weights are set by the tests."""
+    model = fastnn.Sequential([fastnn.Dense(outputs)], seed=0)
+    y = np.arange(4) % max(2, outputs) if labels is None else labels
+    model.fit(
+        X, y, loss="sigmoid_cross_entropy" if outputs == 1 else "softmax_cross_entropy", epochs=1, batch_size=4, verbose=0
+    )
+    return model
+
+
+def contours(axes: Axes) -> list[QuadContourSet]:
+    return [c for c in axes.collections if isinstance(c, QuadContourSet)]
+
+
+# --- costs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 3), (2, 6), (30, 90)])
+def test_mini_batches_lie_under_the_epochs_that_they_belong_to(epochs: int, steps: int) -> None:
+    losses = np.linspace(2.0, 1.0, steps)
+    axes = plots.cost_curves({"loss": losses.reshape(epochs, -1).mean(axis=1).tolist()}, steps=losses)
+    bold, thin = axes.get_lines()
+    assert list(bold.get_xdata()) == list(range(1, epochs + 1))
+    assert np.allclose(thin.get_xdata(), np.arange(1, steps + 1) * epochs / steps)
+    assert list(thin.get_ydata()) == list(losses)
+    assert thin.get_linewidth() < bold.get_linewidth()
+    assert (bold.get_marker() == "o") == (epochs <= 20)
+    assert axes.get_xlabel() == "epoch"
+
+
+def test_mini_batches_without_a_whole_epoch_are_counted() -> None:
+    mine = own()
+    assert plots.cost_curves({}, mine, steps=[3.0, 2.0]) is mine
+    (line,) = mine.get_lines()
+    assert (list(line.get_xdata()), mine.get_xlabel()) == ([1.0, 2.0], "mini-batch")
+    assert plots.cost_curves({"loss": []}, steps=[]).get_xlabel() == "mini-batch"
+
+
+@pytest.mark.parametrize("losses", [np.ones(5), np.ones((2, 3))])
+def test_losses_that_are_not_those_of_the_epochs_are_refused(losses: np.ndarray) -> None:
+    with pytest.raises(InputError, match="as many losses in each of 2 epochs"):
+        plots.cost_curves({"loss": [1.0, 0.5]}, steps=losses)
+
+
+def test_step_losses_are_those_of_the_history() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((70, 3)).astype("float32"), rng.integers(0, 2, 70)
+    steps = fastnn.callbacks.StepLosses()
+    model = fastnn.Sequential([fastnn.Dense(2)], seed=0, dtype="float64")
+    history = model.fit(x, y, batch_size=16, epochs=3, callbacks=[steps], verbose=0)
+    assert steps.losses.shape == (15,)
+    mean = steps.losses.reshape(3, 5) @ np.array([16, 16, 16, 16, 6]) / 70
+    assert np.allclose(mean, history["loss"], rtol=1e-12)
+    single = fastnn.Sequential([fastnn.Dense(2)], seed=0, dtype="float64")
+    whole = single.fit(x, y, batch_size="all", epochs=4, callbacks=[steps], verbose=0)
+    assert steps.losses.tolist() == whole["loss"]
+
+
+def test_step_losses_of_a_run_that_is_gone_on_with(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((70, 3)).astype("float32"), rng.integers(0, 2, 70)
+
+    def run(epochs: int, *callbacks: Any, **options: Any) -> None:
+        model = fastnn.Sequential([fastnn.Dense(2)], seed=0)
+        model.fit(x, y, batch_size=16, epochs=epochs, callbacks=callbacks, verbose=0, **options)
+
+    class Fault(fastnn.callbacks.Callback):
+        every = 7
+
+        def step_end(self, run: Any) -> None:
+            raise RuntimeError("the power is off")
+
+    whole, parts = fastnn.callbacks.StepLosses(), fastnn.callbacks.StepLosses()
+    run(4, whole)
+    with pytest.raises(RuntimeError, match="power"):
+        run(4, fastnn.callbacks.StepLosses(), fastnn.callbacks.Checkpoint(tmp_path / "run"), Fault())
+    run(4, parts, fastnn.callbacks.Checkpoint(tmp_path / "run"), resume=True)
+    assert parts.losses.tolist() == whole.losses.tolist()
+
+
+# --- a plane --------------------------------------------------------------------------------------------------------
+
+
+def test_the_boundary_of_two_classes_is_where_the_probability_is_a_half() -> None:
+    model = classifier(1)
+    model.set_weights({"0.weight": np.array([[2.0], [0.0]], "float32"), "0.bias": np.array([-1.0], "float32")})
+    mine = own()
+    assert plots.decision_boundary(model, X, np.array([0, 0, 1, 1]), ax=mine) is mine
+    filled, line = contours(mine)
+    assert filled.levels.tolist() == np.linspace(0, 1, 11).tolist()
+    assert line.levels.tolist() == [0.5]
+    vertices = np.concatenate([path.vertices for path in line.get_paths()])
+    assert np.allclose(vertices[:, 0], 0.5, atol=1e-3)
+    drawn = [c.get_offsets() for c in mine.collections if not isinstance(c, QuadContourSet)]
+    assert np.array_equal(np.concatenate(drawn), X)
+    assert [text.get_text() for text in mine.get_legend().get_texts()] == ["0", "1"]
+    assert (mine.get_xlabel(), mine.get_ylabel()) == ("x1", "x2")
+
+
+def test_the_boundaries_of_three_classes_part_the_most_probable() -> None:
+    model = classifier(3, np.array(["a", "b", "c", "c"]))
+    weight = np.array([(-4.0, 0.0, 4.0), (0.0, 0.0, 0.0)], "float32")
+    model.set_weights({"0.weight": weight, "0.bias": np.array([1.0, 0.0, -3.0], "float32")})  # a < 1/4 < b < 3/4 < c
+    axes = plots.decision_boundary(model, X, np.array(["a", "b", "c", "c"]), resolution=101)
+    _, *lines = contours(axes)
+    assert len(lines) == 3
+    crossed = [{round(float(x), 2) for path in line.get_paths() for x in path.vertices[:, 0]} for line in lines]
+    assert crossed == [{0.25}, {0.25, 0.75}, {0.75}]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b", "c"]
+
+
+def test_a_plane_of_one_class_has_no_line() -> None:
+    model = classifier(1)
+    model.set_weights({"0.weight": np.zeros((2, 1), "float32"), "0.bias": np.array([3.0], "float32")})
+    assert len(contours(plots.decision_boundary(model, X[:1], [1]))) == 1
+
+
+def test_what_has_no_boundary_is_an_error() -> None:
+    model = classifier(1)
+    with pytest.raises(KindError, match="expected a Sequential, got int"):
+        plots.decision_boundary(3, X, [0, 0, 1, 1])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="two features"):
+        plots.decision_boundary(model, np.ones((4, 3)), [0, 0, 1, 1])
+    with pytest.raises(InputError, match=r"expected X \(n, 2\) and y \(n,\)"):
+        plots.decision_boundary(model, X, [0, 1])
+    with pytest.raises(InputError, match="7"):
+        plots.decision_boundary(model, X, [0, 0, 1, 7])
+    with pytest.raises(InputError, match="resolution"):
+        plots.decision_boundary(model, X, [0, 0, 1, 1], resolution=1)
+    with pytest.raises(NotReadyError, match="call fit"):
+        plots.decision_boundary(fastnn.Sequential([fastnn.Dense(1)]), X, [0, 0, 1, 1])
+    with pytest.raises(NotReadyError, match="trained to classify"):
+        plots.decision_boundary(fastnn.Sequential([fastnn.Dense(1)]).build(2), X, [0, 0, 1, 1])
+    wide = fastnn.Sequential([fastnn.Dense(1)]).build(3)
+    with pytest.raises(InputError, match=r"two features.*'n', 3"):
+        plots.decision_boundary(wide, X, [0, 0, 1, 1])
+
+
+# --- activations ----------------------------------------------------------------------------------------------------
+
+Z = np.linspace(-3.0, 3.0, 601)
+
+
+@pytest.mark.parametrize(
+    ("name", "alpha", "value", "slope"),
+    [
+        ("step", None, Z > 0, 0 * Z),
+        ("identity", None, Z, 0 * Z + 1),
+        ("sigmoid", None, 1 / (1 + np.exp(-Z)), np.exp(-Z) / (1 + np.exp(-Z)) ** 2),
+        ("tanh", None, np.tanh(Z), 1 / np.cosh(Z) ** 2),
+        ("relu", None, np.maximum(Z, 0), Z > 0),
+        ("leaky_relu", 0.2, np.where(Z > 0, Z, 0.2 * Z), np.where(Z > 0, 1, 0.2)),
+        ("elu", None, np.where(Z > 0, Z, np.expm1(Z)), np.where(Z > 0, 1, np.exp(Z))),
+        ("softplus", None, np.log1p(np.exp(Z)), 1 / (1 + np.exp(-Z))),
+    ],
+)
+def test_activations_and_their_derivatives(name: str, alpha: float | None, value: np.ndarray, slope: np.ndarray) -> None:
+    mine = own()
+    assert plots.activation(name, alpha, reach=3.0, ax=mine) is mine
+    solid, dashed = mine.get_lines()
+    assert np.allclose(solid.get_xdata(), Z, atol=1e-12)
+    away = np.abs(Z) > 1e-9
+    assert np.allclose(solid.get_ydata()[away], value[away], atol=1e-12)
+    assert np.allclose(dashed.get_ydata()[away], slope[away], atol=1e-12)
+    assert (solid.get_linestyle(), dashed.get_linestyle(), solid.get_label()) == ("-", "--", name)
+    assert mine.get_xlabel() == "z"
+
+
+def test_several_activations_have_colours_of_their_own() -> None:
+    lines = plots.activation(["sigmoid", "tanh", "leaky_relu"], 0.3).get_lines()
+    assert len(lines) == 6
+    assert len({line.get_color() for line in lines}) == 3
+    assert lines[4].get_ydata()[0] == pytest.approx(-1.2)
+
+
+def test_what_is_no_activation_is_an_error() -> None:
+    with pytest.raises(InputError, match="did you mean 'sigmoid'"):
+        plots.activation("sigmod")
+    with pytest.raises(InputError, match="has no curve"):
+        plots.activation(["relu", "softmax"])
+    with pytest.raises(InputError, match="got none"):
+        plots.activation([])
+    with pytest.raises(InputError, match="reach"):
+        plots.activation("relu", reach=0.0)
+
+
+# --- over a training ------------------------------------------------------------------------------------------------
+
+
+def flow(n: int) -> SimpleNamespace:
+    values = 10.0 ** -np.arange(3) * np.ones((n, 3))
+    return SimpleNamespace(
+        steps=np.arange(n) * 5, layers=["0", "1", "2"], activations=values + 1, gradients=values, updates=0 * values
+    )
+
+
+@pytest.mark.parametrize("n", [0, 1, 40])
+def test_gradient_flow_is_a_line_a_layer(n: int) -> None:
+    mine, given = own(), flow(n)
+    assert plots.gradient_flow(given, ax=mine) is mine
+    lines = mine.get_lines()
+    assert [line.get_label() for line in lines] == ["0", "1", "2"]
+    for line, column in zip(lines, given.gradients.T, strict=True):
+        assert list(line.get_ydata()) == list(column)
+        assert list(line.get_xdata()) == list(given.steps)
+    assert mine.get_yscale() == "log"
+    assert "gradients" in mine.get_ylabel()
+    assert plots.gradient_flow(given, "activations").get_lines()[0].get_ydata().tolist() == given.activations[:, 0].tolist()
+
+
+def test_of_many_layers_the_first_and_the_last_are_named() -> None:
+    many = SimpleNamespace(steps=np.arange(2), layers=[str(i) for i in range(20)], gradients=np.ones((2, 20)))
+    legend = plots.gradient_flow(many).get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["0", "19"]
+
+
+def test_gradient_flow_of_zeros_and_of_other_things() -> None:
+    assert np.isnan(plots.gradient_flow(flow(2), "updates").get_lines()[0].get_ydata()).all()
+    with pytest.raises(InputError, match="did you mean 'gradients'"):
+        plots.gradient_flow(flow(2), "gradient")
+    wrong = flow(2)
+    wrong.gradients = np.ones((3, 2))
+    with pytest.raises(InputError, match=r"expected shape \(2, 3\), got \(3, 2\)"):
+        plots.gradient_flow(wrong)
+
+
+def test_learning_rate_finder() -> None:
+    rates = np.geomspace(1e-4, 1, 9)
+    smoothed = np.array([2, 2, 1.8, 1.4, 1.0, 0.8, 1.5, 4, 900])
+    result = SimpleNamespace(rates=rates, losses=smoothed + 0.1, smoothed=smoothed, suggestion=1e-2)
+    mine = own()
+    assert plots.learning_rate_finder(result, ax=mine) is mine
+    thin, bold, upright = mine.get_lines()
+    assert list(thin.get_ydata()) == list(result.losses)
+    assert list(bold.get_ydata()) == list(smoothed)
+    assert list(bold.get_xdata()) == list(rates)
+    assert list(upright.get_xdata()) == [1e-2, 1e-2]
+    assert mine.get_ylim()[1] < 3
+    assert (mine.get_xscale(), mine.get_xlabel()) == ("log", "learning rate")
+    result.suggestion = None
+    assert len(plots.learning_rate_finder(result).get_lines()) == 2
+    result.losses = result.losses[1:]
+    with pytest.raises(InputError, match="of one shape"):
+        plots.learning_rate_finder(result)
+
+
+# --- weights, mistakes ----------------------------------------------------------------------------------------------
+
+
+def test_confusion_matrix_counts_rows_of_the_true_class() -> None:
+    mine = own()
+    y, found = np.array(["a", "a", "b", "c", "c"]), np.array(["a", "b", "b", "a", "c"])
+    assert plots.confusion_matrix(y, found, ax=mine) is mine
+    assert [text.get_text() for text in mine.texts] == ["1", "1", "0", "0", "1", "0", "1", "0", "1"]
+    assert mine.images[0].get_array()[0].tolist() == [0.5, 0.5, 0.0]
+    assert (mine.get_xlabel(), mine.get_ylabel()) == ("predicted", "true")
+    assert [label.get_text() for label in mine.get_yticklabels()] == ["a", "b", "c"]
+    named = plots.confusion_matrix([1, 0], [1, 1], classes=[1, 0, 5])
+    assert [text.get_text() for text in named.texts] == ["1", "0", "0", "1", "0", "0", "0", "0", "0"]
+    with pytest.raises(InputError, match="expected labels"):
+        plots.confusion_matrix([1, 0], [1])
+    with pytest.raises(InputError):
+        plots.confusion_matrix([1, 2], [1, 3], classes=[1, 2])
+
+
+def test_weight_histograms_are_densities() -> None:
+    model = fastnn.Sequential([fastnn.Dense(30, activation="relu"), fastnn.Dense(5)], seed=1).build(40)
+    mine = own()
+    assert plots.weight_histograms(model, bins=20, ax=mine) is mine
+    first, second = mine.patches
+    for patch, name in ((first, "0.weight"), (second, "1.weight")):
+        values, edges, _ = patch.get_data()
+        assert patch.get_label() == name
+        assert (values * np.diff(edges)).sum() == pytest.approx(1.0)
+        assert np.allclose(values, np.histogram(model.weights[name], edges, density=True)[0])
+    with pytest.raises(NotReadyError):
+        plots.weight_histograms(fastnn.Sequential([fastnn.Dense(3)]))
+    with pytest.raises(InputError, match="bins: expected a whole number of at least 1, got 0"):
+        plots.weight_histograms(model, bins=0)
+    with pytest.raises(InputError, match="no weights"):
+        plots.weight_histograms(fastnn.Sequential([fastnn.Activation("relu")]).build(3))
+
+
+def image_classifier() -> tuple[fastnn.Sequential, np.ndarray, np.ndarray]:
+    """Takes the brighter half of 2 x 2 images, upper (0) or lower (1)."""
+    images = np.array([[[9, 0], [0, 0]], [[0, 0], [9, 9]], [[5, 0], [1, 0]], [[0, 3], [3, 9]]], "float32")
+    model = fastnn.Sequential([fastnn.Dense(2)], seed=0)
+    model.fit(images.reshape(4, 4), [0, 1, 0, 1], epochs=1, batch_size=4, verbose=0)
+    weight = np.array([(1, 0), (1, 0), (0, 1), (0, 1)], "float32")
+    model.set_weights({"0.weight": weight, "0.bias": np.zeros(2, "float32")})
+    return model, images, np.array([1, 1, 1, 1])
+
+
+def test_the_surest_mistakes_come_first() -> None:
+    model, images, y = image_classifier()
+    mine = own()
+    assert plots.misclassified(model, images, y, ax=mine) is mine
+    assert [text.get_text() for text in mine.texts] == ["1 > 0", "1 > 0"]
+    assert [picture.get_array().tolist() for picture in mine.images] == [images[0].tolist(), images[2].tolist()]
+    assert mine.get_title() == "2 of 4 wrong; true > predicted"
+    one = plots.misclassified(model, images.reshape(4, 4), y, 1)
+    assert [picture.get_array().tolist() for picture in one.images] == [images[0].tolist()]
+    assert not plots.misclassified(model, images, [0, 1, 0, 1]).images
+    with pytest.raises(InputError, match="count"):
+        plots.misclassified(model, images, y, 0)
+    with pytest.raises(InputError, match="expected images"):
+        plots.misclassified(model, images[:, :1], y)
+    with pytest.raises(NotReadyError):
+        plots.misclassified(fastnn.Sequential([fastnn.Dense(2)]).build(4), images, y)
+
+
+def test_weights_as_images() -> None:
+    model, _, _ = image_classifier()
+    axes = plots.weights_as_images(model)
+    assert [picture.get_array().tolist() for picture in axes.images] == [[[1, 1], [0, 0]], [[0, 0], [1, 1]]]
+    assert axes.images[0].get_clim()[0] == -axes.images[0].get_clim()[1]
+    assert plots.weights_as_images(model, shape=(1, 4), count=1).images[0].get_array().shape == (1, 4)
+    with pytest.raises(InputError, match=r"no weights .* 'weight'; did you mean '0.weight'"):
+        plots.weights_as_images(model, "weight")
+    with pytest.raises(InputError, match=r"H W = 4, got \(3, 2\)"):
+        plots.weights_as_images(model, shape=(3, 2))
+    with pytest.raises(InputError, match="not square"):
+        plots.weights_as_images(fastnn.Sequential([fastnn.Dense(2)]).build(3))
+
+
+# --- searches -------------------------------------------------------------------------------------------------------
+
+
+def test_optimizer_paths() -> None:
+    paths = {"SGD": [(1.0, 0.0), (0.5, 0.5)], "Adam": [(1.0, 0.0)]}
+    mine = own()
+    assert plots.optimizer_paths(paths, lambda x, y: x * x - y * y, ax=mine) is mine
+    lines = [line for line in mine.get_lines() if line.get_label() in paths]
+    assert [line.get_xydata().tolist() for line in lines] == [[[1.0, 0.0], [0.5, 0.5]], [[1.0, 0.0]]]
+    (levels,) = contours(mine)
+    assert len(levels.levels) > 10
+    for bad in ({}, {"a": [1.0]}, {"a": np.zeros((0, 2))}, {"a": [(np.nan, 0.0)]}):
+        with pytest.raises(InputError, match="path"):
+            plots.optimizer_paths(bad, lambda x, y: x)
+    with pytest.raises(InputError, match="values of the shape"):
+        plots.optimizer_paths(paths, lambda x, y: 1.0)
+
+
+class Found:
+    """Four trials over four parameters, one without a value."""
+
+    names = ("rate", "beta", "units", "activation")
+    scales: ClassVar[dict[str, str]] = {"rate": "log", "beta": "one minus log", "units": "linear", "activation": "choice"}
+    columns: ClassVar[dict[str, list[Any]]] = {
+        "rate": [1e-3, 1e-2, 1e-1, 1.0],
+        "beta": [0.9, 0.99, 0.999, 0.5],
+        "units": [8, 16, 32, 64],
+        "activation": ["relu", "tanh", "relu", "elu"],
+    }
+
+    def __init__(self, *values: float, mode: str = "min") -> None:
+        self.values, self.mode = values, mode
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.array(self.columns[name])
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", 2), ("max", 0)])
+def test_search_results_have_a_panel_a_parameter(mode: str, best: int) -> None:
+    panels = plots.search_results(Found(0.5, np.nan, 0.2, 0.3, mode=mode))
+    assert [axes.get_xlabel() for axes in panels] == ["rate", "1 - beta", "units", "activation"]
+    assert [axes.get_xscale() for axes in panels] == ["log", "log", "linear", "linear"]
+    for axes, points in zip(panels, ([1e-3, 1e-1, 1.0], [0.1, 0.001, 0.5], [8, 32, 64]), strict=False):
+        every, one = axes.collections
+        assert np.allclose(every.get_offsets(), list(zip(points, [0.5, 0.2, 0.3], strict=True)))
+        chosen = {0: 0, 2: 1}[best]
+        assert np.allclose(one.get_offsets(), [(points[chosen], [0.5, 0.2, 0.3][chosen])])
+    assert [label.get_text() for label in panels[3].get_xticklabels()] == ["relu", "elu"]
+
+
+def test_search_results_that_cannot_be_drawn() -> None:
+    mine = list(Figure().subplots(1, 4))
+    assert plots.search_results(Found(0.5, 0.1, 0.2, 0.3), ax=mine) == mine
+    with pytest.raises(InputError, match="expected 4 axes"):
+        plots.search_results(Found(0.5, 0.1, 0.2, 0.3), ax=mine[:2])
+    with pytest.raises(InputError, match="no trial has a value"):
+        plots.search_results(Found(*[np.nan] * 4))
+    with pytest.raises(InputError, match="each of 1 trials"):
+        plots.search_results(Found(1.0))
+
+
+# --- all ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_figure_can_be_saved_and_other_things_not(tmp_path: Path) -> None:
+    figure = Figure()
+    figure.subplots(1, 2)
+    plots.save(figure, tmp_path / "figure.png")
+    plots.save(figure.axes[1], tmp_path / "axes.png")
+    assert (tmp_path / "figure.png").read_bytes() == (tmp_path / "axes.png").read_bytes()
+    with pytest.raises(KindError, match="expected axes, a figure or a history, got int"):
+        plots.save(3, tmp_path / "number.png")  # type: ignore[arg-type]
+    assert not (tmp_path / "number.png").exists()
+
+
+def test_every_name_is_known_and_pyplot_is_not_imported() -> None:
+    code = """
+import sys
+from fastnn import plots
+assert not {"matplotlib", "numba"} & set(sys.modules)
+assert all(callable(getattr(plots, name)) for name in plots.__all__ if name != "COLORS")
+plots.confusion_matrix([0, 1], [1, 1])
+plots.activation("relu")
+plots.optimizer_paths({"a": [(0.0, 1.0)]}, lambda x, y: x + y)
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
