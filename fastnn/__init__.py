@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fastnn.checkpoints import load
     from fastnn.errors import CaptureError, DivergenceError, FastnnError
     from fastnn.gradient_check import check_gradients
-    from fastnn.layers import Activation, BatchNorm, Dense, Dropout, Flatten, Layer, Parameter, Standardizer, Statistic
+    from fastnn.layers import Activation, Augment, BatchNorm, Dense, Dropout, Flatten, Layer, Parameter, Standardizer, Statistic
     from fastnn.model import Sequential
     from fastnn.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
 
@@ -56,6 +56,7 @@ _HOMES = {
     "fastnn.gradient_check": ("check_gradients",),
     "fastnn.layers": (
         "Activation",
+        "Augment",
         "BatchNorm",
         "Dense",
         "Dropout",
@@ -75,6 +76,7 @@ __all__ = [
     "Activation",
     "Adam",
     "AdamW",
+    "Augment",
     "BatchNorm",
     "CaptureError",
     "Dense",

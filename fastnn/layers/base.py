@@ -11,6 +11,7 @@ import numpy as np
 
 from fastnn import ops
 from fastnn.errors import MissingError
+from fastnn.random import DROPOUT
 
 Array = ops.Array
 
@@ -52,6 +53,8 @@ class Layer:
     """Whether training on one row is impossible (batch statistics)."""
     random: ClassVar[bool] = False
     """Whether the layer draws random numbers while it trains."""
+    purpose: ClassVar[int] = DROPOUT
+    """What its `key` is for: a purpose of `fastnn.random`."""
 
     key: tuple[int, int]
     step: Array
