@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +12,11 @@ from fastnn_kernels.contract import AFFINE, TRANSFORMS, Operand, control_points
 from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.data import DROPPED_BITS, share
 from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, int64_pointer
-from fastnn_kernels.cpu.philox import WORD, philox
+from fastnn_kernels.cpu.philox import WORD, philox, word_pointer
 from fastnn_kernels.numpy.augment import COSINE, DRAWS, SINE, block_count
 from fastnn_kernels.numpy.philox import UNIFORM_BITS
 
-I64 = types.int64
+I64, I32, U32 = types.int64, types.int32, types.uint32
 UNIT = 2.0**-UNIFORM_BITS
 RANGES = 12
 """Place of the first range among the words of `draw_transforms`."""
@@ -108,20 +107,38 @@ def draw_transforms(F: Any) -> Any:
     return body
 
 
+LANES = 16
+"""Rows of pixels are filled up to a multiple of it, so that loops over them have no rest."""
+
+BAND = 1024
+"""Pixels that are handled at once where rows are shorter: what is kept of them stays in the nearest cache."""
+
+
+def _padded(width: int) -> int:
+    return -(-width // LANES) * LANES
+
+
+def _band(height: int, width: int) -> int:
+    """Rows that are handled at once."""
+    return min(height, max(1, BAND // max(1, _padded(width))))
+
+
 def _transform_sizes(
     x: Operand, transforms: Operand, y: Operand, *, spacing: int, fill: float, edge: bool
 ) -> tuple[int | float, ...]:
     _, height, width, _ = x.shape
     grid = (control_points(height, spacing), control_points(width, spacing)) if spacing else (0, 0)
-    return *x.shape, transforms.shape[1], spacing, *grid, float(fill), int(edge)
+    return *x.shape, _padded(width), _band(height, width), transforms.shape[1], spacing, *grid, float(fill), int(edge)
 
 
 def _transform_scratch(x: Operand, transforms: Operand, y: Operand, *, spacing: int, fill: float, edge: bool) -> int:
-    """A framed image; a row of places, of coordinates, of the weights of splines, and of control points."""
+    """Of a band, in the order of the kernel: places in the frame, five arrays; splines along rows; a framed image."""
     _, height, width, channels = x.shape
-    points = 2 * control_points(width, spacing) if spacing else 0
-    elements = (height + 3) * (width + 3) * channels + 6 * width + points
-    return -(-(8 * width + elements * x.dtype.itemsize) // 64) * 64
+    band, padded = _band(height, width), _padded(width)
+    elements = 5 * band * padded + (height + 3) * (width + 3) * channels
+    if spacing:
+        elements += 2 * control_points(height, spacing) * padded
+    return -(-(4 * band * padded + elements * x.dtype.itemsize) // 64) * 64
 
 
 @kernel("transform_images", sizes=_transform_sizes, scratch=_transform_scratch)
@@ -129,7 +146,7 @@ def transform_images(F: Any) -> Any:
     pointer = POINTERS[F]
     size_of = F.bitwidth // 8
     sixth = F(1 / 6)
-    one, three, four, six = F(1), F(3), F(4), F(6)
+    zero, one, three, four, six = F(0), F(1), F(3), F(4), F(6)
 
     @helper
     def spline_weights(t: Any) -> Any:
@@ -148,75 +165,92 @@ def transform_images(F: Any) -> Any:
         return high if x > high else x
 
     def body(op: Any, part: Any, parts: Any) -> None:
-        scratch = op[3] + part * op[4]
-        examples, height, width, channels, columns = op[5], op[6], op[7], op[8], op[9]
-        spacing, points, edge = op[10], op[12], op[14]
-        fill = F(float64_from_bits(op[13]))
+        examples, height, width, channels, padded, band = op[5], op[6], op[7], op[8], op[9], op[10]
+        columns, spacing, grid_rows, grid_columns, edge = op[11], op[12], op[13], op[14], op[16]
+        fill = F(float64_from_bits(op[15]))
         first, beyond = F(0 if edge else -1), F(1 if edge else 0)
         last_row, last_column = F(height) - beyond, F(width) - beyond
+        pitch, most = (width + 3) * channels, band * padded
         begin, end = share(examples, 1, part, parts)
-        pixels, pitch = height * width * channels, (width + 3) * channels
-        places = carray(int64_pointer(scratch), width)
-        at = scratch + 8 * width
-        along_rows = carray(pointer(at), width)
-        along_columns = carray(pointer(at + width * size_of), width)
-        weights = carray(pointer(at + 2 * width * size_of), (4, width))
-        at += 6 * width * size_of
-        line = carray(pointer(at), 2 * points)
-        at += 2 * points * size_of
-        frame = carray(pointer(at), (height + 3) * pitch)
-        if spacing and begin < end:
-            for c in range(width):
-                w0, w1, w2, w3 = spline_weights(F(c % spacing) / F(spacing))
-                weights[0, c], weights[1, c], weights[2, c], weights[3, c] = w0, w1, w2, w3
-        if begin < end:
-            for k in range((height + 3) * pitch):
-                frame[k] = fill
+        if begin == end:
+            return
+        scratch = op[3] + part * op[4]
+        places = carray(word_pointer(scratch), most)
+        scratch += 4 * most
+        kept = carray(pointer(scratch), (5, most))
+        row_of, column_of, down, right, values = kept[0], kept[1], kept[2], kept[3], kept[4]
+        scratch += 5 * most * size_of
+        bent = carray(pointer(scratch), (grid_rows, 2, padded))
+        scratch += 2 * grid_rows * padded * size_of
+        frame = carray(pointer(scratch), (height + 3) * pitch)
+        for n in range(most):
+            row_of[n], column_of[n] = F(n // padded), F(n % padded)
+        for k in range((height + 3) * pitch):
+            frame[k] = fill
+        for p in range(grid_rows):
+            for c in range(padded):
+                bent[p, 0, c] = bent[p, 1, c] = zero
         for example in range(begin, end):
-            x = carray(pointer(op[0] + example * pixels * size_of), (height, width * channels))
-            y = carray(pointer(op[2] + example * pixels * size_of), (height, width, channels))
-            transform = carray(pointer(op[1] + example * columns * size_of), columns)
-            m00, m01, m02, m10, m11, m12 = (
-                transform[0], transform[1], transform[2], transform[3], transform[4], transform[5],
-            )  # fmt: skip
-            gain, offset = transform[6], transform[7]
             for r in range(height):
+                row = carray(pointer(op[0] + (example * height + r) * width * channels * size_of), width * channels)
                 start = (r + 1) * pitch + channels
                 for k in range(width * channels):
-                    frame[start + k] = x[r, k]
-            for r in range(height):
-                row_0, row_1 = m00 * F(r), m10 * F(r)
+                    frame[start + k] = row[k]
+            at = op[1] + example * columns * size_of
+            transform = carray(pointer(at), AFFINE)
+            m00, m01, m02 = transform[0], transform[1], transform[2]
+            m10, m11, m12 = transform[3], transform[4], transform[5]
+            gain, offset = transform[6], transform[7]
+            if spacing:
+                points = carray(pointer(at + AFFINE * size_of), (grid_rows, grid_columns, 2))
                 for c in range(width):
-                    along_rows[c] = (row_0 + m01 * F(c)) + m02
-                    along_columns[c] = (row_1 + m11 * F(c)) + m12
+                    q = c // spacing
+                    w0, w1, w2, w3 = spline_weights(F(c % spacing) / F(spacing))
+                    for p in range(grid_rows):
+                        for axis in range(2):
+                            bent[p, axis, c] = (
+                                (w0 * points[p, q, axis] + w1 * points[p, q + 1, axis]) + w2 * points[p, q + 2, axis]
+                            ) + w3 * points[p, q + 3, axis]
+            for above in range(0, height, band):
+                rows = min(band, height - above)
+                for n in range(rows * padded):
+                    r, c = row_of[n] + F(above), column_of[n]
+                    down[n] = (m00 * r + m01 * c) + m02
+                    right[n] = (m10 * r + m11 * c) + m12
                 if spacing:
-                    w0, w1, w2, w3 = spline_weights(F(r % spacing) / F(spacing))
-                    grid = carray(pointer(op[1] + (example * columns + AFFINE) * size_of), columns - AFFINE)
-                    p = r // spacing * 2 * points
-                    for q in range(2 * points):
-                        line[q] = (
-                            (w0 * grid[p + q] + w1 * grid[p + 2 * points + q]) + w2 * grid[p + 4 * points + q]
-                        ) + w3 * grid[p + 6 * points + q]
-                    for cell in range(points - 3):
-                        q = 2 * cell
-                        for c in range(cell * spacing, min((cell + 1) * spacing, width)):
-                            w0, w1, w2, w3 = weights[0, c], weights[1, c], weights[2, c], weights[3, c]
-                            along_rows[c] += ((w0 * line[q] + w1 * line[q + 2]) + w2 * line[q + 4]) + w3 * line[q + 6]
-                            along_columns[c] += ((w0 * line[q + 1] + w1 * line[q + 3]) + w2 * line[q + 5]) + w3 * line[q + 7]
-                for c in range(width):
-                    u = clip(along_rows[c], first, last_row)
-                    v = clip(along_columns[c], first, last_column)
-                    i, j = math.floor(u), math.floor(v)
-                    along_rows[c] = u - F(i)
-                    along_columns[c] = v - F(j)
-                    places[c] = (i + 1) * pitch + (j + 1) * channels
+                    for k in range(rows):
+                        p = (above + k) // spacing
+                        w0, w1, w2, w3 = spline_weights(F((above + k) % spacing) / F(spacing))
+                        by_row, by_column = bent[p:, 0], bent[p:, 1]
+                        for c in range(padded):
+                            down[k * padded + c] += ((w0 * by_row[0, c] + w1 * by_row[1, c]) + w2 * by_row[2, c]) + w3 * by_row[
+                                3, c
+                            ]
+                        for c in range(padded):
+                            right[k * padded + c] += (
+                                (w0 * by_column[0, c] + w1 * by_column[1, c]) + w2 * by_column[2, c]
+                            ) + w3 * by_column[3, c]
+                for n in range(rows * padded):
+                    u, v = clip(down[n], first, last_row), clip(right[n], first, last_column)
+                    upper, left = np.floor(u), np.floor(v)
+                    down[n], right[n] = u - upper, v - left
+                    places[n] = I32(upper + one) * I32(pitch) + I32(left + one) * I32(channels)
                 for channel in range(channels):
-                    for c in range(width):
-                        k = places[c] + channel
-                        down, right = along_rows[c], along_columns[c]
-                        above = frame[k] + right * (frame[k + channels] - frame[k])
-                        k += pitch
-                        below = frame[k] + right * (frame[k + channels] - frame[k])
-                        y[r, c, channel] = (above + down * (below - above)) * gain + offset
+                    near = scratch + channel * size_of
+                    far = near + pitch * size_of
+                    upper_left = carray(pointer(near), (height + 3) * pitch)
+                    upper_right = carray(pointer(near + channels * size_of), (height + 3) * pitch)
+                    lower_left = carray(pointer(far), (height + 3) * pitch)
+                    lower_right = carray(pointer(far + channels * size_of), (height + 3) * pitch)
+                    for n in range(rows * padded):
+                        k = U32(places[n])
+                        top = upper_left[k] + right[n] * (upper_right[k] - upper_left[k])
+                        bottom = lower_left[k] + right[n] * (lower_right[k] - lower_left[k])
+                        values[n] = (top + down[n] * (bottom - top)) * gain + offset
+                    for k in range(rows):
+                        start = ((example * height + above + k) * width * channels + channel) * size_of
+                        y = carray(pointer(op[2] + start), width * channels)
+                        for c in range(width):
+                            y[c * channels] = values[k * padded + c]
 
     return body

@@ -129,7 +129,7 @@ __device__ void transform_images(Grid grid, const X* x, const T* transforms, Y* 
       const Spline<F> down(F(r % every) / F(every)), right(F(c % every) / F(every));
       const T* grid_points = m + AFFINE + 2 * (r / every * points + c / every);
       const auto displacement = [&](int axis) {
-        return right.of([&](int q) { return down.of([&](int p) { return F(grid_points[2 * (p * points + q) + axis]); }); });
+        return down.of([&](int p) { return right.of([&](int q) { return F(grid_points[2 * (p * points + q) + axis]); }); });
       };
       u += displacement(0);
       v += displacement(1);

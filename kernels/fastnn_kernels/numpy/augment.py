@@ -132,7 +132,7 @@ def transform_images(x: Array, transforms: Array, y: Array, *, spacing: int, fil
 
 
 def splines(points: Array, height: int, width: int, spacing: int) -> Array:
-    """Uniform cubic B-splines (B, height, width, 2) of control points, first along the rows, then along the columns.
+    """Uniform cubic B-splines (B, height, width, 2) of control points, first along each row of them, then down the columns.
 
     Source: de Boor, A Practical Guide to Splines, chapter X.
     """
@@ -148,7 +148,7 @@ def splines(points: Array, height: int, width: int, spacing: int) -> Array:
         total: Array = ((terms[0] + terms[1]) + terms[2]) + terms[3]
         return total
 
-    return weighted(2, weighted(1, grid, height), width)
+    return weighted(1, weighted(2, grid, width), height)
 
 
 def spline_weights(t: Array) -> tuple[Array, Array, Array, Array]:
