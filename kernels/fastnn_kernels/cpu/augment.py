@@ -120,7 +120,7 @@ def _padded(width: int) -> int:
 
 def _band(height: int, width: int) -> int:
     """Rows that are handled at once."""
-    return min(height, max(1, BAND // max(1, _padded(width))))
+    return max(1, min(height, BAND // max(1, _padded(width))))
 
 
 def _transform_sizes(

@@ -124,7 +124,8 @@ def transform_images(x: Array, transforms: Array, y: Array, *, spacing: int, fil
     example, i, j = np.arange(examples)[:, None, None], upper.astype(np.int64) + 1, left.astype(np.int64) + 1
 
     def between(left_pixel: Array, right_pixel: Array, share: Array) -> Array:
-        return left_pixel + share * (right_pixel - left_pixel)
+        y: Array = left_pixel + share * (right_pixel - left_pixel)
+        return y
 
     above = between(framed[example, i, j], framed[example, i, j + 1], right)
     below = between(framed[example, i + 1, j], framed[example, i + 1, j + 1], right)
