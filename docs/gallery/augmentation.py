@@ -3,7 +3,7 @@ Few examples: dropout and augmentation
 ======================================
 
 A network with 100 hidden units learns 1,000 images of MNIST by heart and names 88 % of others. Dropout keeps its units from
-relying on each other: 89.5 %. Augmentation shows each image turned, stretched, moved and bent anew in every step, which stays
+relying on each other: 89 %. Augmentation shows each image turned, stretched, moved and bent anew in every step, which stays
 the same digit: 95 %, with what dropout adds already there. Where MNIST is not at hand, 100 small images of the bundled digits
 show the same, less clearly. Nielsen, Neural Networks and Deep Learning, chapter 3; Simard, Steinkraus & Platt 2003.
 """
