@@ -20,9 +20,11 @@ from fastnn_kernels.contract import (
     BINARY,
     COMPARISONS,
     SUM_BLOCK,
+    TRANSFORMS,
     UNARY,
     UPDATES,
     Step,
+    control_points,
     mask_pitch,
 )
 from fastnn_kernels.memory import aligned
@@ -447,6 +449,33 @@ def gather_rows(rows: int, source: str, width: int, scale: float) -> None:
     declare("gather_rows", f"{name(rows, width)}-{source}", make, same((rows, width)), 2, examples=rows, scale=scale)
 
 
+DRAWN = TRANSFORMS | {
+    "rotation": (-0.03, 0.03), "zoom": (0.9, 1.1), "shift_rows": (-2.0, 2.0), "shift_columns": (-2.0, 2.0),
+    "shear": (-0.02, 0.02), "flip_columns": (-1.0, 1.0), "contrast": (0.8, 1.2), "brightness": (-0.1, 0.1),
+}  # fmt: skip
+"""What `augment` draws from: each number but a flip of the rows."""
+
+
+def augment(images: int, height: int, width: int, channels: int, spacing: int, edge: bool = False) -> None:
+    """Transforms of images, displaced where `spacing` is not 0; and the images."""
+    shape = (images, height, width, channels)
+    label = f"{name(*shape)}{f'-distorted-{spacing}' * bool(spacing)}{'-edge' * edge}"
+    points = control_points(height, spacing) * control_points(width, spacing) if spacing else 0
+    rows = (images, 8 + 2 * points)
+    drawn = {"key": KEY, "size": (height, width), "ranges": tuple(DRAWN.values()), "pivot": 0.5, "amplitude": 3.0}
+
+    def transforms(rng: np.random.Generator) -> np.ndarray:
+        near = np.array([1, 0.05, 0.3, -0.05, 1, -0.3, 1, 0]) + rng.uniform(-0.01, 0.01, (images, 8))
+        return np.concatenate([near, rng.uniform(-3, 3, (images, 2 * points))], axis=1)
+
+    def make(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
+        return [*uniform(rng, precision, shape, least=0.0), transforms(rng).astype(precision)]
+
+    tolerance = 4.0 * (height + width)  # a rounded coordinate, times what neighbours differ by
+    declare("draw_transforms", label, lambda rng, p: [np.array(5)], same(rows), tolerance, examples=images, **drawn)
+    declare("transform_images", label, make, same(shape), tolerance, examples=images, spacing=spacing, fill=0.0, edge=edge)
+
+
 def shuffle(count: int) -> None:
     declare("shuffle", name(count), lambda rng, p: [np.array(3)], as_is(((count,), "int64")), 0, integer=True, key=KEY)
 
@@ -493,6 +522,9 @@ def block_sums(size: int) -> None:
 gather_rows(128, "float32", 784, 1.0)
 gather_rows(32, "uint8", 784, 1 / 255)
 gather_rows(127, "float64", 31, 1.0)
+augment(128, 28, 28, 1, 0)
+augment(128, 28, 28, 1, 7)
+augment(31, 33, 31, 3, 5, edge=True)
 for _size in (60_000, 1009, 1):
     shuffle(_size)
 for _size, _clipped in ((PARAMETERS, False), (1009, True)):

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from fastnn.errors import CaptureError, DivergenceError, FastnnError
     from fastnn.flow import GradientFlow, activation_statistics
     from fastnn.gradient_check import check_gradients
-    from fastnn.layers import Activation, BatchNorm, Dense, Dropout, Flatten, Layer, Parameter, Standardizer, Statistic
+    from fastnn.layers import Activation, Augment, BatchNorm, Dense, Dropout, Flatten, Layer, Parameter, Standardizer, Statistic
     from fastnn.model import Sequential
     from fastnn.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
     from fastnn.range_test import find_learning_rate
@@ -70,6 +70,7 @@ _HOMES = {
     "fastnn.gradient_check": ("check_gradients",),
     "fastnn.layers": (
         "Activation",
+        "Augment",
         "BatchNorm",
         "Dense",
         "Dropout",
@@ -90,6 +91,7 @@ __all__ = [
     "Activation",
     "Adam",
     "AdamW",
+    "Augment",
     "BatchNorm",
     "CaptureError",
     "Dense",

@@ -161,7 +161,7 @@ class Sequential:
         declared.sort(key=lambda item: not item[2].regularized)  # stable: weights first, so that L1 and L2 act on one stretch
         parameters = _places(declared)
         statistics = _places(kept)
-        keys = tuple(random.key(self.seed, random.DROPOUT, index) for index in range(len(self.layers)))
+        keys = tuple(random.key(self.seed, layer.purpose, index) for index, layer in enumerate(self.layers))
         network = steps.Network(self.layers, shape, self.dtype, parameters, statistics, keys, self.input_scale)
         arena = aligned(network.size, self.dtype)
         for (index, attribute, declaration), place in zip(declared, parameters, strict=True):

@@ -18,6 +18,11 @@ values, so that a mask does not depend on the dtype.
 **Dropout.** Element e = row * columns + column of a mini-batch is kept where uniform e of (key, step) is >= rate, step being
 the count of steps since the model was made. Kept elements are multiplied by 1 / (1 - rate), rounded once to the dtype.
 
+**Augmentation.** Example b of a mini-batch has m Philox blocks of its own: word w of it is word w % 4 of Philox of the counter
+(n low, n high, step low, step high), n = m b + w // 4. Words 0 to 8 are rotation, zoom, shift of rows and of columns, shear,
+flip of rows and of columns, contrast and brightness, each low + (high - low) u in float64; words from 12 on are displacements,
+row and column by turns, of the control points in C order. m is the number of blocks that these words fill.
+
 **Normals.** Normal e takes words 2e and 2e + 1 of step 0: k = (word 2e) * 2**20 + (word 2e + 1) // 2**12 is a whole number of
 52 bits, and the normal is the inverse of the standard normal distribution function at (k + 1/2) * 2**-52, computed in
 float64 by + - * / and square roots alone, which every IEEE machine rounds alike, and rounded once to the dtype.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastnn.layers.activation import Activation
+from fastnn.layers.augment import Augment
 from fastnn.layers.base import Layer, Parameter, Statistic
 from fastnn.layers.batch_norm import BatchNorm
 from fastnn.layers.dense import Dense
@@ -13,7 +14,7 @@ from fastnn.layers.flatten import Flatten
 from fastnn.layers.standardizer import Standardizer
 
 BUILT_IN: dict[str, type[Layer]] = {
-    layer.__name__: layer for layer in (Activation, BatchNorm, Dense, Dropout, Flatten, Standardizer)
+    layer.__name__: layer for layer in (Activation, Augment, BatchNorm, Dense, Dropout, Flatten, Standardizer)
 }  # fmt: skip
 """The layers that a saved model may name."""
 
@@ -29,6 +30,7 @@ def final_activation(layers: Sequence[Layer]) -> str | None:
 __all__ = [
     "BUILT_IN",
     "Activation",
+    "Augment",
     "BatchNorm",
     "Dense",
     "Dropout",

@@ -13,6 +13,7 @@ import numpy as np
 from fastnn import ops
 from fastnn.configurations import as_number
 from fastnn.errors import InputError, MissingError
+from fastnn.random import DROPOUT
 
 Array = ops.Array
 
@@ -83,6 +84,8 @@ class Layer:
     """Whether the layer draws random numbers while it trains."""
     trainable: bool = True
     """Whether training changes the parameters; see `Sequential.freeze`. It is stored beside the options."""
+    purpose: ClassVar[int] = DROPOUT
+    """What its `key` is for: a purpose of `fastnn.random`."""
 
     key: tuple[int, int]
     step: Array

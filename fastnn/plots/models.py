@@ -98,7 +98,8 @@ def weight_histograms(model: Sequential, *, bins: int = 50, ax: Axes | None = No
     """
     network, bins = network_of(model), look.count("bins", bins)
     named = model.weights
-    weights = {place.name: named[place.name].ravel() for place in network.parameters if place.regularized and place.size}
+    places = [place for place in network.parameters if getattr(place.declaration, "regularized", False) and place.size]
+    weights = {place.name: named[place.name].ravel() for place in places}
     if not weights:
         raise InputError("weight_histograms: the model has no weights")
     edges = np.histogram_bin_edges(np.concatenate(list(weights.values())).astype(np.float64), bins)

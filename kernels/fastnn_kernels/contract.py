@@ -130,6 +130,22 @@ UPDATES: dict[str, tuple[str, ...]] = {
 }
 """The update kernels and the state each keeps per parameter."""
 
+TRANSFORMS = {
+    "rotation": (0.0, 0.0),  # turns
+    "zoom": (1.0, 1.0),  # size of what is seen, as a factor
+    "shift_rows": (0.0, 0.0),  # pixels
+    "shift_columns": (0.0, 0.0),
+    "shear": (0.0, 0.0),  # turns between the columns and the vertical
+    "flip_rows": (1.0, 1.0),  # flipped where below 0
+    "flip_columns": (1.0, 1.0),
+    "contrast": (1.0, 1.0),  # factor of the distance to the pivot
+    "brightness": (0.0, 0.0),  # what is added
+}
+"""What is drawn for each example of `draw_transforms`, in this order, and the ranges that change nothing."""
+
+AFFINE = 8
+"""Numbers of a row of transforms before the displacements."""
+
 SUM_BLOCK = 4096
 """Elements a block in sums over a whole arena: set by nothing but this number, so that results do not depend on threads."""
 
@@ -159,6 +175,11 @@ def _declare(
 def mask_pitch(columns: int) -> int:
     """Bytes of a row of a mask of so many columns: rows start at multiples of 128 bits."""
     return -(-columns // 128) * 16
+
+
+def control_points(length: int, spacing: int) -> int:
+    """Control points of the splines along an axis of so many pixels."""
+    return (max(length, 1) - 1) // spacing + 4
 
 
 def _matmul_operations(shapes: Shapes) -> int:
@@ -263,6 +284,19 @@ _declare(
 # y = x / (1 - rate) where the uniform of (key, step, element) is >= rate, else 0. The same call on dy is the backward.
 # `step` is a 0-d int64 operand, `key` a pair of 32-bit words. See fastnn/random.py for the stream.
 _declare("dropout", "x step", "y", attributes="rate key", count=_each("x", 2))
+
+# Images changed at random, in two calls. The first draws for each example, a row of `transforms`, by Philox of (key, step): see
+# fastnn/random.py. `ranges`: a (low, high) pair for each name of TRANSFORMS; `size`: (H, W) of the images. A row holds
+# (m00, m01, m02, m10, m11, m12, gain, offset), then (P, Q, 2) displacements in pixels, each below `amplitude` in size: none, or
+# the control points of cubic B-splines every `spacing` pixels, `control_points` of them along an axis.
+_declare("draw_transforms", "step", "transforms", attributes="key size ranges pivot amplitude", count=_each("transforms", 3))
+# y (B, H, W, C): pixel (r, c) is gain v + offset, v being x interpolated between the pixels around
+# (m00 r + m01 c + m02, m10 r + m11 c + m12), displaced by the splines at (r, c) where `spacing` is not 0. Outside the image
+# everything is `fill`, or with `edge` the nearest pixel.
+_declare(
+    "transform_images", "x transforms", "y", attributes="spacing fill edge",
+    count=lambda s: 11 * math.prod(s["y"]) + 12 * math.prod(s["y"][:3]),
+)  # fmt: skip
 
 # y = the result of the last of `steps`, a tuple of `Step`s of kernels of CHAINED and of `fill`, all of the shape of y. The
 # inputs, one of them a float array at least, are broadcast to it: arrays of that shape, of one element, rows (columns,) or

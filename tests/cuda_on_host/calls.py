@@ -105,6 +105,8 @@ def cases() -> Any:
         for kernel in UPDATES:
             module.update(kernel, size, bool(size % 2))
         module.block_sums(size)
+    for images, height, width, channels, spacing in ((0, 5, 5, 1, 2), (1, 1, 1, 1, 1), (3, 17, 1, 2, 0)):
+        module.augment(images, height, width, channels, spacing)
     for count in (0, 2, 33):
         module.shuffle(count)
     return module

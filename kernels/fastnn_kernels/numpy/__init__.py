@@ -4,6 +4,7 @@ Each kernel is a function of its operands in the contract's order (inputs, updat
 of its attributes by keyword. It works in the dtype it is given.
 """
 
+from fastnn_kernels.numpy.augment import *  # noqa: F403
 from fastnn_kernels.numpy.batch_norm import *  # noqa: F403
 from fastnn_kernels.numpy.chain import *  # noqa: F403
 from fastnn_kernels.numpy.data import *  # noqa: F403
