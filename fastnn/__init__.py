@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         plots,
         random,
         schedules,
+        tuning,
     )
     from fastnn.checkpoints import load
     from fastnn.errors import CaptureError, DivergenceError, FastnnError
@@ -49,6 +50,7 @@ _MODULES = (
     "plots",
     "random",
     "schedules",
+    "tuning",
 )
 _HOMES = {
     "fastnn.checkpoints": ("load",),
@@ -103,6 +105,7 @@ __all__ = [
     "plots",
     "random",
     "schedules",
+    "tuning",
 ]
 
 
