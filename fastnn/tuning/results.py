@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 WIDTH = 80
 SHOWN = 20
 """Rows that are printed."""
-LEAST = 7
-"""Characters of the narrowest column of a parameter."""
+SHORT, LONGEST = 9, 12
+"""Characters of a parameter's name, and of its values, where there is no room for all."""
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
 
 
@@ -138,25 +138,25 @@ class Results(Sequence[TrialResult]):
     def __str__(self) -> str:
         """The best trials first, in 80 columns; what they have no room for is named below."""
         order = self.sorted().trials[:SHOWN]
-        columns = [("trial", [str(t.number) for t in order]), ("value", [_text(t.value) for t in order])]
-        for name in self.names:
-            columns.append((name, [_text(t.parameters.get(name)) for t in order]))
-        columns += [("seconds", [_text(t.seconds, ".3g") for t in order])]
+        first = {"trial": [str(t.number) for t in order], "value": [_text(t.value) for t in order]}
+        last = {"seconds": [_text(t.seconds, ".3g") for t in order]}
         if any(trial.state != "complete" for trial in order):
-            columns.append(("state", [t.state for t in order]))
-        left, kept, hidden = WIDTH, [], []
-        ends = sum(max(LEAST, *map(len, cells), len(title)) + 2 for title, cells in columns[2 + len(self.names) :])
-        for place, (title, cells) in enumerate(columns):
-            width = max([len(title), *map(len, cells)])
-            is_parameter = 2 <= place < 2 + len(self.names)
-            if is_parameter and left - width - 2 < ends:
-                width = max([min(len(title), LEAST), *map(len, cells)])
-                if left - width - 2 < ends:
-                    hidden.append(title)
-                    continue
-            left -= width + 2
-            kept.append([_cut(cell, width).rjust(width) for cell in (title, *cells)])
-        lines = ["  ".join(row) for row in zip(*kept, strict=True)]
+            last["state"] = [t.state for t in order]
+        points = {name: [_text(t.parameters.get(name)) for t in order] for name in self.names}
+        room = WIDTH - sum(_width(title, cells) + 2 for title, cells in (first | last).items()) + 2
+        if sum(_width(title, cells) + 2 for title, cells in points.items()) > room:  # shorter titles, and then fewer columns
+            points = {name: [_cut(cell, LONGEST) for cell in cells] for name, cells in points.items()}
+            widths = [_width(_cut(name, SHORT), cells) + 2 for name, cells in points.items()]
+            shown = sum(end <= room for end in np.cumsum(widths))
+        else:
+            widths = [_width(title, cells) + 2 for title, cells in points.items()]
+            shown = len(points)
+        hidden = self.names[shown:]
+        columns = [(title, _width(title, cells), cells) for title, cells in first.items()]
+        columns += [(name, width - 2, points[name]) for name, width in zip(self.names[:shown], widths, strict=False)]
+        columns += [(title, _width(title, cells), cells) for title, cells in last.items()]
+        padded = [[_cut(cell, width).rjust(width) for cell in (title, *cells)] for title, width, cells in columns]
+        lines = ["  ".join(row) for row in zip(*padded, strict=True)]
         lines += [f"... and {len(self.trials) - SHOWN} more"] if len(self.trials) > SHOWN else []
         lines += [_cut(f"not shown: {', '.join(hidden)}", WIDTH)] if hidden else []
         failed = [trial for trial in self.trials if trial.error]
@@ -189,6 +189,10 @@ def _text(value: Any, form: str = ".4g") -> str:
     if isinstance(value, float):
         return "-" if math.isnan(value) else format(value, form)
     return "-" if value is None else str(value)
+
+
+def _width(title: str, cells: Sequence[str]) -> int:
+    return max(len(title), *map(len, cells))
 
 
 def _cut(text: str, width: int) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from fastnn import random
@@ -72,18 +73,19 @@ def search(
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise InputError(f"workers: expected a whole number of at least 1, got {workers!r}")
     _check_name(name)
-    from dataclasses import replace
-
     from fastnn.tuning import workers as runners
-    from fastnn.tuning.study import latest, open_study, quiet
+    from fastnn.tuning.study import close_storage, latest, open_study, quiet
 
     study = open_study(storage, name, replace(settings, prunes=pruned_by is not None), given, pruned_by)
-    with quiet(), study.alive(), _bar(study.settings, bool(verbose)) as told:
-        if workers == 1:
-            runners.run_here(study, train, told)
-        else:
-            runners.run_in_processes(study, train, told, workers)
-    return results_of(study.settings.space, mode, latest(study.study.get_trials(deepcopy=False)))
+    try:
+        with quiet(), study.alive(), _bar(study.settings, bool(verbose)) as told:
+            if workers == 1:
+                runners.run_here(study, train, told)
+            else:
+                runners.run_in_processes(study, train, told, workers)
+        return results_of(study.settings.space, mode, latest(study.study.get_trials(deepcopy=False)))
+    finally:
+        close_storage(study.storage)
 
 
 def load(storage: str | os.PathLike[str], name: str = "search") -> Results:
@@ -92,18 +94,21 @@ def load(storage: str | os.PathLike[str], name: str = "search") -> Results:
     _require()
     import optuna
 
-    from fastnn.tuning.study import SETTINGS, latest, open_storage, quiet
+    from fastnn.tuning.study import SETTINGS, close_storage, latest, open_storage, quiet
 
     kept = open_storage(storage, make=False)
-    with quiet():
-        known = optuna.get_all_study_names(kept)
-        if name not in known:
-            raise InputError(f"{storage} has no study {name!r}{nearest(name, known)}")
-        study = optuna.load_study(storage=kept, study_name=name)
-    config = study.user_attrs.get(SETTINGS)
-    if config is None:
-        raise InputError(f"the study {name!r} of {storage} was not made by fastnn")
-    return results_of(Space.from_config(config["space"]), config["mode"], latest(study.get_trials(deepcopy=False)))
+    try:
+        with quiet():
+            known = optuna.get_all_study_names(kept)
+            if name not in known:
+                raise InputError(f"{storage} has no study {name!r}{nearest(name, known)}")
+            study = optuna.load_study(storage=kept, study_name=name)
+        config = study.user_attrs.get(SETTINGS)
+        if config is None:
+            raise InputError(f"the study {name!r} of {storage} was not made by fastnn")
+        return results_of(Space.from_config(config["space"]), config["mode"], latest(study.get_trials(deepcopy=False)))
+    finally:
+        close_storage(kept)
 
 
 def _settings(

@@ -285,6 +285,13 @@ def _sqlite(path: Path) -> Any:
     return storage
 
 
+def close_storage(storage: Any) -> None:
+    """Close its files, so that SQLite's is one file again."""
+    if hasattr(storage, "engine"):
+        storage.remove_session()
+        storage.engine.dispose()
+
+
 def open_study(
     storage: str | os.PathLike[str] | None, name: str, settings: Settings, given: Sequence[str], pruner: Any
 ) -> Study:
