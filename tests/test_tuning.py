@@ -57,9 +57,9 @@ def test_points_depend_on_the_seed_and_the_number_alone(tmp_path: Path) -> None:
     whole = search(bowl, SPACE, trials=6, seed=3)
     assert points(search(bowl, SPACE, trials=4, seed=3)) == points(whole)[:4]
     assert points(search(bowl, SPACE, trials=6, seed=4)) != points(whole)
-    stored = search(bowl, SPACE, trials=3, seed=3, storage=tmp_path / "a.db")
+    stored = search(bowl, SPACE, trials=3, seed=3, storage=tmp_path / "a.journal")
     assert points(stored) == points(whole)[:3]
-    further = search(bowl, SPACE, trials=6, storage=tmp_path / "a.db")  # its seed is kept
+    further = search(bowl, SPACE, trials=6, storage=tmp_path / "a.journal")  # its seed is kept
     assert points(further) == points(whole)
     assert [trial.value for trial in further] == [trial.value for trial in whole]
 
@@ -81,7 +81,7 @@ def test_a_grid() -> None:
     assert len(results) == 36  # 3 x 3 x 2 x 2
 
 
-@pytest.mark.parametrize("storage", [False, True])
+@pytest.mark.parametrize("storage", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_from_coarse_to_fine(storage: bool, tmp_path: Path) -> None:
     space = {"x": LogUniform(1e-3, 1), "y": Uniform(0, 1)}
 
@@ -126,15 +126,14 @@ def test_each_trial_has_a_seed_of_its_own() -> None:
         (None, "got None"),
         ("0.5", "got '0.5'"),
         (True, "got True"),
-        ([1.0], r"got \[1"),
+        ([1.0], "got [1.0]"),
     ],
 )
 def test_what_is_no_finite_number_fails_the_trial(returned: Any, shown: str) -> None:
     results = search(lambda parameters, trial: returned if trial.number else 1.0, SPACE, trials=2, seed=0)
     assert [trial.state for trial in results] == ["complete", "failed"]
     assert math.isnan(results[1].value)
-    with pytest.raises(AssertionError, match=shown):
-        raise AssertionError(results[1].error)
+    assert results[1].error == f"expected a finite number from the function, {shown}"
 
 
 @pytest.mark.parametrize("returned", [1, np.float32(0.5), np.array(2.0), np.int64(3)])
@@ -257,7 +256,7 @@ def test_bad_reports() -> None:
 # --- storages, and what is gone on with ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["s.db", "s.journal", "sqlite:///{}/s.db"])
+@pytest.mark.parametrize("name", ["s.db", "s.journal", pytest.param("sqlite:///{}/s.db", marks=pytest.mark.slow)])
 def test_a_study_is_kept_and_gone_on_with(name: str, tmp_path: Path) -> None:
     storage = name.format(tmp_path) if "://" in name else tmp_path / name
     calls = []
@@ -312,11 +311,17 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("name", ["s.db", "s.journal"])
+@pytest.mark.parametrize(
+    ("name", "kind", "workers"),
+    [
+        ("s.db", signal.SIGKILL, 1),
+        ("s.db", signal.SIGKILL, 2),
+        ("s.db", signal.SIGINT, 2),
+        ("s.journal", signal.SIGKILL, 1),
+    ],
+)
 def test_killed_searches_go_on_without_repeating_what_has_ended(
-    workers: int, kind: signal.Signals, name: str, tmp_path: Path
+    name: str, kind: signal.Signals, workers: int, tmp_path: Path
 ) -> None:
     script, log, storage = tmp_path / "script.py", tmp_path / "log", tmp_path / name
     script.write_text(SCRIPT)
@@ -369,7 +374,7 @@ def test_what_another_machine_ran(gone: bool, tmp_path: Path) -> None:
 
 
 def test_a_study_of_other_settings_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "s.db"
+    path = tmp_path / "s.journal"
     search(bowl, SPACE, trials=2, seed=0, storage=path)
     before = load(path).trials
     narrow = {**SPACE, "x": LogUniform(1e-2, 1)}
@@ -507,7 +512,8 @@ def test_csv(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["number"] for row in rows] == ["0", "1", "2", "3"]
     assert rows[0] == {
-        "number": "0", "state": "complete", "value": "2.0", "seconds": "1.5", "x": "0.5", "beta": "0.9", "n": "3", "c": "a", "error": "",
+        "number": "0", "state": "complete", "value": "2.0", "seconds": "1.5", "x": "0.5", "beta": "0.9", "n": "3", "c": "a",
+        "error": "",
     }  # fmt: skip
     assert (rows[2]["value"], rows[2]["error"]) == ("", "ValueError: no, luck\nat all")
     with pytest.raises(FileError, match="cannot be written"):

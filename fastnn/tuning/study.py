@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import socket
 import sqlite3
 import threading
@@ -39,6 +40,8 @@ GONE_SECONDS = 300.0
 """After how long without one a process on another machine is taken for dead; the clocks may differ by half of it."""
 LOCK_SECONDS = 60.0
 """How long SQLite waits for others that write."""
+JOURNAL_SECONDS = 10
+"""After how long without a change the lock of a journal is taken from a process that was killed while it wrote."""
 UNOWNED_SECONDS = 10.0
 """How long a trial may go without an owner: it is written right after the trial was made."""
 
@@ -262,7 +265,7 @@ def open_storage(storage: str | os.PathLike[str] | None, make: bool) -> Any:
         if text.endswith(".journal"):
             from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-            return optuna.storages.JournalStorage(JournalFileBackend(text, lock_obj=JournalFileOpenLock(text)))
+            return optuna.storages.JournalStorage(JournalFileBackend(text, lock_obj=JournalFileOpenLock(text, JOURNAL_SECONDS)))
         return _sqlite(Path(text).absolute())
     except Exception as error:
         raise FileError(f"storage {text} cannot be used: {error}") from error
@@ -270,19 +273,37 @@ def open_storage(storage: str | os.PathLike[str] | None, make: bool) -> Any:
 
 def _sqlite(path: Path) -> Any:
     """SQLite with a write-ahead log that is seldom flushed: a kill loses nothing, a power cut the last trials."""
-    import optuna
     import sqlalchemy
 
-    with path.open("ab"):  # says better than SQLite why not
-        pass
-    with contextlib.closing(sqlite3.connect(path, timeout=LOCK_SECONDS)) as file:
-        file.execute("PRAGMA journal_mode=WAL")
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
+    if not path.exists():
+        _make_sqlite(path)
+    storage = _rdb(path)
     storage.engine.dispose()
     sqlalchemy.event.listen(
         storage.engine, "connect", lambda connection, record: connection.execute("PRAGMA synchronous=NORMAL")
     )
     return storage
+
+
+def _make_sqlite(path: Path) -> None:
+    """The empty tables, whole or not at all, and once: others may be at it at the same moment."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with temporary.open("xb"):  # says better than SQLite why not
+            pass
+        with contextlib.closing(sqlite3.connect(temporary)) as file:
+            file.execute("PRAGMA journal_mode=WAL")
+        close_storage(_rdb(temporary))
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _rdb(path: Path) -> Any:
+    import optuna
+
+    return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
 
 
 def close_storage(storage: Any) -> None:
@@ -307,7 +328,7 @@ def open_study(
             before = study.user_attrs.get(SETTINGS)
             if before is None and not study.get_trials(deepcopy=False):
                 study.set_user_attr(SETTINGS, settings.to_config())
-                before = settings.to_config()
+                before = study.user_attrs[SETTINGS]
         except Exception as error:
             raise FileError(f"storage {storage} cannot be used: {error}") from error
     if before is None:
