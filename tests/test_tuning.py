@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,27 @@ def test_workers_have_one_thread_and_are_deaf_to_ctrl_c() -> None:
 def test_functions_that_other_processes_cannot_load() -> None:
     with pytest.raises(InputError, match="workers=2 need a function that other processes can load"):
         search(lambda parameters, trial: 1.0, SPACE, trials=2, workers=2)
+
+
+def test_functions_of_modules_that_other_processes_do_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    ghost = types.ModuleType("ghost")
+    exec("def f(parameters, trial): return 1.0", ghost.__dict__)
+    monkeypatch.setitem(sys.modules, "ghost", ghost)
+    with pytest.raises(
+        InputError, match="another process cannot load the function: ModuleNotFoundError: No module named 'ghost'"
+    ):
+        search(ghost.f, SPACE, trials=2, workers=2)
+
+
+@pytest.mark.slow
+def test_scripts_that_search_whenever_they_are_imported(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace('if __name__ == "__main__":', "if True:"))
+    command = [sys.executable, script, tmp_path / "s.journal", tmp_path / "log", "4", "2"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "a worker ended with exit code 1 before its first trial" in ended.stderr.splitlines()[-1]
+    assert not (tmp_path / "log").exists()
 
 
 def test_the_number_of_threads_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
 """One model, watched and adjusted while it trains: pause, lower the learning rate, go on.
 
 Where there is room for one training only, it is looked after ("panda" in Ng's words): it begins with a rate that is as large as
-it bears, and when the curve goes flat, or up and down, the rate is lowered by hand. The pause here is a callback; in a
-terminal Ctrl-C does the same, since a training that ends so keeps its checkpoint too. It goes on where it was, bit for bit.
+it bears, and when the curve goes flat, or up and down, the rate is lowered by hand. The pause here is an exception of a
+callback; in a terminal Ctrl-C does the same, since a training that ends so writes its checkpoint too. `resume=True` goes on from
+there.
 
     python docs/gallery/tuning_panda.py
 
@@ -25,8 +26,12 @@ PAUSES = {20: 0.1, 30: 0.01}
 """After how many epochs the training is paused, and the rate that it goes on with."""
 
 
+class Pause(Exception):
+    """What ends a call of fit that is to be gone on with."""
+
+
 class Watch(Callback):
-    """Train with this rate, and press Ctrl-C after so many epochs."""
+    """Train with this rate, and pause after so many epochs."""
 
     def __init__(self, rate: float, pause: int | None) -> None:
         self.rate, self.pause = rate, pause
@@ -37,7 +42,7 @@ class Watch(Callback):
     def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
         if run.epoch == self.pause:
             print(f"paused after {run.epoch} epochs: loss {values['loss']:.4f}, validation loss {values['val_loss']:.4f}")
-            raise KeyboardInterrupt
+            raise Pause
 
 
 def train(pauses: Mapping[int, float], folder: Path) -> History:
@@ -58,7 +63,7 @@ def train(pauses: Mapping[int, float], folder: Path) -> History:
                 resume=True,
                 verbose=0,
             )
-        except KeyboardInterrupt:
+        except Pause:
             continue
     print(f"done: loss {history['loss'][-1]:.4f}, validation loss {history['val_loss'][-1]:.4f}\n")
     return history
