@@ -2,8 +2,8 @@
 
 Where there is room for one training only, it is looked after ("panda" in Ng's words): it begins with a rate that is as large as
 it bears, and when the curve goes flat, or up and down, the rate is lowered by hand. The pause here is an exception of a
-callback; in a terminal Ctrl-C does the same, since a training that ends so writes its checkpoint too. `resume=True` goes on from
-there.
+callback; in a terminal Ctrl-C does the same, since a training that ends so writes its checkpoint too.
+`resume=True` goes on from there.
 
     python docs/gallery/tuning_panda.py
 
