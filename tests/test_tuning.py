@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -453,6 +455,39 @@ def test_storages_that_cannot_be_used(tmp_path: Path) -> None:
     search(bowl, SPACE, trials=1, storage=tmp_path / "s.db", name="digits")
     with pytest.raises(InputError, match="has no study 'digit'; did you mean 'digits'"):
         load(tmp_path / "s.db", "digit")
+
+
+def test_a_storage_that_fails_later(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+
+    def f(parameters: dict[str, Any], trial: Trial) -> float:
+        with contextlib.closing(sqlite3.connect(path)) as file:
+            file.execute("DROP TABLE trial_values")
+        return 1.0
+
+    with pytest.raises(FileError, match=r"s\.db failed: .*no such table"):
+        search(f, SPACE, trials=2, storage=path)
+
+
+@pytest.mark.parametrize("moment", ["set_trial_user_attr", "set_trial_param", "set_trial_state_values"])
+def test_ctrl_c_at_any_moment(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same process goes on: its trials cannot be told from running ones by their owner."""
+    kind, calls = optuna.storages.JournalStorage, []
+    real = getattr(kind, moment)
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kind, moment, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            search(bowl, SPACE, trials=3, seed=0, storage=tmp_path / "s.journal")
+    results = search(bowl, SPACE, trials=3, seed=0, storage=tmp_path / "s.journal")
+    assert {trial.state for trial in results} == {"complete"}
+    assert points(results) == points(search(bowl, SPACE, trials=3, seed=0))
 
 
 def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastnn import random
-from fastnn.errors import InputError, KindError, nearest
+from fastnn.errors import FileError, InputError, KindError, nearest
 from fastnn.tuning.results import Results, results_of
 from fastnn.tuning.space import Distribution, Space
 from fastnn.tuning.strategies import STRATEGIES, Settings
@@ -73,6 +73,8 @@ def search(
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise InputError(f"workers: expected a whole number of at least 1, got {workers!r}")
     _check_name(name)
+    import optuna
+
     from fastnn.tuning import workers as runners
     from fastnn.tuning.study import close_storage, latest, open_study, quiet
 
@@ -84,6 +86,8 @@ def search(
             else:
                 runners.run_in_processes(study, train, told, workers)
         return results_of(study.settings.space, mode, latest(study.study.get_trials(deepcopy=False)))
+    except optuna.exceptions.StorageInternalError as error:
+        raise FileError(f"storage {storage} failed: {error.__cause__ or error}") from error
     finally:
         close_storage(study.storage)
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 SETTINGS = "fastnn"
 OWNER, LOST, NUMBER, ERROR = "owner", "lost", "number", "error"
 
+ASKED = -1
+"""The number of a trial whose number is not known yet."""
 BEAT_SECONDS = 30.0
 """How often a process gives a sign of life; looking for trials that were lost is as rare."""
 GONE_SECONDS = 300.0
@@ -95,6 +97,7 @@ class Study:
         self.shared = shared
         """Whether others may see the trials: now in other processes, or later in another search."""
         self.running: dict[int, optuna.Trial] = {}
+        """By number, from before the study knows who runs it until it knows how it ended: Ctrl-C may come at any moment."""
         self.owner = me()
         self._looked = -BEAT_SECONDS
 
@@ -115,20 +118,20 @@ class Study:
             if not self.settings.is_ready(fresh, latest(trials)):
                 return "wait"
         self.study.sampler = self.settings.sampler(len(trials))
-        trial = self.study.ask()
+        trial = self.running[ASKED] = self.study.ask()
         if self.shared:
             self._sign(trial._trial_id)
         trials = self._trials()[: trial.number + 1]
         again = trials[-1].user_attrs.get(NUMBER)
         number = _fresh(trials) - 1 if again is None else int(again)
         if number >= self.settings.total:  # another search has begun the last one at the same moment
-            self._lose(trial._trial_id, trial.number)
+            self.give_back(ASKED)
             return None
         if self.settings.strategy != "tpe":
             self.study.sampler = planned(self.settings.space.stored(self.settings.point(number, latest(trials))))
         for name, distribution in self.settings.space.to_optuna().items():
             _suggest(trial, name, distribution)
-        self.running[number] = trial
+        self.running[number] = self.running.pop(ASKED)
         seed = self.settings.seed_of(number)
         return Job(number, self.settings.space.point(trial.params), seed, self.settings.mode)
 
@@ -144,18 +147,20 @@ class Study:
         """Write down how a job ended."""
         from optuna.trial import TrialState
 
-        trial = self.running.pop(job.number)
+        trial = self.running[job.number]
         if outcome.error:
             with _finished_by_others():
                 trial.set_user_attr(ERROR, outcome.error)
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         self.study.tell(trial.number, outcome.value, state=states[outcome.state], skip_if_finished=True)
+        del self.running[job.number]
 
-    def give_back(self) -> None:
-        """What is running is not run to its end: the next search takes it up."""
-        for trial in self.running.values():
+    def give_back(self, *numbers: int) -> None:
+        """These are not run to their end: the next search takes them up."""
+        for number in numbers:
+            trial = self.running[number]
             self._lose(trial._trial_id, trial.number)
-        self.running.clear()
+            del self.running[number]
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
@@ -174,7 +179,7 @@ class Study:
             yield
         finally:
             over.set()
-            self.give_back()
+            self.give_back(*self.running)
 
     # --- numbers and points -------------------------------------------------------------------------------------
 
