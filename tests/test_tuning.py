@@ -20,6 +20,7 @@ import pytest
 
 from fastnn.errors import FastnnError, FileError, InputError, KindError, NotReadyError
 from fastnn.tuning import Choice, Integers, LogUniform, OneMinus, Results, Space, Trial, TrialResult, Uniform, load, search
+from fastnn.tuning import study as study_module
 
 optuna = pytest.importorskip("optuna")
 
@@ -422,6 +423,21 @@ def test_what_another_machine_ran(gone: bool, tmp_path: Path) -> None:
     assert results[2].state == ("complete" if gone else "running")
     if gone:
         assert points(results) == points(reference)
+
+
+def test_a_trial_more_than_were_asked_for_is_kept_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two searches begin their last trial at the same moment: the second one has looked before the first one began."""
+    path = tmp_path / "s.journal"
+    search(bowl, SPACE, trials=2, seed=0, storage=path)
+    real, early = study_module._fresh, [1]
+    with monkeypatch.context() as patched:
+        patched.setattr(study_module, "_fresh", lambda trials: early.pop() if early else real(trials))
+        assert len(search(bowl, SPACE, trials=2, seed=0, storage=path)) == 2
+    kept = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+    assert len(optuna.load_study(storage=kept, study_name="search").trials) == 3
+    assert len(load(path)) == 2
+    results = search(bowl, SPACE, trials=3, seed=0, storage=path)
+    assert points(results) == points(search(bowl, SPACE, trials=3, seed=0))
 
 
 def test_a_study_of_other_settings_is_refused(tmp_path: Path) -> None:

@@ -169,11 +169,13 @@ def results_of(space: Space, mode: str, trials: dict[int, FrozenTrial]) -> Resul
     """The table of Optuna's trials by their numbers."""
     rows = []
     for number, trial in trials.items():
-        lost = "lost" in trial.user_attrs
+        lost = trial.user_attrs.get("lost")
+        if lost == "surplus":
+            continue
         begun, ended = trial.datetime_start, trial.datetime_complete
-        seconds = (ended - begun).total_seconds() if begun is not None and ended is not None and not lost else math.nan
+        seconds = (ended - begun).total_seconds() if begun is not None and ended is not None and lost is None else math.nan
         value = trial.value if trial.value is not None else math.nan
-        state = "interrupted" if lost else STATES[trial.state.name]
+        state = "interrupted" if lost is not None else STATES[trial.state.name]
         rows.append(TrialResult(number, space.point(trial.params), value, state, seconds, trial.user_attrs.get("error", "")))
     return Results(space, rows, mode)
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 SETTINGS = "fastnn"
 OWNER, LOST, NUMBER, ERROR = "owner", "lost", "number", "error"
+STOPPED, SURPLUS = "stopped", "surplus"
+"""Why a trial was lost: it was stopped, or it is one more than were asked for."""
 
 ASKED = -1
 """The number of a trial whose number is not known yet."""
@@ -125,7 +127,8 @@ class Study:
         again = trials[-1].user_attrs.get(NUMBER)
         number = _fresh(trials) - 1 if again is None else int(again)
         if number >= self.settings.total:  # another search has begun the last one at the same moment
-            self.give_back(ASKED)
+            surplus = self.running.pop(ASKED)
+            self._lose(surplus._trial_id, surplus.number, SURPLUS)
             return None
         if self.settings.strategy != "tpe":
             self.study.sampler = planned(self.settings.space.stored(self.settings.point(number, latest(trials))))
@@ -200,11 +203,11 @@ class Study:
         """This process runs the trial, and is alive now."""
         self.storage.set_trial_user_attr(trial_id, OWNER, {"process": self.owner, "seen": time.time()})
 
-    def _lose(self, trial_id: int, number: int) -> None:
+    def _lose(self, trial_id: int, number: int, why: str = STOPPED) -> None:
         from optuna.trial import TrialState
 
         with _finished_by_others():
-            self.storage.set_trial_user_attr(trial_id, LOST, True)
+            self.storage.set_trial_user_attr(trial_id, LOST, why)
             self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
     def _trials(self) -> list[FrozenTrial]:
