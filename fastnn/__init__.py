@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         plots,
         random,
         schedules,
+        tuning,
     )
     from fastnn.checkpoints import load
     from fastnn.diagnosis import Diagnosis, diagnose, diagnose_model
@@ -61,6 +62,7 @@ _MODULES = (
     "plots",
     "random",
     "schedules",
+    "tuning",
 )
 _HOMES = {
     "fastnn.checkpoints": ("load",),
@@ -130,6 +132,7 @@ __all__ = [
     "plots",
     "random",
     "schedules",
+    "tuning",
 ]
 
 

@@ -22,10 +22,12 @@ BANDWIDTH = 60e9  # bytes a second of one core out of its cache, likewise
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Processor cores that this process may use: at most `FASTNN_THREADS` of the environment."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = os.environ.get("FASTNN_THREADS", "")
+    if most and not (most.isdecimal() and int(most)):
+        raise InputError(f"FASTNN_THREADS: expected a whole number of at least 1, got {most!r}")
+    return min(usable, int(most)) if most else usable
 
 
 def check_threads(threads: int | None) -> None:
