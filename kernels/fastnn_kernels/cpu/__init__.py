@@ -13,7 +13,7 @@ from fastnn_kernels.cpu.compiling import Lowered, lower
 from fastnn_kernels.cpu.player import play
 from fastnn_kernels.memory import aligned
 
-FAMILIES = ("batch_norm", "data", "dense", "elementwise", "losses", "moving", "reductions", "rows", "updates")
+FAMILIES = ("batch_norm", "data", "dense", "elementwise", "grouped", "losses", "moving", "reductions", "rows", "updates")
 for _family in FAMILIES:
     importlib.import_module(f"fastnn_kernels.cpu.{_family}")
 
