@@ -185,7 +185,8 @@ def test_every_kernel_of_the_vocabulary_has_a_backward_rule() -> None:
     no_gradient = {
         "record", "advance", "count_nonfinite", "block_penalty", "block_sum_squares", "scatter_add",
         "sgd", "momentum", "nesterov", "averaged_momentum", "rmsprop", "adam", "dense", "dense_backward_input",
-        "dense_backward_weight", "grouped_dense_backward_input", "grouped_dense_backward_weight", "dense_with_mask", "dense_backward_input_with_mask", "batch_norm_dropout",
+        "dense_backward_weight", "grouped_dense_backward_input", "grouped_dense_backward_weight", "dense_with_mask",
+        "dense_backward_input_with_mask", "batch_norm_dropout",
     }  # fmt: skip
     inner = {name for name in KERNELS if name.endswith(("_backward", "_with_gradient")) or name.startswith("chain_")}
     assert set(KERNELS) - no_gradient - inner == set(RULES) - {"reshape"}

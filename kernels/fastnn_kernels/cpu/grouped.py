@@ -145,7 +145,7 @@ def _product(F: Any) -> Any:
 
 
 def _sizes(x: Operand, w: Operand, z: Operand) -> list[int]:
-    """Rows, inputs, outputs, models, whether all models read the same inputs, and the steps of an input and of a row of them."""
+    """Rows, inputs, outputs, models, whether all read the same inputs, and the steps of an input and of a row of inputs."""
     (rows, outputs, groups), inputs = z.shape, w.shape[0]
     step = math.prod(x.shape[2:])
     return [rows, inputs, outputs, groups, len(x.shape) == 2, step, inputs * step]

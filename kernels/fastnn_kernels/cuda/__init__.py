@@ -9,7 +9,9 @@ import importlib
 
 from fastnn_kernels.cuda.runtime import Runtime
 
-FAMILIES = ("data", "losses", "batch_norm", "elementwise", "chain", "moving", "reductions", "rows", "updates", "dense", "grouped")
+FAMILIES = (
+    "data", "losses", "batch_norm", "elementwise", "chain", "moving", "reductions", "rows", "updates", "dense", "grouped",
+)  # fmt: skip
 for _family in FAMILIES:
     importlib.import_module(f"fastnn_kernels.cuda.{_family}")
 
