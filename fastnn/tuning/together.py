@@ -38,7 +38,7 @@ from fastnn.settings import ALL, AUTO, Settings, as_optimizer, check_numbers
 from fastnn_kernels.contract import UPDATES
 from fastnn_kernels.memory import aligned
 
-LANE_PARAMETERS = 1000
+LANE_PARAMETERS = 500
 """Models of up to so many parameters are trained side by side: a lane a model wins where layers do not fill the registers."""
 
 FEWEST = 4
@@ -483,7 +483,7 @@ class _Lanes:
         trace = Trace(network.dtype)
         control = trace.input("control", (8,), "int64")
         index, position = (control.view((), steps.CONTROL[name], name) for name in ("index", "position"))
-        order, copies = trace.input("order", (N,), "int64"), trace.input("copies", (Rows(groups),), "int64")
+        order = trace.input("order", (N,), "int64")
         log = trace.input("log", (N, len(self.columns) * groups))
         source = trace.input("X", (N, *network.features), data.source)
         x = ops.gather_rows(source, order, position, B, network.dtype, network.input_scale)
@@ -495,7 +495,12 @@ class _Lanes:
         outputs = _forward(network, x, parameters, groups)
         classes = self.members[0].model._outputs[0]
         rows = ops.reshape(ops.transpose(outputs, (0, 2, 1)) if classes > 1 else outputs, (Rows(groups), classes))
-        (each_target,) = trace.record("gather", (t, copies), [((Rows(groups), *t.shape[1:]), t.dtype)])
+        if t.dtype.kind == "i":  # nothing but `gather` repeats whole numbers
+            copies = trace.input("copies", (Rows(groups),), "int64")
+            (each_target,) = trace.record("gather", (t, copies), [((Rows(groups),), t.dtype)])
+        else:
+            each_target = ops.expand(t, (B, groups, *t.shape[1:]), 1)
+            each_target = ops.reshape(each_target, (Rows(groups), *t.shape[1:]))
         losses = self.loss.function(rows, steps.loss_targets(rows, each_target, self.loss))
         means = ops.mean(ops.reshape(losses, (B, groups)), 0)
         if training:
