@@ -144,6 +144,21 @@ def dense(rows: int, inputs: int, outputs: int) -> None:
     )  # fmt: skip
 
 
+def grouped_dense(rows: int, inputs: int, outputs: int, groups: int, shared: bool) -> None:
+    """The linear layers of several models forwards and backwards; `shared`: all read the same inputs."""
+    label = f"{groups}-of-{inputs}x{outputs}-at-{rows}{'-shared' if shared else ''}"
+    x, w, y = (rows, inputs) if shared else (rows, inputs, groups), (inputs, outputs, groups), (rows, outputs, groups)
+    b = (outputs, groups)
+    declare("grouped_dense", label, lambda rng, p: uniform(rng, p, x, w, b), same(y), 8 + inputs / 4, examples=rows)
+    if not shared:
+        declare(
+            "grouped_dense_backward_input", label, lambda rng, p: uniform(rng, p, y, w), same(x), 8 + outputs / 4, examples=rows
+        )
+    declare(
+        "grouped_dense_backward_weight", label, lambda rng, p: uniform(rng, p, x, y), same(w, b), 8 + rows / 4, examples=rows
+    )
+
+
 def matmul(rows: int, inner: int, columns: int, transpose_a: bool, transpose_b: bool) -> None:
     a = (inner, rows) if transpose_a else (rows, inner)
     b = (columns, inner) if transpose_b else (inner, columns)
@@ -156,6 +171,8 @@ def matmul(rows: int, inner: int, columns: int, transpose_a: bool, transpose_b: 
 
 for _rows, _inputs, _outputs in ((128, 784, 128), (32, 784, 128), (1, 784, 128), (32, 512, 512), (7, 33, 31)):
     dense(_rows, _inputs, _outputs)
+grouped_dense(64, 2, 4, 32, shared=True)
+grouped_dense(64, 4, 1, 32, shared=False)
 matmul(128, 784, 128, False, False)
 matmul(784, 32, 128, True, False)
 matmul(32, 128, 784, False, True)
@@ -532,4 +549,5 @@ for _size, _clipped in ((PARAMETERS, False), (1009, True)):
         update(_kernel, _size, _clipped)
     block_sums(_size)
 declare("record", "1024x3", lambda rng, p: [np.array(2.5, p), np.array(17), np.zeros((1024, 3), p)], same(), 0, column=1)
+declare("record", "1024x64", lambda rng, p: [np.full(33, 2.5, p), np.array(17), np.zeros((1024, 64), p)], same(), 0, column=31)
 declare("advance", "8", lambda rng, p: [np.zeros(8, np.int64)], same(), 0, integer=True, rows=128)

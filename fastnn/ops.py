@@ -253,6 +253,31 @@ def dense(x: Array, w: Array, b: Array | None = None, activation: str | None = N
     return y if activation is None or fused else activate(y, activation, alpha)
 
 
+def grouped_dense(x: Array, w: Array, b: Array) -> Array:
+    """The linear layers of G models side by side: y (B, O, G), y[:, :, g] = x[:, :, g] @ w[:, :, g] + b[:, g].
+
+    x (B, I, G), or (B, I) where all models read the same; w (I, O, G), b (O, G). Raises InputError for other shapes, KindError
+    for other dtypes than float32 and float64.
+    """
+    dtype = _floats("grouped_dense", x, w, b)
+    shapes = [describe(tuple(array.shape)) for array in (x, w, b)]
+    if len(w.shape) != 3 or w.shape[2] < 1 or tuple(x.shape[1:]) not in ((w.shape[0],), (w.shape[0], w.shape[2])):
+        raise InputError(
+            f"grouped_dense: expected x (B, I) or (B, I, G) and w (I, O, G), G >= 1, got {' and '.join(shapes[:2])}"
+        )
+    if tuple(b.shape) != tuple(w.shape[1:]):
+        raise InputError(f"grouped_dense: expected b of shape {describe(tuple(w.shape[1:]))}, got {shapes[2]}")
+    return _apply("grouped_dense", (x, w, b), [((x.shape[0], *w.shape[1:]), dtype)])
+
+
+@backward("grouped_dense")
+def _grouped_dense_backward(call: Call, dy: Symbol) -> tuple[Symbol, Symbol, Symbol]:
+    x, w, b = call.inputs
+    dx = _apply("grouped_dense_backward_input", (dy, w), [((dy.shape[0], w.shape[0], w.shape[2]), x.dtype)])
+    dw, db = _apply("grouped_dense_backward_weight", (x, dy), [(w.shape, w.dtype), (b.shape, b.dtype)])
+    return dx if x.ndim == 3 else sum(dx, 2), dw, db
+
+
 # --- activations ----------------------------------------------------------------------------------------------------
 
 DEFAULT_ALPHA = {"leaky_relu": 0.01, "elu": 1.0}

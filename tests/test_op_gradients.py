@@ -49,6 +49,8 @@ CASES: dict[str, tuple[Callable[..., Any], list[np.ndarray], list[np.ndarray]]] 
     ),
     "dense": (lambda x, w, b: ops.dense(x, w, b, "tanh"), [away(ROWS, 3), away(3, 4), away(4)], []),
     "dense without bias": (lambda x, w: ops.dense(x, w, None, "gelu"), [away(ROWS, 3), away(3, 4)], []),
+    "grouped_dense": (ops.grouped_dense, [away(ROWS, 3, 2), away(3, 4, 2), away(4, 2)], []),
+    "grouped_dense of shared inputs": (ops.grouped_dense, [away(ROWS, 3), away(3, 4, 2), away(4, 2)], []),
     "softmax": (ops.softmax, [away(ROWS, 4)], []),
     "log_softmax": (ops.log_softmax, [away(ROWS, 4)], []),
     "batch_norm": (
@@ -183,7 +185,8 @@ def test_every_kernel_of_the_vocabulary_has_a_backward_rule() -> None:
     no_gradient = {
         "record", "advance", "count_nonfinite", "block_penalty", "block_sum_squares", "scatter_add",
         "sgd", "momentum", "nesterov", "averaged_momentum", "rmsprop", "adam", "dense", "dense_backward_input",
-        "dense_backward_weight", "dense_with_mask", "dense_backward_input_with_mask", "batch_norm_dropout",
+        "dense_backward_weight", "grouped_dense_backward_input", "grouped_dense_backward_weight", "dense_with_mask",
+        "dense_backward_input_with_mask", "batch_norm_dropout",
     }  # fmt: skip
     inner = {name for name in KERNELS if name.endswith(("_backward", "_with_gradient")) or name.startswith("chain_")}
     assert set(KERNELS) - no_gradient - inner == set(RULES) - {"reshape"}

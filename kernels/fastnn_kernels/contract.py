@@ -216,6 +216,16 @@ _declare(
     count=lambda s: 2 * math.prod(s["dz"]) * s["w"][0] + (2 if "db" in s else 1) * math.prod(s["dx"]),
 )  # fmt: skip
 
+# Linear layers of G models side by side: y (B, O, G) = x (B, I, G), or (B, I) for all models, @ w (I, O, G) + b (O, G) for each
+# model; dx (B, I, G) = dz (B, O, G) @ w.T; dw (I, O, G) = x.T @ dz, db (O, G) = sum of dz over B. On the CPU each model has the
+# bits of `dense`, `matmul` and `dense_backward_weight`.
+_declare("grouped_dense", "x w b", "y", count=lambda s: 2 * math.prod(s["y"]) * s["w"][0] + math.prod(s["y"]))
+_declare("grouped_dense_backward_input", "dz w", "dx", count=lambda s: 2 * math.prod(s["dz"]) * s["w"][0])
+_declare(
+    "grouped_dense_backward_weight", "x dz", "dw db",
+    count=lambda s: 2 * math.prod(s["dz"]) * s["dw"][0] + math.prod(s["dz"]),
+)  # fmt: skip
+
 # Elementwise, all of one shape.
 for _name in UNARY:
     _declare(_name, "x", "y", count=_each("y"))
@@ -358,7 +368,7 @@ _declare("block_sum_squares", "x", "partial", attributes="clip_value", count=_ea
 _declare("block_penalty", "parameters starts penalties", "partial", count=_each("parameters", 4))
 
 # The control block (8,) int64: [0] step of the chunk, [1] position in the order, [2] step since the model was made.
-# record: log[index, column] = value (0-d F). advance: control += (1, rows, 1).
+# record: log[index, column : column + K] = value (K numbers F, or a 0-d one). advance: control += (1, rows, 1).
 _declare("record", "value index", "", updated="log", attributes="column", log="value")
 _declare("advance", "", "", updated="control", attributes="rows")
 # How many elements of each block of SUM_BLOCK are NaN or infinite.

@@ -99,6 +99,8 @@ def cases() -> Any:
     for rows, inputs, outputs in ((1, 1, 1), (0, 3, 2), (33, 65, 67), (129, 3, 130)):
         module.dense(rows, inputs, outputs)
         module.matmul(rows, inputs, outputs, False, True)
+        for groups in (1, 33):
+            module.grouped_dense(rows, inputs, outputs % 8, groups, groups == 1)
     for rows, source, width in ((0, "uint8", 3), (5, "uint8", 31), (5, "float32", 32), (3, "int64", 7), (7, "float64", 1)):
         module.gather_rows(rows, source, width, 0.25)
     for size in (0, 7, 4097):

@@ -13,7 +13,9 @@ from fastnn_kernels.cpu.compiling import Lowered, lower
 from fastnn_kernels.cpu.player import play
 from fastnn_kernels.memory import aligned
 
-FAMILIES = ("augment", "batch_norm", "data", "dense", "elementwise", "losses", "moving", "reductions", "rows", "updates")
+FAMILIES = (
+    "augment", "batch_norm", "data", "dense", "elementwise", "grouped", "losses", "moving", "reductions", "rows", "updates",
+)  # fmt: skip
 for _family in FAMILIES:
     importlib.import_module(f"fastnn_kernels.cpu.{_family}")
 

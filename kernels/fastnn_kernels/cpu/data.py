@@ -176,7 +176,7 @@ def shuffle(F: Any) -> Any:
 
 
 def _record_sizes(value: Operand, index: Operand, log: Operand, *, column: int) -> tuple[int, ...]:
-    return log.shape[1], column
+    return log.shape[1], column, value.size
 
 
 @kernel("record", sizes=_record_sizes)
@@ -187,7 +187,9 @@ def record(F: Any) -> Any:
     def body(op: Any, part: Any, parts: Any) -> None:
         if part == 0:
             entry = carray(int64_pointer(op[1]), 1)[0] * op[3] + op[4]
-            carray(pointer(op[2] + entry * size_of), 1)[0] = carray(pointer(op[0]), 1)[0]
+            row, values = carray(pointer(op[2] + entry * size_of), op[5]), carray(pointer(op[0]), op[5])
+            for k in range(op[5]):
+                row[k] = values[k]
 
     return body
 

@@ -11,6 +11,7 @@ from fastnn_kernels.cuda.runtime import Runtime
 
 FAMILIES = (
     "data", "losses", "batch_norm", "elementwise", "chain", "moving", "reductions", "rows", "updates", "dense", "augment",
+    "grouped",
 )  # fmt: skip
 for _family in FAMILIES:
     importlib.import_module(f"fastnn_kernels.cuda.{_family}")

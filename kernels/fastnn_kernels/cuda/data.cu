@@ -77,10 +77,11 @@ template <class F, class Y, class V> __device__ void fill(Grid grid, Y* y, V val
   for (i64 i = first_of(grid) * N; i < size; i += stride_of(grid) * N) store_pack<N>(y + i, pack, size - i, aligned);
 }
 
-// log[index, column] = value.
+// log[index, column + k] = value[k] for k < count.
 template <class F, class V, class L>
-__device__ void record(Grid grid, const V* value, const i64* index, i64 ahead, L* log, i64 columns, i64 column) {
-  if (grid.block == 0 && threadIdx.x == 0) log[(*index + ahead) * columns + column] = L(F(*value));
+__device__ void record(Grid grid, const V* value, const i64* index, i64 ahead, L* log, i64 columns, i64 column, i64 count) {
+  if (grid.block) return;
+  for (i64 k = threadIdx.x; k < count; k += THREADS) log[(*index + ahead) * columns + column + k] = L(F(value[k]));
 }
 
 // control[:3] += (s, s * rows, s) with s = 1 + ahead: `ahead` steps went before this one since the control block was moved on.

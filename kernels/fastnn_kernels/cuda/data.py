@@ -59,8 +59,8 @@ def fill(call: Request) -> Iterable[Work]:
 
 @lowering("record", family="data")
 def record(call: Request) -> Iterable[Work]:
-    columns, column = call.shape("log")[1], call.attributes["column"]
-    yield call.body("record", call["value"], call["index"], call.ahead("index"), call["log"], columns, column, blocks=1)
+    columns, column, count = call.shape("log")[1], call.attributes["column"], call.size("value")
+    yield call.body("record", call["value"], call["index"], call.ahead("index"), call["log"], columns, column, count, blocks=1)
 
 
 @lowering("advance", family="data")

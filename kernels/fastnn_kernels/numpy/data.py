@@ -54,8 +54,8 @@ def shuffle(epoch: np.ndarray, order: np.ndarray, *, key: tuple[int, int]) -> No
 
 
 def record(value: np.ndarray, index: np.ndarray, log: np.ndarray, *, column: int) -> None:
-    """log[index, column] = value."""
-    log[int(index[()]), column] = value[()]
+    """log[index, column : column + K] = value, K numbers."""
+    log[int(index[()]), column : column + value.size] = value
 
 
 def advance(control: np.ndarray, *, rows: int) -> None:

@@ -1,0 +1,578 @@
+"""Many models of one shape trained at the same time on the same mini-batches: "caviar", where one watched model is "panda".
+
+Small models go side by side through one program, a lane of a register a model (`ops.grouped_dense`); others are trained one
+a core. Both leave each model with the bits that `fit` gives it alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from fastnn import arrays, engines, inputs, ops, random, steps
+from fastnn.callbacks import Callback
+from fastnn.configurations import as_number
+from fastnn.errors import DivergenceError, InputError, KindError, NotReadyError
+from fastnn.evaluation import hit_attributes
+from fastnn.examples import Examples, prepare
+from fastnn.feeds import Feed, feed
+from fastnn.layers import Activation, Dense, Flatten
+from fastnn.losses import LOSSES, Loss, as_loss
+from fastnn.model import LossLike, Sequential, Trained, as_loss_network
+from fastnn.optimizers import Optimizer
+from fastnn.program.differentiate import gradients, place
+from fastnn.program.fuse import fuse
+from fastnn.program.trace import B, Call, N, Program, Rows, Symbol, Trace
+from fastnn.run import CHUNK_SECONDS, History
+from fastnn.schedules import Schedule, as_schedule
+from fastnn.settings import ALL, AUTO, Settings, as_optimizer, check_numbers
+from fastnn_kernels.contract import UPDATES
+from fastnn_kernels.memory import aligned
+
+LANE_PARAMETERS = 500
+"""Models of up to so many parameters are trained side by side: a lane a model wins where layers do not fill the registers."""
+
+FEWEST = 4
+"""Fewer models than these leave most lanes empty."""
+
+LOG_ROWS = 1024
+"""Steps whose losses fit into the log: the longest chunk."""
+
+NUMBERS = ("learning_rate", "l2", "l1")
+"""What models may differ in beside their initial weights."""
+
+
+class MemberHistory(History):
+    """The history of one of the models. `diverged`: where it became NaN or infinite, nothing if it did not; its lists then end
+    with the epoch before, and the model is at its last finite step. `way`: "lanes" or "threads".
+    """
+
+    diverged: str = ""
+    way: str = ""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model and the numbers that are its own; a `learning_rate` of None is the optimizer's."""
+
+    model: Sequential
+    learning_rate: float | None
+    l2: float
+    l1: float
+
+    def optimizer(self, common: Optimizer) -> Optimizer:
+        return common if self.learning_rate is None else replace(common, learning_rate=self.learning_rate)
+
+
+def train_together(
+    models: Sequence[Sequential] | tuple[Callable[..., Sequential], Sequence[Mapping[str, Any]]],
+    X: Any,
+    y: Any,
+    *,
+    learning_rate: float | Sequence[float] | None = None,
+    l2: float | Sequence[float] = 0.0,
+    l1: float | Sequence[float] = 0.0,
+    loss: LossLike = "softmax_cross_entropy",
+    optimizer: str | Optimizer | None = None,
+    batch_size: int | str = 128,
+    epochs: int = 5,
+    validation_data: tuple[Any, Any] | None = None,
+    order: Callable[[int], Any] | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    way: str = "auto",
+) -> tuple[list[Sequential], list[MemberHistory]]:
+    """Train G models of the same layers on the same mini-batches; returns them and a history of each.
+
+    `models`: G models, or a function and G settings: `function(**setting)` makes a model, and what a setting says of
+    `learning_rate`, `l2` and `l1` is not given to it but used here. `learning_rate`, `l2`, `l1`: a number for all, or one a
+    model; without a learning rate that of the optimizer, which may be a schedule.
+
+    Every epoch visits the examples as `order(epoch)` says, by default in the order of a shuffle with the seed of the first
+    model. Each model ends with the bits that `fit` gives it alone with this order, optimizer, l2 and l1. The mean losses in the
+    histories may differ from those of `fit` in rounding. A model that diverges stays at its last finite step and leaves the
+    others as they would be without it.
+
+    `way`: "lanes" trains all models in one program, "threads" one a core; "auto" takes lanes where there are at least `FEWEST`
+    models of `LANE_PARAMETERS` parameters at most, which have not been trained before, of Dense, Activation and Flatten
+    layers without a softmax inside, and without clip_norm. `threads`: cores used, by default all.
+
+    X, y, `loss`, `optimizer`, `batch_size`, `epochs`, `validation_data`, `device`: as for `Sequential.fit`. Raises InputError
+    where the models differ in more than seeds and numbers; an error leaves all of them as they were.
+    """
+    members = _members(models, learning_rate, l2, l1)
+    common, chosen = as_optimizer(optimizer), as_loss(loss)
+    settings = Settings(
+        loss=chosen, optimizer=common, batch_size=batch_size, epochs=epochs, validation_data=validation_data, device=device,
+        threads=threads, verbose=0,
+    )  # fmt: skip
+    check_numbers(settings)
+    if batch_size == AUTO:
+        raise InputError(f'batch_size: expected a number or "{ALL}" for models that are trained together, got "{AUTO}"')
+    if validation_data is not None and (not isinstance(validation_data, tuple | list) or len(validation_data) != 2):
+        raise InputError("validation_data: expected a pair (X, y)")
+    if order is not None and not callable(order):
+        raise KindError(f"order: expected a function of the epoch, got {type(order).__name__}")
+    if way not in ("auto", "lanes", "threads"):
+        raise InputError(f'way: expected "auto", "lanes" or "threads", got {way!r}')
+    if isinstance(common.learning_rate, Schedule) and any(member.learning_rate is not None for member in members):
+        raise InputError("learning_rate: the optimizer has a schedule; give it a number, or leave learning_rate out")
+    known = [(member.model, member.model.snapshot() if member.model.built else None) for member in members]
+    try:
+        visit = order or _shuffle(members[0].model, len(inputs.read(X, None, "X").array))
+        for member in members:
+            member.model.build(inputs.read(X, None, "X").array.shape[1:])
+        obstacle = _obstacle(members, common, chosen)
+        small = members[0].model.parameter_count <= LANE_PARAMETERS and len(members) >= FEWEST
+        if way == "lanes" and obstacle:
+            raise InputError(f'way="lanes" is not possible: {obstacle}; take "threads"')
+        if way == "lanes" or (way == "auto" and small and not obstacle):
+            histories = _in_lanes(members, X, y, settings, common, chosen, visit)
+        else:
+            histories = _on_threads(members, X, y, settings, common, visit)
+    except BaseException:
+        for model, snapshot in known:
+            if snapshot is None:
+                model._forget()
+            else:
+                model.restore(snapshot)
+        raise
+    return [member.model for member in members], histories
+
+
+# --- what is trained ----------------------------------------------------------------------------------------------------
+
+
+def _members(models: Any, learning_rate: Any, l2: Any, l1: Any) -> list[Member]:
+    """The models with their numbers, checked."""
+    numbers: dict[str, Any] = {"learning_rate": learning_rate, "l2": l2, "l1": l1}
+    if isinstance(models, tuple) and len(models) == 2 and callable(models[0]) and not isinstance(models[0], Sequential):
+        build, given = models
+        if not all(isinstance(setting, Mapping) for setting in given):
+            raise KindError("models: expected a function and a list of settings, each a dict")
+        for name, value in numbers.items():
+            numbers[name] = [setting.get(name, value) for setting in given]
+        models = [build(**{k: v for k, v in setting.items() if k not in NUMBERS}) for setting in given]
+    found = list(models)
+    if not found:
+        raise InputError("models: expected at least one model, got none")
+    for index, model in enumerate(found):
+        if not isinstance(model, Sequential):
+            raise KindError(f"models: expected Sequential models, got {type(model).__name__} at {index}")
+        _same_shape(found[0], model, index)
+    if len(set(map(id, found))) < len(found):
+        raise InputError("models: the same model is there twice; make one for each place")
+    columns = {}
+    for name, value in numbers.items():
+        each = [value] * len(found) if value is None or isinstance(value, Real) else list(value)
+        if len(each) != len(found):
+            raise InputError(f"{name}: expected a number or {len(found)} of them, one a model, got {len(each)}")
+        for number in each:
+            if number is not None and not 0.0 <= as_number(number) < math.inf:
+                raise InputError(f"{name}: expected a finite number of at least 0, got {number!r}")
+        columns[name] = each
+    return [Member(*values) for values in zip(found, *(columns[name] for name in NUMBERS), strict=True)]
+
+
+def _same_shape(first: Sequential, model: Sequential, index: int) -> None:
+    """Raise InputError where a model has other layers or another dtype than the first one."""
+    described = [(str(m.dtype), m.input_scale, [_essence(layer) for layer in m.layers]) for m in (first, model)]
+    if described[0] != described[1]:
+        raise InputError(f"models: expected models of the same layers, dtype and input_scale, and model {index} is {model!r}")
+
+
+def _essence(layer: Any) -> Any:
+    """What a layer computes: its options but those of initial values."""
+    return type(layer), {name: value for name, value in layer.config().items() if not name.endswith("_init")}
+
+
+def _shuffle(model: Sequential, n: int) -> Callable[[int], np.ndarray]:
+    """The library's order of an epoch, by the seed of a model."""
+    key = random.key(model.seed, random.SHUFFLE)
+    return functools.lru_cache(maxsize=8)(lambda epoch: ops.shuffle(n, key, epoch))
+
+
+def _obstacle(members: Sequence[Member], optimizer: Optimizer, loss: Loss) -> str:
+    """Why these models cannot be trained in lanes; nothing if they can."""
+    network = as_loss_network(members[0].model, loss)
+    for layer in network.layers:
+        if type(layer) not in (Dense, Activation, Flatten):
+            return f"there is a {type(layer).__name__} layer"
+        name = layer.activation if isinstance(layer, Dense) else layer.name if isinstance(layer, Activation) else None
+        if name in ("softmax", "log_softmax"):
+            return f"{name} is not the last layer of a network for softmax_cross_entropy"
+    if loss.name not in LOSSES:
+        return "the loss is not one of the library's"
+    if not network.parameters:
+        return "there is nothing to train"
+    if optimizer.clip_norm:
+        return "clip_norm takes the norm of one model"
+    if len({member.learning_rate for member in members}) > 1:
+        return "the learning rates differ"
+    if any(member.model.counters.step for member in members):
+        return "a model was trained before"
+    return ""
+
+
+# --- one a core ---------------------------------------------------------------------------------------------------------
+
+
+class _Watch(Callback):
+    """Keeps the history of a run, whose errors leave it behind, and ends the run when all are to stop."""
+
+    def __init__(self) -> None:
+        self.history = History()
+        self.stop = False
+
+    def begin(self, run: Any) -> None:
+        self.history = run.history
+
+    def epoch_end(self, run: Any, epoch: int, values: Mapping[str, float]) -> bool:
+        return self.stop
+
+
+def _on_threads(
+    members: Sequence[Member], X: Any, y: Any, settings: Settings, optimizer: Optimizer, visit: Callable[[int], Any]
+) -> list[MemberHistory]:
+    """Train the models by `fit`, as many at a time as there are cores; on a GPU one after another."""
+    on_host = not engines.choose(settings.device)[0].name.startswith("cuda")
+    watches = [_Watch() for _ in members]
+
+    def train(member: Member, watch: _Watch) -> MemberHistory:
+        diverged = ""
+        try:
+            member.model.fit(
+                X, y, loss=settings.loss, optimizer=member.optimizer(optimizer), batch_size=settings.batch_size,
+                epochs=settings.epochs, validation_data=settings.validation_data, l2=member.l2, l1=member.l1, order=visit,
+                callbacks=[watch], device=settings.device, threads=1 if on_host else None, verbose=0,
+            )  # fmt: skip
+        except DivergenceError as error:
+            diverged = str(error)
+        found = MemberHistory(watch.history)
+        vars(found).update(vars(watch.history), diverged=diverged, way="threads")
+        return found
+
+    workers = min(len(members), settings.threads or engines.cores()) if on_host else 1
+    with ThreadPoolExecutor(workers, "fastnn-together") as pool:
+        futures = [pool.submit(train, member, watch) for member, watch in zip(members, watches, strict=True)]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for watch in watches:
+                watch.stop = True
+            raise
+
+
+# --- side by side -------------------------------------------------------------------------------------------------------
+
+
+def _in_lanes(
+    members: Sequence[Member], X: Any, y: Any, settings: Settings, optimizer: Optimizer, loss: Loss, visit: Callable[[int], Any]
+) -> list[MemberHistory]:
+    """Train all models in one program, and give each what became of it."""
+    model = members[0].model
+    engine, reason = engines.choose(settings.device)
+    with contextlib.ExitStack() as open_:
+        for member in members:
+            if not member.model._training.acquire(blocking=False):
+                raise NotReadyError("one of the models is being trained already by another call of fit")
+            open_.callback(member.model._training.release)
+        examples = prepare(model, X, y, loss, None, None)
+        validation = None
+        if settings.validation_data is not None:
+            known = examples.task(loss)
+            validation = prepare(model, *settings.validation_data, loss, None, None, "validation ", known, part=True)
+        with engines.translated():
+            lanes = _Lanes(members, examples, validation, loss, members[0].optimizer(optimizer), engine, settings)
+            open_.callback(lanes.close)
+            lanes.train(visit)
+        for g, member in enumerate(members):
+            lanes.give_back(g, member)
+            history = lanes.histories[g]
+            history.device, history.reason, history.seed = engine.name, reason, member.model.seed
+    return lanes.histories
+
+
+class _Lanes:
+    """One training of G models in one program. The arena holds the arenas of the models, one after another."""
+
+    def __init__(
+        self, members: Sequence[Member], examples: Examples, validation: Examples | None, loss: Loss, optimizer: Optimizer,
+        engine: engines.Engine, settings: Settings,
+    ) -> None:  # fmt: skip
+        self.members, self.examples, self.validation = members, examples, validation
+        self.loss, self.optimizer, self.engine, self.settings = loss, optimizer, engine, settings
+        self.network = network = as_loss_network(members[0].model, loss)
+        self.hits = hit_attributes(loss, examples.kind)
+        self.columns = ("loss",) if self.hits is None else ("loss", "accuracy")
+        self.groups, self.schedule = len(members), as_schedule(optimizer.learning_rate)
+        n, given = len(examples.X), settings.batch_size
+        self.batch_size = n if given == ALL else min(int(given), n)
+        self.feed = feed(engine, examples, self.batch_size)
+        self.validation_feed = None
+        if validation is not None:
+            self.validation_feed = feed(engine, validation, min(len(validation.X), engine.block_rows))
+        arena = aligned(self.groups * network.size, network.dtype).reshape(self.groups, network.size)
+        for g, member in enumerate(members):
+            arena[g] = member.model._parameters
+        starts, penalties = _segments(network, members, optimizer)
+        self.kept = ("parameters", *optimizer.slots)
+        self.storage = {
+            "parameters": engine.place(arena.reshape(-1)),
+            **{name: engine.zeros((arena.size,), network.dtype) for name in (*optimizer.slots, "gradient", "lane_gradient")},
+            "control": engine.zeros((8,), np.int64, mirrored=True),
+            "log": engine.zeros((LOG_ROWS, len(self.columns) * self.groups), network.dtype, mirrored=True),
+            "scalars": engine.zeros((LOG_ROWS, 3), network.dtype, mirrored=True),
+            "starts": engine.place(starts), "penalties": engine.place(penalties),
+        }  # fmt: skip
+        self.segments = len(penalties)
+        self.instances: dict[Any, engines.Instance] = {}
+        self.step, self.pace = 0, 1e-4
+        self.histories = [MemberHistory() for _ in members]
+        self.left: dict[int, tuple[list[np.ndarray], int, int]] = {}
+        """Of models that diverged: their arrays at the last finite step, that step and the epoch."""
+
+    def train(self, visit: Callable[[int], Any]) -> None:
+        """All epochs."""
+        epochs = int(self.settings.epochs)
+        for epoch in range(epochs):
+            order = self._order(visit(epoch))
+            self.feed.begin(order)
+            self.per_epoch = -(-len(order) // self.batch_size)
+            sums = np.zeros(self.storage["log"].shape[1])
+            for start, rows, count in _stretches(len(order), self.batch_size):
+                for log in self._stretch(start, rows, count, epoch):
+                    sums = np.add.accumulate(np.concatenate([sums[None], log * rows]))[-1]  # the bits do not depend on chunks
+            self._note("", sums / len(order))
+            if self.validation is not None:
+                self._note("val_", self._evaluate())
+            if len(self.left) == self.groups:
+                break
+        threads = max((instance.threads for instance in self.instances.values()), default=1)
+        for history in self.histories:
+            history.batch_size, history.threads, history.way = self.batch_size, threads, "lanes"
+
+    def _order(self, given: Any) -> np.ndarray:
+        """An order as the programs read it. Raises InputError where it is none."""
+        order, n = arrays.to_host(given), len(self.examples.X)
+        if order.ndim != 1 or order.dtype.kind not in "iu" or not order.size:
+            raise InputError(f"order(epoch): expected a list of whole numbers, got {order.dtype} of shape {order.shape}")
+        if order.min() < 0 or order.max() >= n:
+            raise InputError(f"order(epoch): expected indices 0 to {n - 1}, got {order.min()} to {order.max()}")
+        return np.ascontiguousarray(order, np.int64)
+
+    def _note(self, prefix: str, means: np.ndarray) -> None:
+        for column, name in enumerate(self.columns):
+            for g in self._going():
+                self.histories[g].setdefault(prefix + name, []).append(float(means[column * self.groups + g]))
+
+    def _going(self) -> list[int]:
+        return [g for g in range(self.groups) if g not in self.left]
+
+    def _stretch(self, start: int, rows: int, count: int, epoch: int) -> Any:
+        """Play `count` mini-batches of `rows` rows from position `start` of the order on; yields what chunks wrote down."""
+        instance = self._instance(rows, True)
+        instance.bind(**self.feed.bindings())
+        done = 0
+        while done < count:
+            here = start + done * rows
+            chunk = min(count - done, LOG_ROWS, max(1, int(CHUNK_SECONDS / self.pace)), self.feed.most(here, rows) or count)
+            before = self._arrays()
+            began = time.perf_counter()
+            log = self._play(instance, here, chunk, epoch)
+            self.pace = (time.perf_counter() - began) / chunk
+            if self._spoilt(log, self._arrays()):
+                log = self._replay(instance, before, here, chunk, epoch)
+            else:
+                self.step += chunk
+            yield log
+            done += chunk
+
+    def _play(self, instance: engines.Instance, position: int, count: int, epoch: int) -> np.ndarray:
+        engine = self.engine
+        numbers = np.full(count, epoch * self.per_epoch) if self.schedule.per == "epoch" else np.arange(count) + self.step
+        rates = self.schedule.rates(numbers, self.per_epoch, int(self.settings.epochs) * self.per_epoch)
+        engine.write(self.storage["control"], (0, self.feed.ready(position), self.step))
+        engine.write(self.storage["scalars"], self.optimizer.scalars(np.arange(count) + self.step + 1, rates))
+        instance.play(count)
+        return engine.read(self.storage["log"][:count])[0].astype(np.float64)
+
+    def _arrays(self) -> list[np.ndarray]:
+        """Copies of what training changes, (G, P) each."""
+        found = self.engine.read(*(self.storage[name] for name in self.kept))
+        return [array.reshape(self.groups, -1).copy() for array in found]
+
+    def _write(self, values: Sequence[np.ndarray]) -> None:
+        for name, array in zip(self.kept, values, strict=True):
+            self.engine.write(self.storage[name], array.reshape(-1))
+
+    def _spoilt(self, log: np.ndarray, found: Sequence[np.ndarray]) -> list[int]:
+        """The models that are newly NaN or infinite, in a loss or a parameter."""
+        whole = np.isfinite(log[:, : self.groups]).all(axis=0) & np.isfinite(found[0]).all(axis=1)
+        return [g for g in self._going() if not whole[g]]
+
+    def _replay(
+        self, instance: engines.Instance, before: Sequence[np.ndarray], position: int, count: int, epoch: int
+    ) -> np.ndarray:
+        """Play a chunk again step by step, and leave each model that it spoils at its last finite step.
+
+        Its place is filled with zeros, which go on without meaning.
+        """
+        self._write(before)
+        logs = []
+        for index in range(count):
+            before = self._arrays()
+            logs.append(self._play(instance, position + index * instance.rows, 1, epoch))
+            after = self._arrays()
+            for g in self._spoilt(logs[-1], after):
+                self.left[g] = ([array[g] for array in before], self.step, epoch)
+                self.histories[g].diverged = f"epoch {epoch + 1}, step {self.step + 1}"
+                for array in after:
+                    array[g] = 0
+            self._write(after)
+            self.step += 1
+        return np.concatenate(logs)
+
+    def _evaluate(self) -> np.ndarray:
+        """Loss and accuracy of each model on the validation data."""
+        source, engine = self.validation_feed, self.engine
+        assert self.validation is not None
+        assert source is not None
+        n = len(self.validation.X)
+        source.begin(np.arange(n))
+        sums = np.zeros(self.storage["log"].shape[1])
+        for start, rows, count in _stretches(n, min(n, engine.block_rows)):
+            instance = self._instance(rows, False)
+            instance.bind(**source.bindings())
+            done = 0
+            while done < count:
+                here = start + done * rows
+                chunk = min(count - done, LOG_ROWS, source.most(here, rows) or count)
+                engine.write(self.storage["control"], (0, source.ready(here), 0))
+                instance.play(chunk)
+                sums += engine.read(self.storage["log"][:chunk])[0].astype(np.float64).sum(axis=0) * rows
+                done += chunk
+        return sums / n
+
+    def _instance(self, rows: int, training: bool) -> engines.Instance:
+        instance = self.instances.get((rows, training))
+        if instance is None:
+            program = self._program(training)
+            instance = self.engine.instantiate(program, rows, self.settings.threads)
+            own = {"copies": self.engine.place(np.repeat(np.arange(rows), self.groups))}
+            instance.bind(**{k: v for k, v in (self.storage | own).items() if k in program.inputs})
+            self.instances[rows, training] = instance
+        return instance
+
+    def _program(self, training: bool) -> Program:
+        """A step of training, or of evaluation. Rows are examples; behind the layers each has one row a model."""
+        network, groups, size = self.network, self.groups, self.network.size
+        examples = self.examples if training else self.validation
+        assert examples is not None
+        data = examples.data
+        trace = Trace(network.dtype)
+        control = trace.input("control", (8,), "int64")
+        index, position = (control.view((), steps.CONTROL[name], name) for name in ("index", "position"))
+        order = trace.input("order", (N,), "int64")
+        log = trace.input("log", (N, len(self.columns) * groups))
+        source = trace.input("X", (N, *network.features), data.source)
+        x = ops.gather_rows(source, order, position, B, network.dtype, network.input_scale)
+        target = trace.input("y", (N, *data.target_shape), data.target)
+        t = ops.gather_rows(target, order, position, B, "int64" if data.target == "int64" else network.dtype)
+        arena = trace.input("parameters", (groups * size,))
+        lanes = ops.transpose(arena.view((groups, size)))
+        parameters = {p.name: lanes.view((*p.shape, groups), p.start * groups, p.name) for p in network.parameters}
+        outputs = _forward(network, x, parameters, groups)
+        classes = self.members[0].model._outputs[0]
+        rows = ops.reshape(ops.transpose(outputs, (0, 2, 1)) if classes > 1 else outputs, (Rows(groups), classes))
+        if t.dtype.kind == "i":  # nothing but `gather` repeats whole numbers
+            copies = trace.input("copies", (Rows(groups),), "int64")
+            (each_target,) = trace.record("gather", (t, copies), [((Rows(groups),), t.dtype)])
+        else:
+            each_target = ops.expand(t, (B, groups, *t.shape[1:]), 1)
+            each_target = ops.reshape(each_target, (Rows(groups), *t.shape[1:]))
+        losses = self.loss.function(rows, steps.loss_targets(rows, each_target, self.loss))
+        means = ops.mean(ops.reshape(losses, (B, groups)), 0)
+        if training:
+            gradient = trace.input("gradient", (groups * size,))
+            in_lanes = trace.input("lane_gradient", (groups * size,))
+            found = gradients(ops.sum(means), list(parameters.values()))
+            views = [in_lanes.view(s.shape, p.start * groups) for p, s in zip(network.parameters, found, strict=True)]
+            trace.calls = place(trace.calls, list(zip(found, views, strict=True)))
+            whole = in_lanes.view((size, groups)), gradient.view((groups, size))
+            trace.calls.append(Call("transpose", whole, {"axes": (1, 0)}))
+        trace.record("record", (means, index, log), [], {"column": 0})
+        if self.hits is not None:
+            correct = ops.reshape(ops.is_correct(rows, each_target, **self.hits), (B, groups))
+            trace.record("record", (ops.mean(correct, 0), index, log), [], {"column": groups})
+        if training:
+            starts = trace.input("starts", (self.segments + 1,), "int64")
+            penalties = trace.input("penalties", tuple(self.storage["penalties"].shape))
+            state = [trace.input(slot, (groups * size,)) for slot in UPDATES[self.optimizer.kernel]]
+            ops.update(
+                self.optimizer.kernel, arena, state, gradient, ops.constant(gradient, 0.0), trace.input("scalars", (N, 3)),
+                index, starts, penalties, self.optimizer.attributes(),
+            )  # fmt: skip
+        trace.record("advance", (control,), [], {"rows": B})
+        return fuse(trace.program({}))
+
+    def give_back(self, g: int, member: Member) -> None:
+        """Write what became of a model into it."""
+        if g in self.left:
+            (parameters, *state), step, epoch = self.left[g]
+        else:
+            parameters, *state = (array[g] for array in self._arrays())
+            step, epoch = self.step, int(self.settings.epochs)
+        model = member.model
+        slots = {name: aligned(model.parameter_count, model.dtype) for name in self.optimizer.slots}
+        for slot, values in zip(slots.values(), state, strict=True):
+            slot[...] = values
+        model._start_slots(type(self.optimizer).__name__, slots, step)
+        model._state.host()["parameters"][...] = parameters
+        model.counters.step, model.counters.epoch = step, epoch
+        model.task, model._loss = self.examples.task(self.loss), self.loss
+        model._optimizer = member.optimizer(self.optimizer)
+        model.device, model.trained = self.engine.name, Trained(self.engine.name, "float32")
+
+    def close(self) -> None:
+        for source in (self.feed, self.validation_feed):
+            if isinstance(source, Feed):
+                source.close()
+
+
+def _forward(network: steps.Network, x: Symbol, parameters: Mapping[str, Symbol], groups: int) -> Symbol:
+    """The outputs (B, O, G) of all models for the inputs x that all of them read."""
+    for number, layer in enumerate(network.layers):
+        if isinstance(layer, Dense):
+            weight, bias = parameters[f"{number}.weight"], parameters.get(f"{number}.bias")
+            if bias is None:
+                (bias,) = x.trace.record("fill", (), [(weight.shape[1:], weight.dtype)], {"value": 0.0})
+            x = ops.grouped_dense(x, weight, bias)
+            x = x if layer.activation is None else ops.activate(x, layer.activation, layer.alpha)
+        else:
+            x = layer.forward(x, True)
+    return x
+
+
+def _segments(network: steps.Network, members: Sequence[Member], optimizer: Optimizer) -> tuple[np.ndarray, np.ndarray]:
+    """`starts` and `penalties` of the update kernels: of each model its weights and everything else."""
+    weights = sum(p.size for p in network.parameters if p.regularized)
+    starts = [g * network.size + first for g in range(len(members)) for first in (0, weights)]
+    rows = [row for member in members for row in ((member.l2, member.l1, optimizer.weight_decay), (0, 0, 0))]
+    return np.array([*starts, len(members) * network.size], np.int64), np.array(rows, network.dtype)
+
+
+def _stretches(n: int, batch_size: int) -> list[tuple[int, int, int]]:
+    """(start, rows, how many such mini-batches in a row) of an epoch of n examples."""
+    whole, rest = divmod(n, batch_size)
+    return [s for s in ((0, batch_size, whole), (whole * batch_size, rest, 1 if rest else 0)) if s[2]]

@@ -1,0 +1,197 @@
+"""Linear layers of several small models side by side: a lane a model, so that layers of a few units fill the registers.
+
+Every element is the chain of fused multiply-adds in the order of k that `gemm` computes: each model has the bits it has alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from fastnn_kernels.contract import Operand
+from fastnn_kernels.cpu.compiling import helper, kernel
+from fastnn_kernels.cpu.intrinsics import POINTERS
+from fastnn_kernels.cpu.reductions import LANES, intrinsic, lanes, load, load_some, span, store, store_some
+
+
+@intrinsic
+def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c with one rounding, lane by lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector = args[0].type
+        kind = ir.FunctionType(vector, [vector] * 3)
+        name = f"llvm.fma.v{LANES}f{a.element.bitwidth}"
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)  # type: ignore[no-untyped-call]
+
+    return a(a, b, c), codegen
+
+
+@helper
+def _some(x: Any, index: int, count: int) -> Any:
+    return load(x, index) if count == LANES else load_some(x, index, count, 0.0)
+
+
+@helper
+def _all(x: Any, index: int, count: int) -> Any:
+    return load(x, index)
+
+
+@helper
+def _one(x: Any, index: int, count: int) -> Any:
+    return lanes(x, x[index])
+
+
+@helper
+def _put(y: Any, index: int, count: int, value: Any) -> None:
+    if count == LANES:
+        store(y, index, value)
+    else:
+        store_some(y, index, count, value)
+
+
+def _products(load_a: Any, load_b: Any) -> Any:
+    """The helper that computes c[m, n, lanes] = sum over k of a[m, k] * b[k, n, lanes] (+ bias[n, lanes]).
+
+    Of the elements (m, n), counted row by row, those from `low` to `high`; four at a time, which do not wait for each other.
+    Steps are in elements; `a`, `b`, `c` and `bias` begin at the first lane.
+    """
+
+    @helper
+    def compute(
+        a: Any, a_m: int, a_k: int, b: Any, b_k: int, b_n: int, c: Any, c_m: int, c_n: int, bias: Any, biased: bool,
+        low: int, high: int, columns: int, inner: int, count: int,
+    ) -> None:  # fmt: skip
+        e = low
+        while high - e >= 4:
+            m0, n0 = e // columns, e % columns
+            m1, n1 = (m0, n0 + 1) if n0 + 1 < columns else (m0 + 1, 0)
+            m2, n2 = (m1, n1 + 1) if n1 + 1 < columns else (m1 + 1, 0)
+            m3, n3 = (m2, n2 + 1) if n2 + 1 < columns else (m2 + 1, 0)
+            s0 = s1 = s2 = s3 = lanes(c, 0.0)
+            for k in range(inner):
+                i, j = k * a_k, k * b_k
+                s0 = _fma(load_a(a, m0 * a_m + i, count), load_b(b, n0 * b_n + j, count), s0)
+                s1 = _fma(load_a(a, m1 * a_m + i, count), load_b(b, n1 * b_n + j, count), s1)
+                s2 = _fma(load_a(a, m2 * a_m + i, count), load_b(b, n2 * b_n + j, count), s2)
+                s3 = _fma(load_a(a, m3 * a_m + i, count), load_b(b, n3 * b_n + j, count), s3)
+            if biased:
+                s0 = s0 + load_b(bias, n0 * c_n, count)
+                s1 = s1 + load_b(bias, n1 * c_n, count)
+                s2 = s2 + load_b(bias, n2 * c_n, count)
+                s3 = s3 + load_b(bias, n3 * c_n, count)
+            _put(c, m0 * c_m + n0 * c_n, count, s0)
+            _put(c, m1 * c_m + n1 * c_n, count, s1)
+            _put(c, m2 * c_m + n2 * c_n, count, s2)
+            _put(c, m3 * c_m + n3 * c_n, count, s3)
+            e += 4
+        while e < high:
+            m, n = e // columns, e % columns
+            s = lanes(c, 0.0)
+            for k in range(inner):
+                s = _fma(load_a(a, m * a_m + k * a_k, count), load_b(b, n * b_n + k * b_k, count), s)
+            if biased:
+                s = s + load_b(bias, n * c_n, count)
+            _put(c, m * c_m + n * c_n, count, s)
+            e += 1
+
+    return compute
+
+
+_shared_whole, _shared_some = _products(_one, _all), _products(_one, _some)
+_own_whole, _own_some = _products(_all, _all), _products(_some, _some)
+
+
+def _product(F: Any) -> Any:
+    """The helper that computes the share of a part in c (M, N, G), of which the first axis of `a` may be without models."""
+    pointer, size = POINTERS[F], F.bitwidth // 8
+
+    @helper
+    def compute(
+        a: int, a_m: int, a_k: int, shared: int, b: int, b_k: int, b_n: int, c: int, bias: int,
+        rows: int, columns: int, inner: int, groups: int, part: int, parts: int,
+    ) -> None:  # fmt: skip
+        low, high = span(rows * columns, 4, part, parts)
+        for first in range(0, groups, LANES):
+            count = min(LANES, groups - first)
+            start = first * size
+            own = 0 if shared else start
+            left, right, result, added = pointer(a + own), pointer(b + start), pointer(c + start), pointer(bias + start)
+            if shared and count == LANES:
+                _shared_whole(
+                    left, a_m, a_k, right, b_k, b_n, result, columns * groups, groups, added, bias != 0, low, high, columns,
+                    inner, count,
+                )  # fmt: skip
+            elif shared:
+                _shared_some(
+                    left, a_m, a_k, right, b_k, b_n, result, columns * groups, groups, added, bias != 0, low, high, columns,
+                    inner, count,
+                )  # fmt: skip
+            elif count == LANES:
+                _own_whole(
+                    left, a_m, a_k, right, b_k, b_n, result, columns * groups, groups, added, bias != 0, low, high, columns,
+                    inner, count,
+                )  # fmt: skip
+            else:
+                _own_some(
+                    left, a_m, a_k, right, b_k, b_n, result, columns * groups, groups, added, bias != 0, low, high, columns,
+                    inner, count,
+                )  # fmt: skip
+
+    return compute
+
+
+def _sizes(x: Operand, w: Operand, z: Operand) -> list[int]:
+    """Rows, inputs, outputs, models, whether all read the same inputs, and the steps of an input and of a row of inputs."""
+    (rows, outputs, groups), inputs = z.shape, w.shape[0]
+    step = math.prod(x.shape[2:])
+    return [rows, inputs, outputs, groups, len(x.shape) == 2, step, inputs * step]
+
+
+@kernel("grouped_dense", sizes=lambda x, w, b, y: _sizes(x, w, y))
+def grouped_dense(F: Any) -> Any:
+    product = _product(F)
+
+    def body(op: Any, part: int, parts: int) -> None:
+        rows, inputs, outputs, groups, shared, step, row = op[4], op[5], op[6], op[7], op[8], op[9], op[10]
+        product(
+            op[0], row, step, shared, op[1], outputs * groups, groups, op[3], op[2], rows, outputs, inputs, groups, part, parts
+        )
+
+    return body
+
+
+@kernel("grouped_dense_backward_input", sizes=lambda dz, w, dx: _sizes(dx, w, dz))
+def grouped_dense_backward_input(F: Any) -> Any:
+    product = _product(F)
+
+    def body(op: Any, part: int, parts: int) -> None:
+        rows, inputs, outputs, groups = op[3], op[4], op[5], op[6]
+        product(
+            op[0], outputs * groups, groups, 0, op[1], groups, outputs * groups, op[2], 0, rows, inputs, outputs, groups,
+            part, parts,
+        )  # fmt: skip
+
+    return body
+
+
+@kernel("grouped_dense_backward_weight", sizes=lambda x, dz, dw, db: _sizes(x, dw, dz))
+def grouped_dense_backward_weight(F: Any) -> Any:
+    product, pointer = _product(F), POINTERS[F]
+
+    def body(op: Any, part: int, parts: int) -> None:
+        rows, inputs, outputs, groups, shared, step, row = op[4], op[5], op[6], op[7], op[8], op[9], op[10]
+        product(op[0], step, row, shared, op[1], outputs * groups, groups, op[2], 0, inputs, outputs, rows, groups, part, parts)
+        dz, db = pointer(op[1]), pointer(op[3])
+        low, high = span(outputs * groups, LANES, part, parts)
+        for first in range(low, high, LANES):
+            count = min(LANES, high - first)
+            total = lanes(db, 0.0)
+            for k in range(rows):
+                total = total + _some(dz, k * outputs * groups + first, count)
+            _put(db, first, count, total)
+
+    return body

@@ -1,0 +1,213 @@
+"""Models trained together: each as `fit` trains it alone, whatever becomes of the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastnn
+from fastnn import ops, random
+from fastnn.errors import InputError, KindError, NotReadyError
+from fastnn.tuning.together import train_together
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(203, 2)).astype("float32")
+YES = (X[:, 0] * X[:, 1] > 0).astype(np.int64)
+CLASSES = YES + (X[:, 0] > 1)
+VALUES = np.stack([X[:, 0] ** 2, X.sum(axis=1)], axis=1)
+NEW = (RNG.normal(size=(61, 2)).astype("float32"), RNG.integers(0, 2, 61))
+
+
+def network(*layers: Any, seed: int = 0, dtype: str = "float32") -> fastnn.Sequential:
+    return fastnn.Sequential(layers, seed=seed, dtype=dtype)
+
+
+def small(seed: int, dtype: str = "float32") -> fastnn.Sequential:
+    return network(fastnn.Dense(4, "tanh"), fastnn.Dense(1), seed=seed, dtype=dtype)
+
+
+def shuffled(epoch: int) -> np.ndarray:
+    """The order of an epoch that the first model, of seed 0, gives all of them."""
+    return ops.shuffle(len(X), random.key(0, random.SHUFFLE), epoch)
+
+
+def arrays(model: fastnn.Sequential) -> list[bytes]:
+    state = model.optimizer_state
+    assert state is not None
+    return [array.tobytes() for array in (*model.weights.values(), *state.slots.values())]
+
+
+TASKS: dict[str, tuple[str, Any, Any]] = {
+    "yes or no": ("sigmoid_cross_entropy", (fastnn.Dense(4, "tanh"), fastnn.Dense(1)), YES),
+    "sigmoid": ("sigmoid_cross_entropy", (fastnn.Dense(3, "relu"), fastnn.Dense(1, "sigmoid")), YES),
+    "classes": ("softmax_cross_entropy", (fastnn.Dense(5, "elu"), fastnn.Dense(7, "gelu"), fastnn.Dense(3)), CLASSES),
+    "softmax": ("softmax_cross_entropy", (fastnn.Dense(5), fastnn.Activation("relu"), fastnn.Dense(3, "softmax")), CLASSES),
+    "one-hot": ("softmax_cross_entropy", (fastnn.Dense(5, "relu", use_bias=False), fastnn.Dense(3)), np.eye(3)[CLASSES]),
+    "classes as values": ("quadratic", (fastnn.Dense(5, "relu"), fastnn.Dense(3, "sigmoid")), CLASSES),
+    "values": ("mean_squared_error", (fastnn.Dense(6, "silu"), fastnn.Dense(2)), VALUES),
+}
+OPTIMIZERS = [
+    fastnn.SGD(0.1), fastnn.Momentum(0.05), fastnn.RMSprop(0.01), fastnn.AdamW(0.01),
+    fastnn.Adam(fastnn.schedules.Cosine(0.02)), fastnn.Adam(0.01, clip_value=0.01),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("way", ["lanes", "threads"])
+def test_each_has_the_bits_of_fit(way: str, task: str) -> None:
+    loss, layers, y = TASKS[task]
+    optimizer = OPTIMIZERS[list(TASKS).index(task) % len(OPTIMIZERS)]
+    common: dict[str, Any] = {"loss": loss, "optimizer": optimizer, "batch_size": 32, "epochs": 3}
+    common["validation_data"] = (X[:70], y[:70])
+    given = [network(*layers, seed=seed) for seed in range(5)]
+    l2 = [0.01 * g for g in range(5)]
+    models, histories = train_together(given, X, y, l2=l2, l1=0.001, way=way, **common)
+    assert models == given
+    for g, (model, history) in enumerate(zip(models, histories, strict=True)):
+        alone = network(*layers, seed=g)
+        expected = alone.fit(X, y, l2=l2[g], l1=0.001, order=shuffled, verbose=0, **common)
+        assert arrays(model) == arrays(alone)
+        assert model.counters == alone.counters
+        assert model.task == alone.task or model.task.kind == alone.task.kind  # type: ignore[union-attr]
+        np.testing.assert_array_equal(model.predict(X), alone.predict(X))
+        assert model.evaluate(X, y) == alone.evaluate(X, y)
+        assert (history.way, history.diverged, history.batch_size, history.seed) == (way, "", 32, g)
+        assert {"loss", "val_loss"} <= set(history) <= set(expected)
+        for name, column in history.items():
+            np.testing.assert_allclose(column, expected[name], rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 16, 33])
+def test_the_number_of_models_changes_nothing(groups: int) -> None:
+    settings: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "batch_size": 50, "epochs": 2, "way": "lanes"}
+    many, _ = train_together([small(seed) for seed in range(groups)], X, YES, **settings)
+    alone, _ = train_together([small(0)], X, YES, **settings)
+    assert arrays(many[0]) == arrays(alone[0])
+    last = small(groups - 1)
+    last.fit(X, YES, loss="sigmoid_cross_entropy", batch_size=50, epochs=2, order=shuffled, verbose=0)
+    assert arrays(many[-1]) == arrays(last)
+
+
+@pytest.mark.parametrize("engine", ["cpu", "numpy"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_change_no_bit(engine: str, threads: int) -> None:
+    settings: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "epochs": 2, "way": "lanes", "device": engine}
+    found, _ = train_together([small(seed, "float64") for seed in range(4)], X, YES, threads=threads, **settings)
+    expected, _ = train_together([small(seed, "float64") for seed in range(4)], X, YES, **settings)
+    assert [arrays(m) for m in found] == [arrays(m) for m in expected]
+
+
+@pytest.mark.parametrize("way", ["lanes", "threads"])
+def test_one_that_diverges_spoils_no_other(way: str) -> None:
+    def wild(seed: int) -> fastnn.Sequential:
+        model = network(fastnn.Dense(4, "relu"), fastnn.Dense(2), seed=seed).build(2)
+        if seed == 3:
+            model.set_weights({"1.weight": np.full((4, 2), 1e9, "float32"), "0.weight": np.full((2, 4), 1e9, "float32")})
+        return model
+
+    settings: dict[str, Any] = {"loss": "quadratic", "optimizer": fastnn.SGD(0.01), "batch_size": 20, "epochs": 2}
+    models, histories = train_together([wild(seed) for seed in range(6)], X, VALUES, way=way, **settings)
+    assert [bool(history.diverged) for history in histories] == [seed == 3 for seed in range(6)]
+    assert "epoch 1, step" in histories[3].diverged
+    assert all(np.isfinite(array).all() for model in models for array in model.weights.values())
+    for seed in range(6):
+        alone = wild(seed)
+        if seed == 3:
+            with pytest.raises(fastnn.DivergenceError):
+                alone.fit(X, VALUES, order=shuffled, verbose=0, **settings)
+        else:
+            alone.fit(X, VALUES, order=shuffled, verbose=0, **settings)
+            assert len(histories[seed]["loss"]) == 2
+        assert arrays(models[seed]) == arrays(alone)
+        assert models[seed].counters == alone.counters
+
+
+def test_rates_of_their_own() -> None:
+    rates = [0.1, 0.01, 0.001, 0.03]
+    settings = [{"seed": g, "units": 4, "learning_rate": rate, "l2": 0.1 * g} for g, rate in enumerate(rates)]
+
+    def build(seed: int, units: int) -> fastnn.Sequential:
+        return network(fastnn.Dense(units, "tanh"), fastnn.Dense(1), seed=seed)
+
+    models, _ = train_together((build, settings), X, YES, loss="sigmoid_cross_entropy", optimizer="momentum", epochs=2)
+    for g, rate in enumerate(rates):
+        alone = small(g)
+        alone.fit(
+            X,
+            YES,
+            loss="sigmoid_cross_entropy",
+            optimizer=fastnn.Momentum(rate),
+            epochs=2,
+            l2=0.1 * g,
+            order=shuffled,
+            verbose=0,
+        )
+        assert arrays(models[g]) == arrays(alone)
+
+
+def test_which_way_is_taken() -> None:
+    def way(*layers: Any, models: int = 4, **settings: Any) -> str:
+        given = [network(*layers, seed=seed) for seed in range(models)]
+        return train_together(given, X, CLASSES, epochs=1, **settings)[1][0].way
+
+    few = fastnn.Dense(4, "tanh"), fastnn.Dense(3)
+    assert way(*few) == "lanes"
+    assert way(*few, models=3) == "threads"
+    assert way(fastnn.Dense(300, "relu"), fastnn.Dense(3)) == "threads"
+    for layer in (fastnn.Dropout(0.5), fastnn.BatchNorm(), fastnn.Activation("softmax")):
+        assert way(few[0], layer, few[1]) == "threads"
+        with pytest.raises(InputError, match='way="lanes" is not possible'):
+            way(few[0], layer, few[1], way="lanes")
+    assert way(*few, optimizer=fastnn.SGD(0.1, clip_norm=1.0)) == "threads"
+
+
+def test_models_go_on() -> None:
+    models, _ = train_together([small(seed) for seed in range(4)], X, YES, loss="sigmoid_cross_entropy", epochs=2)
+    alone = small(2)
+    alone.fit(X, YES, loss="sigmoid_cross_entropy", epochs=2, order=shuffled, verbose=0)
+    for model in (models[2], alone):
+        model.fit(X, YES, loss="sigmoid_cross_entropy", epochs=1, verbose=0)
+    assert arrays(models[2]) == arrays(alone)
+    _, histories = train_together(models, X, YES, loss="sigmoid_cross_entropy", epochs=1)
+    assert histories[0].way == "threads"
+
+
+@pytest.mark.parametrize("way", ["lanes", "threads"])
+def test_what_is_refused_changes_nothing(way: str) -> None:
+    models = [small(seed) for seed in range(4)]
+    models[1].build(2)
+    before = models[1].weights
+    fine: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "epochs": 1, "way": way}
+    other = network(fastnn.Dense(5, "tanh"), fastnn.Dense(1))
+    wrong: list[tuple[Any, Any, dict[str, Any], str]] = [
+        ([], YES, {}, "at least one model"),
+        ([*models, other], YES, {}, "models of the same layers"),
+        ([small(0), small(0, "float64")], YES, {}, "models of the same layers"),
+        ([models[0], models[0]], YES, {}, "there twice"),
+        (models, YES, {"l2": [0.1]}, "one a model"),
+        (models, YES, {"l1": -1.0}, "at least 0"),
+        (models, YES, {"learning_rate": float("nan")}, "at least 0"),
+        (models, YES, {"batch_size": 0}, "batch_size"),
+        (models, YES, {"batch_size": "auto"}, "batch_size"),
+        (models, YES, {"loss": "sigmoid"}, "no loss is called"),
+        (models, YES[:7], {}, "y"),
+        (models, YES, {"validation_data": X}, "validation"),
+        (models, YES, {"order": lambda epoch: np.array([0, 999])}, "order"),
+        (models, YES, {"order": lambda epoch: np.array([0.5])}, "whole numbers"),
+        (models, YES, {"way": "lane"}, "way"),
+        (models, YES, {"learning_rate": 0.1, "optimizer": OPTIMIZERS[4]}, "schedule"),
+    ]
+    for given, y, settings, message in wrong:
+        with pytest.raises(InputError, match=message):
+            train_together(given, X, y, **{**fine, **settings})
+    with pytest.raises(KindError, match="Sequential"):
+        train_together([models[0], "model"], X, YES, **fine)
+    with pytest.raises(InputError, match="NaN"):
+        train_together(models, np.where(X > 2, np.nan, X), YES, **fine)
+    with models[2]._training, pytest.raises(NotReadyError, match="being trained already"):
+        train_together(models, X, YES, **fine)
+    assert [model.built for model in models] == [False, True, False, False]
+    assert all((models[1].weights[name] == array).all() for name, array in before.items())
+    assert all(model.counters.step == 0 and model.optimizer_state is None for model in models)
