@@ -131,7 +131,8 @@ def test_rates_of_their_own() -> None:
     def build(seed: int, units: int) -> fastnn.Sequential:
         return network(fastnn.Dense(units, "tanh"), fastnn.Dense(1), seed=seed)
 
-    models, _ = train_together((build, settings), X, YES, loss="sigmoid_cross_entropy", optimizer="momentum", epochs=2)
+    models, histories = train_together((build, settings), X, YES, loss="sigmoid_cross_entropy", optimizer="momentum", epochs=2)
+    assert {history.way for history in histories} == {"lanes"}
     for g, rate in enumerate(rates):
         alone = small(g)
         alone.fit(

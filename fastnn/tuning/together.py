@@ -216,8 +216,6 @@ def _obstacle(members: Sequence[Member], optimizer: Optimizer, loss: Loss) -> st
         return "there is nothing to train"
     if optimizer.clip_norm:
         return "clip_norm takes the norm of one model"
-    if len({member.learning_rate for member in members}) > 1:
-        return "the learning rates differ"
     if any(member.model.counters.step for member in members):
         return "a model was trained before"
     return ""
@@ -293,7 +291,7 @@ def _in_lanes(
             known = examples.task(loss)
             validation = prepare(model, *settings.validation_data, loss, None, None, "validation ", known, part=True)
         with engines.translated():
-            lanes = _Lanes(members, examples, validation, loss, members[0].optimizer(optimizer), engine, settings)
+            lanes = _Lanes(members, examples, validation, loss, optimizer, engine, settings)
             open_.callback(lanes.close)
             lanes.train(visit)
         for g, member in enumerate(members):
@@ -315,7 +313,8 @@ class _Lanes:
         self.network = network = as_loss_network(members[0].model, loss)
         self.hits = hit_attributes(loss, examples.kind)
         self.columns = ("loss",) if self.hits is None else ("loss", "accuracy")
-        self.groups, self.schedule = len(members), as_schedule(optimizer.learning_rate)
+        own_rates = any(member.learning_rate is not None for member in members)  # then they are the factors of a rate of 1
+        self.groups, self.schedule = len(members), as_schedule(1.0 if own_rates else optimizer.learning_rate)
         n, given = len(examples.X), settings.batch_size
         self.batch_size = n if given == ALL else min(int(given), n)
         self.feed = feed(engine, examples, self.batch_size)
@@ -565,11 +564,17 @@ def _forward(network: steps.Network, x: Symbol, parameters: Mapping[str, Symbol]
 
 
 def _segments(network: steps.Network, members: Sequence[Member], optimizer: Optimizer) -> tuple[np.ndarray, np.ndarray]:
-    """`starts` and `penalties` of the update kernels: of each model its weights and everything else."""
-    weights = sum(p.size for p in network.parameters if p.regularized)
-    starts = [g * network.size + first for g in range(len(members)) for first in (0, weights)]
-    rows = [row for member in members for row in ((member.l2, member.l1, optimizer.weight_decay), (0, 0, 0))]
-    return np.array([*starts, len(members) * network.size], np.int64), np.array(rows, network.dtype)
+    """`starts` and `penalties` of the update kernels: the segments of the models, with their rates as factors where some are
+    their own."""
+    own_rates = any(member.learning_rate is not None for member in members)
+    starts, penalties = [], []
+    for g, member in enumerate(members):
+        first, table = network.segments(member.l2, member.l1, optimizer.weight_decay)
+        if own_rates:
+            table[:, 3] *= member.optimizer(optimizer).learning_rate
+        starts.append(first[:-1] + g * network.size)
+        penalties.append(table)
+    return np.concatenate([*starts, [len(members) * network.size]]), np.concatenate(penalties)
 
 
 def _stretches(n: int, batch_size: int) -> list[tuple[int, int, int]]:
