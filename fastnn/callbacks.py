@@ -120,7 +120,7 @@ class EarlyStopping(Callback):
         self.patience = _count("patience", patience, 0)
         if not 0.0 <= as_number(min_delta) < math.inf:
             raise InputError(f"min_delta: expected a number of at least 0, got {min_delta!r}")
-        self.watched = _Monitor("monitor", monitor, mode)
+        self.watched = Monitor("monitor", monitor, mode)
         self.min_delta, self.restore_best = float(min_delta), restore_best
         self._start()
 
@@ -196,7 +196,7 @@ class Checkpoint(Callback):
             self.epochs = 1
         self.folder = Folder(Path(folder), _count("keep", keep))
         self.on_error = on_error
-        self.watched = None if best is None else _Monitor("best", best, mode)
+        self.watched = None if best is None else Monitor("best", best, mode)
         self.best = math.nan
         self._restored = False
         self._lock: Any = None
@@ -417,7 +417,7 @@ LOWER = ("loss", "penalty", "mae", "mse", "log_loss")
 HIGHER = ("accuracy", "r2", "f1", "precision", "recall")
 
 
-class _Monitor:
+class Monitor:
     """A column of the history, and which of its values are better."""
 
     def __init__(self, option: str, name: str, mode: str | None) -> None:

@@ -6,6 +6,7 @@ Studies are kept by Optuna (`pip install optuna`), so that several processes and
 from fastnn.tuning.results import Results, TrialResult
 from fastnn.tuning.search import load, search
 from fastnn.tuning.space import Choice, Distribution, Integers, LogUniform, OneMinus, Space, Uniform
+from fastnn.tuning.together import MemberHistory, train_together
 from fastnn.tuning.trial import Trial
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Distribution",
     "Integers",
     "LogUniform",
+    "MemberHistory",
     "OneMinus",
     "Results",
     "Space",
@@ -21,4 +23,5 @@ __all__ = [
     "Uniform",
     "load",
     "search",
+    "train_together",
 ]

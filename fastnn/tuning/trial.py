@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn.callbacks import Callback, _Monitor
+from fastnn.callbacks import Callback, Monitor
 from fastnn.errors import InputError, KindError, nearest
 from fastnn.run import Run
 
@@ -79,15 +79,18 @@ class Trial:
 
 class _Report(Callback):
     def __init__(self, trial: Trial, monitor: str) -> None:
-        self.watched = _Monitor(monitor, trial.mode)
+        self.watched = Monitor("monitor", monitor, trial.mode)
         try:
-            natural = _Monitor(monitor, None).sign
+            natural = Monitor("monitor", monitor, None).sign
         except InputError:  # a metric of the user's own
             natural = self.watched.sign
         if natural != self.watched.sign:
             other = "max" if trial.mode == "min" else "min"
             raise InputError(f"monitor {monitor!r} and a search with mode={trial.mode!r}: expected mode={other!r}")
         self.trial = trial
+
+    def begin(self, run: Run) -> None:
+        self.watched.check(run)
 
     def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> bool:
         return self.trial.report(self.watched.value(values), epoch)
