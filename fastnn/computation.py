@@ -59,7 +59,7 @@ def record(
     _check_arguments(function, symbols)
     returned = function(**symbols)
     outputs = _outputs(returned, trace)
-    wanted = [gradients] if isinstance(gradients, str) else list(dict.fromkeys(gradients))
+    wanted = [gradients] if isinstance(gradients, str) else list(gradients)
     for name in wanted:
         if name not in symbols:
             raise InputError(f"gradients: no input is called {name!r}{nearest(name, symbols)}")

@@ -71,11 +71,15 @@ def test_a_gpu_computes_the_same(cuda_host: HostRuntime, rng: np.random.Generato
         check(computation.run(given, device="cuda"), expected(**given))
 
 
+def on_gpu(runtime: HostRuntime, array: np.ndarray) -> Foreign:
+    memory = runtime.allocate(array.nbytes)
+    runtime.upload(memory.address, array, runtime.stream)
+    return Foreign(memory, array.shape, array.dtype)
+
+
 def test_a_value_on_a_gpu_keeps_everything_there(cuda_host: HostRuntime, rng: np.random.Generator) -> None:
     given = values(rng)
-    memory = cuda_host.allocate(given["x"].nbytes)
-    cuda_host.upload(memory.address, given["x"], cuda_host.stream)
-    there = Foreign(memory, given["x"].shape, given["x"].dtype)
+    there = on_gpu(cuda_host, given["x"])
     found = {}
     for name, array in linear()(**{**given, "x": there}).items():
         assert isinstance(array, Foreign)
@@ -84,6 +88,35 @@ def test_a_value_on_a_gpu_keeps_everything_there(cuda_host: HostRuntime, rng: np
     check(found, expected(**given))
     with pytest.raises(KindError, match="x: expected float32 on a GPU, got float64"):
         linear(dtype="float32").run({**given, "x": there})
+
+
+@pytest.mark.slow
+def test_every_device_gives_intermediate_results_of_a_fused_network(cuda_host: HostRuntime, rng: np.random.Generator) -> None:
+    def network(x: Any, t: Any, v: Any, w: Any, scale: Any, shift: Any, mean: Any, variance: Any, step: Any) -> Any:
+        z = x @ v
+        n = ops.batch_norm(z, scale, shift, mean, variance, training=True)
+        a = ops.relu(n)
+        y = ops.dropout(a, 0.3, (1, 2), step) @ w
+        losses = ops.softmax_cross_entropy(y, t)
+        found = {"cost": ops.mean(losses), "z": z, "n": n, "a": a, "y": y, "losses": losses, "right": ops.is_correct(y, t)}
+        return {**found, "p": ops.softmax(y), "flat": ops.reshape(x, (x.shape[0] * 4,)), "v too": v, "variance": variance}
+
+    floats = {"x": ("B", 4), "v": (4, 6), "w": (6, 3), **dict.fromkeys(("scale", "shift", "mean", "variance"), (6,))}
+    computation = fastnn.record(
+        network,
+        **floats,
+        t=("B",),
+        step=(),
+        dtype="float64",
+        dtypes={"t": "int64", "step": "int64"},
+        gradients=("x", "v", "scale"),
+    )
+    for rows in (5, 1, 33, 0):
+        given = {name: rng.random([rows if d == "B" else d for d in shape]) for name, shape in floats.items()}
+        given |= {"t": rng.integers(0, 3, rows), "step": 4}
+        defined = computation.run(given, device="numpy")
+        for device in ("cpu", "cuda"):
+            check(computation.run(given, device=device), defined, 1e-9)
 
 
 def test_gradients_are_those_of_pytorch(rng: np.random.Generator) -> None:
@@ -196,6 +229,9 @@ def test_it_is_recorded_once_and_few_instances_are_kept(rng: np.random.Generator
     assert len(recorded) == 1
     assert len(made) == 2 * (2 * KEPT_INSTANCES - 1)
     assert sum(map(len, computation._cache._free.values())) == KEPT_INSTANCES
+    for options in ({"device": "cpu"}, {"device": "cpu", "threads": 2}, {"device": "cpu"}):
+        computation.run({"x": np.zeros(47, "f4")}, **options)
+    assert made[-3:] == [2 * KEPT_INSTANCES - 1, 47, 47], "one for each device and number of threads"
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------
@@ -271,6 +307,12 @@ LABELLED: dict[str, Callable[..., Any]] = {
     "one_hot": lambda x, i: x * ops.one_hot(i, 3),
     "gather": lambda x, i: ops.gather(ops.reshape(x, (x.shape[0] * 3,)), i),
 }
+
+
+def test_labels_on_a_gpu_are_looked_at_too(cuda_host: HostRuntime) -> None:
+    computation = fastnn.record(LABELLED["one_hot"], x=("B", 3), i=("B",), dtypes={"i": "int64"})
+    with pytest.raises(InputError, match="i: one_hot expects numbers from 0 to 2, got 0 to 3"):
+        computation(x=np.zeros((2, 3), "f4"), i=on_gpu(cuda_host, np.array([0, 3])))
 
 
 @pytest.mark.parametrize("operation", LABELLED)
