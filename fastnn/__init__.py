@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         tuning,
     )
     from fastnn.checkpoints import load
+    from fastnn.computation import record
     from fastnn.diagnosis import Diagnosis, diagnose, diagnose_model
     from fastnn.errors import CaptureError, DivergenceError, FastnnError
     from fastnn.flow import GradientFlow, activation_statistics
@@ -66,6 +67,7 @@ _MODULES = (
 )
 _HOMES = {
     "fastnn.checkpoints": ("load",),
+    "fastnn.computation": ("record",),
     "fastnn.diagnosis": ("Diagnosis", "diagnose", "diagnose_model"),
     "fastnn.errors": ("CaptureError", "DivergenceError", "FastnnError"),
     "fastnn.flow": ("GradientFlow", "activation_statistics"),
@@ -131,6 +133,7 @@ __all__ = [
     "optimizers",
     "plots",
     "random",
+    "record",
     "schedules",
     "tuning",
 ]

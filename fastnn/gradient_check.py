@@ -160,8 +160,9 @@ def check_gradients(
     for index, layer in enumerate(model.layers):
         if dropout == "refused" and training and layer.random and getattr(layer, "rate", 1.0) > 0:
             raise InputError(
-                f"layer {index} ({layer!r}) draws other units at each step, so that the cost is no function of the parameters; "
-                "give dropout='frozen' to let it draw the same ones at every evaluation, or training=False to leave it out"
+                f"layer {index} ({layer!r}) draws other numbers at each step: the cost is then no function of the parameters; "
+                "give dropout='frozen' to let it draw the same ones at every evaluation, training=False to have it do nothing, "
+                "or check a model without it"
             )
     chosen = as_loss(loss)
     twin = Sequential(model.layers, seed=model.seed, dtype="float64", input_scale=model.input_scale)

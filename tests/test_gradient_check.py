@@ -234,6 +234,19 @@ def test_dropout_is_refused_with_the_cure() -> None:
         fastnn.check_gradients(model, X(), LABELS, dropout="frosen")
 
 
+def test_augmented_images_are_refused_with_a_cure_that_works() -> None:
+    images = np.random.default_rng(3).random((6, 4, 3))
+    augment = fastnn.Augment(rotation=20, shift=0.2)
+    model = fastnn.Sequential([augment, fastnn.Flatten(), fastnn.Dense(3)], seed=0, dtype="float64")
+    with pytest.raises(
+        InputError, match=r"layer 0 \(Augment\(.*draws other numbers.*dropout='frozen'.*or check a model without it"
+    ):
+        fastnn.check_gradients(model, images, LABELS[:6])
+    assert fastnn.check_gradients(model, images, LABELS[:6], dropout="frozen").passed
+    assert fastnn.check_gradients(model, images, LABELS[:6], training=False).passed
+    assert fastnn.check_gradients(fastnn.Sequential(model.layers[1:], dtype="float64"), images, LABELS[:6]).passed
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_frozen_dropout_is_checked_exactly_with_some_units_off(fused: bool) -> None:
     layers = [fastnn.Dropout(0.2), fastnn.Dense(6, activation="tanh"), fastnn.Dropout(0.5), fastnn.Dense(3)]

@@ -3,8 +3,9 @@ A computation built first, then run
 ===================================
 
 As TensorFlow's graph and session, in the notes: a cost is written once on symbols, its gradient follows from it, and nothing is
-computed until the program is run with values fed in. The cost is w^2 - 10 w + 25 with its coefficients fed; gradient descent
-finds w = 5. What `fit` plays is built the same way, and `model.program` shows it, call by call.
+computed until values are fed in. The cost is a w^2 + b w + c, its coefficients are fed; gradient descent finds w = 5 for
+w^2 - 10 w + 25, and w = 10 for w^2 - 20 w + 100. Softmax regression on any number of rows is recorded in the same way, and what
+`fit` plays as well: `model.program` shows it, call by call.
 """
 
 import sys
@@ -13,44 +14,54 @@ from pathlib import Path
 import numpy as np
 
 import fastnn
-from fastnn import engines, ops
-from fastnn.program.differentiate import gradients
-from fastnn.program.trace import Trace
+from fastnn import ops
 
 FOLDER = Path(*sys.argv[1:2])
 
-trace = Trace("float64")
-w, a, b, c = (trace.input(name, (1,)) for name in ("w", "a", "b", "c"))
-cost = ops.sum(a * w * w + b * w + c)
-(slope,) = gradients(cost, [w])
-program = trace.program({"cost": cost, "slope": slope})
-print(program)
+cost = fastnn.record(lambda w, a, b, c: a * w * w + b * w + c, w=(), a=(), b=(), c=(), gradients="w", dtype="float64")
+print(cost)
 
-session = engines.instantiate(program, rows=1, threads=1)
-place = np.zeros(1)
-session.bind(w=place, a=np.array([1.0]), b=np.array([-10.0]), c=np.array([25.0]))
-costs = []
-for _ in range(1000):
-    session.play()
-    costs.append(float(session.output("cost")))
-    place -= 0.01 * session.output("slope")
-print(f"w = {place[0]:.6f} where the cost is {costs[-1]:.2e}")
 
-session.bind(a=np.array([1.0]), b=np.array([-20.0]), c=np.array([100.0]))  # other values, the same program
-for _ in range(1000):
-    session.play()
-    place -= 0.01 * session.output("slope")
-print(f"w = {place[0]:.6f} for w^2 - 20 w + 100")
+def descended(b: float, c: float) -> tuple[float, list[float]]:
+    """Where 1000 steps of gradient descent on w^2 + b w + c end, and the costs on the way."""
+    w, costs = 0.0, []
+    for _ in range(1000):
+        found = cost(w=w, a=1, b=b, c=c)
+        costs.append(float(found["value"]))
+        w -= 0.01 * float(found["d w"])
+    return w, costs
+
+
+places = []
+for b, c in ((-10, 25), (-20, 100)):  # other values, the same program
+    place, costs = descended(b, c)
+    places.append(place)
+    print(f"w = {place:.6f} for w^2 - {-b} w + {c}, where the cost is {costs[-1]:.2e}")
+
+rng = np.random.default_rng(0)
+X, labels, w = rng.standard_normal((90, 4)), rng.integers(0, 3, 90), rng.standard_normal((4, 3))
+regression = fastnn.record(
+    lambda x, t, w: ops.mean(ops.softmax_cross_entropy(x @ w, t)),
+    x=("B", 4), t=("B",), w=(4, 3), gradients="w", dtype="float64", dtypes={"t": "int64"},
+)  # fmt: skip
+print(regression)
+errors = []
+for rows in (90, 16, 1):
+    found = regression(x=X[:rows], t=labels[:rows], w=w)
+    powers = np.exp(X[:rows] @ w)
+    p = powers / powers.sum(axis=1, keepdims=True)
+    errors.append(np.abs(found["d w"] - X[:rows].T @ (p - np.eye(3)[labels[:rows]]) / rows).max())
+    print(f"{rows} rows: cost {found['value']:.4f}, gradient X.T (p - y) / m within {errors[-1]:.0e}")
 
 model = fastnn.Sequential([fastnn.Dense(4, activation="tanh"), fastnn.Dense(1)], seed=0).build(2)
-step = model.program(64, loss="sigmoid_cross_entropy", optimizer="sgd")
-print(step)
+print(model.program(64, loss="sigmoid_cross_entropy", optimizer="sgd"))
 
 axes = fastnn.plots.cost_curves({}, steps=costs)
 axes.set_xlabel("step")
 axes.set_yscale("log")
 fastnn.plots.save(axes, FOLDER / "program.png")
 
-assert abs(place[0] - 10.0) < 1e-6
-assert costs[0] == 25.0
+assert np.abs(np.subtract(places, (5.0, 10.0))).max() < 1e-6
+assert costs[0] == 100.0
 assert costs[-1] < 1e-12
+assert max(errors) < 1e-14

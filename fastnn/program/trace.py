@@ -198,6 +198,8 @@ class Trace:
     """A recording in progress."""
 
     def __init__(self, dtype: Any = "float32") -> None:
+        import fastnn.ops  # noqa: F401 - symbols have their arithmetic and operations their derivatives from there
+
         self.dtype = np.dtype(dtype)
         self.calls: list[Call] = []
         self.inputs: dict[str, Symbol] = {}
