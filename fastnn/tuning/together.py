@@ -498,7 +498,8 @@ class _Lanes:
             copies = trace.input("copies", (Rows(groups),), "int64")
             (each_target,) = trace.record("gather", (t, copies), [((Rows(groups),), t.dtype)])
         else:
-            each_target = ops.expand(t, (B, groups, *t.shape[1:]), 1)
+            once = t if classes > 1 else ops.reshape(t, (B,))
+            each_target = ops.expand(once, (B, groups, *once.shape[1:]), 1)
             each_target = ops.reshape(each_target, (Rows(groups), *t.shape[1:]))
         losses = self.loss.function(rows, steps.loss_targets(rows, each_target, self.loss))
         means = ops.mean(ops.reshape(losses, (B, groups)), 0)

@@ -65,6 +65,22 @@ def tile_sizes(x: Operand, *operands: Operand) -> tuple[int, ...]:
     return rows, columns, tile, padded(tile * columns), padded(tile * columns) + padded(tile)
 
 
+@helper
+def sum_rows(values: Any, rows: int, columns: int, sums: Any, first: int) -> None:
+    """sums[first + r] = sum of row r of values."""
+    if columns == 1:  # a sum begins with 0: it has no -0
+        zero = lanes(values, 0.0)
+        r = 0
+        while rows - r >= LANES:
+            store(sums, first + r, zero + load(values, r))
+            r += LANES
+        if rows > r:
+            store_some(sums, first + r, rows - r, zero + load_some(values, r, rows - r, 0.0))
+        return
+    for r in range(rows):
+        sums[first + r] = row_sum(values, r * columns, columns)
+
+
 def exponentials(F: Any) -> Any:
     """The helper that computes exp(x - greatest) of a tile, the greatest of each row, and the sums of the exponentials."""
     exponential = exp(F)
@@ -86,8 +102,7 @@ def exponentials(F: Any) -> Any:
         flat = carray(values, count)
         for i in range(count):
             flat[i] = exponential(flat[i])
-        for r in range(rows):
-            sums[r] = row_sum(values, r * columns, columns)
+        sum_rows(values, rows, columns, sums, 0)
 
     return compute
 
@@ -102,6 +117,22 @@ def scale_row(values: Any, start: int, factor: Any, columns: int, y: Any, row: i
         j += LANES
     if columns > j:
         store_some(y, row + j, columns - j, load_some(values, start + j, columns - j, 0.0) * multiplier)
+
+
+@helper
+def scale_rows(values: Any, factors: Any, first: int, rows: int, columns: int, y: Any) -> None:
+    """y[first + r] = values[r] * factors[first + r], row by row."""
+    if columns == 1:
+        r = 0
+        while rows - r >= LANES:
+            store(y, first + r, load(values, r) * load(factors, first + r))
+            r += LANES
+        if rows > r:
+            rest = rows - r
+            store_some(y, first + r, rest, load_some(values, r, rest, 0.0) * load_some(factors, first + r, rest, 0.0))
+        return
+    for r in range(rows):
+        scale_row(values, r * columns, factors[first + r], columns, y, (first + r) * columns)
 
 
 @kernel("softmax", sizes=tile_sizes, scratch=tile_scratch)
