@@ -128,9 +128,11 @@ def train_together(
         raise InputError("learning_rate: the optimizer has a schedule; give it a number, or leave learning_rate out")
     known = [(member.model, member.model.snapshot() if member.model.built else None) for member in members]
     try:
-        visit = order or _shuffle(members[0].model, len(inputs.read(X, None, "X").array))
-        for member in members:
-            member.model.build(inputs.read(X, None, "X").array.shape[1:])
+        n, *features = inputs.read(X, None, "X").array.shape
+        visit = order or _shuffle(members[0].model, n)
+        for index, member in enumerate(members):
+            if index == 0 or member.model.built:  # else by its thread
+                member.model.build(features)
         obstacle = _obstacle(members, common, chosen)
         small = members[0].model.parameter_count <= LANE_PARAMETERS and len(members) >= FEWEST
         if way == "lanes" and obstacle:
@@ -285,6 +287,7 @@ def _in_lanes(
             if not member.model._training.acquire(blocking=False):
                 raise NotReadyError("one of the models is being trained already by another call of fit")
             open_.callback(member.model._training.release)
+            member.model.build(model._network.features)
         examples = prepare(model, X, y, loss, None, None)
         validation = None
         if settings.validation_data is not None:
@@ -351,7 +354,8 @@ class _Lanes:
             sums = np.zeros(self.storage["log"].shape[1])
             for start, rows, count in _stretches(len(order), self.batch_size):
                 for log in self._stretch(start, rows, count, epoch):
-                    sums = np.add.accumulate(np.concatenate([sums[None], log * rows]))[-1]  # the bits do not depend on chunks
+                    for of_step in log * rows:  # one by one: the bits do not depend on chunks
+                        sums += of_step
             self._note("", sums / len(order))
             if self.validation is not None:
                 self._note("val_", self._evaluate())
