@@ -130,14 +130,16 @@ def train_together(
     try:
         n, *features = inputs.read(X, None, "X").array.shape
         visit = order or _shuffle(members[0].model, n)
-        for index, member in enumerate(members):
-            if index == 0 or member.model.built:  # else by its thread
-                member.model.build(features)
+        members[0].model.build(features)
         obstacle = _obstacle(members, common, chosen)
         small = members[0].model.parameter_count <= LANE_PARAMETERS and len(members) >= FEWEST
         if way == "lanes" and obstacle:
             raise InputError(f'way="lanes" is not possible: {obstacle}; take "threads"')
-        if way == "lanes" or (way == "auto" and small and not obstacle):
+        side_by_side = way == "lanes" or (way == "auto" and small and not obstacle)
+        for member in members:
+            if side_by_side or member.model.built:  # those that are new are built by their threads
+                member.model.build(features)
+        if side_by_side:
             histories = _in_lanes(members, X, y, settings, common, chosen, visit)
         else:
             histories = _on_threads(members, X, y, settings, common, visit)
@@ -287,7 +289,6 @@ def _in_lanes(
             if not member.model._training.acquire(blocking=False):
                 raise NotReadyError("one of the models is being trained already by another call of fit")
             open_.callback(member.model._training.release)
-            member.model.build(model._network.features)
         examples = prepare(model, X, y, loss, None, None)
         validation = None
         if settings.validation_data is not None:

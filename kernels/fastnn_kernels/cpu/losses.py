@@ -31,6 +31,7 @@ from fastnn_kernels.cpu.reductions import (
 )
 from fastnn_kernels.cpu.rows import (
     exponentials,
+    is_argmax,
     padded,
     row_argmax,
     scale_row,
@@ -219,6 +220,14 @@ def _squared_error(with_losses: bool, with_gradient: bool, operands: int) -> Any
             dlosses, losses, dz = pointer(op[dlosses_word]), pointer(op[losses_word]), pointer(op[dz_word])
             rows, columns, scale = op[operands], op[operands + 1], F(float64_from_bits(op[operands + 2]))
             low, high = span(rows, 1, part, parts)
+            if columns == 1:
+                for r in range(low, high):
+                    error = z[r] - t[r]
+                    if with_losses:
+                        losses[r] = scale * (error * error)
+                    if with_gradient:
+                        dz[r] = error * (F(2) * scale * dlosses[r])
+                return
             for r in range(low, high):
                 row = r * columns
                 if with_losses:
@@ -312,6 +321,6 @@ def _is_correct(F: Any, t_type: Any) -> Any:
         else:
             for r in range(low, high):
                 wanted = t[r] if classes else row_argmax(t, r * columns, columns)
-                correct[r] = F(1) if row_argmax(z, r * columns, columns) == wanted else F(0)
+                correct[r] = F(1) if is_argmax(z, r * columns, columns, wanted) else F(0)
 
     return body

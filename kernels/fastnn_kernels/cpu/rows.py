@@ -267,6 +267,33 @@ def row_argmax(x: Any, start: int, columns: int) -> Any:
     return 0
 
 
+@intrinsic
+def _unbeaten(typingctx: Any, group: Any, scalar: Any, position: Any) -> Any:
+    """Whether `scalar`, in the lane `position`, is the first of the greatest lanes; NaN is the greatest."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value, spread, bits = args[0], spread_scalar(builder, args[1]), ir.IntType(LANES)
+        nan = builder.fcmp_unordered("uno", value, value)
+        before = builder.bitcast(builder.or_(nan, builder.fcmp_ordered(">=", value, spread)), bits)
+        behind = builder.bitcast(builder.or_(nan, builder.fcmp_ordered(">", value, spread)), bits)
+        behind = builder.select(builder.fcmp_unordered("uno", args[1], args[1]), bits(0), behind)
+        own = builder.shl(bits(1), builder.trunc(args[2], bits))
+        below = builder.sub(own, bits(1))
+        above = builder.not_(builder.or_(own, below))
+        beaten = builder.or_(builder.and_(before, below), builder.and_(behind, above))
+        return builder.icmp_unsigned("==", beaten, bits(0))
+
+    return types.boolean(group, scalar, types.int64), codegen
+
+
+@helper
+def is_argmax(x: Any, start: int, columns: int, position: int) -> Any:
+    """Whether `position` is that of `row_argmax`, which is not computed where the row is one group of lanes."""
+    if columns > LANES or not 0 <= position < columns:
+        return row_argmax(x, start, columns) == position
+    return _unbeaten(load_some(x, start, columns, -math.inf), x[start + position], position)
+
+
 @kernel("argmax", sizes=lambda x, indices: matrix(x.shape))
 def _argmax(F: Any) -> Any:
     pointer = POINTERS[F]
