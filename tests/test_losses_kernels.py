@@ -44,6 +44,22 @@ def test_every_shape_and_both_at_once_have_the_bits_of_one_after_the_other(kind,
     assert dz.tobytes() == both[1].tobytes()
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("kind", ["sigmoid", "squared"])
+@pytest.mark.parametrize("rows", [1, 15, 16, 33, 1025])
+def test_one_column_has_the_bits_it_has_beside_one_that_costs_nothing(rows, kind, dtype, rng):
+    name, z, t, attributes = example(kind, (rows, 1), dtype, rng)
+    z[::7] = t[::7]
+    dlosses = rng.normal(size=rows).astype(dtype)
+    found = []
+    for beside in (np.zeros((rows, 0), dtype), np.full((rows, 1), -1000 if kind == "sigmoid" else 0, dtype)):
+        operands = [np.hstack([z, beside]), np.hstack([t, np.zeros_like(beside)]), dlosses]
+        outputs = [((rows,), dtype), (operands[0].shape, dtype)]
+        losses, dz = check_kernel(f"{name}_with_gradient", operands, outputs, tolerance=20, **attributes)
+        found.append((losses.tobytes(), dz[:, 0].tobytes()))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(5, 1), (5, 3), (4, 40)])
 def test_definition_is_what_torch_computes(kind, shape, rng):
@@ -187,3 +203,13 @@ def test_is_correct_takes_nan_for_the_class(dtype):
         "is_correct", [z, np.array([1, 1, 0])], [((3,), dtype)], tolerance=0, threshold=0.5, multilabel=False
     )
     np.testing.assert_array_equal(correct, [1, 1, 1])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("columns", [2, 3, 15, 16, 17])
+def test_is_correct_among_equals_nans_and_infinities(columns, dtype, rng):
+    z = rng.choice(np.array([0, -0.0, 1, np.nan, np.inf, -np.inf], dtype), (500, columns), p=[0.3, 0.3, 0.2, 0.05, 0.05, 0.1])
+    z[:20] = -np.inf
+    labels = np.where(rng.uniform(size=500) < 0.5, z.argmax(axis=1), rng.integers(-1, columns + 1, 500))
+    (correct,) = check_kernel("is_correct", [z, labels], [((500,), dtype)], tolerance=0, threshold=0.5, multilabel=False)
+    np.testing.assert_array_equal(correct, z.argmax(axis=1) == labels)

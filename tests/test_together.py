@@ -207,6 +207,8 @@ def test_what_is_refused_changes_nothing(way: str) -> None:
         train_together([models[0], "model"], X, YES, **fine)
     with pytest.raises(InputError, match="NaN"):
         train_together(models, np.where(X > 2, np.nan, X), YES, **fine)
+    with pytest.raises(InputError, match=r"inputs of shape \(2,\), not \(3,\)"):
+        train_together(models, np.hstack([X, X[:, :1]]), YES, **fine)
     with models[2]._training, pytest.raises(NotReadyError, match="being trained already"):
         train_together(models, X, YES, **fine)
     assert [model.built for model in models] == [False, True, False, False]

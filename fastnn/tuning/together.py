@@ -128,14 +128,18 @@ def train_together(
         raise InputError("learning_rate: the optimizer has a schedule; give it a number, or leave learning_rate out")
     known = [(member.model, member.model.snapshot() if member.model.built else None) for member in members]
     try:
-        visit = order or _shuffle(members[0].model, len(inputs.read(X, None, "X").array))
-        for member in members:
-            member.model.build(inputs.read(X, None, "X").array.shape[1:])
+        n, *features = inputs.read(X, None, "X").array.shape
+        visit = order or _shuffle(members[0].model, n)
+        members[0].model.build(features)
         obstacle = _obstacle(members, common, chosen)
         small = members[0].model.parameter_count <= LANE_PARAMETERS and len(members) >= FEWEST
         if way == "lanes" and obstacle:
             raise InputError(f'way="lanes" is not possible: {obstacle}; take "threads"')
-        if way == "lanes" or (way == "auto" and small and not obstacle):
+        side_by_side = way == "lanes" or (way == "auto" and small and not obstacle)
+        for member in members:
+            if side_by_side or member.model.built:  # those that are new are built by their threads
+                member.model.build(features)
+        if side_by_side:
             histories = _in_lanes(members, X, y, settings, common, chosen, visit)
         else:
             histories = _on_threads(members, X, y, settings, common, visit)
@@ -351,7 +355,8 @@ class _Lanes:
             sums = np.zeros(self.storage["log"].shape[1])
             for start, rows, count in _stretches(len(order), self.batch_size):
                 for log in self._stretch(start, rows, count, epoch):
-                    sums = np.add.accumulate(np.concatenate([sums[None], log * rows]))[-1]  # the bits do not depend on chunks
+                    for of_step in log * rows:  # one by one: the bits do not depend on chunks
+                        sums += of_step
             self._note("", sums / len(order))
             if self.validation is not None:
                 self._note("val_", self._evaluate())
@@ -498,7 +503,8 @@ class _Lanes:
             copies = trace.input("copies", (Rows(groups),), "int64")
             (each_target,) = trace.record("gather", (t, copies), [((Rows(groups),), t.dtype)])
         else:
-            each_target = ops.expand(t, (B, groups, *t.shape[1:]), 1)
+            once = t if classes > 1 else ops.reshape(t, (B,))
+            each_target = ops.expand(once, (B, groups, *once.shape[1:]), 1)
             each_target = ops.reshape(each_target, (Rows(groups), *t.shape[1:]))
         losses = self.loss.function(rows, steps.loss_targets(rows, each_target, self.loss))
         means = ops.mean(ops.reshape(losses, (B, groups)), 0)

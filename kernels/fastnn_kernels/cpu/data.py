@@ -79,6 +79,11 @@ def gather_rows(F: Any, source_type: Any, y_type: Any) -> Any:
         begin, end = share(rows * width, 64, part, parts)
         if begin == end:
             return
+        if width == 1:
+            examples, targets = source_pointer(op[0]), y_pointer(op[3])
+            for i in range(begin, end):
+                targets[i] = y_type(examples[order[i]]) * scale
+            return
         row = begin // width
         column = begin - row * width
         while begin < end:

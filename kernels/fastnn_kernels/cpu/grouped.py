@@ -53,24 +53,30 @@ def _put(y: Any, index: int, count: int, value: Any) -> None:
         store_some(y, index, count, value)
 
 
+@helper
+def _following(m: int, n: int, columns: int) -> Any:
+    """The next element, row by row: a division would cost more than a short product."""
+    return (m, n + 1) if n + 1 < columns else (m + 1, 0)
+
+
 def _products(load_a: Any, load_b: Any) -> Any:
     """The helper that computes c[m, n, lanes] = sum over k of a[m, k] * b[k, n, lanes] (+ bias[n, lanes]).
 
     Of the elements (m, n), counted row by row, those from `low` to `high`; four at a time, which do not wait for each other.
-    Steps are in elements; `a`, `b`, `c` and `bias` begin at the first lane.
+    Steps are in elements, from one element to the next `groups` in c and bias; all arrays begin at the first lane.
     """
 
     @helper
     def compute(
-        a: Any, a_m: int, a_k: int, b: Any, b_k: int, b_n: int, c: Any, c_m: int, c_n: int, bias: Any, biased: bool,
-        low: int, high: int, columns: int, inner: int, count: int,
+        a: Any, a_m: int, a_k: int, b: Any, b_k: int, b_n: int, c: Any, bias: Any, biased: bool, low: int, high: int,
+        columns: int, inner: int, groups: int, count: int,
     ) -> None:  # fmt: skip
         e = low
+        m0, n0 = (e // columns, e % columns) if e < high else (0, 0)
         while high - e >= 4:
-            m0, n0 = e // columns, e % columns
-            m1, n1 = (m0, n0 + 1) if n0 + 1 < columns else (m0 + 1, 0)
-            m2, n2 = (m1, n1 + 1) if n1 + 1 < columns else (m1 + 1, 0)
-            m3, n3 = (m2, n2 + 1) if n2 + 1 < columns else (m2 + 1, 0)
+            m1, n1 = _following(m0, n0, columns)
+            m2, n2 = _following(m1, n1, columns)
+            m3, n3 = _following(m2, n2, columns)
             s0 = s1 = s2 = s3 = lanes(c, 0.0)
             for k in range(inner):
                 i, j = k * a_k, k * b_k
@@ -79,24 +85,25 @@ def _products(load_a: Any, load_b: Any) -> Any:
                 s2 = _fma(load_a(a, m2 * a_m + i, count), load_b(b, n2 * b_n + j, count), s2)
                 s3 = _fma(load_a(a, m3 * a_m + i, count), load_b(b, n3 * b_n + j, count), s3)
             if biased:
-                s0 = s0 + load_b(bias, n0 * c_n, count)
-                s1 = s1 + load_b(bias, n1 * c_n, count)
-                s2 = s2 + load_b(bias, n2 * c_n, count)
-                s3 = s3 + load_b(bias, n3 * c_n, count)
-            _put(c, m0 * c_m + n0 * c_n, count, s0)
-            _put(c, m1 * c_m + n1 * c_n, count, s1)
-            _put(c, m2 * c_m + n2 * c_n, count, s2)
-            _put(c, m3 * c_m + n3 * c_n, count, s3)
+                s0 = s0 + load_b(bias, n0 * groups, count)
+                s1 = s1 + load_b(bias, n1 * groups, count)
+                s2 = s2 + load_b(bias, n2 * groups, count)
+                s3 = s3 + load_b(bias, n3 * groups, count)
+            _put(c, e * groups, count, s0)
+            _put(c, (e + 1) * groups, count, s1)
+            _put(c, (e + 2) * groups, count, s2)
+            _put(c, (e + 3) * groups, count, s3)
             e += 4
+            m0, n0 = _following(m3, n3, columns)
         while e < high:
-            m, n = e // columns, e % columns
             s = lanes(c, 0.0)
             for k in range(inner):
-                s = _fma(load_a(a, m * a_m + k * a_k, count), load_b(b, n * b_n + k * b_k, count), s)
+                s = _fma(load_a(a, m0 * a_m + k * a_k, count), load_b(b, n0 * b_n + k * b_k, count), s)
             if biased:
-                s = s + load_b(bias, n * c_n, count)
-            _put(c, m * c_m + n * c_n, count, s)
+                s = s + load_b(bias, n0 * groups, count)
+            _put(c, e * groups, count, s)
             e += 1
+            m0, n0 = _following(m0, n0, columns)
 
     return compute
 
@@ -118,28 +125,18 @@ def _product(F: Any) -> Any:
         for first in range(0, groups, LANES):
             count = min(LANES, groups - first)
             start = first * size
-            own = 0 if shared else start
-            left, right, result, added = pointer(a + own), pointer(b + start), pointer(c + start), pointer(bias + start)
+            operands = (
+                pointer(a + (0 if shared else start)), a_m, a_k, pointer(b + start), b_k, b_n, pointer(c + start),
+                pointer(bias + start), bias != 0, low, high, columns, inner, groups, count,
+            )  # fmt: skip
             if shared and count == LANES:
-                _shared_whole(
-                    left, a_m, a_k, right, b_k, b_n, result, columns * groups, groups, added, bias != 0, low, high, columns,
-                    inner, count,
-                )  # fmt: skip
+                _shared_whole(*operands)
             elif shared:
-                _shared_some(
-                    left, a_m, a_k, right, b_k, b_n, result, columns * groups, groups, added, bias != 0, low, high, columns,
-                    inner, count,
-                )  # fmt: skip
+                _shared_some(*operands)
             elif count == LANES:
-                _own_whole(
-                    left, a_m, a_k, right, b_k, b_n, result, columns * groups, groups, added, bias != 0, low, high, columns,
-                    inner, count,
-                )  # fmt: skip
+                _own_whole(*operands)
             else:
-                _own_some(
-                    left, a_m, a_k, right, b_k, b_n, result, columns * groups, groups, added, bias != 0, low, high, columns,
-                    inner, count,
-                )  # fmt: skip
+                _own_some(*operands)
 
     return compute
 

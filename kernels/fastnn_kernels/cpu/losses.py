@@ -31,9 +31,12 @@ from fastnn_kernels.cpu.reductions import (
 )
 from fastnn_kernels.cpu.rows import (
     exponentials,
+    is_argmax,
     padded,
     row_argmax,
     scale_row,
+    scale_rows,
+    sum_rows,
     tile_rows,
     tile_scratch,
     tile_sizes,
@@ -106,8 +109,7 @@ def _softmax_cross_entropy(with_losses: bool, with_gradient: bool, operands: int
                         else:
                             _soft_terms(z, t, row, greatest[r], total, columns, values, r * columns)
                     if not classes:
-                        for r in range(count):
-                            losses[low + r] = row_sum(values, r * columns, columns)
+                        sum_rows(values, count, columns, losses, low)
                 low += count
 
         return body
@@ -187,11 +189,10 @@ def _sigmoid_cross_entropy(with_losses: bool, with_gradient: bool, operands: int
                         terms[i] = max(output, F(0)) - output * target + logarithm(small)
                     if with_gradient:
                         differences[i] = (F(1) if output >= F(0) else small) / (F(1) + small) - target
-                for r in range(count):
-                    if with_losses:
-                        losses[low + r] = row_sum(values, r * columns, columns)
-                    if with_gradient:
-                        scale_row(slopes, r * columns, dlosses[low + r], columns, dz, (low + r) * columns)
+                if with_losses:
+                    sum_rows(values, count, columns, losses, low)
+                if with_gradient:
+                    scale_rows(slopes, dlosses, low, count, columns, dz)
                 low += count
 
         return body
@@ -219,6 +220,14 @@ def _squared_error(with_losses: bool, with_gradient: bool, operands: int) -> Any
             dlosses, losses, dz = pointer(op[dlosses_word]), pointer(op[losses_word]), pointer(op[dz_word])
             rows, columns, scale = op[operands], op[operands + 1], F(float64_from_bits(op[operands + 2]))
             low, high = span(rows, 1, part, parts)
+            if columns == 1:
+                for r in range(low, high):
+                    error = z[r] - t[r]
+                    if with_losses:
+                        losses[r] = scale * (error * error)
+                    if with_gradient:
+                        dz[r] = error * (F(2) * scale * dlosses[r])
+                return
             for r in range(low, high):
                 row = r * columns
                 if with_losses:
@@ -300,7 +309,10 @@ def _is_correct(F: Any, t_type: Any) -> Any:
         z, t, correct = pointer(op[0]), target_pointer(op[1]), pointer(op[2])
         rows, columns, threshold, multilabel = op[3], op[4], F(float64_from_bits(op[5])), op[6] != 0
         low, high = span(rows, 1, part, parts)
-        if multilabel or columns == 1:
+        if columns == 1:  # a loop of its own: it vectorises
+            for r in range(low, high):
+                correct[r] = F(1) if (z[r] > threshold) == (t[r] > half) else F(0)
+        elif multilabel:
             for r in range(low, high):
                 agreeing = 0
                 for j in range(r * columns, (r + 1) * columns):
@@ -309,6 +321,6 @@ def _is_correct(F: Any, t_type: Any) -> Any:
         else:
             for r in range(low, high):
                 wanted = t[r] if classes else row_argmax(t, r * columns, columns)
-                correct[r] = F(1) if row_argmax(z, r * columns, columns) == wanted else F(0)
+                correct[r] = F(1) if is_argmax(z, r * columns, columns, wanted) else F(0)
 
     return body

@@ -170,9 +170,14 @@ def gather(F: Any, x_type: Any) -> Any:
         begin, end = share(size, 64, part, parts)
         if begin == end:
             return
+        indices = carray(int64_pointer(op[1]), size // width)
+        if width == 1:
+            x, y = pointer(op[0]), pointer(op[2])
+            for i in range(begin, end):
+                y[i] = x[indices[i]]
+            return
         row = begin // width
         column = begin - row * width
-        indices = carray(int64_pointer(op[1]), size // width)
         while begin < end:
             count = min(width - column, end - begin)
             source = op[0] + (indices[row] * width + column) * size_of

@@ -65,6 +65,22 @@ def tile_sizes(x: Operand, *operands: Operand) -> tuple[int, ...]:
     return rows, columns, tile, padded(tile * columns), padded(tile * columns) + padded(tile)
 
 
+@helper
+def sum_rows(values: Any, rows: int, columns: int, sums: Any, first: int) -> None:
+    """sums[first + r] = sum of row r of values."""
+    if columns == 1:  # a sum begins with 0: it has no -0
+        zero = lanes(values, 0.0)
+        r = 0
+        while rows - r >= LANES:
+            store(sums, first + r, zero + load(values, r))
+            r += LANES
+        if rows > r:
+            store_some(sums, first + r, rows - r, zero + load_some(values, r, rows - r, 0.0))
+        return
+    for r in range(rows):
+        sums[first + r] = row_sum(values, r * columns, columns)
+
+
 def exponentials(F: Any) -> Any:
     """The helper that computes exp(x - greatest) of a tile, the greatest of each row, and the sums of the exponentials."""
     exponential = exp(F)
@@ -86,8 +102,7 @@ def exponentials(F: Any) -> Any:
         flat = carray(values, count)
         for i in range(count):
             flat[i] = exponential(flat[i])
-        for r in range(rows):
-            sums[r] = row_sum(values, r * columns, columns)
+        sum_rows(values, rows, columns, sums, 0)
 
     return compute
 
@@ -102,6 +117,22 @@ def scale_row(values: Any, start: int, factor: Any, columns: int, y: Any, row: i
         j += LANES
     if columns > j:
         store_some(y, row + j, columns - j, load_some(values, start + j, columns - j, 0.0) * multiplier)
+
+
+@helper
+def scale_rows(values: Any, factors: Any, first: int, rows: int, columns: int, y: Any) -> None:
+    """y[first + r] = values[r] * factors[first + r], row by row."""
+    if columns == 1:
+        r = 0
+        while rows - r >= LANES:
+            store(y, first + r, load(values, r) * load(factors, first + r))
+            r += LANES
+        if rows > r:
+            rest = rows - r
+            store_some(y, first + r, rest, load_some(values, r, rest, 0.0) * load_some(factors, first + r, rest, 0.0))
+        return
+    for r in range(rows):
+        scale_row(values, r * columns, factors[first + r], columns, y, (first + r) * columns)
 
 
 @kernel("softmax", sizes=tile_sizes, scratch=tile_scratch)
@@ -234,6 +265,33 @@ def row_argmax(x: Any, start: int, columns: int) -> Any:
     if columns > j:
         return j + first_match(load_some(x, start + j, columns - j, -math.inf), most)
     return 0
+
+
+@intrinsic
+def _unbeaten(typingctx: Any, group: Any, scalar: Any, position: Any) -> Any:
+    """Whether `scalar`, in the lane `position`, is the first of the greatest lanes; NaN is the greatest."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value, spread, bits = args[0], spread_scalar(builder, args[1]), ir.IntType(LANES)
+        nan = builder.fcmp_unordered("uno", value, value)
+        before = builder.bitcast(builder.or_(nan, builder.fcmp_ordered(">=", value, spread)), bits)
+        behind = builder.bitcast(builder.or_(nan, builder.fcmp_ordered(">", value, spread)), bits)
+        behind = builder.select(builder.fcmp_unordered("uno", args[1], args[1]), bits(0), behind)
+        own = builder.shl(bits(1), builder.trunc(args[2], bits))
+        below = builder.sub(own, bits(1))
+        above = builder.not_(builder.or_(own, below))
+        beaten = builder.or_(builder.and_(before, below), builder.and_(behind, above))
+        return builder.icmp_unsigned("==", beaten, bits(0))
+
+    return types.boolean(group, scalar, types.int64), codegen
+
+
+@helper
+def is_argmax(x: Any, start: int, columns: int, position: int) -> Any:
+    """Whether `position` is that of `row_argmax`, which is not computed where the row is one group of lanes."""
+    if columns > LANES or not 0 <= position < columns:
+        return row_argmax(x, start, columns) == position
+    return _unbeaten(load_some(x, start, columns, -math.inf), x[start + position], position)
 
 
 @kernel("argmax", sizes=lambda x, indices: matrix(x.shape))
