@@ -248,7 +248,7 @@ class Run:
             open_.push(lambda kind, error, trace: self._end(begun, error))
             for callback in self.callbacks:
                 begun.append(callback)
-                callback.begin(self)
+                self.stopped = bool(callback.begin(self)) or self.stopped
             while self.epoch < self.epochs and not self.stopped:
                 values = self._epoch()
                 if values is None:  # a callback ended the training within the epoch
