@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import fastnn
 from fastnn import ops, random
 from fastnn.errors import InputError, KindError, NotReadyError
+from fastnn.tuning import together
 from fastnn.tuning.together import train_together
 
 RNG = np.random.default_rng(0)
@@ -209,6 +211,51 @@ def test_what_is_refused_changes_nothing(way: str) -> None:
         train_together(models, np.where(X > 2, np.nan, X), YES, **fine)
     with models[2]._training, pytest.raises(NotReadyError, match="being trained already"):
         train_together(models, X, YES, **fine)
+    with pytest.raises(InputError, match="nothing is left to train"):
+        train_together([*models[:3], small(3).freeze()], X, YES, **fine)
     assert [model.built for model in models] == [False, True, False, False]
+    assert all((model.task, model.trained, model._loss, model._optimizer) == (None,) * 4 for model in models)
     assert all((models[1].weights[name] == array).all() for name, array in before.items())
     assert all(model.counters.step == 0 and model.optimizer_state is None for model in models)
+
+
+@pytest.mark.parametrize("way", ["lanes", "threads"])
+def test_an_error_in_the_middle_leaves_them_as_they_were(way: str) -> None:
+    def order(epoch: int) -> np.ndarray:
+        if epoch == 1:
+            raise RuntimeError("enough")
+        return shuffled(epoch)
+
+    models = [small(seed) for seed in range(4)]
+    models[0].build(2)
+    before = models[0].weights
+    with pytest.raises(RuntimeError, match="enough"):
+        train_together(models, X, YES, loss="sigmoid_cross_entropy", epochs=2, order=order, way=way)
+    assert [model.built for model in models] == [True, False, False, False]
+    assert all((models[0].weights[name] == array).all() for name, array in before.items())
+    assert all((model.task, model.trained, model._loss, model._optimizer) == (None,) * 4 for model in models)
+
+
+@pytest.mark.parametrize("way", ["lanes", "threads"])
+def test_a_model_that_is_trained_elsewhere_is_left_alone(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where that training begins when this one has looked already."""
+    models = [small(seed) for seed in range(4)]
+
+    def meanwhile(*given: Any) -> None:
+        models[2]._training.acquire()
+        models[2].set_weights({"0.bias": np.ones_like(models[2].weights["0.bias"])})
+
+    monkeypatch.setattr(together, "_obstacle", meanwhile)
+    with pytest.raises(NotReadyError, match="being trained already"):
+        train_together(models, X, YES, loss="sigmoid_cross_entropy", epochs=1, way=way)
+    assert [model.built for model in models] == [False, False, True, False]
+    assert (models[2].weights["0.bias"] == 1).all()
+
+
+@pytest.mark.parametrize("way", ["lanes", "threads"])
+def test_columns_of_a_frame_are_known_by_name(way: str) -> None:
+    frame = pd.DataFrame(X, columns=["a", "b"])
+    models, _ = train_together([small(seed) for seed in range(4)], frame, YES, loss="sigmoid_cross_entropy", epochs=1, way=way)
+    for model in models:
+        assert model.feature_names == ("a", "b")
+        np.testing.assert_array_equal(model(frame[["b", "a"]]), model(X))

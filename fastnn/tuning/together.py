@@ -35,6 +35,7 @@ from fastnn.program.trace import B, Call, N, Program, Rows, Symbol, Trace
 from fastnn.run import CHUNK_SECONDS, History
 from fastnn.schedules import Schedule, as_schedule
 from fastnn.settings import ALL, AUTO, Settings, as_optimizer, check_numbers
+from fastnn.training import CHANGED
 from fastnn_kernels.contract import UPDATES
 from fastnn_kernels.memory import aligned
 
@@ -126,11 +127,16 @@ def train_together(
         raise InputError(f'way: expected "auto", "lanes" or "threads", got {way!r}')
     if isinstance(common.learning_rate, Schedule) and any(member.learning_rate is not None for member in members):
         raise InputError("learning_rate: the optimizer has a schedule; give it a number, or leave learning_rate out")
-    known = [(member.model, member.model.snapshot() if member.model.built else None) for member in members]
+    if any(member.model._training.locked() for member in members):
+        raise NotReadyError("one of the models is being trained already by another call of fit")
+    known = [_Before(member.model) for member in members]
     try:
-        visit = order or _shuffle(members[0].model, len(inputs.read(X, None, "X").array))
+        given = inputs.read(X, None, "X")
+        visit = order or _shuffle(members[0].model, len(given.array))
         for member in members:
-            member.model.build(inputs.read(X, None, "X").array.shape[1:])
+            member.model.build(given.array.shape[1:])
+            member.model.network.trained()  # refuses a model of which everything is frozen
+            member.model.feature_names = member.model.feature_names or given.names
         obstacle = _obstacle(members, common, chosen)
         small = members[0].model.parameter_count <= LANE_PARAMETERS and len(members) >= FEWEST
         if way == "lanes" and obstacle:
@@ -140,13 +146,31 @@ def train_together(
         else:
             histories = _on_threads(members, X, y, settings, common, visit)
     except BaseException:
-        for model, snapshot in known:
-            if snapshot is None:
-                model._forget()
-            else:
-                model.restore(snapshot)
+        for before in known:
+            before.put_back()
         raise
     return [member.model for member in members], histories
+
+
+class _Before:
+    """A model as it was before the training."""
+
+    def __init__(self, model: Sequential) -> None:
+        self.model = model
+        self.snapshot = model.snapshot() if model.built else None
+        self.others = {name: getattr(model, name) for name in CHANGED}
+
+    def put_back(self) -> None:
+        if not self.model._training.acquire(blocking=False):  # another call of fit has it now
+            return
+        try:
+            if self.snapshot is None:
+                self.model._forget()
+            else:
+                self.model.restore(self.snapshot)
+            vars(self.model).update(self.others)
+        finally:
+            self.model._training.release()
 
 
 # --- what is trained ----------------------------------------------------------------------------------------------------
