@@ -150,6 +150,18 @@ def test_rates_of_their_own() -> None:
         assert arrays(models[g]) == arrays(alone)
 
 
+def test_a_rate_of_0_moves_the_state_of_the_optimizer() -> None:
+    rates = [0.1, 0.0, 0.001, 1e-60]
+    models, _ = train_together(
+        [small(g) for g in range(4)], X, YES, learning_rate=rates, loss="sigmoid_cross_entropy", optimizer="momentum", epochs=2
+    )
+    for g, rate in enumerate(rates):
+        alone = small(g)
+        options: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "epochs": 2, "order": shuffled, "verbose": 0}
+        alone.fit(X, YES, optimizer=fastnn.Momentum(rate), **options)
+        assert arrays(models[g]) == arrays(alone)
+
+
 def test_which_way_is_taken() -> None:
     def way(*layers: Any, models: int = 4, **settings: Any) -> str:
         given = [network(*layers, seed=seed) for seed in range(models)]

@@ -352,7 +352,8 @@ def _study_in(kept: Any, name: str, settings: Settings, pruner: Any) -> tuple[op
     moment. None where it is somebody else's."""
     import optuna
 
-    direction = "minimize" if settings.mode == "min" else "maximize"
+    directions = optuna.study.StudyDirection
+    direction = directions.MINIMIZE if settings.mode == "min" else directions.MAXIMIZE
     try:
         study = optuna.create_study(storage=kept, study_name=name, direction=direction, pruner=pruner)
     except optuna.exceptions.DuplicatedStudyError:
