@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn import arrays, engines, inputs, ops, random, steps
+from fastnn import engines, inputs, ops, random, steps
 from fastnn.callbacks import Callback
 from fastnn.configurations import as_number
 from fastnn.errors import DivergenceError, InputError, KindError, NotReadyError
@@ -32,7 +32,7 @@ from fastnn.optimizers import Optimizer
 from fastnn.program.differentiate import gradients, place
 from fastnn.program.fuse import fuse
 from fastnn.program.trace import B, Call, N, Program, Rows, Symbol, Trace
-from fastnn.run import CHUNK_SECONDS, History
+from fastnn.run import CHUNK_SECONDS, History, as_order
 from fastnn.schedules import Schedule, as_schedule
 from fastnn.settings import ALL, AUTO, Settings, as_optimizer, check_numbers
 from fastnn.training import CHANGED
@@ -371,7 +371,7 @@ class _Lanes:
         """All epochs."""
         epochs = int(self.settings.epochs)
         for epoch in range(epochs):
-            order = self._order(visit(epoch))
+            order = as_order(visit(epoch), len(self.examples.X))
             self.feed.begin(order)
             self.per_epoch = -(-len(order) // self.batch_size)
             sums = np.zeros(self.storage["log"].shape[1])
@@ -386,15 +386,6 @@ class _Lanes:
         threads = max((instance.threads for instance in self.instances.values()), default=1)
         for history in self.histories:
             history.batch_size, history.threads, history.way = self.batch_size, threads, "lanes"
-
-    def _order(self, given: Any) -> np.ndarray:
-        """An order as the programs read it. Raises InputError where it is none."""
-        order, n = arrays.to_host(given), len(self.examples.X)
-        if order.ndim != 1 or order.dtype.kind not in "iu" or not order.size:
-            raise InputError(f"order(epoch): expected a list of whole numbers, got {order.dtype} of shape {order.shape}")
-        if order.min() < 0 or order.max() >= n:
-            raise InputError(f"order(epoch): expected indices 0 to {n - 1}, got {order.min()} to {order.max()}")
-        return np.ascontiguousarray(order, np.int64)
 
     def _note(self, prefix: str, means: np.ndarray) -> None:
         for column, name in enumerate(self.columns):
