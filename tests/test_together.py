@@ -162,6 +162,22 @@ def test_a_rate_of_0_moves_the_state_of_the_optimizer() -> None:
         assert arrays(models[g]) == arrays(alone)
 
 
+@pytest.mark.parametrize("way", ["lanes", "threads"])
+def test_frozen_layers_of_their_own(way: str) -> None:
+    """The first model has none, so that what is frozen in the others is not what is frozen in it."""
+    frozen: list[tuple[int, ...]] = [(), (0,), (1,), (0,)]
+
+    def made() -> list[fastnn.Sequential]:
+        return [small(g).freeze(*layers) if layers else small(g) for g, layers in enumerate(frozen)]
+
+    settings: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "optimizer": fastnn.AdamW(0.01, weight_decay=0.1), "epochs": 2}
+    models, _ = train_together(made(), X, YES, l2=0.1, way=way, **settings)
+    for model, alone in zip(models, made(), strict=True):
+        alone.fit(X, YES, l2=0.1, order=shuffled, verbose=0, **settings)
+        assert arrays(model) == arrays(alone)
+        assert model.network.frozen == alone.network.frozen
+
+
 def test_which_way_is_taken() -> None:
     def way(*layers: Any, models: int = 4, **settings: Any) -> str:
         given = [network(*layers, seed=seed) for seed in range(models)]

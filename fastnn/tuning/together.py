@@ -350,7 +350,7 @@ class _Lanes:
         arena = aligned(self.groups * network.size, network.dtype).reshape(self.groups, network.size)
         for g, member in enumerate(members):
             arena[g] = member.model._parameters
-        starts, penalties = _segments(network, members, optimizer)
+        starts, penalties = _segments(members, optimizer)
         self.kept = ("parameters", *optimizer.slots)
         self.storage = {
             "parameters": engine.place(arena.reshape(-1)),
@@ -580,18 +580,18 @@ def _forward(network: steps.Network, x: Symbol, parameters: Mapping[str, Symbol]
     return x
 
 
-def _segments(network: steps.Network, members: Sequence[Member], optimizer: Optimizer) -> tuple[np.ndarray, np.ndarray]:
+def _segments(members: Sequence[Member], optimizer: Optimizer) -> tuple[np.ndarray, np.ndarray]:
     """`starts` and `penalties` of the update kernels: the segments of the models, with their rates as factors where some are
     their own."""
     own_rates = any(member.learning_rate is not None for member in members)
     starts, penalties = [], []
     for g, member in enumerate(members):
-        first, table = network.segments(member.l2, member.l1, optimizer.weight_decay)
+        first, table = member.model.network.segments(member.l2, member.l1, optimizer.weight_decay)  # of its own frozen layers
         if own_rates:
             table[:, 3] *= member.optimizer(optimizer).learning_rate
-        starts.append(first[:-1] + g * network.size)
+        starts.append(first[:-1] + g * first[-1])
         penalties.append(table)
-    return np.concatenate([*starts, [len(members) * network.size]]), np.concatenate(penalties)
+    return np.concatenate([*starts, [len(members) * first[-1]]]), np.concatenate(penalties)
 
 
 def _stretches(n: int, batch_size: int) -> list[tuple[int, int, int]]:
