@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import fastnn
-from fastnn import ops, random
+from fastnn import ops, random, run
 from fastnn.errors import InputError, KindError, NotReadyError
 from fastnn.tuning import together
 from fastnn.tuning.together import train_together
@@ -220,6 +220,8 @@ def test_what_is_refused_changes_nothing(way: str) -> None:
         (models, YES, {"l2": [0.1]}, "one a model"),
         (models, YES, {"l1": -1.0}, "at least 0"),
         (models, YES, {"learning_rate": float("nan")}, "at least 0"),
+        (models, YES, {"learning_rate": np.array(-0.1)}, "at least 0"),
+        (models, YES, {"learning_rate": "0.1"}, "finite number.*got '0.1'"),
         (models, YES, {"batch_size": 0}, "batch_size"),
         (models, YES, {"batch_size": "auto"}, "batch_size"),
         (models, YES, {"loss": "sigmoid"}, "no loss is called"),
@@ -262,6 +264,16 @@ def test_an_error_in_the_middle_leaves_them_as_they_were(way: str) -> None:
     assert [model.built for model in models] == [True, False, False, False]
     assert all((models[0].weights[name] == array).all() for name, array in before.items())
     assert all((model.task, model.trained, model._loss, model._optimizer) == (None,) * 4 for model in models)
+
+
+def test_others_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one fails, or Ctrl-C comes, nobody waits for the end of an epoch."""
+    monkeypatch.setattr(run, "LOG_ROWS", 1)
+    watch, model = together._Watch(), small(0)
+    watch.stop = True
+    with pytest.raises(together._Stopped):
+        model.fit(X, YES, loss="sigmoid_cross_entropy", batch_size=1, callbacks=[watch], verbose=0)
+    assert model.counters.step == 1
 
 
 @pytest.mark.parametrize("way", ["lanes", "threads"])

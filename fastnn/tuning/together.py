@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -197,7 +196,7 @@ def _members(models: Any, learning_rate: Any, l2: Any, l1: Any) -> list[Member]:
         raise InputError("models: the same model is there twice; make one for each place")
     columns = {}
     for name, value in numbers.items():
-        each = [value] * len(found) if value is None or isinstance(value, Real) else list(value)
+        each = [value] * len(found) if np.ndim(value) == 0 else list(value)
         if len(each) != len(found):
             raise InputError(f"{name}: expected a number or {len(found)} of them, one a model, got {len(each)}")
         for number in each:
@@ -250,8 +249,12 @@ def _obstacle(members: Sequence[Member], optimizer: Optimizer, loss: Loss) -> st
 # --- one a core ---------------------------------------------------------------------------------------------------------
 
 
+class _Stopped(Exception):
+    """Ends a run where another one has failed."""
+
+
 class _Watch(Callback):
-    """Keeps the history of a run, whose errors leave it behind, and ends the run when all are to stop."""
+    """Keeps the history of a run, whose errors leave it behind, and ends the run at once when all are to stop."""
 
     def __init__(self) -> None:
         self.history = History()
@@ -260,8 +263,9 @@ class _Watch(Callback):
     def begin(self, run: Any) -> None:
         self.history = run.history
 
-    def epoch_end(self, run: Any, epoch: int, values: Mapping[str, float]) -> bool:
-        return self.stop
+    def chunk_end(self, run: Any, losses: np.ndarray) -> None:
+        if self.stop:
+            raise _Stopped
 
 
 def _on_threads(
