@@ -40,8 +40,10 @@ class Callback:
     every: int | None = None
     """How many steps lie between two calls of `step_end`, counted from the first of the run. None: it is never called."""
 
-    def begin(self, run: Run) -> None:
-        """Before the first step, or before the first that is left of a run that is gone on with."""
+    def begin(self, run: Run) -> bool | None:
+        """Before the first step, or before the first that is left of a run that is gone on with; return True to end the
+        training at once."""
+        return None
 
     def chunk_end(self, run: Run, losses: np.ndarray) -> None:
         """After a chunk of steps with these losses (steps,), float64, each from before its update. How long chunks are depends
@@ -129,11 +131,12 @@ class EarlyStopping(Callback):
         self._snapshot: Snapshot | None = None
         self._restored = False
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: Run) -> bool:
         self.watched.check(run)
         if not self._restored:
             self._start()
         self._restored = False
+        return self.stopped
 
     def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> bool:
         value = self.watched.value(values)

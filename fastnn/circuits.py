@@ -50,6 +50,9 @@ def circuit(gates: Mapping[str, tuple[str, str]], inputs: Sequence[str], outputs
     """
     if not inputs or not outputs or len({*inputs, *gates}) < len(inputs) + len(gates):
         raise InputError("circuit: expected at least one input and one output, and a name of its own for each signal")
+    for name, pair in gates.items():
+        if isinstance(pair, str) or len(pair) != 2:
+            raise InputError(f"circuit: a gate takes two signals, which may be the same, and {name!r} takes {pair!r}")
     depth = dict.fromkeys(inputs, 0)
     for name in [*(signal for pair in gates.values() for signal in pair), *outputs]:
         if name not in gates and name not in depth:

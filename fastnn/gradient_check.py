@@ -170,7 +170,7 @@ def check_gradients(
     if model.built:
         twin.set_weights({name: value.astype(np.float64) for name, value in model.weights.items()})
     examples = prepare(twin, np.asarray(X, np.float64), y, chosen, sample_weight, None)
-    cost = _Cost(twin, chosen, examples.X, examples.y, examples.weights, l2, l1, training, fused)
+    cost = _Cost(twin, chosen, examples.X * twin.input_scale, examples.y, examples.weights, l2, l1, training, fused)
     places = cost.network.trained()
     start = twin._parameters.copy()
     moved = np.concatenate([np.arange(0), *(np.arange(p.start, p.start + p.size) for p in places)])

@@ -42,7 +42,6 @@ def resume(run: Run, given: Any) -> bool:
     try:
         _compare(run, path, values["settings"])
         run.epoch, run.step, run.in_epoch, run.seen = (int(values[name]) for name in ("epoch", "step", "in_epoch", "seen"))
-        run.stopped = bool(values["stopped"])
         run.own_rate = None if values["learning_rate"] is None else float(values["learning_rate"])
         run.sums = {name: float(values["sums"][name]) for name in run.sums}
         run.history.update({str(name): [float(v) for v in column] for name, column in values["history"].items()})
@@ -67,7 +66,7 @@ def record(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         states.append({"type": type(callback).__name__, **state})
     values = {
         "settings": {**_identity(run), **_changeable(run)},
-        "epoch": run.epoch, "step": run.step, "in_epoch": run.in_epoch, "seen": run.seen, "stopped": run.stopped,
+        "epoch": run.epoch, "step": run.step, "in_epoch": run.in_epoch, "seen": run.seen,
         "learning_rate": run.own_rate, "sums": run.sums, "history": dict(run.history), "callbacks": states,
     }  # fmt: skip
     plain: dict[str, Any] = _plain(values)

@@ -248,7 +248,7 @@ class Run:
             open_.push(lambda kind, error, trace: self._end(begun, error))
             for callback in self.callbacks:
                 begun.append(callback)
-                callback.begin(self)
+                self.stopped = bool(callback.begin(self)) or self.stopped
             while self.epoch < self.epochs and not self.stopped:
                 values = self._epoch()
                 if values is None:  # a callback ended the training within the epoch
@@ -599,16 +599,22 @@ class Run:
             return random.sharded_permutation(key, self.model.counters.epoch, n, self.shard_rows)
         if self.order is None:
             return self._shuffle(n)
-        given = arrays.to_host(self.order(epoch))
-        if given.ndim != 1 or given.dtype.kind not in "iu":
-            raise InputError(f"order(epoch): expected a list of whole numbers, got {given.dtype} of shape {given.shape}")
-        if given.size and (given.min() < 0 or given.max() >= n):
-            raise InputError(f"order(epoch): expected indices 0 to {n - 1}, got {given.min()} to {given.max()}")
-        if not given.size:
-            raise InputError("order(epoch): expected at least one index, got none")
-        if self.pairs and len(given) == 1:
+        order = as_order(self.order(epoch), n)
+        if self.pairs and len(order) == 1:
             raise InputError("order(epoch): batch norm cannot be trained on an epoch of one example")
-        return np.ascontiguousarray(given, np.int64)
+        return order
+
+
+def as_order(given: Any, n: int) -> np.ndarray:
+    """What a user's `order` returned, for n examples, as programs read it. Raises InputError where it is none."""
+    order = arrays.to_host(given)
+    if order.ndim != 1 or (order.size and order.dtype.kind not in "iu"):
+        raise InputError(f"order(epoch): expected a list of whole numbers, got {order.dtype} of shape {order.shape}")
+    if not order.size:
+        raise InputError("order(epoch): expected at least one index, got none")
+    if order.min() < 0 or order.max() >= n:
+        raise InputError(f"order(epoch): expected indices 0 to {n - 1}, got {order.min()} to {order.max()}")
+    return np.ascontiguousarray(order, np.int64)
 
 
 def _shuffle(n: int, key: tuple[int, int], engine: engines.Engine) -> engines.Instance:

@@ -68,8 +68,8 @@ class Network:
 
     @property
     def frozen(self) -> tuple[int, ...]:
-        """The layers with parameters that training leaves as they are."""
-        return tuple(sorted({p.layer for p in self.parameters if not self.layers[p.layer].trainable}))
+        """The layers that training leaves as they are; of one's own they may have no parameters."""
+        return tuple(index for index, layer in enumerate(self.layers) if not layer.trainable)
 
     def trained(self) -> tuple[Place, ...]:
         """The parameters that training changes. Raises InputError where there are parameters and all are frozen."""

@@ -220,6 +220,25 @@ def test_true_ends_the_training(where: str) -> None:
     assert bits(model)[0] == after(steps)[0]
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_true_at_the_beginning_ends_the_training_at_once(first: bool) -> None:
+    """Every callback hears of the beginning and of the end nevertheless."""
+
+    class Enough(Callback):
+        def begin(self, run: Any) -> bool:
+            return True
+
+    model = network()
+    before = network().build(examples()[0].shape[1]).weights
+    told = Told([])
+    callbacks = [Enough(), told] if first else [told, Enough()]
+    history = model.fit(*examples(), batch_size=BATCH, callbacks=callbacks, epochs=3, verbose=0)
+    assert (model.counters.step, dict(history)) == (0, {})
+    assert [what for _, what, _ in told.calls] == ["begin", "end"]
+    assert told.given is None
+    assert all(np.array_equal(value, before[name]) for name, value in model.weights.items())
+
+
 def test_what_a_run_tells() -> None:
     class Look(Callback):
         every = 3

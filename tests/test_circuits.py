@@ -66,6 +66,9 @@ def test_what_is_no_circuit_is_an_error() -> None:
         circuit({"n": ("a", "x")}, ["a"], ["n"])
     with pytest.raises(InputError, match="there is no 'out'"):
         circuit({"n": ("a", "a")}, ["a"], ["out"])
+    for pair in (("a",), ("a", "a", "a"), "aa"):
+        with pytest.raises(InputError, match=r"a gate takes two signals.*'n' takes"):
+            circuit({"n": pair}, ["a"], ["n"])  # type: ignore[dict-item]
     with pytest.raises(InputError, match="wait for each other: n, m"):
         circuit({"n": ("a", "m"), "m": ("a", "n")}, ["a"], ["n"])
     for inputs, outputs in (([], ["n"]), (["a"], []), (["a", "n"], ["n"])):

@@ -212,6 +212,23 @@ def test_a_layer_of_ones_own(tmp_path: Path) -> None:
     assert changed(again.weights, again) == set()
 
 
+class Louder(fastnn.Layer):
+    """2 x in training, but x while it is frozen; it might have parameters."""
+
+    def parameters(self, shape: tuple[int, ...]) -> dict[str, fastnn.Parameter]:
+        return {}
+
+    def forward(self, x: Any, training: bool) -> Any:
+        return ops.multiply(x, 2.0) if training and self.trainable else x
+
+
+def test_a_layer_of_ones_own_without_parameters() -> None:
+    """The step that was recorded before it was frozen is not played again."""
+    model = trained(fastnn.Sequential([Louder(), fastnn.Dense(CLASSES)], seed=0))
+    other = pickle.loads(pickle.dumps(model))
+    assert changed(trained(model.freeze(0)).weights, trained(other.freeze(0))) == set()
+
+
 def test_frozen_layers_are_saved_and_shown(tmp_path: Path) -> None:
     layers = [fastnn.Dense(4, trainable=False, l2=0.1, l1=0.0, learning_rate_factor=0.5), fastnn.BatchNorm(trainable=False)]
     model = fastnn.Sequential([*layers, fastnn.Dense(CLASSES)], seed=0).build(FEATURES)

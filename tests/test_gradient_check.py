@@ -31,6 +31,17 @@ def X() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((N, FEATURES))
 
 
+def test_inputs_are_scaled_as_in_a_training() -> None:
+    """The gradient is that of the first step of fit, for images of 0 to 255 too."""
+    images = np.random.default_rng(0).integers(0, 256, (N, FEATURES), np.uint8)
+    model = fastnn.Sequential([fastnn.Dense(OUTPUTS)], seed=2, dtype="float64", input_scale=1 / 255).build(FEATURES)
+    before, found = model.weights, fastnn.check_gradients(model, images, LABELS)
+    assert found.passed
+    model.fit(images, LABELS, optimizer=fastnn.SGD(1.0), batch_size="all", epochs=1, verbose=0)
+    for name, value in model.weights.items():
+        np.testing.assert_allclose(found.analytic[name], before[name] - value, atol=1e-12)
+
+
 @pytest.mark.parametrize("penalties", [{}, {"l2": 0.1}, {"l1": 0.05}, {"l2": 0.1, "l1": 0.05}])
 @pytest.mark.parametrize("loss", fastnn.losses.LOSSES)
 @pytest.mark.parametrize(

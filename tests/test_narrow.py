@@ -24,7 +24,7 @@ def rounded(x: np.ndarray) -> np.ndarray:
     return x.astype(BFLOAT16).astype(np.float64)
 
 
-def step(layers: list[Layer], loss: Any = "softmax_cross_entropy", features: int = 7, outputs: int = 5) -> Program:
+def step(layers: list[Layer], loss: Any = "softmax_cross_entropy", features: Any = 7, outputs: int = 5) -> Program:
     model = fastnn.Sequential(layers, seed=0).build(features)
     chosen = as_loss(loss)
     data = steps.Data("float32", "int64", ()) if chosen.accepts == "classes" else steps.Data("float32", "float32", (outputs,))
@@ -73,6 +73,34 @@ def test_sums_losses_logits_and_parameters_stay_float32() -> None:
     update = by_kernel["adam"]
     assert [symbol.name for symbol in update.outputs] == ["shadow"]
     assert {symbol.dtype.name for symbol in update.updated} == {"float32"}
+
+
+def test_views_of_views_are_narrow() -> None:
+    """Images of one channel are reshaped three times on their way from `Augment` to a product."""
+    program = narrow(step([fastnn.Augment(rotation=10), fastnn.Flatten(), fastnn.Dense(5)], features=(4, 5)))
+    kept = {call.operands[1] for call in program.calls if call.is_view} | {s for c in program.calls for s in c.inputs}
+    assert all(symbol.dtype == symbol.root.dtype for symbol in kept)
+    (product,) = [call for call in program.calls if call.kernel == "dense"]
+    assert [symbol.dtype for symbol in product.inputs[:2]] == [BFLOAT16, BFLOAT16]
+
+
+def test_images_are_changed_before_they_are_rounded(cuda_host: Any, rng: np.random.Generator) -> None:
+    """One step on changed images is one on images that were changed before."""
+    X, y = rng.normal(size=(13, 4, 5)).astype(np.float32), rng.integers(0, 3, 13)
+    augment, flip = fastnn.Augment(horizontal_flip=True), fastnn.random.key(4, fastnn.random.AUGMENTATION, 0)
+    changed = augment.bound({"key": flip, "step": 0}).forward(X, True)
+    assert 0 < (changed != X).any(axis=(1, 2)).sum() < 13
+    models = [
+        fastnn.Sequential([*first, fastnn.Flatten(), fastnn.Dense(3)], seed=4) for first in ([augment], [fastnn.Flatten()])
+    ]
+    models[1].build((4, 5)).set_weights(dict(zip(models[1].weights, models[0].build((4, 5)).weights.values(), strict=True)))
+    for model, images in zip(models, (X, changed), strict=True):
+        model.fit(
+            images, y, batch_size=13, epochs=1, optimizer=fastnn.SGD(0.5), order=lambda epoch: np.arange(13), device="cuda",
+            precision="bf16", verbose=0,
+        )  # fmt: skip
+    for ours, theirs in zip(models[0].weights.values(), models[1].weights.values(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_what_a_loss_of_the_user_s_own_computes_is_left_alone() -> None:
@@ -134,7 +162,7 @@ def test_the_shadow_is_the_rounded_parameters(kernel: str, size: int, rng: np.ra
     state = [np.abs(rng.normal(size=size)).astype(np.float32) for _ in UPDATES[kernel]]
     arrays = [
         rng.normal(size=size).astype(np.float32), np.zeros((), np.float32), np.ones((1, 3), np.float32), np.zeros((), np.int64),
-        np.array([0, size // 2, size]), np.array([[0.1, 0, 0], [0, 0.1, 0]], np.float32),
+        np.array([0, size // 3, size // 2, size]), np.array([[0.1, 0, 0, 1], [0, 0.1, 0, 2], [0, 0, 0, 0]], np.float32),
         rng.normal(size=size).astype(np.float32), *state, np.zeros(size, BFLOAT16),
     ]  # fmt: skip
     without = [array.copy() for array in arrays[:-1]]

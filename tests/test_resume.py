@@ -154,6 +154,21 @@ class CutAfter(Callback):
             raise Cut
 
 
+class PauseAt(Callback):
+    """Ends the training by returning True after a step, or at the end of an epoch."""
+
+    every = 1
+
+    def __init__(self, step: int = 0, epoch: int = -1) -> None:
+        self.step, self.epoch = step, epoch
+
+    def step_end(self, run: Any) -> bool:
+        return bool(run.step == self.step)
+
+    def epoch_end(self, run: Any, epoch: int, values: Any) -> bool:
+        return epoch == self.epoch
+
+
 @pytest.fixture
 def shm() -> Iterator[Path]:
     """A folder in memory where the system has one: thousands of files are flushed."""
@@ -249,6 +264,46 @@ def test_interrupted_several_times(name: str, shm: Path) -> None:
             case.train(shm, CutAt(step), Checkpoint(shm / "c", steps=4), resume=True)
     assert case.train(shm, Checkpoint(shm / "c", steps=4), resume=True) == expected
     assert case.train(shm, Checkpoint(shm / "c", steps=4), resume=True) == expected, "of a finished run, which trains no more"
+
+
+@pytest.mark.parametrize(
+    "name", ["rmsprop, norm, dropout", "early stopping, not reached", "rates of a function", "mini-batches"]
+)
+def test_paused_several_times(name: str, shm: Path) -> None:
+    """A run that a callback ended is gone on with."""
+    case = CASES[name]
+    expected = case.train(shm)
+    for pause in (PauseAt(1), PauseAt(PER_EPOCH), PauseAt(epoch=0), PauseAt(7), PauseAt(epoch=1), PauseAt(13)):
+        found = case.train(shm, pause, Checkpoint(shm / "c"), resume=True)
+        assert found != expected
+    assert case.train(shm, Checkpoint(shm / "c"), resume=True) == expected
+
+
+def test_what_early_stopping_ended_stays_ended(shm: Path) -> None:
+    """Also where more epochs are asked for; another callback that pauses changes nothing of it."""
+    case, more = CASES["early stopping"], EPOCHS + 3
+    expected = case.train(shm, epochs=more)
+    assert len(expected["history"]["loss"]) < more
+    case.train(shm, PauseAt(7), Checkpoint(shm / "c"), epochs=more)
+    for _ in range(3):
+        assert case.train(shm, Checkpoint(shm / "c"), epochs=more, resume=True) == expected
+
+
+@pytest.mark.parametrize("name", ["early stopping", "adam"])
+def test_older_checkpoints_say_whether_the_run_was_stopped(name: str, shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is not asked any more: what ended the run says itself whether it stays ended."""
+    from fastnn import resuming
+
+    def older(run: Any, record: Any = resuming.record) -> Any:
+        values, kept = record(run)
+        return {**values, "stopped": run.stopped}, kept
+
+    case = CASES[name]
+    expected = case.train(shm)
+    monkeypatch.setattr(resuming, "record", older)
+    case.train(shm, PauseAt(7), Checkpoint(shm / "c"))
+    assert case.train(shm, Checkpoint(shm / "c"), resume=True) == expected
+    assert case.train(shm, Checkpoint(shm / "c"), resume=True) == expected
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 4096])

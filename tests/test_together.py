@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import fastnn
-from fastnn import ops, random
+from fastnn import ops, random, run
 from fastnn.errors import InputError, KindError, NotReadyError
+from fastnn.tuning import together
 from fastnn.tuning.together import train_together
 
 RNG = np.random.default_rng(0)
@@ -148,6 +150,34 @@ def test_rates_of_their_own() -> None:
         assert arrays(models[g]) == arrays(alone)
 
 
+def test_a_rate_of_0_moves_the_state_of_the_optimizer() -> None:
+    rates = [0.1, 0.0, 0.001, 1e-60]
+    models, _ = train_together(
+        [small(g) for g in range(4)], X, YES, learning_rate=rates, loss="sigmoid_cross_entropy", optimizer="momentum", epochs=2
+    )
+    for g, rate in enumerate(rates):
+        alone = small(g)
+        options: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "epochs": 2, "order": shuffled, "verbose": 0}
+        alone.fit(X, YES, optimizer=fastnn.Momentum(rate), **options)
+        assert arrays(models[g]) == arrays(alone)
+
+
+@pytest.mark.parametrize("way", ["lanes", "threads"])
+def test_frozen_layers_of_their_own(way: str) -> None:
+    """The first model has none, so that what is frozen in the others is not what is frozen in it."""
+    frozen: list[tuple[int, ...]] = [(), (0,), (1,), (0,)]
+
+    def made() -> list[fastnn.Sequential]:
+        return [small(g).freeze(*layers) if layers else small(g) for g, layers in enumerate(frozen)]
+
+    settings: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "optimizer": fastnn.AdamW(0.01, weight_decay=0.1), "epochs": 2}
+    models, _ = train_together(made(), X, YES, l2=0.1, way=way, **settings)
+    for model, alone in zip(models, made(), strict=True):
+        alone.fit(X, YES, l2=0.1, order=shuffled, verbose=0, **settings)
+        assert arrays(model) == arrays(alone)
+        assert model.network.frozen == alone.network.frozen
+
+
 def test_which_way_is_taken() -> None:
     def way(*layers: Any, models: int = 4, **settings: Any) -> str:
         given = [network(*layers, seed=seed) for seed in range(models)]
@@ -190,6 +220,8 @@ def test_what_is_refused_changes_nothing(way: str) -> None:
         (models, YES, {"l2": [0.1]}, "one a model"),
         (models, YES, {"l1": -1.0}, "at least 0"),
         (models, YES, {"learning_rate": float("nan")}, "at least 0"),
+        (models, YES, {"learning_rate": np.array(-0.1)}, "at least 0"),
+        (models, YES, {"learning_rate": "0.1"}, "finite number.*got '0.1'"),
         (models, YES, {"batch_size": 0}, "batch_size"),
         (models, YES, {"batch_size": "auto"}, "batch_size"),
         (models, YES, {"loss": "sigmoid"}, "no loss is called"),
@@ -211,6 +243,61 @@ def test_what_is_refused_changes_nothing(way: str) -> None:
         train_together(models, np.hstack([X, X[:, :1]]), YES, **fine)
     with models[2]._training, pytest.raises(NotReadyError, match="being trained already"):
         train_together(models, X, YES, **fine)
+    with pytest.raises(InputError, match="nothing is left to train"):
+        train_together([*models[:3], small(3).freeze()], X, YES, **fine)
     assert [model.built for model in models] == [False, True, False, False]
+    assert all((model.task, model.trained, model._loss, model._optimizer) == (None,) * 4 for model in models)
     assert all((models[1].weights[name] == array).all() for name, array in before.items())
     assert all(model.counters.step == 0 and model.optimizer_state is None for model in models)
+
+
+@pytest.mark.parametrize("way", ["lanes", "threads"])
+def test_an_error_in_the_middle_leaves_them_as_they_were(way: str) -> None:
+    def order(epoch: int) -> np.ndarray:
+        if epoch == 1:
+            raise RuntimeError("enough")
+        return shuffled(epoch)
+
+    models = [small(seed) for seed in range(4)]
+    models[0].build(2)
+    before = models[0].weights
+    with pytest.raises(RuntimeError, match="enough"):
+        train_together(models, X, YES, loss="sigmoid_cross_entropy", epochs=2, order=order, way=way)
+    assert [model.built for model in models] == [True, False, False, False]
+    assert all((models[0].weights[name] == array).all() for name, array in before.items())
+    assert all((model.task, model.trained, model._loss, model._optimizer) == (None,) * 4 for model in models)
+
+
+def test_others_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one fails, or Ctrl-C comes, nobody waits for the end of an epoch."""
+    monkeypatch.setattr(run, "LOG_ROWS", 1)
+    watch, model = together._Watch(), small(0)
+    watch.stop = True
+    with pytest.raises(together._Stopped):
+        model.fit(X, YES, loss="sigmoid_cross_entropy", batch_size=1, callbacks=[watch], verbose=0)
+    assert model.counters.step == 1
+
+
+@pytest.mark.parametrize("way", ["lanes", "threads"])
+def test_a_model_that_is_trained_elsewhere_is_left_alone(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where that training begins when this one has looked already."""
+    models = [small(seed) for seed in range(4)]
+
+    def meanwhile(*given: Any) -> None:
+        models[2]._training.acquire()
+        models[2].set_weights({"0.bias": np.ones_like(models[2].weights["0.bias"])})
+
+    monkeypatch.setattr(together, "_obstacle", meanwhile)
+    with pytest.raises(NotReadyError, match="being trained already"):
+        train_together(models, X, YES, loss="sigmoid_cross_entropy", epochs=1, way=way)
+    assert [model.built for model in models] == [False, False, True, False]
+    assert (models[2].weights["0.bias"] == 1).all()
+
+
+@pytest.mark.parametrize("way", ["lanes", "threads"])
+def test_columns_of_a_frame_are_known_by_name(way: str) -> None:
+    frame = pd.DataFrame(X, columns=["a", "b"])
+    models, _ = train_together([small(seed) for seed in range(4)], frame, YES, loss="sigmoid_cross_entropy", epochs=1, way=way)
+    for model in models:
+        assert model.feature_names == ("a", "b")
+        np.testing.assert_array_equal(model(frame[["b", "a"]]), model(X))

@@ -10,8 +10,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,14 @@ def test_what_is_no_finite_number_fails_the_trial(returned: Any, shown: str) -> 
 @pytest.mark.parametrize("returned", [1, np.float32(0.5), np.array(2.0), np.int64(3)])
 def test_numbers_of_any_kind(returned: Any) -> None:
     assert search(lambda parameters, trial: returned, SPACE, trials=1).best.value == float(returned)
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_whole_number_beyond_float64_fails_the_trial(digits: int) -> None:
+    """Of more than 4300 digits Python does not even write it down."""
+    results = search(lambda parameters, trial: 10**digits if trial.number else 1.0, SPACE, trials=2, seed=0)
+    assert [trial.state for trial in results] == ["complete", "failed"]
+    assert results[1].error.startswith("OverflowError")
 
 
 def test_an_exception_is_kept_and_the_others_go_on(tmp_path: Path) -> None:
@@ -410,13 +420,11 @@ def test_searches_side_by_side_do_one_study_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize("gone", [True, False])
 def test_what_another_machine_ran(gone: bool, tmp_path: Path) -> None:
     search(bowl, SPACE, trials=2, seed=0, storage=tmp_path / "s.db")
-    kept = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 's.db'}")
-    study = optuna.load_study(storage=kept, study_name="search")
-    other = study.ask()  # trial 2, of a machine that was last seen an hour or a second ago
-    owner = {"process": "elsewhere/boot/pid 1 2", "seen": time.time() - (3600 if gone else 1)}
-    other.set_user_attr("owner", owner)
-    kept.remove_session()
-    kept.engine.dispose()
+    with opened(tmp_path / "s.db") as kept:
+        study = optuna.load_study(storage=kept, study_name="search")
+        other = study.ask()  # trial 2, of a machine that was last seen an hour or a second ago
+        owner = {"process": "elsewhere/boot/pid 1 2", "seen": time.time() - (3600 if gone else 1)}
+        other.set_user_attr("owner", owner)
     results = search(bowl, SPACE, trials=4, seed=0, storage=tmp_path / "s.db")
     reference = search(bowl, SPACE, trials=4, seed=0)
     assert results[3] == TrialResult(3, reference[3].parameters, reference[3].value, "complete", results[3].seconds)
@@ -438,6 +446,62 @@ def test_a_trial_more_than_were_asked_for_is_kept_for_later(tmp_path: Path, monk
     assert len(load(path)) == 2
     results = search(bowl, SPACE, trials=3, seed=0, storage=path)
     assert points(results) == points(search(bowl, SPACE, trials=3, seed=0))
+
+
+def test_what_another_search_has_begun_too_much_is_not_shown(tmp_path: Path) -> None:
+    """Between the moments when it begins the trial and when it finds that it is one too many."""
+    path = tmp_path / "s.db"
+    search(bowl, SPACE, trials=2, seed=0, storage=path)
+    with opened(path) as kept:
+        begun = optuna.load_study(storage=kept, study_name="search").ask()
+        begun.set_user_attr("owner", {"process": "elsewhere/boot/pid 1 2", "seen": time.time()})
+        assert len(search(bowl, SPACE, trials=2, seed=0, storage=path)) == 2
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The storage of a file, by Optuna alone."""
+    kept = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    try:
+        yield kept
+    finally:
+        kept.remove_session()
+        kept.engine.dispose()
+
+
+def test_searches_that_begin_at_the_same_moment_have_the_settings_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one comes when the first has made the study and not written its seed yet."""
+    path, second = tmp_path / "s.db", []
+    real = optuna.Study.set_user_attr
+
+    def slow(study: Any, name: str, value: Any) -> None:
+        if not second:
+            second.append(threading.Thread(target=lambda: second.append(search(bowl, SPACE, trials=3, storage=path))))
+            second[0].start()
+            time.sleep(0.3)
+        real(study, name, value)
+
+    monkeypatch.setattr(optuna.Study, "set_user_attr", slow)
+    first = search(bowl, SPACE, trials=3, seed=5, storage=path)
+    second[0].join()
+    assert points(search(bowl, SPACE, trials=3, seed=5)) == points(first) == points(second[1])
+
+
+@pytest.mark.parametrize("name", ["a?b.db", "a#b.db", "a%20b.db", "a b.db", "{a}.db", "a?mode=ro&uri=true"])
+def test_a_path_is_no_url(name: str, tmp_path: Path) -> None:
+    search(bowl, SPACE, trials=2, seed=0, storage=tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert len(load(tmp_path / name)) == 2
+
+
+def test_a_storage_that_is_refused_is_closed(tmp_path: Path) -> None:
+    """SQLite keeps two files more beside that of an open storage."""
+    search(bowl, SPACE, trials=2, seed=0, storage=tmp_path / "s.db")
+    with pytest.raises(InputError, match="seed"):
+        search(bowl, SPACE, trials=2, seed=1, storage=tmp_path / "s.db")
+    assert [path.name for path in tmp_path.iterdir()] == ["s.db"]
 
 
 def test_a_study_of_other_settings_is_refused(tmp_path: Path) -> None:

@@ -34,11 +34,10 @@ def narrow(program: Program) -> Program:
     arena = program.inputs["parameters"]
     shadow = Symbol(arena.trace, arena.shape, bfloat16, "shadow")
     narrowed = {symbol: Symbol(symbol.trace, symbol.shape, bfloat16, symbol.name) for symbol in _narrowed(program)}
-    for symbol in list(narrowed):  # what is read in another shape
-        for call in program.calls:
-            if call.is_view and call.operands[0] is symbol:
-                view = call.operands[1]
-                narrowed[view] = narrowed[symbol].view(view.shape, view.offset, view.name)
+    for call in program.calls:  # what is read in another shape, and that in yet another one
+        if call.is_view and call.operands[0] in narrowed:
+            of, view = call.operands
+            narrowed[view] = narrowed[of].view(view.shape, view.offset, view.name)
 
     def rounded(symbols: Iterable[Symbol]) -> dict[Symbol, Symbol]:
         return {s: shadow.view(s.shape, s.start, s.name) for s in symbols if s.root is arena}

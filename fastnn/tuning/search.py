@@ -85,7 +85,9 @@ def search(
                 runners.run_here(study, train, told)
             else:
                 runners.run_in_processes(study, train, told, workers)
-        return results_of(study.settings.space, mode, latest(study.study.get_trials(deepcopy=False)))
+        found = latest(study.study.get_trials(deepcopy=False))
+        asked = {k: trial for k, trial in found.items() if k < study.settings.total or trial.state.is_finished()}
+        return results_of(study.settings.space, mode, asked)
     except optuna.exceptions.StorageInternalError as error:
         raise FileError(f"storage {storage} failed: {error.__cause__ or error}") from error
     finally:

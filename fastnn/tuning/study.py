@@ -46,6 +46,8 @@ LOCK_SECONDS = 60.0
 """How long SQLite waits for others that write."""
 JOURNAL_SECONDS = 10
 """After how long without a change the lock of a journal is taken from a process that was killed while it wrote."""
+MADE_SECONDS = 2.0
+"""How long a study may go without its settings: they are written right after it was made."""
 UNOWNED_SECONDS = 10.0
 """How long a trial may go without an owner: it is written right after the trial was made."""
 
@@ -309,9 +311,13 @@ def _make_sqlite(path: Path) -> None:
 
 
 def _rdb(path: Path) -> Any:
+    """Connections are made here: a path may have characters that mean something in a URL."""
     import optuna
 
-    return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False)
+
+    return optuna.storages.RDBStorage("sqlite:///fastnn", engine_kwargs={"creator": connect})
 
 
 def close_storage(storage: Any) -> None:
@@ -326,22 +332,38 @@ def open_study(
 ) -> Study:
     """The study of that name, made or gone on with. Raises FileError, and InputError where its settings differ in one of those
     that were `given`."""
+    kept = open_storage(storage, make=True)
+    try:
+        with quiet():
+            try:
+                study, before = _study_in(kept, name, settings, pruner)
+            except Exception as error:
+                raise FileError(f"storage {storage} cannot be used: {error}") from error
+        if before is None:
+            raise InputError(f"the study {name!r} of {storage} was not made by fastnn; give another name=")
+        return Study(study, kept, settings.joined(before, given, name), shared=storage is not None)
+    except BaseException:
+        close_storage(kept)
+        raise
+
+
+def _study_in(kept: Any, name: str, settings: Settings, pruner: Any) -> tuple[optuna.Study, dict[str, Any] | None]:
+    """The study of that name, and the settings that it was made with: those of whoever made it, where several begin at the same
+    moment. None where it is somebody else's."""
     import optuna
 
-    kept = open_storage(storage, make=True)
-    direction = optuna.study.StudyDirection.MINIMIZE if settings.mode == "min" else optuna.study.StudyDirection.MAXIMIZE
-    with quiet():
-        try:
-            study = optuna.create_study(storage=kept, study_name=name, direction=direction, load_if_exists=True, pruner=pruner)
-            before = study.user_attrs.get(SETTINGS)
-            if before is None and not study.get_trials(deepcopy=False):
-                study.set_user_attr(SETTINGS, settings.to_config())
-                before = study.user_attrs[SETTINGS]
-        except Exception as error:
-            raise FileError(f"storage {storage} cannot be used: {error}") from error
-    if before is None:
-        raise InputError(f"the study {name!r} of {storage} was not made by fastnn; give another name=")
-    return Study(study, kept, settings.joined(before, given, name), shared=storage is not None)
+    directions = optuna.study.StudyDirection
+    direction = directions.MINIMIZE if settings.mode == "min" else directions.MAXIMIZE
+    try:
+        study = optuna.create_study(storage=kept, study_name=name, direction=direction, pruner=pruner)
+    except optuna.exceptions.DuplicatedStudyError:
+        study = optuna.load_study(storage=kept, study_name=name, pruner=pruner)
+        until = time.monotonic() + MADE_SECONDS
+        while SETTINGS not in study.user_attrs and not study.get_trials(deepcopy=False) and time.monotonic() < until:
+            time.sleep(MADE_SECONDS / 40)
+    if SETTINGS not in study.user_attrs and not study.get_trials(deepcopy=False):
+        study.set_user_attr(SETTINGS, settings.to_config())
+    return study, study.user_attrs.get(SETTINGS)
 
 
 @contextlib.contextmanager

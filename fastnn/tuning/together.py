@@ -13,12 +13,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from fastnn import arrays, engines, inputs, ops, random, steps
+from fastnn import engines, inputs, ops, random, steps
 from fastnn.callbacks import Callback
 from fastnn.configurations import as_number
 from fastnn.errors import DivergenceError, InputError, KindError, NotReadyError
@@ -32,9 +31,10 @@ from fastnn.optimizers import Optimizer
 from fastnn.program.differentiate import gradients, place
 from fastnn.program.fuse import fuse
 from fastnn.program.trace import B, Call, N, Program, Rows, Symbol, Trace
-from fastnn.run import CHUNK_SECONDS, History
+from fastnn.run import CHUNK_SECONDS, History, as_order
 from fastnn.schedules import Schedule, as_schedule
 from fastnn.settings import ALL, AUTO, Settings, as_optimizer, check_numbers
+from fastnn.training import CHANGED
 from fastnn_kernels.contract import UPDATES
 from fastnn_kernels.memory import aligned
 
@@ -126,9 +126,12 @@ def train_together(
         raise InputError(f'way: expected "auto", "lanes" or "threads", got {way!r}')
     if isinstance(common.learning_rate, Schedule) and any(member.learning_rate is not None for member in members):
         raise InputError("learning_rate: the optimizer has a schedule; give it a number, or leave learning_rate out")
-    known = [(member.model, member.model.snapshot() if member.model.built else None) for member in members]
+    if any(member.model._training.locked() for member in members):
+        raise NotReadyError("one of the models is being trained already by another call of fit")
+    known = [_Before(member.model) for member in members]
     try:
-        n, *features = inputs.read(X, None, "X").array.shape
+        given = inputs.read(X, None, "X")
+        n, *features = given.array.shape
         visit = order or _shuffle(members[0].model, n)
         members[0].model.build(features)
         obstacle = _obstacle(members, common, chosen)
@@ -138,19 +141,38 @@ def train_together(
         side_by_side = way == "lanes" or (way == "auto" and small and not obstacle)
         for member in members:
             if side_by_side or member.model.built:  # those that are new are built by their threads
-                member.model.build(features)
+                member.model.build(features).network.trained()  # refuses other inputs, and a model that is frozen as a whole
+            member.model.feature_names = member.model.feature_names or given.names
         if side_by_side:
             histories = _in_lanes(members, X, y, settings, common, chosen, visit)
         else:
             histories = _on_threads(members, X, y, settings, common, visit)
     except BaseException:
-        for model, snapshot in known:
-            if snapshot is None:
-                model._forget()
-            else:
-                model.restore(snapshot)
+        for before in known:
+            before.put_back()
         raise
     return [member.model for member in members], histories
+
+
+class _Before:
+    """A model as it was before the training."""
+
+    def __init__(self, model: Sequential) -> None:
+        self.model = model
+        self.snapshot = model.snapshot() if model.built else None
+        self.others = {name: getattr(model, name) for name in CHANGED}
+
+    def put_back(self) -> None:
+        if not self.model._training.acquire(blocking=False):  # another call of fit has it now
+            return
+        try:
+            if self.snapshot is None:
+                self.model._forget()
+            else:
+                self.model.restore(self.snapshot)
+            vars(self.model).update(self.others)
+        finally:
+            self.model._training.release()
 
 
 # --- what is trained ----------------------------------------------------------------------------------------------------
@@ -177,7 +199,7 @@ def _members(models: Any, learning_rate: Any, l2: Any, l1: Any) -> list[Member]:
         raise InputError("models: the same model is there twice; make one for each place")
     columns = {}
     for name, value in numbers.items():
-        each = [value] * len(found) if value is None or isinstance(value, Real) else list(value)
+        each = [value] * len(found) if np.ndim(value) == 0 else list(value)
         if len(each) != len(found):
             raise InputError(f"{name}: expected a number or {len(found)} of them, one a model, got {len(each)}")
         for number in each:
@@ -222,14 +244,20 @@ def _obstacle(members: Sequence[Member], optimizer: Optimizer, loss: Loss) -> st
         return "clip_norm takes the norm of one model"
     if any(member.model.counters.step for member in members):
         return "a model was trained before"
+    if any(member.learning_rate is not None and not network.dtype.type(member.learning_rate) for member in members):
+        return "a learning rate is 0, with which the optimizer's state goes on"
     return ""
 
 
 # --- one a core ---------------------------------------------------------------------------------------------------------
 
 
+class _Stopped(Exception):
+    """Ends a run where another one has failed."""
+
+
 class _Watch(Callback):
-    """Keeps the history of a run, whose errors leave it behind, and ends the run when all are to stop."""
+    """Keeps the history of a run, whose errors leave it behind, and ends the run at once when all are to stop."""
 
     def __init__(self) -> None:
         self.history = History()
@@ -238,8 +266,9 @@ class _Watch(Callback):
     def begin(self, run: Any) -> None:
         self.history = run.history
 
-    def epoch_end(self, run: Any, epoch: int, values: Mapping[str, float]) -> bool:
-        return self.stop
+    def chunk_end(self, run: Any, losses: np.ndarray) -> None:
+        if self.stop:
+            raise _Stopped
 
 
 def _on_threads(
@@ -328,7 +357,7 @@ class _Lanes:
         arena = aligned(self.groups * network.size, network.dtype).reshape(self.groups, network.size)
         for g, member in enumerate(members):
             arena[g] = member.model._parameters
-        starts, penalties = _segments(network, members, optimizer)
+        starts, penalties = _segments(members, optimizer)
         self.kept = ("parameters", *optimizer.slots)
         self.storage = {
             "parameters": engine.place(arena.reshape(-1)),
@@ -349,7 +378,7 @@ class _Lanes:
         """All epochs."""
         epochs = int(self.settings.epochs)
         for epoch in range(epochs):
-            order = self._order(visit(epoch))
+            order = as_order(visit(epoch), len(self.examples.X))
             self.feed.begin(order)
             self.per_epoch = -(-len(order) // self.batch_size)
             sums = np.zeros(self.storage["log"].shape[1])
@@ -365,15 +394,6 @@ class _Lanes:
         threads = max((instance.threads for instance in self.instances.values()), default=1)
         for history in self.histories:
             history.batch_size, history.threads, history.way = self.batch_size, threads, "lanes"
-
-    def _order(self, given: Any) -> np.ndarray:
-        """An order as the programs read it. Raises InputError where it is none."""
-        order, n = arrays.to_host(given), len(self.examples.X)
-        if order.ndim != 1 or order.dtype.kind not in "iu" or not order.size:
-            raise InputError(f"order(epoch): expected a list of whole numbers, got {order.dtype} of shape {order.shape}")
-        if order.min() < 0 or order.max() >= n:
-            raise InputError(f"order(epoch): expected indices 0 to {n - 1}, got {order.min()} to {order.max()}")
-        return np.ascontiguousarray(order, np.int64)
 
     def _note(self, prefix: str, means: np.ndarray) -> None:
         for column, name in enumerate(self.columns):
@@ -569,18 +589,18 @@ def _forward(network: steps.Network, x: Symbol, parameters: Mapping[str, Symbol]
     return x
 
 
-def _segments(network: steps.Network, members: Sequence[Member], optimizer: Optimizer) -> tuple[np.ndarray, np.ndarray]:
+def _segments(members: Sequence[Member], optimizer: Optimizer) -> tuple[np.ndarray, np.ndarray]:
     """`starts` and `penalties` of the update kernels: the segments of the models, with their rates as factors where some are
     their own."""
     own_rates = any(member.learning_rate is not None for member in members)
     starts, penalties = [], []
     for g, member in enumerate(members):
-        first, table = network.segments(member.l2, member.l1, optimizer.weight_decay)
+        first, table = member.model.network.segments(member.l2, member.l1, optimizer.weight_decay)  # of its own frozen layers
         if own_rates:
             table[:, 3] *= member.optimizer(optimizer).learning_rate
-        starts.append(first[:-1] + g * network.size)
+        starts.append(first[:-1] + g * first[-1])
         penalties.append(table)
-    return np.concatenate([*starts, [len(members) * network.size]]), np.concatenate(penalties)
+    return np.concatenate([*starts, [len(members) * first[-1]]]), np.concatenate(penalties)
 
 
 def _stretches(n: int, batch_size: int) -> list[tuple[int, int, int]]:

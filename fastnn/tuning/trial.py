@@ -100,13 +100,13 @@ def outcome_of(train: Train, trial: Trial) -> Outcome:
     """Run a trial; its exceptions become a failed outcome, all but KeyboardInterrupt and SystemExit."""
     try:
         value = train(trial.parameters, trial)
-    except Exception as error:
+        if trial.stopped:
+            return Outcome("pruned")
+        number = _number(value)
+        if number is None or not math.isfinite(number):
+            return Outcome("failed", error=f"expected a finite number from the function, got {value!r}"[:LONGEST_ERROR])
+    except Exception as error:  # of what was returned too: a whole number beyond float64
         return Outcome("failed", error=_described(error))
-    if trial.stopped:
-        return Outcome("pruned")
-    number = _number(value)
-    if number is None or not math.isfinite(number):
-        return Outcome("failed", error=f"expected a finite number from the function, got {value!r}"[:LONGEST_ERROR])
     return Outcome("complete", number)
 
 
