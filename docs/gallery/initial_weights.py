@@ -42,7 +42,7 @@ for name, deviations in found.items():
     axes.semilogy(range(1, 21), deviations, label=name)
 axes.set(xlabel="layer", ylabel="deviation of the activations")
 axes.legend(frameon=False)
-axes.figure.savefig(FOLDER / "initial_weights.png", dpi=150)
+fastnn.plots.save(axes, FOLDER / "initial_weights.png")
 
 ratio = {name: deviations[-1] / deviations[0] for name, deviations in found.items()}
 assert 0.5 < ratio["He"] ** 2 < 2.0, "the variance, within a factor of two"
