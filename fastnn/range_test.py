@@ -113,7 +113,8 @@ def find_learning_rate(
         found = fastnn.find_learning_rate(model, X, y)
         model.fit(X, y, optimizer=fastnn.Adam(found.suggestion))
 
-    The model is not changed; the copy begins with its parameters (those that `fit` would draw, where it has none yet) and a
+    `found.suggestion` is None where the loss falls by no more than its noise: take larger mini-batches, or other rates. The
+    model is not changed; the copy begins with its parameters (those that `fit` would draw, where it has none yet) and a
     fresh state of the optimizer. Losses are smoothed as v = beta v + (1 - beta) loss, over 1 - beta^k, with beta `smoothing`.
     The test ends early where the smoothed loss is more than `burst` times the lowest so far, or not finite. All other arguments
     are those of `fit`. Raises InputError for numbers out of range, DivergenceError where the first step diverges, and what
