@@ -186,9 +186,16 @@ def broadcast_shapes(name: str, *shapes: Shape) -> Shape:
                 raise InputError(f"{name}: shapes {' and '.join(map(describe, shapes))} do not fit together")
             found = d
         result.append(found)
+    if _row_axes(result) > builtins.max(map(_row_axes, shapes)):
+        given, made = " and ".join(map(describe, shapes)), describe(tuple(reversed(result)))
+        raise InputError(f"{name}: shapes {given} would make {made}, each example with every other; reshape (B,) to (B, 1)")
     if len(result) > MOST_AXES:
         raise InputError(f"{name}: at most {MOST_AXES} axes can be broadcast, got {len(result)}")
     return tuple(reversed(result))
+
+
+def _row_axes(shape: Sequence[Dimension]) -> int:
+    return builtins.sum(isinstance(d, Rows) for d in shape)
 
 
 def _shrink(gradient: Symbol, shape: Shape) -> Symbol:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from fastnn.optimizers import Optimizer
     from fastnn.run import Run
 
+NOISE = 4.0
+"""Half of all curves of 100 independent losses of one distribution fall by 3.4 standard deviations of their averages."""
+
 
 @dataclass(frozen=True, eq=False)
 class RangeTest:
@@ -39,31 +42,49 @@ class RangeTest:
     @property
     def lowest_loss(self) -> float:
         """The rate at which the smoothed loss is lowest: too high to train with, for what follows is divergence."""
-        return float(self.rates[self.smoothed.argmin()])
+        return float(self.rates[self._lowest])
 
     @property
     def suggestion(self) -> float | None:
         """The rate at which the smoothed loss falls most steeply over the logarithm of the rate; None where it falls nowhere.
 
-        The slope at a step is the difference over the steps around it that the average spans, s = 1/(1 - beta), which noise
-        hides less than that of two neighbours. The first s steps are left out, since their averages rest on fewer, and so are
-        rates above a tenth of `lowest_loss` (or above that of half as many steps, if this is higher).
+        What falls is looked for after the last step, before the lowest loss, at which no more than a quarter of the way down
+        was made: on the plateau before it noise may fall as steeply. The way down is that from the highest to the lowest
+        smoothed loss; up to `NOISE` standard deviations of the averages it is no fall at all. The slope at a step is the
+        difference over the steps around it that the average spans, s = 1/(1 - beta), which noise hides less than that of two
+        neighbours. The first s steps are left out, since their averages rest on fewer, and so are rates above a tenth of
+        `lowest_loss` (or above that of half as many steps, if this is higher), unless the fall begins there.
         """
-        span = max(2, round(1.0 / (1.0 - self.smoothing)))
-        half, lowest = span // 2, int(self.smoothed.argmin())
-        end = max(int(np.searchsorted(self.rates, self.rates[lowest] / 10, "right")), lowest // 2 + 1)
-        steps = np.arange(span, max(span, min(end, len(self.rates) - half)))
-        falls = self.smoothed[steps - half] - self.smoothed[steps + half]
-        if not (falls > 0).any():
+        lowest = self._lowest
+        if lowest <= self._span:
             return None
+        way = self.smoothed[: lowest + 1] - self.smoothed[lowest]
+        down = way[self._span :].max()
+        variance = np.mean(np.diff(self.losses[self._span : lowest + 1]) ** 2) / 2
+        if down <= NOISE * math.sqrt(variance * (1.0 - self.smoothing) / (1.0 + self.smoothing)):
+            return None
+        start = max(self._span, int(np.flatnonzero(way >= 0.75 * down)[-1]))
+        tenth = int(np.searchsorted(self.rates, self.rates[lowest] / 10, "right"))
+        steps, half = np.arange(start, max(tenth, lowest // 2 + 1, start + 1)), self._span // 2
+        falls = self.smoothed[steps - half] - self.smoothed[np.minimum(steps + half, len(self.rates) - 1)]
         return float(self.rates[steps[falls.argmax()]])
 
+    @property
+    def _span(self) -> int:
+        """How many steps an average rests on, about."""
+        return max(2, round(1.0 / (1.0 - self.smoothing)))
+
+    @property
+    def _lowest(self) -> int:
+        first = self._span if len(self.rates) > self._span else 0
+        return first + int(self.smoothed[first:].argmin())
+
     def __str__(self) -> str:
-        found = "none: the loss falls nowhere" if self.suggestion is None else f"{self.suggestion:.2g}"
+        found = "none: the loss falls nowhere by more than its noise" if self.suggestion is None else f"{self.suggestion:.2g}"
         end = "the loss burst" if self.diverged else "the last rate was reached"
         return (
             f"learning rates from {self.rates[0]:.2g} to {self.rates[-1]:.2g} in {len(self.rates)} steps; {end}\n"
-            f"  lowest smoothed loss  {self.smoothed.min():.4g} at {self.lowest_loss:.2g}\n"
+            f"  lowest smoothed loss  {self.smoothed[self._lowest]:.4g} at {self.lowest_loss:.2g}\n"
             f"  suggested rate        {found}"
         )
 
@@ -92,7 +113,8 @@ def find_learning_rate(
         found = fastnn.find_learning_rate(model, X, y)
         model.fit(X, y, optimizer=fastnn.Adam(found.suggestion))
 
-    The model is not changed; the copy begins with its parameters (those that `fit` would draw, where it has none yet) and a
+    `found.suggestion` is None where the loss falls by no more than its noise: take larger mini-batches, or other rates. The
+    model is not changed; the copy begins with its parameters (those that `fit` would draw, where it has none yet) and a
     fresh state of the optimizer. Losses are smoothed as v = beta v + (1 - beta) loss, over 1 - beta^k, with beta `smoothing`.
     The test ends early where the smoothed loss is more than `burst` times the lowest so far, or not finite. All other arguments
     are those of `fit`. Raises InputError for numbers out of range, DivergenceError where the first step diverges, and what

@@ -417,6 +417,26 @@ def test_columns_that_never_change() -> None:
     assert all(np.isfinite(array).all() for array in model.weights.values())
 
 
+def test_a_loss_that_compares_each_example_with_every_other_is_refused() -> None:
+    """NumPy makes (B, B) of a column (B, 1) and a row (B,), whose mean is a number like any other."""
+    X, y = data("regressor")
+    model = fastnn.Sequential([fastnn.Dense(1)], seed=0)
+
+    def mistaken(outputs: Any, targets: Any) -> Any:
+        errors = outputs - fastnn.ops.reshape(targets, (targets.shape[0],))
+        return fastnn.ops.mean(errors * errors)
+
+    with pytest.raises(InputError, match=r"subtract: shapes \(B, 1\) and \(B,\) would make \(B, B\).*reshape"):
+        model.fit(X, y[:, :1], loss=mistaken, **QUIET)
+
+    def meant(outputs: Any, targets: Any) -> Any:
+        errors = fastnn.ops.reshape(outputs, (outputs.shape[0],)) - fastnn.ops.reshape(targets, (targets.shape[0],))
+        return fastnn.ops.mean(errors * errors)
+
+    found = model.fit(X, y[:, :1], loss=meant, **QUIET)["loss"]
+    assert found == fastnn.Sequential([fastnn.Dense(1)], seed=0).fit(X, y[:, :1], loss="mean_squared_error", **QUIET)["loss"]
+
+
 # --- numbers that grow ----------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import os
@@ -310,3 +311,12 @@ def test_unknown_names(tmp_path: Path) -> None:
     (tmp_path / "table.xls").write_text("1,2\n")
     with pytest.raises(FormatError, match=r"expected an \.npz file, a table \(\.csv, .*\) or a folder with IDX files"):
         load(tmp_path / "table.xls")
+
+
+def test_a_data_set_says_what_it_holds_and_prints_no_arrays() -> None:
+    digits = load("digits")
+    assert repr(digits) == (
+        "Dataset('digits', X_train: float32 (1437, 64), y_train: int64 (1437,), X_test: float32 (360, 64), "
+        "y_test: int64 (360,), classes=10, scale=1)"
+    )
+    assert "X_test" not in repr(dataclasses.replace(digits, X_test=None, y_test=None))

@@ -1,9 +1,11 @@
-"""The gallery: every example runs, asserts its own figures, and draws pictures that show something."""
+"""The gallery: every example runs, asserts its own figures, draws pictures that show something, and is in the course."""
 
 from __future__ import annotations
 
 import ast
+import operator
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fastnn
+
 pytest.importorskip("matplotlib")
 
 GALLERY = Path(__file__).parents[1] / "docs" / "gallery"
 SCRIPTS = sorted(GALLERY.glob("*.py"))
+COURSE = GALLERY.parent / "course.md"
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
@@ -25,6 +30,21 @@ def test_an_example_begins_with_its_title_and_ends_with_what_must_hold(script: P
     assert line == "=" * len(title)
     assert not blank
     assert any(isinstance(node, ast.Assert) for node in ast.walk(tree))
+
+
+def test_the_course_links_every_script_and_only_what_there_is() -> None:
+    linked = [COURSE.parent / target for target in re.findall(r"\]\(([^)#]+)\)", COURSE.read_text())]
+    assert all(target.is_file() for target in linked), [str(target) for target in linked if not target.is_file()]
+    assert set(SCRIPTS) <= set(linked), "scripts that the course does not name"
+
+
+def test_the_course_names_what_there_is() -> None:
+    """Every row of a table has a public name, and each of them is found from `fastnn`."""
+    rows = [line.split(" | ") for line in COURSE.read_text().splitlines() if line.startswith("| ") and "---" not in line]
+    for concept, names, *_ in rows:
+        assert names == "In fastnn" or "`" in names, concept
+        for name in re.findall(r"`(fastnn\.[\w.]+)`", names):
+            operator.attrgetter(name.removeprefix("fastnn."))(fastnn)
 
 
 @pytest.mark.slow

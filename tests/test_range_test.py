@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fastnn
+from fastnn.averages import exponentially_weighted_average
 from fastnn.errors import DivergenceError, InputError
 from fastnn.range_test import RangeTest
 
@@ -96,10 +97,43 @@ def test_the_rule_of_the_suggestion() -> None:
     rough[:5] += 100.0 * 0.5 ** np.arange(5)
     rough[20] += 0.2
     assert RangeTest(rates, rough, rough, 0.9, False).suggestion == pytest.approx(1e-3, rel=0.3), "noise hides nothing"
+    abrupt = 2.0 - np.where(t > -1, t + 1, 0) + np.where(t > -0.5, 10 * (t + 0.5), 0)
+    assert RangeTest(rates, abrupt, abrupt, 0.9, False).suggestion == pytest.approx(0.1, rel=0.6), "its beginning"
     rising = RangeTest(rates, t, t, 0.9, False)
     assert rising.suggestion is None
     assert "none: the loss falls nowhere" in str(rising)
     assert RangeTest(rates[:8], -t[:8], -t[:8], 0.9, False).suggestion is None, "too few steps for an average"
+
+
+def noisy(rates: np.ndarray, level: np.ndarray, noise: float, seed: int) -> RangeTest:
+    losses = level + noise * np.random.default_rng(seed).standard_normal(len(rates))
+    smoothed = exponentially_weighted_average(losses, 0.9)
+    return RangeTest(rates, losses, smoothed, 0.9, False)
+
+
+def test_the_noise_of_a_plateau_is_no_descent() -> None:
+    """Losses around 2.4 that fall by 0.15 from a rate of 0.02 to one of 0.5 and rise behind it; and such that stay there."""
+    rates = np.geomspace(1e-6, 10.0, 100)
+    t = np.log10(rates / 0.02) / np.log10(25.0)
+    level = 2.4 - 0.15 * np.clip(t, 0, 1) + np.where(t > 1, 0.5 * (t - 1), 0)
+    for noise, slowest in ((0.0, 0.05), (0.01, 0.05), (0.04, 0.02), (0.08, 0.001)):
+        found = [noisy(rates, level, noise, seed) for seed in range(40)]
+        suggested = [each.suggestion for each in found if each.suggestion is not None]
+        assert len(suggested) == 40
+        assert slowest < min(suggested) <= max(suggested) < 0.1
+        assert min(each.lowest_loss for each in found) > 0.05
+    flat = [noisy(rates, np.full(100, 2.4), 0.08, seed).suggestion for seed in range(40)]
+    assert flat.count(None) > 20
+
+
+def test_deep_sigmoid_layers_learn_nothing_at_the_rates_of_their_plateau() -> None:
+    digits = fastnn.datasets.load("digits")
+    layers = [*(fastnn.Dense(30, "sigmoid") for _ in range(5)), fastnn.Dense(10)]
+    for seed in (1, 2):
+        model = fastnn.Sequential(layers, seed=seed)
+        found = fastnn.find_learning_rate(model, digits.X_train, digits.y_train, optimizer="sgd", batch_size=32, device="cpu")
+        assert found.suggestion is not None
+        assert 0.01 < found.suggestion < found.lowest_loss < 1.0
 
 
 @pytest.mark.parametrize(

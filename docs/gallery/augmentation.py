@@ -56,7 +56,7 @@ for axes, image in zip(figure.subplots(5, steps).flat, changed.reshape(-1, *data
     axes.imshow(image, cmap="gray_r", vmin=0, vmax=1)
     axes.set_axis_off()
 figure.suptitle("a digit, and what seven steps make of it")
-figure.savefig(FOLDER / "augmentation.png", dpi=150)
+fastnn.plots.save(figure, FOLDER / "augmentation.png")
 
 assert accuracy["neither"] < min(accuracy["dropout"], accuracy["augmentation"], accuracy["both"])
 assert not moved or accuracy["neither"] + 0.005 < accuracy["dropout"] < accuracy["augmentation"] - 0.03

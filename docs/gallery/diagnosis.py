@@ -36,13 +36,13 @@ hard = fastnn.diagnose(0.15, 0.16, base_error=0.15)
 print(f"--- the course's 15 % and 16 %, over a base error of 15 %\n{hard}")
 
 axes = Figure(figsize=(6.4, 3.4), layout="constrained").subplots()
-for shift, kind, color in ((-0.2, "train_error", "#0072B2"), (0.2, "dev_error", "#D55E00")):
+for shift, kind, color in zip((-0.2, 0.2), ("train_error", "dev_error"), fastnn.plots.COLORS, strict=False):
     errors = [100 * getattr(each, kind) for each in found.values()]
     axes.bar(np.arange(3) + shift, errors, 0.4, label=kind.replace("_", " "), color=color)
 axes.set(ylabel="errors in %", xticks=range(3), xticklabels=[f"{n}\n{d.verdict}" for n, d in found.items()])
 axes.tick_params(axis="x", labelsize="x-small")
 axes.legend(frameon=False)
-axes.figure.savefig(FOLDER / "diagnosis.png", dpi=150)
+fastnn.plots.save(axes, FOLDER / "diagnosis.png")
 
 assert [each.verdict for each in found.values()] == ["high bias", "high variance", "low bias and low variance"]
 assert hard.verdict == "low bias and low variance"

@@ -48,12 +48,13 @@ differentiate.RULES["tanh"] = derivative
 print(f"With a derivative of tanh that is 1 % too large:\n{wrong}")
 
 axes = Figure(figsize=(6.4, 3.4), layout="constrained").subplots()
-for shift, found, label, color in ((-0.2, right, "right", "#0072B2"), (0.2, wrong, "tanh 1 % too large", "#D55E00")):
+checked = {"right": right, "tanh 1 % too large": wrong}
+for shift, (label, found), color in zip((-0.2, 0.2), checked.items(), fastnn.plots.COLORS, strict=False):
     axes.barh(np.arange(len(found.names)) + shift, list(found.relative.values()), 0.4, label=label, color=color)
 axes.set(xscale="log", xlabel="relative error", yticks=range(len(right.names)), yticklabels=right.names)
 axes.axvline(1e-7, linestyle=":", color="0.4")
 axes.legend(frameon=False)
-axes.figure.savefig(FOLDER / "gradient_check.png", dpi=150)
+fastnn.plots.save(axes, FOLDER / "gradient_check.png")
 
 assert right.passed
 assert set(wrong.failed) == {"0.weight", "1.gamma", "1.beta"}, "what lies in front of tanh, and nothing behind it"

@@ -33,11 +33,9 @@ for activation in ("sigmoid", "relu"):
 
 figure = Figure(figsize=(9.0, 3.4), layout="constrained")
 for axes, (activation, flow) in zip(figure.subplots(1, 2, sharey=True), flows.items(), strict=True):
-    for layer, values in enumerate(flow.gradients.T):
-        axes.semilogy(flow.steps, values, label=f"layer {layer}")
-    axes.set(title=activation, xlabel="step", ylabel="root mean square of dC/da")
-axes.legend(frameon=False, fontsize="small")
-figure.savefig(FOLDER / "gradient_flow.png", dpi=150)
+    fastnn.plots.gradient_flow(flow, ax=axes).set_title(activation)
+    axes.legend([f"layer {layer}" for layer in range(7)], fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+fastnn.plots.save(figure, FOLDER / "gradient_flow.png")
 
 ratio = {activation: flow.gradients[0, 0] / flow.gradients[0, -1] for activation, flow in flows.items()}
 assert ratio["sigmoid"] < 1e-3 < 0.1 < ratio["relu"] < 10

@@ -38,11 +38,11 @@ for name, start in (("zeros", "zeros"), ("N(0, 0.01^2)", Normal(0.01))):
     print(f"{name:<18}{different[name]} different units, accuracy {accuracy[name]:.1%}")
 
 axes = Figure(figsize=(4.8, 3.4), layout="constrained").subplots()
-for name, deviations in found.items():
-    axes.semilogy(range(1, 21), deviations, label=name)
-axes.set(xlabel="layer", ylabel="deviation of the activations")
+for color, (name, deviations) in zip(fastnn.plots.COLORS, found.items(), strict=False):
+    axes.semilogy(range(1, 21), deviations, color=color, label=name)
+axes.set(xlabel="layer", ylabel="deviation of the activations", xticks=range(0, 21, 5))
 axes.legend(frameon=False)
-axes.figure.savefig(FOLDER / "initial_weights.png", dpi=150)
+fastnn.plots.save(axes, FOLDER / "initial_weights.png")
 
 ratio = {name: deviations[-1] / deviations[0] for name, deviations in found.items()}
 assert 0.5 < ratio["He"] ** 2 < 2.0, "the variance, within a factor of two"

@@ -30,12 +30,8 @@ for axes, optimizer in zip(figure.subplots(1, 2), (fastnn.SGD, fastnn.Adam), str
         history = fastnn.Sequential(layers, seed=0).fit(*data, optimizer=optimizer(rate), batch_size=64, epochs=10, verbose=0)
         losses[name, factor] = history["loss"][-1]
         print(f"  10 epochs at {rate:<8.2g} end with a loss of {losses[name, factor]:.4g}")
-    axes.semilogx(found.rates, found.losses, color="0.8", label="mini-batches")
-    axes.semilogx(found.rates, found.smoothed, color="#0072B2", label="smoothed")
-    axes.axvline(found.suggestion, linestyle="--", color="#D55E00", label=f"suggested: {found.suggestion:.2g}")
-    axes.set(title=name, xlabel="learning rate", ylabel="loss", ylim=(0, 1.5 * found.losses[0]))
-    axes.legend(frameon=False)
-figure.savefig(FOLDER / "learning_rate_finder.png", dpi=150)
+    fastnn.plots.learning_rate_finder(found, ax=axes).set_title(name)
+fastnn.plots.save(figure, FOLDER / "learning_rate_finder.png")
 
 for name in ("SGD", "Adam"):
     assert losses[name, 1] < 0.5 * min(losses[name, 0.01], losses[name, 100])

@@ -1,88 +1,52 @@
-"""Searching hyper-parameters on the digits: at random on log scales, on a grid, and from coarse to fine.
+"""
+Hyper-parameters searched
+=========================
 
-The learning rate, the L2 penalty and the number of hidden units are drawn on log scales, since what matters is their order of
-magnitude. A grid of 60 points tries five learning rates; 60 random points try 60 of them, and as many of everything else,
-whichever parameter it is that matters (Ng, "Improving Deep Neural Networks", week 3; Bergstra & Bengio 2012). Here it is the
-learning rate: whether one of the grid's five, two decades apart, is a good one is chance. From coarse to fine: a second and a
-third round look closer around the best quarter of those before.
-
-    python docs/gallery/tuning_search.py
-
-prints the best trials and writes `tuning_search.png`.
+The learning rate, the L2 penalty and the number of hidden units of a network on the digits, drawn on log scales, since what
+matters is their order of magnitude. A grid of 60 points tries five learning rates; 60 random points try 60 of them, and as many
+of everything else, whichever parameter it is that matters. Here it is the learning rate: whether one of the grid's five, two
+decades apart, is a good one is chance. From coarse to fine, a second and a third round look closer around the best quarter of
+those before. Andrew Ng, Improving Deep Neural Networks, week 3; Bergstra & Bengio 2012.
 """
 
-from __future__ import annotations
-
-from functools import cache
+import sys
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
 
 import fastnn
-from fastnn.tuning import Integers, LogUniform, Results, Trial, search
+from fastnn.tuning import Integers, LogUniform, search
 
-SPACE = {
-    "learning_rate": LogUniform(3e-6, 300),
-    "l2": LogUniform(1e-7, 1e-2),
-    "units": Integers(32, 128, log=True),
-}
-STRATEGIES = ("grid", "random", "coarse-to-fine")
+FOLDER = Path(*sys.argv[1:2])
 
-
-@cache
-def digits() -> tuple[Any, Any]:
-    """Examples to train on, and those to choose by."""
-    data = fastnn.datasets.load("digits")
-    return fastnn.datasets.split(data.X_train, data.y_train, sizes=(0.75, 0.25), seed=0, stratify=data.y_train)
+SPACE = {"learning_rate": LogUniform(3e-6, 300), "l2": LogUniform(1e-7, 1e-2), "units": Integers(32, 128, log=True)}
+data = fastnn.datasets.load("digits")
+(X, y), dev = fastnn.datasets.split(data.X_train, data.y_train, sizes=(0.75, 0.25), seed=0, stratify=data.y_train)
 
 
-def train(parameters: dict[str, Any], trial: Trial) -> float:
-    """The loss on examples that were not trained on."""
-    (X, y), dev = digits()
+def train(parameters, trial):
+    """The cost of examples that were not trained on."""
     model = fastnn.Sequential([fastnn.Dense(parameters["units"], activation="relu"), fastnn.Dense(10)], seed=trial.seed)
     history = model.fit(
-        X,
-        y,
-        optimizer=fastnn.SGD(parameters["learning_rate"]),
-        l2=parameters["l2"],
-        batch_size=64,
-        epochs=5,
-        validation_data=dev,
-        callbacks=[trial.callback(monitor="val_loss")],
-        verbose=0,
-    )
+        X, y, optimizer=fastnn.SGD(parameters["learning_rate"]), l2=parameters["l2"], batch_size=64, epochs=5,
+        validation_data=dev, callbacks=[trial.callback(monitor="val_loss")], verbose=0,
+    )  # fmt: skip
     return history["val_loss"][-1]
 
 
-def run(strategy: str, trials: int = 60, seed: int = 0) -> Results:
-    return search(train, SPACE, trials=trials, strategy=strategy, seed=seed)
+figure = Figure(figsize=(13.0, 9.6), layout="constrained")
+found = {}
+for axes, strategy in zip(figure.subplots(3, 3), ("grid", "random", "coarse-to-fine"), strict=True):
+    results = found[strategy] = search(train, SPACE, trials=60, strategy=strategy, seed=0)
+    print(f"{strategy:>14}: {results.best.value:.4f} at {results.best.parameters}")
+    for panel in fastnn.plots.search_results(results, ax=axes):
+        panel.set(yscale="log", ylim=(0.1, 10.0))  # rates that are far too large lie above
+    axes[0].set_title(strategy)
+fastnn.plots.save(figure, FOLDER / "tuning_search.png")
+print(f"\n{found['coarse-to-fine']}\n\nthe next box: {found['coarse-to-fine'].narrowed()}")
 
-
-def draw(found: dict[str, Results], path: Path) -> None:
-    """Learning rate and L2 penalty of every trial, the darker the better; and the best value after each trial."""
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12.0, 3.4), layout="constrained")
-    *maps, curves = figure.subplots(1, len(found) + 1)
-    for axes, (strategy, results) in zip(maps, found.items(), strict=True):
-        values = np.where(np.isnan(results.values), 3.0, np.minimum(results.values, 3.0))
-        dots = axes.scatter(results["learning_rate"], results["l2"], c=values, cmap="viridis", vmin=0.1, vmax=2.5, s=18)
-        best = results.best.parameters
-        axes.plot(best["learning_rate"], best["l2"], "o", markersize=11, color="#D55E00", fillstyle="none")
-        axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="l2", title=strategy)
-        axes.set(xlim=(1e-6, 1e3), ylim=(5e-8, 2e-2))
-        best_so_far = np.fmin.accumulate(results.values)
-        curves.plot(np.arange(1, len(results) + 1), best_so_far, drawstyle="steps-post", label=strategy)
-    figure.colorbar(dots, ax=maps[-1], label="validation loss")
-    curves.set(xlabel="trials", ylabel="best validation loss", yscale="log")
-    curves.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-
-
-if __name__ == "__main__":
-    found = {strategy: run(strategy) for strategy in STRATEGIES}
-    for strategy, results in found.items():
-        print(f"{strategy}: {results.best.value:.4f} at {results.best.parameters}")
-    print(f"\n{found['coarse-to-fine']}")
-    print(f"\nthe next box: {found['coarse-to-fine'].narrowed()}")
-    draw(found, Path("tuning_search.png"))
+tried = {strategy: len(np.unique(results["learning_rate"])) for strategy, results in found.items()}
+assert tried["grid"] == 5
+assert tried["random"] == tried["coarse-to-fine"] == 60
+assert found["coarse-to-fine"].best.value < found["random"].best.value < found["grid"].best.value

@@ -29,7 +29,7 @@ TARGETS = ("y", "target", "label", "class")
 FORMATS = f"expected an .npz file, a table ({', '.join(ENDS)})"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Examples in rows: `X` is (examples, features), `y` labels (examples,) or targets (examples, outputs).
 
@@ -51,6 +51,11 @@ class Dataset:
     """Where the data come from, in one sentence."""
     feature_names: tuple[str, ...] | None = None
     """The names of the columns of `X`, where it was a table."""
+
+    def __repr__(self) -> str:
+        arrays = ((name, getattr(self, name)) for name in ("X_train", "y_train", "X_test", "y_test"))
+        shown = (f"{name}: {array.dtype} {array.shape}" for name, array in arrays if array is not None)
+        return f"Dataset({self.name!r}, {', '.join(shown)}, classes={self.classes}, scale={self.scale:.4g})"
 
     @property
     def features(self) -> int:
