@@ -285,7 +285,7 @@ def test_a_model_that_is_trained_elsewhere_is_left_alone(way: str, monkeypatch: 
 
     def meanwhile(*given: Any) -> None:
         models[2]._training.acquire()
-        models[2].set_weights({"0.bias": np.ones_like(models[2].weights["0.bias"])})
+        models[2].build(2).set_weights({"0.bias": np.ones_like(models[2].weights["0.bias"])})
 
     monkeypatch.setattr(together, "_obstacle", meanwhile)
     with pytest.raises(NotReadyError, match="being trained already"):

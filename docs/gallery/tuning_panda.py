@@ -4,8 +4,8 @@ Panda: one model, watched and adjusted
 
 Where there is room for one training only, it is looked after: it begins with a rate that is as large as it bears, and when the
 curve goes flat, or up and down, the training is paused, the rate lowered by hand, and the training gone on with. The pause
-here is an exception of a callback; in a terminal Ctrl-C does the same, since a training that ends so writes its checkpoint too.
-`resume=True` goes on from there. Andrew Ng, Improving Deep Neural Networks, week 3.
+here is a callback that returns True; in a terminal Ctrl-C does the same, since a training that ends so writes its checkpoint
+too. `resume=True` goes on from there. Andrew Ng, Improving Deep Neural Networks, week 3.
 """
 
 import sys
@@ -22,10 +22,6 @@ EPOCHS, LARGE = 40, 1.0
 PAUSES = {20: 0.1, 30: 0.01}  # after how many epochs there is a pause, and the rate after it
 
 
-class Pause(Exception):
-    """What ends a call of fit that is to be gone on with."""
-
-
 class Watch(Callback):
     """Train with this rate, and pause after so many epochs."""
 
@@ -36,9 +32,7 @@ class Watch(Callback):
         run.learning_rate = self.rate
 
     def epoch_end(self, run, epoch, values):
-        if run.epoch == self.pause:
-            print(f"paused after {run.epoch} epochs: loss {values['loss']:.4f}, validation loss {values['val_loss']:.4f}")
-            raise Pause
+        return run.epoch == self.pause
 
 
 def train(pauses):
@@ -46,16 +40,13 @@ def train(pauses):
     model = fastnn.Sequential([fastnn.Dense(32, activation="tanh"), fastnn.Dense(2)], seed=1)
     with tempfile.TemporaryDirectory() as folder:
         for rate, pause in zip((LARGE, *pauses.values()), (*pauses, None), strict=True):
-            print(f"training with the rate {rate}")
-            try:
-                history = model.fit(
-                    *fastnn.datasets.flower(400, seed=0), optimizer=fastnn.SGD(LARGE), batch_size=8, epochs=EPOCHS,
-                    validation_data=fastnn.datasets.flower(400, seed=1), callbacks=[Watch(rate, pause), Checkpoint(folder)],
-                    resume=True, verbose=0,
-                )  # fmt: skip
-            except Pause:
-                continue
-    print(f"done: loss {history['loss'][-1]:.4f}, validation loss {history['val_loss'][-1]:.4f}\n")
+            history = model.fit(
+                *fastnn.datasets.flower(400, seed=0), optimizer=fastnn.SGD(LARGE), batch_size=8, epochs=EPOCHS,
+                validation_data=fastnn.datasets.flower(400, seed=1), callbacks=[Watch(rate, pause), Checkpoint(folder)],
+                resume=True, verbose=0,
+            )  # fmt: skip
+            done, loss, dev = len(history["loss"]), history["loss"][-1], history["val_loss"][-1]
+            print(f"{done} epochs, the last ones with the rate {rate}: loss {loss:.4f}, validation loss {dev:.4f}")
     return history
 
 
