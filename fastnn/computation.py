@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from fastnn import arrays, engines
+from fastnn.engines.instances import Instances
 from fastnn.errors import CaptureError, InputError, KindError, nearest
-from fastnn.model import _Instances
 from fastnn.program.differentiate import gradients as differentiated
 from fastnn.program.fuse import fuse
 from fastnn.program.trace import B, Call, Dimension, Program, Rows, Shape, Symbol, Trace, concrete, describe
@@ -86,7 +86,7 @@ class Computation:
         self.program = program
         self._ranges = ranges
         self._only = only
-        self._cache = _Instances()
+        self._cache = Instances()
 
     def __call__(self, /, **feeds: Any) -> Any:
         """`run` with the values by name."""

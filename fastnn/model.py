@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn import arrays, engines, inputs, labels, random, steps
+from fastnn.engines.instances import Instances
 from fastnn.errors import DeviceError, DeviceLostError, InputError, KindError, NotReadyError, nearest
 from fastnn.labels import Task
 from fastnn.layers import Activation, Layer, final_activation
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
     from fastnn.program.explain import Explanation
     from fastnn.run import History
     from fastnn.summary import Summary
-
-KEPT_INSTANCES = 24
-"""Programs with buffers that a model keeps for the next call; the least recently used one goes first."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +130,7 @@ class Sequential:
         self._optimizer: Optimizer | None = None
         self.device = "cpu"
         self._forget()
-        self._cache = _Instances()
+        self._cache = Instances()
         self._training = threading.Lock()
 
     # --- parameters ---------------------------------------------------------------------------------------------
@@ -652,7 +648,7 @@ class Sequential:
             engines.named(self.device)
         except DeviceError:  # where it comes to life there is no such GPU
             self.device = "cpu"
-        self._cache = _Instances()
+        self._cache = Instances()
         self._training = threading.Lock()
 
 
@@ -676,56 +672,6 @@ class _Prediction:
             self.engine.load_rows(self.x, X, start, count, scale)
             self.instance.play()
             self.engine.store_rows(outputs, self.instance.output("outputs"), start, count)
-
-
-class _Instances:
-    """Instances by key, each used by one caller at a time; a caller that finds none free makes one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._free: OrderedDict[Any, list[Any]] = OrderedDict()
-
-    def take(self, key: Any, make: Callable[[], Any]) -> _Borrowed:
-        with self._lock:
-            free = self._free.get(key)
-            found = free.pop() if free else None
-        if found is None:
-            try:
-                found = make()
-            except RuntimeError as error:  # a GPU without room for it may have room when the others have gone
-                if not engines.is_out_of_memory(error) or not self.clear():
-                    raise
-                found = make()
-        return _Borrowed(self, key, found)
-
-    def clear(self) -> bool:
-        """Let go of all that are free; whether there was one."""
-        with self._lock:
-            found = bool(self._free)
-            self._free.clear()
-        gc.collect()
-        return found
-
-    def give_back(self, key: Any, item: Any) -> None:
-        with self._lock:
-            self._free.setdefault(key, []).append(item)
-            self._free.move_to_end(key)
-            while sum(map(len, self._free.values())) > KEPT_INSTANCES:
-                oldest = next(iter(self._free))
-                self._free[oldest].pop(0)
-                if not self._free[oldest]:
-                    del self._free[oldest]
-
-
-class _Borrowed:
-    def __init__(self, owner: _Instances, key: Any, item: Any) -> None:
-        self.owner, self.key, self.item = owner, key, item
-
-    def __enter__(self) -> Any:
-        return self.item
-
-    def __exit__(self, *error: object) -> None:
-        self.owner.give_back(self.key, self.item)
 
 
 def as_loss_network(model: Sequential, loss: Loss) -> steps.Network:

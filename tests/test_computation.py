@@ -15,8 +15,8 @@ from cuda_on_host.runtime import Foreign, HostRuntime
 import fastnn
 from fastnn import ops
 from fastnn.computation import Computation
+from fastnn.engines.instances import KEPT_INSTANCES
 from fastnn.errors import CaptureError, InputError, KindError
-from fastnn.model import KEPT_INSTANCES
 
 
 def linear(**options: Any) -> Computation:

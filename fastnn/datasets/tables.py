@@ -151,7 +151,8 @@ def read_table(path: str | os.PathLike[str], *, progress: bool | None = None) ->
 
 def select(table: Table, names: Sequence[str]) -> np.ndarray:
     """X (rows, columns) of these columns in this order; the others are ignored. Raises InputError for a missing one."""
-    missing = [name for name in names if name not in table.names]
+    known = set(table.names)
+    missing = [name for name in names if name not in known]
     if missing:
         raise InputError(f"{table.path} has no {listed(missing)}{_nearest(missing[0], table.names)}")
     return table.take_matrix(names)
