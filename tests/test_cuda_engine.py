@@ -813,13 +813,10 @@ def test_threads_predict_at_once_while_they_capture(cuda_host: HostRuntime, monk
     assert wrong == []
 
 
-def test_nothing_is_kept_on_the_gpu_when_a_model_goes(
-    cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
+def test_nothing_is_kept_on_the_gpu_when_a_model_goes(cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     trained("cuda")  # what the engine keeps for all models
     gc.collect()
     gc.freeze()  # what other tests have left is not looked through again
-    request.addfinalizer(gc.unfreeze)
     held = dict(cuda_host.held)
     for share in (feeds.RESIDENT_SHARE, 0.0):
         monkeypatch.setattr(feeds, "RESIDENT_SHARE", share)
