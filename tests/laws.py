@@ -10,11 +10,13 @@ are only read must be as they were.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pytest
 from cuda_on_host import host
 
 import fastnn_kernels.cpu as cpu_set
@@ -31,6 +33,18 @@ AWKWARD = (0, 1, 31, 33, 7, 127)
 FLOATS = ("float32", "float64")
 EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
 GUARD = 32
+
+
+def by_turns(*axes: Iterable[Any]) -> list[Any]:
+    """Every combination of one value of each axis; those in which the positions of the values have an odd sum are slow.
+
+    With an axis of two values (a dtype) every combination of the others is then tried every day with one of the two, and both
+    meet every value of the others.
+    """
+    return [
+        pytest.param(*(value for _, value in chosen), marks=pytest.mark.slow if sum(i for i, _ in chosen) % 2 else ())
+        for chosen in itertools.product(*map(enumerate, axes))
+    ]
 
 
 def guarded(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

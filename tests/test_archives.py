@@ -151,11 +151,16 @@ def test_what_no_file_holds_is_refused_at_once(manifest: Any, arrays: Any, says:
     with pytest.raises(InputError, match=says):
         archives.write(path, manifest, arrays)
     assert path.read_bytes() == before
+
+
+def test_a_manifest_that_is_nested_deeply_is_refused(path: Path) -> None:
+    before = path.read_bytes()
     nested: list[Any] = []
     for _ in range(100_000):
         nested = [nested]
     with pytest.raises(InputError):
         archives.write(path, {"a": nested}, {})
+    assert path.read_bytes() == before
     while nested:  # freed step by step
         nested = nested.pop()
 
@@ -173,10 +178,12 @@ def test_cut_at_every_length(path: Path) -> None:
         assert "bytes" in refused(path)
 
 
-def test_every_bit_flipped(path: Path) -> None:
+@pytest.mark.parametrize("bits", [1, pytest.param(8, marks=pytest.mark.slow)])
+def test_every_bit_flipped(bits: int, path: Path) -> None:
+    """Every day one of each byte, another one of the next."""
     content = bytearray(path.read_bytes())
     for index in range(len(content)):
-        for bit in range(8):
+        for bit in ((index + i) % 8 for i in range(bits)):
             content[index] ^= 1 << bit
             path.write_bytes(content)
             refused(path)

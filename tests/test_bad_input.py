@@ -261,11 +261,13 @@ BAD = [*BAD_X, *BAD_Y, *BAD_OPTIONS]
 
 
 def laws() -> Iterator[Any]:
-    for bad in BAD:
-        for kind in bad.kinds if bad.y or bad.more else bad.kinds[:1]:  # X is read alike for all
+    """Every day each with one kind of model, in turn; the other kind is slow."""
+    for number, bad in enumerate(BAD):
+        for turn, kind in enumerate(bad.kinds if bad.y or bad.more else bad.kinds[:1]):  # X is read alike for all
+            marks = pytest.mark.slow if len(bad.kinds) > 1 and (bad.y or bad.more) and (number + turn) % 2 else ()
             for state in bad.states:
                 for by in bad.by if state == "fitted" else ["fit"] if "fit" in bad.by else []:
-                    yield pytest.param(bad, kind, state, by, id=f"{bad.name}-{kind}-{state}-{by}")
+                    yield pytest.param(bad, kind, state, by, marks=marks, id=f"{bad.name}-{kind}-{state}-{by}")
 
 
 @pytest.mark.parametrize(("bad", "kind", "state", "by"), list(laws()))

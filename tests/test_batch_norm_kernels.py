@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_on_host import host
-from laws import EPSILON, FLOATS, check_definition, check_kernel
+from laws import EPSILON, FLOATS, by_turns, check_definition, check_kernel
 
 import fastnn_kernels.cpu as cpu_set
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, ALPHA_ACTIVATIONS, KERNELS, Operand
@@ -77,9 +77,7 @@ def backward_operands(arrays, dtype, rng):
     return [dy.astype(dtype), *arrays[:3], mean, inverse_deviation]
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("activation", ACTIVATIONS_FROM_OUTPUT)
-@pytest.mark.parametrize("shape", FUSED)
+@pytest.mark.parametrize(("shape", "activation", "dtype"), by_turns(FUSED, ACTIVATIONS_FROM_OUTPUT, FLOATS))
 def test_activation_behind(shape, activation, dtype, rng):
     arrays = operands(shape, dtype, rng)
     matrix, row = (shape, dtype), (shape[1:], dtype)
@@ -92,9 +90,7 @@ def test_activation_behind(shape, activation, dtype, rng):
     )
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("activation", [None, "relu", "elu"])
-@pytest.mark.parametrize("shape", FUSED)
+@pytest.mark.parametrize(("shape", "activation", "dtype"), by_turns(FUSED, [None, "relu", "elu"], FLOATS))
 def test_dropout_behind(shape, activation, dtype, rng):
     arrays = operands(shape, dtype, rng)
     matrix, row = (shape, dtype), (shape[1:], dtype)
@@ -112,10 +108,11 @@ def outputs_of(shape, dtype):
     return [np.full(s, np.nan, dtype) for s in (shape, shape[1:], shape[1:])]
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("activation", ACTIVATIONS_FROM_OUTPUT)
+@pytest.mark.parametrize(
+    ("shape", "activation", "dtype"),
+    by_turns([(1, 3), (33, 31), (70, 520), (40, 1040), (4200, 4)], ACTIVATIONS_FROM_OUTPUT, FLOATS),
+)
 @pytest.mark.parametrize("run", [cpu_set.run, host.run], ids=["CPU", "CUDA"])
-@pytest.mark.parametrize("shape", [(1, 3), (33, 31), (70, 520), (40, 1040), (4200, 4)])
 def test_one_call_has_the_bits_of_several(shape, run, activation, dtype, rng):
     x, gamma, beta, *running = operands(shape, dtype, rng)
     dy, alpha = rng.normal(size=shape).astype(dtype), {"alpha": 0.3} if activation in ALPHA_ACTIVATIONS else {}

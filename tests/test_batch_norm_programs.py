@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from laws import FLOATS, by_turns
 
 import fastnn
 from fastnn import ops
@@ -111,8 +112,7 @@ def test_only_the_slope_of_the_very_activation_is_merged(other: str) -> None:
     assert kernels(merged(fuse.fuse(trace.program(results)))) == expected
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("activation", ACTIVATIONS_FROM_OUTPUT)
+@pytest.mark.parametrize(("activation", "dtype"), by_turns(ACTIVATIONS_FROM_OUTPUT, FLOATS))
 def test_merging_changes_no_bit(activation: str, dtype: str, cuda_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     together = trained(network(activation, dtype=dtype), "cuda")
     on_cpu = trained(network(activation, dtype=dtype), "cpu")

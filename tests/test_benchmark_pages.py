@@ -386,6 +386,7 @@ def columns(browser: Any, column: int) -> list[str]:
     return shown
 
 
+@pytest.mark.slow
 def test_page_in_a_browser(browser: Any, record: Record, tmp_path: Path) -> None:
     pytest.importorskip("plotly")
     from selenium.webdriver.common.by import By

@@ -19,6 +19,7 @@ from cuda_on_host.runtime import Foreign, HostRuntime
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from laws import by_turns
 
 import fastnn
 import fastnn.run
@@ -128,10 +129,10 @@ CASES: dict[str, tuple[Callable[[str], fastnn.Sequential], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("steps", [25, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CASES)
-def test_100_steps_follow_the_cpu(case: str, cuda_host: HostRuntime) -> None:
+def test_steps_follow_the_cpu(case: str, steps: int, cuda_host: HostRuntime) -> None:
     make, options = CASES[case]
-    steps = 100 if "order" not in options else 40
     models = [trained(device, make("float32"), epochs=steps // 5, **options) for device in ("cuda", "cpu")]
     assert distance(*models) < 1e-5
     assert models[0].counters == models[1].counters
@@ -239,11 +240,12 @@ def test_graphs_change_no_bit(cuda_hosts: Hosts, monkeypatch: pytest.MonkeyPatch
     assert engines.gpu(0, capture=True) is not engines.gpu(0)
 
 
-def test_20_runs_give_the_same_bits(cuda_host: HostRuntime) -> None:
+@pytest.mark.parametrize("runs", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_every_run_gives_the_same_bits(runs: int, cuda_host: HostRuntime) -> None:
     """The threads of a kernel come in another order each time."""
     options = NOISY | {"epochs": 2}
     expected = trained("cuda", noisy(), **options)
-    assert all(same_bits(trained("cuda", noisy(), **options), expected) for _ in range(20))
+    assert all(same_bits(trained("cuda", noisy(), **options), expected) for _ in range(runs))
 
 
 def test_two_fits_are_one(cuda_host: HostRuntime) -> None:
@@ -601,8 +603,7 @@ def streamed(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     monkeypatch.setattr(feeds, "BLOCK_BYTES", rows * (4 * FEATURES + 8))
 
 
-@pytest.mark.parametrize("rows", [BATCH, 2 * BATCH, 3 * BATCH, 4 * BATCH, 1000])
-@pytest.mark.parametrize("length", [None, 2])
+@pytest.mark.parametrize(("rows", "length"), by_turns([BATCH, 2 * BATCH, 3 * BATCH, 4 * BATCH, 1000], [None, 2]))
 def test_streaming_changes_no_bit(
     rows: int, length: int | None, cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -649,7 +650,7 @@ def test_memory_decides_whether_examples_are_streamed(
     cuda_hosts: Hosts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A memory map of more bytes than the GPU has, shuffled as a whole and shard by shard."""
-    rows, columns = 3000, 64
+    rows, columns = 1500, 64
     X = np.lib.format.open_memmap(tmp_path / "X.npy", "w+", "float32", (rows, columns))
     X[...] = np.random.default_rng(0).standard_normal((rows, columns))
     y = np.arange(rows) % CLASSES
@@ -815,6 +816,7 @@ def test_threads_predict_at_once_while_they_capture(cuda_host: HostRuntime, monk
 def test_nothing_is_kept_on_the_gpu_when_a_model_goes(cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     trained("cuda")  # what the engine keeps for all models
     gc.collect()
+    gc.freeze()  # what other tests have left is not looked through again
     held = dict(cuda_host.held)
     for share in (feeds.RESIDENT_SHARE, 0.0):
         monkeypatch.setattr(feeds, "RESIDENT_SHARE", share)

@@ -100,12 +100,10 @@ def raised_by(action: Callable[[], Any]) -> tuple[type[BaseException], str] | No
 
 
 @pytest.fixture(autouse=True, scope="module")
-def old_objects_are_left_alone() -> Iterator[None]:
+def old_objects_are_left_alone() -> None:
     """What other tests of this process have left is looked through once, not after every fault."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def emptied(runtime: HostRuntime) -> dict[int, int]:
@@ -229,7 +227,7 @@ USES: dict[str, Callable[[fastnn.Sequential, np.ndarray, np.ndarray], Any]] = {
 }
 
 
-@pytest.mark.parametrize("stride", [16, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [32, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_fault_while_a_model_is_asked_changes_nothing(

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cuda_on_host import host
-from laws import FLOATS, check_definition, check_kernel
+from laws import FLOATS, by_turns, check_definition, check_kernel
 
 import fastnn_kernels.cpu as cpu_set
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, ALPHA_ACTIVATIONS, Operand
@@ -38,9 +38,9 @@ def alpha(activation: str | None) -> dict[str, float]:
     return {"alpha": 0.125} if activation in ALPHA_ACTIVATIONS else {}
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("m", "k", "n"), SHAPES)
-def test_matmul(m: int, k: int, n: int, dtype: str) -> None:
+@pytest.mark.parametrize(("shape", "dtype"), by_turns(SHAPES, FLOATS))
+def test_matmul(shape: tuple[int, int, int], dtype: str) -> None:
+    m, k, n = shape
     for transpose_a, transpose_b in itertools.product((False, True), repeat=2):
         a, b = uniform(0, (k, m) if transpose_a else (m, k), (n, k) if transpose_b else (k, n), dtype=dtype)
         check_kernel(
@@ -48,25 +48,25 @@ def test_matmul(m: int, k: int, n: int, dtype: str) -> None:
         )
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("m", "k", "n"), SHAPES)
-def test_dense(m: int, k: int, n: int, dtype: str) -> None:
+@pytest.mark.parametrize(("shape", "dtype"), by_turns(SHAPES, FLOATS))
+def test_dense(shape: tuple[int, int, int], dtype: str) -> None:
+    m, k, n = shape
     x, w, b = uniform(1, (m, k), (k, n), (n,), dtype=dtype)
     for activation in (None, "relu"):
         check_kernel("dense", [x, w, b], [((m, n), dtype)], tolerance=tolerance(k), activation=activation)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("m", "k", "n"), SHAPES)
-def test_dense_backward_input(m: int, k: int, n: int, dtype: str) -> None:
+@pytest.mark.parametrize(("shape", "dtype"), by_turns(SHAPES, FLOATS))
+def test_dense_backward_input(shape: tuple[int, int, int], dtype: str) -> None:
+    m, k, n = shape
     dz, w, y = uniform(2, (m, k), (n, k), (m, n), dtype=dtype)
     for activation in (None, "relu"):
         check_kernel("dense_backward_input", [dz, w, y], [((m, n), dtype)], tolerance=tolerance(k), activation=activation)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("m", "k", "n"), SHAPES)
-def test_dense_backward_weight(m: int, k: int, n: int, dtype: str) -> None:
+@pytest.mark.parametrize(("shape", "dtype"), by_turns(SHAPES, FLOATS))
+def test_dense_backward_weight(shape: tuple[int, int, int], dtype: str) -> None:
+    m, k, n = shape
     x, dz = uniform(3, (k, m), (k, n), dtype=dtype)
     check_kernel("dense_backward_weight", [x, dz], [((m, n), dtype), ((n,), dtype)], tolerance=tolerance(k))
 
@@ -219,9 +219,7 @@ def long_enough(index: int, dtype: str) -> int:
     return 2 * cuda_dense.TILES[np.dtype(dtype).itemsize][index].depth + 7
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("splits", [1, 3])
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize(("index", "splits", "dtype"), by_turns(range(4), [1, 3], FLOATS))
 def test_cuda_tiles(index: int, splits: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     force(monkeypatch, index, splits)
     long = long_enough(index, dtype)

@@ -32,7 +32,13 @@ def in_a_process(*arguments: str, **variables: str) -> subprocess.CompletedProce
 
 
 @pytest.fixture
-def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what does not depend on it: reading it takes longer than everything else."""
+    monkeypatch.delenv("FASTNN_DATA", raising=False)
+
+
+@pytest.fixture
+def no_training(no_mnist: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(doctor.PARTS, "training", lambda: ({}, ["not tried"]))
 
 
@@ -124,6 +130,7 @@ def test_a_part_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(facts) == LABELS
 
 
+@pytest.mark.usefixtures("no_mnist")
 @pytest.mark.parametrize("error", [ArithmeticError("the sums are wrong"), RuntimeError("two\nlines")])
 def test_without_training_it_ends_with_1(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def broken(device: str) -> Any:
@@ -141,6 +148,7 @@ def test_without_training_it_ends_with_1(monkeypatch: pytest.MonkeyPatch, error:
     assert raised.__cause__ is error
 
 
+@pytest.mark.usefixtures("no_mnist")
 @pytest.mark.parametrize("loss", [1.01, 0.99, float("nan"), float("inf")])
 def test_a_wrong_loss_is_an_error(monkeypatch: pytest.MonkeyPatch, loss: float) -> None:
     monkeypatch.setattr(doctor, "_train", lambda device: [2.0, 1.0 if device == "numpy" else loss])

@@ -473,7 +473,7 @@ def check(case: Case) -> None:
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=HEALTH, derandomize=True, database=None)
+@settings(max_examples=120, deadline=None, suppress_health_check=HEALTH, derandomize=True, database=None)
 @given(cases())
 def test_inputs_of_many_forms(case: Case) -> None:
     check(case)

@@ -493,8 +493,12 @@ print(steps)
 """
 
 
-@pytest.mark.parametrize("delay", [0.05, 0.113, 0.31])
-@pytest.mark.parametrize("device", ["cpu", "numpy"])
+SLOW = [
+    pytest.param(*each, marks=pytest.mark.slow) for each in [("cpu", 0.113), ("cpu", 0.31), ("numpy", 0.05), ("numpy", 0.31)]
+]
+
+
+@pytest.mark.parametrize(("device", "delay"), [("cpu", 0.05), ("numpy", 0.113), *SLOW])
 def test_an_interrupt_inside_a_chunk_leaves_whole_steps(device: str, delay: float) -> None:
     import subprocess
     import sys

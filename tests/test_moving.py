@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 from cuda_on_host import host
-from laws import AWKWARD, FLOATS, check_definition, check_kernel
+from laws import AWKWARD, FLOATS, by_turns, check_definition, check_kernel
 
 DTYPES = ("float32", "float64", "int64", "uint8", "bool")
 
@@ -23,8 +23,7 @@ def numbered(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     return x.reshape(shape)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [*itertools.product(AWKWARD, AWKWARD[:5]), (100, 70)])
+@pytest.mark.parametrize(("shape", "dtype"), by_turns([*itertools.product(AWKWARD, AWKWARD[:5]), (100, 70)], DTYPES))
 def test_transpose_of_a_matrix(shape: tuple[int, int], dtype: str) -> None:
     x = numbered(shape, dtype)
     (y,) = check_kernel("transpose", [x], [(shape[::-1], dtype)], tolerance=0, axes=(1, 0))
@@ -46,9 +45,7 @@ def test_transpose_of_six_axes_that_stay_apart() -> None:
         check_kernel("transpose", [x], [(tuple(x.shape[a] for a in axes), "int64")], tolerance=0, axes=axes)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("axis", [0, 1, 2, -1])
-@pytest.mark.parametrize("length", AWKWARD)
+@pytest.mark.parametrize(("length", "axis", "dtype"), by_turns(AWKWARD, [0, 1, 2, -1], DTYPES))
 def test_concatenate_and_slice(length: int, axis: int, dtype: str) -> None:
     shape = [3, 5, 33]
     shape[axis] = length
@@ -67,9 +64,7 @@ def test_concatenate_and_slice(length: int, axis: int, dtype: str) -> None:
         assert y.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("count", AWKWARD)
-@pytest.mark.parametrize("row", [(), (1,), (33,), (2, 3), (0,)])
+@pytest.mark.parametrize(("row", "count", "dtype"), by_turns([(), (1,), (33,), (2, 3), (0,)], AWKWARD, DTYPES))
 def test_gather(row: tuple[int, ...], count: int, dtype: str) -> None:
     x = numbered((13, *row), dtype)
     indices = np.random.default_rng(count).integers(0, 13, count)
@@ -77,9 +72,7 @@ def test_gather(row: tuple[int, ...], count: int, dtype: str) -> None:
     assert y.tobytes() == x[indices].tobytes()
 
 
-@pytest.mark.parametrize("dtype", [*FLOATS, "int64"])
-@pytest.mark.parametrize("count", AWKWARD)
-@pytest.mark.parametrize("row", [(), (1,), (33,), (2, 100), (0,)])
+@pytest.mark.parametrize(("row", "count", "dtype"), by_turns([(), (1,), (33,), (2, 100), (0,)], AWKWARD, [*FLOATS, "int64"]))
 def test_scatter_add(row: tuple[int, ...], count: int, dtype: str) -> None:
     random = np.random.default_rng(count)
     dy = (100 * random.normal(size=(count, *row))).astype(dtype)

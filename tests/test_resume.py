@@ -186,14 +186,21 @@ def log_rows(folder: Path) -> list[list[str]]:
 # --- interrupted by an exception ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_interrupted_at_every_step(name: str, shm: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "first", "stride"),
+    [
+        *((name, 1 + number % 3, 3) for number, name in enumerate(CASES)),
+        *(pytest.param(name, 1, 1, marks=pytest.mark.slow) for name in CASES),
+    ],
+)
+def test_interrupted_at_every_step(name: str, first: int, stride: int, shm: Path) -> None:
+    """At every third one every day, the last of an epoch among them; the cases begin at the first three in turn."""
     case = CASES[name]
     expected = case.train(shm)
     last = expected["counters"][0] if "early" not in name else STEPS
     rows = log_rows(shm) if name == "a log" else []
     cut = 0
-    for step in range(1, last + 1):
+    for step in range(first, last + 1, stride):
         folder = shm / str(step)
         folder.mkdir()
         try:
@@ -205,7 +212,7 @@ def test_interrupted_at_every_step(name: str, shm: Path) -> None:
         assert found == expected, step
         if rows:
             assert log_rows(folder) == rows
-    assert cut > 2 * PER_EPOCH - 1
+    assert cut > (2 * PER_EPOCH - 1) // stride
 
 
 @pytest.mark.parametrize("name", ["early stopping, not reached", "rates of a function", "validation, metrics", "mini-batches"])
@@ -663,9 +670,9 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are POSIX")
 
 
 @forks
-def test_killed_and_resumed(shm: Path) -> None:
-    """`FASTNN_KILLS` says how many."""
-    kills = int(os.environ.get("FASTNN_KILLS", "20"))
+@pytest.mark.parametrize("kills", [6, pytest.param(int(os.environ.get("FASTNN_KILLS", "20")), marks=pytest.mark.slow)])
+def test_killed_and_resumed(kills: int, shm: Path) -> None:
+    """`FASTNN_KILLS` says how many there are in the slow one."""
     check(killing(shm, kills, seed=1), kills)
 
 
