@@ -250,6 +250,7 @@ def test_contestants_go_on_in_fresh_processes(planted: Callable[..., list[str]])
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_process_is_pinned_and_waits_without_working() -> None:
     with Process(REFERENCES[0], "cpu", 1) as process:
         process.ask("prepare", 60.0, cell={"network": "planar", "batch_size": 1})
@@ -269,6 +270,7 @@ def test_a_process_is_pinned_and_waits_without_working() -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.slow
 def test_a_process_that_ended_is_started_anew() -> None:
     with Process(entry("Dies"), "cpu", 1) as process:
         with pytest.raises(Failed, match="SIGSEGV"):
@@ -277,6 +279,7 @@ def test_a_process_that_ended_is_started_anew() -> None:
         assert process.started == 2
 
 
+@pytest.mark.slow
 def test_a_late_answer_ends_the_process() -> None:
     with Process(entry("Hangs"), "cpu", 1) as process:
         process.ask("hello", 60.0)
@@ -319,6 +322,7 @@ def test_a_run_does_not_go_on_elsewhere(what: str) -> None:
         runner.resume(record)
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing_that_was_written(
     planted: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -535,6 +535,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     assert not model.built
 
 
+@pytest.mark.slow
 def test_one_process_writes_a_folder(tmp_path: Path) -> None:
     code = (
         f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\n"

@@ -454,6 +454,7 @@ def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path) -> None:
             assert (tmp_path / "my states" / f"step-{step:09d}.safetensors").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="a pipe that is closed")
 def test_a_closed_pipe_is_no_error(folder: Path) -> None:
     command = [sys.executable, "-m", "fastnn", "predict", str(folder / "flowers.safetensors"), str(folder / "big.csv")]

@@ -771,6 +771,7 @@ def test_arrays_of_jax_come_back_as_they_came(device: str, cuda_host: HostRuntim
 # --- several at once ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_threads_predict_at_once_while_they_capture(cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels of the host run one at a time, as those of a stream do; everything else is at once."""
     lock, run = threading.RLock(), host.run_kernel

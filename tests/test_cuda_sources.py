@@ -179,6 +179,7 @@ def python(code: str, **environment: str) -> str:
     return ended.stdout
 
 
+@pytest.mark.slow
 def test_the_wheel_of_nvrtc_is_enough(nvrtc, tmp_path: Path) -> None:
     """It is found without a toolkit, and compiling needs no header."""
     pytest.importorskip("nvidia.cu13", reason="NVRTC is not there as a wheel")
@@ -195,6 +196,7 @@ for library in libraries:
     python(code, CUDA_PATH=str(tmp_path), LD_LIBRARY_PATH="", PATH="/usr/bin:/bin")
 
 
+@pytest.mark.slow
 def test_training_on_the_cpu_does_not_touch_cupy() -> None:
     """Nothing asks for a driver where the CPU was asked for."""
     pytest.importorskip("cupy")

@@ -75,6 +75,7 @@ def test_json_says_the_same() -> None:
     assert facts["training"]["loss"] == pytest.approx(facts["training"]["expected_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_kernels_come_from_the_folder() -> None:
     run()  # by now they have been compiled
     result = in_a_process("--json", FASTNN_DATA="")

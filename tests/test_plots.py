@@ -74,6 +74,7 @@ def test_matplotlib_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         plots.cost_curves(HISTORY)
 
 
+@pytest.mark.slow
 def test_no_window_and_no_global_state() -> None:
     code = """
 import sys

@@ -428,6 +428,7 @@ def test_a_figure_can_be_saved_and_other_things_not(tmp_path: Path) -> None:
     assert not (tmp_path / "number.png").exists()
 
 
+@pytest.mark.slow
 def test_every_name_is_known_and_pyplot_is_not_imported() -> None:
     code = """
 import sys

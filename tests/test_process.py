@@ -167,6 +167,7 @@ model.fit(X, y, epochs=1, verbose=0, threads=2)
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are POSIX")
 def test_a_forked_child_trains_and_predicts() -> None:
     """In a process of its own: other libraries that the tests load do not survive a fork."""

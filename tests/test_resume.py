@@ -670,7 +670,8 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are POSIX")
 
 
 @forks
-@pytest.mark.parametrize("kills", [6, pytest.param(int(os.environ.get("FASTNN_KILLS", "20")), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [int(os.environ.get("FASTNN_KILLS", "20"))])
 def test_killed_and_resumed(kills: int, shm: Path) -> None:
     """`FASTNN_KILLS` says how many there are in the slow one."""
     check(killing(shm, kills, seed=1), kills)

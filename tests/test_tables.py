@@ -86,6 +86,7 @@ def test_several_targets_are_values(tmp_path: Path) -> None:
     assert load(path, "c").classes == 2
 
 
+@pytest.mark.slow
 def test_a_type_that_shows_only_at_the_end(tmp_path: Path) -> None:
     # Longer than a block, so that the type of the first block is not the last word.
     path = write(tmp_path / "t.csv", b"a,y\n" + b"1,2\n" * 5_000_000 + b"2.5,x\n")

@@ -184,6 +184,7 @@ def test_a_whole_number_beyond_float64_fails_the_trial(digits: int) -> None:
     assert results[1].error.startswith("OverflowError")
 
 
+@pytest.mark.slow
 def test_an_exception_is_kept_and_the_others_go_on(tmp_path: Path) -> None:
     def f(parameters: dict[str, Any], trial: Trial) -> float:
         return 1.0 if trial.number != 1 else float(parameters["bet"])
@@ -205,6 +206,7 @@ def test_none_is_best_where_all_have_failed() -> None:
 # --- workers ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_workers_fail_their_trial_alone() -> None:
     results = search(fails_sometimes, SPACE, trials=6, workers=2, seed=5)
     assert [trial.state for trial in results] == ["complete", "failed", "failed", "failed", "complete", "complete"]
@@ -214,6 +216,7 @@ def test_killed_workers_fail_their_trial_alone() -> None:
     assert points(results) == points(search(bowl, SPACE, trials=6, seed=5))
 
 
+@pytest.mark.slow
 def test_workers_have_one_thread_and_are_deaf_to_ctrl_c() -> None:
     before = dict(os.environ)
     results = search(threads, SPACE, trials=3, workers=2, pruner="median")
@@ -336,6 +339,7 @@ def test_a_study_is_kept_and_gone_on_with(name: str, tmp_path: Path) -> None:
     assert len(search(f, SPACE, trials=1, seed=9, storage=storage, name="another")) == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_study_to_go_on_with(tmp_path: Path) -> None:
     calls: list[int] = []
 
@@ -469,6 +473,7 @@ def opened(path: Path) -> Iterator[Any]:
         kept.engine.dispose()
 
 
+@pytest.mark.slow
 def test_searches_that_begin_at_the_same_moment_have_the_settings_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -489,6 +494,7 @@ def test_searches_that_begin_at_the_same_moment_have_the_settings_of_one(
     assert points(search(bowl, SPACE, trials=3, seed=5)) == points(first) == points(second[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a?b.db", "a#b.db", "a%20b.db", "a b.db", "{a}.db", "a?mode=ro&uri=true"])
 def test_a_path_is_no_url(name: str, tmp_path: Path) -> None:
     search(bowl, SPACE, trials=2, seed=0, storage=tmp_path / name)
