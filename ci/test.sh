@@ -6,6 +6,7 @@
 #   PYTHON   the Python to use                                   (python3)
 #   ORACLES  what the tests compare with, for pip                (torch==2.13.0 jax nvidia-cublas)
 #   TESTS    more arguments for pytest, e.g. "-k softmax"        ()
+#   WORKERS  processes that test at the same time, a file each   (2)
 set -euo pipefail
 
 python=${PYTHON:-python3}
@@ -72,7 +73,7 @@ for package in (fastnn, fastnn_kernels):
     print(package.__file__)
     assert pathlib.Path(package.__file__).is_relative_to(pathlib.Path(sys.argv[1]).resolve()), "not the installed wheel"
 CHECK
-"$python" -P -m pytest -m '' -p no:cacheprovider --durations=10 ${tests[@]+"${tests[@]}"} || failed+=("pytest")
+"$python" -P -m pytest -m '' -n "${WORKERS:-2}" --dist loadfile -p no:cacheprovider --durations=10 ${tests[@]+"${tests[@]}"} || failed+=("pytest")
 
 if ((${#failed[@]})); then
     printf 'failed: %s\n' "${failed[*]}" >&2
