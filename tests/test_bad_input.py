@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -225,7 +226,8 @@ ONCE: dict[str, Any] = {"kinds": ("classifier",), "by": ("fit",)}
 
 
 def option(name: str, value: Any, says: str = "", error: Any = InputError) -> Bad:
-    return Bad(f"{name}={value!r}", says or rf"{name}: expected", more={name: value}, error=error, **ONCE)
+    shown = re.sub(" at 0x[0-9a-f]+", "", repr(value))
+    return Bad(f"{name}={shown}", says or rf"{name}: expected", more={name: value}, error=error, **ONCE)
 
 
 BAD_OPTIONS = [

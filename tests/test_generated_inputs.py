@@ -7,6 +7,7 @@ the long search.
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -339,7 +340,9 @@ FAULTS: dict[str, Callable[[np.ndarray, np.ndarray, int, np.random.Generator], d
         }.items()
     },
     **{
-        f"{name}={value!r}": lambda X, y, n, rng, name=name, value=value: {name: value}
+        f"{name}={re.sub(' at 0x[0-9a-f]+', f' {number}', repr(value))}": (
+            lambda X, y, n, rng, name=name, value=value: {name: value}
+        )
         for name, values in {
             "batch_size": (0, -1, 1.5, True, "x", None, np.float64(2), (2,)),
             "epochs": (-1, 0.5, None, "x"),
@@ -360,7 +363,7 @@ FAULTS: dict[str, Callable[[np.ndarray, np.ndarray, int, np.random.Generator], d
             "resume": ("no such file", 3),
             "steps_per_epoch": (3, 0),
         }.items()
-        for value in values
+        for number, value in enumerate(values)
     },
 }  # fmt: skip
 LATE = ("order",)
