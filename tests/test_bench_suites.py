@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,7 +40,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def run_pytest(*arguments: str, code: int = 0, folder: Path = ROOT) -> str:
     """What a pytest of its own writes that is run in `folder`; `code` is the exit status it must have."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}  # or it measures nothing
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=own)
     assert ended.returncode == code, ended.stdout[-4000:] + ended.stderr[-2000:]
     return ended.stdout + ended.stderr
 

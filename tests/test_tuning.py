@@ -489,9 +489,10 @@ def test_searches_that_begin_at_the_same_moment_have_the_settings_of_one(
         real(study, name, value)
 
     monkeypatch.setattr(optuna.Study, "set_user_attr", slow)
-    first = search(bowl, SPACE, trials=3, seed=5, storage=path)
+    search(bowl, SPACE, trials=3, seed=5, storage=path)
     second[0].join()
-    assert points(search(bowl, SPACE, trials=3, seed=5)) == points(first) == points(second[1])
+    assert len(second) == 2, "the other search has ended well"
+    assert points(load(path)) == points(search(bowl, SPACE, trials=3, seed=5))  # each alone may show one that the other began
 
 
 @pytest.mark.slow
