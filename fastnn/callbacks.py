@@ -447,7 +447,7 @@ class Monitor:
         """Raise, before the first step, where no epoch will have the column. A callback of the user's own may add it."""
         kinds = [type(callback) for callback in run.callbacks if type(callback).epoch_end is not Callback.epoch_end]
         if all(kind.__module__.startswith("fastnn.") for kind in kinds):
-            self._check(_columns(run))
+            self._check(run.columns)
 
     def value(self, values: Mapping[str, float]) -> float:
         self._check(values)
@@ -471,14 +471,6 @@ class Monitor:
         if math.isnan(value):
             return False
         return math.isnan(best) or self.sign * (best - value) > least
-
-
-def _columns(run: Run) -> list[str]:
-    """What each epoch of a run puts into the history, but for what callbacks add."""
-    from fastnn.evaluation import measures
-
-    own = ["loss", *(["accuracy"] if run.hits is not None else []), *(["penalty"] if run.penalized else [])]
-    return own if run.validation is None else [*own, *(f"val_{name}" for name in measures(run.hits, run.metrics))]
 
 
 def _count(name: str, value: Any, least: int = 1) -> int:

@@ -21,7 +21,7 @@ from fastnn.batches import Batches, is_batches
 from fastnn.callbacks import Callback, Checkpoint, Progress
 from fastnn.configurations import as_number
 from fastnn.errors import DivergenceError, InputError, KindError
-from fastnn.evaluation import evaluate, hit_attributes
+from fastnn.evaluation import evaluate, hit_attributes, measures
 from fastnn.examples import Examples, prepare
 from fastnn.feeds import Feed, feed
 from fastnn.inputs import Inputs, read
@@ -94,8 +94,6 @@ class Run:
         else:
             self.examples = self._first_of(self.batches, settings)
             self.steps_per_epoch = settings.steps_per_epoch or 0
-        self.network = as_loss_network(model, self.loss)
-        self.hits = hit_attributes(self.loss, self.examples.kind)
         self.validation = None
         if settings.validation_data is not None:
             if not isinstance(settings.validation_data, tuple | list) or len(settings.validation_data) != 2:
@@ -132,7 +130,7 @@ class Run:
             model, inputs, y, self.loss, settings.sample_weight, settings.class_weight, known=self._known(settings),
             classes=settings.classes, part=settings.part,
         )  # fmt: skip
-        self.network, self.hits = as_loss_network(model, self.loss), hit_attributes(self.loss, examples.kind)
+        self._settle(examples)
         n, batch_size = len(examples.X), settings.batch_size
         if batch_size == ALL:
             batch_size = n
@@ -156,9 +154,17 @@ class Run:
         self._batch_classes = settings.classes
         self._batch_known = self._known(settings)
         examples = self._batch(inputs, y, weights, "mini-batch 0: ")
+        self._settle(examples)
         self.batch_size = len(examples.X)
         self._batch_known = examples.task(self.loss)
         return examples
+
+    def _settle(self, examples: Examples) -> None:
+        """What follows from the model and the kind of the examples."""
+        self.network, self.hits = as_loss_network(self.model, self.loss), hit_attributes(self.loss, examples.kind)
+        self._treatment = self.network.segments(*self.penalties, self.optimizer.weight_decay)[1]
+        self.penalized = bool(self._treatment[:, :2].any())
+        """Whether the cost has a penalty: an L2 or L1 of something that is trained."""
 
     def _batch(self, X: Any, y: Any, weights: Any, what: str = "") -> Examples:
         """One mini-batch of an iterable, checked."""
@@ -191,9 +197,10 @@ class Run:
         return self.epochs * self.steps_per_epoch or None
 
     @property
-    def penalized(self) -> bool:
-        """Whether the cost has a penalty: an L2 or L1 of something that is trained."""
-        return bool(self.network.segments(*self.penalties)[1][:, :2].any())
+    def columns(self) -> list[str]:
+        """What each epoch puts into the history, but for what callbacks add."""
+        own = ["loss", *(["accuracy"] if self.hits is not None else []), *(["penalty"] if self.penalized else [])]
+        return own if self.validation is None else [*own, *(f"val_{name}" for name in measures(self.hits, self.metrics))]
 
     @property
     def place(self) -> tuple[int, int]:
@@ -270,7 +277,7 @@ class Run:
             open_.callback(self.whole.close)
         storage = model._cache.take(self._storage_key(), lambda: step_storage(self.network, engine))
         self.storage: dict[str, Any] = open_.enter_context(storage)
-        engine.write(self.storage["penalties"], self.network.segments(*self.penalties, self.optimizer.weight_decay)[1])
+        engine.write(self.storage["penalties"], self._treatment)
 
     def _return(self) -> None:
         """Give the borrowed instances back."""
