@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from fastnn.configurations import as_number
+from fastnn.configurations import as_count, as_number
 from fastnn.errors import DeviceError, DivergenceError, FileError, InputError, KindError, nearest
 from fastnn.files import write_whole
 from fastnn.metrics import METRICS
@@ -119,7 +119,7 @@ class EarlyStopping(Callback):
         mode: str | None = None,
         restore_best: bool = True,
     ) -> None:
-        self.patience = _count("patience", patience, 0)
+        self.patience = as_count("patience", patience, 0)
         if not 0.0 <= as_number(min_delta) < math.inf:
             raise InputError(f"min_delta: expected a number of at least 0, got {min_delta!r}")
         self.watched = Monitor("monitor", monitor, mode)
@@ -193,11 +193,11 @@ class Checkpoint(Callback):
 
         if on_error not in ("raise", "warn"):
             raise InputError(f"on_error: unknown {on_error!r}{nearest(on_error, ('raise', 'warn'))}")
-        self.every = None if steps is None else _count("steps", steps)
-        self.epochs = None if epochs is None else _count("epochs", epochs)
+        self.every = None if steps is None else as_count("steps", steps)
+        self.epochs = None if epochs is None else as_count("epochs", epochs)
         if self.every is None and self.epochs is None:
             self.epochs = 1
-        self.folder = Folder(Path(folder), _count("keep", keep))
+        self.folder = Folder(Path(folder), as_count("keep", keep))
         self.on_error = on_error
         self.watched = None if best is None else Monitor("best", best, mode)
         self.best = math.nan
@@ -277,7 +277,7 @@ class LearningRate(Callback):
     def __init__(self, rates: Mapping[int, float] | Callable[[int, float], float]) -> None:
         if isinstance(rates, Mapping):
             for epoch, rate in rates.items():
-                _count("rates: epoch", epoch, 0)
+                as_count("rates: epoch", epoch, 0)
                 _rate(rate)
         elif not callable(rates):
             raise KindError(f"rates: expected a dict of rates by epoch or a function, got {type(rates).__name__}")
@@ -471,12 +471,6 @@ class Monitor:
         if math.isnan(value):
             return False
         return math.isnan(best) or self.sign * (best - value) > least
-
-
-def _count(name: str, value: Any, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
-    return int(value)
 
 
 def _rate(value: Any) -> float:

@@ -73,6 +73,13 @@ def as_number(value: object) -> float:
         return math.nan
 
 
+def as_count(name: str, value: object, least: int = 1) -> int:
+    """`value` as an int. Raises InputError, with this name, for what is no whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    return int(value)
+
+
 def set_number(
     configuration: Configuration,
     name: str,

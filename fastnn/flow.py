@@ -16,7 +16,7 @@ import numpy as np
 
 from fastnn import inputs, ops, steps
 from fastnn.callbacks import Callback
-from fastnn.configurations import as_number
+from fastnn.configurations import as_count, as_number
 from fastnn.errors import InputError, NotReadyError
 from fastnn.losses import Loss, mean_loss
 from fastnn.program.differentiate import gradients
@@ -75,14 +75,10 @@ class GradientFlow(Callback):
         vanishing: float = 1e-3,
         exploding: float = 1e3,
     ) -> None:
-        for name, value in (("every", every), ("examples", examples)):
-            whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
-            if not (whole or (value is None and name == "every")):
-                raise InputError(f"{name}: expected a whole number of at least 1, got {value!r}")
         if not 0.0 <= as_number(vanishing) < as_number(exploding):
             raise InputError(f"expected 0 <= vanishing < exploding, got {vanishing!r} and {exploding!r}")
-        self.every = None if every is None else int(every)
-        self.examples, self.vanishing, self.exploding = int(examples), float(vanishing), float(exploding)
+        self.every = None if every is None else as_count("every", every)
+        self.examples, self.vanishing, self.exploding = as_count("examples", examples), float(vanishing), float(exploding)
         self._probe: _Probe | None = None
         self._restored = False
         self._start()

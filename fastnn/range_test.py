@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn.callbacks import Callback
-from fastnn.configurations import as_number
+from fastnn.configurations import as_count, as_number
 from fastnn.errors import DivergenceError, InputError
 
 if TYPE_CHECKING:
@@ -122,18 +122,17 @@ def find_learning_rate(
     """
     if not 0.0 < as_number(lowest) < as_number(highest) < math.inf:
         raise InputError(f"expected 0 < lowest < highest, got {lowest!r} and {highest!r}")
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 2:
-        raise InputError(f"steps: expected a whole number of at least 2, got {steps!r}")
+    steps = as_count("steps", steps, 2)
     if not 0.0 <= as_number(smoothing) < 1.0:
         raise InputError(f"smoothing: expected 0 <= beta < 1, got {smoothing!r}")
     if not as_number(burst) > 1.0:
         raise InputError(f"burst: expected a number above 1, got {burst!r}")
-    rising = _Rising(np.geomspace(lowest, highest, int(steps)), float(smoothing), float(burst))
+    rising = _Rising(np.geomspace(lowest, highest, steps), float(smoothing), float(burst))
     twin = copy.deepcopy(model)
     twin._start_slots(None, {})
     try:
         twin.fit(
-            X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=int(steps), sample_weight=sample_weight, l2=l2,
+            X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=steps, sample_weight=sample_weight, l2=l2,
             l1=l1, callbacks=[rising], device=device, threads=threads, verbose=0,
         )  # fmt: skip
     except DivergenceError:

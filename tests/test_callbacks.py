@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import callbacks, files, ops, schedules
+from fastnn import files, ops, schedules
 from fastnn.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, LearningRate, Progress, StepLosses
 from fastnn.errors import FastnnError, FileError, InputError, KindError
 from fastnn.metrics import Metric
@@ -367,7 +367,7 @@ def columns(kind: str, **options: Any) -> list[str]:
 
     class Asked(Callback):
         def begin(self, run: Any) -> None:
-            self.columns = callbacks._columns(run)
+            self.columns = run.columns
 
     asked = Asked()
     X, y = examples()

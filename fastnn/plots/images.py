@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn import arrays, labels
+from fastnn.configurations import as_count
 from fastnn.errors import InputError, NotReadyError, nearest
 from fastnn.plots import look
 from fastnn.plots.models import network_of
@@ -32,7 +33,7 @@ def misclassified(model: Sequential, images: Any, y: Any, count: int = 15, *, ax
     images, y = arrays.to_host(images), arrays.to_host(y)
     if images.ndim < 2 or math.prod(images.shape[1:]) != math.prod(features) or y.shape != (len(images),):
         raise InputError(f"expected images (n, {', '.join(map(str, features))}) and y (n,), got {images.shape} and {y.shape}")
-    count = look.count("count", count)
+    count = as_count("count", count)
     shown = images.reshape(len(images), *_side(images.shape[1:]))
     shares = arrays.to_host(model.predict_proba(images.reshape(-1, *features)))
     found, true = shares.argmax(axis=1), labels.indices(y, model.classes_)
@@ -57,7 +58,7 @@ def weights_as_images(
     named = model.weights
     if name not in named or named[name].ndim != 2:
         raise InputError(f"no weights (I, O) are called {name!r}{nearest(name, [n for n in named if named[n].ndim == 2])}")
-    units = named[name].T[: look.count("count", count)]
+    units = named[name].T[: as_count("count", count)]
     side = _side(units.shape[1:]) if shape is None else tuple(shape)
     if len(side) != 2 or math.prod(side) != units.shape[1]:
         raise InputError(f"shape: expected (H, W) with H W = {units.shape[1]}, got {side}")

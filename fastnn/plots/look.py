@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from fastnn.errors import InputError
 
@@ -45,13 +43,6 @@ def axes_for(ax: Axes | None) -> Axes:
 
 def color(index: int) -> str:
     return COLORS[index % len(COLORS)]
-
-
-def count(name: str, value: Any, least: int = 1) -> int:
-    """A whole number of at least `least`, or InputError."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
-    return int(value)
 
 
 def frame(axes: Axes, x: str, y: str, legend: bool = True) -> Axes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn import arrays, labels
+from fastnn.configurations import as_count
 from fastnn.errors import InputError, KindError, NotReadyError
 from fastnn.plots import look
 
@@ -28,7 +29,7 @@ def decision_boundary(model: Sequential, X: Any, y: Any, *, resolution: int = 20
     is asked. Raises InputError for other shapes and unknown labels, NotReadyError for a model that was not trained to classify.
     """
     x, classes, found = _points(model, X, y)
-    resolution = look.count("resolution", resolution, 2)
+    resolution = as_count("resolution", resolution, 2)
     low, high = x.min(axis=0), x.max(axis=0)
     reach = MARGIN * np.where(high > low, high - low, 1.0)
     first, second = (np.linspace(low[i] - reach[i], high[i] + reach[i], resolution) for i in range(2))
@@ -96,7 +97,7 @@ def weight_histograms(model: Sequential, *, bins: int = 50, ax: Axes | None = No
 
     Raises NotReadyError for a model without parameters, InputError for one that has no weights, KindError for what is none.
     """
-    network, bins = network_of(model), look.count("bins", bins)
+    network, bins = network_of(model), as_count("bins", bins)
     named = model.weights
     places = [place for place in network.parameters if getattr(place.declaration, "regularized", False) and place.size]
     weights = {place.name: named[place.name].ravel() for place in places}

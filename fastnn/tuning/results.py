@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,15 +18,11 @@ from fastnn.files import write_whole
 from fastnn.tuning.space import Space
 from fastnn.tuning.strategies import narrowed
 
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
 WIDTH = 80
 SHOWN = 20
 """Rows that are printed."""
 SHORT, LONGEST = 9, 12
 """Characters of a parameter's name, and of its values, where there is no room for all."""
-STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
 
 
 @dataclass(frozen=True)
@@ -163,21 +159,6 @@ class Results(Sequence[TrialResult]):
         if failed:
             lines.append(_cut(f"{len(failed)} failed, the first, trial {failed[0].number}: {failed[0].error}", WIDTH))
         return "\n".join(lines)
-
-
-def results_of(space: Space, mode: str, trials: dict[int, FrozenTrial]) -> Results:
-    """The table of Optuna's trials by their numbers."""
-    rows = []
-    for number, trial in trials.items():
-        lost = trial.user_attrs.get("lost")
-        if lost == "surplus":
-            continue
-        begun, ended = trial.datetime_start, trial.datetime_complete
-        seconds = (ended - begun).total_seconds() if begun is not None and ended is not None and lost is None else math.nan
-        value = trial.value if trial.value is not None else math.nan
-        state = "interrupted" if lost is not None else STATES[trial.state.name]
-        rows.append(TrialResult(number, space.point(trial.params), value, state, seconds, trial.user_attrs.get("error", "")))
-    return Results(space, rows, mode)
 
 
 def _key(value: Any) -> tuple[bool, Any]:

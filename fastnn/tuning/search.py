@@ -11,7 +11,7 @@ from typing import Any
 
 from fastnn import random
 from fastnn.errors import FileError, InputError, KindError, nearest
-from fastnn.tuning.results import Results, results_of
+from fastnn.tuning.results import Results
 from fastnn.tuning.space import Distribution, Space
 from fastnn.tuning.strategies import STRATEGIES, Settings
 from fastnn.tuning.trial import Job, Outcome, Train
@@ -76,7 +76,7 @@ def search(
     import optuna
 
     from fastnn.tuning import workers as runners
-    from fastnn.tuning.study import close_storage, latest, open_study, quiet
+    from fastnn.tuning.study import close_storage, latest, open_study, quiet, results_of
 
     study = open_study(storage, name, replace(settings, prunes=pruned_by is not None), given, pruned_by)
     try:
@@ -100,7 +100,7 @@ def load(storage: str | os.PathLike[str], name: str = "search") -> Results:
     _require()
     import optuna
 
-    from fastnn.tuning.study import SETTINGS, close_storage, latest, open_storage, quiet
+    from fastnn.tuning.study import SETTINGS, close_storage, latest, open_storage, quiet, results_of
 
     kept = open_storage(storage, make=False)
     try:

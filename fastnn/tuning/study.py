@@ -12,6 +12,7 @@ of the trials are fresh, so that searches that share a study, on any number of m
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import socket
@@ -24,6 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastnn.errors import FileError, InputError
+from fastnn.tuning.results import Results, TrialResult
+from fastnn.tuning.space import Space
 from fastnn.tuning.strategies import Settings, planned
 from fastnn.tuning.trial import Job, Outcome
 
@@ -35,6 +38,8 @@ SETTINGS = "fastnn"
 OWNER, LOST, NUMBER, ERROR = "owner", "lost", "number", "error"
 STOPPED, SURPLUS = "stopped", "surplus"
 """Why a trial was lost: it was stopped, or it is one more than were asked for."""
+
+STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
 
 ASKED = -1
 """The number of a trial whose number is not known yet."""
@@ -227,6 +232,21 @@ def latest(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
         if number not in found or LOST in found[number].user_attrs or found[number].state.name in ("RUNNING", "WAITING"):
             found[number] = trial
     return dict(sorted(found.items()))
+
+
+def results_of(space: Space, mode: str, trials: dict[int, FrozenTrial]) -> Results:
+    """The table of Optuna's trials by their numbers."""
+    rows = []
+    for number, trial in trials.items():
+        lost = trial.user_attrs.get(LOST)
+        if lost == SURPLUS:
+            continue
+        begun, ended = trial.datetime_start, trial.datetime_complete
+        seconds = (ended - begun).total_seconds() if begun is not None and ended is not None and lost is None else math.nan
+        value = trial.value if trial.value is not None else math.nan
+        state = "interrupted" if lost is not None else STATES[trial.state.name]
+        rows.append(TrialResult(number, space.point(trial.params), value, state, seconds, trial.user_attrs.get(ERROR, "")))
+    return Results(space, rows, mode)
 
 
 def _fresh(trials: Sequence[FrozenTrial]) -> int:
