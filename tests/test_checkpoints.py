@@ -481,9 +481,11 @@ def writes_until_killed(path: Path) -> None:
         os._exit(1)
 
 
-def kill_writers(path: Path, times: int) -> None:
-    generator, step = random.Random(11), 0
-    for _ in range(times):
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_killed_writers_leave_whole_files(tmp_path: Path) -> None:
+    path, generator, step = tmp_path, random.Random(11), 0
+    for _ in range(200):
         child = os.fork()
         if not child:
             writes_until_killed(path)
@@ -513,18 +515,6 @@ def kill_writers(path: Path, times: int) -> None:
         with folder.locked():
             assert not list(path.glob(".*"))
     assert step > 0
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_killed_writers_leave_whole_files(tmp_path: Path) -> None:
-    kill_writers(tmp_path, 50)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_many_killed_writers_leave_whole_files(tmp_path: Path) -> None:
-    kill_writers(tmp_path, 500)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

@@ -135,9 +135,9 @@ def test_a_unit_includes_nothing() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not here")
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_nvcc_compiles_the_same(family, precision, tmp_path: Path) -> None:
-    source = tmp_path / "unit.cu"
+def test_nvcc_compiles_the_same(family, tmp_path: Path) -> None:
+    """In the precision that has the most in it; NVRTC compiles all."""
+    precision, source = "bfloat16", tmp_path / "unit.cu"
     source.write_text(unit(kernels(family, precision)))
     command = ["nvcc", "-std=c++17", "-arch=sm_90", "-cubin", "-Xptxas=-v", "-o", str(tmp_path / "unit.cubin"), str(source)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
