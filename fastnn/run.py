@@ -165,6 +165,19 @@ class Run:
         self._treatment = self.network.segments(*self.penalties, self.optimizer.weight_decay)[1]
         self.penalized = bool(self._treatment[:, :2].any())
         """Whether the cost has a penalty: an L2 or L1 of something that is trained."""
+        if not self.part:
+            self._warn_of_steps()
+
+    def _warn_of_steps(self) -> None:
+        """Say which layers get no gradient because of `step`."""
+        found = [", ".join(f"{i} {self.model.layers[i]!r}" for i in layers) for layers in self.model.network.cut_off]
+        if any(found):
+            warnings.warn(
+                f"no gradient passes through step, whose derivative is 0, and these layers do not learn: {found[0]}; "
+                f"train with sigmoid in the place of step in: {found[1]}",
+                UserWarning,
+                stacklevel=7,
+            )
 
     def _batch(self, X: Any, y: Any, weights: Any, what: str = "") -> Examples:
         """One mini-batch of an iterable, checked."""

@@ -36,6 +36,10 @@ def network(dtype: str = "float32") -> fastnn.Sequential:
     return fastnn.Sequential(layers, seed=3, dtype=dtype)
 
 
+def small() -> fastnn.Sequential:
+    return fastnn.Sequential([fastnn.Dense(5, activation="tanh"), fastnn.Dropout(0.3), fastnn.Dense(CLASSES)], seed=0)
+
+
 def fit(model: fastnn.Sequential, *callbacks: Any, **options: Any) -> fastnn.Sequential:
     given: dict[str, Any] = {"epochs": 3, "batch_size": 25, "device": "cpu", "verbose": 0, **options}
     model.fit(*data(model.dtype.name), callbacks=callbacks, **given)
@@ -102,9 +106,6 @@ def test_the_training_is_the_same_to_the_last_bit(every: int | None, weights: An
 
 
 def test_the_gpu_finds_what_the_cpu_finds(cuda_host: HostRuntime) -> None:
-    def small() -> fastnn.Sequential:
-        return fastnn.Sequential([fastnn.Dense(5, activation="tanh"), fastnn.Dropout(0.3), fastnn.Dense(CLASSES)], seed=0)
-
     flows = []
     for device in ("cpu", "cuda"):
         flows.append(fastnn.GradientFlow(every=2, examples=32))
@@ -154,7 +155,7 @@ def test_wherever_the_examples_lie(kind: str, tmp_path: Path, monkeypatch: pytes
     device = "cuda" if kind == "GPU" else "cpu"
     options: dict[str, Any] = {"epochs": 1, "batch_size": 25, "verbose": 0, "device": device}
     plain, flow = fastnn.GradientFlow(examples=40), fastnn.GradientFlow(examples=40)
-    network().fit(given, y, callbacks=[plain], **options)
+    small().fit(given, y, callbacks=[plain], **options)
     if kind == "sparse":
         given = pytest.importorskip("scipy.sparse").csr_matrix(given)
     elif kind == "GPU":
@@ -171,7 +172,7 @@ def test_wherever_the_examples_lie(kind: str, tmp_path: Path, monkeypatch: pytes
             take(self, at, out)
 
         monkeypatch.setattr(rows, "take", noted)
-    network().fit(given, y, callbacks=[flow], **options)
+    small().fit(given, y, callbacks=[flow], **options)
     for quantity in QUANTITIES:
         np.testing.assert_array_equal(getattr(flow, quantity), getattr(plain, quantity))
     assert taken.count(40) == (kind != "GPU"), "once a run"
@@ -350,3 +351,83 @@ def test_a_record_an_epoch_costs_less_than_2_percent_of_mnist(mnist: Path) -> No
     started = perf_counter()
     model.fit(found.X_train, found.y_train, epochs=5, callbacks=[flow], verbose=0, device="cpu")
     assert sorted(spent)[len(spent) // 2] * 5 < 0.02 * (perf_counter() - started)
+
+
+# --- layers that no gradient reaches --------------------------------------------------------------------------------
+
+Dense, Activation = fastnn.Dense, fastnn.Activation
+
+
+class Gate(fastnn.Layer):
+    """(x w) step(x v), which no gradient of v passes, or x w + step(x w)."""
+
+    def __init__(self, skip: bool = False) -> None:
+        self.skip = skip
+
+    def parameters(self, shape: tuple[int, ...]) -> dict[str, fastnn.Parameter]:
+        return {name: fastnn.Parameter((shape[0], 4), fastnn.initializers.Normal()) for name in ("w", "v")}
+
+    def forward(self, x: Any, training: bool) -> Any:
+        z = x @ self.w
+        return z + fastnn.ops.step(z) if self.skip else z * fastnn.ops.step(x @ self.v)
+
+
+@pytest.mark.parametrize(
+    ("layers", "cut", "stopping"),
+    [
+        ([Dense(4), Dense(CLASSES, activation="step")], [0, 1], [1]),
+        ([Dense(4, activation="step"), Dense(CLASSES)], [0], [0]),
+        ([Dense(4), fastnn.BatchNorm(), Activation("step"), fastnn.Dropout(0.1), Dense(CLASSES)], [0, 1], [2]),
+        ([Activation("step"), Dense(4, activation="step"), Activation("step"), Dense(CLASSES)], [1], [1, 2]),
+        ([Dense(4, trainable=False), Dense(4), Activation("step"), Dense(CLASSES, activation="softmax")], [1], [2]),
+        ([Dense(4), Gate(), Activation("step"), Dense(CLASSES)], [0, 1], [1, 2]),
+    ],
+)
+@pytest.mark.parametrize("batches", [False, True])
+def test_layers_that_no_gradient_reaches_are_named(layers: Any, cut: list[int], stopping: list[int], batches: bool) -> None:
+    """Once, where `fit` is called; they stay as they are, and all others change."""
+    X, y = data()
+    model = fastnn.Sequential(layers, seed=0).build(FEATURES)
+    before = model.weights
+    given: tuple[Any, ...] = ([(X[:50], y[:50]), (X[50:], y[50:])],) if batches else (X, y)
+    with pytest.warns(UserWarning, match="no gradient passes") as caught:
+        model.fit(*given, loss="quadratic", batch_size=50, epochs=2, verbose=0, device="cpu", optimizer=fastnn.SGD(0.1))
+    named = [", ".join(f"{index} {model.layers[index]!r}" for index in numbers) for numbers in (cut, stopping)]
+    says = f"these layers do not learn: {named[0]}; train with sigmoid in the place of step in: {named[1]}"
+    assert [(warning.filename, str(warning.message).partition(" and ")[2]) for warning in caught] == [(__file__, says)]
+    still = {*cut, *model.network.frozen}
+    for place in model.network.parameters:
+        assert np.array_equal(model.weights[place.name], before[place.name]) == (place.layer in still), place.name
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [Activation("step"), Dense(CLASSES)],
+        [Dense(4, activation="step", trainable=False), Dense(CLASSES)],
+        [Gate(), Dense(CLASSES)],
+        [Dense(4), Gate(skip=True), Dense(CLASSES)],
+        [Dense(4, activation="sigmoid"), Dense(CLASSES)],
+    ],
+)
+def test_networks_that_learn_are_not_warned_of(layers: Any) -> None:
+    """Warnings are errors here."""
+    model = fastnn.Sequential(layers, seed=0)
+    fit(model, epochs=1)
+    before = model.weights
+    fit(model, epochs=1)
+    moved = {name.split(".")[0] for name, value in model.weights.items() if not np.array_equal(value, before[name])}
+    trainable = {str(i) for i, layer in enumerate(model.layers) if layer.has_parameters and layer.trainable}
+    assert moved == trainable
+
+
+def test_single_steps_are_not_warned_of() -> None:
+    X, y = data()
+    model = fastnn.Sequential([Dense(4, activation="step"), Dense(CLASSES)], seed=0)
+    model.partial_fit(X, y, device="cpu")
+    assert "cut_off" not in vars(model.network)
+    with pytest.warns(UserWarning, match="do not learn"):
+        fit(model)
+    assert model.network.cut_off == ((0,), (0,))
+    model.freeze(0)
+    fit(model)

@@ -184,6 +184,21 @@ def test_frozen_batch_norm_is_that_of_pytorch_in_eval_mode() -> None:
         trained(model.unfreeze(), batch_size=1)
 
 
+def test_freezing_changes_no_parameters_of_a_model() -> None:
+    """Beta stands for the bias of the layer in front, frozen or not; use_bias=True brings one, which is trained then."""
+    names = ["0.weight", "1.gamma", "1.beta", "1.running_mean", "1.running_variance", "2.weight", "2.bias"]
+    made = [[fastnn.Dense(4), fastnn.BatchNorm(trainable=trainable), fastnn.Dense(CLASSES)] for trainable in (True, False)]
+    free, frozen = (fastnn.Sequential(layers, seed=0).build(FEATURES) for layers in made)
+    assert list(free.weights) == list(frozen.weights) == list(free.freeze(1).weights) == names
+    frozen.set_weights(trained(free.unfreeze()).weights)
+    before = frozen.weights
+    assert changed(before, trained(frozen)) == {"0.weight", "2.weight", "2.bias"}
+    layers = [fastnn.Dense(4, use_bias=True), fastnn.BatchNorm(trainable=False), fastnn.Dense(CLASSES)]
+    shifted = fastnn.Sequential(layers, seed=0).build(FEATURES)
+    before = shifted.weights
+    assert changed(before, trained(shifted)) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+
+
 class Scaled(fastnn.Layer):
     """x * scale, and a count of the rows seen in training that goes on while the layer is frozen."""
 
