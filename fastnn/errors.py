@@ -58,8 +58,8 @@ class DeviceLostError(DeviceError):
 ELSEWHERE = {
     "acc": ("accuracy",),
     "alpha": ("learning_rate",),
-    "batchnormalization": ("BatchNorm",),
     "batchnorm1d": ("BatchNorm",),
+    "batchnormalization": ("BatchNorm",),
     "bce": ("sigmoid_cross_entropy",),
     "bcewithlogits": ("sigmoid_cross_entropy",),
     "betas": ("beta1 = betas[0], beta2 = betas[1]",),
@@ -150,7 +150,7 @@ ELSEWHERE = {
     "xavieruniform": ('Glorot("uniform")',),
 }
 """What others call things that are here, in lower-case letters and digits, without "loss" or "score" behind it: our names,
-with what is given to them or put in their place where that is not the same."""
+and what else is to be written where a name alone would mean something else."""
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

@@ -170,11 +170,13 @@ class Run:
 
     def _warn_of_steps(self) -> None:
         """Say which layers get no gradient because of `step`."""
-        found = [", ".join(f"{i} {self.model.layers[i]!r}" for i in layers) for layers in self.model.network.cut_off]
-        if any(found):
+        layers, (cut_off, stepping) = self.model.layers, self.model.network.cut_off
+        cut = [i for i in cut_off if layers[i].trainable]
+        if cut:
+            named = [", ".join(f"{i} {layers[i]!r}" for i in of) for of in (cut, [i for i in stepping if i >= cut[0]])]
             warnings.warn(
-                f"no gradient passes through step, whose derivative is 0, and these layers do not learn: {found[0]}; "
-                f"train with sigmoid in the place of step in: {found[1]}",
+                f"no gradient passes through step, whose derivative is 0, and these layers do not learn: {named[0]}; "
+                f"train with sigmoid in the place of step in: {named[1]}",
                 UserWarning,
                 stacklevel=7,
             )

@@ -74,7 +74,7 @@ class Network:
 
     @cached_property
     def cut_off(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The layers to be trained that no gradient reaches because of `step`, and the layers whose steps keep it from them."""
+        """The layers whose parameters no gradient reaches because of `step`, and the layers with steps, frozen or not."""
         trace = Trace(self.dtype)
         x, step = trace.input("x", (B, *self.features)), trace.input("step", (), "int64")
         each: list[Symbol] = []
@@ -84,13 +84,11 @@ class Network:
             for found in (used, reached) if call.kernel != "step" else (used,):
                 if any(symbol in found for symbol in call.outputs):
                     found.update(call.inputs)
-        trained = [(p.layer, parameters[p.name]) for p in self.parameters if self.layers[p.layer].trainable]
-        learning = {layer for layer, symbol in trained if symbol in reached}
-        cut = sorted({layer for layer, symbol in trained if symbol in used} - learning)
+        using, learning = ({p.layer for p in self.parameters if parameters[p.name] in found} for found in (used, reached))
         made = [max((i for i, call in enumerate(trace.calls) if call.makes(output)), default=-1) for output in each]
         steps = [i for i, call in enumerate(trace.calls) if call.kernel == "step" and call.outputs[0] in used]
-        stopping = sorted({next(layer for layer, last in enumerate(made) if i <= last) for i in steps})
-        return tuple(cut), tuple(layer for layer in stopping if cut and layer >= cut[0])
+        stepping = {next(layer for layer, last in enumerate(made) if i <= last) for i in steps}
+        return tuple(sorted(using - learning)), tuple(sorted(stepping))
 
     def trained(self) -> tuple[Place, ...]:
         """The parameters that training changes. Raises InputError where there are parameters and all are frozen."""

@@ -379,7 +379,11 @@ class Gate(fastnn.Layer):
         ([Dense(4, activation="step"), Dense(CLASSES)], [0], [0]),
         ([Dense(4), fastnn.BatchNorm(), Activation("step"), fastnn.Dropout(0.1), Dense(CLASSES)], [0, 1], [2]),
         ([Activation("step"), Dense(4, activation="step"), Activation("step"), Dense(CLASSES)], [1], [1, 2]),
-        ([Dense(4, trainable=False), Dense(4), Activation("step"), Dense(CLASSES, activation="softmax")], [1], [2]),
+        (
+            [Dense(4, activation="step", trainable=False), Dense(4), Activation("step"), Dense(CLASSES, activation="softmax")],
+            [1],
+            [2],
+        ),
         ([Dense(4), Gate(), Activation("step"), Dense(CLASSES)], [0, 1], [1, 2]),
     ],
 )
@@ -429,5 +433,5 @@ def test_single_steps_are_not_warned_of() -> None:
     with pytest.warns(UserWarning, match="do not learn"):
         fit(model)
     assert model.network.cut_off == ((0,), (0,))
-    model.freeze(0)
+    model.layers[0].trainable = False
     fit(model)

@@ -124,6 +124,16 @@ def test_freezing_and_unfreezing_between_calls() -> None:
     assert model.unfreeze(2, 4).network.frozen == (0,)
 
 
+def test_a_layer_of_a_model_is_frozen_by_its_attribute_too() -> None:
+    """As in Keras: `trainable` is the one thing about a layer that may change."""
+    model = trained(network())
+    model.layers[0].trainable = False
+    before = model.weights
+    assert changed(before, trained(model)) == {"2.weight", "2.bias", "4.weight", "4.bias"}
+    with pytest.raises(errors.InputError, match="units: the options of a layer do not change"):
+        model.layers[0].units = 3  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_what_is_frozen_is_not_differentiated(fused: bool) -> None:
     model = network(norm=True)
