@@ -157,7 +157,7 @@ def _pointer(name: str) -> str:
     """
     if name.startswith("_") or not name.isidentifier() or importlib.util.find_spec(f"fastnn.{name}"):
         return ""
-    import difflib
+    from fastnn.errors import meant
 
     places = {own: [f"fastnn.{own}"] for own in __all__}
     for module in _MODULES:
@@ -167,8 +167,8 @@ def _pointer(name: str) -> str:
                 places.setdefault(own, []).append(f"fastnn.{module}.{own}")
     if name in places:
         return f"; it is {' or '.join(places[name])}"
-    close = difflib.get_close_matches(name, places, n=1)
-    return f"; did you mean {places[close[0]][0]}?" if close else ""
+    own, behind = meant(name, places) or ("", "")
+    return f"; did you mean {places[own][0]}{behind}?" if own else ""
 
 
 def __dir__() -> list[str]:

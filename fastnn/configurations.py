@@ -10,14 +10,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from inspect import signature
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
-from fastnn.errors import InputError, nearest
+from fastnn.errors import InputError, KindError, nearest
+
+
+class Keywords:
+    """The base of classes whose constructors answer a keyword that they do not take with the one of theirs that is meant.
+
+    Keywords are looked at beside `__init__`, whose signature is what editors show. Raises KindError, which is a TypeError.
+    """
+
+    def __new__(cls, *arguments: Any, **keywords: Any) -> Self:
+        if keywords:
+            _, *taken = signature(cls.__init__).parameters.values()
+            known = [parameter.name for parameter in taken]
+            unknown = [name for name in keywords if name not in known]
+            if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
+                raise KindError(f"{cls.__name__} has no {unknown[0]!r}{nearest(unknown[0], known)}")
+        return super().__new__(cls)
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Keywords):
     """The base of one family per subclass that sets `types`; `from_config` of the family reads any member of it."""
 
     types: ClassVar[dict[str, type[Configuration]]] = {}

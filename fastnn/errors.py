@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class FastnnError(Exception):
@@ -57,52 +57,123 @@ class DeviceLostError(DeviceError):
 
 ELSEWHERE = {
     "acc": ("accuracy",),
+    "alpha": ("learning_rate",),
+    "batchnorm1d": ("BatchNorm",),
+    "batchnormalization": ("BatchNorm",),
     "bce": ("sigmoid_cross_entropy",),
     "bcewithlogits": ("sigmoid_cross_entropy",),
+    "betas": ("beta1 = betas[0], beta2 = betas[1]",),
+    "bias": ("use_bias",),
+    "biasinitializer": ("bias_init",),
     "binaryaccuracy": ("accuracy",),
     "binarycrossentropy": ("sigmoid_cross_entropy",),
     "categoricalaccuracy": ("accuracy",),
     "categoricalcrossentropy": ("softmax_cross_entropy",),
+    "cosineannealinglr": ("Cosine",),
+    "cosinedecay": ("Cosine",),
     "crossentropy": ("softmax_cross_entropy", "log_loss"),
-    "gd": ("sgd",),
+    "csvlogger": ("CSVLog",),
+    "decay": ("weight_decay",),
+    "elu": ('Activation("elu")',),
+    "eps": ("epsilon",),
+    "eta": ("learning_rate",),
+    "exponentialdecay": ("Exponential",),
+    "exponentiallr": ("Exponential",),
+    "gd": ("sgd", "SGD"),
+    "gelu": ('Activation("gelu")',),
+    "glorotnormal": ('Glorot("normal")',),
+    "glorotuniform": ('Glorot("uniform")',),
     "gpu": ("cuda",),
-    "gradientdescent": ("sgd",),
-    "kaiming": ("he", "he_normal"),
-    "kaimingnormal": ("he_normal",),
-    "kaiminguniform": ("he_uniform",),
-    "linear": ("identity",),
+    "gradientdescent": ("sgd", "SGD"),
+    "henormal": ('He("normal")',),
+    "heuniform": ('He("uniform")',),
+    "kaiming": ("he", "he_normal", "He"),
+    "kaimingnormal": ("he_normal", 'He("normal")'),
+    "kaiminguniform": ("he_uniform", 'He("uniform")'),
+    "keepprob": ("rate = 1 - keep_prob",),
+    "kernelinitializer": ("weight_init",),
+    "kernelregularizer": ("l2",),
+    "leakyrelu": ('Activation("leaky_relu")',),
+    "learningrateinit": ("learning_rate",),
+    "learningratescheduler": ("LearningRate",),
+    "lecunnormal": ('LeCun("normal")',),
+    "lecununiform": ('LeCun("uniform")',),
+    "linear": ("Dense", "identity"),
     "log": ("log_loss", "softmax_cross_entropy"),
     "logistic": ("sigmoid", "sigmoid_cross_entropy"),
+    "logisticregression": ("Sequential",),
+    "lr": ("learning_rate",),
     "lrelu": ("leaky_relu",),
     "l1": ("mae",),
     "l2": ("mse", "mean_squared_error"),
+    "makeblobs": ("blobs",),
+    "makecircles": ("circles",),
+    "makegaussianquantiles": ("quantiles",),
+    "makemoons": ("moons",),
     "meanabsoluteerror": ("mae",),
     "meansquarederror": ("mse",),
+    "mlpclassifier": ("Sequential",),
+    "mlpregressor": ("Sequential",),
+    "model": ("Sequential",),
+    "modelcheckpoint": ("Checkpoint",),
+    "module": ("Layer",),
     "mse": ("mean_squared_error",),
     "nag": ("nesterov",),
     "negativeloglikelihood": ("softmax_cross_entropy", "log_loss"),
+    "nesterov": ("SGD(momentum=0.9, nesterov=True)",),
+    "network": ("Sequential",),
+    "neuralnetwork": ("Sequential",),
     "nll": ("softmax_cross_entropy", "log_loss"),
+    "normalization": ("Standardizer",),
+    "ones": ("Constant(1.0)",),
+    "outfeatures": ("units",),
+    "p": ("rate",),
+    "randomnormal": ("Normal",),
+    "relu": ('Activation("relu")',),
+    "rho": ("beta",),
     "rsquared": ("r2",),
+    "sigmoid": ('Activation("sigmoid")',),
+    "softmax": ('Activation("softmax")',),
     "softmaxcrossentropywithlogits": ("softmax_cross_entropy",),
     "sparsecategoricalaccuracy": ("accuracy",),
     "sparsecategoricalcrossentropy": ("softmax_cross_entropy",),
     "squarederror": ("mean_squared_error", "mse"),
-    "stochasticgradientdescent": ("sgd",),
+    "standardscaler": ("Standardizer",),
+    "steplr": ("Staircase",),
+    "stochasticgradientdescent": ("sgd", "SGD"),
     "swish": ("silu",),
+    "tanh": ('Activation("tanh")',),
+    "tocategorical": ("one_hot",),
+    "traintestsplit": ("split",),
+    "xavier": ("Glorot",),
+    "xaviernormal": ('Glorot("normal")',),
+    "xavieruniform": ('Glorot("uniform")',),
 }
-"""What others call things that are here, in lower-case letters and digits, without "loss" or "score" behind it: our names."""
+"""What others call things that are here, in lower-case letters and digits, without "loss" or "score" behind it: our names,
+and what else is to be written where a name alone would mean something else."""
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest of `known`, else the list of them, for the end of a message.
+    """`; did you mean 'x'?` for what `meant` finds, else the list of the known names, for the end of a message."""
+    names = sorted(known)
+    found = meant(name, names)
+    if found:
+        return f"; did you mean {''.join(found)!r}?"
+    return f"; known are {', '.join(map(repr, names))}" if names else ""
 
-    Nearest is the one that is written in other letters ("LeakyReLU"), the one that others call so (`ELSEWHERE`), or the one of
+
+def meant(name: object, known: Collection[str]) -> tuple[str, str] | None:
+    """The nearest of `known`, and what is to be written behind it (often nothing); None where none is near.
+
+    Nearest is the one that others call so (`ELSEWHERE`), the one that is written in other letters ("LeakyReLU"), or the one of
     the most letters in common.
     """
-    names = sorted(known)
     whole = "".join(filter(str.isalnum, str(name))).lower()
     bare = re.sub("(?<=.)(loss|score)$", "", whole)
-    alike = [own for own in names if whole and own.replace("_", "").lower() in (whole, bare)]
-    meant = [own for own in ELSEWHERE.get(bare, ()) if own in names]
-    close = alike or meant or difflib.get_close_matches(str(name), names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(map(repr, names))}"
+    for entry in ELSEWHERE.get(bare, ()):
+        own, behind = re.fullmatch(r"(\w+)(.*)", entry).groups()  # type: ignore[union-attr]
+        if own in known:
+            return own, behind
+    alike = [own for own in known if whole and own.replace("_", "").lower() in (whole, bare)]
+    close = alike or difflib.get_close_matches(str(name), known, n=1)
+    return (close[0], "") if close else None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnn import inputs, ops, steps
+from fastnn import arrays, inputs, ops, steps
 from fastnn.callbacks import Callback
 from fastnn.configurations import as_count, as_number
 from fastnn.errors import InputError, NotReadyError
@@ -25,6 +25,7 @@ from fastnn.program.trace import B, N, Program, Symbol, Trace
 from fastnn.summary import shortened
 
 if TYPE_CHECKING:
+    from fastnn.engines import Engine
     from fastnn.model import Sequential
     from fastnn.run import Run
 
@@ -32,6 +33,8 @@ EXAMPLES = 256
 SMALL = 5e8
 """Examples times parameters below which one thread computes a record. Played once in a while, its many short calls wait for
 threads that slept: 1.6 ms on one thread and 2 to 24 on two for 784-128-10, on two cores that others used too."""
+GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+"""Multiples of it, modulo 1, lie more evenly than those of any other number: Knuth, The Art of Computer Programming, 6.4."""
 TINY = 1e-30
 """What an array is divided by at least before its squares are added up."""
 
@@ -51,9 +54,9 @@ class GradientFlow(Callback):
         print(flow)
 
     A record is made before the first step, and after each epoch or each `every` steps. It is computed on the device, by one
-    forward and backward pass of the training cost (batch statistics, dropout of the step that comes next) over the first
-    `examples` examples (of iterables: of the first mini-batch); it takes about as long as two steps and changes no bit of the
-    training. There are R records of L layers, float64:
+    forward and backward pass of the training cost (batch statistics, dropout of the step that comes next) over `examples`
+    examples from everywhere in the data (of iterables: in the first mini-batch), the same in every record and on every device;
+    it takes about as long as two steps and changes no bit of the training. There are R records of L layers, float64:
 
     - `steps` (R,): steps of the run that were made before it; `layers` (L,): what they are called;
     - `activations` (R, L): the root mean square of its outputs, before a last softmax or sigmoid that the loss contains;
@@ -207,11 +210,12 @@ class _Probe:
         small = rows * run.network.size < SMALL
         self.instance = engine.instantiate(program, rows, 1 if small else run.threads)
         x = engine.zeros((rows, *run.network.features), model.dtype)
-        engine.load_rows(x, given.X, 0, rows, model.input_scale)
+        chosen = spread(len(given.X), rows)
+        _gather(engine, given.X, chosen, x, model.input_scale)
         log = engine.zeros((1, max(1, len(self.columns))), model.dtype, mirrored=True)
-        bound = {"x": x, "t": engine.place(np.ascontiguousarray(given.y[:rows])), "log": log}
+        bound = {"x": x, "t": engine.place(np.ascontiguousarray(given.y[chosen])), "log": log}
         if given.weights is not None:
-            bound["w"] = engine.place(np.ascontiguousarray(given.weights[:rows]))
+            bound["w"] = engine.place(np.ascontiguousarray(given.weights[chosen]))
         state = model._state.on(engine)
         self.statistics = engine.zeros(state["statistics"].shape, model.dtype)
         self.parameters = engine.zeros(state["parameters"].shape, model.dtype)
@@ -273,6 +277,31 @@ def _flow(network: steps.Network, loss: Loss, data: steps.Data, layers: int) -> 
         moved = ops.subtract(value, before.view(place.shape, place.start))
         measured |= {(quantity, place.name): of for quantity, of in zip(OF_PARAMETERS, (slope, value, moved), strict=True)}
     return _recorded(trace, [_root_mean_square(symbol) for symbol in measured.values()]), list(measured)
+
+
+def spread(n: int, count: int) -> np.ndarray:
+    """The numbers (count,), rising, of `count` <= n rows out of n: one of each of `count` stretches that are equally long.
+
+    Where in its stretch a row lies is the fractional part of i times the golden ratio, for stretch i. At the same place in
+    each, labels that recur at equal distances (0, 1, ..., 9, 0, 1, ...) might show one of their values only.
+    """
+    starts = np.arange(count + 1) * n // count
+    shares = np.arange(count) * GOLDEN % 1.0
+    return starts[:-1] + (shares * np.diff(starts)).astype(np.int64)
+
+
+def _gather(engine: Engine, X: Any, chosen: np.ndarray, x: Any, scale: float) -> None:
+    """x = X[chosen] * scale, on the engine; no other row of what lies elsewhere is brought there or made dense."""
+    if not arrays.on_host(X):
+        operands = (engine.place(X), engine.place(chosen), engine.place(np.array(0)), x)
+        engine.compute("gather_rows", operands, {"scale": scale})
+        return
+    if isinstance(X, inputs.Rows):
+        rows = np.empty((len(chosen), *X.shape[1:]), X.dtype)
+        X.take(chosen, rows)
+    else:
+        rows = X[chosen]
+    engine.load_rows(x, rows, 0, len(chosen), scale)
 
 
 @dataclass(frozen=True)

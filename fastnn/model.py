@@ -183,8 +183,10 @@ class Sequential:
         Those without parameters stay as they are. The gradients of frozen parameters are not computed, and frozen layers at
         the beginning are not passed backwards at all. Frozen weights have no part in the norm that `clip_norm` limits, nor
         in the penalty, which is that of what is trained. A frozen BatchNorm uses its running statistics and keeps them;
-        Dropout goes on dropping. What the optimizer keeps of frozen parameters stays as it is. What is frozen is saved with
-        the model; a layer may be made so as well (`trainable=False`).
+        Dropout goes on dropping. A Dense layer in front of a frozen BatchNorm learns no shift unless it was made with
+        `use_bias=True`: beta stood for its bias and is frozen, and freezing adds no parameters to a model. What the
+        optimizer keeps of frozen parameters stays as it is. What is frozen is saved with the model; a layer may be made so as
+        well (`trainable=False`).
 
         Raises KindError and InputError for what is no layer, NotReadyError while the model is being trained.
         """

@@ -165,6 +165,21 @@ class Run:
         self._treatment = self.network.segments(*self.penalties, self.optimizer.weight_decay)[1]
         self.penalized = bool(self._treatment[:, :2].any())
         """Whether the cost has a penalty: an L2 or L1 of something that is trained."""
+        if not self.part:
+            self._warn_of_steps()
+
+    def _warn_of_steps(self) -> None:
+        """Say which layers get no gradient because of `step`."""
+        layers, (cut_off, stepping) = self.model.layers, self.model.network.cut_off
+        cut = [i for i in cut_off if layers[i].trainable]
+        if cut:
+            named = [", ".join(f"{i} {layers[i]!r}" for i in of) for of in (cut, [i for i in stepping if i >= cut[0]])]
+            warnings.warn(
+                f"no gradient passes through step, whose derivative is 0, and these layers do not learn: {named[0]}; "
+                f"train with sigmoid in the place of step in: {named[1]}",
+                UserWarning,
+                stacklevel=7,
+            )
 
     def _batch(self, X: Any, y: Any, weights: Any, what: str = "") -> Examples:
         """One mini-batch of an iterable, checked."""

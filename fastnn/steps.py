@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -70,6 +71,24 @@ class Network:
     def frozen(self) -> tuple[int, ...]:
         """The layers that training leaves as they are; of one's own they may have no parameters."""
         return tuple(index for index, layer in enumerate(self.layers) if not layer.trainable)
+
+    @cached_property
+    def cut_off(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The layers whose parameters no gradient reaches because of `step`, and the layers with steps, frozen or not."""
+        trace = Trace(self.dtype)
+        x, step = trace.input("x", (B, *self.features)), trace.input("step", (), "int64")
+        each: list[Symbol] = []
+        outputs, parameters = forward(trace, self, x, True, step, each)
+        used, reached = {outputs}, {outputs}
+        for call in reversed(trace.calls):
+            for found in (used, reached) if call.kernel != "step" else (used,):
+                if any(symbol in found for symbol in call.outputs):
+                    found.update(call.inputs)
+        using, learning = ({p.layer for p in self.parameters if parameters[p.name] in found} for found in (used, reached))
+        made = [max((i for i, call in enumerate(trace.calls) if call.makes(output)), default=-1) for output in each]
+        steps = [i for i, call in enumerate(trace.calls) if call.kernel == "step" and call.outputs[0] in used]
+        stepping = {next(layer for layer, last in enumerate(made) if i <= last) for i in steps}
+        return tuple(sorted(using - learning)), tuple(sorted(stepping))
 
     def trained(self) -> tuple[Place, ...]:
         """The parameters that training changes. Raises InputError where there are parameters and all are frozen."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import doctest
+import inspect
+import re
 import subprocess
 import sys
 from typing import Any
@@ -55,13 +57,16 @@ def test_the_nearest_name() -> None:
 
 
 def test_every_name_of_the_table_leads_to_one_that_is_here() -> None:
+    classes = [*fastnn.layers.BUILT_IN.values(), *optimizers.Optimizer.types.values()]
     known = {
         *losses.LOSSES, *metrics.METRICS, *optimizers.NAMES, *initializers.NAMES, *ops.ACTIVATIONS, *fastnn.engines.DEVICES,
+        *fastnn.__all__, *(name for module in fastnn._MODULES for name in vars(getattr(fastnn, module))),
+        *(argument for made in classes for argument in inspect.signature(made).parameters),
     }  # fmt: skip
-    for name, ours in ELSEWHERE.items():
+    for name, entries in ELSEWHERE.items():
         assert name == name.lower()
         assert name.isalnum()
-        assert known & set(ours), name
+        assert {re.split(r"\W", entry)[0] for entry in entries} <= known, name
 
 
 # --- names of the package -------------------------------------------------------------------------------------------
@@ -80,6 +85,20 @@ def test_every_name_of_the_table_leads_to_one_that_is_here() -> None:
         ("EarlyStoping", r"did you mean fastnn\.callbacks\.EarlyStopping\?$"),
         ("Dence", r"did you mean fastnn\.Dense\?$"),
         ("sequential", r"did you mean fastnn\.Sequential\?$"),
+        ("Xavier", r"did you mean fastnn\.initializers\.Glorot\?$"),
+        ("XavierNormal", r"did you mean fastnn\.initializers\.Glorot\(\"normal\"\)\?$"),
+        ("KaimingUniform", r"did you mean fastnn\.initializers\.He\(\"uniform\"\)\?$"),
+        ("Linear", r"did you mean fastnn\.Dense\?$"),
+        ("ReLU", r"did you mean fastnn\.Activation\(\"relu\"\)\?$"),
+        ("relu", r"it is fastnn\.ops\.relu$"),
+        ("Model", r"did you mean fastnn\.Sequential\?$"),
+        ("MLPClassifier", r"did you mean fastnn\.Sequential\?$"),
+        ("BatchNormalization", r"did you mean fastnn\.BatchNorm\?$"),
+        ("BatchNorm1d", r"did you mean fastnn\.BatchNorm\?$"),
+        ("CrossEntropyLoss", r"did you mean fastnn\.losses\.softmax_cross_entropy\?$"),
+        ("Nesterov", r"did you mean fastnn\.SGD\(momentum=0\.9, nesterov=True\)\?$"),
+        ("train_test_split", r"did you mean fastnn\.datasets\.split\?$"),
+        ("ModelCheckpoint", r"did you mean fastnn\.callbacks\.Checkpoint\?$"),
         ("Path", "has no attribute 'Path'"),
         ("xyzzy", "has no attribute 'xyzzy'$"),
         ("no.name", "has no attribute 'no.name'$"),
@@ -115,3 +134,58 @@ for name in ("numba", "llvmlite", "cupy", "sklearn", "scipy", "tqdm", "click", "
     with pytest.raises(TypeError):  # as for every module
         copy.deepcopy(fastnn)
     assert doctest.DocTestFinder().find(fastnn)
+
+
+# --- arguments of constructors --------------------------------------------------------------------------------------
+
+
+class Scaled(fastnn.Layer):
+    """A layer of one's own."""
+
+    def __init__(self, factor: float = 1.0, **others: float) -> None:
+        self.factor, self.others = factor, others
+
+
+class Quiet(fastnn.Layer):
+    """One without options."""
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "says"),
+    [
+        (fastnn.Adam, {"lr": 0.1}, "Adam has no 'lr'; did you mean 'learning_rate'?"),
+        (fastnn.Adam, {"alpha": 0.1}, "Adam has no 'alpha'; did you mean 'learning_rate'?"),
+        (fastnn.Adam, {"beta_1": 0.9}, "Adam has no 'beta_1'; did you mean 'beta1'?"),
+        (fastnn.Adam, {"betas": (0.9, 0.99)}, "Adam has no 'betas'; did you mean 'beta1 = betas[0], beta2 = betas[1]'?"),
+        (fastnn.SGD, {"momentum": 0.9, "lr": 0.1}, "SGD has no 'lr'; did you mean 'learning_rate'?"),
+        (fastnn.RMSprop, {"rho": 0.9}, "RMSprop has no 'rho'; did you mean 'beta'?"),
+        (fastnn.Dropout, {"keep_prob": 0.8}, "Dropout has no 'keep_prob'; did you mean 'rate = 1 - keep_prob'?"),
+        (fastnn.Dropout, {"p": 0.2}, "Dropout has no 'p'; did you mean 'rate'?"),
+        (
+            fastnn.Dense,
+            {"units": 3, "kernel_initializer": "he"},
+            "Dense has no 'kernel_initializer'; did you mean 'weight_init'?",
+        ),
+        (fastnn.Dense, {"units": 3, "bias": False}, "Dense has no 'bias'; did you mean 'use_bias'?"),
+        (fastnn.BatchNorm, {"eps": 1e-3}, "BatchNorm has no 'eps'; did you mean 'epsilon'?"),
+        (initializers.Normal, {"std": 0.1}, "Normal has no 'std'; known are 'deviation'"),
+        (fastnn.Flatten, {"axis": 1}, "Flatten has no 'axis'"),
+        (Quiet, {"loud": True}, "Quiet has no 'loud'"),
+    ],
+)
+def test_arguments_that_others_use_are_answered_with_ours(make: Any, arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        make(**arguments)
+    assert str(caught.value) == says
+    assert isinstance(caught.value, FastnnError)
+
+
+def test_signatures_are_those_of_the_constructors() -> None:
+    """And what Python itself refuses is refused as before."""
+    assert list(inspect.signature(fastnn.Dropout).parameters) == ["rate"]
+    assert list(inspect.signature(fastnn.Adam).parameters)[:2] == ["learning_rate", "beta1"]
+    assert not inspect.signature(fastnn.Flatten).parameters
+    assert Scaled(2.0, other=3.0).others == {"other": 3.0}
+    for make in (lambda: fastnn.Flatten(3), fastnn.Dense, lambda: fastnn.Adam(*range(9))):  # type: ignore[call-arg, arg-type]
+        with pytest.raises(TypeError, match="argument"):
+            make()

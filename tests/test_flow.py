@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import fastnn
+from fastnn import inputs
 from fastnn.callbacks import Checkpoint
 from fastnn.errors import InputError, NotReadyError
-from fastnn.flow import QUANTITIES
+from fastnn.flow import QUANTITIES, spread
 
 if TYPE_CHECKING:
     from cuda_on_host.runtime import HostRuntime
@@ -35,6 +36,10 @@ def network(dtype: str = "float32") -> fastnn.Sequential:
     return fastnn.Sequential(layers, seed=3, dtype=dtype)
 
 
+def small() -> fastnn.Sequential:
+    return fastnn.Sequential([fastnn.Dense(5, activation="tanh"), fastnn.Dropout(0.3), fastnn.Dense(CLASSES)], seed=0)
+
+
 def fit(model: fastnn.Sequential, *callbacks: Any, **options: Any) -> fastnn.Sequential:
     given: dict[str, Any] = {"epochs": 3, "batch_size": 25, "device": "cpu", "verbose": 0, **options}
     model.fit(*data(model.dtype.name), callbacks=callbacks, **given)
@@ -50,7 +55,7 @@ def test_the_numbers_are_those_of_back_propagation_by_hand() -> None:
     X, y = data("float64")
     model = fastnn.Sequential([fastnn.Dense(5, activation="tanh"), fastnn.Dense(CLASSES)], seed=3, dtype="float64")
     model.build(FEATURES)
-    flow = fastnn.GradientFlow(examples=40)
+    flow, rows = fastnn.GradientFlow(examples=40), spread(N, 40)
     w = [model.weights]
     for epochs in (1, 2):
         twin = fastnn.Sequential(model.layers, seed=3, dtype="float64")
@@ -59,15 +64,15 @@ def test_the_numbers_are_those_of_back_propagation_by_hand() -> None:
     assert flow.steps.tolist() == [0, 4, 8]
     assert flow.layers == ("0 Dense(5, activation='tanh')", "1 Dense(3)")
     for record, now in enumerate(w):
-        hidden = np.tanh(X[:40] @ now["0.weight"] + now["0.bias"])
+        hidden = np.tanh(X[rows] @ now["0.weight"] + now["0.bias"])
         z = hidden @ now["1.weight"] + now["1.bias"]
         p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
-        dz = (p - np.eye(CLASSES)[y[:40]]) / 40
+        dz = (p - np.eye(CLASSES)[y[rows]]) / 40
         dhidden = dz @ now["1.weight"].T
         dfirst = dhidden * (1 - hidden**2)
         np.testing.assert_allclose(flow.activations[record], [rms(hidden), rms(z)])
         np.testing.assert_allclose(flow.gradients[record], [rms(dhidden), rms(dz)])
-        slopes = [rms(X[:40].T @ dfirst, dfirst.sum(0)), rms(hidden.T @ dz, dz.sum(0))]
+        slopes = [rms(X[rows].T @ dfirst, dfirst.sum(0)), rms(hidden.T @ dz, dz.sum(0))]
         np.testing.assert_allclose(flow.parameter_gradients[record], slopes)
         for layer in (0, 1):
             both = [now[f"{layer}.{name}"] for name in ("weight", "bias")]
@@ -101,9 +106,6 @@ def test_the_training_is_the_same_to_the_last_bit(every: int | None, weights: An
 
 
 def test_the_gpu_finds_what_the_cpu_finds(cuda_host: HostRuntime) -> None:
-    def small() -> fastnn.Sequential:
-        return fastnn.Sequential([fastnn.Dense(5, activation="tanh"), fastnn.Dropout(0.3), fastnn.Dense(CLASSES)], seed=0)
-
     flows = []
     for device in ("cpu", "cuda"):
         flows.append(fastnn.GradientFlow(every=2, examples=32))
@@ -118,6 +120,62 @@ def test_the_gpu_finds_what_the_cpu_finds(cuda_host: HostRuntime) -> None:
     on_cpu = fastnn.activation_statistics(model, X)
     on_gpu = fastnn.activation_statistics(model.to("cuda"), X)
     np.testing.assert_allclose(on_gpu.deviation, on_cpu.deviation, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "count"), [(1, 1), (7, 7), (100, 1), (100, 99), (60000, 256), (10**15, 256)])
+def test_examples_are_taken_from_everywhere(n: int, count: int) -> None:
+    """One out of each stretch; all rows where all are wanted; whatever the order of the data is."""
+    rows = spread(n, count)
+    assert rows.dtype == np.int64
+    bounds = [i * n // count for i in range(count + 1)]
+    assert all(low <= row < high for low, row, high in zip(bounds[:-1], rows.tolist(), bounds[1:], strict=True))
+    if count == 256:
+        for labels in (rows * 10 // n, rows % 10, rows // 234 % 10):
+            assert (np.abs(np.bincount(labels, minlength=10) - 25.6) < 11).all(), "each of ten classes, sorted or in turns"
+
+
+def test_data_sorted_by_class_is_measured_as_mixed_data_is() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((3000, FEATURES)).astype(np.float32), np.arange(3000) % CLASSES
+    X[np.arange(3000), y] += 20.0
+    found = []
+    for order in (np.arange(3000), np.argsort(y, kind="stable")):
+        flow = fastnn.GradientFlow(examples=150)
+        model = fastnn.Sequential([fastnn.Dense(CLASSES, weight_init="zeros")], seed=0)
+        model.fit(X[order], y[order], callbacks=[flow], epochs=0, verbose=0, device="cpu")
+        found.append(flow.parameter_gradients[0, 0])
+    assert found[1] == pytest.approx(found[0], rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "map", "float16 map", "GPU"])
+def test_wherever_the_examples_lie(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda_host: HostRuntime) -> None:
+    """The records are those of a plain array, and no more rows than wanted are looked at for them."""
+    X, y = (data()[0] * 64).round().astype(np.float16), data()[1]
+    given: Any = X.astype(np.float32)
+    device = "cuda" if kind == "GPU" else "cpu"
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 25, "verbose": 0, "device": device}
+    plain, flow = fastnn.GradientFlow(examples=40), fastnn.GradientFlow(examples=40)
+    small().fit(given, y, callbacks=[plain], **options)
+    if kind == "sparse":
+        given = pytest.importorskip("scipy.sparse").csr_matrix(given)
+    elif kind == "GPU":
+        given = fastnn.engines.named("cuda").place(given)
+    else:
+        monkeypatch.setattr(inputs, "LARGE_BYTES", 1)
+        (X if kind == "float16 map" else given).tofile(tmp_path / "X")
+        given = np.memmap(tmp_path / "X", "float16" if kind == "float16 map" else "float32", "r", shape=X.shape)
+    taken = []
+    for rows in (inputs.SparseRows, inputs.MappedRows):
+
+        def noted(self: Any, at: np.ndarray, out: np.ndarray, take: Any = rows.take) -> None:
+            taken.append(len(at))
+            take(self, at, out)
+
+        monkeypatch.setattr(rows, "take", noted)
+    small().fit(given, y, callbacks=[flow], **options)
+    for quantity in QUANTITIES:
+        np.testing.assert_array_equal(getattr(flow, quantity), getattr(plain, quantity))
+    assert taken.count(40) == (kind != "GPU"), "once a run"
 
 
 @pytest.mark.parametrize("every", [None, 3])
@@ -293,3 +351,87 @@ def test_a_record_an_epoch_costs_less_than_2_percent_of_mnist(mnist: Path) -> No
     started = perf_counter()
     model.fit(found.X_train, found.y_train, epochs=5, callbacks=[flow], verbose=0, device="cpu")
     assert sorted(spent)[len(spent) // 2] * 5 < 0.02 * (perf_counter() - started)
+
+
+# --- layers that no gradient reaches --------------------------------------------------------------------------------
+
+Dense, Activation = fastnn.Dense, fastnn.Activation
+
+
+class Gate(fastnn.Layer):
+    """(x w) step(x v), which no gradient of v passes, or x w + step(x w)."""
+
+    def __init__(self, skip: bool = False) -> None:
+        self.skip = skip
+
+    def parameters(self, shape: tuple[int, ...]) -> dict[str, fastnn.Parameter]:
+        return {name: fastnn.Parameter((shape[0], 4), fastnn.initializers.Normal()) for name in ("w", "v")}
+
+    def forward(self, x: Any, training: bool) -> Any:
+        z = x @ self.w
+        return z + fastnn.ops.step(z) if self.skip else z * fastnn.ops.step(x @ self.v)
+
+
+@pytest.mark.parametrize(
+    ("layers", "cut", "stopping"),
+    [
+        ([Dense(4), Dense(CLASSES, activation="step")], [0, 1], [1]),
+        ([Dense(4, activation="step"), Dense(CLASSES)], [0], [0]),
+        ([Dense(4), fastnn.BatchNorm(), Activation("step"), fastnn.Dropout(0.1), Dense(CLASSES)], [0, 1], [2]),
+        ([Activation("step"), Dense(4, activation="step"), Activation("step"), Dense(CLASSES)], [1], [1, 2]),
+        (
+            [Dense(4, activation="step", trainable=False), Dense(4), Activation("step"), Dense(CLASSES, activation="softmax")],
+            [1],
+            [2],
+        ),
+        ([Dense(4), Gate(), Activation("step"), Dense(CLASSES)], [0, 1], [1, 2]),
+    ],
+)
+@pytest.mark.parametrize("batches", [False, True])
+def test_layers_that_no_gradient_reaches_are_named(layers: Any, cut: list[int], stopping: list[int], batches: bool) -> None:
+    """Once, where `fit` is called; they stay as they are, and all others change."""
+    X, y = data()
+    model = fastnn.Sequential(layers, seed=0).build(FEATURES)
+    before = model.weights
+    given: tuple[Any, ...] = ([(X[:50], y[:50]), (X[50:], y[50:])],) if batches else (X, y)
+    with pytest.warns(UserWarning, match="no gradient passes") as caught:
+        model.fit(*given, loss="quadratic", batch_size=50, epochs=2, verbose=0, device="cpu", optimizer=fastnn.SGD(0.1))
+    named = [", ".join(f"{index} {model.layers[index]!r}" for index in numbers) for numbers in (cut, stopping)]
+    says = f"these layers do not learn: {named[0]}; train with sigmoid in the place of step in: {named[1]}"
+    assert [(warning.filename, str(warning.message).partition(" and ")[2]) for warning in caught] == [(__file__, says)]
+    still = {*cut, *model.network.frozen}
+    for place in model.network.parameters:
+        assert np.array_equal(model.weights[place.name], before[place.name]) == (place.layer in still), place.name
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [Activation("step"), Dense(CLASSES)],
+        [Dense(4, activation="step", trainable=False), Dense(CLASSES)],
+        [Gate(), Dense(CLASSES)],
+        [Dense(4), Gate(skip=True), Dense(CLASSES)],
+        [Dense(4, activation="sigmoid"), Dense(CLASSES)],
+    ],
+)
+def test_networks_that_learn_are_not_warned_of(layers: Any) -> None:
+    """Warnings are errors here."""
+    model = fastnn.Sequential(layers, seed=0)
+    fit(model, epochs=1)
+    before = model.weights
+    fit(model, epochs=1)
+    moved = {name.split(".")[0] for name, value in model.weights.items() if not np.array_equal(value, before[name])}
+    trainable = {str(i) for i, layer in enumerate(model.layers) if layer.has_parameters and layer.trainable}
+    assert moved == trainable
+
+
+def test_single_steps_are_not_warned_of() -> None:
+    X, y = data()
+    model = fastnn.Sequential([Dense(4, activation="step"), Dense(CLASSES)], seed=0)
+    model.partial_fit(X, y, device="cpu")
+    assert "cut_off" not in vars(model.network)
+    with pytest.warns(UserWarning, match="do not learn"):
+        fit(model)
+    assert model.network.cut_off == ((0,), (0,))
+    model.layers[0].trainable = False
+    fit(model)

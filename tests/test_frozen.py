@@ -124,6 +124,16 @@ def test_freezing_and_unfreezing_between_calls() -> None:
     assert model.unfreeze(2, 4).network.frozen == (0,)
 
 
+def test_a_layer_of_a_model_is_frozen_by_its_attribute_too() -> None:
+    """As in Keras: `trainable` is the one thing about a layer that may change."""
+    model = trained(network())
+    model.layers[0].trainable = False
+    before = model.weights
+    assert changed(before, trained(model)) == {"2.weight", "2.bias", "4.weight", "4.bias"}
+    with pytest.raises(errors.InputError, match="units: the options of a layer do not change"):
+        model.layers[0].units = 3  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_what_is_frozen_is_not_differentiated(fused: bool) -> None:
     model = network(norm=True)
@@ -182,6 +192,21 @@ def test_frozen_batch_norm_is_that_of_pytorch_in_eval_mode() -> None:
     assert changed(w, model) == {"0.weight", "0.bias", "2.weight", "2.bias"}
     with pytest.raises(errors.InputError, match="batch norm cannot be trained"):
         trained(model.unfreeze(), batch_size=1)
+
+
+def test_freezing_changes_no_parameters_of_a_model() -> None:
+    """Beta stands for the bias of the layer in front, frozen or not; use_bias=True brings one, which is trained then."""
+    names = ["0.weight", "1.gamma", "1.beta", "1.running_mean", "1.running_variance", "2.weight", "2.bias"]
+    made = [[fastnn.Dense(4), fastnn.BatchNorm(trainable=trainable), fastnn.Dense(CLASSES)] for trainable in (True, False)]
+    free, frozen = (fastnn.Sequential(layers, seed=0).build(FEATURES) for layers in made)
+    assert list(free.weights) == list(frozen.weights) == list(free.freeze(1).weights) == names
+    frozen.set_weights(trained(free.unfreeze()).weights)
+    before = frozen.weights
+    assert changed(before, trained(frozen)) == {"0.weight", "2.weight", "2.bias"}
+    layers = [fastnn.Dense(4, use_bias=True), fastnn.BatchNorm(trainable=False), fastnn.Dense(CLASSES)]
+    shifted = fastnn.Sequential(layers, seed=0).build(FEATURES)
+    before = shifted.weights
+    assert changed(before, trained(shifted)) == {"0.weight", "0.bias", "2.weight", "2.bias"}
 
 
 class Scaled(fastnn.Layer):

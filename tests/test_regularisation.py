@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fastnn
+from fastnn import errors
 
 if TYPE_CHECKING:
     from cuda_on_host.runtime import HostRuntime
@@ -127,6 +128,33 @@ def test_a_factor_of_1_and_the_numbers_of_fit_change_no_bit() -> None:
         history = trained(model, l2=0.1, l1=0.01, optimizer=fastnn.AdamW(0.01))
         found.append(({name: value.tobytes() for name, value in model.weights.items()}, dict(history)))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("built", [False, True])
+@pytest.mark.parametrize(
+    ("index", "name", "value"),
+    [(0, "l2", 0.5), (0, "l1", None), (0, "learning_rate_factor", 2.0), (1, "learning_rate_factor", 2.0), (2, "rate", 0.5)],
+)
+def test_what_a_layer_was_made_with_does_not_change(index: int, name: str, value: Any, built: bool) -> None:
+    """Neither in the model nor in the layer that it was made of: it would have no effect, or half of one."""
+    layers = [fastnn.Dense(6), fastnn.BatchNorm(), fastnn.Dropout(0.2), fastnn.Dense(CLASSES)]
+    model = fastnn.Sequential(layers, seed=0)
+    if built:
+        model.build(FEATURES)
+    before = repr(model)
+    for layer in (layers[index], model.layers[index]):
+        with pytest.raises(errors.InputError, match=rf"{name}: the options of a layer do not change; .*set_weights"):
+            setattr(layer, name, value)
+    assert repr(model) == before
+
+
+def test_a_model_of_other_layers_goes_on_with_the_weights() -> None:
+    """The cure that the message names."""
+    model = fastnn.Sequential([fastnn.Dense(6), fastnn.Dense(CLASSES)], seed=0).build(FEATURES)
+    made = fastnn.Sequential([fastnn.Dense(6, l2=0.5), *model.layers[1:]], seed=1).build(FEATURES)
+    made.set_weights(model.weights)
+    assert all(np.array_equal(value, made.weights[name]) for name, value in model.weights.items())
+    assert made.network.segments()[1][0, 0] == 0.5
 
 
 def test_a_factor_of_batch_norm() -> None:

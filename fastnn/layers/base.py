@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from fastnn import ops
-from fastnn.configurations import as_number
+from fastnn.configurations import Keywords, as_number
 from fastnn.errors import InputError, MissingError
 from fastnn.random import DROPOUT
 
@@ -61,7 +61,7 @@ def check_training(
         raise InputError(f"{owner}: trainable: expected True or False, got {trainable!r}")
 
 
-class Layer:
+class Layer(Keywords):
     """One layer. A layer of your own defines `forward` and, where it has any, `parameters`:
 
         class Residual(fastnn.Layer):
@@ -72,7 +72,8 @@ class Layer:
                 return x + ops.relu(x @ self.weight)
 
     While a step is recorded, `forward` runs on a copy of the layer whose parameters, statistics, random `key` and `step`
-    are attributes holding symbols; it returns a symbol and changes nothing. A layer object holds options only, no values.
+    are attributes holding symbols; it returns a symbol and changes nothing. A layer object holds options only, no values,
+    and each option is set once: a model has laid out its arrays and recorded its steps by them.
     A layer whose forward pass in training is another one while it is frozen asks for `self.trainable`.
     """
 
@@ -89,6 +90,17 @@ class Layer:
 
     key: tuple[int, int]
     step: Array
+
+    def __init__(self) -> None:
+        """Without options."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.options and name in vars(self):
+            raise InputError(
+                f"{type(self).__name__}: {name}: the options of a layer do not change; make another layer, a model of it and "
+                "the others, and give that the values: made.set_weights(model.weights)"
+            )
+        super().__setattr__(name, value)
 
     def parameters(self, shape: tuple[int, ...]) -> Mapping[str, Parameter]:
         """The trained arrays for inputs of `shape` (without the batch axis)."""

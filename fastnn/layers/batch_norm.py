@@ -18,7 +18,9 @@ class BatchNorm(Layer):
     beta at 0, the running mean at 0, the running variance at 1. Source: Ioffe & Szegedy 2015.
 
     `learning_rate_factor`, `trainable`: as in `Dense`. A frozen layer computes as in inference while the others train: it
-    uses the running statistics and keeps them, as Keras documents for its BatchNormalization.
+    uses the running statistics and keeps them, as Keras documents for its BatchNormalization. The linear Dense layer in front
+    has no bias then either, unless it asks for one (`use_bias=True`): which arrays a model has does not depend on what is
+    frozen, so that weights fit whether it is or not.
     """
 
     options = ("momentum", "epsilon", "learning_rate_factor")

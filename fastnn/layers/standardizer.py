@@ -40,9 +40,9 @@ class Standardizer(Layer):
     def __init__(self, mean: Any = None, deviation: Any = None) -> None:
         if (mean is None) != (deviation is None):
             raise InputError("Standardizer: expected mean and deviation, or neither")
-        self.mean, self.deviation = mean, deviation
-        if mean is not None:
-            self.mean, self.deviation = _numbers("mean", mean), _numbers("deviation", deviation)
+        self.mean = None if mean is None else _numbers("mean", mean)
+        self.deviation = None if deviation is None else _numbers("deviation", deviation)
+        if self.mean is not None and self.deviation is not None:
             if self.mean.shape != self.deviation.shape:
                 raise InputError(f"Standardizer: {self.mean.size} means and {self.deviation.size} deviations: expected as many")
             if not self.deviation.min() > 0:
