@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -412,6 +413,147 @@ def test_search_results_that_cannot_be_drawn() -> None:
         plots.search_results(Found(*[np.nan] * 4))
     with pytest.raises(InputError, match="each of 1 trials"):
         plots.search_results(Found(1.0))
+
+
+# --- awkward input --------------------------------------------------------------------------------------------------
+
+
+def drawn_within(axes: Axes) -> None:
+    """Assert that the frame and the legend lie within the figure, and that the frame has most of it."""
+    figure = axes.figure.canvas.figure
+    figure.draw_without_rendering()
+    page = figure.bbox.padded(2)
+    for part in (axes, axes.get_legend()):
+        if part is not None:
+            box = part.get_window_extent()
+            assert page.contains(box.x0, box.y0)
+            assert page.contains(box.x1, box.y1)
+    assert axes.bbox.width > 0.35 * figure.bbox.width / len(figure.axes)
+    assert axes.bbox.height > 0.4 * figure.bbox.height
+
+
+def test_long_and_many_names_leave_room_for_what_is_drawn() -> None:
+    long = [f"{i} Dense(5, activation='leaky_relu', alpha=0.013, weight_init=Normal(deviation=0.01))" for i in range(8)]
+    drawn_within(plots.gradient_flow(SimpleNamespace(steps=[0, 1], layers=long, gradients=np.ones((2, 8)))))
+    deep = fastnn.Sequential([fastnn.Dense(4) for _ in range(20)], seed=0).build(4)
+    histograms = plots.weight_histograms(deep)
+    drawn_within(histograms)
+    assert [text.get_text() for text in histograms.get_legend().get_texts()] == ["0.weight", "19.weight"]
+    assert len({tuple(patch.get_edgecolor()) for patch in histograms.patches}) == 20
+
+
+@pytest.mark.parametrize("count", [5, 9, 60])
+def test_no_two_classes_look_alike(count: int) -> None:
+    model = fastnn.Sequential([fastnn.Dense(count)], seed=0)
+    x = np.random.default_rng(0).normal(size=(2 * count, 2))
+    y = np.arange(2 * count) % count
+    model.fit(x, y, epochs=1, batch_size="all", verbose=0)
+    axes = plots.decision_boundary(model, x, y, resolution=20)
+    drawn_within(axes)
+    handles = axes.get_legend_handles_labels()[0]
+    looks = {(tuple(dots.get_facecolor()[0]), dots.get_paths()[0].vertices.tobytes()) for dots in handles}
+    assert len(handles) == len(looks) == count
+
+
+def test_what_cannot_be_parted_says_why() -> None:
+    values = fastnn.Sequential([fastnn.Dense(1)], seed=0)
+    values.fit(X, [0.5, 1.5, 2.5, 3.5], loss="mean_squared_error", epochs=1, batch_size=4, verbose=0)
+    with pytest.raises(InputError, match="this one was trained for values"):
+        plots.decision_boundary(values, X, [0, 0, 1, 1])
+    with pytest.raises(InputError, match="X: 1 values are NaN or infinite, the first in row 2"):
+        plots.decision_boundary(classifier(1), [(0, 1), (1, 1), (1, np.nan), (0, 0)], [0, 0, 1, 1])
+
+
+def test_mistakes_of_a_yes_or_no_classifier() -> None:
+    images = np.array([[[0.1]], [[0.9]], [[2.0]], [[-3.0]]], "float32")
+    model = fastnn.Sequential([fastnn.Dense(1)], seed=0)
+    names = np.array(["cat", "none"])
+    model.fit(images.reshape(4, 1), names[[0, 1, 0, 1]], loss="sigmoid_cross_entropy", epochs=1, batch_size=4, verbose=0)
+    model.set_weights({"0.weight": np.ones((1, 1), "float32"), "0.bias": np.zeros(1, "float32")})  # "none" where above 0
+    axes = plots.misclassified(model, images, names[[1, 0, 1, 1]])
+    assert [text.get_text() for text in axes.texts] == ["none > cat", "cat > none"]
+    one = plots.misclassified(model, images, names[[1, 1, 1, 1]])
+    assert one.get_xlim()[1] < 1.2
+    assert one.get_title() == "1 of 4 wrong; true > predicted"
+
+
+def test_tables_of_many_classes_can_be_read() -> None:
+    many = np.arange(40).repeat(1000)
+    axes = plots.confusion_matrix(many, many)
+    cell = 72 * axes.bbox.height / axes.figure.dpi / 40
+    assert len(axes.texts) == 1600
+    assert all(4.0 <= text.get_fontsize() < cell for text in axes.texts)
+    assert 4 * 0.6 * axes.texts[0].get_fontsize() <= cell
+    small = plots.confusion_matrix(many, many, ax=own())
+    assert not small.texts
+    assert [beside.get_ylabel() for beside in small.figure.axes] == ["true", "share of the true class"]
+    assert len(small.get_xticks()) <= 40
+    named = plots.confusion_matrix(
+        ["iris versicolor of the mountains", "iris setosa of the plain"], ["iris setosa of the plain"] * 2
+    )
+    named.figure.draw_without_rendering()
+    first, second = (label.get_window_extent() for label in named.get_xticklabels())
+    assert first.x1 < second.x0
+    assert min(first.y0, second.y0) >= 0
+    with pytest.raises(KindError, match="labels of one type"):
+        plots.confusion_matrix(np.array(["a", 1], object), np.array(["a", 1], object))
+
+
+def test_long_choices_stand_upright_beside_each_other() -> None:
+    found = Found(0.5, 0.1, 0.2, 0.3)
+    found.columns = {**Found.columns, "activation": ["leaky_relu", "hyperbolic tangent", "leaky_relu", "exponential linear"]}
+    last = plots.search_results(found)[3]
+    drawn_within(last)
+    boxes = sorted((label.get_window_extent() for label in last.get_xticklabels()), key=lambda box: box.x0)
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+
+
+def test_one_epoch_is_the_first_and_not_a_part_of_one() -> None:
+    for axes, number in (
+        (plots.cost_curves({"loss": [1.0], "val_loss": [1.2]}), 1),
+        (plots.gradient_flow(SimpleNamespace(steps=[0], layers=["0"], gradients=[[1.0]])), 0),
+    ):
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [number]
+
+
+def test_a_cost_that_ran_away_hides_nothing() -> None:
+    assert plots.cost_curves({"loss": [2.0, 1.0, np.nan], "val_loss": [2.0, 3.0, 1e30]}).get_yscale() == "log"
+    assert plots.cost_curves({"loss": [2.0, 1.0]}, steps=[2.0, 2.0, 1.0, 1e9]).get_yscale() == "log"
+    assert plots.cost_curves({"loss": [2.0, 1e-9]}).get_yscale() == "linear"
+    assert plots.cost_curves({"loss": [np.nan, np.nan]}).get_yscale() == "linear"
+
+
+def test_a_range_test_shows_its_lowest_losses_and_bears_nan() -> None:
+    rates = np.geomspace(1e-4, 1, 5)
+    result = SimpleNamespace(rates=rates, losses=[2, 1, 0.2, 1, 9], smoothed=np.array([2, 1.8, 1.2, 1.1, 4]), suggestion=None)
+    assert plots.learning_rate_finder(result).get_ylim()[0] < 0.2
+    result.losses = result.smoothed = np.full(5, np.nan)
+    assert len(plots.learning_rate_finder(result).get_lines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("draw", "expected"),
+    [
+        (lambda: plots.cost_curves(None), "history: expected what fit returned.*NoneType"),
+        (lambda: plots.cost_curves({"loss": ["high", "low"]}), "loss: expected numbers"),
+        (lambda: plots.cost_curves({"loss": [1.0]}, steps="abc"), "steps: expected numbers"),
+        (lambda: plots.cost_curves({"loss": [1.0]}, Figure()), "ax: expected axes .*Figure"),
+        (lambda: plots.gradient_flow(None), "expected a GradientFlow"),
+        (lambda: plots.learning_rate_finder(None), "expected what find_learning_rate returned"),
+        (lambda: plots.search_results(None), "expected the results of a search"),
+        (lambda: plots.optimizer_paths({"a": "abc"}, lambda x, y: x), "the path 'a': expected numbers"),
+        (lambda: plots.activation(3), "expected names of activations, got int"),
+        (lambda: plots.decision_boundary(classifier(1), [("a", "b")], [0]), "X: expected numbers"),
+    ],
+)
+def test_what_is_of_another_kind_is_said(draw: Callable[[], Any], expected: str) -> None:
+    with pytest.raises(KindError, match=expected):
+        draw()
+    with pytest.raises(InputError, match="reach: expected a number above 0, got 'wide'"):
+        plots.activation("relu", reach="wide")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"H W = 2, got 5"):
+        plots.weights_as_images(classifier(1), shape=5)  # type: ignore[arg-type]
 
 
 # --- all ------------------------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ import numpy as np
 
 from fastnn import arrays, labels
 from fastnn.configurations import as_count
-from fastnn.errors import InputError, NotReadyError, nearest
+from fastnn.errors import InputError, nearest
 from fastnn.plots import look
-from fastnn.plots.models import network_of
+from fastnn.plots.models import network_of, require_classifier, shares_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,18 +24,17 @@ def misclassified(model: Sequential, images: Any, y: Any, count: int = 15, *, ax
     """The images that a classifier is most sure of and wrong about, each with its "true > predicted" label.
 
     `images`: (n, H, W), (n, H, W, 3), or rows (n, H H) of square ones, like those that the model was trained on. `y`: their
-    labels (n,). Up to `count` are drawn, the surest first. Raises InputError for other shapes, NotReadyError for a model that
-    was not trained to classify.
+    labels (n,). Up to `count` are drawn, the surest first. Raises InputError for other shapes and a model that was trained for
+    something else, NotReadyError for one that was not trained.
     """
     features = network_of(model).features
-    if model.task is None or model.task.kind != "classes":
-        raise NotReadyError("misclassified needs a model that was trained to tell classes apart; call fit first")
+    require_classifier(model, "misclassified")
     images, y = arrays.to_host(images), arrays.to_host(y)
     if images.ndim < 2 or math.prod(images.shape[1:]) != math.prod(features) or y.shape != (len(images),):
         raise InputError(f"expected images (n, {', '.join(map(str, features))}) and y (n,), got {images.shape} and {y.shape}")
     count = as_count("count", count)
     shown = images.reshape(len(images), *_side(images.shape[1:]))
-    shares = arrays.to_host(model.predict_proba(images.reshape(-1, *features)))
+    shares = shares_of(model, images.reshape(-1, *features))
     found, true = shares.argmax(axis=1), labels.indices(y, model.classes_)
     wrong = np.flatnonzero(found != true)
     chosen = wrong[np.argsort(-shares[wrong, found[wrong]], kind="stable")][:count]
@@ -59,9 +58,9 @@ def weights_as_images(
     if name not in named or named[name].ndim != 2:
         raise InputError(f"no weights (I, O) are called {name!r}{nearest(name, [n for n in named if named[n].ndim == 2])}")
     units = named[name].T[: as_count("count", count)]
-    side = _side(units.shape[1:]) if shape is None else tuple(shape)
-    if len(side) != 2 or math.prod(side) != units.shape[1]:
-        raise InputError(f"shape: expected (H, W) with H W = {units.shape[1]}, got {side}")
+    side = _side(units.shape[1:]) if shape is None else shape
+    if not isinstance(side, tuple | list) or len(side) != 2 or math.prod(side) != units.shape[1]:
+        raise InputError(f"shape: expected (H, W) with H W = {units.shape[1]}, got {side!r}")
     greatest = float(np.quantile(np.abs(units), 0.999)) or 1.0  # a few large weights would make the rest pale
     return _mosaic(units.reshape(-1, *side), [], ax, "PuOr", (-greatest, greatest))
 
@@ -89,7 +88,7 @@ def _mosaic(
     if not len(images):
         return axes
     n, height, width = images.shape[:3]
-    columns = math.ceil(math.sqrt(n * 1.4 * height / width))
+    columns = min(n, math.ceil(math.sqrt(n * 1.4 * height / width)))
     rows = math.ceil(n / columns)
     high, wide = 1.35 if titles else 1.1, 1.1  # of a cell, in images
     if images.ndim == 4 and images.dtype.kind == "f":
