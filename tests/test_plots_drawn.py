@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -345,6 +346,9 @@ def test_weights_as_images() -> None:
     axes = plots.weights_as_images(model)
     assert [picture.get_array().tolist() for picture in axes.images] == [[[1, 1], [0, 0]], [[0, 0], [1, 1]]]
     assert axes.images[0].get_clim()[0] == -axes.images[0].get_clim()[1]
+    red, _, blue, _ = axes.images[0].to_rgba(-np.ones((1, 1)))[0, 0]
+    assert red > blue
+    assert axes.get_title() == "0.weight of 2 of 2 units; orange is below 0, violet above"
     assert plots.weights_as_images(model, shape=(1, 4), count=1).images[0].get_array().shape == (1, 4)
     with pytest.raises(InputError, match=r"no weights .* 'weight'; did you mean '0.weight'"):
         plots.weights_as_images(model, "weight")
@@ -505,7 +509,7 @@ def test_long_choices_stand_upright_beside_each_other() -> None:
     last = plots.search_results(found)[3]
     drawn_within(last)
     boxes = sorted((label.get_window_extent() for label in last.get_xticklabels()), key=lambda box: box.x0)
-    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_one_epoch_is_the_first_and_not_a_part_of_one() -> None:

@@ -62,7 +62,9 @@ def weights_as_images(
     if not isinstance(side, tuple | list) or len(side) != 2 or math.prod(side) != units.shape[1]:
         raise InputError(f"shape: expected (H, W) with H W = {units.shape[1]}, got {side!r}")
     greatest = float(np.quantile(np.abs(units), 0.999)) or 1.0  # a few large weights would make the rest pale
-    return _mosaic(units.reshape(-1, *side), [], ax, "PuOr", (-greatest, greatest))
+    axes = _mosaic(units.reshape(-1, *side), [], ax, "PuOr", (-greatest, greatest))
+    axes.set_title(f"{name} of {len(units)} of {named[name].shape[1]} units; orange is below 0, violet above", fontsize="small")
+    return axes
 
 
 def _side(shape: tuple[int, ...]) -> tuple[int, ...]:
