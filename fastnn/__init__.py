@@ -159,6 +159,8 @@ def _pointer(name: str) -> str:
         return ""
     import difflib
 
+    from fastnn.errors import ELSEWHERE
+
     places = {own: [f"fastnn.{own}"] for own in __all__}
     for module in _MODULES:
         for own, value in vars(importlib.import_module(f"fastnn.{module}")).items():
@@ -167,7 +169,8 @@ def _pointer(name: str) -> str:
                 places.setdefault(own, []).append(f"fastnn.{module}.{own}")
     if name in places:
         return f"; it is {' or '.join(places[name])}"
-    close = difflib.get_close_matches(name, places, n=1)
+    meant = [own for own in ELSEWHERE.get(name.replace("_", "").lower(), ()) if own in places]
+    close = meant or difflib.get_close_matches(name, places, n=1)
     return f"; did you mean {places[close[0]][0]}?" if close else ""
 
 

@@ -67,7 +67,8 @@ ELSEWHERE = {
     "gd": ("sgd",),
     "gpu": ("cuda",),
     "gradientdescent": ("sgd",),
-    "kaiming": ("he", "he_normal"),
+    "gradientchecking": ("check_gradients",),
+    "kaiming": ("he", "he_normal", "He"),
     "kaimingnormal": ("he_normal",),
     "kaiminguniform": ("he_uniform",),
     "linear": ("identity",),
@@ -88,7 +89,10 @@ ELSEWHERE = {
     "sparsecategoricalcrossentropy": ("softmax_cross_entropy",),
     "squarederror": ("mean_squared_error", "mse"),
     "stochasticgradientdescent": ("sgd",),
+    "standardscaler": ("Standardizer",),
     "swish": ("silu",),
+    "traintestsplit": ("split",),
+    "xavier": ("Glorot",),
 }
 """What others call things that are here, in lower-case letters and digits, without "loss" or "score" behind it: our names."""
 

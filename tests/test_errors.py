@@ -57,6 +57,7 @@ def test_the_nearest_name() -> None:
 def test_every_name_of_the_table_leads_to_one_that_is_here() -> None:
     known = {
         *losses.LOSSES, *metrics.METRICS, *optimizers.NAMES, *initializers.NAMES, *ops.ACTIVATIONS, *fastnn.engines.DEVICES,
+        *fastnn.__all__, *vars(initializers), *fastnn.datasets.__all__,
     }  # fmt: skip
     for name, ours in ELSEWHERE.items():
         assert name == name.lower()
@@ -81,6 +82,9 @@ def test_every_name_of_the_table_leads_to_one_that_is_here() -> None:
         ("Dence", r"did you mean fastnn\.Dense\?$"),
         ("sequential", r"did you mean fastnn\.Sequential\?$"),
         ("Path", "has no attribute 'Path'"),
+        ("Xavier", r"did you mean fastnn\.initializers\.Glorot\?$"),
+        ("train_test_split", r"did you mean fastnn\.datasets\.split\?$"),
+        ("StandardScaler", r"did you mean fastnn\.Standardizer\?$"),
         ("xyzzy", "has no attribute 'xyzzy'$"),
         ("no.name", "has no attribute 'no.name'$"),
     ],

@@ -16,7 +16,7 @@ import numpy as np
 
 from fastnn import arrays, inputs
 from fastnn.configurations import as_number
-from fastnn.errors import InputError
+from fastnn.errors import InputError, KindError
 
 SHOWN = 10
 """Rows that are printed."""
@@ -76,7 +76,8 @@ def compare(first: Any, second: Any, *, level: float = 0.01) -> Likeness:
 
     Sources: Smirnov 1948 (D, whose distribution is taken exactly in small sets, in its limit in large ones); Pearson 1900
     (labels); Holm 1979 (the correction).
-    Raises InputError for sets with other features than each other, without examples, or with values that are not finite.
+    Raises InputError for sets with other features than each other, without examples, or with values that are not finite,
+    KindError for labels of several types.
     """
     from scipy import stats
 
@@ -123,7 +124,10 @@ def _read(given: Any, which: str) -> tuple[np.ndarray, np.ndarray | None, tuple[
 
 def _counts(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """How often each label occurs: (2, C)."""
-    known = np.unique(np.concatenate([first, second]))
+    try:
+        known = np.unique(np.concatenate([first, second]))
+    except TypeError as error:
+        raise KindError("y: expected labels of one type, none of them None; convert them with .astype(str)") from error
     return np.stack([np.bincount(np.searchsorted(known, labels), minlength=len(known)) for labels in (first, second)])
 
 

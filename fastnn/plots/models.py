@@ -138,11 +138,9 @@ def weight_histograms(model: Sequential, *, bins: int = 50, ax: Axes | None = No
 
 def network_of(model: Any) -> Network:
     """The network of a model that has parameters; KindError for what is no model."""
-    from fastnn.model import Sequential
+    from fastnn.model import as_model
 
-    if not isinstance(model, Sequential):
-        raise KindError(f"expected a Sequential, got {type(model).__name__}")
-    return model.network
+    return as_model(model).network
 
 
 def require_classifier(model: Sequential, what: str) -> None:
