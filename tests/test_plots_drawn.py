@@ -516,9 +516,11 @@ def test_one_epoch_is_the_first_and_not_a_part_of_one() -> None:
     for axes, number in (
         (plots.cost_curves({"loss": [1.0], "val_loss": [1.2]}), 1),
         (plots.gradient_flow(SimpleNamespace(steps=[0], layers=["0"], gradients=[[1.0]])), 0),
+        (plots.cost_curves({}, steps=[2.0]), 1),
     ):
         low, high = axes.get_xlim()
         assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [number]
+        assert all(line.get_marker() == "o" for line in axes.get_lines()), "a line of one point cannot be seen"
 
 
 def test_a_cost_that_ran_away_hides_nothing() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Columns = Mapping[str, Sequence[float]]
 
 DOTS = 20
-"""Epochs up to which each has a dot; more would hide the line."""
+"""Points up to which each has a dot; more would hide the line."""
 RUNAWAY = 1e3
 """Times its beginning above which a cost has run away, and hides all else on a linear scale."""
 FLOWS = {
@@ -46,9 +46,12 @@ def cost_curves(history: Columns, ax: Axes | None = None, *, steps: Any = None) 
         axes = _curves(history, "loss", "cost", ax)
     else:
         axes = look.frame(look.axes_for(ax), "mini-batch", "cost")
+        _count(axes)
     if losses is not None and losses.size:
         x = np.arange(1, len(losses) + 1) * (epochs / len(losses) if epochs else 1.0)
-        axes.plot(x, losses, color=look.COLORS[5], linewidth=0.5, label="mini-batches", zorder=1.5)
+        axes.plot(
+            x, losses, color=look.COLORS[5], linewidth=0.5, label="mini-batches", zorder=1.5, marker=_dot(losses), markersize=2
+        )
         look.explain(axes)
     for line in axes.get_lines():
         values = look.numbers("loss", line.get_ydata())
@@ -83,7 +86,7 @@ def gradient_flow(flow: Any, quantity: str = "gradients", *, ax: Axes | None = N
     for index, (name, column, shade) in enumerate(zip(flow.layers, values.T, look.shades(count), strict=True)):
         seen = np.where(column > 0, column, np.nan)  # nothing of 0 can be seen on a logarithmic scale
         label = look.layer_name(name, index, count)
-        axes.plot(steps, seen, color=shade, label=label, marker="o" if len(steps) <= DOTS else None, markersize=3)
+        axes.plot(steps, seen, color=shade, label=label, marker=_dot(steps), markersize=3)
     axes.set_yscale("log")
     _count(axes)
     return look.frame(axes, "step", FLOWS[quantity])
@@ -103,7 +106,7 @@ def learning_rate_finder(result: Any, *, ax: Axes | None = None) -> Axes:
         )
     axes = look.axes_for(ax)
     axes.plot(rates, losses, color=look.COLORS[5], linewidth=0.5, label="mini-batches")
-    axes.plot(rates, smoothed, color=look.TRAINING, label="smoothed", marker="o" if len(rates) <= DOTS else None, markersize=3)
+    axes.plot(rates, smoothed, color=look.TRAINING, label="smoothed", marker=_dot(rates), markersize=3)
     if result.suggestion is not None:
         axes.axvline(result.suggestion, color=look.VALIDATION, linestyle="--", label=f"suggestion {result.suggestion:.2g}")
     axes.set_xscale("log")
@@ -124,8 +127,7 @@ def _curves(history: Columns, column: str, label: str, ax: Axes | None) -> Axes:
     lines = [(name, look.numbers(column, values), color, dashes) for name, values, color, dashes in shown]
     axes = look.axes_for(ax)
     for name, values, color, dashes in lines:
-        marker = "o" if len(values) <= DOTS else None
-        axes.plot(range(1, len(values) + 1), values, dashes, color=color, label=name, marker=marker, markersize=3)
+        axes.plot(range(1, len(values) + 1), values, dashes, color=color, label=name, marker=_dot(values), markersize=3)
     _count(axes)
     return look.frame(axes, "epoch", label)
 
@@ -134,6 +136,10 @@ def _checked(history: Any) -> Columns:
     if not isinstance(history, Mapping):
         raise KindError(f"history: expected what fit returned, a dict of columns, got {type(history).__name__}")
     return history
+
+
+def _dot(values: Sequence[float] | np.ndarray) -> str | None:
+    return "o" if len(values) <= DOTS else None
 
 
 def _count(axes: Axes) -> None:
