@@ -512,6 +512,17 @@ def test_long_choices_stand_upright_beside_each_other() -> None:
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
+def test_whole_numbers_on_a_logarithmic_scale_are_written_out() -> None:
+    found = Found(0.5, 0.1, 0.2, 0.3)
+    found.scales = {**Found.scales, "units": "log"}
+    found.columns = {**Found.columns, "units": [30, 45, 60, 120]}
+    third = plots.search_results(found)[2]
+    third.figure.draw_without_rendering()
+    written = {label.get_text() for label in [*third.get_xticklabels(), *third.get_xticklabels(minor=True)]}
+    assert "100" in written
+    assert "60" in written
+
+
 def test_one_epoch_is_the_first_and_not_a_part_of_one() -> None:
     for axes, number in (
         (plots.cost_curves({"loss": [1.0], "val_loss": [1.2]}), 1),

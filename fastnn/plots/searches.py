@@ -68,6 +68,9 @@ def search_results(results: Any, *, ax: Sequence[Axes] | None = None) -> list[Ax
     if not len(seen):
         raise InputError("search_results: no trial has a value")
     best = seen[values[seen].argmin() if results.mode == "min" else values[seen].argmax()]
+    look.require()
+    from matplotlib.ticker import LogFormatter
+
     panels = look.panels(len(names)) if ax is None else [look.axes_for(each) for each in ax]
     if len(panels) != len(names):
         raise InputError(f"ax: expected {len(names)} axes, one a parameter, got {len(panels)}")
@@ -83,5 +86,8 @@ def search_results(results: Any, *, ax: Sequence[Axes] | None = None) -> list[Ax
         axes.scatter(column[[best]], values[[best]], s=40, color=look.VALIDATION, label=f"best {values[best]:.4g}")
         if scale in ("log", "one minus log"):
             axes.set_xscale("log")
+            if column.dtype.kind in "iu":  # 60 units, not 6 x 10^1
+                axes.xaxis.set_major_formatter(LogFormatter())
+                axes.xaxis.set_minor_formatter(LogFormatter())
         look.frame(axes, label, "value", legend=axes is panels[0])
     return panels
