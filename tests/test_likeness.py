@@ -105,6 +105,6 @@ def test_bad_input(first: Any, second: Any, options: dict[str, Any], message: st
 
 
 def test_labels_of_several_types_cannot_be_counted() -> None:
-    labels = np.array(["a", None, 3], object)
-    with pytest.raises(KindError, match=r"labels of one type.*astype\(str\)"):
+    labels = np.array(["a", "b", 3], object)
+    with pytest.raises(KindError, match=r"first y: expected labels of one type.*astype\(str\)"):
         compare((np.zeros((3, 2)), labels), (np.zeros((3, 2)), labels))

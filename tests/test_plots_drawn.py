@@ -499,8 +499,40 @@ def test_tables_of_many_classes_can_be_read() -> None:
     first, second = (label.get_window_extent() for label in named.get_xticklabels())
     assert first.x1 < second.x0
     assert min(first.y0, second.y0) >= 0
-    with pytest.raises(KindError, match="labels of one type"):
+    with pytest.raises(KindError, match="y: expected labels of one type"):
         plots.confusion_matrix(np.array(["a", 1], object), np.array(["a", 1], object))
+    for classes in ([], [1, 1, 2], [[1, 2]]):
+        with pytest.raises(InputError, match="classes: expected"):
+            plots.confusion_matrix([1, 2], [1, 2], classes=classes)
+
+
+def test_columns_of_texts_are_labels_as_in_training() -> None:
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(X, columns=["length", "width"])
+    y = pd.Series(["no", "yes", "no", "yes"], dtype=object)
+    model = fastnn.Sequential([fastnn.Dense(1)], seed=0)
+    model.fit(frame, y, loss="sigmoid_cross_entropy", epochs=1, batch_size=4, verbose=0)
+    axes = plots.decision_boundary(model, frame, y)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("length", "width")
+    assert [dots.get_offsets().tolist() for dots in axes.get_legend_handles_labels()[0]] == [X[::2].tolist(), X[1::2].tolist()]
+    table = plots.confusion_matrix(y, pd.Series(["no", "no", "no", "yes"], dtype=object))
+    assert [text.get_text() for text in table.texts] == ["2", "0", "1", "1"]
+    wrong = plots.misclassified(model, X.reshape(4, 1, 2), y)
+    right = model.predict(frame) == y.to_numpy()
+    assert len(wrong.texts) == 4 - right.sum()
+
+
+def test_long_names_stand_above_images_without_touching() -> None:
+    model = fastnn.Sequential([fastnn.Dense(2)], seed=0)
+    names = np.array(["iris setosa of the plain", "iris versicolor of the mountains"])
+    rng = np.random.default_rng(0)
+    many, y = rng.random((40, 2, 2)), names[np.arange(40) % 2]
+    model.fit(many.reshape(40, 4), y, epochs=1, batch_size="all", verbose=0)
+    axes = plots.misclassified(long, many, names[::-1][(model.predict(many.reshape(40, 4)) == names[1]).astype(int)])
+    axes.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 15
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_long_choices_stand_upright_beside_each_other() -> None:

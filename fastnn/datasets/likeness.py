@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from fastnn import arrays, inputs
+from fastnn import arrays, inputs, labels
 from fastnn.configurations import as_number
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError
 
 SHOWN = 10
 """Rows that are printed."""
@@ -116,18 +116,15 @@ def _read(given: Any, which: str) -> tuple[np.ndarray, np.ndarray | None, tuple[
     features = features.reshape(len(features), -1)
     if features.dtype.kind == "f" and not np.isfinite(features).all():
         raise InputError(f"{which} X: {np.count_nonzero(~np.isfinite(features))} values are NaN or infinite")
-    labels = None if y is None else arrays.to_host(y)
-    if labels is not None and labels.shape != (len(features),):
-        raise InputError(f"{which} y: expected a label for each of the {len(features)} examples, got shape {labels.shape}")
-    return features, labels, rows.names
+    found = None if y is None else labels.plain(y, f"{which} y")
+    if found is not None and found.shape != (len(features),):
+        raise InputError(f"{which} y: expected a label for each of the {len(features)} examples, got shape {found.shape}")
+    return features, found, rows.names
 
 
 def _counts(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """How often each label occurs: (2, C)."""
-    try:
-        known = np.unique(np.concatenate([first, second]))
-    except TypeError as error:
-        raise KindError("y: expected labels of one type, none of them None; convert them with .astype(str)") from error
+    known = np.unique(np.concatenate([first, second]))
     return np.stack([np.bincount(np.searchsorted(known, labels), minlength=len(known)) for labels in (first, second)])
 
 

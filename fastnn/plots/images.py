@@ -13,11 +13,15 @@ from fastnn.configurations import as_count
 from fastnn.errors import InputError, nearest
 from fastnn.plots import look
 from fastnn.plots.models import network_of, require_classifier, shares_of
+from fastnn.summary import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from fastnn.model import Sequential
+
+LETTERS = 14
+"""Up to which the name of a class is written over an image; two of more than half as many stand one above the other."""
 
 
 def misclassified(model: Sequential, images: Any, y: Any, count: int = 15, *, ax: Axes | None = None) -> Axes:
@@ -29,7 +33,7 @@ def misclassified(model: Sequential, images: Any, y: Any, count: int = 15, *, ax
     """
     features = network_of(model).features
     require_classifier(model, "misclassified")
-    images, y = arrays.to_host(images), arrays.to_host(y)
+    images, y = arrays.to_host(images), labels.plain(y, "y")
     if images.ndim < 2 or math.prod(images.shape[1:]) != math.prod(features) or y.shape != (len(images),):
         raise InputError(f"expected images (n, {', '.join(map(str, features))}) and y (n,), got {images.shape} and {y.shape}")
     count = as_count("count", count)
@@ -39,7 +43,9 @@ def misclassified(model: Sequential, images: Any, y: Any, count: int = 15, *, ax
     wrong = np.flatnonzero(found != true)
     chosen = wrong[np.argsort(-shares[wrong, found[wrong]], kind="stable")][:count]
     classes = model.classes_
-    titles = [f"{classes[true[i]]} > {classes[found[i]]}" for i in chosen]
+    names = [shortened(str(name), LETTERS) for name in classes]
+    parted = "\n> " if max(map(len, names)) > LETTERS // 2 else " > "
+    titles = [names[true[i]] + parted + names[found[i]] for i in chosen]
     axes = _mosaic(shown[chosen], titles, ax, "gray_r")
     axes.set_title(f"{len(wrong)} of {len(images)} wrong; true > predicted", fontsize="small")
     return axes

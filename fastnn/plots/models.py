@@ -9,7 +9,7 @@ import numpy as np
 
 from fastnn import arrays, labels
 from fastnn.configurations import as_count
-from fastnn.errors import InputError, KindError, NotReadyError
+from fastnn.errors import InputError, NotReadyError
 from fastnn.plots import look
 from fastnn.summary import shortened
 
@@ -79,13 +79,10 @@ def confusion_matrix(y: Any, predictions: Any, *, classes: Any = None, ax: Axes 
     numbers that could not be read are left out, and a scale of the shades stands in for them. Raises InputError for other
     shapes and unknown labels, KindError for labels of several types.
     """
-    y, predictions = arrays.to_host(y), arrays.to_host(predictions)
+    y, predictions = labels.plain(y, "y"), labels.plain(predictions, "predictions")
     if y.ndim != 1 or y.shape != predictions.shape or not len(y):
         raise InputError(f"expected labels y (n,) and predictions (n,), n >= 1, got {y.shape} and {predictions.shape}")
-    try:
-        known = np.unique(np.concatenate([y, predictions])) if classes is None else np.asarray(classes)
-    except TypeError as error:
-        raise KindError("y and predictions: expected labels of one type; convert them with .astype(str)") from error
+    known = np.unique(np.concatenate([y, predictions])) if classes is None else labels.read_classes(classes, "classes")
     count = len(known)
     cells = labels.indices(y, known) * count + labels.indices(predictions, known, "predictions")
     table = np.bincount(cells, minlength=count * count).reshape(count, count)
@@ -160,7 +157,7 @@ def shares_of(model: Sequential, X: np.ndarray) -> np.ndarray:
 def _points(model: Any, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The examples as float64 (n, 2), the model's classes, and the index among them of each example."""
     features = network_of(model).features
-    x, y = arrays.to_host(X), arrays.to_host(y)
+    x, y = arrays.to_host(X), labels.plain(y, "y")
     if features != (2,) or x.ndim != 2 or x.shape[1] != 2:
         shown = x.shape if features == (2,) else ("n", *features)
         raise InputError(f"a plane has two features: expected X (n, 2) and a model of such inputs, got {shown}")
