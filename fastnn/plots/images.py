@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from fastnn.model import Sequential
 
-LETTERS = 14
+COLUMNS = 5
+"""Images side by side above which a figure grows with them."""
+LETTERS = 11
 """Up to which the name of a class is written over an image; two of more than half as many stand one above the other."""
 
 
@@ -98,7 +100,10 @@ def _mosaic(
     n, height, width = images.shape[:3]
     columns = min(n, math.ceil(math.sqrt(n * 1.4 * height / width)))
     rows = math.ceil(n / columns)
-    high, wide = 1.35 if titles else 1.1, 1.1  # of a cell, in images
+    above = max((0.35 + 0.2 * title.count("\n") for title in titles), default=0.1)  # all in images
+    high, wide = 1.0 + above, 1.1
+    if ax is None:
+        look.enlarge(axes, columns / COLUMNS)
     if images.ndim == 4 and images.dtype.kind == "f":
         images = np.clip(images, 0.0, 1.0)
     low = images.min() if limits[0] is None else limits[0]
@@ -109,6 +114,6 @@ def _mosaic(
         if titles:
             axes.text(x + 0.5, y - 0.05, titles[index], ha="center", va="bottom", fontsize="x-small")
     axes.set_xlim(0.0, wide * columns)
-    axes.set_ylim(high * rows - (high - 1.0), -0.3 if titles else 0.0)
+    axes.set_ylim(high * rows - above, 0.05 - above if titles else 0.0)
     axes.set_aspect(height / width)
     return axes

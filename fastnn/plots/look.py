@@ -19,6 +19,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 TRAINING, VALIDATION = COLORS[:2]
 SIZE = (4.8, 3.4)
 """Width and height of a figure with one panel, in inches."""
+GROWTH = 3.0
+"""How many times its usual size a figure is at most."""
 POINTS_PER_INCH = 150
 SHADES = "cividis"
 """A scale from dark blue to yellow whose lightness rises evenly, whatever colours the eye tells apart."""
@@ -73,6 +75,12 @@ def require_parts(given: Any, expected: str, *names: str) -> None:
     """Raise KindError for what does not have these attributes."""
     if not all(hasattr(given, name) for name in names):
         raise KindError(f"expected {expected}, with {', '.join(names)}, got {type(given).__name__}")
+
+
+def enlarge(axes: Axes, times: float) -> None:
+    """Make the figure so many times as large as usual, from 1 to `GROWTH`."""
+    times = min(max(1.0, times), GROWTH)
+    axes.figure.canvas.figure.set_size_inches(times * SIZE[0], times * SIZE[1])
 
 
 def color(index: int) -> str:

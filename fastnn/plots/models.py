@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 MARGIN = 0.08
 """How far a picture of points reaches beyond them, as a share of their extent."""
-GROWTH = 10, 3.0
-"""Classes of a table above which its figure grows with them, and how many times it grows at most."""
+ROOM = 10
+"""Classes of a table above which its figure grows with them; of more than twice as many, no 0 is written."""
 LEAST, USUAL = 4.0, 8.0
 """Points of the smallest letters that can be read, and of those of a table that has room for them."""
 LETTER = 0.6
@@ -89,13 +89,14 @@ def confusion_matrix(y: Any, predictions: Any, *, classes: Any = None, ax: Axes 
     axes = look.axes_for(ax)
     figure = axes.figure.canvas.figure
     if ax is None:
-        larger = min(max(1.0, count / GROWTH[0]), GROWTH[1])
-        figure.set_size_inches(larger * look.SIZE[0], larger * look.SIZE[1])
+        look.enlarge(axes, count / ROOM)
     cell = 72 * min(axes.bbox.width, axes.bbox.height) / figure.dpi / count  # in points
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     shades = axes.imshow(shares, cmap=look.SHADES, vmin=0.0, vmax=1.0)
     size = min(USUAL, 0.9 * cell / (LETTER * len(str(table.max()))))
     for row, column in np.ndindex(table.shape) if size >= LEAST else ():
+        if not table[row, column] and count > 2 * ROOM:
+            continue
         shade = "black" if shares[row, column] > 0.5 else "white"
         axes.text(column, row, str(table[row, column]), ha="center", va="center", color=shade, fontsize=size)
     if size < LEAST:
