@@ -27,13 +27,16 @@ def exponentially_weighted_average(
 
         smooth = fastnn.averages.exponentially_weighted_average(costs, 0.98)    # of 50 mini-batches, about
 
-    Raises InputError for another beta, for a number in the place of a sequence and for an axis that is not there, KindError
-    for what are no real numbers. Source: Andrew Ng, Improving Deep Neural Networks, week 2, "Exponentially weighted averages"
-    and "Bias correction"; the correction is that of Kingma & Ba 2015, section 3.
+    Raises InputError for another beta, for a number or rows of several lengths in the place of a sequence and for an axis that
+    is not there, KindError for what are no real numbers. Source: Andrew Ng, Improving Deep Neural Networks, week 2,
+    "Exponentially weighted averages" and "Bias correction"; the correction is that of Kingma & Ba 2015, section 3.
     """
     if not 0.0 <= as_number(beta) < 1.0:
         raise InputError(f"beta: expected 0 <= beta < 1, such as 0.9, got {beta!r}")
-    given = arrays.to_host(values)
+    try:
+        given = arrays.to_host(values)
+    except ValueError as error:
+        raise InputError("values: expected rows of one length") from error
     if given.dtype.kind not in "biuf":
         raise KindError(f"values: expected real numbers, got {given.dtype}")
     if not given.ndim:

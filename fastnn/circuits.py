@@ -6,12 +6,14 @@ function can be built of those.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fastnn.errors import InputError, nearest
+from fastnn.configurations import as_number
+from fastnn.errors import InputError, KindError, nearest
 from fastnn.layers import Dense
 from fastnn.model import Sequential
 
@@ -24,10 +26,15 @@ PASS = ((1.0,), -0.5)
 def perceptron(weights: Any, bias: float) -> Sequential:
     """A network of one unit with the step activation: (n, I) -> (n, 1), 1 where x @ weights + bias > 0, else 0.
 
-    `weights` (I,), float32 in the model. It cannot be trained by gradients: the derivative of a step is 0. Raises InputError
-    for weights of another shape and for numbers that are not finite.
+    `weights` (I,), float32 in the model. Its answers are `model(X)`. It cannot be trained by gradients: the derivative of a
+    step is 0. Raises InputError for weights of another shape and for numbers that are not finite, KindError for what are none.
     """
-    w = np.asarray(weights, np.float32)
+    try:
+        w = np.asarray(weights, np.float32)
+    except (TypeError, ValueError) as error:
+        raise KindError(f"perceptron: expected weights (I,), got {weights!r}") from error
+    if not math.isfinite(as_number(bias)):
+        raise InputError(f"perceptron: bias: expected a finite number, got {bias!r}")
     if w.ndim != 1 or not w.size:
         raise InputError(f"perceptron: expected weights (I,), I >= 1, got shape {w.shape}")
     return _steps([(w[:, np.newaxis], np.array([bias], np.float32))])
@@ -44,14 +51,18 @@ def circuit(gates: Mapping[str, tuple[str, str]], inputs: Sequence[str], outputs
     `gates`: the two signals that each gate takes, inputs or other gates, which may be the same. A gate lies in the layer after
     the later of its signals; a signal that is used further on is passed on by a perceptron in each layer between.
 
-        fastnn.circuits.circuit({"not": ("a", "a")}, inputs=["a"], outputs=["not"])
+        inverter = fastnn.circuits.circuit({"not": ("a", "a")}, inputs=["a"], outputs=["not"])
+        inverter(np.array([[0], [1]]))      # [[1], [0]]
 
-    Raises InputError for names that are not there or there twice, and for gates that wait for each other.
+    Raises InputError for names that are not there or there twice, and for gates that wait for each other, KindError for gates
+    that are no mapping.
     """
+    if not isinstance(gates, Mapping):
+        raise KindError(f"circuit: gates: expected a dict of pairs such as {{'not': ('a', 'a')}}, got {type(gates).__name__}")
     if not inputs or not outputs or len({*inputs, *gates}) < len(inputs) + len(gates):
         raise InputError("circuit: expected at least one input and one output, and a name of its own for each signal")
     for name, pair in gates.items():
-        if isinstance(pair, str) or len(pair) != 2:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise InputError(f"circuit: a gate takes two signals, which may be the same, and {name!r} takes {pair!r}")
     depth = dict.fromkeys(inputs, 0)
     for name in [*(signal for pair in gates.values() for signal in pair), *outputs]:

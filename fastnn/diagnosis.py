@@ -132,11 +132,14 @@ def diagnose_model(
     """The same for a trained classifier: the errors, 1 - accuracy in inference mode, are measured on `train` and `dev`, (X, y).
 
     Raises NotReadyError for a model that was not trained, InputError for one that predicts values, whose errors have no scale
-    from 0 to 1, and what `evaluate` raises.
+    from 0 to 1, KindError for what is no model, and what `evaluate` raises.
     """
-    if model.task is None:
+    from fastnn.model import as_model
+
+    task = as_model(model).task
+    if task is None:
         raise NotReadyError("the errors of a model can be measured after fit; call fit first, or load a model")
-    if model.task.kind == "values":
+    if task.kind == "values":
         raise InputError(
             "the model predicts values, whose loss is no share of errors; give errors of your own from 0 to 1, such as 1 - r2: "
             "diagnose(train_error, dev_error, base_error)"

@@ -84,6 +84,7 @@ ELSEWHERE = {
     "glorotnormal": ('Glorot("normal")',),
     "glorotuniform": ('Glorot("uniform")',),
     "gpu": ("cuda",),
+    "gradientchecking": ("check_gradients",),
     "gradientdescent": ("sgd", "SGD"),
     "henormal": ('He("normal")',),
     "heuniform": ('He("uniform")',),

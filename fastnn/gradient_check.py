@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastnn import engines, ops, steps
-from fastnn.errors import InputError, nearest
+from fastnn.configurations import as_count
+from fastnn.errors import InputError, KindError, nearest
 from fastnn.examples import prepare
 from fastnn.losses import Loss, as_loss, mean_loss
-from fastnn.model import LossLike, Sequential, as_loss_network
+from fastnn.model import LossLike, Sequential, as_loss_network, as_model
 from fastnn.program.differentiate import gradients, place
 from fastnn.program.fuse import fuse
 from fastnn.program.trace import B, Symbol, Trace
+from fastnn.settings import check_penalties
 
 EPSILON = 1e-5
 """The step of the differences, relative to max(1, |w|)."""
@@ -154,22 +156,31 @@ def check_gradients(
     `dropout`: "refused" raises InputError for a model with layers that draw random numbers, since training draws other ones at
     each step and the cost is then no function of the parameters. "frozen" lets them draw those of the first step of the model
     at every evaluation, forwards and backwards: the cost of the thinned network, whose gradients can be checked exactly.
+
+    `directions`: along how many random directions it is differentiated too. Raises KindError and InputError for what `fit`
+    would not take.
     """
     if dropout not in ("refused", "frozen"):
         raise InputError(f"dropout: unknown {dropout!r}{nearest(dropout, ('refused', 'frozen'))}")
-    for index, layer in enumerate(model.layers):
+    for index, layer in enumerate(as_model(model).layers):
         if dropout == "refused" and training and layer.random and getattr(layer, "rate", 1.0) > 0:
             raise InputError(
                 f"layer {index} ({layer!r}) draws other numbers at each step: the cost is then no function of the parameters; "
                 "give dropout='frozen' to let it draw the same ones at every evaluation, training=False to have it do nothing, "
                 "or check a model without it"
             )
+    check_penalties(l2, l1)
+    directions = as_count("directions", directions, 0)
     chosen = as_loss(loss)
+    try:
+        inputs = np.asarray(X, np.float64)
+    except (TypeError, ValueError) as error:
+        raise KindError(f"X: expected numbers, got {type(X).__name__}: {error}") from error
     twin = Sequential(model.layers, seed=model.seed, dtype="float64", input_scale=model.input_scale)
-    twin.build(np.shape(X)[1:] if not model.built else model.network.features)
+    twin.build(inputs.shape[1:] if not model.built else model.network.features)
     if model.built:
         twin.set_weights({name: value.astype(np.float64) for name, value in model.weights.items()})
-    examples = prepare(twin, np.asarray(X, np.float64), y, chosen, sample_weight, None)
+    examples = prepare(twin, inputs, y, chosen, sample_weight, None)
     cost = _Cost(twin, chosen, examples.X * twin.input_scale, examples.y, examples.weights, l2, l1, training, fused)
     places = cost.network.trained()
     start = twin._parameters.copy()

@@ -51,7 +51,7 @@ class Task:
             expected = "classes" if self.kind in WITH_CLASSES else "no classes"
             raise InputError(f"Task: expected {expected} for the kind {self.kind!r}, got {self.classes!r}")
         if self.classes is not None:
-            classes = _read_classes(self.classes, "Task: classes").copy()
+            classes = read_classes(self.classes, "Task: classes").copy()
             if self.kind == "binary" and len(classes) != 2:
                 raise InputError(f"Task: expected two classes for the kind 'binary', got {abridged(classes)}")
             classes.flags.writeable = False
@@ -133,7 +133,7 @@ def read(
 
     Raises InputError and KindError, with the first row that is wrong.
     """
-    array = _plain(y, what)
+    array = plain(y, what)
     if array.ndim == 2 and array.shape[1] == 1 and (outputs == 1 or hasattr(y, "columns")):
         array = array[:, 0]
     if array.ndim == 0 or len(array) != n:
@@ -370,7 +370,7 @@ def _named(classes: Any, known: Task | None, outputs: int) -> np.ndarray | None:
     """The classes that are known before the targets are looked at."""
     if classes is None:
         return None if known is None else known.classes
-    given = _read_classes(classes, "classes")
+    given = read_classes(classes, "classes")
     if known is not None and (known.classes is None or given.tolist() != known.classes.tolist()):
         trained = known.kind if known.classes is None else f"the classes {abridged(known.classes)}"
         raise InputError(f"classes: the model is trained for {trained}, got {abridged(given)}; leave `classes` out")
@@ -382,9 +382,9 @@ def _named(classes: Any, known: Task | None, outputs: int) -> np.ndarray | None:
     return given
 
 
-def _read_classes(classes: Any, what: str) -> np.ndarray:
+def read_classes(classes: Any, what: str) -> np.ndarray:
     """Different labels (C,), at least two, as int64, str, bool or float64."""
-    found = _plain(list(classes) if isinstance(classes, range) else classes, what)
+    found = plain(list(classes) if isinstance(classes, range) else classes, what)
     if found.ndim != 1 or len(found) < 2:
         raise InputError(f"{what}: expected a list of at least two labels, got shape {found.shape}")
     if found.dtype.kind == "f":
@@ -414,7 +414,7 @@ def _unknown(labels: np.ndarray, outside: np.ndarray, classes: np.ndarray, what:
 # --- the user's arrays ----------------------------------------------------------------------------------------------
 
 
-def _plain(y: Any, what: str) -> np.ndarray:
+def plain(y: Any, what: str) -> np.ndarray:
     """`y` on the host as truth values, integers within int64, floating-point numbers or strings."""
     if hasattr(y, "toarray") and hasattr(y, "tocsr"):
         raise KindError(f"{what}: expected an array, got a sparse {type(y).__name__}; convert it with .toarray()")

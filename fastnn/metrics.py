@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastnn.errors import InputError, KindError, nearest
-from fastnn.labels import abridged, indices
+from fastnn.labels import abridged, indices, plain
 
 Function = Callable[..., Any]
 
@@ -117,7 +117,7 @@ def log_loss(y: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | Non
     Labels y (n,) with shares (n, C), columns in the order of `classes`, or with those of the yes, (n, 1) or (n,); 0/1 (n, O)
     with shares (n, O), over which the sum is taken.
     """
-    y, p = np.asarray(y), np.asarray(probabilities)
+    y, p = plain(y, "y"), np.asarray(probabilities)
     least = float(np.finfo(np.result_type(p, np.float32)).eps)
     p = np.clip(_columns(p), least, 1.0 - least)
     if y.ndim == 1:
@@ -134,7 +134,7 @@ def log_loss(y: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | Non
 
 def _counts(y: Any, predictions: Any, weights: np.ndarray | None, classes: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The weight of what was predicted right, of what was predicted and of what is there, one number a class (see `f1`)."""
-    y, predictions = np.asarray(y), np.asarray(predictions)
+    y, predictions = plain(y, "y"), plain(predictions, "predictions")
     w = _row_weights(weights, len(y))
     if y.ndim > 1:
         yes, said = y != 0, predictions != 0

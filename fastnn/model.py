@@ -676,6 +676,13 @@ class _Prediction:
             self.engine.store_rows(outputs, self.instance.output("outputs"), start, count)
 
 
+def as_model(given: object) -> Sequential:
+    """What was given, if it is a model; KindError for anything else."""
+    if not isinstance(given, Sequential):
+        raise KindError(f"model: expected a Sequential, got {type(given).__name__}")
+    return given
+
+
 def as_loss_network(model: Sequential, loss: Loss) -> steps.Network:
     """The network whose outputs the loss takes: logits where it has a link.
 

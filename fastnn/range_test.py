@@ -117,9 +117,11 @@ def find_learning_rate(
     model is not changed; the copy begins with its parameters (those that `fit` would draw, where it has none yet) and a
     fresh state of the optimizer. Losses are smoothed as v = beta v + (1 - beta) loss, over 1 - beta^k, with beta `smoothing`.
     The test ends early where the smoothed loss is more than `burst` times the lowest so far, or not finite. All other arguments
-    are those of `fit`. Raises InputError for numbers out of range, DivergenceError where the first step diverges, and what
-    `fit` raises.
+    are those of `fit`. Raises InputError for numbers out of range, DivergenceError where the first step diverges, KindError
+    for what is no model, and what `fit` raises.
     """
+    from fastnn.model import as_model
+
     if not 0.0 < as_number(lowest) < as_number(highest) < math.inf:
         raise InputError(f"expected 0 < lowest < highest, got {lowest!r} and {highest!r}")
     steps = as_count("steps", steps, 2)
@@ -128,7 +130,7 @@ def find_learning_rate(
     if not as_number(burst) > 1.0:
         raise InputError(f"burst: expected a number above 1, got {burst!r}")
     rising = _Rising(np.geomspace(lowest, highest, steps), float(smoothing), float(burst))
-    twin = copy.deepcopy(model)
+    twin = copy.deepcopy(as_model(model))
     twin._start_slots(None, {})
     try:
         twin.fit(

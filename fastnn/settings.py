@@ -94,6 +94,11 @@ def check_numbers(settings: Settings) -> None:
             also = f', "{AUTO}" or "{ALL}"' if name == "batch_size" else ""
             raise InputError(f"{name}: expected a whole number of at least {least}{also}, got {value!r}")
     engines.check_threads(settings.threads)
-    for name, penalty in {"l2": settings.l2, "l1": settings.l1}.items():
+    check_penalties(settings.l2, settings.l1)
+
+
+def check_penalties(l2: object, l1: object) -> None:
+    """Raise InputError for what is no penalty."""
+    for name, penalty in {"l2": l2, "l1": l1}.items():
         if not 0.0 <= as_number(penalty) < math.inf:
             raise InputError(f"{name}: expected a number of at least 0, got {penalty!r}")

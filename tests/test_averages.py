@@ -87,6 +87,7 @@ def test_other_arrays_and_what_is_not_finite() -> None:
         (([1.0], "0.9"), errors.InputError, "beta"),
         ((3.0,), errors.InputError, r"expected a sequence to average, got the number 3\.0"),
         ((["a", "b"],), errors.KindError, "expected real numbers"),
+        (([[1.0], [1.0, 2.0]],), errors.InputError, "rows of one length"),
         (([1j],), errors.KindError, "complex"),
         (([1.0], 0.9, True, 1), errors.InputError, "axis: expected one of 0 to 0, got 1"),
         (([1.0], 0.9, True, None), errors.InputError, "axis"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastnn.circuits import circuit, nand, perceptron
-from fastnn.errors import InputError
+from fastnn.errors import InputError, KindError
 
 
 def table(inputs: int) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_what_is_no_circuit_is_an_error() -> None:
         circuit({"n": ("a", "x")}, ["a"], ["n"])
     with pytest.raises(InputError, match="there is no 'out'"):
         circuit({"n": ("a", "a")}, ["a"], ["out"])
-    for pair in (("a",), ("a", "a", "a"), "aa"):
+    for pair in (("a",), ("a", "a", "a"), "aa", 3):
         with pytest.raises(InputError, match=r"a gate takes two signals.*'n' takes"):
             circuit({"n": pair}, ["a"], ["n"])  # type: ignore[dict-item]
     with pytest.raises(InputError, match="wait for each other: n, m"):
@@ -78,3 +78,10 @@ def test_what_is_no_circuit_is_an_error() -> None:
         perceptron([[1.0]], 0.0)
     with pytest.raises(InputError, match="NaN or infinite"):
         perceptron([np.nan], 0.0)
+    with pytest.raises(KindError, match="expected weights"):
+        perceptron("ab", 0.0)
+    for bias in ("1", np.nan, [1.0]):
+        with pytest.raises(InputError, match="bias: expected a finite number"):
+            perceptron([1.0], bias)  # type: ignore[arg-type]
+    with pytest.raises(KindError, match="gates: expected a dict"):
+        circuit([("a", "a")], ["a"], ["n"])  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pytest
 
 import fastnn
 from fastnn import ops
-from fastnn.errors import InputError
+from fastnn.errors import InputError, KindError
 from fastnn.gradient_check import GradientCheck
 from fastnn.program import differentiate
 from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT
@@ -268,3 +268,21 @@ def test_frozen_dropout_is_checked_exactly_with_some_units_off(fused: bool) -> N
     assert np.abs(result.analytic["1.weight"] - whole.analytic["1.weight"]).max() > 1e-3, "the units that are off count"
     again = fastnn.check_gradients(model, X(), LABELS, dropout="frozen", l2=0.1, fused=fused)
     assert all(np.array_equal(again.analytic[name], result.analytic[name]) for name in result.names)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"model": None}, KindError, "model: expected a Sequential, got NoneType"),
+        ({"X": [["high", "low"]] * 8}, KindError, "X: expected numbers, got list"),
+        ({"l2": -1.0}, InputError, r"l2: expected a number of at least 0, got -1\.0"),
+        ({"l1": "much"}, InputError, "l1: expected a number of at least 0, got 'much'"),
+        ({"directions": 1.5}, InputError, "directions: expected a whole number of at least 0"),
+        ({"dropout": "off"}, InputError, "dropout: unknown 'off'"),
+    ],
+)
+def test_bad_input(given: dict[str, Any], error: type[Exception], message: str) -> None:
+    model = fastnn.Sequential([fastnn.Dense(3)], seed=0)
+    with pytest.raises(error, match=message):
+        fastnn.check_gradients(**{"model": model, "X": X(), "y": LABELS} | given)
+    assert not model.built

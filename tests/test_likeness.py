@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from fastnn.datasets import compare, flower, split
-from fastnn.errors import InputError
+from fastnn.errors import InputError, KindError
 
 
 def sets(n: int, m: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -102,3 +102,9 @@ def test_frames_and_images() -> None:
 def test_bad_input(first: Any, second: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         compare(first, second, **options)
+
+
+def test_labels_of_several_types_cannot_be_counted() -> None:
+    labels = np.array(["a", "b", 3], object)
+    with pytest.raises(KindError, match=r"first y: expected labels of one type.*astype\(str\)"):
+        compare((np.zeros((3, 2)), labels), (np.zeros((3, 2)), labels))

@@ -245,3 +245,13 @@ def test_fit_takes_metrics_only_with_something_to_measure_them_on() -> None:
     with pytest.raises(InputError, match="validation_data"):
         model.fit(np.zeros((4, 3)), [0, 1, 0, 1], metrics=["f1"], verbose=0)
     assert not model.built
+
+
+def test_texts_may_come_as_objects() -> None:
+    """As columns of pandas and what is read from files do."""
+    y, predictions = np.array(["no", "yes", "no"], object), np.array(["no", "yes", "yes"])
+    assert fastnn.metrics.f1(y, predictions) == fastnn.metrics.f1(y.astype(str), predictions) == pytest.approx(2 / 3)
+    shares = np.array([0.2, 0.7, 0.4])
+    assert fastnn.metrics.log_loss(y, shares) == fastnn.metrics.log_loss(y.astype(str), shares)
+    with pytest.raises(InputError, match="y: 1 labels are missing"):
+        fastnn.metrics.f1(np.array(["no", None, "no"], object), predictions)

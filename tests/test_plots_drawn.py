@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -344,6 +346,9 @@ def test_weights_as_images() -> None:
     axes = plots.weights_as_images(model)
     assert [picture.get_array().tolist() for picture in axes.images] == [[[1, 1], [0, 0]], [[0, 0], [1, 1]]]
     assert axes.images[0].get_clim()[0] == -axes.images[0].get_clim()[1]
+    red, _, blue, _ = axes.images[0].to_rgba(-np.ones((1, 1)))[0, 0]
+    assert red > blue
+    assert axes.get_title() == "0.weight of 2 of 2 units; orange is below 0, violet above"
     assert plots.weights_as_images(model, shape=(1, 4), count=1).images[0].get_array().shape == (1, 4)
     with pytest.raises(InputError, match=r"no weights .* 'weight'; did you mean '0.weight'"):
         plots.weights_as_images(model, "weight")
@@ -412,6 +417,193 @@ def test_search_results_that_cannot_be_drawn() -> None:
         plots.search_results(Found(*[np.nan] * 4))
     with pytest.raises(InputError, match="each of 1 trials"):
         plots.search_results(Found(1.0))
+
+
+# --- awkward input --------------------------------------------------------------------------------------------------
+
+
+def drawn_within(axes: Axes) -> None:
+    """Assert that the frame and the legend lie within the figure, and that the frame has most of it."""
+    figure = axes.figure.canvas.figure
+    figure.draw_without_rendering()
+    page = figure.bbox.padded(2)
+    for part in (axes, axes.get_legend()):
+        if part is not None:
+            box = part.get_window_extent()
+            assert page.contains(box.x0, box.y0)
+            assert page.contains(box.x1, box.y1)
+    assert axes.bbox.width > 0.35 * figure.bbox.width / len(figure.axes)
+    assert axes.bbox.height > 0.4 * figure.bbox.height
+
+
+def test_long_and_many_names_leave_room_for_what_is_drawn() -> None:
+    long = [f"{i} Dense(5, activation='leaky_relu', alpha=0.013, weight_init=Normal(deviation=0.01))" for i in range(8)]
+    drawn_within(plots.gradient_flow(SimpleNamespace(steps=[0, 1], layers=long, gradients=np.ones((2, 8)))))
+    deep = fastnn.Sequential([fastnn.Dense(4) for _ in range(20)], seed=0).build(4)
+    histograms = plots.weight_histograms(deep)
+    drawn_within(histograms)
+    assert [text.get_text() for text in histograms.get_legend().get_texts()] == ["0.weight", "19.weight"]
+    assert len({tuple(patch.get_edgecolor()) for patch in histograms.patches}) == 20
+
+
+@pytest.mark.parametrize("count", [5, 9, 60])
+def test_no_two_classes_look_alike(count: int) -> None:
+    model = fastnn.Sequential([fastnn.Dense(count)], seed=0)
+    x = np.random.default_rng(0).normal(size=(2 * count, 2))
+    y = np.arange(2 * count) % count
+    model.fit(x, y, epochs=1, batch_size="all", verbose=0)
+    axes = plots.decision_boundary(model, x, y, resolution=20)
+    drawn_within(axes)
+    handles = axes.get_legend_handles_labels()[0]
+    looks = {(tuple(dots.get_facecolor()[0]), dots.get_paths()[0].vertices.tobytes()) for dots in handles}
+    assert len(handles) == len(looks) == count
+
+
+def test_what_cannot_be_parted_says_why() -> None:
+    values = fastnn.Sequential([fastnn.Dense(1)], seed=0)
+    values.fit(X, [0.5, 1.5, 2.5, 3.5], loss="mean_squared_error", epochs=1, batch_size=4, verbose=0)
+    with pytest.raises(InputError, match="this one was trained for values"):
+        plots.decision_boundary(values, X, [0, 0, 1, 1])
+    with pytest.raises(InputError, match="X: 1 values are NaN or infinite, the first in row 2"):
+        plots.decision_boundary(classifier(1), [(0, 1), (1, 1), (1, np.nan), (0, 0)], [0, 0, 1, 1])
+
+
+def test_mistakes_of_a_yes_or_no_classifier() -> None:
+    images = np.array([[[0.1]], [[0.9]], [[2.0]], [[-3.0]]], "float32")
+    model = fastnn.Sequential([fastnn.Dense(1)], seed=0)
+    names = np.array(["cat", "none"])
+    model.fit(images.reshape(4, 1), names[[0, 1, 0, 1]], loss="sigmoid_cross_entropy", epochs=1, batch_size=4, verbose=0)
+    model.set_weights({"0.weight": np.ones((1, 1), "float32"), "0.bias": np.zeros(1, "float32")})  # "none" where above 0
+    axes = plots.misclassified(model, images, names[[1, 0, 1, 1]])
+    assert [text.get_text() for text in axes.texts] == ["none > cat", "cat > none"]
+    one = plots.misclassified(model, images, names[[1, 1, 1, 1]])
+    assert one.get_xlim()[1] < 1.2
+    assert one.get_title() == "1 of 4 wrong; true > predicted"
+
+
+def test_tables_of_many_classes_can_be_read() -> None:
+    many = np.arange(40).repeat(1000)
+    axes = plots.confusion_matrix(many, many)
+    cell = 72 * axes.bbox.height / axes.figure.dpi / 40
+    assert [text.get_text() for text in axes.texts] == ["1000"] * 40
+    assert all(4.0 <= text.get_fontsize() < cell for text in axes.texts)
+    assert 4 * 0.6 * axes.texts[0].get_fontsize() <= cell
+    small = plots.confusion_matrix(many, many, ax=own())
+    assert not small.texts
+    assert [beside.get_ylabel() for beside in small.figure.axes] == ["true", "share of the true class"]
+    assert len(small.get_xticks()) <= 40
+    named = plots.confusion_matrix(
+        ["iris versicolor of the mountains", "iris setosa of the plain"], ["iris setosa of the plain"] * 2
+    )
+    named.figure.draw_without_rendering()
+    first, second = (label.get_window_extent() for label in named.get_xticklabels())
+    assert first.x1 < second.x0
+    assert min(first.y0, second.y0) >= 0
+    with pytest.raises(KindError, match="y: expected labels of one type"):
+        plots.confusion_matrix(np.array(["a", 1], object), np.array(["a", 1], object))
+    for classes in ([], [1, 1, 2], [[1, 2]]):
+        with pytest.raises(InputError, match="classes: expected"):
+            plots.confusion_matrix([1, 2], [1, 2], classes=classes)
+
+
+def test_columns_of_texts_are_labels_as_in_training() -> None:
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(X, columns=["length", "width"])
+    y = pd.Series(["no", "yes", "no", "yes"], dtype=object)
+    model = fastnn.Sequential([fastnn.Dense(1)], seed=0)
+    model.fit(frame, y, loss="sigmoid_cross_entropy", epochs=1, batch_size=4, verbose=0)
+    axes = plots.decision_boundary(model, frame, y)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("length", "width")
+    assert [dots.get_offsets().tolist() for dots in axes.get_legend_handles_labels()[0]] == [X[::2].tolist(), X[1::2].tolist()]
+    table = plots.confusion_matrix(y, pd.Series(["no", "no", "no", "yes"], dtype=object))
+    assert [text.get_text() for text in table.texts] == ["2", "0", "1", "1"]
+    wrong = plots.misclassified(model, X.reshape(4, 1, 2), y)
+    right = model.predict(frame) == y.to_numpy()
+    assert len(wrong.texts) == 4 - right.sum()
+
+
+@pytest.mark.parametrize("count", [15, 40])
+def test_long_names_stand_above_images_without_touching(count: int) -> None:
+    model = fastnn.Sequential([fastnn.Dense(2)], seed=0)
+    names = np.array(["iris setosa of the plain", "iris versicolor of the mountains"])
+    rng = np.random.default_rng(0)
+    many, y = rng.random((40, 2, 2)), names[np.arange(40) % 2]
+    model.fit(many.reshape(40, 4), y, epochs=1, batch_size="all", verbose=0)
+    axes = plots.misclassified(model, many, names[::-1][(model.predict(many.reshape(40, 4)) == names[1]).astype(int)], count)
+    axes.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == count
+    assert not any(a.overlaps(b) for a, b in itertools.combinations([*boxes, axes.title.get_window_extent()], 2))
+
+
+def test_long_choices_stand_upright_beside_each_other() -> None:
+    found = Found(0.5, 0.1, 0.2, 0.3)
+    found.columns = {**Found.columns, "activation": ["leaky_relu", "hyperbolic tangent", "leaky_relu", "exponential linear"]}
+    last = plots.search_results(found)[3]
+    drawn_within(last)
+    boxes = sorted((label.get_window_extent() for label in last.get_xticklabels()), key=lambda box: box.x0)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+def test_whole_numbers_on_a_logarithmic_scale_are_written_out() -> None:
+    found = Found(0.5, 0.1, 0.2, 0.3)
+    found.scales = {**Found.scales, "units": "log"}
+    found.columns = {**Found.columns, "units": [30, 45, 60, 120]}
+    third = plots.search_results(found)[2]
+    third.figure.draw_without_rendering()
+    written = {label.get_text() for label in [*third.get_xticklabels(), *third.get_xticklabels(minor=True)]}
+    assert "100" in written
+    assert "60" in written
+
+
+def test_one_epoch_is_the_first_and_not_a_part_of_one() -> None:
+    for axes, number in (
+        (plots.cost_curves({"loss": [1.0], "val_loss": [1.2]}), 1),
+        (plots.gradient_flow(SimpleNamespace(steps=[0], layers=["0"], gradients=[[1.0]])), 0),
+        (plots.cost_curves({}, steps=[2.0]), 1),
+    ):
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [number]
+        assert all(line.get_marker() == "o" for line in axes.get_lines()), "a line of one point cannot be seen"
+
+
+def test_a_cost_that_ran_away_hides_nothing() -> None:
+    assert plots.cost_curves({"loss": [2.0, 1.0, np.nan], "val_loss": [2.0, 3.0, 1e30]}).get_yscale() == "log"
+    assert plots.cost_curves({"loss": [2.0, 1.0]}, steps=[2.0, 2.0, 1.0, 1e9]).get_yscale() == "log"
+    assert plots.cost_curves({"loss": [2.0, 1e-9]}).get_yscale() == "linear"
+    assert plots.cost_curves({"loss": [np.nan, np.nan]}).get_yscale() == "linear"
+
+
+def test_a_range_test_shows_its_lowest_losses_and_bears_nan() -> None:
+    rates = np.geomspace(1e-4, 1, 5)
+    result = SimpleNamespace(rates=rates, losses=[2, 1, 0.2, 1, 9], smoothed=np.array([2, 1.8, 1.2, 1.1, 4]), suggestion=None)
+    assert plots.learning_rate_finder(result).get_ylim()[0] < 0.2
+    result.losses = result.smoothed = np.full(5, np.nan)
+    assert len(plots.learning_rate_finder(result).get_lines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("draw", "expected"),
+    [
+        (lambda: plots.cost_curves(None), "history: expected what fit returned.*NoneType"),
+        (lambda: plots.cost_curves({"loss": ["high", "low"]}), "loss: expected numbers"),
+        (lambda: plots.cost_curves({"loss": [1.0]}, steps="abc"), "steps: expected numbers"),
+        (lambda: plots.cost_curves({"loss": [1.0]}, Figure()), "ax: expected axes .*Figure"),
+        (lambda: plots.gradient_flow(None), "expected a GradientFlow"),
+        (lambda: plots.learning_rate_finder(None), "expected what find_learning_rate returned"),
+        (lambda: plots.search_results(None), "expected the results of a search"),
+        (lambda: plots.optimizer_paths({"a": "abc"}, lambda x, y: x), "the path 'a': expected numbers"),
+        (lambda: plots.activation(3), "expected names of activations, got int"),
+        (lambda: plots.decision_boundary(classifier(1), [("a", "b")], [0]), "X: expected numbers"),
+    ],
+)
+def test_what_is_of_another_kind_is_said(draw: Callable[[], Any], expected: str) -> None:
+    with pytest.raises(KindError, match=expected):
+        draw()
+    with pytest.raises(InputError, match="reach: expected a number above 0, got 'wide'"):
+        plots.activation("relu", reach="wide")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"H W = 2, got 5"):
+        plots.weights_as_images(classifier(1), shape=5)  # type: ignore[arg-type]
 
 
 # --- all ------------------------------------------------------------------------------------------------------------

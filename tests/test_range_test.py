@@ -9,7 +9,7 @@ import pytest
 
 import fastnn
 from fastnn.averages import exponentially_weighted_average
-from fastnn.errors import DivergenceError, InputError
+from fastnn.errors import DivergenceError, InputError, KindError
 from fastnn.range_test import RangeTest
 
 
@@ -156,3 +156,8 @@ def test_bad_numbers_are_refused(wrong: dict[str, Any], message: str, rng: np.ra
     with pytest.raises(InputError, match=message):
         fastnn.find_learning_rate(model, X, y, device="cpu", **wrong)
     assert not model.built
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(KindError, match="model: expected a Sequential, got NoneType"):
+        fastnn.find_learning_rate(None, np.zeros((2, 2)), [0, 1])  # type: ignore[arg-type]

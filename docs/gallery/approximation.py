@@ -44,6 +44,7 @@ for color, hidden in zip(fastnn.plots.COLORS, (5, 20, 100), strict=False):
     print(f"one variable, {hidden:3} tanh units: root mean square error {errors[hidden]:.4f}")
     panels[0].plot(x, model(x), color=color, label=f"{hidden} units", linewidth=1)
 panels[0].legend(frameon=False, fontsize="small")
+panels[0].set_title("one variable, one layer of tanh units")
 panels[0].set_xlabel("x")
 panels[0].set_ylabel("f(x)")
 
@@ -53,7 +54,9 @@ surface = np.sin(3.0 * grid[:, :1]) * np.cos(3.0 * grid[:, 1:]) + grid[:, :1] * 
 model = fit(grid, surface, [40, 40], 2.0, 100)
 errors["surface"] = float(np.sqrt(np.mean((model(grid) - surface) ** 2)))
 print(f"two variables, two layers of 40: root mean square error {errors['surface']:.4f}")
-for axes, values, name in zip(panels[1:], (surface, model(grid)), ("function", "network"), strict=True):
+for axes, values, name in zip(
+    panels[1:], (surface, model(grid)), ("two variables: function", "two variables: network"), strict=True
+):
     shown = axes.contourf(side, side, values.reshape(60, 60), np.linspace(-1.6, 1.6, 17), cmap="cividis")
     axes.set_title(name)
     axes.set_xlabel("x")

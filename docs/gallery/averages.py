@@ -37,6 +37,7 @@ axes.plot(days, plain, "--", color=color, label="beta = 0.98, not corrected", li
 print(f"the first day, beta = 0.98: {temperatures[0]:.2f} measured, {plain[0]:.2f} without the correction")
 axes.set_xlabel("day of the year")
 axes.set_ylabel("temperature (degrees Celsius)")
+axes.set_title("the larger beta, the smoother and the later", fontsize="medium")
 axes.legend(frameon=False, fontsize="small")
 fastnn.plots.save(figure, FOLDER / "averages.png")
 

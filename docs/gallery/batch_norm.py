@@ -32,7 +32,8 @@ for color, name in zip(fastnn.plots.COLORS, ("without", "with"), strict=False):
     print(f"{name:>7} batch norm: cost {history['loss'][-1]:.3f}, accuracy on test data {accuracy[name]:.2%}")
     axes.plot(range(1, 16), history["loss"], color=color, label=f"{name} batch norm")
 axes.set_xlabel("epoch")
-axes.set_ylabel("cost")
+axes.set_ylabel("cost of training")
+axes.set_title("eight sigmoid layers", fontsize="medium")
 axes.legend(frameon=False)
 fastnn.plots.save(figure, FOLDER / "batch_norm.png")
 

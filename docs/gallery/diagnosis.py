@@ -41,6 +41,7 @@ for shift, kind, color in zip((-0.2, 0.2), ("train_error", "dev_error"), fastnn.
     axes.bar(np.arange(3) + shift, errors, 0.4, label=kind.replace("_", " "), color=color)
 axes.set(ylabel="errors in %", xticks=range(3), xticklabels=[f"{n}\n{d.verdict}" for n, d in found.items()])
 axes.tick_params(axis="x", labelsize="x-small")
+axes.set_title("what the errors of three networks say", fontsize="medium")
 axes.legend(frameon=False)
 fastnn.plots.save(axes, FOLDER / "diagnosis.png")
 

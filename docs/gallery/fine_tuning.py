@@ -3,8 +3,8 @@ Frozen layers: an old network for a new question
 ================================================
 
 A network that tells the ten digits apart is given another question: does the digit have a loop, as 0, 6, 8 and 9 do? Few images
-have an answer. Its hidden layers are frozen, so that training leaves them as they are, bit for bit, and only a new head is
-trained; then everything is trained on, in small steps. A network that starts afresh knows nothing but the few answers. Means
+have a label. Its hidden layers are frozen, so that training leaves them as they are, bit for bit, and only a new head is
+trained; then everything is trained on, in small steps. A network that starts afresh knows nothing but the few labels. Means
 over five seeds.
 """
 
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import fastnn
 
 FOLDER = Path(*sys.argv[1:2])
-SEEDS, ANSWERS = range(5), (10, 20, 40, 80, 160)
+SEEDS, LABELS = range(5), (10, 20, 40, 80, 160)
 
 data = fastnn.datasets.load("digits")
 X, X_test = data.X_train, data.X_test
@@ -30,18 +30,18 @@ def network(seed, outputs):
 
 
 def train(model, count, rate=0.003, epochs=100):
-    """The accuracy on test data after training on so many answers."""
+    """The accuracy on test data after training on so many labelled examples."""
     adam = fastnn.Adam(rate)
     model.fit(X[:count], loop[:count], loss="sigmoid_cross_entropy", optimizer=adam, batch_size=10, epochs=epochs, verbose=0)
     return model.evaluate(X_test, loop_test)["accuracy"]
 
 
-accuracy = {name: np.zeros(len(ANSWERS)) for name in ("afresh", "new head", "then everything")}
+accuracy = {name: np.zeros(len(LABELS)) for name in ("afresh", "new head", "then everything")}
 for seed in SEEDS:
     digits = network(seed, 10)
     digits.fit(X, data.y_train, batch_size=32, epochs=20, verbose=0)
     kept = {name: value for name, value in digits.weights.items() if not name.startswith("2.")}
-    for index, count in enumerate(ANSWERS):
+    for index, count in enumerate(LABELS):
         accuracy["afresh"][index] += train(network(seed, 1), count) / len(SEEDS)
         model = network(seed, 1)
         model.set_weights(kept)
@@ -50,12 +50,13 @@ for seed in SEEDS:
         accuracy["then everything"][index] += train(model.unfreeze(), count, 1e-4, 20) / len(SEEDS)
 
 print(model.freeze(0, 1).summary(), "\n")
-print(f"{'answers':<16}" + "".join(f"{count:>8}" for count in ANSWERS))
+print(f"{'labels':<16}" + "".join(f"{count:>8}" for count in LABELS))
 axes = Figure(figsize=(4.8, 3.4), layout="constrained").subplots()
 for color, (name, found) in zip(fastnn.plots.COLORS, accuracy.items(), strict=False):
     print(f"{name:<16}" + "".join(f"{each:8.1%}" for each in found))
-    axes.semilogx(ANSWERS, found, "o-", color=color, label=name)
-axes.set(xlabel="answers", ylabel="accuracy on test data", xticks=ANSWERS, xticklabels=ANSWERS)
+    axes.semilogx(LABELS, found, "o-", color=color, label=name)
+axes.set(xlabel="labelled examples", ylabel="accuracy on test data", xticks=LABELS, xticklabels=LABELS)
+axes.set_title("does a digit have a loop?", fontsize="medium")
 axes.minorticks_off()
 axes.legend(frameon=False)
 fastnn.plots.save(axes, FOLDER / "fine_tuning.png")

@@ -51,9 +51,10 @@ axes = Figure(figsize=(6.4, 3.4), layout="constrained").subplots()
 checked = {"right": right, "tanh 1 % too large": wrong}
 for shift, (label, found), color in zip((-0.2, 0.2), checked.items(), fastnn.plots.COLORS, strict=False):
     axes.barh(np.arange(len(found.names)) + shift, list(found.relative.values()), 0.4, label=label, color=color)
-axes.set(xscale="log", xlabel="relative error", yticks=range(len(right.names)), yticklabels=right.names)
-axes.axvline(1e-7, linestyle=":", color="0.4")
-axes.legend(frameon=False)
+axes.set(xscale="log", xlabel="||g - g'|| / (||g|| + ||g'||)", yticks=range(len(right.names)), yticklabels=right.names)
+axes.axvline(1e-7, linestyle=":", color="0.4", label="accepted up to 1e-7")
+axes.set_title("a wrong rule spoils what lies in front of it", fontsize="medium")
+axes.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
 fastnn.plots.save(axes, FOLDER / "gradient_check.png")
 
 assert right.passed

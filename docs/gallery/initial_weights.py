@@ -41,7 +41,8 @@ axes = Figure(figsize=(4.8, 3.4), layout="constrained").subplots()
 for color, (name, deviations) in zip(fastnn.plots.COLORS, found.items(), strict=False):
     axes.semilogy(range(1, 21), deviations, color=color, label=name)
 axes.set(xlabel="layer", ylabel="deviation of the activations", xticks=range(0, 21, 5))
-axes.legend(frameon=False)
+axes.set_title("what is left of the inputs after 20 ReLU layers", fontsize="medium")
+axes.legend(frameon=False, loc="lower left")
 fastnn.plots.save(axes, FOLDER / "initial_weights.png")
 
 ratio = {name: deviations[-1] / deviations[0] for name, deviations in found.items()}

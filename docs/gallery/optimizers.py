@@ -43,6 +43,7 @@ for axes, unit in ((per_step, "mini-batch"), (per_epoch, "epoch")):
     axes.set_yscale("log")
     axes.set_xlabel(unit)
     axes.set_ylabel("cost")
+    axes.set_title(f"digits, cost of each {unit}", fontsize="medium")
     axes.legend(frameon=False, fontsize="small")
 
 

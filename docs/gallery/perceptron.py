@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 import fastnn
 from fastnn.circuits import circuit, nand
@@ -29,8 +30,20 @@ for (a, b), (no, either, total, carry) in zip(bits.astype(int), answers, strict=
     print(f"{a} {b}   {no:4}   {either:3}   {total:3} {carry:5}")
 print(half_adder)
 
-axes = fastnn.plots.activation(["step", "sigmoid"])
-fastnn.plots.save(axes, FOLDER / "perceptron.png")
+figure = Figure(figsize=(13.0, 3.4), layout="constrained")
+activations, *planes = figure.subplots(1, 3)
+fastnn.plots.activation(["step", "sigmoid"], ax=activations).set_title("a step has no slope to learn by", fontsize="medium")
+side = np.linspace(-0.5, 1.5, 201, dtype="float32")
+plane = np.stack([each.ravel() for each in np.meshgrid(side, side)], axis=1)
+for axes, gate, title in zip(planes, (nand(), xor), ("NAND: one line", "XOR: no line, but four gates"), strict=True):
+    axes.contourf(side, side, gate(plane).reshape(201, 201), [-0.5, 0.5, 1.5], colors=fastnn.plots.COLORS[:2], alpha=0.35)
+    for answer in (0, 1):
+        points = bits[gate(bits)[:, 0] == answer]
+        axes.plot(*points.T, "o^"[answer], color=fastnn.plots.COLORS[answer], markersize=8, label=f"answer {answer}")
+    axes.set(xlabel="a", ylabel="b", xticks=(0, 1), yticks=(0, 1))
+    axes.set_title(title, fontsize="medium")
+figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside right center")
+fastnn.plots.save(figure, FOLDER / "perceptron.png")
 
 a, b = bits.astype(bool).T
 assert ([~(a & b), a ^ b, a ^ b, a & b] == answers.T).all()

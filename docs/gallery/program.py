@@ -59,6 +59,8 @@ print(model.program(64, loss="sigmoid_cross_entropy", optimizer="sgd"))
 axes = fastnn.plots.cost_curves({}, steps=costs)
 axes.set_xlabel("step")
 axes.set_yscale("log")
+axes.set_title("gradient descent on $w^2 - 20 w + 100$", fontsize="medium")
+axes.get_legend().remove()
 fastnn.plots.save(axes, FOLDER / "program.png")
 
 assert np.abs(np.subtract(places, (5.0, 10.0))).max() < 1e-6

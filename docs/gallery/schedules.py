@@ -32,7 +32,7 @@ rates = {
     "warm-up, cosine": schedules.Warmup(5, schedules.Cosine(RATE)),
 }
 data = fastnn.datasets.load("digits")
-figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+figure = Figure(figsize=(11.0, 3.8), layout="constrained")
 left, right = figure.subplots(1, 2)
 noise = {}
 for color, (name, schedule) in zip((*fastnn.plots.COLORS, "#999999"), rates.items(), strict=True):
@@ -44,12 +44,14 @@ for color, (name, schedule) in zip((*fastnn.plots.COLORS, "#999999"), rates.item
     print(f"{name:>16}: cost {cost:.4f}, moving by {noise[name]:.4f} over the last 5 epochs")
     left.plot(range(1, EPOCHS + 1), schedule.rates(np.arange(EPOCHS), 1, EPOCHS), color=color, label=name)
     right.plot(range(1, EPOCHS + 1), history["val_loss"], color=color)
+left.set_title("learning rates", fontsize="medium")
 left.set_xlabel("epoch")
 left.set_ylabel("learning rate")
-left.legend(frameon=False, fontsize="x-small")
+right.set_title("what they lead to", fontsize="medium")
 right.set_xlabel("epoch")
 right.set_ylabel("cost of all training examples")
 right.set_yscale("log")
+figure.legend(loc="outside right center", frameon=False, fontsize="small")
 fastnn.plots.save(figure, FOLDER / "schedules.png")
 
 steps = np.arange(EPOCHS)

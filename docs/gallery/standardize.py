@@ -43,6 +43,7 @@ for color, name, first in zip(fastnn.plots.COLORS, ("raw", "standardised"), ([],
     costs.plot(range(1, 1001), history["loss"], color=color, label=f"{name}, rate {rate:g}")
 costs.set_xlabel("epoch")
 costs.set_ylabel("cost")
+costs.set_title("the best of four rates", fontsize="medium")
 costs.legend(frameon=False)
 fastnn.plots.decision_boundary(model, X_dev, y_dev, ax=plane).set_title("standardised, dev data", fontsize="medium")
 fastnn.plots.save(figure, FOLDER / "standardize.png")

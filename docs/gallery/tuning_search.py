@@ -41,7 +41,7 @@ for axes, strategy in zip(figure.subplots(3, 3), ("grid", "random", "coarse-to-f
     results = found[strategy] = search(train, SPACE, trials=60, strategy=strategy, seed=0)
     print(f"{strategy:>14}: {results.best.value:.4f} at {results.best.parameters}")
     for panel in fastnn.plots.search_results(results, ax=axes):
-        panel.set(yscale="log", ylim=(0.1, 10.0))  # rates that are far too large lie above
+        panel.set(yscale="log", ylim=(0.1, 10.0), ylabel="cost")  # rates that are far too large lie above
     axes[0].set_title(strategy)
 fastnn.plots.save(figure, FOLDER / "tuning_search.png")
 print(f"\n{found['coarse-to-fine']}\n\nthe next box: {found['coarse-to-fine'].narrowed()}")

@@ -44,6 +44,7 @@ for name, values in model.weights.items():
 
 axes = fastnn.plots.cost_curves(history)
 axes.set_yscale("log")
+axes.set_title("10,000 steps of the worked example", fontsize="medium")
 fastnn.plots.save(axes, FOLDER / "worked_example.png")
 
 expected = {

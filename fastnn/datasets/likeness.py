@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn import arrays, inputs
+from fastnn import arrays, inputs, labels
 from fastnn.configurations import as_number
 from fastnn.errors import InputError
 
@@ -76,7 +76,8 @@ def compare(first: Any, second: Any, *, level: float = 0.01) -> Likeness:
 
     Sources: Smirnov 1948 (D, whose distribution is taken exactly in small sets, in its limit in large ones); Pearson 1900
     (labels); Holm 1979 (the correction).
-    Raises InputError for sets with other features than each other, without examples, or with values that are not finite.
+    Raises InputError for sets with other features than each other, without examples, or with values that are not finite,
+    KindError for labels of several types.
     """
     from scipy import stats
 
@@ -115,10 +116,10 @@ def _read(given: Any, which: str) -> tuple[np.ndarray, np.ndarray | None, tuple[
     features = features.reshape(len(features), -1)
     if features.dtype.kind == "f" and not np.isfinite(features).all():
         raise InputError(f"{which} X: {np.count_nonzero(~np.isfinite(features))} values are NaN or infinite")
-    labels = None if y is None else arrays.to_host(y)
-    if labels is not None and labels.shape != (len(features),):
-        raise InputError(f"{which} y: expected a label for each of the {len(features)} examples, got shape {labels.shape}")
-    return features, labels, rows.names
+    found = None if y is None else labels.plain(y, f"{which} y")
+    if found is not None and found.shape != (len(features),):
+        raise InputError(f"{which} y: expected a label for each of the {len(features)} examples, got shape {found.shape}")
+    return features, found, rows.names
 
 
 def _counts(first: np.ndarray, second: np.ndarray) -> np.ndarray:

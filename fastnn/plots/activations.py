@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastnn import engines, ops
-from fastnn.errors import InputError
+from fastnn.configurations import as_number
+from fastnn.errors import InputError, KindError
 from fastnn.plots import look
 from fastnn.program.differentiate import gradients
 from fastnn.program.trace import B, Trace
@@ -25,12 +26,14 @@ def activation(names: str | Sequence[str], alpha: float | None = None, *, reach:
 
     `names`: one or several of `ops.ACTIVATIONS`, less softmax and log_softmax, which have no curve; `alpha` is that of
     leaky_relu and elu. Derivatives are what training multiplies by: the differentiated program computes them. Raises InputError
-    for other names, for none, and for a `reach` that is not above 0.
+    for other names, for none, and for a `reach` that is not above 0, KindError for what are no names.
     """
+    if not isinstance(names, str | Sequence):
+        raise KindError(f"activation: expected names of activations, got {type(names).__name__}")
     names = (names,) if isinstance(names, str) else tuple(names)
     if not names:
         raise InputError("activation: expected the name of an activation, got none")
-    if not 0.0 < reach < np.inf:
+    if not 0.0 < as_number(reach) < np.inf:
         raise InputError(f"reach: expected a number above 0, got {reach!r}")
     z = np.linspace(-reach, reach, POINTS)
     z[POINTS // 2] = 0.0

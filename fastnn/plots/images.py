@@ -10,37 +10,44 @@ import numpy as np
 
 from fastnn import arrays, labels
 from fastnn.configurations import as_count
-from fastnn.errors import InputError, NotReadyError, nearest
+from fastnn.errors import InputError, nearest
 from fastnn.plots import look
-from fastnn.plots.models import network_of
+from fastnn.plots.models import network_of, require_classifier, shares_of
+from fastnn.summary import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from fastnn.model import Sequential
 
+COLUMNS = 5
+"""Images side by side above which a figure grows with them."""
+LETTERS = 11
+"""Up to which the name of a class is written over an image; two of more than half as many stand one above the other."""
+
 
 def misclassified(model: Sequential, images: Any, y: Any, count: int = 15, *, ax: Axes | None = None) -> Axes:
     """The images that a classifier is most sure of and wrong about, each with its "true > predicted" label.
 
     `images`: (n, H, W), (n, H, W, 3), or rows (n, H H) of square ones, like those that the model was trained on. `y`: their
-    labels (n,). Up to `count` are drawn, the surest first. Raises InputError for other shapes, NotReadyError for a model that
-    was not trained to classify.
+    labels (n,). Up to `count` are drawn, the surest first. Raises InputError for other shapes and a model that was trained for
+    something else, NotReadyError for one that was not trained.
     """
     features = network_of(model).features
-    if model.task is None or model.task.kind != "classes":
-        raise NotReadyError("misclassified needs a model that was trained to tell classes apart; call fit first")
-    images, y = arrays.to_host(images), arrays.to_host(y)
+    require_classifier(model, "misclassified")
+    images, y = arrays.to_host(images), labels.plain(y, "y")
     if images.ndim < 2 or math.prod(images.shape[1:]) != math.prod(features) or y.shape != (len(images),):
         raise InputError(f"expected images (n, {', '.join(map(str, features))}) and y (n,), got {images.shape} and {y.shape}")
     count = as_count("count", count)
     shown = images.reshape(len(images), *_side(images.shape[1:]))
-    shares = arrays.to_host(model.predict_proba(images.reshape(-1, *features)))
+    shares = shares_of(model, images.reshape(-1, *features))
     found, true = shares.argmax(axis=1), labels.indices(y, model.classes_)
     wrong = np.flatnonzero(found != true)
     chosen = wrong[np.argsort(-shares[wrong, found[wrong]], kind="stable")][:count]
     classes = model.classes_
-    titles = [f"{classes[true[i]]} > {classes[found[i]]}" for i in chosen]
+    names = [shortened(str(name), LETTERS) for name in classes]
+    parted = "\n> " if max(map(len, names)) > LETTERS // 2 else " > "
+    titles = [names[true[i]] + parted + names[found[i]] for i in chosen]
     axes = _mosaic(shown[chosen], titles, ax, "gray_r")
     axes.set_title(f"{len(wrong)} of {len(images)} wrong; true > predicted", fontsize="small")
     return axes
@@ -59,11 +66,13 @@ def weights_as_images(
     if name not in named or named[name].ndim != 2:
         raise InputError(f"no weights (I, O) are called {name!r}{nearest(name, [n for n in named if named[n].ndim == 2])}")
     units = named[name].T[: as_count("count", count)]
-    side = _side(units.shape[1:]) if shape is None else tuple(shape)
-    if len(side) != 2 or math.prod(side) != units.shape[1]:
-        raise InputError(f"shape: expected (H, W) with H W = {units.shape[1]}, got {side}")
+    side = _side(units.shape[1:]) if shape is None else shape
+    if not isinstance(side, tuple | list) or len(side) != 2 or math.prod(side) != units.shape[1]:
+        raise InputError(f"shape: expected (H, W) with H W = {units.shape[1]}, got {side!r}")
     greatest = float(np.quantile(np.abs(units), 0.999)) or 1.0  # a few large weights would make the rest pale
-    return _mosaic(units.reshape(-1, *side), [], ax, "PuOr", (-greatest, greatest))
+    axes = _mosaic(units.reshape(-1, *side), [], ax, "PuOr", (-greatest, greatest))
+    axes.set_title(f"{name} of {len(units)} of {named[name].shape[1]} units; orange is below 0, violet above", fontsize="small")
+    return axes
 
 
 def _side(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -89,9 +98,12 @@ def _mosaic(
     if not len(images):
         return axes
     n, height, width = images.shape[:3]
-    columns = math.ceil(math.sqrt(n * 1.4 * height / width))
+    columns = min(n, math.ceil(math.sqrt(n * 1.4 * height / width)))
     rows = math.ceil(n / columns)
-    high, wide = 1.35 if titles else 1.1, 1.1  # of a cell, in images
+    above = max((0.35 + 0.2 * title.count("\n") for title in titles), default=0.1)  # all in images
+    high, wide = 1.0 + above, 1.1
+    if ax is None:
+        look.enlarge(axes, columns / COLUMNS)
     if images.ndim == 4 and images.dtype.kind == "f":
         images = np.clip(images, 0.0, 1.0)
     low = images.min() if limits[0] is None else limits[0]
@@ -102,6 +114,6 @@ def _mosaic(
         if titles:
             axes.text(x + 0.5, y - 0.05, titles[index], ha="center", va="bottom", fontsize="x-small")
     axes.set_xlim(0.0, wide * columns)
-    axes.set_ylim(high * rows - (high - 1.0), -0.3 if titles else 0.0)
+    axes.set_ylim(high * rows - above, 0.05 - above if titles else 0.0)
     axes.set_aspect(height / width)
     return axes

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastnn import arrays, labels
 from fastnn.configurations import as_count
-from fastnn.errors import InputError, KindError, NotReadyError
+from fastnn.errors import InputError, NotReadyError
 from fastnn.plots import look
+from fastnn.summary import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,14 +21,22 @@ if TYPE_CHECKING:
 
 MARGIN = 0.08
 """How far a picture of points reaches beyond them, as a share of their extent."""
+ROOM = 10
+"""Classes of a table above which its figure grows with them; of more than twice as many, no 0 is written."""
+LEAST, USUAL = 4.0, 8.0
+"""Points of the smallest letters that can be read, and of those of a table that has room for them."""
+LETTER = 0.6
+"""Width of a digit, as a share of its size."""
 
 
 def decision_boundary(model: Sequential, X: Any, y: Any, *, resolution: int = 200, ax: Axes | None = None) -> Axes:
     """The plane as a classifier of two features sees it, with the examples X (n, 2), y (n,) on it.
 
     Of two classes, filled contours of the probability of the second, and the boundary, where it is 1/2, as a line. Of more,
-    each point has the colour of its most probable class, and lines part them. `resolution`: points a side at which the model
-    is asked. Raises InputError for other shapes and unknown labels, NotReadyError for a model that was not trained to classify.
+    each point has the colour of its most probable class, and lines part them; beyond eight classes the colours begin again,
+    with other marks. `resolution`: points a side at which the model is asked. Raises InputError for other shapes and unknown
+    labels, and for a model that was trained for something else, NotReadyError for one that was not trained, KindError for what
+    is none.
     """
     x, classes, found = _points(model, X, y)
     resolution = as_count("resolution", resolution, 2)
@@ -34,10 +44,7 @@ def decision_boundary(model: Sequential, X: Any, y: Any, *, resolution: int = 20
     reach = MARGIN * np.where(high > low, high - low, 1.0)
     first, second = (np.linspace(low[i] - reach[i], high[i] + reach[i], resolution) for i in range(2))
     grid = np.stack([a.ravel() for a in np.meshgrid(first, second)], axis=1)
-    shares = arrays.to_host(model.predict_proba(grid.astype(model.dtype)))
-    if shares.shape[1] == 1:
-        shares = np.concatenate([1.0 - shares, shares], axis=1)
-    shares = shares.reshape(resolution, resolution, -1).astype(np.float64)
+    shares = shares_of(model, grid.astype(model.dtype)).reshape(resolution, resolution, -1).astype(np.float64)
     axes = look.axes_for(ax)
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -57,7 +64,7 @@ def decision_boundary(model: Sequential, X: Any, y: Any, *, resolution: int = 20
     for index, name in enumerate(classes):
         mine = x[found == index]
         dots = {"s": 12.0, "color": look.color(index), "edgecolors": "white", "linewidths": 0.4, "zorder": 3}
-        axes.scatter(mine[:, 0], mine[:, 1], label=str(name), **dots)  # type: ignore[arg-type]
+        axes.scatter(mine[:, 0], mine[:, 1], label=str(name), marker=look.marker(index), **dots)  # type: ignore[arg-type]
     names = model.feature_names or ("x1", "x2")
     look.frame(axes, names[0], names[1], legend=False)
     look.explain(axes, "class")
@@ -68,25 +75,38 @@ def confusion_matrix(y: Any, predictions: Any, *, classes: Any = None, ax: Axes 
     """How many examples of each class (rows) were taken for which (columns), as a table of shades and numbers.
 
     `y`, `predictions`: labels (n,), such as those of `model.predict`. `classes`: the labels in the order of the rows; those
-    that occur, sorted, where it is missing. The shade is the share of the row. Raises InputError for other shapes and unknown
-    labels.
+    that occur, sorted, where it is missing. The shade is the share of the row. The figure of a table of many classes is larger;
+    numbers that could not be read are left out, and a scale of the shades stands in for them. Raises InputError for other
+    shapes and unknown labels, KindError for labels of several types.
     """
-    y, predictions = arrays.to_host(y), arrays.to_host(predictions)
+    y, predictions = labels.plain(y, "y"), labels.plain(predictions, "predictions")
     if y.ndim != 1 or y.shape != predictions.shape or not len(y):
         raise InputError(f"expected labels y (n,) and predictions (n,), n >= 1, got {y.shape} and {predictions.shape}")
-    known = np.unique(np.concatenate([y, predictions])) if classes is None else np.asarray(classes)
+    known = np.unique(np.concatenate([y, predictions])) if classes is None else labels.read_classes(classes, "classes")
     count = len(known)
     cells = labels.indices(y, known) * count + labels.indices(predictions, known, "predictions")
     table = np.bincount(cells, minlength=count * count).reshape(count, count)
     axes = look.axes_for(ax)
+    figure = axes.figure.canvas.figure
+    if ax is None:
+        look.enlarge(axes, count / ROOM)
+    cell = 72 * min(axes.bbox.width, axes.bbox.height) / figure.dpi / count  # in points
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap=look.SHADES, vmin=0.0, vmax=1.0)
-    for row, column in np.ndindex(table.shape):
+    shades = axes.imshow(shares, cmap=look.SHADES, vmin=0.0, vmax=1.0)
+    size = min(USUAL, 0.9 * cell / (LETTER * len(str(table.max()))))
+    for row, column in np.ndindex(table.shape) if size >= LEAST else ():
+        if not table[row, column] and count > 2 * ROOM:
+            continue
         shade = "black" if shares[row, column] > 0.5 else "white"
-        size = "small" if count <= 12 else "xx-small"
         axes.text(column, row, str(table[row, column]), ha="center", va="center", color=shade, fontsize=size)
-    axes.set_xticks(range(count), [str(name) for name in known])
-    axes.set_yticks(range(count), [str(name) for name in known])
+    if size < LEAST:
+        axes.figure.colorbar(shades, ax=axes, label="share of the true class")
+    names = [shortened(str(name), look.LETTERS) for name in known]
+    letters = min(USUAL, max(LEAST, 0.9 * cell))
+    shown = slice(None, None, math.ceil(letters / cell))
+    upright = LETTER * letters * max(map(len, names)) > cell
+    axes.set_xticks(range(count)[shown], names[shown], rotation="vertical" if upright else "horizontal", fontsize=letters)
+    axes.set_yticks(range(count)[shown], names[shown], fontsize=letters)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     return axes
@@ -95,7 +115,8 @@ def confusion_matrix(y: Any, predictions: Any, *, classes: Any = None, ax: Axes 
 def weight_histograms(model: Sequential, *, bins: int = 50, ax: Axes | None = None) -> Axes:
     """How the weights of each layer spread: a line a layer, as densities over bins that all share.
 
-    Raises NotReadyError for a model without parameters, InputError for one that has no weights, KindError for what is none.
+    Of more than eight layers the first are dark, and the first and the last are named. Raises NotReadyError for a model without
+    parameters, InputError for one that has no weights, KindError for what is none.
     """
     network, bins = network_of(model), as_count("bins", bins)
     named = model.weights
@@ -105,34 +126,51 @@ def weight_histograms(model: Sequential, *, bins: int = 50, ax: Axes | None = No
         raise InputError("weight_histograms: the model has no weights")
     edges = np.histogram_bin_edges(np.concatenate(list(weights.values())).astype(np.float64), bins)
     axes = look.axes_for(ax)
+    count = len(weights)
+    colors = look.COLORS if count <= look.NAMED else look.shades(count)
     for index, (name, values) in enumerate(weights.items()):
         density = np.histogram(values, edges, density=True)[0]
-        axes.stairs(density, edges, color=look.color(index), label=name, linewidth=1.2)
+        axes.stairs(density, edges, color=colors[index], label=look.layer_name(name, index, count), linewidth=1.2)
     return look.frame(axes, "weight", "density")
 
 
 def network_of(model: Any) -> Network:
     """The network of a model that has parameters; KindError for what is no model."""
-    from fastnn.model import Sequential
+    from fastnn.model import as_model
 
-    if not isinstance(model, Sequential):
-        raise KindError(f"expected a Sequential, got {type(model).__name__}")
-    return model.network
+    return as_model(model).network
+
+
+def require_classifier(model: Sequential, what: str) -> None:
+    """NotReadyError for a model that was not trained, InputError for one that was trained for anything but classes."""
+    if model.task is None:
+        raise NotReadyError(f"{what} needs a model that was trained to classify; call fit first")
+    if model.task.kind not in ("classes", "binary"):
+        raise InputError(f"{what} needs a model that tells classes apart, and this one was trained for {model.task.kind}")
+
+
+def shares_of(model: Sequential, X: np.ndarray) -> np.ndarray:
+    """The probabilities (n, C) of all classes, of both where the model has one output for the second."""
+    shares = arrays.to_host(model.predict_proba(X))
+    return np.concatenate([1.0 - shares, shares], axis=1) if shares.shape[1] == 1 else shares
 
 
 def _points(model: Any, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The examples as float64 (n, 2), the model's classes, and the index among them of each example."""
     features = network_of(model).features
-    x, y = arrays.to_host(X), arrays.to_host(y)
+    x, y = arrays.to_host(X), labels.plain(y, "y")
     if features != (2,) or x.ndim != 2 or x.shape[1] != 2:
         shown = x.shape if features == (2,) else ("n", *features)
         raise InputError(f"a plane has two features: expected X (n, 2) and a model of such inputs, got {shown}")
     if not len(x) or y.shape not in ((len(x),), (len(x), 1)):
         raise InputError(f"expected X (n, 2) and y (n,), n >= 1, got {x.shape} and {y.shape}")
-    if model.task is None or model.task.kind not in ("classes", "binary"):
-        raise NotReadyError("a decision boundary needs a model that was trained to classify; call fit first")
-    classes = np.arange(2) if model.task.classes is None else model.classes_
-    return x.astype(np.float64), classes, labels.indices(y.reshape(-1), classes)
+    require_classifier(model, "a decision boundary")
+    x = look.numbers("X", x)
+    if not np.isfinite(x).all():
+        row = int(np.argwhere(~np.isfinite(x))[0, 0])
+        raise InputError(f"X: {np.count_nonzero(~np.isfinite(x))} values are NaN or infinite, the first in row {row}")
+    classes = model.classes_
+    return x, classes, labels.indices(y.reshape(-1), classes)
 
 
 def _lines(axes: Axes, first: np.ndarray, second: np.ndarray, values: np.ndarray, level: float) -> None:

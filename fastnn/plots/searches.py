@@ -9,6 +9,7 @@ import numpy as np
 
 from fastnn.errors import InputError
 from fastnn.plots import look
+from fastnn.summary import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ def optimizer_paths(
     `paths`: by name, the points (n, 2) that each came to, n >= 1; a dot marks the last. `function(x, y)`: its values at arrays
     of coordinates, of their shape. Raises InputError for other shapes, for no path, and for points that are not finite.
     """
-    found = {name: np.asarray(points, np.float64) for name, points in paths.items()}
+    found = {name: look.numbers(f"the path {name!r}", points) for name, points in paths.items()}
     for name, points in found.items():
         if points.ndim != 2 or points.shape[1] != 2 or not len(points) or not np.isfinite(points).all():
             raise InputError(f"the path {name!r}: expected finite points (n, 2), n >= 1, got shape {points.shape}")
@@ -57,7 +58,8 @@ def search_results(results: Any, *, ax: Sequence[Axes] | None = None) -> list[Ax
     that are no numbers stand side by side. `ax`: P axes. Returns them. Raises InputError for other shapes and where no trial
     has a value.
     """
-    names, values = list(results.names), np.asarray(results.values, np.float64)
+    look.require_parts(results, "the results of a search", "names", "scales", "values", "mode")
+    names, values = list(results.names), look.numbers("values", results.values)
     columns = {name: np.asarray(results[name]) for name in names}
     if not names or any(column.shape != (len(values),) for column in columns.values()):
         shapes = ", ".join(f"{name} {column.shape}" for name, column in columns.items())
@@ -66,18 +68,26 @@ def search_results(results: Any, *, ax: Sequence[Axes] | None = None) -> list[Ax
     if not len(seen):
         raise InputError("search_results: no trial has a value")
     best = seen[values[seen].argmin() if results.mode == "min" else values[seen].argmax()]
-    panels = look.panels(len(names)) if ax is None else list(ax)
+    look.require()
+    from matplotlib.ticker import LogFormatter
+
+    panels = look.panels(len(names)) if ax is None else [look.axes_for(each) for each in ax]
     if len(panels) != len(names):
         raise InputError(f"ax: expected {len(names)} axes, one a parameter, got {len(panels)}")
     for axes, (name, column) in zip(panels, columns.items(), strict=True):
         scale, label = results.scales[name], str(name)
         if column.dtype.kind not in "iuf":
-            column = np.array([str(entry) for entry in column])
+            column = np.array([shortened(str(entry), look.LETTERS // 2) for entry in column])
+            if sum(map(len, set(column[seen]))) > look.LETTERS:
+                axes.tick_params("x", labelrotation=90, labelsize="small")
         elif scale == "one minus log":
             column, label = 1.0 - column, f"1 - {name}"
         axes.scatter(column[seen], values[seen], s=16, color=look.TRAINING, alpha=0.8)
         axes.scatter(column[[best]], values[[best]], s=40, color=look.VALIDATION, label=f"best {values[best]:.4g}")
         if scale in ("log", "one minus log"):
             axes.set_xscale("log")
+            if column.dtype.kind in "iu":  # 60 units, not 6 x 10^1
+                axes.xaxis.set_major_formatter(LogFormatter())
+                axes.xaxis.set_minor_formatter(LogFormatter())
         look.frame(axes, label, "value", legend=axes is panels[0])
     return panels
