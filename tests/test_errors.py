@@ -100,8 +100,6 @@ def test_every_name_of_the_table_leads_to_one_that_is_here() -> None:
         ("train_test_split", r"did you mean fastnn\.datasets\.split\?$"),
         ("ModelCheckpoint", r"did you mean fastnn\.callbacks\.Checkpoint\?$"),
         ("Path", "has no attribute 'Path'"),
-        ("Xavier", r"did you mean fastnn\.initializers\.Glorot\?$"),
-        ("train_test_split", r"did you mean fastnn\.datasets\.split\?$"),
         ("StandardScaler", r"did you mean fastnn\.Standardizer\?$"),
         ("xyzzy", "has no attribute 'xyzzy'$"),
         ("no.name", "has no attribute 'no.name'$"),
