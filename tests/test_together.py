@@ -76,9 +76,80 @@ def test_each_has_the_bits_of_fit(way: str, task: str) -> None:
         np.testing.assert_array_equal(model.predict(X), alone.predict(X))
         assert model.evaluate(X, y) == alone.evaluate(X, y)
         assert (history.way, history.diverged, history.batch_size, history.seed) == (way, "", 32, g)
-        assert {"loss", "val_loss"} <= set(history) <= set(expected)
-        for name, column in history.items():
-            np.testing.assert_allclose(column, expected[name], rtol=2e-6, atol=1e-7)
+        assert list(history.items()) == list(expected.items())
+
+
+def largest_error(y: np.ndarray, predictions: np.ndarray) -> float:
+    """A metric of one's own."""
+    return float(np.abs(y - predictions).max())
+
+
+MANY = np.random.default_rng(1).normal(size=(601, 2)).astype("float32")
+"""More than two blocks of evaluation, the last one smaller."""
+KINDS: dict[str, tuple[str, Any, Any, list[Any]]] = {
+    "binary": ("sigmoid_cross_entropy", (fastnn.Dense(4, "tanh"), fastnn.Dense(1)), MANY[:, 0] > 0, ["f1"]),
+    "multilabel": ("sigmoid_cross_entropy", (fastnn.Dense(4, "tanh"), fastnn.Dense(2)), MANY > 0, []),
+    "classes": ("softmax_cross_entropy", (fastnn.Dense(4, "tanh"), fastnn.Dense(3)), (MANY > 0).sum(axis=1), ["f1"]),
+    "values": ("mean_squared_error", (fastnn.Dense(4, "tanh"), fastnn.Dense(1)), MANY[:, 1] ** 2, ["mse", largest_error]),
+}
+
+
+@pytest.mark.parametrize("validated", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", ["lanes", "threads", "dropout"])
+def test_whole_histories(way: str, kind: str, validated: bool) -> None:
+    """The same quantities in the same order as `fit`, and the same bits; penalties only where there are some."""
+    loss, layers, y, metrics = KINDS[kind]
+    layers = (layers[0], fastnn.Dropout(0.3), layers[1]) if way == "dropout" else layers
+    common: dict[str, Any] = {"loss": loss, "optimizer": "momentum", "batch_size": 50, "epochs": 2}
+    if validated:
+        common |= {"validation_data": (MANY, y), "metrics": metrics}
+    l2, l1 = [0.0, 0.1, 0.0, 0.2], [0.0, 0.0, 0.1, 0.2]
+    _, histories = train_together(
+        [network(*layers, seed=seed) for seed in range(4)], X, y[: len(X)], l2=l2, l1=l1,
+        way="threads" if way == "dropout" else way, **common,
+    )  # fmt: skip
+    for g, history in enumerate(histories):
+        alone = network(*layers, seed=g)
+        expected = alone.fit(X, y[: len(X)], l2=l2[g], l1=l1[g], order=shuffled, verbose=0, **common)
+        assert list(history.items()) == list(expected.items())
+        assert ("penalty" in history) == (g > 0)
+        assert (history.precision, history.tuned) == (expected.precision, expected.tuned)
+
+
+@pytest.mark.parametrize("way", ["lanes", "threads"])
+def test_an_order_with_a_state_of_its_own(way: str) -> None:
+    """It is called once an epoch, whichever model asks first, and may fill the same array again."""
+    asked: list[int] = []
+
+    def orders() -> Any:
+        rng, places = np.random.default_rng(5), np.arange(len(X))
+
+        def order(epoch: int) -> np.ndarray:
+            asked.append(epoch)
+            rng.shuffle(places)
+            return places
+
+        return order
+
+    settings: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "epochs": 3}
+    models, histories = train_together([small(g) for g in range(5)], X, YES, order=orders(), threads=2, way=way, **settings)
+    assert asked == [0, 1, 2]
+    for g, model in enumerate(models):
+        alone = small(g)
+        expected = alone.fit(X, YES, order=orders(), verbose=0, **settings)
+        assert arrays(model) == arrays(alone)
+        assert histories[g] == expected
+
+
+@pytest.mark.parametrize("way", ["lanes", "threads"])
+def test_a_batch_that_is_too_large_is_told_once(way: str) -> None:
+    with pytest.warns(UserWarning, match="batch_size 500 is more than the 203 examples") as told:
+        _, histories = train_together(
+            [small(g) for g in range(4)], X, YES, loss="sigmoid_cross_entropy", batch_size=500, epochs=1, way=way
+        )
+    assert len(told) == 1
+    assert {history.batch_size for history in histories} == {len(X)}
 
 
 @pytest.mark.parametrize("groups", [1, 2, 16, 33])
@@ -227,6 +298,8 @@ def test_what_is_refused_changes_nothing(way: str) -> None:
         (models, YES, {"loss": "sigmoid"}, "no loss is called"),
         (models, YES[:7], {}, "y"),
         (models, YES, {"validation_data": X}, "validation"),
+        (models, YES, {"metrics": ["f1"]}, "validation_data"),
+        (models, YES, {"metrics": ["f2"], "validation_data": (X, YES)}, "f2"),
         (models, YES, {"order": lambda epoch: np.array([0, 999])}, "order"),
         (models, YES, {"order": lambda epoch: np.array([0.5])}, "whole numbers"),
         (models, YES, {"way": "lane"}, "way"),
