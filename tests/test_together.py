@@ -344,8 +344,11 @@ def test_an_error_in_the_middle_leaves_them_as_they_were(way: str) -> None:
 def test_others_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one fails, or Ctrl-C comes, nobody waits for the end of an epoch."""
     monkeypatch.setattr(run, "LOG_ROWS", 1)
-    watch, model = together._Watch(), small(0)
-    watch.stop = True
+
+    def going_on() -> None:
+        raise together._Stopped
+
+    watch, model = together._Watch(going_on), small(0)
     with pytest.raises(together._Stopped):
         model.fit(X, YES, loss="sigmoid_cross_entropy", batch_size=1, callbacks=[watch], verbose=0)
     assert model.counters.step == 1

@@ -34,15 +34,19 @@ from fastnn.optimizers import Optimizer
 from fastnn.program.differentiate import gradients, place
 from fastnn.program.fuse import fuse
 from fastnn.program.trace import B, Call, N, Program, Rows, Symbol, Trace
-from fastnn.run import CHUNK_SECONDS, History, as_order
+from fastnn.run import CHUNK_SECONDS, History, Run, as_order
 from fastnn.schedules import Schedule, as_schedule
 from fastnn.settings import ALL, AUTO, Settings, as_optimizer, check_numbers
-from fastnn.training import CHANGED
+from fastnn.training import CHANGED, fit
+from fastnn.tuning.abreast import Abreast
 from fastnn_kernels.contract import UPDATES
 from fastnn_kernels.memory import aligned
 
 LANE_PARAMETERS = 500
 """Models of up to so many parameters are trained side by side: a lane a model wins where layers do not fill the registers."""
+
+ABREAST = 16
+"""Models whose steps one program makes, at most."""
 
 FEWEST = 4
 """Fewer models than these leave most lanes empty."""
@@ -279,51 +283,81 @@ class _Stopped(Exception):
 
 
 class _Watch(Callback):
-    """Keeps the history of a run, whose errors leave it behind, and ends the run at once when all are to stop."""
+    """Keeps the history of a run, whose errors leave it behind; `going_on` raises where all are to stop."""
 
-    def __init__(self) -> None:
-        self.history = History()
-        self.stop = False
+    def __init__(self, going_on: Callable[[], None]) -> None:
+        self.history, self.going_on = History(), going_on
 
     def begin(self, run: Any) -> None:
         self.history = run.history
 
     def chunk_end(self, run: Any, losses: np.ndarray) -> None:
-        if self.stop:
-            raise _Stopped
+        self.going_on()
 
 
 def _on_threads(
     members: Sequence[Member], X: Any, y: Any, settings: Settings, optimizer: Optimizer, visit: Callable[[int], Any]
 ) -> list[MemberHistory]:
-    """Train the models by `fit`, as many at a time as there are cores; on a GPU one after another."""
+    """Train the models on as many threads as there are cores: new ones abreast, others one by one by `fit`, as all on a GPU."""
     on_host = not engines.choose(settings.device)[0].name.startswith("cuda")
-    watches = [_Watch() for _ in members]
-
-    def train(member: Member, watch: _Watch) -> MemberHistory:
-        diverged = ""
-        try:
-            member.model.fit(
-                X, y, loss=settings.loss, optimizer=member.optimizer(optimizer), batch_size=settings.batch_size,
-                epochs=settings.epochs, validation_data=settings.validation_data, l2=member.l2, l1=member.l1, order=visit,
-                metrics=settings.metrics, callbacks=[watch], device=settings.device, threads=1 if on_host else None, verbose=0,
-            )  # fmt: skip
-        except DivergenceError as error:
-            diverged = str(error)
-        found = MemberHistory(watch.history)
-        vars(found).update(vars(watch.history), diverged=diverged, way="threads")
-        return found
-
     workers = min(len(members), settings.threads or engines.cores()) if on_host else 1
+    each = -(-len(members) // workers)
+    size = -(-each // -(-each // ABREAST)) if on_host and all(_is_new(member.model) for member in members) else 1
+    stop = threading.Event()
+
+    def going_on() -> None:
+        if stop.is_set():
+            raise _Stopped
+
+    def settings_of(member: Member) -> Settings:
+        own = member.optimizer(optimizer)
+        return replace(
+            settings, optimizer=own, l2=member.l2, l1=member.l1, order=visit, threads=1 if on_host else None, verbose=0
+        )
+
+    def train(some: Sequence[Member]) -> list[MemberHistory]:
+        if len(some) == 1:
+            return [_alone(some[0], X, y, settings_of(some[0]), going_on)]
+        with contextlib.ExitStack() as open_:
+            runs: list[Run] = []
+            for member in some:
+                if not member.model._training.acquire(blocking=False):
+                    raise NotReadyError("one of the models is being trained already by another call of fit")
+                open_.callback(member.model._training.release)
+                runs.append(Run(member.model, X, y, settings_of(member), runs[0] if runs else None))
+            trained = Abreast(runs, going_on)
+            trained.train()
+        return [_history(run.history, trained.diverged.get(run, "")) for run in runs]
+
     with ThreadPoolExecutor(workers, "fastnn-together") as pool:
-        futures = [pool.submit(train, member, watch) for member, watch in zip(members, watches, strict=True)]
+        futures = [pool.submit(train, members[start : start + size]) for start in range(0, len(members), size)]
         try:
-            return [future.result() for future in futures]
+            return [history for future in futures for history in future.result()]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for watch in watches:
-                watch.stop = True
+            stop.set()
             raise
+
+
+def _is_new(model: Sequential) -> bool:
+    """Whether a model was never trained: all such models are at the same step."""
+    return model.task is None and model._optimizer_state is None and not model.counters.step
+
+
+def _alone(member: Member, X: Any, y: Any, settings: Settings, going_on: Callable[[], None]) -> MemberHistory:
+    """Train a model by `fit`."""
+    watch, diverged = _Watch(going_on), ""
+    try:
+        fit(member.model, X, y, replace(settings, callbacks=[watch]))
+    except DivergenceError as error:
+        diverged = str(error)
+    return _history(watch.history, diverged)
+
+
+def _history(history: History, diverged: str) -> MemberHistory:
+    found = MemberHistory(history)
+    vars(found).update(vars(history), diverged=diverged, way="threads")
+    return found
 
 
 # --- side by side -------------------------------------------------------------------------------------------------------
