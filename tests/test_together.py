@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 
 import fastnn
 from fastnn import ops, random, run
 from fastnn.errors import InputError, KindError, NotReadyError
-from fastnn.tuning import together
+from fastnn.program.trace import Program
+from fastnn.tuning import abreast, together
+from fastnn.tuning.abreast import joined as abreast_joined
 from fastnn.tuning.together import train_together
 
 RNG = np.random.default_rng(0)
@@ -195,6 +198,82 @@ def test_one_that_diverges_spoils_no_other(way: str) -> None:
             assert len(histories[seed]["loss"]) == 2
         assert arrays(models[seed]) == arrays(alone)
         assert models[seed].counters == alone.counters
+
+
+# --- abreast ------------------------------------------------------------------------------------------------------------
+
+
+def own_loss(outputs: Any, targets: Any) -> Any:
+    return ops.mean(ops.abs(outputs - targets), 1)
+
+
+LAYERS: dict[str, tuple[Any, ...]] = {
+    "batch norm": (fastnn.Dense(4), fastnn.BatchNorm(), fastnn.Activation("relu"), fastnn.Dense(2)),
+    "dropout": (fastnn.Dense(8, "elu"), fastnn.Dropout(0.4), fastnn.Dense(2)),
+    "flat": (fastnn.Flatten(), fastnn.Dense(4, "gelu"), fastnn.Dense(2)),
+}
+
+
+@pytest.mark.parametrize("device", ["cpu", "numpy"])
+@pytest.mark.parametrize("layers", LAYERS)
+def test_abreast_each_has_the_bits_of_fit(layers: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the layers are, with rates, penalties and frozen layers of their own, more of them than one program takes, a last
+    mini-batch of one row, and sparse rows, which come in blocks."""
+
+    def made(seed: int) -> fastnn.Sequential:
+        model = network(*LAYERS[layers], seed=seed)
+        return model.freeze(len(LAYERS[layers]) - 1) if seed % 4 == 3 else model
+
+    monkeypatch.setattr(together, "ABREAST", 3)
+    groups, rows = 11, scipy.sparse.csr_matrix(np.where(X > 0, X, 0))
+    rates, l2 = [0.0, 0.1, 0.01] * 4, [0.0, 0.1] * 6
+    common: dict[str, Any] = {
+        "loss": own_loss, "batch_size": 101, "epochs": 2, "validation_data": (X[:50], VALUES[:50]), "device": device,
+    }  # fmt: skip
+    models, histories = train_together(
+        [made(seed) for seed in range(groups)], rows, VALUES, learning_rate=rates[:groups], l2=l2[:groups],
+        optimizer=fastnn.Momentum(clip_norm=0.5), threads=2, way="threads", **common,
+    )  # fmt: skip
+    for g, (model, history) in enumerate(zip(models, histories, strict=True)):
+        alone, optimizer = made(g), fastnn.Momentum(rates[g], clip_norm=0.5)
+        expected = alone.fit(rows, VALUES, optimizer=optimizer, l2=l2[g], order=shuffled, verbose=0, **common)
+        assert arrays(model) == arrays(alone)
+        assert list(history.items()) == list(expected.items())
+        assert (history.seed, history.threads, model.counters) == (g, 1, alone.counters)
+        model.fit(X, VALUES, loss=own_loss, epochs=1, optimizer=optimizer, verbose=0, device=device)
+        alone.fit(X, VALUES, loss=own_loss, epochs=1, optimizer=optimizer, verbose=0, device=device)
+        assert arrays(model) == arrays(alone)
+
+
+def test_abreast_a_mini_batch_is_gathered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    programs: list[Program] = []
+    monkeypatch.setattr(abreast, "joined", lambda given: programs.append(abreast_joined(given)) or programs[-1])
+    train_together([small(seed) for seed in range(6)], X, YES, loss="sigmoid_cross_entropy", epochs=2, threads=2, way="threads")
+    assert len(programs) == 2
+    for program in programs:
+        kernels = [call.kernel for call in program.calls]
+        assert [kernels.count(name) for name in ("gather_rows", "advance", "adam")] == [2, 1, 3]
+        assert not {"X.1", "y.1", "order.1"} & set(program.inputs)
+
+
+def test_abreast_all_diverge() -> None:
+    """One after another, the first one first: others then lead."""
+
+    def wild(seed: int) -> fastnn.Sequential:
+        model = network(fastnn.Dense(2), seed=seed).build(2)
+        model.set_weights({"0.weight": np.full((2, 2), 10.0 ** (18 - 9 * seed), "float32")})
+        return model
+
+    settings: dict[str, Any] = {"loss": "quadratic", "optimizer": fastnn.SGD(50.0), "batch_size": 20, "epochs": 3}
+    models, histories = train_together([wild(seed) for seed in range(3)], X, VALUES, threads=1, way="threads", **settings)
+    for seed, (model, history) in enumerate(zip(models, histories, strict=True)):
+        alone = wild(seed)
+        with pytest.raises(fastnn.DivergenceError) as error:
+            alone.fit(X, VALUES, order=shuffled, verbose=0, **settings)
+        assert history.diverged == str(error.value)
+        assert arrays(model) == arrays(alone)
+        assert model.counters == alone.counters
+    assert len({history.diverged for history in histories}) == 3
 
 
 def test_rates_of_their_own() -> None:
