@@ -217,8 +217,8 @@ LAYERS: dict[str, tuple[Any, ...]] = {
 @pytest.mark.parametrize("device", ["cpu", "numpy"])
 @pytest.mark.parametrize("layers", LAYERS)
 def test_abreast_each_has_the_bits_of_fit(layers: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the layers are, with rates, penalties and frozen layers of their own, more of them than one program takes, a last
-    mini-batch of one row, and sparse rows, which come in blocks."""
+    """Whatever the layers are, with rates, penalties and frozen layers of their own, more of them than one program takes, one
+    row too many for the last mini-batch, and sparse rows, which come in blocks."""
 
     def made(seed: int) -> fastnn.Sequential:
         model = network(*LAYERS[layers], seed=seed)
@@ -242,6 +242,30 @@ def test_abreast_each_has_the_bits_of_fit(layers: str, device: str, monkeypatch:
         assert (history.seed, history.threads, model.counters) == (g, 1, alone.counters)
         model.fit(X, VALUES, loss=own_loss, epochs=1, optimizer=optimizer, verbose=0, device=device)
         alone.fit(X, VALUES, loss=own_loss, epochs=1, optimizer=optimizer, verbose=0, device=device)
+        assert arrays(model) == arrays(alone)
+
+
+class Kept(fastnn.layers.Layer):
+    """A layer of one's own that records something else in every model."""
+
+    def __init__(self) -> None:
+        self.share = 1.0
+
+    def forward(self, x: Any, training: bool) -> Any:
+        return ops.dropout(x, 1.0 - self.share, self.key, self.step) if training else x * self.share
+
+
+def test_abreast_layers_of_ones_own_are_recorded_for_each_model() -> None:
+    def made(seed: int) -> fastnn.Sequential:
+        kept = Kept()
+        kept.share = 1.0 - seed / 10
+        return network(fastnn.Dense(4, "tanh"), kept, fastnn.Dense(1), seed=seed)
+
+    settings: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "epochs": 2, "validation_data": NEW}
+    models, histories = train_together([made(seed) for seed in range(4)], X, YES, threads=1, **settings)
+    for seed, model in enumerate(models):
+        alone = made(seed)
+        assert histories[seed] == alone.fit(X, YES, order=shuffled, verbose=0, **settings)
         assert arrays(model) == arrays(alone)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from fastnn import engines
 from fastnn.errors import DivergenceError
+from fastnn.layers import Activation, BatchNorm, Dense, Flatten
 from fastnn.model import Snapshot
 from fastnn.program.trace import Program, Symbol
 from fastnn.run import CHUNK_SECONDS, LOG_ROWS, SNAPSHOT_SHARE, Run, stretches
@@ -22,24 +23,30 @@ SHARED = ("X", "y", "order")
 """Inputs that only the calls read which are made once."""
 
 
+ALIKE = (Dense, Activation, BatchNorm, Flatten)
+"""Layers that record the same for every model of the same settings: they draw no random numbers of their own."""
+
+
 def joined(programs: Sequence[Program]) -> Program:
     """Steps of several models on the same mini-batch as one: gathered at the beginning, moved on to the next at the end.
 
-    Input `name` of program k is called `name.k`.
+    The same program may be there several times. Input `name` of program k is called `name.k`.
     """
     inputs: dict[str, Symbol] = {}
     calls = []
     first: list[Symbol] = []
     for k, program in enumerate(programs):
-        inputs |= {f"{name}.{k}": symbol for name, symbol in program.inputs.items() if not k or name not in SHARED}
+        roots = {symbol.root for call in program.calls for symbol in call.operands} | set(program.inputs.values())
+        own = {root: Symbol(root.trace, root.shape, root.dtype, root.name) for root in roots}
         gathered = [call.outputs[0] for call in program.calls if call.kernel == "gather_rows"]
-        first = first or gathered
-        there = dict(zip(gathered, first, strict=True))
+        first = first or [own[symbol] for symbol in gathered]
+        own |= dict(zip(gathered, first, strict=True))
+        inputs |= {f"{name}.{k}": own[symbol] for name, symbol in program.inputs.items() if not k or name not in SHARED}
         for call in program.calls:
             if (k and call.kernel == "gather_rows") or (k < len(programs) - 1 and call.kernel == "advance"):
                 continue
-            moved = [symbol for symbol in call.operands if k and symbol.root in there]
-            calls.append(call.replace({symbol: there[symbol.root].view(symbol.shape, symbol.start) for symbol in moved}))
+            there = {s: own[s] if s in own else own[s.root].view(s.shape, s.start, s.name) for s in call.operands}
+            calls.append(call.replace(there))
     return Program(inputs, tuple(calls), {})
 
 
@@ -123,7 +130,7 @@ class Abreast:
         if instance is None:
             leader = self.going[0]
             if self.program is None:
-                self.program = joined([run._program() for run in self.going])
+                self.program = joined(self._programs())
             instance = self.instances[rows] = leader.engine.instantiate(self.program, rows, 1)
             for k, run in enumerate(self.going):
                 own: dict[str, Any] = run.model._state.on(run.engine) | run.storage | {"control": leader.storage["control"]}
@@ -132,3 +139,13 @@ class Abreast:
                 given = {f"{name}.{k}": array for name, array in own.items()}
                 instance.bind(**{name: array for name, array in given.items() if name in self.program.inputs})
         return instance
+
+    def _programs(self) -> list[Program]:
+        """The step of each model that is going on; one for all those for which `fit` would record the same."""
+        made: dict[Any, Program] = {}
+        for run in self.going:
+            key = run._key(0, run.examples.data) if all(type(layer) in ALIKE for layer in run.model.layers) else run
+            if key not in made:
+                made[key] = run._program()
+            made[run] = made[key]
+        return [made[run] for run in self.going]

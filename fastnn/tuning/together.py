@@ -1,7 +1,8 @@
 """Many models of one shape trained at the same time on the same mini-batches: "caviar", where one watched model is "panda".
 
-Small models go side by side through one program, a lane of a register a model (`ops.grouped_dense`); others are trained one
-a core. Both leave each model with the bits that `fit` gives it alone.
+Small models go side by side through one program, a lane of a register a model (`ops.grouped_dense`); others are spread over
+the cores, where some at a time share their mini-batches (`fastnn.tuning.abreast`). Both leave each model with the bits that
+`fit` gives it alone.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def train_together(
     optimizer, l2 and l1, and so does its history. A model that diverges stays at its last finite step and leaves the others as
     they would be without it.
 
-    `way`: "lanes" trains all models in one program, "threads" one a core; "auto" takes lanes where there are at least `FEWEST`
+    `way`: "lanes" trains all models in one program, "threads" spreads them over the cores; "auto" takes lanes where there are at least `FEWEST`
     models of `LANE_PARAMETERS` parameters at most, which have not been trained before, of Dense, Activation and Flatten
     layers without a softmax inside, and without clip_norm. `threads`: cores used, by default all.
 
