@@ -13,6 +13,7 @@ import fastnn
 from fastnn import ops, random, run
 from fastnn.errors import InputError, KindError, NotReadyError
 from fastnn.program.trace import Program
+from fastnn.settings import Settings
 from fastnn.tuning import abreast, together
 from fastnn.tuning.abreast import joined as abreast_joined
 from fastnn.tuning.together import train_together
@@ -214,7 +215,7 @@ LAYERS: dict[str, tuple[Any, ...]] = {
 }
 
 
-@pytest.mark.parametrize("device", ["cpu", "numpy"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("numpy", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("layers", LAYERS)
 def test_abreast_each_has_the_bits_of_fit(layers: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the layers are, with rates, penalties and frozen layers of their own, more of them than one program takes, one
@@ -455,6 +456,24 @@ def test_others_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(together._Stopped):
         model.fit(X, YES, loss="sigmoid_cross_entropy", batch_size=1, callbacks=[watch], verbose=0)
     assert model.counters.step == 1
+
+
+def test_those_abreast_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(abreast, "LOG_ROWS", 1)
+    chunks: list[int] = []
+
+    def going_on() -> None:
+        chunks.append(1)
+        if len(chunks) == 3:
+            raise together._Stopped
+
+    settings = Settings(loss="sigmoid_cross_entropy", batch_size=1, threads=1, verbose=0)
+    models = [small(0), small(1)]
+    leader = run.Run(models[0], X, YES, settings)
+    runs = [leader, run.Run(models[1], X, YES, settings, leader)]
+    with pytest.raises(together._Stopped):
+        abreast.Abreast(runs, going_on).train()
+    assert [model.counters.step for model in models] == [3, 3]
 
 
 @pytest.mark.parametrize("way", ["lanes", "threads"])
