@@ -121,6 +121,24 @@ def test_whole_histories(way: str, kind: str, validated: bool) -> None:
         assert (history.precision, history.tuned) == (expected.precision, expected.tuned)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", ["lanes", "threads"])
+@pytest.mark.usefixtures("cuda_host")
+def test_whole_histories_on_a_gpu(way: str, kind: str) -> None:
+    """The same quantities; their sums go another way in lanes."""
+    loss, layers, y, metrics = KINDS[kind]
+    common: dict[str, Any] = {"loss": loss, "optimizer": "momentum", "batch_size": 50, "epochs": 2, "device": "cuda"}
+    common |= {"validation_data": (X, y[: len(X)]), "metrics": metrics}
+    l2 = [0.0, 0.1, 0.0, 0.2]
+    _, histories = train_together([network(*layers, seed=g) for g in range(4)], X, y[: len(X)], l2=l2, way=way, **common)
+    for g, history in enumerate(histories):
+        expected = network(*layers, seed=g).fit(X, y[: len(X)], l2=l2[g], order=shuffled, verbose=0, **common)
+        assert (list(history), history.device) == (list(expected), "cuda:0")
+        for name, column in history.items():
+            np.testing.assert_allclose(column, expected[name], rtol=1e-5 if way == "lanes" else 0)
+
+
 @pytest.mark.parametrize("way", ["lanes", "threads"])
 def test_an_order_with_a_state_of_its_own(way: str) -> None:
     """It is called once an epoch, whichever model asks first, and may fill the same array again."""
