@@ -206,6 +206,12 @@ def test_none_is_best_where_all_have_failed() -> None:
     assert str(results).splitlines()[4].startswith("the last of them, 1: ZeroDivisionError")
 
 
+def test_the_only_trial_fails() -> None:
+    with pytest.warns(UserWarning, match=r"^the only trial failed, with ZeroDivisionError: "):
+        results = search(lambda parameters, trial: 1 / 0, SPACE, trials=1)
+    assert [trial.number for trial in results.failed] == [0]
+
+
 def test_a_pruned_trial_is_none_that_failed() -> None:
     def f(parameters: dict[str, Any], trial: Trial) -> float:
         if trial.number:
@@ -317,12 +323,14 @@ def test_the_callback_reports_each_epoch_and_ends_the_fit() -> None:
     assert epochs[-1] == 6
 
 
+@pytest.mark.filterwarnings("ignore:the only trial failed:UserWarning")
 def test_a_callback_that_watches_the_wrong_way() -> None:
     for monitor, mode in (("val_accuracy", "min"), ("val_loss", "max")):
         results = search(lambda parameters, trial, m=monitor: trial.callback(m), SPACE, trials=1, mode=mode)
         assert f"monitor '{monitor}' and a search with mode='{mode}'" in results[0].error
 
 
+@pytest.mark.filterwarnings("ignore:the only trial failed:UserWarning")
 def test_bad_reports() -> None:
     for call in (("x", 0), (1.0, -1), (1.0, 0.5)):
         results = search(lambda parameters, trial, c=call: trial.report(*c), SPACE, trials=1, pruner="median")

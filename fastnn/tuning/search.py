@@ -95,7 +95,8 @@ def search(
         close_storage(study.storage)
     failed = results.failed
     if failed and len(failed) == len(results):
-        warnings.warn(f"all {len(failed)} trials failed, the last with {failed[-1].error}", UserWarning, stacklevel=2)
+        which = f"all {len(failed)} trials failed, the last" if len(failed) > 1 else "the only trial failed,"
+        warnings.warn(f"{which} with {failed[-1].error}", UserWarning, stacklevel=2)
     return results
 
 
