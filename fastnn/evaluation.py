@@ -51,12 +51,23 @@ def evaluate(
     finally:
         if own is not None:
             own.close()
-    wanted = [*_of_values(hits), *metrics]
-    if wanted:
-        outputs = _outputs(model, examples, loss, threads, engine)
-        for metric in wanted:
-            result[metric.name] = _measure(model, metric, examples, loss, outputs)
-    return result
+    return result | measured(model, examples, loss, threads, engine, metrics)
+
+
+def measured(
+    model: Sequential,
+    examples: Examples,
+    loss: Loss,
+    threads: int | None,
+    engine: engines.Engine,
+    metrics: Sequence[Metric] = (),
+) -> dict[str, float]:
+    """What `evaluate` finds beside loss and accuracy: r2 and mae of values, and `metrics`."""
+    wanted = (*_of_values(hit_attributes(loss, examples.kind)), *metrics)
+    if not wanted:
+        return {}
+    outputs = _outputs(model, examples, loss, threads, engine)
+    return {metric.name: _measure(model, metric, examples, loss, outputs) for metric in wanted}
 
 
 def _play(

@@ -63,10 +63,12 @@ class History(dict[str, list[float]]):
 class Run:
     """One call of `fit`. Callbacks read `model`, `epoch`, `epochs`, `step`, `total_steps`, `in_epoch`, `history` and
     `batch_size`, and may set `learning_rate`.
+
+    `like`: a run on the same examples, for a model of the same layers: what was checked and placed for it is used here too.
     """
 
-    def __init__(self, model: Sequential, X: Any, y: Any, settings: Settings) -> None:
-        self.model, self.order, self.shard_rows = model, settings.order, settings.shard_rows
+    def __init__(self, model: Sequential, X: Any, y: Any, settings: Settings, like: Run | None = None) -> None:
+        self.model, self.order, self.shard_rows, self.like = model, settings.order, settings.shard_rows, like
         self.part = settings.part
         self.loss, self.optimizer = as_loss(settings.loss), as_optimizer(settings.optimizer)
         self.metrics = as_metrics(settings.metrics, settings.validation_data is not None)
@@ -94,15 +96,16 @@ class Run:
         else:
             self.examples = self._first_of(self.batches, settings)
             self.steps_per_epoch = settings.steps_per_epoch or 0
-        self.validation = None
-        if settings.validation_data is not None:
+        self.validation: Examples | None = None if like is None else like.validation
+        if settings.validation_data is not None and like is None:
             if not isinstance(settings.validation_data, tuple | list) or len(settings.validation_data) != 2:
                 raise InputError("validation_data: expected a pair (X, y)")
             known = self.examples.task(self.loss)
             self.validation = prepare(model, *settings.validation_data, self.loss, None, None, "validation ", known, part=True)
         self.schedule = as_schedule(self.optimizer.learning_rate)
         self.history = History()
-        self.epoch, self.step, self.in_epoch, self.seen = 0, 0, 0, 0
+        self.epoch: int = 0
+        self.step, self.in_epoch, self.seen = 0, 0, 0
         self.own_rate: float | None = None
         """The learning rate that was set in the place of the optimizer's schedule."""
         self.sums = dict.fromkeys(steps.LOG_COLUMNS, 0.0)
@@ -126,7 +129,7 @@ class Run:
         if settings.steps_per_epoch is not None:
             raise InputError("steps_per_epoch: arrays are gone through whole; it is for iterables of mini-batches")
         inputs = self._read(X)
-        examples = prepare(
+        examples = self.like.examples if self.like is not None else prepare(
             model, inputs, y, self.loss, settings.sample_weight, settings.class_weight, known=self._known(settings),
             classes=settings.classes, part=settings.part,
         )  # fmt: skip
@@ -251,21 +254,11 @@ class Run:
     # --- the loop -----------------------------------------------------------------------------------------------
 
     def train(self) -> History:
-        model, engine, history = self.model, self.engine, self.history
         if self.tune and self.batches is None:
             for rows in sorted(set(self.per_epoch)):
-                engine.tune(self._program(), rows)
+                self.engine.tune(self._program(), rows)
         with contextlib.ExitStack() as open_:
-            self._start_state()
-            self._use(open_)
-            model._state.begin(engine, model._progress)
-            model.device, model.trained = engine.name, Trained(engine.name, engine.precision)
-            model.task = self.examples.task(self.loss)
-            model._loss, model._optimizer = self.loss, self.optimizer
-            history.device, history.reason, history.seed = engine.name, self.reason, model.seed
-            history.precision, history.tuned, history.batch_size = engine.precision, engine.tuned > 0, self.batch_size
-            self._first_step = model.counters.step - self.step
-            open_.callback(self._return)
+            self._begin(open_)
             begun: list[Callback] = []
             open_.push(lambda kind, error, trace: self._end(begun, error))
             for callback in self.callbacks:
@@ -277,17 +270,34 @@ class Run:
                     break
                 self._close(values)
         if self._last is not None:
-            model.restore(self._last)
-        return history
+            self.model.restore(self._last)
+        return self.history
+
+    def _begin(self, open_: contextlib.ExitStack) -> None:
+        """Make model and history those of this run, with all that the steps need until `open_` closes."""
+        model, engine, history = self.model, self.engine, self.history
+        self._start_state()
+        self._use(open_)
+        model._state.begin(engine, model._progress)
+        model.device, model.trained = engine.name, Trained(engine.name, engine.precision)
+        model.task = self.examples.task(self.loss)
+        model._loss, model._optimizer = self.loss, self.optimizer
+        history.device, history.reason, history.seed = engine.name, self.reason, model.seed
+        history.precision, history.tuned, history.batch_size = engine.precision, engine.tuned > 0, self.batch_size
+        self._first_step = model.counters.step - self.step
+        open_.callback(self._return)
 
     def _use(self, open_: contextlib.ExitStack) -> None:
         """Get what the steps need, to be given back when `open_` closes."""
         model, engine = self.model, self.engine
-        self.validation_feed = None
-        if self.validation is not None:
+        self.whole: Feed
+        self.validation_feed: Feed | None = None
+        if self.like is not None:
+            self.whole, self.validation_feed = self.like.whole, self.like.validation_feed
+        elif self.validation is not None:
             self.validation_feed = feed(engine, self.validation, min(len(self.validation.X), engine.block_rows))
             open_.callback(self.validation_feed.close)
-        if self.batches is None:
+        if self.batches is None and self.like is None:
             self.whole = feed(engine, self.examples, self.batch_size)
             open_.callback(self.whole.close)
         storage = model._cache.take(self._storage_key(), lambda: step_storage(self.network, engine))
@@ -348,8 +358,10 @@ class Run:
     def _epoch(self) -> dict[str, float] | None:
         """The steps of an epoch that are left, and what the history gets of it; None where a callback ended the training."""
         whole = self._epoch_of_batches() if self.batches is not None else self._epoch_of_examples()
-        if not whole:
-            return None
+        return self._values() if whole else None
+
+    def _values(self) -> dict[str, float]:
+        """What the history gets of an epoch whose steps are done."""
         sums, seen = self.sums, self.seen
         total = sums["weight"]
         values = {"loss": sums["loss"] / total if total else 0.0}
@@ -368,7 +380,7 @@ class Run:
         order = self._visit(self.epoch)
         self.whole.begin(order)
         position, skipped = 0, self.in_epoch
-        for rows, count in _runs(_batches(len(order), self.batch_size, self.pairs)):
+        for rows, count in stretches(len(order), self.batch_size, self.pairs):
             behind = min(skipped, count)
             skipped -= behind
             if behind < count and not self._stretch(self.whole, self.examples, rows, behind, count, position):
@@ -401,15 +413,8 @@ class Run:
             here = position + done * rows
             chunk = min(self._chunk or instance.first_chunk(CHUNK_SECONDS), count - done, LOG_ROWS, self._until_call())
             log = self._play(instance, min(chunk, source.most(here, rows) or chunk), here, self.epoch)
-            weight = log[:, steps.LOG_COLUMNS["weight"]] if examples.weights is not None else np.full(len(log), rows)
-            for name in ("loss", "accuracy", "penalty"):
-                share = np.full(len(log), rows) if name == "penalty" else weight
-                self.sums[name] = _added(self.sums[name], log[:, steps.LOG_COLUMNS[name]] * share)
-            self.sums["weight"] = _added(self.sums["weight"], weight)
-            self.seen += rows * len(log)
             done += len(log)
-            self.in_epoch += len(log)
-            self.step += len(log)  # the last of the counts: see `consistent`
+            self._add(log, rows, examples)
             for callback in self.callbacks:
                 callback.chunk_end(self, log[:, steps.LOG_COLUMNS["loss"]])
             due = [callback for callback in self.callbacks if callback.every is not None and self.step % callback.every == 0]
@@ -417,6 +422,17 @@ class Run:
             if self.stopped:
                 return False
         return True
+
+    def _add(self, log: np.ndarray, rows: int, examples: Examples) -> None:
+        """Count what so many steps of `rows` rows each wrote down."""
+        weight = log[:, steps.LOG_COLUMNS["weight"]] if examples.weights is not None else np.full(len(log), rows)
+        for name in ("loss", "accuracy", "penalty"):
+            share = np.full(len(log), rows) if name == "penalty" else weight
+            self.sums[name] = _added(self.sums[name], log[:, steps.LOG_COLUMNS[name]] * share)
+        self.sums["weight"] = _added(self.sums["weight"], weight)
+        self.seen += rows * len(log)
+        self.in_epoch += len(log)
+        self.step += len(log)  # the last of the counts: see `consistent`
 
     def _until_call(self) -> int:
         """Steps until a callback wants to be called."""
@@ -667,6 +683,11 @@ def step_storage(network: steps.Network, engine: engines.Engine) -> dict[str, An
 
         storage["shadow"] = engine.empty((network.size,), ml_dtypes.bfloat16)
     return storage
+
+
+def stretches(n: int, batch_size: int, pairs: bool) -> Iterator[tuple[int, int]]:
+    """(rows, how many such mini-batches in a row) of an epoch of n examples."""
+    return _runs(_batches(n, batch_size, pairs))
 
 
 def _batches(n: int, batch_size: int, pairs: bool) -> list[int]:

@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 
 import fastnn
 from fastnn import ops, random, run
 from fastnn.errors import InputError, KindError, NotReadyError
-from fastnn.tuning import together
+from fastnn.program.trace import Program
+from fastnn.settings import Settings
+from fastnn.tuning import abreast, together
+from fastnn.tuning.abreast import joined as abreast_joined
 from fastnn.tuning.together import train_together
 
 RNG = np.random.default_rng(0)
@@ -76,9 +80,98 @@ def test_each_has_the_bits_of_fit(way: str, task: str) -> None:
         np.testing.assert_array_equal(model.predict(X), alone.predict(X))
         assert model.evaluate(X, y) == alone.evaluate(X, y)
         assert (history.way, history.diverged, history.batch_size, history.seed) == (way, "", 32, g)
-        assert {"loss", "val_loss"} <= set(history) <= set(expected)
+        assert list(history.items()) == list(expected.items())
+
+
+def largest_error(y: np.ndarray, predictions: np.ndarray) -> float:
+    """A metric of one's own."""
+    return float(np.abs(y - predictions).max())
+
+
+MANY = np.random.default_rng(1).normal(size=(601, 2)).astype("float32")
+"""More than two blocks of evaluation, the last one smaller."""
+KINDS: dict[str, tuple[str, Any, Any, list[Any]]] = {
+    "binary": ("sigmoid_cross_entropy", (fastnn.Dense(4, "tanh"), fastnn.Dense(1)), MANY[:, 0] > 0, ["f1"]),
+    "multilabel": ("sigmoid_cross_entropy", (fastnn.Dense(4, "tanh"), fastnn.Dense(2)), MANY > 0, []),
+    "classes": ("softmax_cross_entropy", (fastnn.Dense(4, "tanh"), fastnn.Dense(3)), (MANY > 0).sum(axis=1), ["f1"]),
+    "values": ("mean_squared_error", (fastnn.Dense(4, "tanh"), fastnn.Dense(1)), MANY[:, 1] ** 2, ["mse", largest_error]),
+}
+
+
+@pytest.mark.parametrize("validated", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", ["lanes", "threads", "dropout"])
+def test_whole_histories(way: str, kind: str, validated: bool) -> None:
+    """The same quantities in the same order as `fit`, and the same bits; penalties only where there are some."""
+    loss, layers, y, metrics = KINDS[kind]
+    layers = (layers[0], fastnn.Dropout(0.3), layers[1]) if way == "dropout" else layers
+    common: dict[str, Any] = {"loss": loss, "optimizer": "momentum", "batch_size": 50, "epochs": 2}
+    if validated:
+        common |= {"validation_data": (MANY, y), "metrics": metrics}
+    l2, l1 = [0.0, 0.1, 0.0, 0.2], [0.0, 0.0, 0.1, 0.2]
+    _, histories = train_together(
+        [network(*layers, seed=seed) for seed in range(4)], X, y[: len(X)], l2=l2, l1=l1,
+        way="threads" if way == "dropout" else way, **common,
+    )  # fmt: skip
+    for g, history in enumerate(histories):
+        alone = network(*layers, seed=g)
+        expected = alone.fit(X, y[: len(X)], l2=l2[g], l1=l1[g], order=shuffled, verbose=0, **common)
+        assert list(history.items()) == list(expected.items())
+        assert ("penalty" in history) == (g > 0)
+        assert (history.precision, history.tuned) == (expected.precision, expected.tuned)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", ["lanes", "threads"])
+@pytest.mark.usefixtures("cuda_host")
+def test_whole_histories_on_a_gpu(way: str, kind: str) -> None:
+    """The same quantities; their sums go another way in lanes."""
+    loss, layers, y, metrics = KINDS[kind]
+    common: dict[str, Any] = {"loss": loss, "optimizer": "momentum", "batch_size": 50, "epochs": 2, "device": "cuda"}
+    common |= {"validation_data": (X, y[: len(X)]), "metrics": metrics}
+    l2 = [0.0, 0.1, 0.0, 0.2]
+    _, histories = train_together([network(*layers, seed=g) for g in range(4)], X, y[: len(X)], l2=l2, way=way, **common)
+    for g, history in enumerate(histories):
+        expected = network(*layers, seed=g).fit(X, y[: len(X)], l2=l2[g], order=shuffled, verbose=0, **common)
+        assert (list(history), history.device) == (list(expected), "cuda:0")
         for name, column in history.items():
-            np.testing.assert_allclose(column, expected[name], rtol=2e-6, atol=1e-7)
+            np.testing.assert_allclose(column, expected[name], rtol=1e-5 if way == "lanes" else 0)
+
+
+@pytest.mark.parametrize("way", ["lanes", "threads"])
+def test_an_order_with_a_state_of_its_own(way: str) -> None:
+    """It is called once an epoch, whichever model asks first, and may fill the same array again."""
+    asked: list[int] = []
+
+    def orders() -> Any:
+        rng, places = np.random.default_rng(5), np.arange(len(X))
+
+        def order(epoch: int) -> np.ndarray:
+            asked.append(epoch)
+            rng.shuffle(places)
+            return places
+
+        return order
+
+    settings: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "epochs": 3}
+    models, histories = train_together([small(g) for g in range(5)], X, YES, order=orders(), threads=2, way=way, **settings)
+    assert asked == [0, 1, 2]
+    for g, model in enumerate(models):
+        alone = small(g)
+        expected = alone.fit(X, YES, order=orders(), verbose=0, **settings)
+        assert arrays(model) == arrays(alone)
+        assert histories[g] == expected
+
+
+@pytest.mark.parametrize("way", ["lanes", "threads"])
+def test_a_batch_that_is_too_large_is_told_once(way: str) -> None:
+    with pytest.warns(UserWarning, match="batch_size 500 is more than the 203 examples") as told:
+        _, histories = train_together(
+            [small(g) for g in range(4)], X, YES, loss="sigmoid_cross_entropy", batch_size=500, epochs=1, way=way
+        )
+    assert len(told) == 1
+    assert {history.batch_size for history in histories} == {len(X)}
 
 
 @pytest.mark.parametrize("groups", [1, 2, 16, 33])
@@ -124,6 +217,106 @@ def test_one_that_diverges_spoils_no_other(way: str) -> None:
             assert len(histories[seed]["loss"]) == 2
         assert arrays(models[seed]) == arrays(alone)
         assert models[seed].counters == alone.counters
+
+
+# --- abreast ------------------------------------------------------------------------------------------------------------
+
+
+def own_loss(outputs: Any, targets: Any) -> Any:
+    return ops.mean(ops.abs(outputs - targets), 1)
+
+
+LAYERS: dict[str, tuple[Any, ...]] = {
+    "batch norm": (fastnn.Dense(4), fastnn.BatchNorm(), fastnn.Activation("relu"), fastnn.Dense(2)),
+    "dropout": (fastnn.Dense(8, "elu"), fastnn.Dropout(0.4), fastnn.Dense(2)),
+    "flat": (fastnn.Flatten(), fastnn.Dense(4, "gelu"), fastnn.Dense(2)),
+}
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("numpy", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("layers", LAYERS)
+def test_abreast_each_has_the_bits_of_fit(layers: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the layers are, with rates, penalties and frozen layers of their own, more of them than one program takes, one
+    row too many for the last mini-batch, and sparse rows, which come in blocks."""
+
+    def made(seed: int) -> fastnn.Sequential:
+        model = network(*LAYERS[layers], seed=seed)
+        return model.freeze(len(LAYERS[layers]) - 1) if seed % 4 == 3 else model
+
+    monkeypatch.setattr(together, "ABREAST", 3)
+    groups, rows = 11, scipy.sparse.csr_matrix(np.where(X > 0, X, 0))
+    rates, l2 = [0.0, 0.1, 0.01] * 4, [0.0, 0.1] * 6
+    common: dict[str, Any] = {
+        "loss": own_loss, "batch_size": 101, "epochs": 2, "validation_data": (X[:50], VALUES[:50]), "device": device,
+    }  # fmt: skip
+    models, histories = train_together(
+        [made(seed) for seed in range(groups)], rows, VALUES, learning_rate=rates[:groups], l2=l2[:groups],
+        optimizer=fastnn.Momentum(clip_norm=0.5), threads=2, way="threads", **common,
+    )  # fmt: skip
+    for g, (model, history) in enumerate(zip(models, histories, strict=True)):
+        alone, optimizer = made(g), fastnn.Momentum(rates[g], clip_norm=0.5)
+        expected = alone.fit(rows, VALUES, optimizer=optimizer, l2=l2[g], order=shuffled, verbose=0, **common)
+        assert arrays(model) == arrays(alone)
+        assert list(history.items()) == list(expected.items())
+        assert (history.seed, history.threads, model.counters) == (g, 1, alone.counters)
+        model.fit(X, VALUES, loss=own_loss, epochs=1, optimizer=optimizer, verbose=0, device=device)
+        alone.fit(X, VALUES, loss=own_loss, epochs=1, optimizer=optimizer, verbose=0, device=device)
+        assert arrays(model) == arrays(alone)
+
+
+class Kept(fastnn.layers.Layer):
+    """A layer of one's own that records something else in every model."""
+
+    def __init__(self) -> None:
+        self.share = 1.0
+
+    def forward(self, x: Any, training: bool) -> Any:
+        return ops.dropout(x, 1.0 - self.share, self.key, self.step) if training else x * self.share
+
+
+def test_abreast_layers_of_ones_own_are_recorded_for_each_model() -> None:
+    def made(seed: int) -> fastnn.Sequential:
+        kept = Kept()
+        kept.share = 1.0 - seed / 10
+        return network(fastnn.Dense(4, "tanh"), kept, fastnn.Dense(1), seed=seed)
+
+    settings: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "epochs": 2, "validation_data": NEW}
+    models, histories = train_together([made(seed) for seed in range(4)], X, YES, threads=1, **settings)
+    for seed, model in enumerate(models):
+        alone = made(seed)
+        assert histories[seed] == alone.fit(X, YES, order=shuffled, verbose=0, **settings)
+        assert arrays(model) == arrays(alone)
+
+
+def test_abreast_a_mini_batch_is_gathered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    programs: list[Program] = []
+    monkeypatch.setattr(abreast, "joined", lambda given: programs.append(abreast_joined(given)) or programs[-1])
+    train_together([small(seed) for seed in range(6)], X, YES, loss="sigmoid_cross_entropy", epochs=2, threads=2, way="threads")
+    assert len(programs) == 2
+    for program in programs:
+        kernels = [call.kernel for call in program.calls]
+        assert [kernels.count(name) for name in ("gather_rows", "advance", "adam")] == [2, 1, 3]
+        assert not {"X.1", "y.1", "order.1"} & set(program.inputs)
+
+
+def test_abreast_all_diverge() -> None:
+    """One after another, the first one first: others then lead."""
+
+    def wild(seed: int) -> fastnn.Sequential:
+        model = network(fastnn.Dense(2), seed=seed).build(2)
+        model.set_weights({"0.weight": np.full((2, 2), 10.0 ** (18 - 9 * seed), "float32")})
+        return model
+
+    settings: dict[str, Any] = {"loss": "quadratic", "optimizer": fastnn.SGD(50.0), "batch_size": 20, "epochs": 3}
+    models, histories = train_together([wild(seed) for seed in range(3)], X, VALUES, threads=1, way="threads", **settings)
+    for seed, (model, history) in enumerate(zip(models, histories, strict=True)):
+        alone = wild(seed)
+        with pytest.raises(fastnn.DivergenceError) as error:
+            alone.fit(X, VALUES, order=shuffled, verbose=0, **settings)
+        assert history.diverged == str(error.value)
+        assert arrays(model) == arrays(alone)
+        assert model.counters == alone.counters
+    assert len({history.diverged for history in histories}) == 3
 
 
 def test_rates_of_their_own() -> None:
@@ -227,6 +420,8 @@ def test_what_is_refused_changes_nothing(way: str) -> None:
         (models, YES, {"loss": "sigmoid"}, "no loss is called"),
         (models, YES[:7], {}, "y"),
         (models, YES, {"validation_data": X}, "validation"),
+        (models, YES, {"metrics": ["f1"]}, "validation_data"),
+        (models, YES, {"metrics": ["f2"], "validation_data": (X, YES)}, "f2"),
         (models, YES, {"order": lambda epoch: np.array([0, 999])}, "order"),
         (models, YES, {"order": lambda epoch: np.array([0.5])}, "whole numbers"),
         (models, YES, {"way": "lane"}, "way"),
@@ -271,11 +466,32 @@ def test_an_error_in_the_middle_leaves_them_as_they_were(way: str) -> None:
 def test_others_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one fails, or Ctrl-C comes, nobody waits for the end of an epoch."""
     monkeypatch.setattr(run, "LOG_ROWS", 1)
-    watch, model = together._Watch(), small(0)
-    watch.stop = True
+
+    def going_on() -> None:
+        raise together._Stopped
+
+    watch, model = together._Watch(going_on), small(0)
     with pytest.raises(together._Stopped):
         model.fit(X, YES, loss="sigmoid_cross_entropy", batch_size=1, callbacks=[watch], verbose=0)
     assert model.counters.step == 1
+
+
+def test_those_abreast_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(abreast, "LOG_ROWS", 1)
+    chunks: list[int] = []
+
+    def going_on() -> None:
+        chunks.append(1)
+        if len(chunks) == 3:
+            raise together._Stopped
+
+    settings = Settings(loss="sigmoid_cross_entropy", batch_size=1, threads=1, verbose=0)
+    models = [small(0), small(1)]
+    leader = run.Run(models[0], X, YES, settings)
+    runs = [leader, run.Run(models[1], X, YES, settings, leader)]
+    with pytest.raises(together._Stopped):
+        abreast.Abreast(runs, going_on).train()
+    assert [model.counters.step for model in models] == [3, 3]
 
 
 @pytest.mark.parametrize("way", ["lanes", "threads"])

@@ -197,10 +197,29 @@ def test_an_exception_is_kept_and_the_others_go_on(tmp_path: Path) -> None:
 
 
 def test_none_is_best_where_all_have_failed() -> None:
-    results = search(lambda parameters, trial: 1 / 0, SPACE, trials=2)
+    with pytest.warns(UserWarning, match=r"^all 2 trials failed, the last with ZeroDivisionError: ") as told:
+        results = search(lambda parameters, trial: 1 / 0, SPACE, trials=2)
+    assert (len(told), told[0].filename) == (1, __file__)
     with pytest.raises(NotReadyError, match=r"none of the 2 trials is complete; the first that failed: ZeroDivisionError"):
         _ = results.best
-    assert "2 failed" in str(results)
+    assert str(results).splitlines()[3] == "2 of 2 failed: all"
+    assert str(results).splitlines()[4].startswith("the last of them, 1: ZeroDivisionError")
+
+
+def test_the_only_trial_fails() -> None:
+    with pytest.warns(UserWarning, match=r"^the only trial failed, with ZeroDivisionError: "):
+        results = search(lambda parameters, trial: 1 / 0, SPACE, trials=1)
+    assert [trial.number for trial in results.failed] == [0]
+
+
+def test_a_pruned_trial_is_none_that_failed() -> None:
+    def f(parameters: dict[str, Any], trial: Trial) -> float:
+        if trial.number:
+            raise ValueError("no luck")
+        trial.stopped = True
+        return 1.0
+
+    assert [trial.number for trial in search(f, SPACE, trials=2).failed] == [1]  # and nobody warns
 
 
 # --- workers ------------------------------------------------------------------------------------------------------
@@ -304,12 +323,14 @@ def test_the_callback_reports_each_epoch_and_ends_the_fit() -> None:
     assert epochs[-1] == 6
 
 
+@pytest.mark.filterwarnings("ignore:the only trial failed:UserWarning")
 def test_a_callback_that_watches_the_wrong_way() -> None:
     for monitor, mode in (("val_accuracy", "min"), ("val_loss", "max")):
         results = search(lambda parameters, trial, m=monitor: trial.callback(m), SPACE, trials=1, mode=mode)
         assert f"monitor '{monitor}' and a search with mode='{mode}'" in results[0].error
 
 
+@pytest.mark.filterwarnings("ignore:the only trial failed:UserWarning")
 def test_bad_reports() -> None:
     for call in (("x", 0), (1.0, -1), (1.0, 0.5)):
         results = search(lambda parameters, trial, c=call: trial.report(*c), SPACE, trials=1, pruner="median")
@@ -663,7 +684,14 @@ def test_the_printed_table() -> None:
     assert lines[0].split() == ["trial", "value", "x", "beta", "n", "c", "seconds", "state"]
     assert lines[1].split() == ["1", "1", "0.01", "0.99", "1", "b", "0.5", "complete"]
     assert len({len(line) for line in lines[:5]}) == 1
-    assert lines[5] == "1 failed, the first, trial 2: ValueError: no, luck at all"
+    assert lines[5:] == ["1 of 4 failed: 2", "the last of them, 2: ValueError: no, luck at all"]
+
+
+def test_the_printed_table_names_those_that_failed_and_are_not_shown() -> None:
+    rows = [TrialResult(k, {"x": 0.5, "beta": 0.9, "n": 3, "c": "a"}, 1.0, "complete", 1.5) for k in range(20)]
+    rows += [TrialResult(k, rows[0].parameters, math.nan, "failed", 1.5, f"ValueError: {k}") for k in (21, 20)]
+    lines = str(Results(SPACE, rows, "min").sorted(reverse=True)).splitlines()
+    assert lines[21:] == ["... and 2 more", "2 of 22 failed: 20, 21", "the last of them, 21: ValueError: 21"]
 
 
 @pytest.mark.parametrize("count", [1, 5, 9, 30])

@@ -76,12 +76,16 @@ class Results(Sequence[TrialResult]):
         return self._with(self.trials[key]) if isinstance(key, slice) else self.trials[key]
 
     @property
+    def failed(self) -> list[TrialResult]:
+        """The trials that failed, each with its error, in the order of this table."""
+        return [trial for trial in self.trials if trial.state == "failed"]
+
+    @property
     def best(self) -> TrialResult:
         """The complete trial with the best value. Raises NotReadyError where there is none."""
         ranked = self._ranked()
         if not ranked:
-            errors = [trial.error for trial in self.trials if trial.error]
-            why = f"; the first that failed: {errors[0]}" if errors else ""
+            why = f"; the first that failed: {self.failed[0].error}" if self.failed else ""
             raise NotReadyError(f"none of the {len(self.trials)} trials is complete{why}")
         return ranked[0]
 
@@ -155,9 +159,11 @@ class Results(Sequence[TrialResult]):
         lines = ["  ".join(row) for row in zip(*padded, strict=True)]
         lines += [f"... and {len(self.trials) - SHOWN} more"] if len(self.trials) > SHOWN else []
         lines += [_cut(f"not shown: {', '.join(hidden)}", WIDTH)] if hidden else []
-        failed = [trial for trial in self.trials if trial.error]
+        failed = sorted(self.failed, key=lambda trial: trial.number)
         if failed:
-            lines.append(_cut(f"{len(failed)} failed, the first, trial {failed[0].number}: {failed[0].error}", WIDTH))
+            which = "all" if len(failed) == len(self) > 1 else ", ".join(str(trial.number) for trial in failed)
+            lines.append(_cut(f"{len(failed)} of {len(self)} failed: {which}", WIDTH))
+            lines.append(_cut(f"the last of them, {failed[-1].number}: {failed[-1].error}", WIDTH))
         return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -50,7 +51,7 @@ def search(
         results = search(train, space, trials=60, workers=4, storage="search.db", seed=0)
 
     `train`: any function that returns a number, the better the smaller it is (`mode="min"`) or the greater (`mode="max"`). An
-    exception, NaN, infinity, or what is no number, makes the trial a failed one; the others go on.
+    exception, NaN, infinity, or what is no number, makes the trial a failed one; the others go on. Warns where all have failed.
     `trials`: how many. Those that a storage holds already count; a larger number adds trials ("random" and "tpe" only).
     `strategy`: "random"; "grid", in equal steps on each scale, at most `trials` points; "tpe", the tree-structured Parzen
     estimator (Bergstra et al. 2011) of Optuna; "coarse-to-fine": `rounds` (3) rounds of random points, from the second on in
@@ -87,11 +88,16 @@ def search(
                 runners.run_in_processes(study, train, told, workers)
         found = latest(study.study.get_trials(deepcopy=False))
         asked = {k: trial for k, trial in found.items() if k < study.settings.total or trial.state.is_finished()}
-        return results_of(study.settings.space, mode, asked)
+        results = results_of(study.settings.space, mode, asked)
     except optuna.exceptions.StorageInternalError as error:
         raise FileError(f"storage {storage} failed: {error.__cause__ or error}") from error
     finally:
         close_storage(study.storage)
+    failed = results.failed
+    if failed and len(failed) == len(results):
+        which = f"all {len(failed)} trials failed, the last" if len(failed) > 1 else "the only trial failed,"
+        warnings.warn(f"{which} with {failed[-1].error}", UserWarning, stacklevel=2)
+    return results
 
 
 def load(storage: str | os.PathLike[str], name: str = "search") -> Results:

@@ -1,7 +1,8 @@
 """Many models of one shape trained at the same time on the same mini-batches: "caviar", where one watched model is "panda".
 
-Small models go side by side through one program, a lane of a register a model (`ops.grouped_dense`); others are trained one
-a core. Both leave each model with the bits that `fit` gives it alone.
+Small models go side by side through one program, a lane of a register a model (`ops.grouped_dense`); others are spread over
+the cores, where some at a time share their mini-batches (`fastnn.tuning.abreast`). Both leave each model with the bits that
+`fit` gives it alone.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,31 +24,34 @@ from fastnn import engines, inputs, ops, random, steps
 from fastnn.callbacks import Callback
 from fastnn.configurations import as_number
 from fastnn.errors import DivergenceError, InputError, KindError, NotReadyError
-from fastnn.evaluation import hit_attributes
+from fastnn.evaluation import LOG_ROWS, hit_attributes, measured
 from fastnn.examples import Examples, prepare
 from fastnn.feeds import Feed, feed
 from fastnn.layers import Activation, Dense, Flatten
 from fastnn.losses import LOSSES, Loss, as_loss
+from fastnn.metrics import as_metrics
 from fastnn.model import LossLike, Sequential, Trained, as_loss_network
 from fastnn.optimizers import Optimizer
 from fastnn.program.differentiate import gradients, place
 from fastnn.program.fuse import fuse
 from fastnn.program.trace import B, Call, N, Program, Rows, Symbol, Trace
-from fastnn.run import CHUNK_SECONDS, History, as_order
+from fastnn.run import CHUNK_SECONDS, History, Run, as_order
 from fastnn.schedules import Schedule, as_schedule
 from fastnn.settings import ALL, AUTO, Settings, as_optimizer, check_numbers
-from fastnn.training import CHANGED
+from fastnn.training import CHANGED, fit
+from fastnn.tuning.abreast import Abreast
 from fastnn_kernels.contract import UPDATES
 from fastnn_kernels.memory import aligned
 
-LANE_PARAMETERS = 500
-"""Models of up to so many parameters are trained side by side: a lane a model wins where layers do not fill the registers."""
+LANE_PARAMETERS = 300
+"""Models of up to so many parameters are trained side by side: a lane a model wins where layers do not fill the registers
+(measured with 32 models on two cores: 8-20-3 takes 0.7 to 0.8 of the time that it takes on threads, 10-24-3 1.2 to 1.4)."""
+
+ABREAST = 16
+"""Models whose steps one program makes, at most."""
 
 FEWEST = 4
 """Fewer models than these leave most lanes empty."""
-
-LOG_ROWS = 1024
-"""Steps whose losses fit into the log: the longest chunk."""
 
 NUMBERS = ("learning_rate", "l2", "l1")
 """What models may differ in beside their initial weights."""
@@ -86,6 +92,7 @@ def train_together(
     batch_size: int | str = 128,
     epochs: int = 5,
     validation_data: tuple[Any, Any] | None = None,
+    metrics: Sequence[Any] = (),
     order: Callable[[int], Any] | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -97,25 +104,26 @@ def train_together(
     `learning_rate`, `l2` and `l1` is not given to it but used here. `learning_rate`, `l2`, `l1`: a number for all, or one a
     model; without a learning rate that of the optimizer, which may be a schedule.
 
-    Every epoch visits the examples as `order(epoch)` says, by default in the order of a shuffle with the seed of the first
-    model. Each model ends with the bits that `fit` gives it alone with this order, optimizer, l2 and l1. The mean losses in the
-    histories may differ from those of `fit` in rounding. A model that diverges stays at its last finite step and leaves the
-    others as they would be without it.
+    Every epoch visits the examples as `order(epoch)` says, which is called once an epoch, by default in the order of a shuffle
+    with the seed of the first model. On the CPU each model ends with the bits that `fit` gives it alone with this order,
+    optimizer, l2 and l1, and so does its history. A model that diverges stays at its last finite step and leaves the others as
+    they would be without it.
 
-    `way`: "lanes" trains all models in one program, "threads" one a core; "auto" takes lanes where there are at least `FEWEST`
-    models of `LANE_PARAMETERS` parameters at most, which have not been trained before, of Dense, Activation and Flatten
-    layers without a softmax inside, and without clip_norm. `threads`: cores used, by default all.
+    `way`: "lanes" trains all models in one program, "threads" spreads them over the cores; "auto" takes lanes where there are
+    at least `FEWEST` models of `LANE_PARAMETERS` parameters at most, which have not been trained before, of Dense, Activation
+    and Flatten layers without a softmax inside, and without clip_norm. `threads`: cores used, by default all.
 
-    X, y, `loss`, `optimizer`, `batch_size`, `epochs`, `validation_data`, `device`: as for `Sequential.fit`. Raises InputError
-    where the models differ in more than seeds and numbers; an error leaves all of them as they were.
+    X, y, `loss`, `optimizer`, `batch_size`, `epochs`, `validation_data`, `metrics`, `device`: as for `Sequential.fit`. Raises
+    InputError where the models differ in more than seeds and numbers; an error leaves all of them as they were.
     """
     members = _members(models, learning_rate, l2, l1)
     common, chosen = as_optimizer(optimizer), as_loss(loss)
     settings = Settings(
         loss=chosen, optimizer=common, batch_size=batch_size, epochs=epochs, validation_data=validation_data, device=device,
-        threads=threads, verbose=0,
+        metrics=metrics, threads=threads, verbose=0,
     )  # fmt: skip
     check_numbers(settings)
+    as_metrics(metrics, validation_data is not None)
     if batch_size == AUTO:
         raise InputError(f'batch_size: expected a number or "{ALL}" for models that are trained together, got "{AUTO}"')
     if validation_data is not None and (not isinstance(validation_data, tuple | list) or len(validation_data) != 2):
@@ -132,7 +140,10 @@ def train_together(
     try:
         given = inputs.read(X, None, "X")
         n, *features = given.array.shape
-        visit = order or _shuffle(members[0].model, n)
+        if batch_size != ALL and int(batch_size) > n > 0:
+            warnings.warn(f"batch_size {batch_size} is more than the {n} examples; {n} is used", UserWarning, stacklevel=2)
+            settings = replace(settings, batch_size=n)
+        visit = _shuffle(members[0].model, n) if order is None else _Orders(order, n)
         members[0].model.build(features)
         obstacle = _obstacle(members, common, chosen)
         small = members[0].model.parameter_count <= LANE_PARAMETERS and len(members) >= FEWEST
@@ -227,6 +238,23 @@ def _shuffle(model: Sequential, n: int) -> Callable[[int], np.ndarray]:
     return functools.lru_cache(maxsize=8)(lambda epoch: ops.shuffle(n, key, epoch))
 
 
+class _Orders:
+    """The order of an epoch that a user's function gives: it is called once an epoch, one after another, whoever asks first, so
+    that one with a state of its own gives all models the same."""
+
+    def __init__(self, function: Callable[[int], Any], n: int) -> None:
+        self.function, self.n = function, n
+        self.known: list[np.ndarray] = []
+        self.lock = threading.Lock()
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        with self.lock:
+            while len(self.known) <= epoch:
+                order = as_order(self.function(len(self.known)), self.n)
+                self.known.append(order.astype(np.min_scalar_type(self.n)))  # a copy: the function may fill one array again
+            return self.known[epoch].astype(np.int64)
+
+
 def _obstacle(members: Sequence[Member], optimizer: Optimizer, loss: Loss) -> str:
     """Why these models cannot be trained in lanes; nothing if they can."""
     network = as_loss_network(members[0].model, loss)
@@ -257,51 +285,81 @@ class _Stopped(Exception):
 
 
 class _Watch(Callback):
-    """Keeps the history of a run, whose errors leave it behind, and ends the run at once when all are to stop."""
+    """Keeps the history of a run, whose errors leave it behind; `going_on` raises where all are to stop."""
 
-    def __init__(self) -> None:
-        self.history = History()
-        self.stop = False
+    def __init__(self, going_on: Callable[[], None]) -> None:
+        self.history, self.going_on = History(), going_on
 
     def begin(self, run: Any) -> None:
         self.history = run.history
 
     def chunk_end(self, run: Any, losses: np.ndarray) -> None:
-        if self.stop:
-            raise _Stopped
+        self.going_on()
 
 
 def _on_threads(
     members: Sequence[Member], X: Any, y: Any, settings: Settings, optimizer: Optimizer, visit: Callable[[int], Any]
 ) -> list[MemberHistory]:
-    """Train the models by `fit`, as many at a time as there are cores; on a GPU one after another."""
+    """Train the models on as many threads as there are cores: new ones abreast, others one by one by `fit`, as all on a GPU."""
     on_host = not engines.choose(settings.device)[0].name.startswith("cuda")
-    watches = [_Watch() for _ in members]
-
-    def train(member: Member, watch: _Watch) -> MemberHistory:
-        diverged = ""
-        try:
-            member.model.fit(
-                X, y, loss=settings.loss, optimizer=member.optimizer(optimizer), batch_size=settings.batch_size,
-                epochs=settings.epochs, validation_data=settings.validation_data, l2=member.l2, l1=member.l1, order=visit,
-                callbacks=[watch], device=settings.device, threads=1 if on_host else None, verbose=0,
-            )  # fmt: skip
-        except DivergenceError as error:
-            diverged = str(error)
-        found = MemberHistory(watch.history)
-        vars(found).update(vars(watch.history), diverged=diverged, way="threads")
-        return found
-
     workers = min(len(members), settings.threads or engines.cores()) if on_host else 1
+    each = -(-len(members) // workers)
+    size = -(-each // -(-each // ABREAST)) if on_host and all(_is_new(member.model) for member in members) else 1
+    stop = threading.Event()
+
+    def going_on() -> None:
+        if stop.is_set():
+            raise _Stopped
+
+    def settings_of(member: Member) -> Settings:
+        own = member.optimizer(optimizer)
+        return replace(
+            settings, optimizer=own, l2=member.l2, l1=member.l1, order=visit, threads=1 if on_host else None, verbose=0
+        )
+
+    def train(some: Sequence[Member]) -> list[MemberHistory]:
+        if len(some) == 1:
+            return [_alone(some[0], X, y, settings_of(some[0]), going_on)]
+        with contextlib.ExitStack() as open_:
+            runs: list[Run] = []
+            for member in some:
+                if not member.model._training.acquire(blocking=False):
+                    raise NotReadyError("one of the models is being trained already by another call of fit")
+                open_.callback(member.model._training.release)
+                runs.append(Run(member.model, X, y, settings_of(member), runs[0] if runs else None))
+            trained = Abreast(runs, going_on)
+            trained.train()
+        return [_history(run.history, trained.diverged.get(run, "")) for run in runs]
+
     with ThreadPoolExecutor(workers, "fastnn-together") as pool:
-        futures = [pool.submit(train, member, watch) for member, watch in zip(members, watches, strict=True)]
+        futures = [pool.submit(train, members[start : start + size]) for start in range(0, len(members), size)]
         try:
-            return [future.result() for future in futures]
+            return [history for future in futures for history in future.result()]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for watch in watches:
-                watch.stop = True
+            stop.set()
             raise
+
+
+def _is_new(model: Sequential) -> bool:
+    """Whether a model was never trained: all such models are at the same step."""
+    return model.task is None and model._optimizer_state is None and not model.counters.step
+
+
+def _alone(member: Member, X: Any, y: Any, settings: Settings, going_on: Callable[[], None]) -> MemberHistory:
+    """Train a model by `fit`."""
+    watch, diverged = _Watch(going_on), ""
+    try:
+        fit(member.model, X, y, replace(settings, callbacks=[watch]))
+    except DivergenceError as error:
+        diverged = str(error)
+    return _history(watch.history, diverged)
+
+
+def _history(history: History, diverged: str) -> MemberHistory:
+    found = MemberHistory(history)
+    vars(found).update(vars(history), diverged=diverged, way="threads")
+    return found
 
 
 # --- side by side -------------------------------------------------------------------------------------------------------
@@ -345,7 +403,9 @@ class _Lanes:
         self.loss, self.optimizer, self.engine, self.settings = loss, optimizer, engine, settings
         self.network = network = as_loss_network(members[0].model, loss)
         self.hits = hit_attributes(loss, examples.kind)
+        self.metrics = as_metrics(settings.metrics)
         self.columns = ("loss",) if self.hits is None else ("loss", "accuracy")
+        """What a step of training and one of evaluation write down of each model; the former its penalty too."""
         own_rates = any(member.learning_rate is not None for member in members)  # then they are the factors of a rate of 1
         self.groups, self.schedule = len(members), as_schedule(1.0 if own_rates else optimizer.learning_rate)
         n, given = len(examples.X), settings.batch_size
@@ -357,17 +417,21 @@ class _Lanes:
         arena = aligned(self.groups * network.size, network.dtype).reshape(self.groups, network.size)
         for g, member in enumerate(members):
             arena[g] = member.model._parameters
-        starts, penalties = _segments(members, optimizer)
+        self.segments = [_segments(member, optimizer, own_rates) for member in members]
+        self.penalized = [bool(table[:, :2].any()) for _, table in self.segments]
+        """Which of the models have a penalty."""
+        ends = [first[1:] + g * network.size for g, (first, _) in enumerate(self.segments)]
         self.kept = ("parameters", *optimizer.slots)
         self.storage = {
             "parameters": engine.place(arena.reshape(-1)),
             **{name: engine.zeros((arena.size,), network.dtype) for name in (*optimizer.slots, "gradient", "lane_gradient")},
             "control": engine.zeros((8,), np.int64, mirrored=True),
-            "log": engine.zeros((LOG_ROWS, len(self.columns) * self.groups), network.dtype, mirrored=True),
+            "log": engine.zeros((LOG_ROWS, (len(self.columns) + 1) * self.groups), network.dtype, mirrored=True),
             "scalars": engine.zeros((LOG_ROWS, 3), network.dtype, mirrored=True),
-            "starts": engine.place(starts), "penalties": engine.place(penalties),
+            "starts": engine.place(np.concatenate([[0], *ends])),
+            "own_starts": engine.place(np.concatenate([first for first, _ in self.segments])),
+            "penalties": engine.place(np.concatenate([table for _, table in self.segments])),
         }  # fmt: skip
-        self.segments = len(penalties)
         self.instances: dict[Any, engines.Instance] = {}
         self.step, self.pace = 0, 1e-4
         self.histories = [MemberHistory() for _ in members]
@@ -378,7 +442,7 @@ class _Lanes:
         """All epochs."""
         epochs = int(self.settings.epochs)
         for epoch in range(epochs):
-            order = as_order(visit(epoch), len(self.examples.X))
+            order = visit(epoch)
             self.feed.begin(order)
             self.per_epoch = -(-len(order) // self.batch_size)
             sums = np.zeros(self.storage["log"].shape[1])
@@ -389,6 +453,8 @@ class _Lanes:
             self._note("", sums / len(order))
             if self.validation is not None:
                 self._note("val_", self._evaluate())
+                if self.hits is None or self.metrics:
+                    self._measure()
             if len(self.left) == self.groups:
                 break
         threads = max((instance.threads for instance in self.instances.values()), default=1)
@@ -396,9 +462,22 @@ class _Lanes:
             history.batch_size, history.threads, history.way = self.batch_size, threads, "lanes"
 
     def _note(self, prefix: str, means: np.ndarray) -> None:
-        for column, name in enumerate(self.columns):
-            for g in self._going():
-                self.histories[g].setdefault(prefix + name, []).append(float(means[column * self.groups + g]))
+        """Put the means of an epoch into the histories; (columns, G), of training with the penalties as the last column."""
+        for g in self._going():
+            names = (*self.columns, "penalty") if not prefix and self.penalized[g] else self.columns
+            for name, value in zip(names, means.reshape(-1, self.groups)[:, g], strict=False):
+                self.histories[g].setdefault(prefix + name, []).append(float(value))
+
+    def _measure(self) -> None:
+        """Put what the program of evaluation does not compute into the histories."""
+        assert self.validation is not None
+        parameters = self.engine.read(self.storage["parameters"])[0].reshape(self.groups, -1)
+        for g in self._going():
+            model = self.members[g].model
+            model._state.host()["parameters"][...] = parameters[g]
+            found = measured(model, self.validation, self.loss, self.settings.threads, self.engine, self.metrics)
+            for name, value in found.items():
+                self.histories[g].setdefault(f"val_{name}", []).append(value)
 
     def _going(self) -> list[int]:
         return [g for g in range(self.groups) if g not in self.left]
@@ -484,7 +563,8 @@ class _Lanes:
                 chunk = min(count - done, LOG_ROWS, source.most(here, rows) or count)
                 engine.write(self.storage["control"], (0, source.ready(here), 0))
                 instance.play(chunk)
-                sums += engine.read(self.storage["log"][:chunk])[0].astype(np.float64).sum(axis=0) * rows
+                table = engine.read(self.storage["log"][:chunk])[0].astype(np.float64) * rows
+                sums += np.ascontiguousarray(table.T).sum(axis=1)  # as `evaluate` sums: one column after another
                 done += chunk
         return sums / n
 
@@ -493,7 +573,7 @@ class _Lanes:
         if instance is None:
             program = self._program(training)
             instance = self.engine.instantiate(program, rows, self.settings.threads)
-            own = {"copies": self.engine.place(np.repeat(np.arange(rows), self.groups))}
+            own = {"copies": self.engine.place(np.tile(np.arange(rows), self.groups))}
             instance.bind(**{k: v for k, v in (self.storage | own).items() if k in program.inputs})
             self.instances[rows, training] = instance
         return instance
@@ -508,7 +588,7 @@ class _Lanes:
         control = trace.input("control", (8,), "int64")
         index, position = (control.view((), steps.CONTROL[name], name) for name in ("index", "position"))
         order = trace.input("order", (N,), "int64")
-        log = trace.input("log", (N, len(self.columns) * groups))
+        log = trace.input("log", (N, self.storage["log"].shape[1]))
         source = trace.input("X", (N, *network.features), data.source)
         x = ops.gather_rows(source, order, position, B, network.dtype, network.input_scale)
         target = trace.input("y", (N, *data.target_shape), data.target)
@@ -518,16 +598,15 @@ class _Lanes:
         parameters = {p.name: lanes.view((*p.shape, groups), p.start * groups, p.name) for p in network.parameters}
         outputs = _forward(network, x, parameters, groups)
         classes = self.members[0].model._outputs[0]
-        rows = ops.reshape(ops.transpose(outputs, (0, 2, 1)) if classes > 1 else outputs, (Rows(groups), classes))
+        # The rows of a model lie together: the mean over them then has the bits that it has alone.
+        rows = ops.reshape(ops.transpose(outputs, (2, 0, 1)), (Rows(groups), classes))
         if t.dtype.kind == "i":  # nothing but `gather` repeats whole numbers
             copies = trace.input("copies", (Rows(groups),), "int64")
             (each_target,) = trace.record("gather", (t, copies), [((Rows(groups),), t.dtype)])
         else:
-            once = t if classes > 1 else ops.reshape(t, (B,))
-            each_target = ops.expand(once, (B, groups, *once.shape[1:]), 1)
-            each_target = ops.reshape(each_target, (Rows(groups), *t.shape[1:]))
+            each_target = ops.reshape(ops.expand(t, (groups, *t.shape), 0), (Rows(groups), *t.shape[1:]))
         losses = self.loss.function(rows, steps.loss_targets(rows, each_target, self.loss))
-        means = ops.mean(ops.reshape(losses, (B, groups)), 0)
+        means = ops.mean(ops.reshape(losses, (groups, B)), 1)
         if training:
             gradient = trace.input("gradient", (groups * size,))
             in_lanes = trace.input("lane_gradient", (groups * size,))
@@ -538,11 +617,18 @@ class _Lanes:
             trace.calls.append(Call("transpose", whole, {"axes": (1, 0)}))
         trace.record("record", (means, index, log), [], {"column": 0})
         if self.hits is not None:
-            correct = ops.reshape(ops.is_correct(rows, each_target, **self.hits), (B, groups))
-            trace.record("record", (ops.mean(correct, 0), index, log), [], {"column": groups})
+            correct = ops.reshape(ops.is_correct(rows, each_target, **self.hits), (groups, B))
+            trace.record("record", (ops.mean(correct, 1), index, log), [], {"column": groups})
         if training:
-            starts = trace.input("starts", (self.segments + 1,), "int64")
+            starts = trace.input("starts", tuple(self.storage["starts"].shape), "int64")
             penalties = trace.input("penalties", tuple(self.storage["penalties"].shape))
+            own_starts, done = trace.input("own_starts", tuple(self.storage["own_starts"].shape), "int64"), 0
+            for g, (first, table) in enumerate(self.segments):
+                own = own_starts.view(first.shape, done + g), penalties.view(table.shape, 4 * done)
+                if self.penalized[g]:
+                    value = ops.penalty(arena.view((size,), g * size), *own)
+                    trace.record("record", (value, index, log), [], {"column": len(self.columns) * groups + g})
+                done += len(table)
             state = [trace.input(slot, (groups * size,)) for slot in UPDATES[self.optimizer.kernel]]
             ops.update(
                 self.optimizer.kernel, arena, state, gradient, ops.constant(gradient, 0.0), trace.input("scalars", (N, 3)),
@@ -589,18 +675,12 @@ def _forward(network: steps.Network, x: Symbol, parameters: Mapping[str, Symbol]
     return x
 
 
-def _segments(members: Sequence[Member], optimizer: Optimizer) -> tuple[np.ndarray, np.ndarray]:
-    """`starts` and `penalties` of the update kernels: the segments of the models, with their rates as factors where some are
-    their own."""
-    own_rates = any(member.learning_rate is not None for member in members)
-    starts, penalties = [], []
-    for g, member in enumerate(members):
-        first, table = member.model.network.segments(member.l2, member.l1, optimizer.weight_decay)  # of its own frozen layers
-        if own_rates:
-            table[:, 3] *= member.optimizer(optimizer).learning_rate
-        starts.append(first[:-1] + g * first[-1])
-        penalties.append(table)
-    return np.concatenate([*starts, [len(members) * first[-1]]]), np.concatenate(penalties)
+def _segments(member: Member, optimizer: Optimizer, own_rates: bool) -> tuple[np.ndarray, np.ndarray]:
+    """`Network.segments` of a model, with its rate as a factor where some have rates of their own."""
+    starts, table = member.model.network.segments(member.l2, member.l1, optimizer.weight_decay)  # of its own frozen layers
+    if own_rates:
+        table[:, 3] *= member.optimizer(optimizer).learning_rate
+    return starts, table
 
 
 def _stretches(n: int, batch_size: int) -> list[tuple[int, int, int]]:
