@@ -21,7 +21,7 @@ from fastnn.batches import Batches, is_batches
 from fastnn.callbacks import Callback, Checkpoint, Progress
 from fastnn.configurations import as_number
 from fastnn.errors import DivergenceError, InputError, KindError
-from fastnn.evaluation import evaluate, hit_attributes, measures
+from fastnn.evaluation import check_measures, evaluate, hit_attributes, measures
 from fastnn.examples import Examples, prepare
 from fastnn.feeds import Feed, feed
 from fastnn.inputs import Inputs, read
@@ -100,6 +100,7 @@ class Run:
                 raise InputError("validation_data: expected a pair (X, y)")
             known = self.examples.task(self.loss)
             self.validation = prepare(model, *settings.validation_data, self.loss, None, None, "validation ", known, part=True)
+            check_measures(model, self.validation, self.loss, self.metrics)
         self.schedule = as_schedule(self.optimizer.learning_rate)
         self.history = History()
         self.epoch, self.step, self.in_epoch, self.seen = 0, 0, 0, 0
