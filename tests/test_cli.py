@@ -101,6 +101,47 @@ def test_targets_are_fitted(clouds: Path) -> None:
     assert float(result.stdout.splitlines()[-1].removeprefix("test R^2: ")) > 0.99
 
 
+def priced(folder: Path, prices: np.ndarray) -> Path:
+    rows = (f"{value},{price}" for value, price in zip(np.linspace(-1, 1, len(prices)), prices, strict=True))
+    (folder / "houses.csv").write_text("\n".join(["size,price", *rows]))
+    return folder / "houses.csv"
+
+
+def test_whole_numbers_are_amounts_in_a_regression(tmp_path: Path) -> None:
+    houses = priced(tmp_path, 250_000 + 1000 * np.arange(60))
+    told = run("train", houses, "--target", "price", "--epochs", 1)
+    assert "hint      the target holds 60 different labels for 54 examples; if they are\n" in told.stdout
+    assert "amounts, try --regression\n" in told.stdout
+    asked = run("train", houses, "--target", "price", "--standardize-target")
+    assert (asked.exit_code, "add --regression if they are amounts" in asked.stderr) == (2, True)
+    options = ["--regression", "--standardize-target", "--hidden", "none", "--rate", 0.05, "--epochs", 60]
+    whole = tmp_path / "whole.safetensors"
+    found = run("train", houses, "--target", "price", *options, "--validation", houses, "--save", whole)
+    assert found.exit_code == 0, found.output
+    assert "1 feature, 1 target\n" in found.stdout
+    r2 = re.search(r"R\^2 +(\S+)", run("evaluate", whole, houses).stdout)
+    assert r2 is not None
+    assert float(r2[1]) > 0.99
+    assert "Dense(1," in run("explain", houses, "--target", "price", "--regression").stdout
+
+
+def test_a_regression_of_texts_is_refused(tmp_path: Path) -> None:
+    found = run("train", priced(tmp_path, np.array(["low", "high"] * 10)), "--target", "price", "--regression")
+    assert (found.exit_code, found.stderr) == (
+        1,
+        "error: expected numbers for a regression, and the target of houses holds texts such as 'low'\n",
+    )
+
+
+def test_amounts_may_all_be_whole_in_the_validation_data(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = priced(tmp_path / "whole", np.arange(20))
+    found = run(
+        "train", priced(tmp_path, np.arange(20) / 2), "--target", "price", "--standardize-target", "--validation", whole
+    )
+    assert found.exit_code == 0, found.output
+
+
 def test_a_network_is_saved(clouds: Path, tmp_path: Path) -> None:
     import fastnn
 

@@ -12,7 +12,7 @@ import click
 from fastnn.cli import data as sources
 from fastnn.cli.commands import FILE, Command, Number, check_folder, command_line, device_option, line, option
 from fastnn.cli.configuration import config_option
-from fastnn.cli.data import DATA, METRICS, target_option
+from fastnn.cli.data import DATA, METRICS, regression_option, target_option
 from fastnn.cli.networks import NETWORK, TRAINING, Name, Network, network_options
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ FOREIGN = (
 """How names of files in other formats end."""
 LARGE, UNLIKE = 100.0, 1000.0
 """The size of a feature, and the ratio of the sizes of two, from which on they are better standardized."""
+MANY, FEW = 20, 10
+"""More classes than this, with fewer examples each than that, are hardly meant."""
 MONITORS = ("loss", "accuracy", "penalty", "val_loss", *(f"val_{name}" for name in METRICS))
 
 
@@ -73,6 +75,7 @@ def read_weights(text: str) -> dict[str, float]:
 @click.command(cls=Command, short_help="Train a network on a data set.")
 @click.argument("data")
 @target_option()
+@regression_option()
 @option(
     DATA,
     "--validation",
@@ -152,6 +155,7 @@ def read_weights(text: str) -> dict[str, float]:
 def train(
     data: str,
     targets: Sequence[str],
+    regression: bool,
     validation: float | str,
     sample_weight: str | None,
     class_weight: str | None,
@@ -233,12 +237,13 @@ def train(
             raise click.UsageError(f"{checkpoint} holds the states of a training already: go on with --resume, or name another")
         watching.append(writer)
 
-    parts = _Parts.read(data, targets, validation, sample_weight, network.seed)
+    parts = _Parts.read(data, targets, regression, validation, sample_weight, network.seed)
     dataset, n = parts.dataset, len(parts.X)
     loss = network.loss_for(dataset.classes)
     if standardize_target and (parts.classes is not None or loss != "mean_squared_error"):
         got = loss if parts.classes is None else "classes"
-        raise click.UsageError(f"--standardize-target is for numbers and mean_squared_error, not for {got}")
+        cure = "; add --regression if they are amounts" if parts.classes is not None and parts.classes.dtype.kind == "i" else ""
+        raise click.UsageError(f"--standardize-target is for numbers and mean_squared_error, not for {got}{cure}")
     class_weights = _class_weights(class_weight, parts.classes)
     outputs = network.outputs_for(dataset.outputs if parts.classes is None else len(parts.classes), dataset.classes)
     chosen, reason = engines.choose(device, precision)
@@ -320,17 +325,20 @@ class _Parts:
     """All labels that occur, sorted; None for targets."""
 
     @classmethod
-    def read(cls, data: str, targets: Sequence[str], validation: float | str, sample_weight: str | None, seed: int) -> _Parts:
+    def read(
+        cls, data: str, targets: Sequence[str], regression: bool, validation: float | str, sample_weight: str | None, seed: int
+    ) -> _Parts:
         import numpy as np
 
         from fastnn.datasets import split
 
-        dataset, weights = sources.read(data, targets), None
+        dataset, weights = sources.read(data, targets, regression), None
         if sample_weight is not None:
             dataset, weights = sources.without(dataset, sample_weight)
         X, y, held_back = dataset.X_train, dataset.y_train, None
         if isinstance(validation, str):
-            other = sources.in_order(sources.read(validation, targets), dataset.feature_names)
+            whole = regression or dataset.classes is None  # amounts may all be whole there
+            other = sources.in_order(sources.read(validation, targets, whole), dataset.feature_names)
             held_back = other.X_train, other.y_train
         elif validation:
             count = round(validation * len(X))
@@ -400,6 +408,11 @@ def _hints(parts: _Parts, loss: str, standardize: bool, standardize_target: bool
         least, most = sizes.min(where=sizes > 0, initial=np.inf), sizes.max()
         if most > LARGE or most > UNLIKE * least:
             yield f"the features reach from {_number(least)} to {_number(most)}; try --standardize"
+    if parts.classes is not None and len(parts.classes) > MANY and len(parts.X) < FEW * len(parts.classes):
+        cure = (
+            "if they are amounts, try --regression" if parts.classes.dtype.kind == "i" else "is this the column that is meant?"
+        )
+        yield f"the target holds {len(parts.classes):,} different labels for {len(parts.X):,} examples; {cure}"
     if parts.classes is None and loss == "mean_squared_error" and not standardize_target:
         most = np.abs(parts.y).max()
         if most > LARGE:
