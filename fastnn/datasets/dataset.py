@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 import math
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import fastnn.random
 from fastnn.datasets.idx import read_idx
 from fastnn.datasets.planar import PLANAR
 from fastnn.datasets.splitting import split
-from fastnn.datasets.tables import ENDS, Table, is_table, listed, read_table, select
+from fastnn.datasets.tables import ENDS, Table, is_number, is_table, listed, read_table, select
 from fastnn.errors import FileError, FormatError, InputError, nearest
 
 DIGITS_TEST = 360
@@ -147,6 +148,8 @@ def _table(table: Table, target: str | Sequence[str] | None) -> Dataset:
         if len(found) != 1:
             which = f"{' and '.join(map(repr, found))} might be it" if found else f"there are {listed(table.names)}"
             example = (found or table.names)[-1]
+            values = any(re.fullmatch(r"[-+]?\d*\.\d+", name) for name in table.names)
+            which += "; if these are values, put the names of the columns above them" * values
             raise InputError(f"{path}: which column is the target? Name it, as in target={example!r}; {which}")
         target = found[0]
     several = not isinstance(target, str)
@@ -157,6 +160,12 @@ def _table(table: Table, target: str | Sequence[str] | None) -> Dataset:
     names = tuple(name for name in table.names if name not in targets)
     if not names:
         raise FormatError(f"{path}: there is no column beside the target")
+    labels = y.dtype.kind in "Ub" and target in np.unique(y).astype(str)
+    if labels and all(map(is_number, names)):  # a spam mail may be called so in a column called so
+        raise FormatError(
+            f"{path}: expected the names of the columns in the first row, got {listed(table.names)}, and {target!r} is a label "
+            "in other rows too; put the names there"
+        )
     X = select(table, names)
     source = f"Table in {path}."
     if y.dtype.kind == "f":
