@@ -133,6 +133,30 @@ def test_a_regression_of_texts_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_one_class_is_none_to_learn(tmp_path: Path) -> None:
+    found = run("train", priced(tmp_path, np.array(["low"] * 10)), "--target", "price")
+    assert (found.exit_code, found.stderr) == (1, "error: the target of houses holds one class only ('low')\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("X", np.nan, "X: 1 values are NaN, infinite or too large, the first in row 7, column 1;"),
+        ("X", 1e39, "too large for float32: scale the features, or make the model with --dtype float64"),
+        ("y", np.inf, "y: 1 values are NaN, infinite or too large, the first in row 7"),
+    ],
+)
+def test_a_wrong_value_is_told_by_the_row_of_the_file(tmp_path: Path, name: str, value: float, told: str) -> None:
+    arrays = {"X": np.ones((40, 2)), "y": np.linspace(0, 1, 40)}
+    arrays[name].reshape(40, -1)[7, -1] = value
+    np.savez(tmp_path / "d.npz", **arrays)
+    found = run("train", tmp_path / "d.npz")
+    assert found.exit_code == 1
+    assert found.stderr.startswith("error: d: ")
+    assert told in found.stderr
+    assert not found.stdout
+
+
 def test_amounts_may_all_be_whole_in_the_validation_data(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     whole = priced(tmp_path / "whole", np.arange(20))

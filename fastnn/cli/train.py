@@ -216,8 +216,11 @@ def train(
         )
     optimizer = network.build_optimizer()
 
+    import numpy as np
+
     from fastnn import callbacks, engines, plots
     from fastnn.cli.tables import Epochs, Record
+    from fastnn.inputs import check_finite
     from fastnn.layers import Standardizer
 
     if plot is not None:
@@ -239,6 +242,9 @@ def train(
 
     parts = _Parts.read(data, targets, regression, validation, sample_weight, network.seed)
     dataset, n = parts.dataset, len(parts.X)
+    # Here, where rows are still those of the file.
+    check_finite(dataset.X_train, f"{dataset.name}: X", np.dtype(network.dtype), dataset.feature_names)
+    check_finite(dataset.y_train, f"{dataset.name}: y")
     loss = network.loss_for(dataset.classes)
     if standardize_target and (parts.classes is not None or loss != "mean_squared_error"):
         got = loss if parts.classes is None else "classes"
@@ -331,6 +337,7 @@ class _Parts:
         import numpy as np
 
         from fastnn.datasets import split
+        from fastnn.errors import InputError
 
         dataset, weights = sources.read(data, targets, regression), None
         if sample_weight is not None:
@@ -355,6 +362,8 @@ class _Parts:
         if dataset.classes is not None:
             found = [dataset.y_train, *(each for each in (dataset.y_test, held_back and held_back[1]) if each is not None)]
             classes = np.unique(np.concatenate(found))
+            if len(classes) == 1:
+                raise InputError(f"the target of {dataset.name} holds one class only ({classes[0].item()!r})")
         return cls(dataset, X, y, weights, held_back, classes)
 
     def with_targets(self, function: Callable[[np.ndarray], np.ndarray]) -> _Parts:
