@@ -22,7 +22,7 @@ import numpy as np
 
 from fastnn.configurations import as_count, as_number
 from fastnn.errors import DeviceError, DivergenceError, FileError, InputError, KindError, nearest
-from fastnn.files import write_whole
+from fastnn.files import unwritable, write_whole
 from fastnn.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -377,7 +377,7 @@ class CSVLog(Callback):
         try:
             self._file = self.path.open("a" if kept else "w", newline="", encoding="utf-8")
         except OSError as error:
-            raise FileError(f"{self.path} cannot be written: {error}") from error
+            raise unwritable(self.path, error) from error
 
     def _kept(self, epochs: int) -> list[list[str]]:
         """The heading and the rows of the first `epochs` epochs of a log that is there."""
@@ -407,7 +407,7 @@ class CSVLog(Callback):
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise FileError(f"{self.path} cannot be written: {error}") from error
+            raise unwritable(self.path, error) from error
 
     def end(self, run: Run, error: BaseException | None) -> None:
         if self._file is not None:

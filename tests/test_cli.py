@@ -235,6 +235,7 @@ def test_a_wrong_label_is_told_before_the_header(clouds: Path) -> None:
         ("no column 'sample_weight'; batch_size(3)", "no column 'sample_weight'; batch_size(3)"),
         ("batch_size.csv has no rows; class_weight.", "batch_size.csv has no rows; --class-weight."),
         ("pass classes=[...] with all", "pass classes=[...] with all"),
+        ("has Dense(5, activation='relu'), seed=3", "has Dense(5, activation='relu'), --seed 3"),
     ],
 )
 def test_messages_name_options(monkeypatch: pytest.MonkeyPatch, message: str, shown: str) -> None:
