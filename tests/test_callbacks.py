@@ -532,7 +532,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     model = network()
     with pytest.raises(FileError, match="cannot be written"):
         fit(Checkpoint(tmp_path / "file" / "c"), model=model)
-    with pytest.raises(FileError, match="file cannot be written: it is a file, and no folder$"):
+    with pytest.raises(FileError, match=r"file cannot be written: it is a file, and no folder$"):
         fit(Checkpoint(tmp_path / "file"), model=model)
     assert not model.built
 

@@ -183,6 +183,17 @@ def test_data_without_a_test_part(clouds: Path) -> None:
     assert "test" not in result.stdout.splitlines()[-1]
 
 
+def test_every_metric_that_was_asked_for_is_shown(clouds: Path) -> None:
+    asked = ["f1", "precision", "recall", "log_loss"]
+    options = [word for name in asked for word in ("--metric", name)]
+    shown = run("train", clouds / "alone.npz", "--epochs", 2, *options).stdout
+    missing = [name for name in asked if not re.search(rf"val_{name}\b", shown)]
+    assert not missing, shown
+    assert re.search(r"\nbesides   after the last epoch val_recall \d\.\d{4}, val_log_loss \d\.\d{4}\n", shown), shown
+    quiet = run("train", clouds / "alone.npz", "--epochs", 2, "--quiet", *options).stdout.splitlines()
+    assert [text.split(":")[0] for text in quiet] == ["validation accuracy", *(f"val_{name}" for name in asked)]
+
+
 # Explaining.
 
 

@@ -264,7 +264,7 @@ def test_files_that_are_not_models_are_refused(tmp_path: Path) -> None:
         classifier().save(path)
     with pytest.raises(OSError, match=r"m.safetensors cannot be written: there is no folder .*nowhere$"):
         classifier().build(5).save(tmp_path / "nowhere" / "m.safetensors")
-    with pytest.raises(OSError, match="cannot be written: it is a folder$"):
+    with pytest.raises(OSError, match=r"cannot be written: it is a folder$"):
         classifier().build(5).save(tmp_path)
 
 

@@ -219,7 +219,7 @@ def train(
     import numpy as np
 
     from fastnn import callbacks, engines, plots
-    from fastnn.cli.tables import Epochs, Record
+    from fastnn.cli.tables import Epochs, Record, titles
     from fastnn.inputs import check_finite
     from fastnn.layers import Standardizer
 
@@ -305,6 +305,9 @@ def train(
         raise KeyboardInterrupt(_left(model, epochs, checkpoint, save, drawn)) from interrupt
     if not quiet:
         click.echo()
+        hidden = [f"{name} {values[-1]:.4f}" for name, values in history.items() if values and name not in titles(history)]
+        if hidden:
+            line("besides", f"after the last epoch {', '.join(hidden)}")
     if stopping is not None and stopping.best_epoch >= 0 and not quiet:
         ending = f"stopped after epoch {len(history['loss'])}; " if stopping.stopped else ""
         best = f"epoch {stopping.best_epoch + 1} ({stopping.watched.name} {stopping.best:.4f})"
@@ -315,7 +318,7 @@ def train(
             line(label, str(path))
     _report(model, dataset, metrics)
     if quiet and dataset.X_test is None:
-        _report_last(history)
+        _report_last(history, metrics)
 
 
 @dataclass(frozen=True)
@@ -486,14 +489,15 @@ def _describe_shape(dataset: Dataset, classes: np.ndarray | None) -> str:
     return f"{count}: {names}"
 
 
-def _report_last(history: Mapping[str, Sequence[float]]) -> None:
-    """The last value that says most of a training without test data."""
+def _report_last(history: Mapping[str, Sequence[float]], metrics: Sequence[str]) -> None:
+    """The last value that says most of a training without test data, and the metrics that were asked for."""
     from fastnn.cli.tables import TITLES
 
     order = ("val_accuracy", "val_r2", "val_loss", "accuracy", "loss")
-    name = next((name for name in order if history.get(name)), None)
-    if name is not None:
-        click.echo(f"{TITLES.get(name, name)}: {history[name][-1]:.4f}")
+    first = next((name for name in order if history.get(name)), None)
+    for name in dict.fromkeys((first, *(f"val_{metric}" for metric in metrics))):
+        if name is not None and history.get(name):
+            click.echo(f"{TITLES.get(name, name)}: {history[name][-1]:.4f}")
 
 
 def _report(model: Any, dataset: Dataset, metrics: Sequence[str]) -> None:
