@@ -11,7 +11,7 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,10 @@ SNAPSHOT_SHARE = 20
 
 
 class History(dict[str, list[float]]):
-    """One list a quantity, one value an epoch; and how the run was done."""
+    """One list a quantity, one value an epoch; and how the run was done.
+
+    NaN stands for the epochs in which a quantity was not measured: those before or after `fit(resume=...)` asked for others.
+    """
 
     device: str = ""
     reason: str = ""
@@ -116,6 +119,7 @@ class Run:
         self._borrowed: dict[Any, Any] = {}
         self.started = resuming.resume(self, settings.resume)
         """Whether a step was made, or an earlier run's steps were taken over."""
+        self._earlier = tuple(self.history)
 
     # --- what is trained on -------------------------------------------------------------------------------------
 
@@ -262,6 +266,7 @@ class Run:
                 if values is None:  # a callback ended the training within the epoch
                     break
                 self._close(values)
+            self._fill(self._earlier, self.epoch)
         if self._last is not None:
             model.restore(self._last)
         return history
@@ -312,9 +317,16 @@ class Run:
         self.epoch += 1
         self.model.counters.epoch += 1
         self.model._state.changed(self.engine, self.model._progress)
+        self._fill((*values, *self._earlier), self.epoch - 1)
         for name, value in values.items():
-            self.history.setdefault(name, []).append(value)
+            self.history[name].append(value)
         self._tell(self.callbacks, lambda callback: callback.epoch_end(self, self.epoch - 1, values))
+
+    def _fill(self, names: Iterable[str], epochs: int) -> None:
+        """Let these columns of the history be so long."""
+        for name in names:
+            column = self.history.setdefault(name, [])
+            column += [math.nan] * (epochs - len(column))
 
     def _tell(self, callbacks: Sequence[Callback], call: Callable[[Callback], bool | None]) -> None:
         """Ask all, even if one fails, so that a checkpoint that is written then holds what each of them knows."""

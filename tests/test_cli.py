@@ -194,6 +194,13 @@ def test_every_metric_that_was_asked_for_is_shown(clouds: Path) -> None:
     assert [text.split(":")[0] for text in quiet] == ["validation accuracy", *(f"val_{name}" for name in asked)]
 
 
+def test_a_metric_needs_data_to_be_measured_on(clouds: Path) -> None:
+    found = run("train", clouds / "alone.npz", "--validation", 0, "--metric", "f1")
+    assert found.exit_code == 2
+    assert "--metric is measured on validation or test data, and there are none; give --validation\n" in found.stderr
+    assert run("train", clouds / "clouds.npz", "--validation", 0, "--metric", "f1", "--epochs", 1).exit_code == 0
+
+
 # Explaining.
 
 
@@ -246,6 +253,7 @@ def test_a_wrong_label_is_told_before_the_header(clouds: Path) -> None:
         ("no column 'sample_weight'; batch_size(3)", "no column 'sample_weight'; batch_size(3)"),
         ("batch_size.csv has no rows; class_weight.", "batch_size.csv has no rows; --class-weight."),
         ("pass classes=[...] with all", "pass classes=[...] with all"),
+        ("no 'val_f1'; give metrics=['f1']", "no 'val_f1'; give --metric f1"),
         ("has Dense(5, activation='relu'), seed=3", "has Dense(5, activation='relu'), --seed 3"),
     ],
 )

@@ -132,7 +132,7 @@ def as_options(text: str) -> str:
         value = match["quoted"] or match["bare"]
         return option if value in (None, "", "True") else f"{option} {shlex.quote(value)}"
 
-    return ARGUMENT.sub(translated, text)
+    return ARGUMENT.sub(translated, re.sub(r"metrics=\['(\w+)'\]", r"--metric \1", text))
 
 
 def describe(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -242,6 +243,8 @@ def train(
 
     parts = _Parts.read(data, targets, regression, validation, sample_weight, network.seed)
     dataset, n = parts.dataset, len(parts.X)
+    if metrics and parts.held_back is None and dataset.X_test is None:
+        raise click.UsageError("--metric is measured on validation or test data, and there are none; give --validation")
     # Here, where rows are still those of the file.
     check_finite(dataset.X_train, f"{dataset.name}: X", np.dtype(network.dtype), dataset.feature_names)
     check_finite(dataset.y_train, f"{dataset.name}: y")
@@ -305,7 +308,7 @@ def train(
         raise KeyboardInterrupt(_left(model, epochs, checkpoint, save, drawn)) from interrupt
     if not quiet:
         click.echo()
-        hidden = [f"{name} {values[-1]:.4f}" for name, values in history.items() if values and name not in titles(history)]
+        hidden = [f"{name} {value:.4f}" for name, value in _last(history).items() if name not in titles(tuple(history))]
         if hidden:
             line("besides", f"after the last epoch {', '.join(hidden)}")
     if stopping is not None and stopping.best_epoch >= 0 and not quiet:
@@ -489,15 +492,21 @@ def _describe_shape(dataset: Dataset, classes: np.ndarray | None) -> str:
     return f"{count}: {names}"
 
 
+def _last(history: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """What was measured in the last epoch."""
+    return {name: values[-1] for name, values in history.items() if values and not math.isnan(values[-1])}
+
+
 def _report_last(history: Mapping[str, Sequence[float]], metrics: Sequence[str]) -> None:
     """The last value that says most of a training without test data, and the metrics that were asked for."""
     from fastnn.cli.tables import TITLES
 
     order = ("val_accuracy", "val_r2", "val_loss", "accuracy", "loss")
-    first = next((name for name in order if history.get(name)), None)
+    last = _last(history)
+    first = next((name for name in order if name in last), "")
     for name in dict.fromkeys((first, *(f"val_{metric}" for metric in metrics))):
-        if name is not None and history.get(name):
-            click.echo(f"{TITLES.get(name, name)}: {history[name][-1]:.4f}")
+        if name in last:
+            click.echo(f"{TITLES.get(name, name)}: {last[name]:.4f}")
 
 
 def _report(model: Any, dataset: Dataset, metrics: Sequence[str]) -> None:
