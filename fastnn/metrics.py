@@ -215,7 +215,8 @@ def as_metric(metric: str | Metric | Function) -> Metric:
 def as_metrics(metrics: Iterable[str | Metric | Function], validated: bool = True) -> tuple[Metric, ...]:
     """Each as a metric; InputError for two of one name, and for any where there is nothing to compute it on (`validated`)."""
     if isinstance(metrics, str) or not isinstance(metrics, Iterable):
-        raise KindError(f"metrics: expected a list, got {metrics!r}; use [{metrics!r}]")
+        cure = "" if metrics is None else f"; use [{metrics!r}]"
+        raise KindError(f"metrics: expected a list, got {metrics!r}{cure}")
     found: dict[str, Metric] = {}
     for metric in map(as_metric, metrics):
         if metric.name in found:

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from fastnn.datasets.idx import read_idx
 from fastnn.datasets.planar import PLANAR
 from fastnn.datasets.splitting import split
 from fastnn.datasets.tables import ENDS, Table, is_number, is_table, listed, read_table, select
-from fastnn.errors import FileError, FormatError, InputError, nearest
+from fastnn.errors import FileError, FormatError, InputError, KindError, nearest
 
 DIGITS_TEST = 360
 IDX_NAMES = {"train": "train", "test": "t10k"}
@@ -87,6 +88,8 @@ def load(name: str | os.PathLike[str], target: str | Sequence[str] | None = None
       values and whole numbers in it are labels, floating-point numbers a target; several columns, `["a", "b"]` or `["a"]`, are
       targets in any case. All other columns are features and must hold numbers. See `fastnn.datasets.tables`.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise KindError(f"expected the name of a data set or a path, got {name!r}")
     path = Path(name).expanduser()
     if target is not None and not (is_table(path) or name in NAMES) and not path.exists():
         raise FileError(f"there is no file {path}")
@@ -275,21 +278,36 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
     arrays: dict[str, np.ndarray] = {}
     try:
         with path.open("rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
+            start = stream.read(6)
+            stream.seek(0)
+            if start == b"\x93NUMPY":
                 raise FormatError(f"{path} holds a single array, expected an .npz file with X and y")
+            if start[:2] != b"PK":
+                raise FormatError(f"{path} is no .npz file, or is damaged")
+            file = np.load(stream, allow_pickle=False)
             for name in file.files:
                 key = name.lower().removesuffix("_train")
                 if key in arrays:
                     raise FormatError(f"{path} has {name!r} twice: X and X_train, y and y_train mean the same")
                 if key in ("x", "y", "x_test", "y_test"):
-                    arrays[key] = file[name]
+                    arrays[key] = _array(path, file, name)
             found = ", ".join(map(repr, file.files)) or "nothing"
     except FormatError:
         raise
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(f"cannot read {path}: {error}") from error
     return arrays, found
+
+
+def _array(path: Path, file: Any, name: str) -> np.ndarray:
+    try:
+        found: np.ndarray = file[name]
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
+        cure = f"save {name}.astype(str) for texts, {name}.astype(float) for numbers"
+        raise FormatError(f"{path}: {name} holds Python objects, expected numbers or texts; {cure}") from error
+    return found
 
 
 def _numbers(path: Path, name: str, X: np.ndarray) -> np.ndarray:
