@@ -376,7 +376,7 @@ class Run:
 
     def _epoch_of_batches(self) -> bool:
         assert self.batches is not None
-        for block in self.batches.blocks(self.in_epoch, self._batch):
+        for block in self.batches.blocks(self.in_epoch, self._batch, self.steps_per_epoch or None):
             rows = len(block[0].X)
             joined = block[0] if len(block) == 1 else Examples.joined(block)
             source = feed(self.engine, joined, rows)
