@@ -52,12 +52,17 @@ class Batches:
         self._first = itertools.chain([batch], found)
         return _parts(batch, 0)
 
-    def blocks(self, done: int, check: Callable[..., Examples]) -> Iterator[list[Examples]]:
-        """Mini-batches of an epoch after the first `done`, checked; those that follow each other and are alike together."""
+    def blocks(self, done: int, check: Callable[..., Examples], most: int | None = None) -> Iterator[list[Examples]]:
+        """Mini-batches of an epoch after the first `done`, checked; those that follow each other and are alike together.
+
+        `most`: how many an epoch has, where the iterable has more, or no end.
+        """
         found, self._first = self._first or self._iterate(), None
         for _ in range(done):
             if next(found, None) is None:
                 raise InputError(f"the iterable of mini-batches ended within the {done} that the run was trained on before")
+        if most is not None:
+            found = itertools.islice(found, max(0, most - done))
         block: list[Examples] = []
         begun, size = perf_counter(), 0
         for index in itertools.count(done):

@@ -22,7 +22,7 @@ import numpy as np
 
 from fastnn.configurations import as_count, as_number
 from fastnn.errors import DeviceError, DivergenceError, FileError, InputError, KindError, nearest
-from fastnn.files import write_whole
+from fastnn.files import unwritable, write_whole
 from fastnn.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -353,7 +353,7 @@ class CSVLog(Callback):
     and the history's values.
 
     Each row is on the disk when the next epoch begins. An existing file is replaced; a run that is gone on with keeps the rows
-    of its finished epochs.
+    of its finished epochs, and cells stay empty where the one or the other did not measure a quantity.
     """
 
     FIRST = ("epoch", "step", "seconds", "learning_rate")
@@ -370,14 +370,27 @@ class CSVLog(Callback):
         self._seconds = float(kept[-1][2]) if len(kept) > 1 else 0.0
         self._started = perf_counter()
         self._rate = run.learning_rate
-        if kept:  # which are on the disk at every moment
-            rows = io.StringIO(newline="")
-            csv.writer(rows).writerows(kept)
-            write_whole(self.path.resolve(), rows.getvalue().encode())
+        if kept:
+            self._write(kept)
         try:
             self._file = self.path.open("a" if kept else "w", newline="", encoding="utf-8")
         except OSError as error:
-            raise FileError(f"{self.path} cannot be written: {error}") from error
+            raise unwritable(self.path, error) from error
+
+    def _write(self, rows: list[list[str]]) -> None:
+        """Rows in the place of the file, which are on the disk at every moment."""
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(rows)
+        write_whole(self.path.resolve(), text.getvalue().encode())
+
+    def _widen(self, more: list[str], epochs: int) -> None:
+        """Let the log have these columns too, which are empty for the epochs so far."""
+        assert self._file is not None
+        self._file.close()
+        heading, *rows = self._kept(epochs)
+        self._columns = [*heading, *more]
+        self._write([self._columns, *([*row, *[""] * len(more)] for row in rows)])
+        self._file = self.path.open("a", newline="", encoding="utf-8")
 
     def _kept(self, epochs: int) -> list[list[str]]:
         """The heading and the rows of the first `epochs` epochs of a log that is there."""
@@ -396,18 +409,20 @@ class CSVLog(Callback):
 
     def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
         assert self._file is not None
-        writer = csv.writer(self._file)
         seconds = self._seconds + perf_counter() - self._started
-        row = (epoch + 1, run.step, f"{seconds:.3f}", repr(self._rate), *(repr(float(v)) for v in values.values()))
+        row = dict(zip(self.FIRST, (epoch + 1, run.step, f"{seconds:.3f}", repr(self._rate)), strict=True))
+        row |= {name: repr(float(value)) for name, value in values.items()}
         try:
             if not self._columns:
-                self._columns = [*self.FIRST, *values]
-                writer.writerow(self._columns)
-            writer.writerow(row)
+                self._columns = [*row]
+                csv.writer(self._file).writerow(self._columns)
+            elif more := [name for name in row if name not in self._columns]:
+                self._widen(more, epoch)
+            csv.writer(self._file).writerow([row.get(name, "") for name in self._columns])
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise FileError(f"{self.path} cannot be written: {error}") from error
+            raise unwritable(self.path, error) from error
 
     def end(self, run: Run, error: BaseException | None) -> None:
         if self._file is not None:

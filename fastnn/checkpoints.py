@@ -28,6 +28,7 @@ except ImportError:  # not a POSIX system
 
 from fastnn import archives, random, steps
 from fastnn.errors import FileError, FormatError, InputError, NotReadyError, nearest
+from fastnn.files import unwritable
 from fastnn.labels import Task
 from fastnn.layers import BUILT_IN, Layer
 from fastnn.model import Sequential, Trained
@@ -409,7 +410,7 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise FileError(f"{self.path} cannot be written: {error.strerror or error}") from error
+            raise unwritable(self.path, error) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(handle, 0)

@@ -10,8 +10,9 @@ import numpy as np
 from fastnn import engines, labels, ops, steps
 from fastnn.examples import Examples
 from fastnn.feeds import Feed, feed
+from fastnn.layers import final_activation
 from fastnn.losses import Loss
-from fastnn.metrics import METRICS, Metric, compute
+from fastnn.metrics import METRICS, Metric, check_metrics, compute
 from fastnn.model import Sequential, as_loss_network
 
 LOG_ROWS = 4096
@@ -28,6 +29,12 @@ def hit_attributes(loss: Loss, kind: str) -> dict[str, Any] | None:
 def measures(hits: dict[str, Any] | None, metrics: Sequence[Metric] = ()) -> tuple[str, ...]:
     """The names of what `evaluate` finds for a task with these attributes of `hit_attributes`, in their order."""
     return ("loss", *(("accuracy",) if hits is not None else ()), *(metric.name for metric in (*_of_values(hits), *metrics)))
+
+
+def check_measures(model: Sequential, examples: Examples, loss: Loss, metrics: Sequence[Metric]) -> None:
+    """Raise InputError for a metric that says nothing of these examples."""
+    probable = loss.link is not None or final_activation(model.layers) in ("softmax", "sigmoid")
+    check_metrics(metrics, examples.kind, examples.classes, probable)
 
 
 def _of_values(hits: dict[str, Any] | None) -> tuple[Metric, ...]:

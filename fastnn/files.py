@@ -40,4 +40,16 @@ def write_whole(path: Path, content: bytes | Iterable[Any]) -> None:
             finally:
                 os.close(folder)
     except OSError as error:
-        raise FileError(f"{path} cannot be written: {error}") from error
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> FileError:
+    """The error that `path` cannot be written, and why: the system's words may name the file that is written beside it."""
+    reason = str(error.strerror or error)
+    if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
+        reason = f"there is no folder {path.parent}"
+    elif isinstance(error, IsADirectoryError):
+        reason = "it is a folder"
+    elif isinstance(error, FileExistsError):
+        reason = "it is a file, and no folder"
+    return FileError(f"{path} cannot be written: {reason}")

@@ -336,7 +336,7 @@ def _readable_on_gpu(X: Any, dtype: np.dtype[Any], name: str) -> Any:
 
 
 def _pandas(X: Any, name: str, feature_names: Sequence[str] | None) -> Inputs:
-    names = _names(X.columns, name, feature_names, f"set {name}.columns = {name}.columns.astype(str)")
+    names = _names(X.columns, name, feature_names, f"set {name}.columns = {name}.columns.map(str)")
     if names != tuple(X.columns):
         X = X[list(names)]
     dtypes = list(X.dtypes)

@@ -141,7 +141,10 @@ def read(
     if n == 0:
         raise InputError(f"{what}: expected at least one example, got none")
     if loss.accepts == "classes" and outputs == 1:
-        raise InputError(f"{loss.name} compares classes and needs at least two outputs; use sigmoid_cross_entropy for one")
+        raise InputError(
+            f"{loss.name} compares classes and needs at least two outputs; for one use loss='sigmoid_cross_entropy' (yes or "
+            "no) or loss='mean_squared_error' (numbers)"
+        )
     kind = None if known is None else known.kind
     squashed = squashed or loss.link == "sigmoid"
     reader = _Reader(outputs, loss, squashed, dtype, what, _named(classes, known, outputs), kind, part)
@@ -173,9 +176,12 @@ class _Reader:
         if array.dtype.kind == "f":
             _check_labels_present(array, what)
             if classes is None or classes.dtype.kind in "ib":
+                cure = "class indices can be converted with .astype(int)"
+                if (array != np.floor(array)).any():
+                    cure = "to predict one number, end in Dense(1) and use loss='mean_squared_error'"
                 raise InputError(
                     f"{what}: expected class indices (whole numbers) or shape (n, {outputs}) for {outputs} outputs, "
-                    f"got {array.dtype} of shape {array.shape}; class indices can be converted with .astype(int)"
+                    f"got {array.dtype} of shape {array.shape}; {cure}"
                 )
         if classes is None:
             classes = self._several_classes(array)
@@ -212,9 +218,11 @@ class _Reader:
         wrong = (values.min(axis=1) < 0) | (np.abs(sums - 1.0) > 1e-3)
         if wrong.any():
             row = int(wrong.argmax())
+            answers = bool(((values == 0) | (values == 1)).all())
+            cure = "'sigmoid_cross_entropy' (several yeses or none in a row)" if answers else "'mean_squared_error' (numbers)"
             raise InputError(
                 f"{what}: expected one-hot rows, or shares of at least 0 that add up to 1; row {row} adds up to {sums[row]:g}, "
-                f"its least is {values[row].min():g}"
+                f"its least is {values[row].min():g}; otherwise use loss={cure}"
             )
         return Targets(values, kind, np.arange(outputs) if self.classes is None else self.classes)
 

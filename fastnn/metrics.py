@@ -21,6 +21,8 @@ Function = Callable[..., Any]
 
 TAKES = ("predictions", "probabilities", "outputs")
 EXTRAS = ("weights", "classes")
+OF_LABELS = ("accuracy", "precision", "recall", "f1")
+OF_NUMBERS = ("r2", "mae", "mse")
 RESERVED = ("loss", "penalty")
 """What a history holds under these names is something else."""
 
@@ -213,7 +215,8 @@ def as_metric(metric: str | Metric | Function) -> Metric:
 def as_metrics(metrics: Iterable[str | Metric | Function], validated: bool = True) -> tuple[Metric, ...]:
     """Each as a metric; InputError for two of one name, and for any where there is nothing to compute it on (`validated`)."""
     if isinstance(metrics, str) or not isinstance(metrics, Iterable):
-        raise KindError(f"metrics: expected a list, got {metrics!r}; use [{metrics!r}]")
+        cure = "" if metrics is None else f"; use [{metrics!r}]"
+        raise KindError(f"metrics: expected a list, got {metrics!r}{cure}")
     found: dict[str, Metric] = {}
     for metric in map(as_metric, metrics):
         if metric.name in found:
@@ -225,6 +228,25 @@ def as_metrics(metrics: Iterable[str | Metric | Function], validated: bool = Tru
             "give validation_data=(X, y), or call evaluate(X, y, metrics=...) after the training"
         )
     return tuple(found.values())
+
+
+def check_metrics(metrics: Iterable[Metric], kind: str, classes: np.ndarray | None, probable: bool) -> None:
+    """Raise InputError for a metric that says nothing of such a task.
+
+    `kind` and `classes`: those of the `Task`; `probable`: whether the outputs make probabilities.
+    """
+    for metric in metrics:
+        if kind == "values" and metric.name in OF_LABELS:
+            raise InputError(f"the metric {metric.name} compares labels, and y holds numbers; use r2, mae or mse")
+        if classes is not None and classes.dtype.kind == "U" and metric.name in OF_NUMBERS:
+            raise InputError(
+                f"the metric {metric.name} is for numbers, and y holds the labels {abridged(classes)}; use f1 or log_loss"
+            )
+        if metric.takes == "probabilities" and not probable:
+            raise InputError(
+                f"the metric {metric.name} takes probabilities, and the outputs are none; use a cross-entropy as the loss, or "
+                "end the network in a softmax or sigmoid"
+            )
 
 
 def compute(

@@ -445,7 +445,7 @@ class Sequential:
         X: rows of numbers: NumPy, CuPy, anything with `__array__` or `__dlpack__`, a pandas or polars frame (its column
         names are kept as `feature_names`), a SciPy sparse matrix or a memory map (made dense and cast per mini-batch), lists
         of rows. Or, without y, an iterable of mini-batches (X, y) or (X, y, weights), or a function that returns one for each
-        epoch; they are trained on in their order, each in one step (`steps_per_epoch` tells schedules how many there are).
+        epoch; they are trained on in their order, each in one step (`steps_per_epoch`: at most so many; schedules need it).
 
         y: labels (n,) of any kind (class indices, other whole numbers, strings, booleans), one-hot or soft rows (n, C), 0/1
         (n, O) for several yes-or-no outputs, or values (n,) or (n, O). `classes`: the labels in the order of the outputs;

@@ -11,7 +11,7 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from fastnn.batches import Batches, is_batches
 from fastnn.callbacks import Callback, Checkpoint, Progress
 from fastnn.configurations import as_number
 from fastnn.errors import DivergenceError, InputError, KindError
-from fastnn.evaluation import evaluate, hit_attributes, measures
+from fastnn.evaluation import check_measures, evaluate, hit_attributes, measures
 from fastnn.examples import Examples, prepare
 from fastnn.feeds import Feed, feed
 from fastnn.inputs import Inputs, read
@@ -49,7 +49,10 @@ SNAPSHOT_SHARE = 20
 
 
 class History(dict[str, list[float]]):
-    """One list a quantity, one value an epoch; and how the run was done."""
+    """One list a quantity, one value an epoch; and how the run was done.
+
+    NaN stands for the epochs in which a quantity was not measured: those before or after `fit(resume=...)` asked for others.
+    """
 
     device: str = ""
     reason: str = ""
@@ -102,6 +105,7 @@ class Run:
                 raise InputError("validation_data: expected a pair (X, y)")
             known = self.examples.task(self.loss)
             self.validation = prepare(model, *settings.validation_data, self.loss, None, None, "validation ", known, part=True)
+            check_measures(model, self.validation, self.loss, self.metrics)
         self.schedule = as_schedule(self.optimizer.learning_rate)
         self.history = History()
         self.epoch: int = 0
@@ -118,6 +122,7 @@ class Run:
         self._borrowed: dict[Any, Any] = {}
         self.started = resuming.resume(self, settings.resume)
         """Whether a step was made, or an earlier run's steps were taken over."""
+        self._earlier = tuple(self.history)
 
     # --- what is trained on -------------------------------------------------------------------------------------
 
@@ -269,6 +274,7 @@ class Run:
                 if values is None:  # a callback ended the training within the epoch
                     break
                 self._close(values)
+            self._fill(self._earlier, self.epoch)
         if self._last is not None:
             self.model.restore(self._last)
         return self.history
@@ -336,9 +342,16 @@ class Run:
         self.epoch += 1
         self.model.counters.epoch += 1
         self.model._state.changed(self.engine, self.model._progress)
+        self._fill((*values, *self._earlier), self.epoch - 1)
         for name, value in values.items():
-            self.history.setdefault(name, []).append(value)
+            self.history[name].append(value)
         self._tell(self.callbacks, lambda callback: callback.epoch_end(self, self.epoch - 1, values))
+
+    def _fill(self, names: Iterable[str], epochs: int) -> None:
+        """Let these columns of the history be so long."""
+        for name in names:
+            column = self.history.setdefault(name, [])
+            column += [math.nan] * (epochs - len(column))
 
     def _tell(self, callbacks: Sequence[Callback], call: Callable[[Callback], bool | None]) -> None:
         """Ask all, even if one fails, so that a checkpoint that is written then holds what each of them knows."""
@@ -390,7 +403,7 @@ class Run:
 
     def _epoch_of_batches(self) -> bool:
         assert self.batches is not None
-        for block in self.batches.blocks(self.in_epoch, self._batch):
+        for block in self.batches.blocks(self.in_epoch, self._batch, self.steps_per_epoch or None):
             rows = len(block[0].X)
             joined = block[0] if len(block) == 1 else Examples.joined(block)
             source = feed(self.engine, joined, rows)

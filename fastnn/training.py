@@ -10,6 +10,7 @@ import numpy as np
 
 from fastnn import engines, steps
 from fastnn.errors import DeviceError, DivergenceError, InputError, NotReadyError
+from fastnn.evaluation import check_measures
 from fastnn.evaluation import evaluate as evaluate_examples
 from fastnn.examples import prepare
 from fastnn.losses import LOSSES, Loss, as_loss
@@ -75,6 +76,7 @@ def evaluate(
     trained = model.task is not None and model.task.loss == chosen.name
     with model._watched():
         examples = prepare(model, X, y, chosen, sample_weight, None, known=model.task if trained else None, part=True)
+        check_measures(model, examples, chosen, wanted)
         return evaluate_examples(model, examples, chosen, threads, model._engine_for(examples.X), metrics=wanted)
 
 

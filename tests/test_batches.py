@@ -359,3 +359,13 @@ def test_what_mini_batches_do_not_go_with(given: Any, options: dict[str, Any], k
     with pytest.raises(kind, match=message):
         model.fit(given, verbose=0, **options)
     assert not model.built
+
+
+def test_an_epoch_has_at_most_the_steps_that_were_given() -> None:
+    def many() -> Any:
+        for _ in range(20):
+            yield from cut(*examples())
+
+    model = network()
+    history = model.fit(many, steps_per_epoch=PER_EPOCH, epochs=3, verbose=0)
+    assert (model.counters.step, len(history["loss"])) == (3 * PER_EPOCH, 3)

@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -532,6 +533,8 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     model = network()
     with pytest.raises(FileError, match="cannot be written"):
         fit(Checkpoint(tmp_path / "file" / "c"), model=model)
+    with pytest.raises(FileError, match=r"file cannot be written: it is a file, and no folder$"):
+        fit(Checkpoint(tmp_path / "file"), model=model)
     assert not model.built
 
 
@@ -660,6 +663,34 @@ def test_a_resumed_log_keeps_its_rows(tmp_path: Path) -> None:
     for content in (b"", b"something else\n", b"\xff\xfe\n1\n"):
         path.write_bytes(content)
         fit(CSVLog(path), Checkpoint(folder), resume=True, epochs=4 if not content else 5)
+
+
+def test_a_run_that_goes_on_with_other_measurements(tmp_path: Path) -> None:
+    path, folder = tmp_path / "log.csv", tmp_path / "c"
+
+    class Own(Callback):
+        def epoch_end(self, run: Any, epoch: int, values: Any) -> None:
+            run.history.setdefault("own", []).append(float(epoch))
+
+    def go_on(epochs: int, **options: Any) -> Any:
+        callbacks = [Own(), CSVLog(path), Checkpoint(folder)]
+        options |= {"batch_size": BATCH, "resume": True, "verbose": 0}
+        with warnings.catch_warnings(action="ignore"):  # the validation data are others
+            return network().fit(*examples(), epochs=epochs, callbacks=callbacks, **options)
+
+    go_on(2)
+    go_on(3, validation_data=examples(), metrics=["f1"])
+    history = go_on(5)
+    measured = {"val_loss": [2], "val_accuracy": [2], "val_f1": [2]}
+    assert {name: len(column) for name, column in history.items()} == dict.fromkeys(history, 5)
+    for name in ("loss", "accuracy", "own", *measured):
+        finite = np.flatnonzero(np.isfinite(history[name])).tolist()
+        assert finite == measured.get(name, [0, 1, 2, 3, 4]), name
+    head, *body = rows(path)
+    assert head[4:] == ["loss", "accuracy", *measured]
+    for index, name in enumerate(head[4:], start=4):
+        cells = [float(row[index] or "nan") for row in body]
+        np.testing.assert_array_equal(cells, history[name], name)
 
 
 def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:

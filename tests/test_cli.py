@@ -101,6 +101,71 @@ def test_targets_are_fitted(clouds: Path) -> None:
     assert float(result.stdout.splitlines()[-1].removeprefix("test R^2: ")) > 0.99
 
 
+def priced(folder: Path, prices: np.ndarray) -> Path:
+    rows = (f"{value},{price}" for value, price in zip(np.linspace(-1, 1, len(prices)), prices, strict=True))
+    (folder / "houses.csv").write_text("\n".join(["size,price", *rows]))
+    return folder / "houses.csv"
+
+
+def test_whole_numbers_are_amounts_in_a_regression(tmp_path: Path) -> None:
+    houses = priced(tmp_path, 250_000 + 1000 * np.arange(60))
+    told = run("train", houses, "--target", "price", "--epochs", 1)
+    assert "hint      the target holds 60 different labels for 54 examples; if they are\n" in told.stdout
+    assert "amounts, try --regression\n" in told.stdout
+    asked = run("train", houses, "--target", "price", "--standardize-target")
+    assert (asked.exit_code, "add --regression if they are amounts" in asked.stderr) == (2, True)
+    options = ["--regression", "--standardize-target", "--hidden", "none", "--rate", 0.05, "--epochs", 60]
+    whole = tmp_path / "whole.safetensors"
+    found = run("train", houses, "--target", "price", *options, "--validation", houses, "--save", whole)
+    assert found.exit_code == 0, found.output
+    assert "1 feature, 1 target\n" in found.stdout
+    r2 = re.search(r"R\^2 +(\S+)", run("evaluate", whole, houses).stdout)
+    assert r2 is not None
+    assert float(r2[1]) > 0.99
+    assert "Dense(1," in run("explain", houses, "--target", "price", "--regression").stdout
+
+
+def test_a_regression_of_texts_is_refused(tmp_path: Path) -> None:
+    found = run("train", priced(tmp_path, np.array(["low", "high"] * 10)), "--target", "price", "--regression")
+    assert (found.exit_code, found.stderr) == (
+        1,
+        "error: expected numbers for a regression, and the target of houses holds texts such as 'low'\n",
+    )
+
+
+def test_one_class_is_none_to_learn(tmp_path: Path) -> None:
+    found = run("train", priced(tmp_path, np.array(["low"] * 10)), "--target", "price")
+    assert (found.exit_code, found.stderr) == (1, "error: the target of houses holds one class only ('low')\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("X", np.nan, "X: 1 values are NaN, infinite or too large, the first in row 7, column 1;"),
+        ("X", 1e39, "too large for float32: scale the features, or make the model with --dtype float64"),
+        ("y", np.inf, "y: 1 values are NaN, infinite or too large, the first in row 7"),
+    ],
+)
+def test_a_wrong_value_is_told_by_the_row_of_the_file(tmp_path: Path, name: str, value: float, told: str) -> None:
+    arrays = {"X": np.ones((40, 2)), "y": np.linspace(0, 1, 40)}
+    arrays[name].reshape(40, -1)[7, -1] = value
+    np.savez(tmp_path / "d.npz", **arrays)
+    found = run("train", tmp_path / "d.npz")
+    assert found.exit_code == 1
+    assert found.stderr.startswith("error: d: ")
+    assert told in found.stderr
+    assert not found.stdout
+
+
+def test_amounts_may_all_be_whole_in_the_validation_data(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = priced(tmp_path / "whole", np.arange(20))
+    found = run(
+        "train", priced(tmp_path, np.arange(20) / 2), "--target", "price", "--standardize-target", "--validation", whole
+    )
+    assert found.exit_code == 0, found.output
+
+
 def test_a_network_is_saved(clouds: Path, tmp_path: Path) -> None:
     import fastnn
 
@@ -116,6 +181,24 @@ def test_data_without_a_test_part(clouds: Path) -> None:
     result = run("train", clouds / "alone.npz", "--epochs", 2)
     assert result.exit_code == 0, result.output
     assert "test" not in result.stdout.splitlines()[-1]
+
+
+def test_every_metric_that_was_asked_for_is_shown(clouds: Path) -> None:
+    asked = ["f1", "precision", "recall", "log_loss"]
+    options = [word for name in asked for word in ("--metric", name)]
+    shown = run("train", clouds / "alone.npz", "--epochs", 2, *options).stdout
+    missing = [name for name in asked if not re.search(rf"val_{name}\b", shown)]
+    assert not missing, shown
+    assert re.search(r"\nbesides   after the last epoch val_recall \d\.\d{4}, val_log_loss \d\.\d{4}\n", shown), shown
+    quiet = run("train", clouds / "alone.npz", "--epochs", 2, "--quiet", *options).stdout.splitlines()
+    assert [text.split(":")[0] for text in quiet] == ["validation accuracy", *(f"val_{name}" for name in asked)]
+
+
+def test_a_metric_needs_data_to_be_measured_on(clouds: Path) -> None:
+    found = run("train", clouds / "alone.npz", "--validation", 0, "--metric", "f1")
+    assert found.exit_code == 2
+    assert "--metric is measured on validation or test data, and there are none; give --validation\n" in found.stderr
+    assert run("train", clouds / "clouds.npz", "--validation", 0, "--metric", "f1", "--epochs", 1).exit_code == 0
 
 
 # Explaining.
@@ -170,6 +253,8 @@ def test_a_wrong_label_is_told_before_the_header(clouds: Path) -> None:
         ("no column 'sample_weight'; batch_size(3)", "no column 'sample_weight'; batch_size(3)"),
         ("batch_size.csv has no rows; class_weight.", "batch_size.csv has no rows; --class-weight."),
         ("pass classes=[...] with all", "pass classes=[...] with all"),
+        ("no 'val_f1'; give metrics=['f1']", "no 'val_f1'; give --metric f1"),
+        ("has Dense(5, activation='relu'), seed=3", "has Dense(5, activation='relu'), --seed 3"),
     ],
 )
 def test_messages_name_options(monkeypatch: pytest.MonkeyPatch, message: str, shown: str) -> None:

@@ -290,7 +290,7 @@ def test_a_share_has_as_much_of_each_class(tmp_path: Path) -> None:
 
     def labels(y: np.ndarray) -> np.ndarray:
         np.savez(tmp_path / "t.npz", X=generator.normal(size=(len(y), 2)), y=y)
-        return parts.read(str(tmp_path / "t.npz"), (), 0.1, None, 3).held_back[1]
+        return parts.read(str(tmp_path / "t.npz"), (), False, 0.1, None, 3).held_back[1]
 
     parts = importlib.import_module("fastnn.cli.train")._Parts
     y = np.repeat([0, 1, 2], [100, 50, 10])

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from fastnn.datasets import load, read_idx
-from fastnn.errors import FileError, FormatError, InputError
+from fastnn.errors import FileError, FormatError, InputError, KindError
 
 TYPES = {"uint8": 0x08, "int8": 0x09, "int16": 0x0B, "int32": 0x0C, "float32": 0x0D, "float64": 0x0E}
 
@@ -273,7 +273,7 @@ X3, Y3 = np.zeros((3, 2)), np.array([0, 1, 2])
         ({"X": X3, "y": np.zeros((3, 1, 1))}, "expected labels"),
         ({"X": X3, "y": Y3, "X_test": X3[:, :1], "y_test": Y3}, r"an example of X has the shape \(2,\), one of X_test \(1,\)"),
         ({"X": X3, "y": Y3, "X_test": X3, "y_test": Y3 / 2}, "they must be alike"),
-        ({"X": np.array([[None]]), "y": Y3[:1]}, "cannot read .*pickle"),
+        ({"X": np.array([[None]]), "y": Y3[:1]}, r"X holds Python objects, .* save X.astype\(str\)"),
     ],
 )
 def test_npz_that_does_not_fit(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
@@ -285,9 +285,13 @@ def test_npz_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
     with pytest.raises(FileError, match="there is no file"):
         load(path)
-    path.write_bytes(b"text")
-    with pytest.raises(FormatError, match="cannot read"):
-        load(path)
+    for text in (b"text", b""):
+        path.write_bytes(text)
+        with pytest.raises(FormatError, match=r"mine.npz is no .npz file, or is damaged$"):
+            load(path)
+    for name in (3, None):
+        with pytest.raises(KindError, match=f"expected the name of a data set or a path, got {name}"):
+            load(name)  # type: ignore[arg-type]
     with path.open("wb") as file:
         np.save(file, X3)
     with pytest.raises(FormatError, match="single array"):

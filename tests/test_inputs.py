@@ -348,6 +348,14 @@ def test_columns_need_different_names() -> None:
         inputs.read(pandas.DataFrame(numbers(), columns=["a", "b", "a"]), None)
 
 
+def test_columns_of_several_levels_are_named_as_the_message_says() -> None:
+    X = pandas.DataFrame(numbers(), columns=pandas.MultiIndex.from_tuples([("a", "x"), ("a", "y"), ("b", "x")]))
+    with pytest.raises(errors.InputError, match=r"got \('a', 'x'\) \(tuple\); set X.columns = X.columns.map\(str\)"):
+        inputs.read(X, None)
+    X.columns = X.columns.map(str)
+    assert inputs.read(X, None).names == ("('a', 'x')", "('a', 'y')", "('b', 'x')")
+
+
 def test_long_lists_of_columns_are_cut_short() -> None:
     X = pandas.DataFrame({f"c{i}": ["x" * 1000] for i in range(1000)})
     with pytest.raises(errors.KindError) as raised:

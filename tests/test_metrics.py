@@ -255,3 +255,35 @@ def test_texts_may_come_as_objects() -> None:
     assert fastnn.metrics.log_loss(y, shares) == fastnn.metrics.log_loss(y.astype(str), shares)
     with pytest.raises(InputError, match="y: 1 labels are missing"):
         fastnn.metrics.f1(np.array(["no", None, "no"], object), predictions)
+
+
+VALUES = np.linspace(-1.0, 1.0, 12)
+TEXTS = np.array(["no", "yes"] * 6)
+UNFIT = {
+    **{name: (VALUES, "mean_squared_error", name, "compares labels") for name in ("accuracy", "f1", "precision", "recall")},
+    **{name: (TEXTS, "softmax_cross_entropy", name, "is for numbers, .* the labels 'no'") for name in ("r2", "mae", "mse")},
+    "log_loss of values": (VALUES, "mean_squared_error", "log_loss", "takes probabilities"),
+    "log_loss of labels": (TEXTS, "mean_squared_error", "log_loss", "takes probabilities"),
+    "own": (VALUES, "mean_squared_error", Metric("surest", lambda y, p: p.max(), "probabilities"), "takes probabilities"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_metrics_that_say_nothing_of_a_task_are_refused(case: str) -> None:
+    y, loss, metric, says = UNFIT[case]
+    X = np.linspace(-1.0, 1.0, 24).reshape(12, 2)
+    model = fastnn.Sequential([fastnn.Dense(1 if y is VALUES else 2)], seed=0)
+    with pytest.raises(InputError, match=says):
+        model.fit(X, y, loss=loss, batch_size=12, epochs=1, validation_data=(X, y), metrics=[metric], verbose=0)
+    assert not model.built
+    model.fit(X, y, loss=loss, batch_size=12, epochs=1, verbose=0)
+    with pytest.raises(InputError, match=says):
+        model.evaluate(X, y, metrics=[metric])
+
+
+def test_shares_have_a_log_loss() -> None:
+    X, y = np.linspace(-1.0, 1.0, 24).reshape(12, 2), np.linspace(0.1, 0.9, 12)
+    model = fastnn.Sequential([fastnn.Dense(1)], seed=0)
+    model.fit(X, y, loss="sigmoid_cross_entropy", batch_size=12, epochs=1, verbose=0)
+    found = model.evaluate(X, y, metrics=["log_loss", "mse"])
+    assert found["log_loss"] == pytest.approx(found["loss"], rel=1e-5)

@@ -262,8 +262,10 @@ def test_files_that_are_not_models_are_refused(tmp_path: Path) -> None:
         fastnn.load(path)
     with pytest.raises(fastnn.FastnnError, match="build"):
         classifier().save(path)
-    with pytest.raises(OSError, match="cannot be written"):
+    with pytest.raises(OSError, match=r"m.safetensors cannot be written: there is no folder .*nowhere$"):
         classifier().build(5).save(tmp_path / "nowhere" / "m.safetensors")
+    with pytest.raises(OSError, match=r"cannot be written: it is a folder$"):
+        classifier().build(5).save(tmp_path)
 
 
 def test_a_layer_of_ones_own_is_named_in_the_file(tmp_path: Path) -> None:

@@ -194,7 +194,13 @@ def test_features_of_an_npz_file(tmp_path: Path) -> None:
         ("1.5,2.5,3\n1,2,3\n", "expected the names of the columns in the first row, got columns '1.5'"),
         ("1,2,3\n1,2,3\n", "expected the names"),
         (",y\n1,2\n", "column 1 has no name"),
-        ("a;y\n1;2\n", "expected columns parted by ',', got one called 'a;y'"),
+        ("a;y\n1;2\n", "expected columns parted by ',', got one called 'a;y'; save it so"),
+        ("a,b,y\n1,2020-01-31,0\n", r"dates or times \(2020-01-31 in line 2 .* turn them into numbers, such as the days"),
+        ("a,b,y\n1,red,0\n2,blue,1\n", r"text \('red' in line 2 of 'b'\); .*get_dummies\(frame, columns=\['b'\]\)"),
+        ("a,b,y\n1,2,0\n2,3,1\n4,?,1\n", r"text \('\?' in line 4 of 'b'\); write all numbers as 1234.5 and fill in missing"),
+        ('a,b,y\n1,"1,250.5",0\n2,"3,999.0",1\n', "write all numbers as 1234.5"),
+        ("5.1,3.5,y\n1,2,x\n4,5,y\n", "in the first row, got columns '5.1', '3.5', 'y', and 'y' is a label"),
+        ("1,2,y\n1,2,x\n4,5,y\n", "'y' is a label in other rows too; put the names there"),
         (TEXT.encode("utf-16"), "UTF-16"),
         ("a,y\n1,é\n".encode("latin1"), "column 'y' is not UTF-8"),
         ("é,y\n1,2\n".encode("latin1"), "names of the columns are not UTF-8"),
@@ -223,14 +229,15 @@ def test_what_is_wrong_with_a_csv_file(tmp_path: Path, text: str | bytes, messag
 
 def test_names_that_are_numbers_in_order_are_names(tmp_path: Path) -> None:
     assert load(write(tmp_path / "t.csv", "0,1,2\n5,6,7\n"), "2").feature_names == ("0", "1")
+    assert load(write(tmp_path / "t.csv", "long,links,spam\n5,6,spam\n7,8,ham\n"), "spam").classes == 2
     assert load(write(tmp_path / "t.csv", "400.5,401.0,y\n5,6,7\n")).feature_names == ("400.5", "401.0")
-    with pytest.raises(InputError, match=r"which column is the target\?.*'5.1', '3.5', 'setosa'"):
+    with pytest.raises(InputError, match=r"which column is the target\?.*'5.1', '3.5', 'setosa'; if these are values, put"):
         load(write(tmp_path / "t.csv", "5.1,3.5,setosa\n1,2,iris\n"))
 
 
 def test_which_column_is_the_target(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", "a,price\n1,2\n")
-    with pytest.raises(InputError, match=r"which column is the target\?.*target='price'; there are columns 'a', 'price'"):
+    with pytest.raises(InputError, match=r"which column is the target\?.*target='price'; there are columns 'a', 'price'$"):
         load(path)
     with pytest.raises(InputError, match=r"no column 'prize'; did you mean 'price'\?"):
         load(path, "prize")

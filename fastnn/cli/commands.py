@@ -25,11 +25,12 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 SYNONYMS = {"validation_data": "--validation"}
 """Options that are called otherwise than the arguments of `fit`."""
 ARGUMENT = re.compile(
+    r"""\b[A-Z]\w*\([^()]*\)|"""
     r"""(?<![\w./'"-])(?P<name>[a-z]\w*)"""
     r"""(?:(?P<sign>=)(?:(?P<quote>['"])(?P<quoted>.*?)(?P=quote)|(?P<bare>(?:[\w./:-]*\w)?))"""
     r"""|(?P<colon>(?=:[ ]))|(?!\.?[\w/'"(]))"""
 )
-"""A name, with a value, before a colon or alone; none that is part of a path, in quotes or a function."""
+"""A name, with a value, before a colon or alone; none that is part of a path, in quotes, a function or a class's arguments."""
 
 
 class Option(click.Option):
@@ -125,13 +126,13 @@ def as_options(text: str) -> str:
     options |= {name: option for name, option in SYNONYMS.items() if option in options.values()}
 
     def translated(match: re.Match[str]) -> str:
-        option = options.get(match["name"])
+        option = options.get(match["name"] or "")
         if option is None or not (match["sign"] or "_" in match["name"] or (match.start() == 0 and match["colon"] is not None)):
             return match[0]
         value = match["quoted"] or match["bare"]
         return option if value in (None, "", "True") else f"{option} {shlex.quote(value)}"
 
-    return ARGUMENT.sub(translated, text)
+    return ARGUMENT.sub(translated, re.sub(r"metrics=\['(\w+)'\]", r"--metric \1", text))
 
 
 def describe(error: Exception) -> str:

@@ -28,11 +28,30 @@ def target_option(default: str = "y, target, label or class") -> Callable[[F], F
     )
 
 
-def read(data: str, targets: Sequence[str] = ()) -> Dataset:
-    """The data set; one target is labels or values by what it holds, several are values."""
-    from fastnn.datasets import load
+def regression_option() -> Callable[[F], F]:
+    return option(DATA, "--regression", is_flag=True, help="The target is an amount, whole numbers are no labels.")
 
-    return load(data, list(targets) if len(targets) > 1 else next(iter(targets), None))
+
+def read(data: str, targets: Sequence[str] = (), regression: bool = False) -> Dataset:
+    """The data set; one target is labels or values by what it holds, several are values, and all are in a `regression`."""
+    from fastnn.datasets import load
+    from fastnn.errors import InputError
+
+    dataset = load(data, list(targets) if len(targets) > 1 else next(iter(targets), None))
+    if not regression or dataset.classes is None:
+        return dataset
+    if dataset.y_train.dtype.kind not in "iu":
+        raise InputError(f"expected numbers for a regression, and the target of {dataset.name} holds {_kind(dataset.y_train)}")
+    y_test = None if dataset.y_test is None else _column(dataset.y_test)
+    return replace(dataset, y_train=_column(dataset.y_train), y_test=y_test, classes=None)
+
+
+def _column(labels: np.ndarray) -> np.ndarray:
+    return labels.astype("float64").reshape(-1, 1)
+
+
+def _kind(labels: np.ndarray) -> str:
+    return "truth values" if labels.dtype.kind == "b" else f"texts such as {labels[0].item()!r}"
 
 
 def without(dataset: Dataset, column: str) -> tuple[Dataset, np.ndarray]:

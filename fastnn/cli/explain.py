@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 from fastnn.cli.commands import Command, device_option
 from fastnn.cli.configuration import config_option
-from fastnn.cli.data import read, target_option
+from fastnn.cli.data import read, regression_option, target_option
 from fastnn.cli.networks import NETWORK, Network, network_options
 
 MODEL = ".safetensors"
@@ -18,6 +18,7 @@ MODEL = ".safetensors"
 @click.command(cls=Command, short_help="Print the program of a training step.")
 @click.argument("data", required=False, metavar="[DATA|MODEL]")
 @target_option()
+@regression_option()
 @click.option("--inputs", type=click.IntRange(1), metavar="I", help="Features of an example, where no DATA is given.")
 @click.option("--outputs", type=click.IntRange(1), metavar="O", help="Outputs of the network, where no DATA is given.")
 @device_option("cpu")
@@ -29,6 +30,7 @@ MODEL = ".safetensors"
 def explain(
     data: str | None,
     targets: tuple[str, ...],
+    regression: bool,
     inputs: int | None,
     outputs: int | None,
     device: str,
@@ -61,7 +63,7 @@ def explain(
     else:
         classes, scale = outputs, 1.0
         if data is not None:
-            dataset = read(data, targets)
+            dataset = read(data, targets, regression)
             inputs, outputs, classes, scale = dataset.features, dataset.outputs, dataset.classes, dataset.scale
             examples = len(dataset.X_train)
         if inputs is None or outputs is None:

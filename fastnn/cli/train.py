@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 from fastnn.cli import data as sources
 from fastnn.cli.commands import FILE, Command, Number, check_folder, command_line, device_option, line, option
 from fastnn.cli.configuration import config_option
-from fastnn.cli.data import DATA, METRICS, target_option
+from fastnn.cli.data import DATA, METRICS, regression_option, target_option
 from fastnn.cli.networks import NETWORK, TRAINING, Name, Network, network_options
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ FOREIGN = (
 """How names of files in other formats end."""
 LARGE, UNLIKE = 100.0, 1000.0
 """The size of a feature, and the ratio of the sizes of two, from which on they are better standardized."""
+MANY, FEW = 20, 10
+"""More classes than this, with fewer examples each than that, are hardly meant."""
 MONITORS = ("loss", "accuracy", "penalty", "val_loss", *(f"val_{name}" for name in METRICS))
 
 
@@ -73,6 +76,7 @@ def read_weights(text: str) -> dict[str, float]:
 @click.command(cls=Command, short_help="Train a network on a data set.")
 @click.argument("data")
 @target_option()
+@regression_option()
 @option(
     DATA,
     "--validation",
@@ -152,6 +156,7 @@ def read_weights(text: str) -> dict[str, float]:
 def train(
     data: str,
     targets: Sequence[str],
+    regression: bool,
     validation: float | str,
     sample_weight: str | None,
     class_weight: str | None,
@@ -212,8 +217,11 @@ def train(
         )
     optimizer = network.build_optimizer()
 
+    import numpy as np
+
     from fastnn import callbacks, engines, plots
-    from fastnn.cli.tables import Epochs, Record
+    from fastnn.cli.tables import Epochs, Record, titles
+    from fastnn.inputs import check_finite
     from fastnn.layers import Standardizer
 
     if plot is not None:
@@ -233,12 +241,18 @@ def train(
             raise click.UsageError(f"{checkpoint} holds the states of a training already: go on with --resume, or name another")
         watching.append(writer)
 
-    parts = _Parts.read(data, targets, validation, sample_weight, network.seed)
+    parts = _Parts.read(data, targets, regression, validation, sample_weight, network.seed)
     dataset, n = parts.dataset, len(parts.X)
+    if metrics and parts.held_back is None and dataset.X_test is None:
+        raise click.UsageError("--metric is measured on validation or test data, and there are none; give --validation")
+    # Here, where rows are still those of the file.
+    check_finite(dataset.X_train, f"{dataset.name}: X", np.dtype(network.dtype), dataset.feature_names)
+    check_finite(dataset.y_train, f"{dataset.name}: y")
     loss = network.loss_for(dataset.classes)
     if standardize_target and (parts.classes is not None or loss != "mean_squared_error"):
         got = loss if parts.classes is None else "classes"
-        raise click.UsageError(f"--standardize-target is for numbers and mean_squared_error, not for {got}")
+        cure = "; add --regression if they are amounts" if parts.classes is not None and parts.classes.dtype.kind == "i" else ""
+        raise click.UsageError(f"--standardize-target is for numbers and mean_squared_error, not for {got}{cure}")
     class_weights = _class_weights(class_weight, parts.classes)
     outputs = network.outputs_for(dataset.outputs if parts.classes is None else len(parts.classes), dataset.classes)
     chosen, reason = engines.choose(device, precision)
@@ -294,6 +308,9 @@ def train(
         raise KeyboardInterrupt(_left(model, epochs, checkpoint, save, drawn)) from interrupt
     if not quiet:
         click.echo()
+        hidden = [f"{name} {value:.4f}" for name, value in _last(history).items() if name not in titles(tuple(history))]
+        if hidden:
+            line("besides", f"after the last epoch {', '.join(hidden)}")
     if stopping is not None and stopping.best_epoch >= 0 and not quiet:
         ending = f"stopped after epoch {len(history['loss'])}; " if stopping.stopped else ""
         best = f"epoch {stopping.best_epoch + 1} ({stopping.watched.name} {stopping.best:.4f})"
@@ -304,7 +321,7 @@ def train(
             line(label, str(path))
     _report(model, dataset, metrics)
     if quiet and dataset.X_test is None:
-        _report_last(history)
+        _report_last(history, metrics)
 
 
 @dataclass(frozen=True)
@@ -320,17 +337,21 @@ class _Parts:
     """All labels that occur, sorted; None for targets."""
 
     @classmethod
-    def read(cls, data: str, targets: Sequence[str], validation: float | str, sample_weight: str | None, seed: int) -> _Parts:
+    def read(
+        cls, data: str, targets: Sequence[str], regression: bool, validation: float | str, sample_weight: str | None, seed: int
+    ) -> _Parts:
         import numpy as np
 
         from fastnn.datasets import split
+        from fastnn.errors import InputError
 
-        dataset, weights = sources.read(data, targets), None
+        dataset, weights = sources.read(data, targets, regression), None
         if sample_weight is not None:
             dataset, weights = sources.without(dataset, sample_weight)
         X, y, held_back = dataset.X_train, dataset.y_train, None
         if isinstance(validation, str):
-            other = sources.in_order(sources.read(validation, targets), dataset.feature_names)
+            whole = regression or dataset.classes is None  # amounts may all be whole there
+            other = sources.in_order(sources.read(validation, targets, whole), dataset.feature_names)
             held_back = other.X_train, other.y_train
         elif validation:
             count = round(validation * len(X))
@@ -347,6 +368,8 @@ class _Parts:
         if dataset.classes is not None:
             found = [dataset.y_train, *(each for each in (dataset.y_test, held_back and held_back[1]) if each is not None)]
             classes = np.unique(np.concatenate(found))
+            if len(classes) == 1:
+                raise InputError(f"the target of {dataset.name} holds one class only ({classes[0].item()!r})")
         return cls(dataset, X, y, weights, held_back, classes)
 
     def with_targets(self, function: Callable[[np.ndarray], np.ndarray]) -> _Parts:
@@ -400,6 +423,11 @@ def _hints(parts: _Parts, loss: str, standardize: bool, standardize_target: bool
         least, most = sizes.min(where=sizes > 0, initial=np.inf), sizes.max()
         if most > LARGE or most > UNLIKE * least:
             yield f"the features reach from {_number(least)} to {_number(most)}; try --standardize"
+    if parts.classes is not None and len(parts.classes) > MANY and len(parts.X) < FEW * len(parts.classes):
+        cure = (
+            "if they are amounts, try --regression" if parts.classes.dtype.kind == "i" else "is this the column that is meant?"
+        )
+        yield f"the target holds {len(parts.classes):,} different labels for {len(parts.X):,} examples; {cure}"
     if parts.classes is None and loss == "mean_squared_error" and not standardize_target:
         most = np.abs(parts.y).max()
         if most > LARGE:
@@ -464,14 +492,21 @@ def _describe_shape(dataset: Dataset, classes: np.ndarray | None) -> str:
     return f"{count}: {names}"
 
 
-def _report_last(history: Mapping[str, Sequence[float]]) -> None:
-    """The last value that says most of a training without test data."""
+def _last(history: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """What was measured in the last epoch."""
+    return {name: values[-1] for name, values in history.items() if values and not math.isnan(values[-1])}
+
+
+def _report_last(history: Mapping[str, Sequence[float]], metrics: Sequence[str]) -> None:
+    """The last value that says most of a training without test data, and the metrics that were asked for."""
     from fastnn.cli.tables import TITLES
 
     order = ("val_accuracy", "val_r2", "val_loss", "accuracy", "loss")
-    name = next((name for name in order if history.get(name)), None)
-    if name is not None:
-        click.echo(f"{TITLES.get(name, name)}: {history[name][-1]:.4f}")
+    last = _last(history)
+    first = next((name for name in order if name in last), "")
+    for name in dict.fromkeys((first, *(f"val_{metric}" for metric in metrics))):
+        if name in last:
+            click.echo(f"{TITLES.get(name, name)}: {last[name]:.4f}")
 
 
 def _report(model: Any, dataset: Dataset, metrics: Sequence[str]) -> None:

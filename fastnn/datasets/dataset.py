@@ -6,11 +6,13 @@ import gzip
 import importlib.util
 import math
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +20,8 @@ import fastnn.random
 from fastnn.datasets.idx import read_idx
 from fastnn.datasets.planar import PLANAR
 from fastnn.datasets.splitting import split
-from fastnn.datasets.tables import ENDS, Table, is_table, listed, read_table, select
-from fastnn.errors import FileError, FormatError, InputError, nearest
+from fastnn.datasets.tables import ENDS, Table, is_number, is_table, listed, read_table, select
+from fastnn.errors import FileError, FormatError, InputError, KindError, nearest
 
 DIGITS_TEST = 360
 IDX_NAMES = {"train": "train", "test": "t10k"}
@@ -86,6 +88,8 @@ def load(name: str | os.PathLike[str], target: str | Sequence[str] | None = None
       values and whole numbers in it are labels, floating-point numbers a target; several columns, `["a", "b"]` or `["a"]`, are
       targets in any case. All other columns are features and must hold numbers. See `fastnn.datasets.tables`.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise KindError(f"expected the name of a data set or a path, got {name!r}")
     path = Path(name).expanduser()
     if target is not None and not (is_table(path) or name in NAMES) and not path.exists():
         raise FileError(f"there is no file {path}")
@@ -147,6 +151,8 @@ def _table(table: Table, target: str | Sequence[str] | None) -> Dataset:
         if len(found) != 1:
             which = f"{' and '.join(map(repr, found))} might be it" if found else f"there are {listed(table.names)}"
             example = (found or table.names)[-1]
+            values = any(re.fullmatch(r"[-+]?\d*\.\d+", name) for name in table.names)
+            which += "; if these are values, put the names of the columns above them" * values
             raise InputError(f"{path}: which column is the target? Name it, as in target={example!r}; {which}")
         target = found[0]
     several = not isinstance(target, str)
@@ -157,6 +163,12 @@ def _table(table: Table, target: str | Sequence[str] | None) -> Dataset:
     names = tuple(name for name in table.names if name not in targets)
     if not names:
         raise FormatError(f"{path}: there is no column beside the target")
+    labels = y.dtype.kind in "Ub" and target in np.unique(y).astype(str)
+    if labels and all(map(is_number, names)):  # a spam mail may be called so in a column called so
+        raise FormatError(
+            f"{path}: expected the names of the columns in the first row, got {listed(table.names)}, and {target!r} is a label "
+            "in other rows too; put the names there"
+        )
     X = select(table, names)
     source = f"Table in {path}."
     if y.dtype.kind == "f":
@@ -266,21 +278,36 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
     arrays: dict[str, np.ndarray] = {}
     try:
         with path.open("rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
+            start = stream.read(6)
+            stream.seek(0)
+            if start == b"\x93NUMPY":
                 raise FormatError(f"{path} holds a single array, expected an .npz file with X and y")
+            if start[:2] != b"PK":
+                raise FormatError(f"{path} is no .npz file, or is damaged")
+            file = np.load(stream, allow_pickle=False)
             for name in file.files:
                 key = name.lower().removesuffix("_train")
                 if key in arrays:
                     raise FormatError(f"{path} has {name!r} twice: X and X_train, y and y_train mean the same")
                 if key in ("x", "y", "x_test", "y_test"):
-                    arrays[key] = file[name]
+                    arrays[key] = _array(path, file, name)
             found = ", ".join(map(repr, file.files)) or "nothing"
     except FormatError:
         raise
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(f"cannot read {path}: {error}") from error
     return arrays, found
+
+
+def _array(path: Path, file: Any, name: str) -> np.ndarray:
+    try:
+        found: np.ndarray = file[name]
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
+        cure = f"save {name}.astype(str) for texts, {name}.astype(float) for numbers"
+        raise FormatError(f"{path}: {name} holds Python objects, expected numbers or texts; {cure}") from error
+    return found
 
 
 def _numbers(path: Path, name: str, X: np.ndarray) -> np.ndarray:

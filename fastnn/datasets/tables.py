@@ -12,6 +12,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ BLOCK = 1 << 24
 """Bytes of text that are taken apart in one go; no row may be longer."""
 LABEL = 256
 """Characters of the longest label: what is longer is text."""
+LOOKED_AT = 1000
+"""Values of a column that tell whether most are numbers."""
 SHOWN = 5
 """Names that a message lists."""
 
@@ -84,12 +87,11 @@ class Table:
         if other:
             name, kind = next(iter(other.items()))
             values = enumerate(_values(self._columns[name]))
-            row, value = next((at for at in values if at[1] is not None and not _is_number(at[1])), (0, None))
+            row, value = next((at for at in values if at[1] is not None and not is_number(at[1])), (0, None))
             place = f"{_place(self.path, row)} of {name!r}"
             raise FormatError(
-                f"{self.path}: {listed(other)}: expected numbers, got {kind} ({_short(value)} in {place}); turn them "
-                f"into columns of numbers, e.g. with pandas.get_dummies(frame, columns={list(other)[:SHOWN]}), or leave "
-                "them out"
+                f"{self.path}: {listed(other)}: expected numbers, got {kind} ({_short(value)} in {place}); "
+                f"{_cure(self._columns[name], kind, list(other)[:SHOWN])}, or leave them out"
             )
         for name in names:
             _check_whole(self.path, name, self._columns[name])
@@ -235,12 +237,12 @@ def _check_names(path: Path, names: Sequence[str], delimiter: str | None) -> Non
         cure = "give it one, or save a frame with index=False"
         raise FormatError(f"{path}: column {list(names).index('') + 1} has no name; {cure}")
     twice = [name for name, count in Counter(names).items() if count > 1]
-    if all(map(_is_number, names)) and list(names) != [str(i) for i in range(len(names))]:
+    if all(map(is_number, names)) and list(names) != [str(i) for i in range(len(names))]:
         raise FormatError(f"{path}: expected the names of the columns in the first row, got {listed(names)}; put them there")
     if twice:
         raise FormatError(f"{path} has more than one {listed(twice)}: expected different names")
     if len(names) == 1 and delimiter is not None and re.search(r"[;\t,|]", names[0]):
-        raise FormatError(f"{path}: expected columns parted by {delimiter!r}, got one called {_short(names[0])}")
+        raise FormatError(f"{path}: expected columns parted by {delimiter!r}, got one called {_short(names[0])}; save it so")
 
 
 def _kind(type: Any) -> str:
@@ -330,7 +332,18 @@ def _values(column: Any) -> Iterator[Any]:
         yield from (None if value == "" else value for value in chunk.to_pylist())
 
 
-def _is_number(value: Any) -> bool:
+def _cure(column: Any, kind: str, names: list[str]) -> str:
+    """What makes numbers of columns of which the first holds this."""
+    if kind not in ("text", "categories"):
+        return "turn them into numbers, such as the days since a date"
+    values = [str(value).replace(",", "") for value in islice(_values(column), LOOKED_AT) if value is not None]
+    if 2 * sum(map(is_number, values)) > len(values):
+        return "write all numbers as 1234.5 and fill in missing values"
+    return f"turn them into columns of numbers, e.g. with pandas.get_dummies(frame, columns={names})"
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a finite number, or the text of one."""
     try:
         return math.isfinite(float(value))
     except (TypeError, ValueError):
