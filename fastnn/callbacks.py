@@ -12,7 +12,6 @@ import io
 import math
 import os
 import sys
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from time import perf_counter
@@ -20,8 +19,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from fastnn.configurations import as_count, as_number
-from fastnn.errors import DeviceError, DivergenceError, FileError, InputError, KindError, nearest
+from fastnn.configurations import Keywords, as_count, as_number
+from fastnn.errors import DeviceError, DivergenceError, FileError, InputError, KindError, nearest, warn
 from fastnn.files import unwritable, write_whole
 from fastnn.metrics import METRICS
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from fastnn.run import Run
 
 
-class Callback:
+class Callback(Keywords):
     """Override what you need.
 
     `run` (`fastnn.run.Run`) tells how far the training is: `run.model`, `run.epoch` of `run.epochs` and `run.step` of
@@ -265,7 +264,7 @@ class Checkpoint(Callback):
         except FileError as error:
             if self.on_error == "raise":
                 raise
-            warnings.warn(f"no checkpoint was written: {error}", RuntimeWarning, stacklevel=2)
+            warn(f"no checkpoint was written: {error}", RuntimeWarning)
 
 
 class LearningRate(Callback):

@@ -12,7 +12,6 @@ import os
 import re
 import stat
 import textwrap
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
 from fastnn import archives, random, steps
-from fastnn.errors import FileError, FormatError, InputError, NotReadyError, nearest
+from fastnn.errors import FileError, FormatError, InputError, NotReadyError, nearest, warn
 from fastnn.files import unwritable
 from fastnn.labels import Task
 from fastnn.layers import BUILT_IN, Layer
@@ -449,7 +448,7 @@ class Folder:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            warnings.warn(f"{path} cannot be removed: {error.strerror or error}", UserWarning, stacklevel=5)
+            warn(f"{path} cannot be removed: {error.strerror or error}")
 
     def write(self, model: Sequential, run: Run | None = None) -> Path:
         """Write the model with its optimizer and `run` as a new generation; then remove those before the newest `keep`.
@@ -483,7 +482,7 @@ class Folder:
                 damaged.append(str(error))
                 continue
             if damaged:
-                warnings.warn(f"{path} is used: {'; '.join(damaged)}", UserWarning, stacklevel=2)
+                warn(f"{path} is used: {'; '.join(damaged)}")
             return path
         if damaged:
             raise FormatError(f"{self.path} holds no whole file: {'; '.join(damaged)}")

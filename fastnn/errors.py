@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
+import warnings
 from collections.abc import Collection, Iterable
 
 
@@ -178,3 +180,11 @@ def meant(name: object, known: Collection[str]) -> tuple[str, str] | None:
     alike = [own for own in known if whole and own.replace("_", "").lower() in (whole, bare)]
     close = alike or difflib.get_close_matches(str(name), known, n=1)
     return (close[0], "") if close else None
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, pointing at the line outside of this library that called it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("fastnn", "contextlib"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

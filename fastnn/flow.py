@@ -7,7 +7,6 @@ Networks and Deep Learning, chapter 5; Glorot & Bengio 2010, section 4; Andrew N
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ import numpy as np
 from fastnn import arrays, inputs, ops, steps
 from fastnn.callbacks import Callback
 from fastnn.configurations import as_count, as_number
-from fastnn.errors import InputError, NotReadyError
+from fastnn.errors import InputError, NotReadyError, warn
 from fastnn.losses import Loss, mean_loss
 from fastnn.program.differentiate import gradients
 from fastnn.program.fuse import fuse
@@ -191,11 +190,9 @@ class GradientFlow(Callback):
         for kind, odd in (("vanish", first < self.vanishing * last), ("explode", first > self.exploding * last)):
             if odd and kind not in self._warned:
                 self._warned.add(kind)
-                warnings.warn(
+                warn(
                     f"gradients {kind}: after step {self._steps[-1]}, dC/da of layer {self.layers[trained[0]]} is {first:.2g}, "
-                    f"and of layer {self.layers[trained[-1]]} {last:.2g}; {CURES[kind]}",
-                    UserWarning,
-                    stacklevel=2,
+                    f"and of layer {self.layers[trained[-1]]} {last:.2g}; {CURES[kind]}"
                 )
 
 
@@ -329,8 +326,12 @@ def activation_statistics(
     """How the outputs of each layer are distributed for the inputs X (n, ...), which are worked on as one mini-batch.
 
     A model that has no parameters yet is looked at as `build` would make it; it is not changed. `training=True` takes the
-    statistics of this mini-batch in batch norm, and dropout's units of the next step. Raises what `predict` raises for X.
+    statistics of this mini-batch in batch norm, and dropout's units of the next step. Raises KindError for what is no model,
+    and what `predict` raises for X.
     """
+    from fastnn.model import as_model
+
+    model = as_model(model)
     given = inputs.read(X, model.network.features if model.built else None, "X", model.feature_names).array
     if not len(given):
         raise InputError("X: expected at least one example, got none")

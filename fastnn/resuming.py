@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn.callbacks import Callback, Checkpoint
-from fastnn.errors import FileError, FormatError, InputError, KindError
+from fastnn.errors import FileError, FormatError, InputError, KindError, warn
 from fastnn.examples import Examples
 from fastnn.inputs import Rows
 from fastnn.layers import Parameter
@@ -114,7 +113,7 @@ def _compare(run: Run, path: Path, found: Mapping[str, Any]) -> None:
         if before.get(name) != value
     ]
     if changed:
-        warnings.warn(f"resume: goes on with {', '.join(changed)}", UserWarning, stacklevel=7)
+        warn(f"resume: goes on with {', '.join(changed)}")
 
 
 def _restore(callbacks: Sequence[Callback], states: Sequence[Mapping[str, Any]], kept: Mapping[str, np.ndarray]) -> None:

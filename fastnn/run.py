@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from fastnn import arrays, engines, random, resuming, steps
 from fastnn.batches import Batches, is_batches
 from fastnn.callbacks import Callback, Checkpoint, Progress
 from fastnn.configurations import as_number
-from fastnn.errors import DivergenceError, InputError, KindError
+from fastnn.errors import DivergenceError, InputError, KindError, warn
 from fastnn.evaluation import check_measures, evaluate, hit_attributes, measures
 from fastnn.examples import Examples, prepare
 from fastnn.feeds import Feed, feed
@@ -146,7 +145,7 @@ class Run:
             self.examples = examples
             batch_size = self._largest_batch(n)
         elif int(batch_size) > n:
-            warnings.warn(f"batch_size {batch_size} is more than the {n} examples; {n} is used", UserWarning, stacklevel=5)
+            warn(f"batch_size {batch_size} is more than the {n} examples; {n} is used")
         self.batch_size = min(int(batch_size), n)
         if self.pairs and self.batch_size == 1:
             raise InputError("batch norm cannot be trained with mini-batches of one example; use batch_size >= 2")
@@ -182,11 +181,9 @@ class Run:
         cut = [i for i in cut_off if layers[i].trainable]
         if cut:
             named = [", ".join(f"{i} {layers[i]!r}" for i in of) for of in (cut, [i for i in stepping if i >= cut[0]])]
-            warnings.warn(
+            warn(
                 f"no gradient passes through step, whose derivative is 0, and these layers do not learn: {named[0]}; "
-                f"train with sigmoid in the place of step in: {named[1]}",
-                UserWarning,
-                stacklevel=7,
+                f"train with sigmoid in the place of step in: {named[1]}"
             )
 
     def _batch(self, X: Any, y: Any, weights: Any, what: str = "") -> Examples:
@@ -329,7 +326,7 @@ class Run:
                 if error is None and failed is None:
                     failed = own
                 elif isinstance(own, Exception):
-                    warnings.warn(f"{type(callback).__name__}.end failed too: {own}", RuntimeWarning, stacklevel=2)
+                    warn(f"{type(callback).__name__}.end failed too: {own}", RuntimeWarning)
                 else:
                     failed = own
         if failed is not None:
@@ -569,7 +566,7 @@ class Run:
         state = model._optimizer_state
         name = type(optimizer).__name__
         if state is not None and state.optimizer != name:
-            warnings.warn(f"the state of {state.optimizer} cannot go on as {name}; it starts afresh", UserWarning, stacklevel=5)
+            warn(f"the state of {state.optimizer} cannot go on as {name}; it starts afresh")
             state = None
         kept = {} if state is None else state.slots
         if state is None or set(kept) != set(optimizer.slots):

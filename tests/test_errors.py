@@ -172,6 +172,11 @@ class Quiet(fastnn.Layer):
         (initializers.Normal, {"std": 0.1}, "Normal has no 'std'; known are 'deviation'"),
         (fastnn.Flatten, {"axis": 1}, "Flatten has no 'axis'"),
         (Quiet, {"loud": True}, "Quiet has no 'loud'"),
+        (
+            fastnn.callbacks.EarlyStopping,
+            {"monitor": "loss", "restore_best_weights": True},
+            "EarlyStopping has no 'restore_best_weights'; did you mean 'restore_best'?",
+        ),
     ],
 )
 def test_arguments_that_others_use_are_answered_with_ours(make: Any, arguments: dict[str, Any], says: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 import fastnn
 from fastnn import inputs
 from fastnn.callbacks import Checkpoint
-from fastnn.errors import InputError, NotReadyError
+from fastnn.errors import InputError, KindError, NotReadyError
 from fastnn.flow import QUANTITIES, spread
 
 if TYPE_CHECKING:
@@ -226,6 +226,7 @@ def test_deep_sigmoid_networks_vanish_and_wild_weights_explode() -> None:
     ) as caught:
         fit(deep("sigmoid"), flow)
     assert len(caught) == 1, "once a run"
+    assert caught[0].filename == __file__
     ratios = flow.gradients[0, :-2] / flow.gradients[0, 1:-1]
     assert (ratios < 0.5).all()
     assert 0 < flow.gradients[0, 0] < 1e-6
@@ -278,6 +279,8 @@ def test_statistics_are_those_of_numpy() -> None:
         fastnn.activation_statistics(model, X[:0])
     with pytest.raises(InputError, match="X"):
         fastnn.activation_statistics(model, X[:, :2])
+    with pytest.raises(KindError, match="expected a Sequential, got NoneType"):
+        fastnn.activation_statistics(None, X)
 
 
 def test_statistics_in_training_change_nothing() -> None:

@@ -22,6 +22,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(203, 2)).astype("float32")
 YES = (X[:, 0] * X[:, 1] > 0).astype(np.int64)
 CLASSES = YES + (X[:, 0] > 1)
+WORDS = np.where(YES, "yes", "no")
 VALUES = np.stack([X[:, 0] ** 2, X.sum(axis=1)], axis=1)
 NEW = (RNG.normal(size=(61, 2)).astype("float32"), RNG.integers(0, 2, 61))
 
@@ -299,6 +300,24 @@ def test_abreast_a_mini_batch_is_gathered_once(monkeypatch: pytest.MonkeyPatch) 
         assert not {"X.1", "y.1", "order.1"} & set(program.inputs)
 
 
+def test_models_without_parameters() -> None:
+    def bare() -> fastnn.Sequential:
+        return network(fastnn.Activation("tanh"))
+
+    _, histories = train_together([bare() for _ in range(4)], X, YES, batch_size=50, epochs=2)
+    assert histories[3] == bare().fit(X, YES, batch_size=50, epochs=2, order=shuffled, verbose=0)
+
+
+@pytest.mark.parametrize(("units", "size"), [(1000, 6), (20_000, 2), (60_000, 1)])
+def test_abreast_as_many_as_a_cache_holds(units: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the two moments of Adam: 6 models of 48 KB, 2 of 960 KB, and one alone of 2.9 MB."""
+    together_at_a_time: list[int] = []
+    monkeypatch.setattr(abreast, "joined", lambda given: together_at_a_time.append(len(given)) or abreast_joined(given))
+    models = [network(fastnn.Dense(units), fastnn.Dense(1), seed=seed) for seed in range(6)]
+    train_together(models, X[:8], YES[:8], loss="sigmoid_cross_entropy", epochs=1, batch_size=8, threads=1, way="threads")
+    assert together_at_a_time == ([size] * (6 // size) if size > 1 else [])
+
+
 def test_abreast_all_diverge() -> None:
     """One after another, the first one first: others then lead."""
 
@@ -422,6 +441,7 @@ def test_what_is_refused_changes_nothing(way: str) -> None:
         (models, YES, {"validation_data": X}, "validation"),
         (models, YES, {"metrics": ["f1"]}, "validation_data"),
         (models, YES, {"metrics": ["f2"], "validation_data": (X, YES)}, "f2"),
+        (models, WORDS, {"metrics": ["r2"], "validation_data": (X, WORDS)}, "is for numbers"),
         (models, YES, {"order": lambda epoch: np.array([0, 999])}, "order"),
         (models, YES, {"order": lambda epoch: np.array([0.5])}, "whole numbers"),
         (models, YES, {"way": "lane"}, "way"),

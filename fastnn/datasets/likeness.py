@@ -8,7 +8,6 @@ and name the features to look at.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from fastnn import arrays, inputs, labels
 from fastnn.configurations import as_number
-from fastnn.errors import InputError
+from fastnn.errors import InputError, warn
 
 SHOWN = 10
 """Rows that are printed."""
@@ -102,7 +101,7 @@ def compare(first: Any, second: Any, *, level: float = 0.01) -> Likeness:
     p = np.array(p_values)
     found = Likeness(tuple(found_names), np.array(statistics), p, _holm(p), float(level), (len(A), len(B)))
     if not found.alike:
-        warnings.warn(f"the two sets do not look alike: {_listed(found.different)}", UserWarning, stacklevel=2)
+        warn(f"the two sets do not look alike: {_listed(found.different)}")
     return found
 
 

@@ -11,14 +11,13 @@ import os
 import re
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from fastnn import arrays
 from fastnn.engines.base import Engine, Instance
 from fastnn.engines.host import CPU, NUMPY, check_threads, cores
-from fastnn.errors import DeviceError, DeviceLostError, DeviceMemoryError, InputError, nearest
+from fastnn.errors import DeviceError, DeviceLostError, DeviceMemoryError, InputError, nearest, warn
 from fastnn.program.trace import Program
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def _warn_if_broken(error: DeviceError) -> None:
     from fastnn_kernels.cuda.runtime import CudaAbsent
 
     if error.__cause__ is not None and not isinstance(error.__cause__, CudaAbsent):
-        warnings.warn(f"the GPU cannot be used: {error}", RuntimeWarning, stacklevel=3)
+        warn(f"the GPU cannot be used: {error}", RuntimeWarning)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
 
 from fastnn import arrays, ops
-from fastnn.errors import InputError, KindError, NotReadyError
+from fastnn.errors import InputError, KindError, NotReadyError, warn
 from fastnn.layers.base import Array, Layer, Statistic
 
 BLOCK = 1 << 20
@@ -85,7 +84,7 @@ class Standardizer(Layer):
         if constant:
             shown = ", ".join(_named(names, column) for column in constant[:5]) + ", ..." * (len(constant) > 5)
             many = f"{len(constant)} columns that never change" if len(constant) > 1 else "a column that never changes"
-            warnings.warn(f"Standardizer: {many} ({shown}): the deviation counts as 1", stacklevel=2)
+            warn(f"Standardizer: {many} ({shown}): the deviation counts as 1")
             deviation[constant] = 1.0
         return type(self)(mean, deviation)
 

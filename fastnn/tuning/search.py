@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from fastnn import random
-from fastnn.errors import FileError, InputError, KindError, nearest
+from fastnn.errors import FileError, InputError, KindError, nearest, warn
 from fastnn.tuning.results import Results
 from fastnn.tuning.space import Distribution, Space
 from fastnn.tuning.strategies import STRATEGIES, Settings
@@ -96,7 +95,7 @@ def search(
     failed = results.failed
     if failed and len(failed) == len(results):
         which = f"all {len(failed)} trials failed, the last" if len(failed) > 1 else "the only trial failed,"
-        warnings.warn(f"{which} with {failed[-1].error}", UserWarning, stacklevel=2)
+        warn(f"{which} with {failed[-1].error}")
     return results
 
 

@@ -12,7 +12,6 @@ import functools
 import math
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,8 +22,8 @@ import numpy as np
 from fastnn import engines, inputs, ops, random, steps
 from fastnn.callbacks import Callback
 from fastnn.configurations import as_number
-from fastnn.errors import DivergenceError, InputError, KindError, NotReadyError
-from fastnn.evaluation import LOG_ROWS, hit_attributes, measured
+from fastnn.errors import DivergenceError, InputError, KindError, NotReadyError, warn
+from fastnn.evaluation import LOG_ROWS, check_measures, hit_attributes, measured
 from fastnn.examples import Examples, prepare
 from fastnn.feeds import Feed, feed
 from fastnn.layers import Activation, Dense, Flatten
@@ -50,9 +49,9 @@ LANE_PARAMETERS = 300
 ABREAST = 16
 """Models whose steps one program makes, at most."""
 ABREAST_BYTES = 2_500_000
-"""What their parameters and the optimizer's state may take together: from mini-batch to mini-batch they stay in a cache, where a
-model alone would be at hand all the time. Measured with 784-H-10: 16 models of 100 KB take 0.65 to 0.8 of the time that they
-take one by one, 4 of 600 KB 0.85 to 0.9, 4 of 1.6 MB 1.1 to 1.2."""
+"""What their parameters and the optimizer's state may take together, to stay in a cache from mini-batch to mini-batch.
+Measured with 784-H-10: 16 models of 100 KB take 0.65 to 0.8 of the time that they take one by one, 4 of 600 KB 0.85 to 0.9,
+4 of 1.6 MB 1.1 to 1.2."""
 
 FEWEST = 4
 """Fewer models than these leave most lanes empty."""
@@ -145,7 +144,7 @@ def train_together(
         given = inputs.read(X, None, "X")
         n, *features = given.array.shape
         if batch_size != ALL and int(batch_size) > n > 0:
-            warnings.warn(f"batch_size {batch_size} is more than the {n} examples; {n} is used", UserWarning, stacklevel=2)
+            warn(f"batch_size {batch_size} is more than the {n} examples; {n} is used")
             settings = replace(settings, batch_size=n)
         visit = _shuffle(members[0].model, n) if order is None else _Orders(order, n)
         members[0].model.build(features)
@@ -310,7 +309,7 @@ def _on_threads(
     size = 1
     if on_host and all(_is_new(member.model) for member in members):
         first, each = members[0].model.network, -(-len(members) // workers)
-        own = first.size * first.dtype.itemsize * (1 + len(optimizer.slots))
+        own = max(1, first.size) * first.dtype.itemsize * (1 + len(optimizer.slots))
         size = -(-each // -(-each // min(ABREAST, max(1, ABREAST_BYTES // own))))
     stop = threading.Event()
 
@@ -388,6 +387,7 @@ def _in_lanes(
         if settings.validation_data is not None:
             known = examples.task(loss)
             validation = prepare(model, *settings.validation_data, loss, None, None, "validation ", known, part=True)
+            check_measures(model, validation, loss, as_metrics(settings.metrics))
         with engines.translated():
             lanes = _Lanes(members, examples, validation, loss, optimizer, engine, settings)
             open_.callback(lanes.close)
