@@ -22,7 +22,6 @@ from fastnn.run import CHUNK_SECONDS, LOG_ROWS, SNAPSHOT_SHARE, Run, stretches
 SHARED = ("X", "y", "order")
 """Inputs that only the calls read which are made once."""
 
-
 ALIKE = (Dense, Activation, BatchNorm, Flatten)
 """Layers that record the same for every model of the same settings: they draw no random numbers of their own."""
 
