@@ -107,23 +107,25 @@ def refuse(path: Path, why: str, error: BaseException | None = None) -> NoReturn
 
 def _open(path: Path) -> IO[bytes]:
     """A regular file, opened without waiting for whoever is at the other end of a pipe."""
-    flags = ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
+    names = ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
+    flags = os.O_RDONLY | sum(getattr(os, name, 0) for name in names)
     try:
-        handle = os.open(path, os.O_RDONLY | sum(getattr(os, flag, 0) for flag in flags))
+        file = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115
     except FileNotFoundError as error:
         raise FileError(f"there is no file {path}") from error
+    except IsADirectoryError as error:
+        refuse(path, "is a folder, not a file", error)
     except OSError as error:
         if error.errno == errno.ELOOP:
             refuse(path, "is a symbolic link; give the file that it stands for", error)
         raise
     try:
-        mode = os.fstat(handle).st_mode
-        if not stat.S_ISREG(mode):
-            refuse(path, f"is {'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe'}, not a file")
-        return os.fdopen(handle, "rb")
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            refuse(path, "is a device or a pipe, not a file")
     except BaseException:
-        os.close(handle)
+        file.close()
         raise
+    return file
 
 
 class _Entry(NamedTuple):

@@ -172,6 +172,9 @@ class Checkpoint(Callback):
     ended it (at the last whole step then). The newest `keep` files are kept. `best`: a column of the history such as
     "val_loss"; the model of its best epoch is kept as `best.safetensors` as well (`mode` as in `EarlyStopping`).
 
+    While callbacks are told of an epoch, a first Ctrl-C waits until all of them know. A second one does not, and leaves the
+    files that are there.
+
     A file that cannot be written (a full disk) ends the training with a FileError at the last whole step, or, with
     `on_error="warn"`, is warned of, and the training goes on; files that are there already stay whole either way. One process
     at a time writes into a folder, and one training: a folder that holds later steps than the model has made is refused.

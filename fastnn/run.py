@@ -24,6 +24,7 @@ from fastnn.evaluation import check_measures, evaluate, hit_attributes, measures
 from fastnn.examples import Examples, prepare
 from fastnn.feeds import Feed, feed
 from fastnn.inputs import Inputs, read
+from fastnn.interrupts import Interrupts
 from fastnn.labels import Task
 from fastnn.losses import LOSSES, as_loss
 from fastnn.metrics import as_metrics
@@ -116,6 +117,8 @@ class Run:
         self.stopped = False
         self._closing = False
         """Whether an epoch is over and not everybody knows."""
+        self._interrupts = Interrupts()
+        """Held while the run is not `consistent`."""
         self._chunk = 0
         self._looked = time.perf_counter()
         self._borrowed: dict[Any, Any] = {}
@@ -229,7 +232,7 @@ class Run:
 
     @property
     def consistent(self) -> bool:
-        """Whether the run's counts are those of the model: Ctrl-C may come between two of them."""
+        """Whether the run's counts are those of the model: an error, or a second Ctrl-C, may come between two of them."""
         return not self._closing and self.model.counters.step == self._first_step + self.step
 
     @property
@@ -260,6 +263,8 @@ class Run:
             for rows in sorted(set(self.per_epoch)):
                 self.engine.tune(self._program(), rows)
         with contextlib.ExitStack() as open_:
+            if any(isinstance(callback, Checkpoint) for callback in self.callbacks):
+                open_.enter_context(self._interrupts)
             self._begin(open_)
             begun: list[Callback] = []
             open_.push(lambda kind, error, trace: self._end(begun, error))
@@ -334,6 +339,7 @@ class Run:
 
     def _close(self, values: Mapping[str, float]) -> None:
         """Count an epoch that is over, and tell the callbacks."""
+        self._interrupts.hold()
         self._closing = True
         self.sums, self.seen, self.in_epoch = dict.fromkeys(self.sums, 0.0), 0, 0
         self.epoch += 1
@@ -362,6 +368,7 @@ class Run:
             except Exception as error:
                 failed = failed or error
         self._closing = False
+        self._interrupts.release()
         if failed is not None:
             raise failed
 
@@ -442,7 +449,8 @@ class Run:
         self.sums["weight"] = _added(self.sums["weight"], weight)
         self.seen += rows * len(log)
         self.in_epoch += len(log)
-        self.step += len(log)  # the last of the counts: see `consistent`
+        self.step += len(log)
+        self._interrupts.release()
 
     def _until_call(self) -> int:
         """Steps until a callback wants to be called."""
@@ -466,11 +474,13 @@ class Run:
             log, finite = self._finite(count)
             if not finite:
                 self._diverged(instance, before, count, position, epoch)
+            self._interrupts.hold()  # until `_add`
             self._count(count)
         except DivergenceError:
             raise
         except BaseException:
             self._restore(before)
+            self._interrupts.release()
             raise
         now = time.perf_counter()
         if now - self._looked > BACKUP_SECONDS:

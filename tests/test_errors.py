@@ -190,7 +190,7 @@ def test_signatures_are_those_of_the_constructors() -> None:
     """And what Python itself refuses is refused as before."""
     assert list(inspect.signature(fastnn.Dropout).parameters) == ["rate"]
     assert list(inspect.signature(fastnn.Adam).parameters)[:2] == ["learning_rate", "beta1"]
-    assert not inspect.signature(fastnn.Flatten).parameters
+    assert list(inspect.signature(fastnn.Flatten.__init__).parameters) == ["self"]
     assert Scaled(2.0, other=3.0).others == {"other": 3.0}
     for make in (lambda: fastnn.Flatten(3), fastnn.Dense, lambda: fastnn.Adam(*range(9))):  # type: ignore[call-arg, arg-type]
         with pytest.raises(TypeError, match="argument"):
