@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -423,6 +424,34 @@ def test_the_best_state_is_kept(tmp_path: Path) -> None:
     log = list(csv.DictReader(io.StringIO((tmp_path / "l").read_text())))
     best = max(log, key=lambda row: float(row["val_accuracy"]))
     assert fastnn.load(states / "best.safetensors").counters.step == int(best["step"])
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ([30, 45], r"interrupted after step 45, .*; it stands in .*states, go on with:\n.* --resume$"),
+        ([30], r"interrupted after step 45, .*; its state after step 30 is in .*states, go on with:\n.* --resume$"),
+        ([], r"interrupted after step 45, .*; no state of it is in .*states yet$"),
+    ],
+)
+def test_what_an_interrupted_training_has_left(
+    written: list[int], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a second Ctrl-C came before the last state was written."""
+    folder = tmp_path / "states"
+    folder.mkdir()
+
+    def interrupted(model: fastnn.Sequential, *data: Any, **options: Any) -> None:
+        model.build(data[0].shape[1:])
+        for step in written:
+            (folder / f"step-{step:09d}.safetensors").touch()
+        model.counters.step = 45
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fastnn.Sequential, "fit", interrupted)
+    result = CliRunner().invoke(main, ["train", "digits", "--epochs", "3", "--checkpoint", str(folder)])
+    assert result.exit_code == 130
+    assert re.search(says, result.stderr.rstrip(), re.DOTALL), result.stderr
 
 
 @pytest.mark.slow

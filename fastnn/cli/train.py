@@ -467,10 +467,18 @@ def _fold(model: Sequential, scaling: Standardizer) -> None:
 
 def _left(model: Sequential, epochs: int, checkpoint: Path | None, save: Path | None, plot: Path | None) -> str:
     """What an interrupted training leaves: where it stands, what was written, and how to go on."""
+    from fastnn.checkpoints import Folder
+
     text = f" after step {model.counters.step:,}, in epoch {min(model.counters.epoch + 1, epochs)} of {epochs}"
     text += "" if save is None else f"; the network is saved as it was then: {save}"
     text += "" if plot is None else f"; the curves are in {plot}"
-    return text if checkpoint is None else f"{text}; it stands in {checkpoint}, go on with:\n{command_line('--resume')}"
+    if checkpoint is None:
+        return text
+    newest = Folder(checkpoint).newest_step()
+    if newest is None:
+        return f"{text}; no state of it is in {checkpoint} yet"
+    place = "it stands" if newest == model.counters.step else f"its state after step {newest:,} is"
+    return f"{text}; {place} in {checkpoint}, go on with:\n{command_line('--resume')}"
 
 
 def _describe_examples(parts: _Parts) -> str:
