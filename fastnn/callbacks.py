@@ -372,18 +372,18 @@ class CSVLog(Callback):
         self._seconds = float(kept[-1][2]) if len(kept) > 1 else 0.0
         self._started = perf_counter()
         self._rate = run.learning_rate
-        if kept:
-            self._write(kept)
+        self._open(kept)
+
+    def _open(self, rows: list[list[str]]) -> None:
+        """Go on behind these rows, which are on the disk at every moment."""
+        if rows:
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows(rows)
+            write_whole(self.path.resolve(), text.getvalue().encode())
         try:
-            self._file = self.path.open("a" if kept else "w", newline="", encoding="utf-8")
+            self._file = self.path.open("a" if rows else "w", newline="", encoding="utf-8")
         except OSError as error:
             raise unwritable(self.path, error) from error
-
-    def _write(self, rows: list[list[str]]) -> None:
-        """Rows in the place of the file, which are on the disk at every moment."""
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows(rows)
-        write_whole(self.path.resolve(), text.getvalue().encode())
 
     def _widen(self, more: list[str], epochs: int) -> None:
         """Let the log have these columns too, which are empty for the epochs so far."""
@@ -391,8 +391,7 @@ class CSVLog(Callback):
         self._file.close()
         heading, *rows = self._kept(epochs)
         self._columns = [*heading, *more]
-        self._write([self._columns, *([*row, *[""] * len(more)] for row in rows)])
-        self._file = self.path.open("a", newline="", encoding="utf-8")
+        self._open([self._columns, *([*row, *[""] * len(more)] for row in rows)])
 
     def _kept(self, epochs: int) -> list[list[str]]:
         """The heading and the rows of the first `epochs` epochs of a log that is there."""
@@ -414,12 +413,12 @@ class CSVLog(Callback):
         seconds = self._seconds + perf_counter() - self._started
         row = dict(zip(self.FIRST, (epoch + 1, run.step, f"{seconds:.3f}", repr(self._rate)), strict=True))
         row |= {name: repr(float(value)) for name, value in values.items()}
+        if more := [name for name in row if self._columns and name not in self._columns]:
+            self._widen(more, epoch)
         try:
             if not self._columns:
                 self._columns = [*row]
                 csv.writer(self._file).writerow(self._columns)
-            elif more := [name for name in row if name not in self._columns]:
-                self._widen(more, epoch)
             csv.writer(self._file).writerow([row.get(name, "") for name in self._columns])
             self._file.flush()
             os.fsync(self._file.fileno())

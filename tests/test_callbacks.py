@@ -701,6 +701,24 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
     assert not model.built
 
 
+def test_a_log_that_cannot_be_widened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, folder = tmp_path / "log.csv", tmp_path / "c"
+    fit(CSVLog(path), Checkpoint(folder), epochs=1)
+
+    class Full(Callback):
+        def epoch_end(self, run: Any, epoch: int, values: Any) -> None:
+            def refuse(*arguments: Any) -> None:
+                raise OSError(28, "No space left on device")
+
+            monkeypatch.setattr(files.os, "replace", refuse)
+
+    with warnings.catch_warnings(action="ignore"), pytest.raises(FileError) as caught:  # the validation data are others
+        fit(Full(), CSVLog(path), Checkpoint(folder), resume=True, epochs=2, validation_data=examples())
+    assert str(caught.value) == f"{path} cannot be written: No space left on device"
+    monkeypatch.undo()
+    assert [row[0] for row in rows(path)] == ["epoch", "1"], "what was there is whole"
+
+
 def test_a_log_on_a_full_disk(tmp_path: Path) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("there is no /dev/full")

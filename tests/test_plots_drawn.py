@@ -545,6 +545,15 @@ def test_long_choices_stand_upright_beside_each_other() -> None:
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
+def test_choices_that_begin_alike_stay_apart() -> None:
+    found = Found(0.5, 0.1, 0.2, 0.3)
+    alike = ["(128, 64, 32), relu", "(128, 64, 32), tanh"]
+    found.columns = {**Found.columns, "activation": [*alike, *alike]}
+    last = plots.search_results(found)[3]
+    assert last.collections[0].get_offsets()[:, 0].tolist() == [0, 1, 0, 1]
+    assert [label.get_text() for label in last.get_xticklabels()] == ["(128, 64, 32)…"] * 2
+
+
 def test_whole_numbers_on_a_logarithmic_scale_are_written_out() -> None:
     found = Found(0.5, 0.1, 0.2, 0.3)
     found.scales = {**Found.scales, "units": "log"}

@@ -77,8 +77,11 @@ def search_results(results: Any, *, ax: Sequence[Axes] | None = None) -> list[Ax
     for axes, (name, column) in zip(panels, columns.items(), strict=True):
         scale, label = results.scales[name], str(name)
         if column.dtype.kind not in "iuf":
-            column = np.array([shortened(str(entry), look.LETTERS // 2) for entry in column])
-            if sum(map(len, set(column[seen]))) > look.LETTERS:
+            places = {text: place for place, text in enumerate(dict.fromkeys(str(column[index]) for index in seen))}
+            column = np.array([places.get(str(entry), -1) for entry in column])
+            written = [shortened(text, look.LETTERS // 2) for text in places]
+            axes.set_xticks(range(len(written)), written)
+            if sum(map(len, written)) > look.LETTERS:
                 axes.tick_params("x", labelrotation=90, labelsize="small")
         elif scale == "one minus log":
             column, label = 1.0 - column, f"1 - {name}"
