@@ -19,12 +19,14 @@ class Instances:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._free: OrderedDict[Any, list[Any]] = OrderedDict()
+        self._free: OrderedDict[Any, list[Any]] = OrderedDict()  # least recently used first; no list is empty
 
     def take(self, key: Any, make: Callable[[], Any]) -> _Borrowed:
         with self._lock:
             free = self._free.get(key)
             found = free.pop() if free else None
+            if free is not None and not free:
+                del self._free[key]
         if found is None:
             try:
                 found = make()
@@ -48,7 +50,7 @@ class Instances:
             self._free.move_to_end(key)
             while sum(map(len, self._free.values())) > KEPT_INSTANCES:
                 oldest = next(iter(self._free))
-                self._free[oldest].pop(0)
+                del self._free[oldest][0]
                 if not self._free[oldest]:
                     del self._free[oldest]
 
