@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import fastnn
+import fastnn_kernels
 
 SETUP = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\n"
 
@@ -76,6 +78,84 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     assert third.stderr.count("is damaged; it is compiled again") == 1
     fourth = python(FIT, FASTNN_CACHE_DIR=str(folder))
     assert fourth.stdout.split() == [misses, "0", total], "damaged files are replaced"
+
+
+STAMPS = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import fastnn_kernels.cpu
+from fastnn_kernels.cpu.compiling import _stamp
+files = sorted({m.__file__ for name, m in sys.modules.items() if name.startswith("fastnn_kernels")})
+assert all(file.startswith(sys.argv[1]) for file in files), files
+before = _stamp()
+for file in files:
+    path = pathlib.Path(file)
+    content = path.read_bytes()
+    path.write_bytes(content + b"# one more line\\n")
+    _stamp.cache_clear()
+    print(path.relative_to(sys.argv[1]).as_posix(), _stamp() != before)
+    path.write_bytes(content)
+_stamp.cache_clear()
+assert _stamp() == before
+"""
+
+
+def copied(folder: Path) -> Path:
+    """The package of kernels, in a folder of its own that sys.path can begin with."""
+    package = Path(fastnn_kernels.__file__).parent
+    shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def test_every_source_that_the_kernels_are_made_of_counts(tmp_path: Path) -> None:
+    """After an upgrade nothing is played that was compiled from other sources."""
+    run = subprocess.run([sys.executable, "-c", STAMPS, str(copied(tmp_path))], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found = dict(line.split() for line in run.stdout.splitlines())
+    assert set(found.values()) == {"True"}
+    assert len(found) > 30
+    for name in ("contract.py", "shapes.py", "cpu/gemm.py", "numpy/augment.py", "numpy/philox.py"):
+        assert f"fastnn_kernels/{name}" in found
+
+
+ROTATED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from fastnn_kernels import cpu, numpy as definition
+from fastnn_kernels.contract import TRANSFORMS
+ranges = tuple({**TRANSFORMS, "rotation": (0.1, 0.2)}.values())
+attributes = {"key": (1, 2), "size": (3, 3), "ranges": ranges, "pivot": 0.0, "amplitude": 0.0}
+for kernels in (definition, cpu):
+    operands = np.array(0), np.zeros((1, 8))
+    run = getattr(kernels, "run", lambda name, operands, attributes: getattr(kernels, name)(*operands, **attributes))
+    run("draw_transforms", operands, attributes)
+    print(*operands[1][0].round(9))
+"""
+
+
+@pytest.mark.slow
+def test_a_constant_of_the_definition_that_changes_is_compiled_in_anew(tmp_path: Path) -> None:
+    """The cosine by which images are rotated, before and after its first coefficient is doubled; the cache is the same."""
+    folder = copied(tmp_path / "package")
+
+    def rotations() -> list[str]:
+        environment = os.environ | {"FASTNN_CACHE_DIR": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
+        run = subprocess.run(
+            [sys.executable, "-c", ROTATED, str(folder)], env=environment, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr
+        return run.stdout.splitlines()
+
+    before = rotations()
+    assert before[0] == before[1]
+    source = folder / "fastnn_kernels" / "numpy" / "augment.py"
+    text = source.read_text()
+    assert text.count("\n    1.0, -1.2337") == 1
+    source.write_text(text.replace("\n    1.0, -1.2337", "\n    2.0, -1.2337"))
+    after = rotations()
+    assert after[0] == after[1]
+    assert after[0] != before[0]
 
 
 def damage(folder: Path) -> None:

@@ -223,9 +223,15 @@ class _FileCache:
 
 @functools.cache
 def _stamp() -> tuple[str, ...]:
-    """Everything beside the kernel's own label that decides its code."""
+    """Everything beside the kernel's own label that decides its code.
+
+    Constants are compiled in from the contract, the shapes and the definition too, so that every source counts but the CUDA
+    set's, of which this one takes nothing.
+    """
     digest = hashlib.sha256()
-    here = Path(__file__).parent
-    for source in sorted([*here.glob("*.py"), here.parent / "contract.py"]):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    package = Path(__file__).parents[1]
+    for source in sorted(package.rglob("*.py")):
+        name = source.relative_to(package)
+        if name.parts[0] != "cuda":
+            digest.update(name.as_posix().encode() + b"\0" + source.read_bytes() + b"\0")
     return (digest.hexdigest(), numba.__version__, llvmlite.__version__, platform.python_version(), sys.platform)
