@@ -33,7 +33,6 @@ from fastnn.layers import BUILT_IN, Layer
 from fastnn.model import Sequential, Trained
 from fastnn.optimizers import Optimizer
 from fastnn_kernels.contract import UPDATES
-from fastnn_kernels.memory import aligned
 
 FORMAT_VERSION = 2
 OPTIMIZER, RUN = "optimizer.", "run."
@@ -309,13 +308,11 @@ class _Stored:
     def put_into(self, model: Sequential) -> None:
         """Let a model of this architecture be in this state."""
         manifest = self.manifest
-        slots = {}
-        for name, values in self.slots.items():
-            slots[name] = aligned(values.size, values.dtype)
-            slots[name][...] = values
         model.set_weights(self.weights)
         kept = manifest.optimizer
-        model._start_slots(*((None, {}) if kept is None else (kept.kind, slots, kept.updates)))
+        slots = model._start_slots(None) if kept is None else model._start_slots(kept.kind, tuple(self.slots), kept.updates)
+        for name, slot in slots.items():
+            slot[...] = self.slots[name]
         model._optimizer = self.optimizer
         model.task = self.task
         if model._loss is not None and (self.task is None or model._loss.name != self.task.loss):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from fastnn.layers import Activation, Layer, final_activation
 from fastnn.losses import LOSSES, Loss
 from fastnn.program.trace import Program
 from fastnn.state import State
-from fastnn_kernels.memory import aligned
 
 LossLike = str | Loss | Callable[[Any, Any], Any]
 """A loss, its name, or a function of (outputs, targets)."""
@@ -140,7 +139,8 @@ class Sequential:
         self.counters = Counters()
         self._optimizer_state: OptimizerState | None = None
         self._network: steps.Network | None = None
-        self._state = State(parameters=np.zeros(0, self.dtype), statistics=np.zeros(0, self.dtype))
+        self._state = State(self.dtype)
+        self._state.add(parameters=0, statistics=0)
         self._outputs: tuple[int, ...] = ()
 
     def build(self, features: int | Sequence[int]) -> Sequential:
@@ -159,17 +159,16 @@ class Sequential:
         statistics = _places(kept)
         keys = tuple(random.key(self.seed, layer.purpose, index) for index, layer in enumerate(self.layers))
         network = steps.Network(self.layers, shape, self.dtype, parameters, statistics, keys, self.input_scale)
-        arena = aligned(network.size, self.dtype)
+        state = State(self.dtype)
+        arena, values = state.add(parameters=network.size, statistics=network.statistics_size).values()
         for (index, attribute, declaration), place in zip(declared, parameters, strict=True):
             beside = sorted(name for i, name, _ in declared if i == index)
             number = (index << 16) + beside.index(attribute)  # each array draws from a key of its own
-            values = declaration.initial(random.key(self.seed, random.INITIAL_WEIGHTS, number), place.shape, self.dtype)
-            arena[place.start : place.start + place.size] = values.reshape(-1)
-        values = aligned(network.statistics_size, self.dtype)
+            drawn = declaration.initial(random.key(self.seed, random.INITIAL_WEIGHTS, number), place.shape, self.dtype)
+            arena[place.start : place.start + place.size] = drawn.reshape(-1)
         for (_, _, declaration), place in zip(kept, statistics, strict=True):
             values[place.start : place.start + place.size] = np.ravel(declaration.initial)
-        self._state.set(parameters=arena, statistics=values)
-        self._outputs, self._network = outputs, network
+        self._state, self._outputs, self._network = state, outputs, network
         return self
 
     def freeze(self, *layers: int) -> Sequential:
@@ -328,20 +327,27 @@ class Sequential:
         slots = [name for name in snapshot.arrays if name not in ("parameters", "statistics")]
         with self._watched():
             if not snapshot.optimizer:
-                self._start_slots(None, {})
+                self._start_slots(None)
             elif state is None or (state.optimizer, set(state.slots)) != (snapshot.optimizer, set(slots)):
-                self._start_slots(snapshot.optimizer, {name: aligned(self.parameter_count, self.dtype) for name in slots})
+                self._start_slots(snapshot.optimizer, slots)
             self._state.restore(snapshot.arrays, (snapshot.step, snapshot.epoch, snapshot.updates))
         if self._optimizer_state is not None:
             self._optimizer_state.updates = snapshot.updates
         self.counters.step, self.counters.epoch = snapshot.step, snapshot.epoch
 
-    def _start_slots(self, optimizer: str | None, slots: dict[str, np.ndarray], updates: int = 0) -> None:
-        """Let the optimizer keep these arrays from now on, and no others."""
+    def _start_slots(
+        self, optimizer: str | None, slots: Sequence[str] = (), updates: int = 0, kept: Collection[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """Let the optimizer keep arrays of these names from now on, and no others; returns them, to be changed on the host.
+
+        Those in `kept`, which must be there, stay as they are; the others are zeros.
+        """
         if self._optimizer_state is not None:
             self._state.drop(*(name for name in self._optimizer_state.slots if name not in slots))
-        self._state.set(**slots)
-        self._optimizer_state = None if optimizer is None else OptimizerState(optimizer, slots, updates)
+        host = self._state.add(**{name: self.parameter_count for name in slots if name not in kept})
+        made = {name: host[name] for name in slots}
+        self._optimizer_state = None if optimizer is None else OptimizerState(optimizer, made, updates)
+        return made
 
     # --- use ----------------------------------------------------------------------------------------------------
 
@@ -642,10 +648,17 @@ class Sequential:
         del state["_cache"], state["_training"]
         if self._loss is not None and self._loss.name not in LOSSES:
             state["_loss"] = None  # a function of the user's own may not be picklable; evaluate then asks for it
+        if self._optimizer_state is not None:  # its arrays are those of `_state`
+            kept = self._optimizer_state
+            state["_optimizer_state"] = (kept.optimizer, tuple(kept.slots), kept.updates)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        if self._optimizer_state is not None:
+            optimizer, names, updates = state["_optimizer_state"]
+            arrays = self._state.read()
+            self._optimizer_state = OptimizerState(optimizer, {name: arrays[name] for name in names}, updates)
         try:
             engines.named(self.device)
         except DeviceError:  # where it comes to life there is no such GPU

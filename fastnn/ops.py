@@ -34,6 +34,7 @@ from fastnn_kernels.contract import (
     UPDATES,
     control_points,
 )
+from fastnn_kernels.memory import owned
 
 Array = Any
 """A NumPy array, a CuPy array or a Symbol; in one call all of the same kind."""
@@ -69,15 +70,20 @@ def _compute(
 
     with engines.translated():
         engine = engines.of(reads[0])
-        inputs = len(KERNELS[kernel].inputs)
-        arrays = [engine.place(x) for x in (*map(_contiguous, reads[:inputs]), *reads[inputs:])]
+        entry = KERNELS[kernel]
+        inputs = [engine.place(x) for x in reads[: len(entry.inputs)]]
+        targets = dict(zip(entry.updated, reads[len(inputs) :], strict=True))
+        for name, target in targets.items():
+            if isinstance(target, np.ndarray) and not target.flags.writeable:
+                raise InputError(f"{kernel}: {name} is updated in place, and this array is read-only; pass a copy")
+        # Kernels never write to memory of others, which may have any strides and alignment: NumPy does.
+        updated = [owned(x) if isinstance(x, np.ndarray) else engine.place(x) for x in targets.values()]
         made = [engine.outputs(reads[0], concrete(shape, 0), dtype) for shape, dtype in outputs]
-        engine.compute(kernel, [*arrays, *made], attributes)
+        engine.compute(kernel, [*inputs, *updated, *made], attributes)
+        for target, values in zip(targets.values(), updated, strict=True):
+            if isinstance(target, np.ndarray):
+                target[...] = values
         return [engine.lent(array) for array in made]
-
-
-def _contiguous(x: Any) -> Any:
-    return np.ascontiguousarray(x).reshape(x.shape) if isinstance(x, np.ndarray) else x
 
 
 def _family(name: str, *arguments: Any) -> str:
@@ -445,9 +451,6 @@ def batch_norm(
         return _apply("batch_norm_inference", reads, [(shape, dtype)], {"epsilon": epsilon, **NO_ACTIVATION})
     if x.shape[0] == 1:
         raise InputError("batch_norm: one row has no variance to normalise by in training; use at least two rows")
-    for name, value in {"running_mean": running_mean, "running_variance": running_variance}.items():
-        if isinstance(value, np.ndarray) and not (value.flags.c_contiguous and value.flags.writeable):
-            raise InputError(f"batch_norm: {name} is updated in place and must be contiguous and writeable")
     y, _, _ = _apply(
         "batch_norm", (x, gamma, beta, running_mean, running_variance),
         [(shape, dtype), (columns, dtype), (columns, dtype)], {"momentum": momentum, "epsilon": epsilon, **NO_ACTIVATION},
@@ -1122,6 +1125,12 @@ def update(
     _floats(name, gradient, norm, scalars, penalties, parameters, *state)
     if len(state) != len(UPDATES[name]) or any(tuple(s.shape) != tuple(parameters.shape) for s in (gradient, *state)):
         raise InputError(f"{name}: expected a gradient and {len(UPDATES[name])} arrays of state, all of the parameters' shape")
+    index, starts = _integers(name, index), _segments(name, parameters, starts, penalties)
+    if tuple(norm.shape) != () or tuple(index.shape) != () or len(scalars.shape) != 2 or scalars.shape[1] != 3:
+        got = ", ".join(describe(tuple(x.shape)) for x in (norm, scalars, index))
+        raise InputError(f"{name}: expected norm (), scalars (N, 3) and index (), got {got}")
+    if isinstance(index, np.ndarray) and not 0 <= int(index) < len(scalars):
+        raise InputError(f"{name}: expected an index from 0 to {len(scalars) - 1}, got {int(index)}")
     _apply(name, (gradient, norm, scalars, index, starts, penalties, parameters, *state), [], attributes)
 
 
@@ -1135,8 +1144,20 @@ def sum_of_squares(x: Array, clip_value: float = 0.0) -> Array:
 def penalty(parameters: Array, starts: Array, penalties: Array) -> Array:
     """sum over segments of l2/2 sum w^2 + l1 sum |w|, a 0-d array; `starts` and `penalties` as in `update`."""
     dtype = _floats("penalty", parameters, penalties)
+    starts = _segments("penalty", parameters, starts, penalties)
     blocks = _blocks("penalty", parameters)
     return sum(_apply("block_penalty", (parameters, starts, penalties), [((blocks,), dtype)]))
+
+
+def _segments(name: str, parameters: Array, starts: Array, penalties: Array) -> Array:
+    """The checked `starts` (S + 1,) of the segments of an arena (P,), as int64."""
+    starts = _integers(name, starts)
+    if len(parameters.shape) != 1 or len(starts.shape) != 1 or tuple(penalties.shape) != (starts.shape[0] - 1, 4):
+        got = ", ".join(describe(tuple(x.shape)) for x in (parameters, starts, penalties))
+        raise InputError(f"{name}: expected parameters (P,), starts (S + 1,) and penalties (S, 4), got {got}")
+    if isinstance(starts, np.ndarray) and (starts[0] != 0 or starts[-1] != len(parameters) or (np.diff(starts) < 0).any()):
+        raise InputError(f"{name}: expected starts that rise from 0 to {len(parameters)}, the number of parameters")
+    return starts
 
 
 def _blocks(name: str, x: Array) -> int:

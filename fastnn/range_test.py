@@ -131,7 +131,7 @@ def find_learning_rate(
         raise InputError(f"burst: expected a number above 1, got {burst!r}")
     rising = _Rising(np.geomspace(lowest, highest, steps), float(smoothing), float(burst))
     twin = copy.deepcopy(as_model(model))
-    twin._start_slots(None, {})
+    twin._start_slots(None)
     try:
         twin.fit(
             X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=steps, sample_weight=sample_weight, l2=l2,

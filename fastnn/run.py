@@ -33,7 +33,6 @@ from fastnn.program.plan import plan
 from fastnn.program.trace import Call, Program, Trace
 from fastnn.schedules import as_schedule
 from fastnn.settings import ALL, AUTO, Settings, as_optimizer, check_numbers, checked_callbacks
-from fastnn_kernels.memory import aligned
 
 LOG_ROWS = 4096
 """Steps whose losses fit into the log: the longest chunk."""
@@ -580,9 +579,7 @@ class Run:
             state = None
         kept = {} if state is None else state.slots
         if state is None or set(kept) != set(optimizer.slots):
-            size = model.parameter_count
-            slots = {slot: kept[slot] if slot in kept else aligned(size, model.dtype) for slot in optimizer.slots}
-            model._start_slots(name, slots, 0 if state is None else state.updates)
+            model._start_slots(name, optimizer.slots, 0 if state is None else state.updates, kept)
 
     def _key(self, rows: int, data: steps.Data) -> Any:
         settings = tuple(sorted(self.optimizer.attributes().items()))
@@ -672,7 +669,7 @@ def as_order(given: Any, n: int) -> np.ndarray:
         raise InputError("order(epoch): expected at least one index, got none")
     if order.min() < 0 or order.max() >= n:
         raise InputError(f"order(epoch): expected indices 0 to {n - 1}, got {order.min()} to {order.max()}")
-    return np.ascontiguousarray(order, np.int64)
+    return np.require(order, np.int64, ["C", "A"])
 
 
 def _shuffle(n: int, key: tuple[int, int], engine: engines.Engine) -> engines.Instance:

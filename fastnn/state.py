@@ -2,6 +2,9 @@
 
 On the host engines there is one copy, used where it lies. A GPU has a second one: it is filled when the GPU first needs it,
 goes on from there, and is fetched when the host next looks.
+
+Compiled code writes to these arrays where they lie. They are therefore always allocated here, and values from elsewhere (a
+file, a pickle, a user) are copied into them.
 """
 
 from __future__ import annotations
@@ -15,16 +18,18 @@ import numpy as np
 from fastnn import arrays
 from fastnn.engines import Engine
 from fastnn.engines.host import HostEngine
+from fastnn_kernels.memory import aligned, owned
 
 Progress = tuple[int, ...]
 """How far a training is with some values of the arrays: counts that belong to them."""
 
 
 class State:
-    """Arrays by name."""
+    """Flat arrays of one dtype by name."""
 
-    def __init__(self, **arrays: np.ndarray) -> None:
-        self._host = arrays
+    def __init__(self, dtype: Any) -> None:
+        self._dtype = np.dtype(dtype)
+        self._host: dict[str, np.ndarray] = {}
         self._progress: Progress | None = None  # of the latest values
         self._fetched: Progress | None = None  # of those on the host
         self._remote: dict[str, Any] = {}
@@ -33,13 +38,14 @@ class State:
         self._behind = True  # the host holds newer values than the device
         self._lock = threading.RLock()
 
-    def set(self, **arrays: np.ndarray) -> None:
-        """Add arrays of the host, or put others in the place of what went by their names."""
+    def add(self, **sizes: int) -> dict[str, np.ndarray]:
+        """New arrays of zeros, in the place of what went by their names; returns all, to be changed on the host."""
         with self._lock:
             self.read()
-            self._host |= arrays
-            self._remote = {name: array for name, array in self._remote.items() if name not in arrays}
+            self._host |= {name: aligned(size, self._dtype) for name, size in sizes.items()}
+            self._remote = {name: array for name, array in self._remote.items() if name not in sizes}
             self._behind = True
+            return self._host
 
     def drop(self, *names: str) -> None:
         """Forget arrays."""
@@ -136,8 +142,10 @@ class State:
             self._remote, self._engine, self._behind = {}, None, True
             return self._fetched if lost else None
 
-    def __getstate__(self) -> dict[str, np.ndarray]:
-        return dict(self.read())
+    def __getstate__(self) -> tuple[str, dict[str, np.ndarray]]:
+        return self._dtype.name, dict(self.read())
 
-    def __setstate__(self, arrays: dict[str, np.ndarray]) -> None:
-        self.__init__(**arrays)  # type: ignore[misc]
+    def __setstate__(self, state: tuple[str, dict[str, np.ndarray]]) -> None:
+        dtype, arrays = state
+        self.__init__(dtype)  # type: ignore[misc]
+        self._host = {name: owned(array) for name, array in arrays.items()}  # a pickle may hand over read-only or mapped memory

@@ -38,9 +38,9 @@ def network(**options: Any) -> fastnn.Sequential:
 def with_state(step: int = 3, **options: Any) -> fastnn.Sequential:
     """A model that looks as if it had been trained."""
     model = network(**options).build(5)
-    size = model.parameter_count
-    slots = {name: np.linspace(0, factor, size).astype(model.dtype) for name, factor in (("mean", 0.5), ("square", step))}
-    model._start_slots("Adam", slots, step)
+    slots = model._start_slots("Adam", ("mean", "square"), step)
+    for slot, factor in zip(slots.values(), (0.5, step), strict=True):
+        slot[...] = np.linspace(0, factor, model.parameter_count)
     model._optimizer = fastnn.Adam(fastnn.schedules.Cosine(0.01))
     model.counters.step, model.counters.epoch = step, 1
     model.task = Task("softmax_cross_entropy", "classes", np.array(["no", "yes"]))

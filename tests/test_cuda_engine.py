@@ -455,7 +455,8 @@ class Journeys(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.engines = {"cpu": engines.CPU, **{f"cuda:{n}": CudaEngine(HostRuntime(ordinal=n)) for n in (0, 1)}}
-        self.state = State(a=np.zeros(3), b=np.zeros(0))
+        self.state = State(np.float64)
+        self.state.add(a=3, b=0)
         self.latest = {"a": np.zeros(3), "b": np.zeros(0)}
         self.fetched = dict(self.latest)
         self.progress = self.fetched_progress = (0,)
@@ -475,7 +476,7 @@ class Journeys(RuleBasedStateMachine):
     def set(self, name: str, size: int) -> None:
         self.count += 1
         self.latest[name] = np.full(size, float(self.count))
-        self.state.set(**{name: self.latest[name].copy()})
+        self.state.add(**{name: size})[name][...] = self.latest[name]
         self.fetch()
 
     @rule(name=st.sampled_from(NAMES))
@@ -531,9 +532,10 @@ class Journeys(RuleBasedStateMachine):
     @rule(copied=copies)
     def restore(self, copied: Any) -> None:
         copies, values, where, progress = copied
-        missing = {name: value.copy() for name, value in values.items() if self.shape(name) != value.shape}
+        missing = {name: value for name, value in values.items() if self.shape(name) != value.shape}
         if missing:
-            self.state.set(**missing)
+            for name, value in missing.items():
+                self.state.add(**{name: value.size})[name][...] = value
             self.latest |= missing
             self.fetch()
         here = self.state._engine
@@ -575,7 +577,8 @@ class Journeys(RuleBasedStateMachine):
 def test_the_host_knows_how_far_its_values_are() -> None:
     """What `lose` goes back to: the values of the last look, with the progress that belonged to them."""
     engine = CudaEngine(HostRuntime())
-    state = State(a=np.zeros(2))
+    state = State(np.float64)
+    state.add(a=2)
     state.begin(engine, (1,))
     for count, looked in ((2, False), (3, True), (4, False)):
         engine.write(state.on(engine)["a"], np.full(2, float(count)))

@@ -41,7 +41,8 @@ class Engine(ABC):
 
     @abstractmethod
     def place(self, array: Any) -> Placed:
-        """An array of the host, or of another library, there; not copied where it lies there already."""
+        """An array of the host, or of another library, there, for programs to read; not copied where it lies there already,
+        contiguous and aligned."""
 
     @abstractmethod
     def write(self, target: Placed, values: Any) -> None:
@@ -132,6 +133,7 @@ class Instance(ABC):
         self._names = {symbol: name for name, symbol in program.inputs.items()}
         self._views: dict[Symbol, Placed] = {}
         self._ready = False
+        self._written = {symbol.root for call in program.calls for symbol in (*call.updated, *call.outputs)}
 
     @abstractmethod
     def _bound(self, symbol: Symbol, array: Placed) -> None:
@@ -153,8 +155,8 @@ class Instance(ABC):
         """The elements of a symbol, of the array `given` for its root or of the workspace."""
 
     def bind(self, **arrays: Placed) -> None:
-        """Give inputs their storage: C-contiguous arrays of the declared dtype and shape (rows that are not known
-        may be any).
+        """Give inputs their storage: C-contiguous and aligned arrays of the declared dtype and shape (rows that are not known
+        may be any), which can be written to where the program updates them. Raises InputError for others.
         """
         for name, array in arrays.items():
             symbol = self.program.inputs[name]
@@ -163,12 +165,15 @@ class Instance(ABC):
             fits = len(expected) == array.ndim and all(
                 free or e == a for e, a, free in zip(expected, array.shape, unknown, strict=True)
             )
-            contiguous = not isinstance(array, np.ndarray) or array.flags.c_contiguous
-            if not fits or array.dtype != symbol.dtype or not contiguous:
+            if not fits or array.dtype != symbol.dtype:
                 raise InputError(
-                    f"input {name!r}: expected a contiguous {symbol.dtype} array of shape {expected}, "
-                    f"got {array.dtype} {array.shape}"
+                    f"input {name!r}: expected {symbol.dtype} of shape {expected}, got {array.dtype} of shape {array.shape}"
                 )
+            if isinstance(array, np.ndarray):
+                if not (array.flags.c_contiguous and array.flags.aligned):
+                    raise InputError(f"input {name!r}: expected a contiguous, aligned array; pass numpy.require(x, None, 'CA')")
+                if symbol in self._written and not array.flags.writeable:
+                    raise InputError(f"input {name!r}: the program writes to it, and this array is read-only; pass a copy")
             if self.bound.get(name) is not array:
                 self.bound[name] = array
                 self._views.clear()

@@ -57,7 +57,7 @@ class HostEngine(Engine):
         return aligned(math.prod(shape), dtype).reshape(shape)
 
     def place(self, array: Any) -> np.ndarray:
-        return np.asarray(array.read() if not arrays.on_host(array) else array)
+        return np.require(array.read() if not arrays.on_host(array) else array, requirements=["C", "A", "E"])
 
     def write(self, target: np.ndarray, values: Any) -> None:
         if target.ndim:

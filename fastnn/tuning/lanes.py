@@ -314,10 +314,9 @@ class _Lanes:
             parameters, *state = (array[g] for array in self._arrays())
             step, epoch = self.step, int(self.settings.epochs)
         model = member.model
-        slots = {name: aligned(model.parameter_count, model.dtype) for name in self.optimizer.slots}
+        slots = model._start_slots(type(self.optimizer).__name__, self.optimizer.slots, step)
         for slot, values in zip(slots.values(), state, strict=True):
             slot[...] = values
-        model._start_slots(type(self.optimizer).__name__, slots, step)
         model._state.host()["parameters"][...] = parameters
         model.counters.step, model.counters.epoch = step, epoch
         model.task, model._loss = self.examples.task(self.loss), self.loss

@@ -16,3 +16,13 @@ def aligned(size: int, dtype: Any = np.uint8) -> np.ndarray:
     raw = np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+def owned(array: np.ndarray) -> np.ndarray:
+    """A copy in memory of ours that compiled code may write to: C-contiguous, in native byte order, on a cache line.
+
+    Arrays that others allocated may be read-only, lie between the boundaries of their elements, or belong to a file.
+    """
+    made = aligned(array.size, array.dtype.newbyteorder("=")).reshape(array.shape)
+    made[...] = array
+    return made
