@@ -7,6 +7,7 @@ and nowhere else. The file is written whole or not at all, so that a run that en
 
 from __future__ import annotations
 
+import inspect
 import math
 import statistics
 from pathlib import Path
@@ -262,6 +263,9 @@ def check(record: Record, path: Path) -> None:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a record."""
+    """The JSON schema of a record; descriptions are docstrings without their indentation, which msgspec keeps in some versions."""
     made: dict[str, Any] = msgspec.json.schema(Record)
+    for entry in made["$defs"].values():
+        if "description" in entry:
+            entry["description"] = inspect.cleandoc(entry["description"])
     return made
