@@ -4,8 +4,10 @@
 #
 #   ci/gpu.sh [--quick] OUT
 #
-# Every step's output is OUT/<step>.log; OUT/<gpu>-<date>.json is the record, and its table is printed last. No step keeps another
-# from running. Ends within 8 minutes, with --quick within 3, with 0 if everything passed and 1 otherwise.
+# OUT gets three files: the record <gpu>-<date>.json; summary.txt, what is printed here, which ends with the record's table; and
+# logs.tgz, what the steps left (<step>.log and results), packed anew after each of them, so that a run that is cut off has told
+# what it could. No step keeps another from running. Ends within 8 minutes, with --quick within 3, with 0 if everything passed
+# and 1 otherwise.
 # Installs nothing and uses the checkout as it lies here; what PYTHONPATH names already stays on it.
 #
 #   PYTHON       the Python to use                                            (python3)
@@ -25,7 +27,11 @@ fi
 if ! mkdir -p -- "$1"; then
     exit 2
 fi
-out=$(cd -- "$1" && pwd)
+results=$(cd -- "$1" && pwd)
+out=$(mktemp -d) # of the steps
+exec > >(tee -- "$results/summary.txt") 2>&1
+printing=$!
+trap 'exec >&- 2>&-; wait "$printing"; rm -rf -- "$out"' EXIT
 checkout=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 cd -- "$checkout" || exit 2
 
@@ -42,7 +48,9 @@ done
 # Seconds for all steps together; the record needs a few more.
 ((${#quick[@]})) && whole=165 || whole=455
 : >"$out/steps.tsv"
-rm -f -- "$out"/{tests,kernels,mnist}.xml "$out"/{bench,memcheck,racecheck}.{json,log}
+
+# What the steps have left so far, in one file that is whole at any time.
+pack() { tar -C "$out" -czf "$results/logs.tgz.new" . && mv -f -- "$results/logs.tgz.new" "$results/logs.tgz"; }
 
 # step NAME SECONDS COMMAND...: run it for so long at most, and as long as there is time at all.
 step() {
@@ -57,6 +65,7 @@ step() {
         code=$?
     fi
     printf '%s\t%d\t%d\n' "$name" "$code" $((SECONDS - began)) >>"$out/steps.tsv"
+    pack
     printf '== %-10s exit %-4d %4d s   (%d s in all)\n' "$name" "$code" $((SECONDS - began)) "$SECONDS"
     ((code == 0)) || tail -n 12 -- "$out/$name.log"
     return 0
@@ -65,17 +74,16 @@ step() {
 has() { "$python" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$1') is None)"; }
 
 if ! command -v "$python" >/dev/null; then
-    echo "there is no $python here; name one with PYTHON=" >&2
+    echo "there is no $python here; name one with PYTHON="
     exit 1
 fi
+absent=$("$python" ci/gpu_record.py missing | tr '\n' ' ')
+echo "not installed: ${absent:-nothing}"
 if ! found=$("$python" ci/gpu_record.py usable 2>&1); then
-    printf '%s\n' "${found##*$'\n'}" >&2
+    printf '%s\n' "${found##*$'\n'}"
     exit 1
 fi
 echo "on ${found##*$'\n'}"
-
-absent=$("$python" ci/gpu_record.py missing | tr '\n' ' ')
-echo "not installed: ${absent:-nothing}"
 [[ -n ${FASTNN_DATA:-} ]] || echo "no MNIST: name a folder with mnist/ by FASTNN_DATA"
 
 {
@@ -129,4 +137,7 @@ else
 fi
 
 echo
-"$python" ci/gpu_record.py write "$out"
+"$python" ci/gpu_record.py write "$out" "$results"
+code=$?
+pack
+exit $code

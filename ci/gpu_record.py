@@ -3,7 +3,7 @@
     python ci/gpu_record.py usable               the name of the GPU; ends with 1 and the reason where none can be used
     python ci/gpu_record.py missing              packages that are not here, one a line
     python ci/gpu_record.py plan FILE [--quick]  a benchmark of a few cells, for `fastnn bench --resume FILE`
-    python ci/gpu_record.py write FOLDER         FOLDER/<gpu>-<date>.json, and the table
+    python ci/gpu_record.py write FOLDER OUT     OUT/<gpu>-<date>.json of what the steps left in FOLDER, and the table
 
 A step that left nothing, or something that cannot be read, is said to have done so; it never keeps the record from being
 written. Needs nothing but the standard library, but for `usable`, and for `plan` and the ratios what `fastnn bench` needs.
@@ -249,12 +249,12 @@ def table(record: dict[str, Any]) -> Iterator[str]:
     yield row("result", "passed" if record["passed"] else "FAILED")
 
 
-def write(folder: Path) -> dict[str, Any]:
-    """Build the record, write it, print the table."""
+def write(folder: Path, out: Path) -> dict[str, Any]:
+    """Build the record of what lies in `folder`, write it into `out`, print the table."""
     now = datetime.datetime.now(datetime.UTC)
     record = build(folder, now)
     name = re.sub(r"[^a-z0-9]+", "-", record["gpu"].get("name", "gpu").lower()).strip("-")
-    path = folder / f"{name}-{now:%Y-%m-%d}.json"
+    path = out / f"{name}-{now:%Y-%m-%d}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
     print("\n".join([*table(record), f"{'record':<24}{path}"]))
     return record
@@ -268,8 +268,8 @@ def main(arguments: Sequence[str]) -> int:
             print("\n".join(missing()))
         case ["plan", path, *rest] if rest in ([], ["--quick"]):
             plan(Path(path), bool(rest))
-        case ["write", folder]:
-            return 0 if write(Path(folder))["passed"] else 1
+        case ["write", folder, out]:
+            return 0 if write(Path(folder), Path(out))["passed"] else 1
         case _:
             print(__doc__, file=sys.stderr)
             return 2

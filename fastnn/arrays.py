@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn.errors import KindError
+from fastnn.errors import KindError, PackageError
 
 GPU = 2
 """The number of NVIDIA GPUs among DLPack's kinds of device (dlpack.h, kDLCUDA)."""
@@ -38,8 +38,7 @@ def on_host(x: Any) -> bool:
 
 def namespace(*arrays: object) -> Any:
     """The array namespace (array API standard) that all of `arrays` share; mixtures raise."""
-    import array_api_compat
-
+    array_api_compat = _array_api_compat()
     kinds = {kind(x) for x in arrays}
     if "" in kinds:
         odd = next(x for x in arrays if not kind(x))
@@ -47,6 +46,14 @@ def namespace(*arrays: object) -> Any:
     if len(kinds) > 1:
         raise KindError("expected arrays of one kind, got NumPy and CuPy arrays together; move one with fastnn.arrays.to_host")
     return array_api_compat.array_namespace(*arrays)
+
+
+def _array_api_compat() -> Any:
+    try:
+        import array_api_compat
+    except ImportError as error:
+        raise PackageError.of("array-api-compat", "an array of another library than NumPy", error) from error
+    return array_api_compat
 
 
 def to_host(x: Any) -> np.ndarray:
@@ -68,8 +75,7 @@ def to_device(x: Any, like: Any) -> Any:
     """The array `x`, of the host or of the GPU of `like`, in the namespace of `like`; as it is where that is NumPy or none."""
     if isinstance(like, np.ndarray) or kind(like) == "cupy" == kind(x):
         return x
-    import array_api_compat
-
+    array_api_compat = _array_api_compat()
     if not array_api_compat.is_array_api_obj(like):
         return x
     space = array_api_compat.array_namespace(like)

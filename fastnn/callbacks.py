@@ -70,7 +70,7 @@ class Callback(Keywords):
 class Progress(Callback):
     """A bar over all steps in a terminal or a notebook, and a line an epoch (at most about `lines` of them).
 
-    Where standard error is neither, the lines alone are printed.
+    Where standard error is neither, or tqdm is not installed, the lines alone are printed.
     """
 
     def __init__(self, lines: int = 10) -> None:
@@ -78,22 +78,26 @@ class Progress(Callback):
         self.bar: Any = None
 
     def begin(self, run: Run) -> None:
-        from tqdm.auto import tqdm
-
+        try:
+            from tqdm.auto import tqdm
+        except ImportError:
+            return
         shown = sys.stderr.isatty() or in_notebook()
         total = run.total_steps
         self.bar = tqdm(total=total, initial=run.step, unit="step", leave=False, disable=not shown, dynamic_ncols=True)
         self.bar.set_postfix_str("preparing the step")
 
     def chunk_end(self, run: Run, losses: np.ndarray) -> None:
-        self.bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
-        self.bar.update(len(losses))
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
+            self.bar.update(len(losses))
 
     def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
         every = max(1, -(-run.epochs // self.lines))
         if (epoch + 1) % every == 0 or epoch in (0, run.epochs - 1):
             shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-            self.bar.write(f"epoch {epoch + 1:>{len(str(run.epochs))}}/{run.epochs}  {shown}", file=sys.stdout)
+            line = f"epoch {epoch + 1:>{len(str(run.epochs))}}/{run.epochs}  {shown}"
+            print(line) if self.bar is None else self.bar.write(line, file=sys.stdout)
 
     def end(self, run: Run, error: BaseException | None) -> None:
         if self.bar is not None:

@@ -17,16 +17,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import msgspec
 import numpy as np
 
+from fastnn.errors import FileError, FormatError, InputError, NotReadyError, PackageError, nearest, warn
+
+try:
+    import msgspec
+except ImportError as error:
+    raise PackageError.of("msgspec", "reading and writing models", error) from error
 try:
     import fcntl
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
 from fastnn import archives, random, steps
-from fastnn.errors import FileError, FormatError, InputError, NotReadyError, nearest, warn
 from fastnn.files import unwritable
 from fastnn.labels import Task
 from fastnn.layers import BUILT_IN, Layer

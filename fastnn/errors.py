@@ -33,6 +33,18 @@ class MissingError(NotReadyError, AttributeError):
     """A layer was asked for an array that it has only while a model records it."""
 
 
+class PackageError(FastnnError, ImportError):
+    """A package that something needs is not installed, or cannot be imported."""
+
+    @classmethod
+    def of(cls, package: str, purpose: str, error: ImportError) -> PackageError:
+        """What came of importing a package, called as it is installed; `purpose` is what needs it."""
+        absent = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == package.replace("-", "_")
+        state = "is not installed" if absent else f"cannot be imported ({error})"
+        cure = f"pip install {'' if absent else '--upgrade '}{package}"
+        return cls(f"{purpose} needs {package}, which {state}: {cure}", name=error.name, path=error.path)
+
+
 class DivergenceError(FastnnError, ArithmeticError):
     """Training produced NaN or infinity; the model is back at its last finite step."""
 

@@ -74,8 +74,6 @@ def record(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _checkpoint(run: Run, given: Any) -> Path | None:
     """The file to go on from; None to begin afresh."""
-    from fastnn.checkpoints import Folder
-
     if given is None or given is False:
         return None
     if given is True:
@@ -90,6 +88,8 @@ def _checkpoint(run: Run, given: Any) -> Path | None:
         raise FileError(f"resume: there is neither a checkpoint nor a folder of checkpoints at {path}")
     if not path.is_dir():
         return path
+    from fastnn.checkpoints import Folder
+
     latest = Folder(path).latest()
     if latest is None:
         raise InputError(f"resume: there is no checkpoint in the folder {path}")

@@ -29,6 +29,7 @@ from fastnn.labels import Task
 from fastnn.losses import LOSSES, as_loss
 from fastnn.metrics import as_metrics
 from fastnn.model import Sequential, Snapshot, Trained, as_loss_network
+from fastnn.program.narrow import bfloat16
 from fastnn.program.plan import plan
 from fastnn.program.trace import Call, Program, Trace
 from fastnn.schedules import as_schedule
@@ -696,9 +697,7 @@ def step_storage(network: steps.Network, engine: engines.Engine) -> dict[str, An
         "penalties": engine.place(penalties),
     }
     if engine.precision == "bf16":
-        import ml_dtypes
-
-        storage["shadow"] = engine.empty((network.size,), ml_dtypes.bfloat16)
+        storage["shadow"] = engine.empty((network.size,), bfloat16())
     return storage
 
 

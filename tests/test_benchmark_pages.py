@@ -19,7 +19,7 @@ from fastnn.benchmarks.crossover import crossover_lines, crossovers
 from fastnn.benchmarks.grid import Cell
 from fastnn.benchmarks.record import Contestant, Environment, Gpu, Limit, Measured, Record, Reference, Result, check
 from fastnn.benchmarks.runner import plan
-from fastnn.errors import FileError, InputError
+from fastnn.errors import FileError, InputError, PackageError
 from fastnn.program.explain import Limits
 
 EVIL = (
@@ -262,7 +262,7 @@ def test_what_is_missing_is_named(package: str, make_it: Any, record: Record, mo
     for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(InputError, match=rf"{package}: pip install"):
+    with pytest.raises(PackageError, match=rf"needs {package}, which is not installed: pip install {package}"):
         make_it(record)
 
 

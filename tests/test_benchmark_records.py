@@ -488,4 +488,4 @@ def test_what_draws_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = write(noisy_run(0), tmp_path / "record.json")
     result = command("show", path)
     assert result.exit_code == 0, result.output
-    assert "plots need matplotlib: pip install matplotlib" in " ".join(result.stdout.split())
+    assert "a plot needs matplotlib, which is not installed: pip install matplotlib" in " ".join(result.stdout.split())

@@ -346,7 +346,7 @@ def test_curves_need_matplotlib_before_the_training(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = run("train", "digits", "--plot", tmp_path / "curves.png")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == "error: plots need matplotlib: pip install matplotlib\n"
+    assert result.stderr == "error: a plot needs matplotlib, which is not installed: pip install matplotlib\n"
 
 
 @pytest.mark.parametrize("epochs", [0, 2])

@@ -6,8 +6,10 @@ import datetime
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -179,14 +181,16 @@ def test_the_ratios_are_those_of_the_benchmark(made: Any, tmp_path: Path) -> Non
 
 def test_it_is_written_and_shown(made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "nvidia-smi.csv").write_text(SMI)
-    written = made.write(tmp_path)
-    (path,) = tmp_path.glob("nvidia-h200-*.json")
+    (tmp_path / "out").mkdir()
+    written = made.write(tmp_path, tmp_path / "out")
+    (path,) = (tmp_path / "out").iterdir()
+    assert path.name.startswith("nvidia-h200-")
     assert json.loads(path.read_text()) == written
     assert str(path) in capsys.readouterr().out
 
 
 def test_nothing_at_all_makes_a_record_that_did_not_pass(made: Any, tmp_path: Path) -> None:
-    assert made.main(["write", str(tmp_path)]) == 1
+    assert made.main(["write", str(tmp_path), str(tmp_path)]) == 1
     assert list(tmp_path.glob("gpu-*.json"))
     assert made.main(["wrong"]) == 2
 
@@ -205,9 +209,71 @@ def test_without_a_gpu_the_scripts_say_so(command: list[str], tmp_path: Path) ->
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert ended.returncode == 1
-    assert ended.stderr.startswith("no GPU here: ")
-    assert (ended.stdout + ended.stderr).count("\n") == 1
+    *before, said = (ended.stdout + ended.stderr).splitlines()
+    assert said.startswith("no GPU here: ")
     assert not any((tmp_path / "out").glob("*.json"))
+    if script == "gpu.sh":
+        assert [line.partition(":")[0] for line in before] == ["not installed"], "what is missing is said before it ends"
+        assert (tmp_path / "out" / "summary.txt").read_text() == ended.stdout
+    else:
+        assert not before
+
+
+STAND_IN = f"""#!/usr/bin/env bash
+# Python on a machine with a GPU, as far as the script looks: tests pass, networks are explained, a benchmark takes its time.
+case "$*" in
+    "ci/gpu_record.py usable") echo "NVIDIA Stand-in" ;;
+    "-m pytest "*)
+        for argument; do [[ $argument == --junitxml=* ]] && echo '{PASSED}' >"${{argument#--junitxml=}}"; done
+        echo "tested" ;;
+    "-m fastnn bench "*) sleep "$PAUSE" ;;
+    "-m fastnn "* | "ci/sanitize.py "*) echo "$*" ;;
+    *) exec {sys.executable} "$@" ;;
+esac
+"""
+
+
+def on_a_stand_in(folder: Path, pause: int, *options: str) -> subprocess.Popen[str]:
+    python = folder / "python"
+    python.write_text(STAND_IN)
+    python.chmod(0o700)
+    return subprocess.Popen(
+        ["bash", str(CI / "gpu.sh"), *options, str(folder / "out")], stdout=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"PYTHON": str(python), "PAUSE": str(pause), "PATH": "/usr/bin:/bin", "FASTNN_DATA": str(folder)},
+    )  # fmt: skip
+
+
+def packed(folder: Path) -> set[str]:
+    with tarfile.open(folder / "out" / "logs.tgz") as file:
+        return {Path(name).name for name in file.getnames()} - {"."}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--quick"]])
+def test_a_whole_run_leaves_three_files(options: list[str], tmp_path: Path) -> None:
+    printed, _ = on_a_stand_in(tmp_path, 0, *options).communicate(timeout=300)
+    (record,) = (tmp_path / "out").glob("*.json")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {record.name, "summary.txt", "logs.tgz"}
+    assert (tmp_path / "out" / "summary.txt").read_text() == printed
+    assert [name for name in ("tests", "mnist", "bench", "explain0") if f"== {name} " not in printed] == []
+    steps = json.loads(record.read_text())["steps"]
+    assert all(step["exit"] == 0 for step in steps if step["name"] not in ("memcheck", "racecheck")), printed
+    assert {f"{step['name']}.log" for step in steps} < packed(tmp_path)
+    assert {"bench.json", "tests.xml", "versions.log"} < packed(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_cut_off_has_told_what_it_could(tmp_path: Path) -> None:
+    run = on_a_stand_in(tmp_path, 600)
+    assert run.stdout is not None
+    said = []
+    while "mnist" not in "".join(said):
+        said.append(run.stdout.readline())
+        assert said[-1], said
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate(timeout=60)
+    assert {"tests.log", "mnist.log", "steps.tsv"} <= packed(tmp_path)
+    assert "== tests " in (tmp_path / "out" / "summary.txt").read_text()
 
 
 @pytest.mark.parametrize("arguments", [["gpu.sh"], ["gpu.sh", "a", "b"], ["gpu-bench.sh"], ["gpu-bench.sh", "--resume"]])

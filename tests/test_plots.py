@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastnn import plots
-from fastnn.errors import InputError
+from fastnn.errors import InputError, PackageError
 
 pytest.importorskip("matplotlib")
 
@@ -70,7 +70,7 @@ def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
 
 def test_matplotlib_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(InputError, match="pip install matplotlib"):
+    with pytest.raises(PackageError, match="pip install matplotlib"):
         plots.cost_curves(HISTORY)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnn.errors import FastnnError, FileError, InputError, KindError, NotReadyError
+from fastnn.errors import FastnnError, FileError, InputError, KindError, NotReadyError, PackageError
 from fastnn.tuning import Choice, Integers, LogUniform, OneMinus, Results, Space, Trial, TrialResult, Uniform, load, search
 from fastnn.tuning import study as study_module
 
@@ -639,7 +639,7 @@ def test_bad_arguments(options: dict[str, Any], kind: type[FastnnError], message
 
 def test_optuna_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(InputError, match="pip install optuna"):
+    with pytest.raises(PackageError, match="pip install optuna"):
         search(bowl, SPACE, trials=1)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from fastnn.benchmarks import curves
 from fastnn.benchmarks.crossover import crossover_lines
 from fastnn.benchmarks.record import OURS, STATUS_TEXTS, Limit, Measured, Record, Result, geometric_mean
-from fastnn.errors import InputError
+from fastnn.errors import PackageError
 
 SYMBOLS = {
     "fastnn": ("circle", "●"), "torch": ("square", "■"), "jax": ("triangle-up", "▲"), "sklearn": ("diamond", "◆"),
@@ -33,11 +33,11 @@ EMPTY = '<td class="number" data-sort=""></td>'
 
 
 def render(record: Record) -> str:
-    """The page of a record, whatever is in it. Raises InputError where plotly is missing."""
+    """The page of a record, whatever is in it. Raises PackageError where plotly is missing."""
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise InputError("pages need plotly: pip install plotly") from error
+        raise PackageError.of("plotly", "a page", error) from error
     found = curves.panels(record)
     plotly, script = get_plotlyjs(), _resource("page.js")
     environment = record.environment

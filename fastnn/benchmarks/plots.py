@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastnn.benchmarks import curves
 from fastnn.benchmarks.record import OURS, Record
-from fastnn.errors import FileError, InputError
+from fastnn.errors import FileError, InputError, PackageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +58,7 @@ DASHES: tuple[Any, ...] = ("-", ":", "-.")
 
 
 def draw(record: Record) -> Figure:
-    """The picture of a record, whatever is in it. Raises InputError where matplotlib is missing."""
+    """The picture of a record, whatever is in it. Raises PackageError where matplotlib is missing."""
     with _style():
         from matplotlib.figure import Figure
 
@@ -127,7 +127,7 @@ def _style() -> Iterator[None]:
     try:
         from matplotlib import style
     except ImportError as error:
-        raise InputError("plots need matplotlib: pip install matplotlib") from error
+        raise PackageError.of("matplotlib", "a plot", error) from error
     with style.context(STYLE, after_reset=True):
         yield
 

@@ -263,7 +263,7 @@ def check(record: Record, path: Path) -> None:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a record; descriptions are docstrings without their indentation, which msgspec keeps in some versions."""
+    """The JSON schema of a record. Descriptions are docstrings less their indentation, which some versions of msgspec keep."""
     made: dict[str, Any] = msgspec.json.schema(Record)
     for entry in made["$defs"].values():
         if "description" in entry:

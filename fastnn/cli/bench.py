@@ -300,7 +300,7 @@ def _footer(record: Record) -> None:
 def _draw(record: Record, path: Path) -> None:
     """Plots and page beside the record; without the libraries that draw them, a line that says what to install."""
     from fastnn.benchmarks import page, plots
-    from fastnn.errors import InputError
+    from fastnn.errors import PackageError
     from fastnn.files import write_whole
 
     pictures = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
@@ -311,5 +311,5 @@ def _draw(record: Record, path: Path) -> None:
         line("plots", ", ".join(map(str, pictures)))
         write_whole(path.with_suffix(".html"), page.render(record).encode())
         line("page", str(path.with_suffix(".html")))
-    except InputError as error:
+    except PackageError as error:
         line("missing", str(error))

@@ -7,14 +7,14 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastnn import arrays
 from fastnn.engines.base import Engine, Instance
 from fastnn.engines.host import convert_rows
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, KindError, PackageError
 from fastnn.program.chain import chained
 from fastnn.program.chain_norm import merged
 from fastnn.program.mask import Way, alternatives, masked
@@ -22,12 +22,14 @@ from fastnn.program.trace import Call, Program, Symbol, concrete
 from fastnn_kernels.contract import SUM_BLOCK, Operand
 from fastnn_kernels.cuda import dense
 from fastnn_kernels.cuda.arrays import DeviceArray
-from fastnn_kernels.cuda.choices import Choices
 from fastnn_kernels.cuda.dense import Choice
 from fastnn_kernels.cuda.lowering import ALIGNMENT, LOWERINGS, VECTOR, request
 from fastnn_kernels.cuda.player import PlacedCall, Player
 from fastnn_kernels.cuda.runtime import Runtime
 from fastnn_kernels.cuda.schedule import Place
+
+if TYPE_CHECKING:
+    from fastnn_kernels.cuda.choices import Choices
 
 WORKSPACE = "workspace"
 
@@ -59,7 +61,7 @@ class CudaEngine(Engine):
         self.products = "tf32" if precision == "tf32" else "float32"
         self.name = f"cuda:{runtime.ordinal}"
         self._numbers: DeviceArray | None = None
-        self._choices = Choices(runtime) if tune else None
+        self._choices = _choices(runtime) if tune else None
 
     def empty(self, shape: tuple[int, ...], dtype: Any, mirrored: bool = False) -> DeviceArray:
         return DeviceArray.empty(self.runtime, shape, dtype, mirrored)
@@ -183,6 +185,14 @@ class CudaEngine(Engine):
             if with_mask and all(dense.precision(call) in dense.MASKED and dense.is_all_of(call) for call in with_mask):
                 return way
         return ways[0]
+
+
+def _choices(runtime: Runtime) -> Choices:
+    try:
+        from fastnn_kernels.cuda.choices import Choices
+    except ImportError as error:
+        raise PackageError.of("msgspec", "choosing by timing", error) from error
+    return Choices(runtime)
 
 
 _single_lock = threading.Lock()

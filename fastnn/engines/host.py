@@ -12,7 +12,7 @@ import numpy as np
 from fastnn import arrays
 from fastnn.engines.base import Engine, Instance
 from fastnn.engines.pace import Pace
-from fastnn.errors import InputError
+from fastnn.errors import InputError, PackageError
 from fastnn.program.trace import Call, Program, Symbol, concrete
 from fastnn_kernels.memory import aligned
 
@@ -77,9 +77,7 @@ class HostEngine(Engine):
 
             getattr(definition, kernel)(*operands, **attributes)
         else:
-            import fastnn_kernels.cpu as cpu
-
-            cpu.run(kernel, operands, attributes)
+            _compiled_kernels().run(kernel, operands, attributes)
 
     def count_nonfinite(self, array: np.ndarray) -> np.ndarray:
         return np.array([0 if np.isfinite(array).all() else np.count_nonzero(~np.isfinite(array))])
@@ -193,6 +191,15 @@ class HostInstance(Instance):
         return 1 if seconds <= seconds / cores() + len(work) * BARRIER else cores()
 
 
+def _compiled_kernels() -> Any:
+    """The CPU kernel set, which is compiled by Numba."""
+    try:
+        import fastnn_kernels.cpu
+    except ImportError as error:
+        raise PackageError.of("numba", "the CPU engine", error) from error
+    return fastnn_kernels.cpu
+
+
 class _NumpyCalls:
     """The definition: each call a Python call."""
 
@@ -221,7 +228,7 @@ class _CpuCalls:
     """The tables of the player: for each call the kernel's address and its operand words."""
 
     def __init__(self, instance: HostInstance, calls: Sequence[Call]) -> None:
-        import fastnn_kernels.cpu as cpu
+        cpu = _compiled_kernels()
         from fastnn_kernels.cpu.team import TEAM
 
         self.team = TEAM

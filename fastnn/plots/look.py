@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn import arrays
-from fastnn.errors import InputError, KindError
+from fastnn.errors import KindError, PackageError
 from fastnn.summary import shortened
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ LETTERS = 28
 
 
 def require() -> None:
-    """Raise InputError where matplotlib is missing."""
+    """Raise PackageError where matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise InputError("plots need matplotlib: pip install matplotlib") from error
+        raise PackageError.of("matplotlib", "a plot", error) from error
 
 
 def panels(count: int = 1) -> list[Axes]:

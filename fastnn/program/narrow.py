@@ -9,9 +9,11 @@ float32. Everything else, such as what a loss of the user's own computes, is lef
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
+from fastnn.errors import PackageError
 from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT, UPDATES
 
@@ -26,14 +28,21 @@ CARRIERS = {
 """Kernels between which rows are handed on as bfloat16."""
 
 
+def bfloat16() -> np.dtype[Any]:
+    """The dtype, which NumPy has from another package."""
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise PackageError.of("ml-dtypes", 'precision="bf16"', error) from error
+    return np.dtype(ml_dtypes.bfloat16)
+
+
 def narrow(program: Program) -> Program:
     """The program with a further input, `shadow`, bfloat16 of the parameters, for its products to read."""
-    import ml_dtypes
-
-    bfloat16 = np.dtype(ml_dtypes.bfloat16)
+    narrower = bfloat16()
     arena = program.inputs["parameters"]
-    shadow = Symbol(arena.trace, arena.shape, bfloat16, "shadow")
-    narrowed = {symbol: Symbol(symbol.trace, symbol.shape, bfloat16, symbol.name) for symbol in _narrowed(program)}
+    shadow = Symbol(arena.trace, arena.shape, narrower, "shadow")
+    narrowed = {symbol: Symbol(symbol.trace, symbol.shape, narrower, symbol.name) for symbol in _narrowed(program)}
     for call in program.calls:  # what is read in another shape, and that in yet another one
         if call.is_view and call.operands[0] in narrowed:
             of, view = call.operands
@@ -46,7 +55,7 @@ def narrow(program: Program) -> Program:
     for call in program.calls:
         replaced = call.replace(narrowed)
         if call.kernel in PRODUCTS:
-            with_bias = call.kernel == "dense" and replaced.outputs[0].dtype == bfloat16
+            with_bias = call.kernel == "dense" and replaced.outputs[0].dtype == narrower
             replaced = replaced.replace(rounded(call.inputs if with_bias else call.inputs[:2]))
         elif call.kernel in UPDATES:
             replaced = Call(call.kernel, (*replaced.operands, shadow), call.attributes)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastnn import random
-from fastnn.errors import FileError, InputError, KindError, nearest, warn
+from fastnn.errors import FileError, InputError, KindError, PackageError, nearest, warn
 from fastnn.tuning.results import Results
 from fastnn.tuning.space import Distribution, Space
 from fastnn.tuning.strategies import STRATEGIES, Settings
@@ -154,7 +154,7 @@ def _require() -> None:
     try:
         import optuna  # noqa: F401
     except ImportError as error:
-        raise InputError("searching needs Optuna: pip install optuna") from error
+        raise PackageError.of("optuna", "searching", error) from error
 
 
 def _check_name(name: Any) -> None:

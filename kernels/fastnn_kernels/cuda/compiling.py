@@ -11,10 +11,8 @@ from typing import Any
 from fastnn_kernels.caching import cache_folder, read, write
 from fastnn_kernels.cuda.runtime import CudaError, CudaUnavailable
 
-ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
-"""Those that every source is compiled for in the tests: Turing to Blackwell."""
-
-OPTIONS = ("--std=c++17", "--ptxas-options=-v")
+OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "--ptxas-options=-v")
+"""Without the second, NVRTC before 13.2 takes the call operator of a generic lambda for a host function and refuses it."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +33,19 @@ class Compiled:
 
 
 def compile_source(source: str, architecture: int) -> Compiled:
-    """Machine code for `sm_<architecture>`; for one that this NVRTC does not know yet, PTX of the newest that it does."""
+    """Machine code for `sm_<architecture>`; for one that this NVRTC does not know, PTX of the next older one that it does.
+
+    Raises CudaUnavailable for one that is older than all that it knows.
+    """
     nvrtc = _nvrtc()
-    newest = max(nvrtc.getSupportedArchs())
-    known = architecture <= newest
-    target = f"--gpu-architecture=sm_{architecture}" if known else f"--gpu-architecture=compute_{newest}"
+    older = [each for each in nvrtc.getSupportedArchs() if each <= architecture]
+    if not older:
+        major, minor = version()
+        raise CudaUnavailable(
+            f"CUDA {major}.{minor} compiles for no GPU as old as this one (sm_{architecture}); use an older CUDA"
+        )
+    known = architecture in older
+    target = f"--gpu-architecture=sm_{architecture}" if known else f"--gpu-architecture=compute_{max(older)}"
     program = nvrtc.createProgram(source, "fastnn.cu", (), ())
     try:
         try:
