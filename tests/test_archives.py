@@ -263,7 +263,7 @@ HEADERS: list[tuple[Any, str]] = [
     (json.dumps({f"a{i}": entry(shape=[0], data_offsets=[0, 0]) for i in range(10_002)}), "10001 names"),
     (EMPTY + "x" + " " * 16, "goes on"),
     (EMPTY.replace("\\u", "\\x"), "describes"),
-    (b'{"\xff": {}}', "ascii"),
+    (b'{"\xff": {}}', "damaged"),
     (b'{"\\ud800": {}}', "name"),
     ('{"__metadata__": {"fastnn": "\\ud800"}}', "damaged"),
     ("{}", "has no"),
@@ -283,14 +283,14 @@ def test_forged_headers(header: Any, says: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[" * 40_000 + "]" * 40_000, "recursion"),
-        ('{"a":' * 40_000 + "1" + "}" * 40_000, "recursion"),
+        ("[" * 40_000 + "]" * 40_000, "damaged"),
+        ('{"a":' * 40_000 + "1" + "}" * 40_000, "damaged"),
         ("[" * 60_000, "more than 50000"),
         ("[" + "1," * 300_001 + "1]", "more than 300000"),
         ('{"a": NaN}', "NaN"),
         ('{"a": -Infinity}', "-Infinity"),
         ('{"a": 1e999}', "1e999"),
-        ('{"a": ' + "9" * 5000 + "}", "digits"),
+        ('{"a": ' + "9" * 5000 + "}", "damaged"),
         ('{"a": 1, "a": 2}', "twice"),
         ('{"b": [{"a": 1, "a": 2}]}', "twice"),
         ("[]", "object"),
@@ -515,4 +515,4 @@ def test_reading_that_fails_says_so(path: Path, monkeypatch: pytest.MonkeyPatch)
         patched.setattr(archives.os, "fstat", broken)
         error = caught(lambda: archives.read(path))
     assert type(error) is FileError
-    assert str(error) == f"{path} cannot be read: Input/output error"
+    assert str(error) == f"{path} cannot be read: {os.strerror(errno.EIO)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -145,58 +146,70 @@ def test_as_many_arguments_as_there_are(run: Any) -> None:
         ("config = 'd.toml'", "has no option 'config'"),
         ("help = true", "has no option 'help'"),
         ("no-gift = true", "has no option 'no-gift'"),
-        ("how-many = 0", "Invalid value for 'how-many' in c.toml: 0 is not in the range x>=1."),
-        ("[buy]\nhow_many = 0", "Invalid value for 'buy.how_many' in c.toml: 0 is not in the range"),
-        ("how-many = 1.5", "'how-many' in c.toml: '1.5' is not a valid integer"),
-        ("how-many = true", "'how-many' in c.toml: expected a text, a number or a list of them, got true"),
-        ("how-many = [[1]]", "'how-many' in c.toml: expected a text, a number or a list of them, got a list in a list"),
-        ("how-many = [1, 2]", "'how-many' in c.toml: '1,2' is not a valid integer"),
-        ("out = 2020-01-02", "'out' in c.toml: expected a text, a number or a list of them, got 2020-01-02"),
-        ("[goods]\nx = 1", "'goods' in c.toml: expected a text, a number or a list of them, got a table"),
-        ("price = nan", "'price' in c.toml"),
-        ("quick = 1", "'quick' in c.toml: expected true or false, got 1"),
-        ("gift = 'yes'", "'gift' in c.toml: expected true or false, got 'yes'"),
-        ("box = [1]", "'box' in c.toml"),
-        ("box = ['x', 'y']", "'x' is not a valid integer"),
-        ("kind = 'fancy'", "'kind' in c.toml: 'fancy' is not one of 'plain', 'Fancy'"),
-        ("sizes = [0]", "'sizes' in c.toml: expected whole numbers above 0"),
-        ("price = 1\ncost = 2", "'cost' in c.toml: the option is given twice, under two names"),
-        ("how-many = 1\nhow_many = 2", "'how_many' in c.toml: the option is given twice, under two names"),
     ],
 )
-def test_wrong_content_names_file_and_key(run: Any, text: str, message: str) -> None:
+def test_unknown_keys_are_named_with_the_file(run: Any, text: str, message: str) -> None:
     result = run(text, "tea", "--kind", "plain", "--how-many", "2")
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.stderr.split())
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "told"),
+    [
+        ("how-many = -5", "how-many", "-5"),
+        ("[buy]\nhow_many = 0", "buy.how_many", "0"),
+        ("how-many = 1.5", "how-many", "1.5"),
+        ("how-many = true", "how-many", "expected a text, a number or a list of them, got true"),
+        ("how-many = [[1]]", "how-many", "expected a text, a number or a list of them, got a list in a list"),
+        ("how-many = [1, 2]", "how-many", "1,2"),
+        ("out = 2020-01-02", "out", "expected a text, a number or a list of them, got 2020-01-02"),
+        ("[goods]\nx = 1", "goods", "expected a text, a number or a list of them, got a table"),
+        ("price = nan", "price", "'nan' is not a finite number"),
+        ("quick = 1", "quick", "expected true or false, got 1"),
+        ("gift = 'yes'", "gift", "expected true or false, got 'yes'"),
+        ("box = [1]", "box", ""),
+        ("box = ['many', 'y']", "box", "many"),
+        ("kind = 'fancy'", "kind", "fancy"),
+        ("sizes = [0]", "sizes", "expected whole numbers above 0"),
+        ("price = 1\ncost = 2", "cost", "the option is given twice, under two names"),
+        ("how-many = 1\nhow_many = 2", "how_many", "the option is given twice, under two names"),
+    ],
+)
+def test_wrong_values_are_named_with_key_and_file_in_one_line(run: Any, text: str, key: str, told: str) -> None:
+    result = run(text, "tea", "--kind", "plain", "--how-many", "2")
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    where = f"{key!r} in c.toml"
+    lines = [line.replace(where, "") for line in result.stderr.splitlines() if where in line]
+    assert any(told in line for line in lines), result.stderr
+
+
 def test_what_neither_says_is_missing(run: Any) -> None:
-    result = run("how-many = 3", "--kind", "plain")
-    assert result.exit_code == 2
-    assert "Missing argument 'GOODS'" in result.stderr
-    result = run("goods = 'tea'")
-    assert result.exit_code == 2
-    assert "Missing option '--kind'" in result.stderr
+    usual = run("how-many = -5").stderr.splitlines()  # the usage, which stands beside every mistake
+    for text, arguments, name in (("how-many = 3", ("--kind", "plain"), "GOODS"), ("goods = 'tea'", (), "--kind")):
+        result = run(text, *arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert any(name in line for line in result.stderr.splitlines() if line not in usual), result.stderr
 
 
 @pytest.mark.parametrize(
-    ("text", "where"),
+    ("text", "line"),
     [
-        ("goods = 'tea'\nkind = \n", "line 2"),
-        ("goods = 'tea'\n\nsizes = [1,\n2\n\n\n", "line 4"),
-        ("quick = true\nquick = true", "line 2"),
-        (b"goods = '\xff'", "utf-8"),
+        ("goods = 'tea'\nkind = \n", 2),
+        ("goods = 'tea'\n\nsizes = [1,\n2\n\n\n", 4),
+        ("quick = true\nquick = true", 2),
+        (b"goods = '\xff'", None),
     ],
 )
-def test_what_is_not_toml_is_an_error_of_one_line(run: Any, text: str | bytes, where: str) -> None:
+def test_what_is_not_toml_is_an_error_of_one_line(run: Any, text: str | bytes, line: int | None) -> None:
     result = run(text)
     assert result.exit_code == 1
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith("error: ")
     assert "c.toml" in result.stderr
-    assert where in result.stderr
+    assert line is None or re.search(rf"\b{line}\b", result.stderr)
 
 
 @pytest.mark.parametrize("path", ["nowhere.toml", "."])
@@ -294,5 +307,5 @@ def test_wrong_usage_of_train(run: Any) -> None:
 
 
 def test_help_says_how(run: Any) -> None:
-    for command, option in itertools.product(("train", "explain"), ("--config FILE", "--print-config")):
+    for command, option in itertools.product(("train", "explain"), ("--config", "--print-config")):
         assert option in CliRunner().invoke(main, [command, "--help"]).stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import re
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,8 @@ REFUSED = {
     "dict": ({"a": [1]}, TypeError, "got a dict"),
     "nothing": (None, TypeError, "got a NoneType"),
     "object": (np.array([[1, "a"]], object), TypeError, r"got dtype object; convert it with X\.astype\(float\)"),
-    "texts": (np.array([["a"]]), TypeError, "got dtype <U1; encode texts"),
-    "bytes": (np.array([[b"a"]]), TypeError, r"got dtype \|S1; encode texts"),
+    "texts": (np.array([["a"]]), TypeError, f"got dtype {np.dtype('U1')}; encode texts"),
+    "bytes": (np.array([[b"a"]]), TypeError, f"got dtype {re.escape(str(np.dtype('S1')))}; encode texts"),
     "complex": (np.ones((2, 2), complex), TypeError, r"got dtype complex128; use X\.real"),
     "dates": (DATES, TypeError, "datetime64.*dates to numbers"),
     "times": (DATES - DATES, TypeError, "timedelta64.*times to numbers"),
@@ -323,11 +324,11 @@ def test_frames_are_taken_by_the_names_of_training(library: Any) -> None:
     [
         (pandas.Series(["red", None]), r"'b' hold text.*such as 'red'; encode.*pandas\.get_dummies\(X, columns=\['b'\]\)"),
         (pandas.Series(["red", "blue"], dtype="category"), r"'b' hold text or categories.*get_dummies"),
-        (pandas.to_datetime(pandas.Series(["2020-01-01"] * 2)), r"'b' hold no numbers, such as Timestamp.*X\.drop"),
+        (pandas.to_datetime(pandas.Series(["2020-01-01"] * 2)), r"'b' hold no numbers, such as .*2020.*X\.drop"),
         (pandas.Series([1j, 2]), "'b' hold no numbers, such as 1j"),
         (polars.Series(["red", None]), r"'b' hold text.*such as 'red'; encode.*X\.to_dummies\(\['b'\]\)"),
         (polars.Series(["red", "blue"], dtype=polars.Categorical), r"'b' hold text or categories.*X\.to_dummies"),
-        (polars.Series(["2020-01-01"] * 2).str.to_date(), r"'b' hold no numbers, such as datetime\.date.*X\.drop"),
+        (polars.Series(["2020-01-01"] * 2).str.to_date(), r"'b' hold no numbers, such as .*2020.*X\.drop"),
         (pandas.array([1, None], dtype="Int64"), r"the column 'b' misses 1 values, the first in row 1; .*X\.fillna"),
         (polars.Series([None, 2]), r"the column 'b' misses 1 values, the first in row 0; .*X\.fill_null"),
         (pandas.Series([1.0, np.nan]), r"1 values are NaN.*the first in row 1, column 1 \('b'\)"),
@@ -436,7 +437,7 @@ def test_what_is_written_to_a_private_map_is_never_let_go_of(tmp_path: Path) -> 
     assert inputs.mapping(given.copy()) is None
     assert inputs.mapping(numbers()) is None
     shared = mapped(tmp_path, numbers())
-    assert inputs.mapping(np.asarray(shared)[1:, :2]) is shared._mmap
+    assert inputs.mapping(np.asarray(shared)[1:, :2]) is shared.base
 
 
 @pytest.mark.usefixtures("small")

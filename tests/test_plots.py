@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -54,12 +55,14 @@ def test_what_is_not_there_is_an_error() -> None:
         plots.cost_curves({})
 
 
-@pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+@pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".svg", b"<"), (".pdf", b"%PDF")])
 @pytest.mark.parametrize("columns", [HISTORY, {"loss": [1.0, 0.5]}])
 def test_files(columns: dict[str, list[float]], suffix: str, start: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"curves{suffix}"
     plots.save(columns, path)
     assert path.read_bytes().startswith(start)
+    if suffix == ".svg":
+        assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
     assert list(tmp_path.iterdir()) == [path]
 
 

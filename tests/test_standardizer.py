@@ -152,8 +152,7 @@ def test_fit_leaves_the_layer_as_it_was() -> None:
     values[0] = 9
     assert made.mean is not None
     assert made.mean[0] == 1.0
-    with pytest.raises(ValueError, match="read-only"):
-        made.mean[0] = 3.0
+    assert not made.mean.flags.writeable
 
 
 # What can be wrong.
@@ -181,7 +180,7 @@ def test_not_fitted_and_wrong_features() -> None:
     ("X", "error", "message"),
     [
         ([[1.0]], KindError, "expected an array, got list; convert it with numpy.asarray"),
-        (np.array([["a"]]), KindError, "expected numbers, got dtype <U1"),
+        (np.array([["a"]]), KindError, f"expected numbers, got dtype {np.dtype('U1')}"),
         (np.array([[1j]]), KindError, "expected numbers"),
         (np.ones(3), InputError, r"got \(3,\); use .reshape\(-1, 1\)"),
         (np.ones((0, 3)), InputError, "examples to learn from"),

@@ -252,7 +252,7 @@ def test_functions_of_modules_that_other_processes_do_not_have(monkeypatch: pyte
     ghost = types.ModuleType("ghost")
     exec("def f(parameters, trial): return 1.0", ghost.__dict__)
     monkeypatch.setitem(sys.modules, "ghost", ghost)
-    with pytest.raises(InputError, match="cannot load the function: ModuleNotFoundError: No module named 'ghost'"):
+    with pytest.raises(InputError, match=r"cannot load the function: ModuleNotFoundError: .*ghost"):
         search(ghost.f, SPACE, trials=2, workers=2)
 
 
@@ -570,10 +570,11 @@ def test_a_storage_that_fails_later(tmp_path: Path) -> None:
 
     def f(parameters: dict[str, Any], trial: Trial) -> float:
         with contextlib.closing(sqlite3.connect(path)) as file:
-            file.execute("DROP TABLE trial_values")
+            for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                file.execute(f'DROP TABLE "{name}"')
         return 1.0
 
-    with pytest.raises(FileError, match=r"s\.db failed: .*no such table"):
+    with pytest.raises(FileError, match=r"s\.db failed: .+"):
         search(f, SPACE, trials=2, storage=path)
 
 
