@@ -38,6 +38,14 @@ tar -C "$checkout" --exclude=./.git --exclude='__pycache__' --exclude='.*_cache'
 wheels=("$work"/wheels/fastnn_xp-*.whl)
 "$python" -m pip install --quiet "${wheels[0]}[dev]" "${oracles[@]}"
 
+heading "compilers"
+# The oldest and the newest NVRTC of CUDA 12 and 13, each in a folder of its own: a GPU's owner has one of them.
+compilers=(12.0 "nvidia-cuda-nvrtc-cu12==12.0.*" 12 "nvidia-cuda-nvrtc-cu12" 13.0 "nvidia-cuda-nvrtc==13.0.*" 13 "nvidia-cuda-nvrtc==13.*")
+for ((index = 0; index < ${#compilers[@]}; index += 2)); do
+    "$python" -m pip install --quiet --no-deps --target "$work/compilers/${compilers[index]}" "${compilers[index + 1]}"
+done
+export FASTNN_NVRTC=$work/compilers
+
 heading "browser"
 # For the test of the benchmark's page, which skips visibly without one.
 if ! { command -v chromium && command -v chromedriver; } && command -v apt-get >/dev/null && ((EUID == 0)); then

@@ -12,10 +12,11 @@ VARIABLE = "FASTNN_NVRTC"
 """Names a folder with a folder of libraries for each version."""
 
 
-def named() -> list[Path]:
-    """The libraries in the folder that the environment names, in an order of their own."""
+def named() -> dict[str, Path]:
+    """The libraries in the folder that the environment names, by the names of their folders there."""
     folder = os.environ.get(VARIABLE)
-    return sorted(Path(folder).glob("*/libnvrtc.so.*[0-9]")) if folder else []
+    found = sorted(Path(folder).rglob("libnvrtc.so.*[0-9]")) if folder else []
+    return {library.relative_to(folder).parts[0]: library for library in found}
 
 
 class NvrtcError(Exception):
