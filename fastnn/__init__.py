@@ -161,8 +161,11 @@ def _pointer(name: str) -> str:
 
     places = {own: [f"fastnn.{own}"] for own in __all__}
     for module in _MODULES:
-        for own, value in vars(importlib.import_module(f"fastnn.{module}")).items():
-            made_here = hasattr(value, "__qualname__") and str(value.__module__).startswith(f"fastnn.{module}")
+        home = importlib.import_module(f"fastnn.{module}")
+        for own, value in vars(home).items():
+            made_here = hasattr(value, "__qualname__") and (
+                own in getattr(home, "__all__", ()) or str(value.__module__).startswith(f"fastnn.{module}")
+            )
             if made_here and not own.startswith("_") and own not in __all__:
                 places.setdefault(own, []).append(f"fastnn.{module}.{own}")
     if name in places:

@@ -12,10 +12,10 @@ import io
 import math
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 
@@ -23,40 +23,92 @@ from fastnn.configurations import Keywords, as_count, as_number
 from fastnn.errors import DeviceError, DivergenceError, FileError, InputError, KindError, nearest, warn
 from fastnn.files import unwritable, write_whole
 from fastnn.metrics import METRICS
+from fastnn.state import Snapshot
 
-if TYPE_CHECKING:
-    from fastnn.model import Snapshot
-    from fastnn.run import Run
+
+class RunState(Protocol):
+    """What callbacks see of a training."""
+
+    model: Any
+    """The `Sequential` that is trained."""
+    engine: Any
+    """Where it is trained, a `fastnn.engines.Engine`."""
+    epoch: int
+    """How many epochs are over."""
+    epochs: int
+    """How many there are in all."""
+    step: int
+    """How many steps of all epochs are done."""
+    in_epoch: int
+    """How many of them are steps of this epoch."""
+    batch_size: int
+
+    @property
+    def callbacks(self) -> Sequence[Callback]:
+        """All of this training, in the order in which they are called."""
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """One list a quantity, one value an epoch."""
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps of all epochs; None where an iterable does not tell how long it is."""
+
+    @property
+    def columns(self) -> list[str]:
+        """What each epoch adds to the history, but for what callbacks measure."""
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Steps and epochs so far, to be compared."""
+
+    @property
+    def consistent(self) -> bool:
+        """Whether model and counts belong to each other, so that a checkpoint may be written."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step. What is assigned takes the place of the optimizer's schedule."""
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None: ...
+
+    def record(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Plain values and arrays that a checkpoint keeps beside the model, so that the training can be resumed."""
+
+    def keep(self, snapshot: Snapshot) -> None:
+        """Restore this snapshot of the model when the training is over."""
 
 
 class Callback(Keywords):
     """Override what you need.
 
-    `run` (`fastnn.run.Run`) tells how far the training is: `run.model`, `run.epoch` of `run.epochs` and `run.step` of
+    `run` (a `RunState`) tells how far the training is: `run.model`, `run.epoch` of `run.epochs` and `run.step` of
     `run.total_steps` (both count what is done), `run.history`, `run.batch_size`; `run.learning_rate` may be set.
     """
 
     every: int | None = None
     """How many steps lie between two calls of `step_end`, counted from the first of the run. None: it is never called."""
 
-    def begin(self, run: Run) -> bool | None:
+    def begin(self, run: RunState) -> bool | None:
         """Before the first step, or before the first that is left of a run that is gone on with; return True to end the
         training at once."""
         return None
 
-    def chunk_end(self, run: Run, losses: np.ndarray) -> None:
+    def chunk_end(self, run: RunState, losses: np.ndarray) -> None:
         """After a chunk of steps with these losses (steps,), float64, each from before its update. How long chunks are depends
         on the machine: what is changed here changes the results from run to run."""
 
-    def step_end(self, run: Run) -> bool | None:
+    def step_end(self, run: RunState) -> bool | None:
         """After each `every` steps; return True to end the training."""
         return None
 
-    def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> bool | None:
+    def epoch_end(self, run: RunState, epoch: int, values: Mapping[str, float]) -> bool | None:
         """After an epoch (counted from 0) with what the history gets; return True to end the training."""
         return None
 
-    def end(self, run: Run, error: BaseException | None) -> None:
+    def end(self, run: RunState, error: BaseException | None) -> None:
         """After the last step; `error` is what ended the training before its time: an exception, KeyboardInterrupt."""
 
     def state(self) -> dict[str, Any]:
@@ -77,7 +129,7 @@ class Progress(Callback):
         self.lines = lines
         self.bar: Any = None
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: RunState) -> None:
         try:
             from tqdm.auto import tqdm
         except ImportError:
@@ -87,19 +139,19 @@ class Progress(Callback):
         self.bar = tqdm(total=total, initial=run.step, unit="step", leave=False, disable=not shown, dynamic_ncols=True)
         self.bar.set_postfix_str("preparing the step")
 
-    def chunk_end(self, run: Run, losses: np.ndarray) -> None:
+    def chunk_end(self, run: RunState, losses: np.ndarray) -> None:
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
             self.bar.update(len(losses))
 
-    def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
+    def epoch_end(self, run: RunState, epoch: int, values: Mapping[str, float]) -> None:
         every = max(1, -(-run.epochs // self.lines))
         if (epoch + 1) % every == 0 or epoch in (0, run.epochs - 1):
             shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
             line = f"epoch {epoch + 1:>{len(str(run.epochs))}}/{run.epochs}  {shown}"
             print(line) if self.bar is None else self.bar.write(line, file=sys.stdout)
 
-    def end(self, run: Run, error: BaseException | None) -> None:
+    def end(self, run: RunState, error: BaseException | None) -> None:
         if self.bar is not None:
             self.bar.close()
 
@@ -134,14 +186,14 @@ class EarlyStopping(Callback):
         self._snapshot: Snapshot | None = None
         self._restored = False
 
-    def begin(self, run: Run) -> bool:
+    def begin(self, run: RunState) -> bool:
         self.watched.check(run)
         if not self._restored:
             self._start()
         self._restored = False
         return self.stopped
 
-    def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> bool:
+    def epoch_end(self, run: RunState, epoch: int, values: Mapping[str, float]) -> bool:
         value = self.watched.value(values)
         if self.best_epoch < 0 or self.watched.is_better(value, self.best, self.min_delta):
             self.best, self.best_epoch, self.waited = value, epoch, 0
@@ -152,7 +204,7 @@ class EarlyStopping(Callback):
         self.stopped = self.waited > 0 and self.waited >= self.patience
         return self.stopped
 
-    def end(self, run: Run, error: BaseException | None) -> None:
+    def end(self, run: RunState, error: BaseException | None) -> None:
         if error is None and self._snapshot is not None:
             run.keep(self._snapshot)
 
@@ -161,8 +213,6 @@ class EarlyStopping(Callback):
         return values if self._snapshot is None else {**values, **self._snapshot.to_config()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        from fastnn.model import Snapshot
-
         self.best, self.best_epoch = float(state["best"]), int(state["best_epoch"])
         self.waited, self.stopped = int(state["waited"]), bool(state["stopped"])
         self._snapshot = Snapshot.from_config(state) if "optimizer" in state else None
@@ -195,7 +245,7 @@ class Checkpoint(Callback):
         mode: str | None = None,
         on_error: str = "raise",
     ) -> None:
-        from fastnn.checkpoints import Folder
+        from fastnn.model_files import Folder
 
         if on_error not in ("raise", "warn"):
             raise InputError(f"on_error: unknown {on_error!r}{nearest(on_error, ('raise', 'warn'))}")
@@ -211,7 +261,7 @@ class Checkpoint(Callback):
         self._lock: Any = None
         self._written: tuple[int, int] | None = None
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: RunState) -> None:
         if self.watched is not None:
             self.watched.check(run)
         if not self._restored:
@@ -229,10 +279,10 @@ class Checkpoint(Callback):
             )
         self._lock = lock
 
-    def step_end(self, run: Run) -> None:
+    def step_end(self, run: RunState) -> None:
         self._write(run)
 
-    def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
+    def epoch_end(self, run: RunState, epoch: int, values: Mapping[str, float]) -> None:
         if self.watched is not None:
             value = self.watched.value(values)
             if math.isnan(self.best) or self.watched.is_better(value, self.best, 0.0):
@@ -241,7 +291,7 @@ class Checkpoint(Callback):
         if self.epochs is not None and run.epoch % self.epochs == 0:
             self._write(run)
 
-    def end(self, run: Run, error: BaseException | None) -> None:
+    def end(self, run: RunState, error: BaseException | None) -> None:
         if self._lock is None:
             return
         try:
@@ -259,7 +309,7 @@ class Checkpoint(Callback):
         self.best = float(state["best"])
         self._restored = True
 
-    def _write(self, run: Run) -> None:
+    def _write(self, run: RunState) -> None:
         if run.place == self._written:
             return
         self._try(lambda: self.folder.write(run.model, run.record()))
@@ -291,17 +341,17 @@ class LearningRate(Callback):
         self._epoch = -1
         self._restored = False
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: RunState) -> None:
         if not self._restored:
             self._epoch = -1
         self._restored = False
         self._set(run, run.epoch)
 
-    def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
+    def epoch_end(self, run: RunState, epoch: int, values: Mapping[str, float]) -> None:
         if run.epoch < run.epochs:
             self._set(run, run.epoch)
 
-    def _set(self, run: Run, epoch: int) -> None:
+    def _set(self, run: RunState, epoch: int) -> None:
         if epoch == self._epoch:  # gone on with in an epoch whose rate the run has kept
             return
         self._epoch = epoch
@@ -337,12 +387,12 @@ class StepLosses(Callback):
     def losses(self) -> np.ndarray:
         return np.concatenate(self._chunks)
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: RunState) -> None:
         if not self._restored:
             self._keep(np.zeros(0))
         self._restored = False
 
-    def chunk_end(self, run: Run, losses: np.ndarray) -> None:
+    def chunk_end(self, run: RunState, losses: np.ndarray) -> None:
         self._chunks += [np.full(run.step - len(losses) - self._known, np.nan), losses.copy()]
         self._known = run.step
 
@@ -370,7 +420,7 @@ class CSVLog(Callback):
         self._columns: list[str] = []
         self._seconds = 0.0
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: RunState) -> None:
         kept = self._kept(run.epoch) if run.epoch else []
         self._columns = kept[0] if kept else []
         self._seconds = float(kept[-1][2]) if len(kept) > 1 else 0.0
@@ -409,10 +459,10 @@ class CSVLog(Callback):
         whole = [row for row in rows[1:] if len(row) == len(rows[0]) and row[0].isdigit() and int(row[0]) <= epochs]
         return [rows[0], *whole]
 
-    def chunk_end(self, run: Run, losses: np.ndarray) -> None:
+    def chunk_end(self, run: RunState, losses: np.ndarray) -> None:
         self._rate = run.learning_rate
 
-    def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
+    def epoch_end(self, run: RunState, epoch: int, values: Mapping[str, float]) -> None:
         assert self._file is not None
         seconds = self._seconds + perf_counter() - self._started
         row = dict(zip(self.FIRST, (epoch + 1, run.step, f"{seconds:.3f}", repr(self._rate)), strict=True))
@@ -429,7 +479,7 @@ class CSVLog(Callback):
         except OSError as error:
             raise unwritable(self.path, error) from error
 
-    def end(self, run: Run, error: BaseException | None) -> None:
+    def end(self, run: RunState, error: BaseException | None) -> None:
         if self._file is not None:
             file, self._file = self._file, None
             with contextlib.suppress(OSError):  # every row was flushed; what failed then was raised then
@@ -463,7 +513,7 @@ class Monitor:
             raise InputError(f"mode: unknown {mode!r}{nearest(mode, ('min', 'max'))}")
         self.option, self.name, self.sign = option, name, 1.0 if mode == "min" else -1.0
 
-    def check(self, run: Run) -> None:
+    def check(self, run: RunState) -> None:
         """Raise, before the first step, where no epoch will have the column. A callback of the user's own may add it."""
         kinds = [type(callback) for callback in run.callbacks if type(callback).epoch_end is not Callback.epoch_end]
         if all(kind.__module__.startswith("fastnn.") for kind in kinds):

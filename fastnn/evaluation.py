@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from fastnn import engines, labels, ops, steps
+from fastnn.core import ModelState, as_loss_network
 from fastnn.examples import Examples
 from fastnn.feeds import Feed, feed
 from fastnn.layers import final_activation
 from fastnn.losses import Loss
 from fastnn.metrics import METRICS, Metric, check_metrics, compute
-from fastnn.model import Sequential, as_loss_network
 
 LOG_ROWS = 4096
 """Mini-batches whose losses fit into the log."""
@@ -31,7 +31,7 @@ def measures(hits: dict[str, Any] | None, metrics: Sequence[Metric] = ()) -> tup
     return ("loss", *(("accuracy",) if hits is not None else ()), *(metric.name for metric in (*_of_values(hits), *metrics)))
 
 
-def check_measures(model: Sequential, examples: Examples, loss: Loss, metrics: Sequence[Metric]) -> None:
+def check_measures(model: ModelState, examples: Examples, loss: Loss, metrics: Sequence[Metric]) -> None:
     """Raise InputError for a metric that says nothing of these examples."""
     probable = loss.link is not None or final_activation(model.layers) in ("softmax", "sigmoid")
     check_metrics(metrics, examples.kind, examples.classes, probable)
@@ -42,7 +42,7 @@ def _of_values(hits: dict[str, Any] | None) -> tuple[Metric, ...]:
 
 
 def evaluate(
-    model: Sequential,
+    model: ModelState,
     examples: Examples,
     loss: Loss,
     threads: int | None,
@@ -62,7 +62,7 @@ def evaluate(
 
 
 def measured(
-    model: Sequential,
+    model: ModelState,
     examples: Examples,
     loss: Loss,
     threads: int | None,
@@ -78,7 +78,7 @@ def measured(
 
 
 def _play(
-    model: Sequential, examples: Examples, loss: Loss, hits: dict[str, Any] | None, threads: int | None, engine: engines.Engine,
+    model: ModelState, examples: Examples, loss: Loss, hits: dict[str, Any] | None, threads: int | None, engine: engines.Engine,
     fed: Feed,
 ) -> dict[str, float]:  # fmt: skip
     """Loss and, where there are classes, accuracy, by the program of evaluation."""
@@ -130,7 +130,7 @@ def _blocks(n: int, block: int) -> Iterator[tuple[int, int]]:
         yield n % block, 1
 
 
-def _outputs(model: Sequential, examples: Examples, loss: Loss, threads: int | None, engine: engines.Engine) -> np.ndarray:
+def _outputs(model: ModelState, examples: Examples, loss: Loss, threads: int | None, engine: engines.Engine) -> np.ndarray:
     """What the loss takes, on the host: logits where it has a link, else the outputs of the last layer."""
     outputs = model._outputs_of(as_loss_network(model, loss), examples.X, threads, engine)
     if not isinstance(outputs, np.ndarray):
@@ -139,7 +139,7 @@ def _outputs(model: Sequential, examples: Examples, loss: Loss, threads: int | N
     return found
 
 
-def _measure(model: Sequential, metric: Metric, examples: Examples, loss: Loss, outputs: np.ndarray) -> float:
+def _measure(model: ModelState, metric: Metric, examples: Examples, loss: Loss, outputs: np.ndarray) -> float:
     """One metric of all examples."""
     if metric.takes == "outputs":
         targets = examples.y

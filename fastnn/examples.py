@@ -19,7 +19,7 @@ from fastnn.layers import final_activation
 from fastnn.losses import Loss
 
 if TYPE_CHECKING:
-    from fastnn.model import Sequential
+    from fastnn.core import ModelState
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Examples:
 
 
 def prepare(
-    model: Sequential,
+    model: ModelState,
     X: Any,
     y: Any,
     loss: Loss,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -20,10 +20,12 @@ from fastnn.errors import InputError, NotReadyError, warn
 from fastnn.losses import Loss, mean_loss
 from fastnn.program.differentiate import gradients
 from fastnn.program.fuse import fuse
-from fastnn.program.trace import B, N, Program, Symbol, Trace
+from fastnn.program.shapes import B, N
+from fastnn.program.trace import Program, Symbol, Trace
 from fastnn.summary import shortened
 
 if TYPE_CHECKING:
+    from fastnn.callbacks import RunState
     from fastnn.engines import Engine
     from fastnn.model import Sequential
     from fastnn.run import Run
@@ -140,23 +142,23 @@ class GradientFlow(Callback):
 
     # --- while a model is trained -------------------------------------------------------------------------------
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: RunState) -> None:
         if not self._restored:
             self._start()
         self.layers = tuple(f"{index} {layer!r}" for index, layer in enumerate(run.model.layers))
-        self._probe = _Probe(run, self.examples, self._before)
+        self._probe = _Probe(cast("Run", run), self.examples, self._before)
         if not self._restored:
             self._record(run)
         self._restored = False
 
-    def step_end(self, run: Run) -> None:
+    def step_end(self, run: RunState) -> None:
         self._record(run)
 
-    def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
+    def epoch_end(self, run: RunState, epoch: int, values: Mapping[str, float]) -> None:
         if self.every is None:
             self._record(run)
 
-    def end(self, run: Run, error: BaseException | None) -> None:
+    def end(self, run: RunState, error: BaseException | None) -> None:
         if self._probe is not None and not isinstance(error, RuntimeError):  # which a GPU that is lost raises
             self._before = self._probe.before()
         self._probe = None
@@ -174,7 +176,7 @@ class GradientFlow(Callback):
         self._before = state.get("before")
         self._restored = True
 
-    def _record(self, run: Run) -> None:
+    def _record(self, run: RunState) -> None:
         assert self._probe is not None
         found = self._probe.measure(run, run.step - self._steps[-1] if self._steps else 0)
         self._steps.append(run.step)
@@ -224,7 +226,7 @@ class _Probe:
         index = engine.zeros((), np.int64)
         self.instance.bind(**bound, statistics=self.statistics, before=self.parameters, step=self.step, index=index)
 
-    def measure(self, run: Run, made: int) -> np.ndarray:
+    def measure(self, run: RunState, made: int) -> np.ndarray:
         """A record, (quantities, layers), `made` steps after the one before."""
         engine, state = self.engine, run.model._state.on(self.engine)
         engine.copy(self.statistics, state["statistics"])  # batch norm moves these

@@ -14,13 +14,15 @@ import numpy as np
 
 from fastnn import engines, ops, steps
 from fastnn.configurations import as_count
+from fastnn.core import as_loss_network
 from fastnn.errors import InputError, KindError, nearest
 from fastnn.examples import prepare
-from fastnn.losses import Loss, as_loss, mean_loss
-from fastnn.model import LossLike, Sequential, as_loss_network, as_model
+from fastnn.losses import Loss, LossLike, as_loss, mean_loss
+from fastnn.model import Sequential, as_model
 from fastnn.program.differentiate import gradients, place
 from fastnn.program.fuse import fuse
-from fastnn.program.trace import B, Symbol, Trace
+from fastnn.program.shapes import B
+from fastnn.program.trace import Symbol, Trace
 from fastnn.settings import check_penalties
 
 EPSILON = 1e-5

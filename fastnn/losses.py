@@ -12,7 +12,8 @@ from typing import Any
 
 from fastnn import ops
 from fastnn.errors import InputError, KindError, nearest
-from fastnn.program.trace import Symbol, describe
+from fastnn.program.shapes import describe
+from fastnn.program.trace import Symbol
 
 Function = Callable[[Any, Any], Any]
 
@@ -28,6 +29,10 @@ class Loss:
     function: Function
     link: str | None = None
     accepts: str = "values"
+
+
+LossLike = str | Loss | Function
+"""A loss, its name, or a function of (outputs, targets)."""
 
 
 def softmax_cross_entropy(outputs: Any, targets: Any) -> Any:

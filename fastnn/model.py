@@ -1,27 +1,19 @@
-"""`Sequential`: layers one after another, the arena that holds their parameters, and what is asked of a trained model."""
+"""`Sequential`: layers one after another, and what is asked of a model."""
 
 from __future__ import annotations
 
-import contextlib
-import math
-import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnn import arrays, engines, inputs, labels, random, steps
-from fastnn.engines.instances import Instances
-from fastnn.errors import DeviceError, DeviceLostError, InputError, KindError, NotReadyError, nearest
-from fastnn.labels import Task
-from fastnn.layers import Activation, Layer, final_activation
-from fastnn.losses import LOSSES, Loss
-from fastnn.program.trace import Program
-from fastnn.state import State
-
-LossLike = str | Loss | Callable[[Any, Any], Any]
-"""A loss, its name, or a function of (outputs, targets)."""
+from fastnn import arrays, labels, ops, training
+from fastnn.core import ModelState
+from fastnn.errors import KindError, NotReadyError
+from fastnn.layers import final_activation
+from fastnn.losses import LOSSES, LossLike
+from fastnn.settings import Settings
+from fastnn.summary import Summary, summarize
 
 if TYPE_CHECKING:
     import os
@@ -30,63 +22,9 @@ if TYPE_CHECKING:
     from fastnn.optimizers import Optimizer
     from fastnn.program.explain import Explanation
     from fastnn.run import History
-    from fastnn.summary import Summary
 
 
-@dataclass(frozen=True)
-class Trained:
-    """How the model was trained last; stored with the model."""
-
-    device: str
-    precision: str
-
-
-@dataclass
-class OptimizerState:
-    """What an optimizer keeps between steps: the class it belongs to, its arrays, and how many updates it has made."""
-
-    optimizer: str
-    slots: dict[str, np.ndarray]
-    updates: int = 0
-
-
-@dataclass
-class Counters:
-    """Steps and epochs since the model was made; they count the random numbers of dropout and of the shuffle."""
-
-    step: int = 0
-    epoch: int = 0
-
-
-@dataclass
-class Snapshot:
-    """Everything that training changes; restoring it undoes whatever came after. Arrays lie where they were latest."""
-
-    arrays: dict[str, Any]
-    optimizer: str = ""
-    updates: int = 0
-    step: int = 0
-    epoch: int = 0
-
-    def on_host(self) -> Snapshot:
-        """The same with all arrays on the host."""
-        read = {name: array if isinstance(array, np.ndarray) else array.read() for name, array in self.arrays.items()}
-        return Snapshot(read, self.optimizer, self.updates, self.step, self.epoch)
-
-    def to_config(self) -> dict[str, Any]:
-        """Plain values, and the arrays of the host under `arrays.NAME`."""
-        counts = {"optimizer": self.optimizer, "updates": self.updates, "step": self.step, "epoch": self.epoch}
-        return counts | {f"arrays.{name}": array for name, array in self.on_host().arrays.items()}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Snapshot:
-        """The snapshot that `to_config` described."""
-        given = {name.removeprefix("arrays."): array for name, array in config.items() if name.startswith("arrays.")}
-        counts = (int(config[name]) for name in ("updates", "step", "epoch"))
-        return cls(given, str(config["optimizer"]), *counts)
-
-
-class Sequential:
+class Sequential(ModelState):
     """A network of layers, each fed with the outputs of the one before.
 
     `layers`: a sequence of layers. `seed`: of the initial weights, the shuffles and dropout; drawn and kept if None.
@@ -97,267 +35,9 @@ class Sequential:
     arena, of which each parameter is a part: first the weights (on which L1 and L2 act), then the rest.
     """
 
-    def __init__(
-        self, layers: Iterable[Layer], *, seed: int | None = None, dtype: Any = "float32", input_scale: float = 1.0
-    ) -> None:
-        if isinstance(layers, Layer):
-            raise KindError("expected a sequence of layers, got one layer; write it in brackets")
-        given = tuple(layers)
-        for index, layer in enumerate(given):
-            if not isinstance(layer, Layer):
-                raise KindError(f"layer {index}: expected a Layer, got {type(layer).__name__}")
-        if not given:
-            raise InputError("a model needs at least one layer")
-        try:
-            self.dtype = np.dtype("" if dtype is None else dtype)
-        except TypeError as error:
-            raise KindError(f"dtype: expected float32 or float64, got {dtype!r}") from error
-        if self.dtype not in (np.dtype("float32"), np.dtype("float64")):
-            raise KindError(f"dtype: expected float32 or float64, got {self.dtype}")
-        if not 0.0 < input_scale < math.inf:
-            raise InputError(f"input_scale: expected a positive number, got {input_scale}")
-        self.layers = tuple(layer.in_context(given[index + 1 :]) for index, layer in enumerate(given))
-        self.seed = random.draw_seed() if seed is None else seed
-        random.key(self.seed, random.INITIAL_WEIGHTS)  # refuses a seed out of range now
-        self.seed = int(self.seed)
-        self.input_scale = float(input_scale)
-        self.task: Task | None = None
-        self.trained: Trained | None = None
-        self.feature_names: tuple[str, ...] | None = None
-        self.target_names: tuple[str, ...] | None = None
-        self._loss: Loss | None = None
-        self._optimizer: Optimizer | None = None
-        self.device = "cpu"
-        self._forget()
-        self._cache = Instances()
-        self._training = threading.Lock()
-
-    # --- parameters ---------------------------------------------------------------------------------------------
-
-    def _forget(self) -> None:
-        """Be as before `build`."""
-        self.counters = Counters()
-        self._optimizer_state: OptimizerState | None = None
-        self._network: steps.Network | None = None
-        self._state = State(self.dtype)
-        self._state.add(parameters=0, statistics=0)
-        self._outputs: tuple[int, ...] = ()
-
-    def build(self, features: int | Sequence[int]) -> Sequential:
-        """Make the parameters for inputs with `features` columns (or of that shape) and draw their initial values."""
-        given = (features,) if isinstance(features, int | np.integer) else features
-        if not isinstance(given, tuple | list) or not all(isinstance(d, int | np.integer) and d >= 1 for d in given):
-            raise InputError(f"build: expected a number of features of at least 1, or a shape of such, got {features!r}")
-        shape = tuple(int(d) for d in given)
-        if self._network is not None:
-            if self._network.features != shape:
-                raise InputError(f"the model has parameters for inputs of shape {self._network.features}, not {shape}")
-            return self
-        declared, kept, outputs = steps.lay_out(self.layers, shape, self.dtype)
-        declared.sort(key=lambda item: not item[2].regularized)  # stable: weights first, so that L1 and L2 act on one stretch
-        parameters = _places(declared)
-        statistics = _places(kept)
-        keys = tuple(random.key(self.seed, layer.purpose, index) for index, layer in enumerate(self.layers))
-        network = steps.Network(self.layers, shape, self.dtype, parameters, statistics, keys, self.input_scale)
-        state = State(self.dtype)
-        arena, values = state.add(parameters=network.size, statistics=network.statistics_size).values()
-        for (index, attribute, declaration), place in zip(declared, parameters, strict=True):
-            beside = sorted(name for i, name, _ in declared if i == index)
-            number = (index << 16) + beside.index(attribute)  # each array draws from a key of its own
-            drawn = declaration.initial(random.key(self.seed, random.INITIAL_WEIGHTS, number), place.shape, self.dtype)
-            arena[place.start : place.start + place.size] = drawn.reshape(-1)
-        for (_, _, declaration), place in zip(kept, statistics, strict=True):
-            values[place.start : place.start + place.size] = np.ravel(declaration.initial)
-        self._state, self._outputs, self._network = state, outputs, network
-        return self
-
-    def freeze(self, *layers: int) -> Sequential:
-        """Let `fit` leave the parameters of these layers as they are, bit for bit, until `unfreeze`; returns the model.
-
-            model = fastnn.load("digits.safetensors").freeze(0, 1)      # train the rest on other data
-            model.fit(X, y)
-            model.unfreeze().fit(X, y, optimizer=fastnn.Adam(1e-4))     # then everything, in small steps
-
-        `layers`: their numbers, as in the names of the parameters, negative ones from the end; without any, all layers.
-        Those without parameters stay as they are. The gradients of frozen parameters are not computed, and frozen layers at
-        the beginning are not passed backwards at all. Frozen weights have no part in the norm that `clip_norm` limits, nor
-        in the penalty, which is that of what is trained. A frozen BatchNorm uses its running statistics and keeps them;
-        Dropout goes on dropping. A Dense layer in front of a frozen BatchNorm learns no shift unless it was made with
-        `use_bias=True`: beta stood for its bias and is frozen, and freezing adds no parameters to a model. What the
-        optimizer keeps of frozen parameters stays as it is. What is frozen is saved with the model; a layer may be made so as
-        well (`trainable=False`).
-
-        Raises KindError and InputError for what is no layer, NotReadyError while the model is being trained.
-        """
-        return self._set_trainable("freeze", layers, False)
-
-    def unfreeze(self, *layers: int) -> Sequential:
-        """Let `fit` train these layers (without any: all) again; the counterpart of `freeze`, with its errors."""
-        return self._set_trainable("unfreeze", layers, True)
-
-    def _set_trainable(self, name: str, numbers: Sequence[int], trainable: bool) -> Sequential:
-        count = len(self.layers)
-        for number in numbers:
-            if isinstance(number, bool) or not isinstance(number, int | np.integer):
-                raise KindError(f"{name}: expected numbers of layers such as {name}(0, 1), got {number!r}")
-            if not -count <= number < count:
-                raise InputError(f"{name}: expected numbers of layers from 0 to {count - 1}, got {number}")
-        chosen = {int(number) % count for number in numbers} or set(range(count))
-        if not self._training.acquire(blocking=False):
-            raise NotReadyError(f"{name}: the model is being trained; call it between two calls of fit")
-        try:
-            self.layers = tuple(
-                layer.bound({"trainable": trainable}) if index in chosen and layer.has_parameters else layer
-                for index, layer in enumerate(self.layers)
-            )
-            if self._network is not None:
-                self._network = replace(self._network, layers=self.layers)
-        finally:
-            self._training.release()
-        return self
-
-    @property
-    def network(self) -> steps.Network:
-        """The layers and where their arrays lie; raises NotReadyError before `build`."""
-        if self._network is None:
-            raise NotReadyError("the model has no parameters yet; call fit, or build(n_features)")
-        return self._network
-
-    @property
-    def built(self) -> bool:
-        return self._network is not None
-
-    @property
-    def _parameters(self) -> np.ndarray:
-        """The parameter arena on the host, to be looked at only."""
-        return self._host()["parameters"]
-
-    @property
-    def _statistics(self) -> np.ndarray:
-        return self._host()["statistics"]
-
-    def _host(self, change: bool = False) -> dict[str, np.ndarray]:
-        """All arrays with their latest values on the host, to be looked at, or to `change`."""
-        with self._watched():
-            return self._state.host() if change else self._state.read()
-
-    @property
-    def _progress(self) -> tuple[int, int, int]:
-        """Steps, epochs and updates so far: what goes back with the arrays where a GPU is lost."""
-        state = self._optimizer_state
-        return self.counters.step, self.counters.epoch, 0 if state is None else state.updates
-
-    @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Errors of a GPU as errors of this library; where it is lost, the model goes on from what the host has of it."""
-        try:
-            with engines.translated():
-                yield
-        except DeviceLostError:
-            progress = self._state.lose()
-            if progress is not None:
-                self.counters.step, self.counters.epoch, updates = progress
-                if self._optimizer_state is not None:
-                    self._optimizer_state.updates = updates
-            self.device = "cpu"
-            raise
-
-    @property
-    def optimizer_state(self) -> OptimizerState | None:
-        """What the optimizer of the last fit keeps, with the latest values on the host; None before it."""
-        self._host(change=True)
-        return self._optimizer_state
-
-    def _named(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Views of every parameter and statistic, by name, in the order of the layers."""
-        network = self.network
-        found = {p.name: (p, arrays["parameters"]) for p in network.parameters}
-        found |= {p.name: (p, arrays["statistics"]) for p in network.statistics}
-        ordered = sorted(found.items(), key=lambda item: item[1][0].layer)
-        return {name: arena[p.start : p.start + p.size].reshape(p.shape) for name, (p, arena) in ordered}
-
-    @property
-    def weights(self) -> dict[str, np.ndarray]:
-        """Copies of all parameters and running statistics: `{"0.weight": (I, O), "0.bias": (O,), ...}`."""
-        return {name: view.copy() for name, view in self._named(self._host()).items()}
-
-    def set_weights(self, weights: Mapping[str, Any]) -> None:
-        """Set parameters by name (all of them or some). A wrong name, shape or dtype raises, and nothing is changed."""
-        views = self._named(self._host(change=True))
-        if not isinstance(weights, Mapping):
-            raise KindError(f"set_weights: expected a dict of arrays by name, got {type(weights).__name__}")
-        checked = {}
-        for name, value in weights.items():
-            if name not in views:
-                raise InputError(f"the model has no {name!r}{nearest(name, views)}")
-            value = arrays.to_host(value)
-            if value.shape != views[name].shape:
-                raise InputError(f"{name}: expected shape {views[name].shape}, got {value.shape}")
-            if value.dtype != self.dtype:
-                raise KindError(f"{name}: expected {self.dtype}, got {value.dtype}; convert it with .astype('{self.dtype}')")
-            if not np.isfinite(value).all():
-                raise InputError(f"{name}: {np.count_nonzero(~np.isfinite(value))} values are NaN or infinite")
-            checked[name] = value
-        for name, value in checked.items():
-            views[name][...] = value
-
-    @property
-    def parameter_count(self) -> int:
-        """Numbers of all parameters, those of frozen layers included."""
-        return self.network.size
-
     def summary(self) -> Summary:
         """Layers, shapes, parameters, memory and work, to be printed; raises NotReadyError before `build`."""
-        from fastnn.summary import summarize
-
         return summarize(self)
-
-    # --- snapshots ----------------------------------------------------------------------------------------------
-
-    def snapshot(self) -> Snapshot:
-        """A copy of everything that training changes."""
-        state = self._optimizer_state
-        step, epoch, updates = self._progress
-        with self._watched():
-            return Snapshot(self._state.copies(), "" if state is None else state.optimizer, updates, step, epoch)
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Put a snapshot of this model back."""
-        state = self._optimizer_state
-        slots = [name for name in snapshot.arrays if name not in ("parameters", "statistics")]
-        with self._watched():
-            if not snapshot.optimizer:
-                self._start_slots(None)
-            elif state is None or (state.optimizer, set(state.slots)) != (snapshot.optimizer, set(slots)):
-                self._start_slots(snapshot.optimizer, slots)
-            self._state.restore(snapshot.arrays, (snapshot.step, snapshot.epoch, snapshot.updates))
-        if self._optimizer_state is not None:
-            self._optimizer_state.updates = snapshot.updates
-        self.counters.step, self.counters.epoch = snapshot.step, snapshot.epoch
-
-    def _start_slots(
-        self, optimizer: str | None, slots: Sequence[str] = (), updates: int = 0, kept: Collection[str] = ()
-    ) -> dict[str, np.ndarray]:
-        """Let the optimizer keep arrays of these names from now on, and no others; returns them, to be changed on the host.
-
-        Those in `kept`, which must be there, stay as they are; the others are zeros.
-        """
-        if self._optimizer_state is not None:
-            self._state.drop(*(name for name in self._optimizer_state.slots if name not in slots))
-        host = self._state.add(**{name: self.parameter_count for name in slots if name not in kept})
-        made = {name: host[name] for name in slots}
-        self._optimizer_state = None if optimizer is None else OptimizerState(optimizer, made, updates)
-        return made
-
-    # --- use ----------------------------------------------------------------------------------------------------
-
-    def to(self, device: str) -> Sequential:
-        """Let arrays of the host be predicted on this device from now on; `fit` sets it to the one that it trains on.
-
-        "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one. Raises DeviceError for one that cannot be used.
-        """
-        self.device = engines.choose(device)[0].name
-        return self
 
     def __call__(self, X: Any, *, threads: int | None = None) -> Any:
         """Outputs of the last layer (n, O) in inference mode, in the namespace of X.
@@ -379,8 +59,6 @@ class Sequential:
             if last not in ("softmax", "sigmoid"):
                 raise NotReadyError(f"the loss {self.task.loss} makes no probabilities of outputs without softmax or sigmoid")
             return self._run(self.network, X, threads)
-        from fastnn import ops
-
         return ops.activate(self._run(self.logits_network(link), X, threads), link)
 
     @property
@@ -412,12 +90,6 @@ class Sequential:
         if self.task.indices:
             return arrays.to_device(found, X)
         return labels.decode(self.task, arrays.to_host(found))
-
-    def threshold(self, network: steps.Network) -> float:
-        """The output above which a yes-or-no answer is yes: 0 for logits, 1/2 for everything else."""
-        loss = self.task.loss if self.task else ""
-        link = LOSSES[loss].link if loss in LOSSES else None
-        return 0.0 if link == "sigmoid" and final_activation(network.layers) != "sigmoid" else 0.5
 
     def fit(
         self,
@@ -498,9 +170,6 @@ class Sequential:
         step that the host last fetched). While it runs, another thread that predicts sees the weights as they are at that
         moment, in the middle of a step too.
         """
-        from fastnn import training
-        from fastnn.settings import Settings
-
         settings = Settings(
             loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs, validation_data=validation_data,
             sample_weight=sample_weight, class_weight=class_weight, classes=classes, metrics=metrics, l2=l2, l1=l1, order=order,
@@ -529,9 +198,6 @@ class Sequential:
         `classes`: all labels that will come, in the order of the outputs; needed in the first call where labels are others
         than 0, 1, ..., C-1. Errors are those of `fit`.
         """
-        from fastnn import training
-        from fastnn.settings import Settings
-
         settings = Settings(
             loss=loss or self._loss or (self.task.loss if self.task else "softmax_cross_entropy"),
             optimizer=optimizer or self._optimizer, classes=classes, sample_weight=sample_weight, l2=l2, l1=l1, device=device,
@@ -555,8 +221,6 @@ class Sequential:
         1 - sum (y - a)^2 / sum (y - mean y)^2, averaged over outputs (1 where both are 0, 0 where only the second is), as
         scikit-learn defines it; NaN for one example. mae is the mean of |y - a|.
         """
-        from fastnn import training
-
         return training.evaluate(self, X, y, loss=loss, metrics=metrics, sample_weight=sample_weight, threads=threads)
 
     def program(
@@ -579,8 +243,6 @@ class Sequential:
         those of `fit`.
         The loss is the one of the last fit unless another is given; the optimizer is Adam unless another is given.
         """
-        from fastnn import training
-
         return training.step_program(
             self,
             batch_size,
@@ -597,96 +259,12 @@ class Sequential:
 
     def save(self, path: str | os.PathLike[str], *, optimizer: bool = False) -> None:
         """Write the model to a safetensors file, with `optimizer` the optimizer's state too; see `fastnn.checkpoints.save`."""
-        from fastnn import checkpoints
+        from fastnn import model_files  # needs msgspec, which training does without
 
-        checkpoints.save(self, path, optimizer=optimizer)
-
-    def logits_network(self, link: str | None) -> steps.Network:
-        """The network without a final activation that the loss takes the place of."""
-        network = self.network
-        if link is None or final_activation(network.layers) != link:
-            return network
-        last = network.layers[-1]
-        if isinstance(last, Activation):
-            return network.without_last()
-        return replace(network, layers=(*network.layers[:-1], last.bound({"activation": None})))
-
-    def _engine_for(self, X: Any) -> engines.Engine:
-        """Where X is worked on: on the GPU that it lies on, else on the model's device."""
-        return engines.named(self.device) if arrays.on_host(X) else engines.of(X)
-
-    def _run(self, network: steps.Network, X: Any, threads: int | None) -> Any:
-        """The outputs of a network for rows of X: an array of the host, or of the GPU that X lies on."""
-        with self._watched():
-            given = inputs.read(X, network.features, "X", self.feature_names)
-            engine = self._engine_for(given.array)
-            try:
-                return engine.lent(self._outputs_of(network, given.array, threads, engine))
-            except InputError:
-                if arrays.on_host(given.array):  # blocks are checked as they are read; what is wrong with all of it, as in fit
-                    inputs.check_finite(given.array, "X", self.dtype, given.names)
-                raise
-
-    def _outputs_of(self, network: steps.Network, X: Any, threads: int | None, engine: engines.Engine) -> Any:
-        """The same for checked inputs, as an array of the engine or of the host, block by block."""
-        outputs = engine.outputs(X, (len(X), *self._outputs), self.dtype)
-        if len(X):
-            rows = engine.rows_for(len(X))
-            what = ("predict", len(network.layers), final_activation(network.layers))
-            key = (*what, engine.name, engine.precision, engine.tuned, rows, threads)
-            with self._cache.take(key, lambda: _Prediction(steps.prediction(network), rows, engine, threads)) as run:
-                run.bind(self._state.on(engine))
-                run(X, outputs, self.input_scale)
-        return outputs
+        model_files.save(self, path, optimizer=optimizer)
 
     def __repr__(self) -> str:
         return f"Sequential([{', '.join(map(repr, self.layers))}], seed={self.seed}, dtype='{self.dtype}')"
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._host()
-        state = dict(vars(self))
-        del state["_cache"], state["_training"]
-        if self._loss is not None and self._loss.name not in LOSSES:
-            state["_loss"] = None  # a function of the user's own may not be picklable; evaluate then asks for it
-        if self._optimizer_state is not None:  # its arrays are those of `_state`
-            kept = self._optimizer_state
-            state["_optimizer_state"] = (kept.optimizer, tuple(kept.slots), kept.updates)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        if self._optimizer_state is not None:
-            optimizer, names, updates = state["_optimizer_state"]
-            arrays = self._state.read()
-            self._optimizer_state = OptimizerState(optimizer, {name: arrays[name] for name in names}, updates)
-        try:
-            engines.named(self.device)
-        except DeviceError:  # where it comes to life there is no such GPU
-            self.device = "cpu"
-        self._cache = Instances()
-        self._training = threading.Lock()
-
-
-class _Prediction:
-    """An instance of the prediction program and its input buffer."""
-
-    def __init__(self, program: Program, rows: int, engine: engines.Engine, threads: int | None) -> None:
-        self.engine, self.rows = engine, rows
-        self.instance = engine.instantiate(program, rows, threads)
-        symbol = program.inputs["x"]
-        self.x = engine.zeros((rows, *(int(d) for d in symbol.shape[1:])), symbol.dtype)  # type: ignore[arg-type]
-        self.instance.bind(x=self.x)
-
-    def bind(self, state: Mapping[str, Any]) -> None:
-        self.instance.bind(parameters=state["parameters"], statistics=state["statistics"])
-
-    def __call__(self, X: Any, outputs: Any, scale: float) -> None:
-        count = min(self.rows, len(X))
-        for start in range(0, len(X), count):
-            start = min(start, len(X) - count)  # the last block overlaps the one before: rows do not depend on each other
-            self.engine.load_rows(self.x, X, start, count, scale)
-            self.instance.play()
-            self.engine.store_rows(outputs, self.instance.output("outputs"), start, count)
 
 
 def as_model(given: object) -> Sequential:
@@ -694,23 +272,3 @@ def as_model(given: object) -> Sequential:
     if not isinstance(given, Sequential):
         raise KindError(f"model: expected a Sequential, got {type(given).__name__}")
     return given
-
-
-def as_loss_network(model: Sequential, loss: Loss) -> steps.Network:
-    """The network whose outputs the loss takes: logits where it has a link.
-
-    Raises InputError where the last layer already applies the link of another loss.
-    """
-    last = final_activation(model.layers)
-    if loss.link is not None and last in ("softmax", "sigmoid", "log_softmax") and last != loss.link:
-        raise InputError(f"{loss.name} takes logits or a final {loss.link}, and the last layer applies {last}")
-    return model.logits_network(loss.link)
-
-
-def _places(declared: Sequence[Any]) -> tuple[steps.Place, ...]:
-    places, start = [], 0
-    for index, attribute, declaration in declared:
-        place = steps.Place(f"{index}.{attribute}", index, attribute, tuple(declaration.shape), start, declaration)
-        places.append(place)
-        start += place.size
-    return tuple(places)

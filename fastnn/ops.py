@@ -10,18 +10,18 @@ Each operation declares its own backward rule beside it, in terms of the vocabul
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fastnn.arrays import kind, to_device
+from fastnn import engines
+from fastnn.arrays import to_device
 from fastnn.configurations import as_number
 from fastnn.errors import CaptureError, InputError, KindError, nearest
 from fastnn.program.differentiate import backward
-from fastnn.program.fuse import NO_ACTIVATION
-from fastnn.program.trace import Call, Dimension, Rows, Shape, Symbol, concrete, describe, elements
+from fastnn.program.shapes import MOST_AXES, Dimension, Rows, Shape, broadcast_shapes, concrete, describe, elements
+from fastnn.program.trace import FLOATS, Call, Symbol, check_matrix, check_same, family, floats, product, promote
 from fastnn_kernels.contract import (
     ACTIVATIONS_FROM_INPUT,
     ACTIVATIONS_FROM_OUTPUT,
@@ -29,6 +29,7 @@ from fastnn_kernels.contract import (
     ALPHA_ACTIVATIONS,
     COMPARISONS,
     KERNELS,
+    NO_ACTIVATION,
     SUM_BLOCK,
     TRANSFORMS,
     UPDATES,
@@ -38,10 +39,6 @@ from fastnn_kernels.memory import owned
 
 Array = Any
 """A NumPy array, a CuPy array or a Symbol; in one call all of the same kind."""
-
-FLOATS = (np.dtype("float32"), np.dtype("float64"))
-MOST_AXES = 6
-"""Axes that operations on several arrays, and transpose, can handle."""
 
 ACTIVATIONS = ("identity", "step", *ACTIVATIONS_FROM_OUTPUT, *ACTIVATIONS_FROM_INPUT, "softmax", "log_softmax")
 """Names that `activate`, `Dense` and `Activation` take."""
@@ -66,8 +63,6 @@ def _apply(
 def _compute(
     kernel: str, reads: Sequence[np.ndarray], outputs: Sequence[tuple[Shape, Any]], attributes: Mapping[str, Any]
 ) -> list[np.ndarray]:
-    from fastnn import engines
-
     with engines.translated():
         engine = engines.of(reads[0])
         entry = KERNELS[kernel]
@@ -86,80 +81,12 @@ def _compute(
         return [engine.lent(array) for array in made]
 
 
-def _family(name: str, *arguments: Any) -> str:
-    """`"symbol"`, `"numpy"` or `"cupy"`: what all arguments are; Python numbers go with any."""
-    kinds = set()
-    for x in arguments:
-        if isinstance(x, Symbol):
-            kinds.add("symbol")
-        elif isinstance(x, bool | int | float | np.generic) and not isinstance(x, np.ndarray):
-            continue
-        elif kind(x):
-            kinds.add(kind(x))
-        else:
-            raise KindError(f"{name}: expected an array, got {type(x).__name__}; convert it with numpy.asarray")
-    if not kinds:
-        raise KindError(f"{name}: expected at least one array, got numbers only")
-    if len(kinds) > 1:
-        if "symbol" in kinds:
-            raise CaptureError(
-                f"{name}: a Symbol and an array cannot be mixed; while a program is recorded, arrays come in as its inputs"
-            )
-        raise KindError(f"{name}: NumPy and CuPy arrays cannot be mixed; move one of them with fastnn.arrays.to_host")
-    return kinds.pop()
-
-
-def _floats(name: str, *arrays: Any) -> np.dtype[Any]:
-    """Check that all are float32 or all float64 arrays of one family; returns the dtype."""
-    _family(name, *arrays)
-    for x in arrays:
-        if not hasattr(x, "shape"):
-            raise KindError(f"{name}: expected an array, got {type(x).__name__}")
-        if np.dtype(x.dtype) not in FLOATS:
-            raise KindError(f"{name}: expected float32 or float64, got {x.dtype}; convert it with .astype('float32')")
-    dtypes: set[np.dtype[Any]] = {np.dtype(x.dtype) for x in arrays}
-    if len(dtypes) > 1:
-        raise KindError(f"{name}: expected one dtype, got {' and '.join(sorted(map(str, dtypes)))}; convert one with .astype")
-    return dtypes.pop()
-
-
 def _integers(name: str, x: Any) -> Any:
     """Integer labels or indices as int64."""
-    _family(name, x)
+    family(name, x)
     if np.dtype(x.dtype).kind not in "iu":
         raise KindError(f"{name}: expected integers, got {x.dtype}")
     return x if isinstance(x, Symbol) else x.astype(np.int64, copy=False)
-
-
-def _promote(name: str, *arguments: Any) -> tuple[Any, ...]:
-    """Numbers become 0-d arrays (or symbols) of the dtype of the arrays beside them."""
-    _family(name, *arguments)
-    arrays = [x for x in arguments if hasattr(x, "shape") and not isinstance(x, np.generic)]
-    dtype = _floats(name, *arrays)
-    promoted = []
-    for x in arguments:
-        if hasattr(x, "shape") and not isinstance(x, np.generic):
-            promoted.append(x)
-        elif isinstance(arrays[0], Symbol):
-            promoted.append(constant(arrays[0], float(x)))
-        else:
-            promoted.append(np.asarray(x, dtype))
-    return tuple(promoted)
-
-
-def constant(like: Symbol, value: float) -> Symbol:
-    """A 0-d symbol that holds `value` in the recording and dtype of `like`."""
-    return like.trace.record("fill", (), [((), like.dtype)], {"value": float(value)})[0]
-
-
-def _matrix(name: str, what: str, x: Any) -> None:
-    if len(x.shape) != 2:
-        raise InputError(f"{name}: expected {what} with two axes, got shape {describe(tuple(x.shape))}")
-
-
-def _same(name: str, expected: Dimension, got: Dimension, what: str) -> None:
-    if expected != got:
-        raise InputError(f"{name}: {what}: expected {expected}, got {got}")
 
 
 def _axes(name: str, axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
@@ -177,31 +104,6 @@ def _axes(name: str, axis: int | Sequence[int] | None, ndim: int) -> tuple[int, 
 
 def _without(shape: Shape, axes: Sequence[int]) -> Shape:
     return tuple(d for a, d in enumerate(shape) if a not in axes)
-
-
-def broadcast_shapes(name: str, *shapes: Shape) -> Shape:
-    """The shape that NumPy's rules give; dimensions that depend on the number of rows match only themselves and 1."""
-    result: list[Dimension] = []
-    for position in range(1, builtins.max(map(len, shapes)) + 1):
-        found: Dimension = 1
-        for shape in shapes:
-            d = shape[-position] if position <= len(shape) else 1
-            if d == 1 or d == found:
-                continue
-            if found != 1:
-                raise InputError(f"{name}: shapes {' and '.join(map(describe, shapes))} do not fit together")
-            found = d
-        result.append(found)
-    if _row_axes(result) > builtins.max(map(_row_axes, shapes)):
-        given, made = " and ".join(map(describe, shapes)), describe(tuple(reversed(result)))
-        raise InputError(f"{name}: shapes {given} would make {made}, each example with every other; reshape (B,) to (B, 1)")
-    if len(result) > MOST_AXES:
-        raise InputError(f"{name}: at most {MOST_AXES} axes can be broadcast, got {len(result)}")
-    return tuple(reversed(result))
-
-
-def _row_axes(shape: Sequence[Dimension]) -> int:
-    return builtins.sum(isinstance(d, Rows) for d in shape)
 
 
 def _shrink(gradient: Symbol, shape: Shape) -> Symbol:
@@ -224,13 +126,8 @@ def matmul(a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool =
 
     Raises InputError where the inner dimensions differ, KindError for other dtypes than float32 and float64.
     """
-    dtype = _floats("matmul", a, b)
-    _matrix("matmul", "a", a)
-    _matrix("matmul", "b", b)
-    rows, inner = reversed(a.shape) if transpose_a else a.shape
-    inner_b, columns = reversed(b.shape) if transpose_b else b.shape
-    _same("matmul", inner, inner_b, f"inner dimensions of {describe(tuple(a.shape))} and {describe(tuple(b.shape))}")
-    return _apply("matmul", (a, b), [((rows, columns), dtype)], {"transpose_a": transpose_a, "transpose_b": transpose_b})
+    output = product(a, b, transpose_a, transpose_b)
+    return _apply("matmul", (a, b), [output], {"transpose_a": transpose_a, "transpose_b": transpose_b})
 
 
 @backward("matmul")
@@ -248,10 +145,10 @@ def dense(x: Array, w: Array, b: Array | None = None, activation: str | None = N
     `activation` is one of `ops.ACTIVATIONS`, or None for none; `alpha` goes to leaky_relu and elu.
     Source: Nielsen, Neural Networks and Deep Learning, chapter 2, equation 25, transposed to rows.
     """
-    dtype = _floats("dense", x, w) if b is None else _floats("dense", x, w, b)
-    _matrix("dense", "x (B, I)", x)
-    _matrix("dense", "w (I, O)", w)
-    _same("dense", w.shape[0], x.shape[1], f"columns of x {describe(tuple(x.shape))} for w {describe(tuple(w.shape))}")
+    dtype = floats("dense", x, w) if b is None else floats("dense", x, w, b)
+    check_matrix("dense", "x (B, I)", x)
+    check_matrix("dense", "w (I, O)", w)
+    check_same("dense", w.shape[0], x.shape[1], f"columns of x {describe(tuple(x.shape))} for w {describe(tuple(w.shape))}")
     if b is not None and tuple(b.shape) != (w.shape[1],):
         raise InputError(f"dense: expected b of shape ({w.shape[1]},), got {describe(tuple(b.shape))}")
     if activation is not None:
@@ -272,7 +169,7 @@ def grouped_dense(x: Array, w: Array, b: Array) -> Array:
     x (B, I, G), or (B, I) where all models read the same; w (I, O, G), b (O, G). Raises InputError for other shapes, KindError
     for other dtypes than float32 and float64.
     """
-    dtype = _floats("grouped_dense", x, w, b)
+    dtype = floats("grouped_dense", x, w, b)
     shapes = [describe(tuple(array.shape)) for array in (x, w, b)]
     if len(w.shape) != 3 or w.shape[2] < 1 or tuple(x.shape[1:]) not in ((w.shape[0],), (w.shape[0], w.shape[2])):
         raise InputError(
@@ -320,7 +217,7 @@ def activate(x: Array, activation: str, alpha: float | None = None) -> Array:
 
 
 def _unary(name: str, x: Array, **attributes: Any) -> Array:
-    dtype = _floats(name, x)
+    dtype = floats(name, x)
     return _apply(name, (x,), [(tuple(x.shape), dtype)], attributes)
 
 
@@ -388,7 +285,7 @@ for _name in ACTIVATIONS_FROM_OUTPUT + ACTIVATIONS_FROM_INPUT:
 
 
 def _rows(name: str, x: Array) -> np.dtype[Any]:
-    dtype = _floats(name, x)
+    dtype = floats(name, x)
     if len(x.shape) < 1:
         raise InputError(f"{name}: expected at least one axis, got a single number")
     return dtype
@@ -436,8 +333,8 @@ def batch_norm(
     running = momentum running + (1 - momentum) batch, with the unbiased variance (B - 1).
     Inference: the running ones. Source: Ioffe & Szegedy 2015, algorithms 1 and 2.
     """
-    dtype = _floats("batch_norm", x, gamma, beta, running_mean, running_variance)
-    _matrix("batch_norm", "x (B, O)", x)
+    dtype = floats("batch_norm", x, gamma, beta, running_mean, running_variance)
+    check_matrix("batch_norm", "x (B, O)", x)
     for name, value in {
         "gamma": gamma, "beta": beta, "running_mean": running_mean, "running_variance": running_variance
     }.items():  # fmt: skip
@@ -483,7 +380,7 @@ def dropout(x: Array, rate: float, key: tuple[int, int], step: Array | int) -> A
     element `row * O + column`; the same ones are drawn again in the backward pass. 0 <= rate < 1.
     Source: Srivastava et al. 2014, section 10 (inverted form).
     """
-    dtype = _floats("dropout", x)
+    dtype = floats("dropout", x)
     if not 0.0 <= rate < 1.0:
         raise InputError(f"dropout: expected 0 <= rate < 1, got {rate}")
     if rate == 0.0:
@@ -521,7 +418,7 @@ def augment(
     value outside the images, or "edge" for that of the nearest pixel. The random numbers are those of `fastnn.random`; `step`
     is a number, or a 0-d int64 symbol. There is no gradient of x. Source: Simard, Steinkraus & Platt 2003, section 2.
     """
-    dtype = _floats("augment", x)
+    dtype = floats("augment", x)
     shape = tuple(x.shape)
     if len(shape) not in (3, 4):
         raise InputError(f"augment: expected images (B, H, W) or (B, H, W, C), got shape {describe(shape)}")
@@ -585,8 +482,8 @@ def _transform_images_backward(call: Call, dy: Symbol) -> Sequence[Symbol | None
 
 
 def _loss(name: str, z: Array, t: Array, **attributes: Any) -> Array:
-    dtype = _floats(name, z)
-    _matrix(name, "outputs (B, O)", z)
+    dtype = floats(name, z)
+    check_matrix(name, "outputs (B, O)", z)
     return _apply(name, (z, t), [((z.shape[0],), dtype)], attributes)
 
 
@@ -595,14 +492,14 @@ def softmax_cross_entropy(z: Array, t: Array) -> Array:
 
     Gradient: softmax(z) - t. Source: Nielsen, chapter 3, equation 80.
     """
-    _floats("softmax_cross_entropy", z)
-    _matrix("softmax_cross_entropy", "outputs (B, O)", z)
+    floats("softmax_cross_entropy", z)
+    check_matrix("softmax_cross_entropy", "outputs (B, O)", z)
     return _loss("softmax_cross_entropy", z, _classes_or_rows("softmax_cross_entropy", z, t))
 
 
 def _classes_or_rows(name: str, z: Array, t: Array) -> Array:
     """Check targets t that are class indices (B,), or rows of the shape and dtype of z (B, C)."""
-    _family(name, z, t)
+    family(name, z, t)
     if np.dtype(getattr(t, "dtype", object)).kind not in "iu":
         _targets(name, z, t)
         return t
@@ -640,7 +537,7 @@ def squared_error(a: Array, t: Array, scale: float = 0.5) -> Array:
 
 
 def _targets(name: str, z: Array, t: Array) -> None:
-    _floats(name, z, t)
+    floats(name, z, t)
     if tuple(t.shape) != tuple(z.shape):
         raise InputError(f"{name}: expected targets of shape {describe(tuple(z.shape))}, got {describe(tuple(t.shape))}")
 
@@ -653,7 +550,7 @@ def _loss_backward(call: Call, dlosses: Symbol) -> tuple[Symbol, None]:
 
 def weighted_mean(losses: Array, weights: Array) -> Array:
     """sum(w l) / sum(w) of losses (B,) and weights (B,), a 0-d array; 0 where all weights are 0."""
-    dtype = _floats("weighted_mean", losses, weights)
+    dtype = floats("weighted_mean", losses, weights)
     if len(losses.shape) != 1 or tuple(losses.shape) != tuple(weights.shape):
         raise InputError(
             "weighted_mean: expected losses and weights of one shape (B,), "
@@ -673,8 +570,8 @@ def is_correct(z: Array, t: Array, threshold: float = 0.0, multilabel: bool = Fa
 
     With one column, or `multilabel`: the share of columns in which (z > threshold) == (t > 1/2).
     """
-    dtype = _floats("is_correct", z)
-    _matrix("is_correct", "outputs (B, C)", z)
+    dtype = floats("is_correct", z)
+    check_matrix("is_correct", "outputs (B, C)", z)
     t = _classes_or_rows("is_correct", z, t)
     attributes = {"threshold": float(threshold), "multilabel": bool(multilabel)}
     return _apply("is_correct", (z, t), [((z.shape[0],), dtype)], attributes)
@@ -684,7 +581,7 @@ def is_correct(z: Array, t: Array, threshold: float = 0.0, multilabel: bool = Fa
 
 
 def _binary(name: str, a: Array, b: Array) -> Array:
-    a, b = _promote(name, a, b)
+    a, b = promote(name, a, b)
     shape = broadcast_shapes(name, tuple(a.shape), tuple(b.shape))
     return _apply(name, (a, b), [(shape, np.dtype(bool) if name in COMPARISONS else a.dtype)])
 
@@ -756,12 +653,12 @@ def greater_equal(a: Array, b: Array) -> Array:
 
 def where(condition: Array, a: Array, b: Array) -> Array:
     """a where the condition (bool) holds, else b, with broadcasting. The gradient goes to the one that was taken."""
-    _family("where", condition, a, b)
+    family("where", condition, a, b)
     if not hasattr(condition, "dtype") or np.dtype(condition.dtype) != np.dtype(bool):
         raise KindError(f"where: expected a bool condition, got {getattr(condition, 'dtype', type(condition).__name__)}")
     if not any(hasattr(x, "shape") for x in (a, b)):
         raise KindError("where: expected an array for a or b, got numbers only")
-    a, b = _promote("where", a, b)
+    a, b = promote("where", a, b)
     shape = broadcast_shapes("where", tuple(condition.shape), tuple(a.shape), tuple(b.shape))
     return _apply("where", (condition, a, b), [(shape, a.dtype)])
 
@@ -883,7 +780,7 @@ def _where_backward(call: Call, dc: Symbol) -> tuple[None, Symbol, Symbol]:
 
 
 def _reduce(name: str, x: Array, axis: int | Sequence[int] | None) -> Array:
-    dtype = _floats(name, x)
+    dtype = floats(name, x)
     axes = _axes(name, axis, len(x.shape))
     if not axes:
         return x
@@ -907,7 +804,7 @@ def max(x: Array, axis: int | Sequence[int] | None = None) -> Array:
 
 def expand(x: Array, shape: Shape, axis: int | Sequence[int], *, mean: bool = False) -> Array:
     """x repeated along the new axes `axis` to `shape` (divided by the number of repeats if `mean`): the converse of sum."""
-    dtype = _floats("expand", x)
+    dtype = floats("expand", x)
     axes = _axes("expand", axis, len(shape))
     if _without(shape, axes) != tuple(x.shape):
         raise InputError(f"expand: expected shape {describe(_without(shape, axes))}, got {describe(tuple(x.shape))}")
@@ -949,7 +846,7 @@ def argmax(x: Array) -> Array:
 
 def transpose(x: Array, axes: Sequence[int] | None = None) -> Array:
     """The axes in another order, reversed by default, as a new array."""
-    dtype = _floats("transpose", x)
+    dtype = floats("transpose", x)
     ndim = len(x.shape)
     given = tuple(reversed(range(ndim))) if axes is None else tuple(int(a) for a in axes)
     order = tuple(a % ndim if -ndim <= a < ndim else a for a in given)
@@ -970,7 +867,7 @@ def reshape(x: Array, shape: Sequence[Dimension]) -> Array:
 
     Recorded, it is a view and costs nothing.
     """
-    _family("reshape", x)
+    family("reshape", x)
     if not isinstance(x, Symbol):
         try:
             return np.reshape(x, shape)
@@ -1002,7 +899,7 @@ def concatenate(arrays: Sequence[Array], axis: int = 0) -> Array:
     """The arrays one after another along `axis`; all other dimensions equal."""
     if len(arrays) < 1:
         raise InputError("concatenate: expected at least one array, got none")
-    dtype = _floats("concatenate", *arrays)
+    dtype = floats("concatenate", *arrays)
     (along,) = _axes("concatenate", axis, len(arrays[0].shape))
     joined = arrays[0]
     for x in arrays[1:]:
@@ -1025,7 +922,7 @@ def _total(a: Dimension, b: Dimension) -> Dimension:
 
 def slice(x: Array, start: int, stop: int, axis: int = -1) -> Array:
     """x[..., start:stop, ...] along `axis`, as a new array; 0 <= start <= stop <= the dimension."""
-    dtype = _floats("slice", x)
+    dtype = floats("slice", x)
     (along,) = _axes("slice", axis, len(x.shape))
     size = x.shape[along]
     if not isinstance(size, int):
@@ -1072,8 +969,8 @@ def _slice_backward(call: Call, dy: Symbol) -> tuple[Symbol]:
 
 def gather(x: Array, indices: Array) -> Array:
     """Rows x[indices] along the first axis; indices (N,) integers in 0 .. rows - 1. Equal indices add up in the gradient."""
-    dtype = _floats("gather", x)
-    _family("gather", x, indices)
+    dtype = floats("gather", x)
+    family("gather", x, indices)
     indices = _integers("gather", indices)
     if len(x.shape) < 1 or len(indices.shape) != 1:
         raise InputError(
@@ -1122,7 +1019,7 @@ def update(
     """
     if name not in UPDATES:
         raise InputError(f"no update is called {name!r}{nearest(name, UPDATES)}")
-    _floats(name, gradient, norm, scalars, penalties, parameters, *state)
+    floats(name, gradient, norm, scalars, penalties, parameters, *state)
     if len(state) != len(UPDATES[name]) or any(tuple(s.shape) != tuple(parameters.shape) for s in (gradient, *state)):
         raise InputError(f"{name}: expected a gradient and {len(UPDATES[name])} arrays of state, all of the parameters' shape")
     index, starts = _integers(name, index), _segments(name, parameters, starts, penalties)
@@ -1136,14 +1033,14 @@ def update(
 
 def sum_of_squares(x: Array, clip_value: float = 0.0) -> Array:
     """sum x^2 over everything, a 0-d array; with clip_value > 0 of min(max(x, -clip_value), clip_value) instead of x."""
-    dtype = _floats("sum_of_squares", x)
+    dtype = floats("sum_of_squares", x)
     blocks = _blocks("sum_of_squares", x)
     return sum(_apply("block_sum_squares", (x,), [((blocks,), dtype)], {"clip_value": float(clip_value)}))
 
 
 def penalty(parameters: Array, starts: Array, penalties: Array) -> Array:
     """sum over segments of l2/2 sum w^2 + l1 sum |w|, a 0-d array; `starts` and `penalties` as in `update`."""
-    dtype = _floats("penalty", parameters, penalties)
+    dtype = floats("penalty", parameters, penalties)
     starts = _segments("penalty", parameters, starts, penalties)
     blocks = _blocks("penalty", parameters)
     return sum(_apply("block_penalty", (parameters, starts, penalties), [((blocks,), dtype)]))
@@ -1175,7 +1072,7 @@ def gather_rows(source: Array, order: Array, position: Array, rows: Dimension, d
 
     source (N, ...) uint8, int64, float32 or float64; order int64; position 0-d int64; y of `dtype`, (rows, ...).
     """
-    _family("gather_rows", source, order, position)
+    family("gather_rows", source, order, position)
     if np.dtype(source.dtype) not in (np.dtype("uint8"), np.dtype("int64"), *FLOATS):
         raise KindError(f"gather_rows: expected uint8, int64, float32 or float64, got {source.dtype}")
     order, position = _integers("gather_rows", order), _integers("gather_rows", position)
@@ -1198,23 +1095,3 @@ def shuffle(n: int, key: tuple[int, int], epoch: int) -> np.ndarray:
     """The order (n,) int64 in which epoch `epoch` visits n examples: the bijection of `fastnn.random.permutation`."""
     made: np.ndarray = _compute("shuffle", (np.asarray(epoch, np.int64),), [((n,), np.dtype("int64"))], {"key": key})[0]
     return made
-
-
-# --- what + - * / and the others mean on a Symbol -------------------------------------------------------------------
-
-
-def _method(function: Callable[[Any, Any], Any], reflected: bool = False) -> Callable[[Symbol, Any], Any]:
-    if reflected:
-        return lambda self, other: function(other, self)
-    return lambda self, other: function(self, other)
-
-
-for _operator, _function in {
-    "add": add, "sub": subtract, "mul": multiply, "truediv": divide, "pow": power, "matmul": matmul
-}.items():  # fmt: skip
-    setattr(Symbol, f"__{_operator}__", _method(_function))
-    setattr(Symbol, f"__r{_operator}__", _method(_function, reflected=True))
-for _operator, _function in {"lt": less, "le": less_equal, "gt": greater, "ge": greater_equal}.items():
-    setattr(Symbol, f"__{_operator}__", _method(_function))
-setattr(Symbol, "__neg__", lambda self: negative(self))  # noqa: B010 - mypy does not see methods given later
-setattr(Symbol, "__abs__", lambda self: abs(self))  # noqa: B010

@@ -18,9 +18,10 @@ from fastnn.configurations import as_count, as_number
 from fastnn.errors import DivergenceError, InputError
 
 if TYPE_CHECKING:
-    from fastnn.model import LossLike, Sequential
+    from fastnn.callbacks import RunState
+    from fastnn.losses import LossLike
+    from fastnn.model import Sequential
     from fastnn.optimizers import Optimizer
-    from fastnn.run import Run
 
 NOISE = 4.0
 """Half of all curves of 100 independent losses of one distribution fall by 3.4 standard deviations of their averages."""
@@ -157,16 +158,16 @@ class _Rising(Callback):
         self.diverged = False
         self._average = 0.0
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: RunState) -> None:
         run.learning_rate = self.rates[0]
 
-    def chunk_end(self, run: Run, losses: np.ndarray) -> None:
+    def chunk_end(self, run: RunState, losses: np.ndarray) -> None:
         loss = float(losses[-1])
         self._average = self.beta * self._average + (1.0 - self.beta) * loss
         self.losses.append(loss)
         self.smoothed.append(self._average / (1.0 - self.beta ** len(self.losses)))
 
-    def step_end(self, run: Run) -> bool:
+    def step_end(self, run: RunState) -> bool:
         made = len(self.losses)
         self.diverged = self.smoothed[-1] > self.burst * min(self.smoothed)
         if self.diverged or made == len(self.rates):

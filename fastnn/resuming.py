@@ -33,9 +33,9 @@ def resume(run: Run, given: Any) -> bool:
     path = _checkpoint(run, given)
     if path is None:
         return False
-    from fastnn import checkpoints
+    from fastnn import model_files
 
-    values, kept = checkpoints.restore(run.model, path)
+    values, kept = model_files.restore(run.model, path)
     if not values:
         raise InputError(f"resume: {path} holds a model, but not how far its training was; Checkpoint writes such files")
     try:
@@ -88,7 +88,7 @@ def _checkpoint(run: Run, given: Any) -> Path | None:
         raise FileError(f"resume: there is neither a checkpoint nor a folder of checkpoints at {path}")
     if not path.is_dir():
         return path
-    from fastnn.checkpoints import Folder
+    from fastnn.model_files import Folder
 
     latest = Folder(path).latest()
     if latest is None:

@@ -19,6 +19,7 @@ from fastnn import arrays, engines, random, resuming, steps
 from fastnn.batches import Batches, is_batches
 from fastnn.callbacks import Callback, Checkpoint, Progress
 from fastnn.configurations import as_number
+from fastnn.core import ModelState, as_loss_network
 from fastnn.errors import DivergenceError, InputError, KindError, warn
 from fastnn.evaluation import check_measures, evaluate, hit_attributes, measures
 from fastnn.examples import Examples, prepare
@@ -28,12 +29,12 @@ from fastnn.interrupts import Interrupts
 from fastnn.labels import Task
 from fastnn.losses import LOSSES, as_loss
 from fastnn.metrics import as_metrics
-from fastnn.model import Sequential, Snapshot, Trained, as_loss_network
 from fastnn.program.narrow import bfloat16
 from fastnn.program.plan import plan
 from fastnn.program.trace import Call, Program, Trace
 from fastnn.schedules import as_schedule
 from fastnn.settings import ALL, AUTO, Settings, as_optimizer, check_numbers, checked_callbacks
+from fastnn.state import Snapshot, Trained
 
 LOG_ROWS = 4096
 """Steps whose losses fit into the log: the longest chunk."""
@@ -70,7 +71,7 @@ class Run:
     `like`: a run on the same examples, for a model of the same layers: what was checked and placed for it is used here too.
     """
 
-    def __init__(self, model: Sequential, X: Any, y: Any, settings: Settings, like: Run | None = None) -> None:
+    def __init__(self, model: ModelState, X: Any, y: Any, settings: Settings, like: Run | None = None) -> None:
         self.model, self.order, self.shard_rows, self.like = model, settings.order, settings.shard_rows, like
         self.part = settings.part
         self.loss, self.optimizer = as_loss(settings.loss), as_optimizer(settings.optimizer)

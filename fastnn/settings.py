@@ -17,7 +17,7 @@ from fastnn.errors import InputError, KindError
 from fastnn.optimizers import Adam, Optimizer, by_name
 
 if TYPE_CHECKING:
-    from fastnn.model import LossLike
+    from fastnn.losses import LossLike
 
 AUTO = "auto"
 """The `batch_size` that is found by the memory that is free."""

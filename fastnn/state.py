@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -149,3 +150,56 @@ class State:
         dtype, arrays = state
         self.__init__(dtype)  # type: ignore[misc]
         self._host = {name: owned(array) for name, array in arrays.items()}  # a pickle may hand over read-only or mapped memory
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How the model was trained last; stored with the model."""
+
+    device: str
+    precision: str
+
+
+@dataclass
+class OptimizerState:
+    """What an optimizer keeps between steps: the class it belongs to, its arrays, and how many updates it has made."""
+
+    optimizer: str
+    slots: dict[str, np.ndarray]
+    updates: int = 0
+
+
+@dataclass
+class Counters:
+    """Steps and epochs since the model was made; they count the random numbers of dropout and of the shuffle."""
+
+    step: int = 0
+    epoch: int = 0
+
+
+@dataclass
+class Snapshot:
+    """Everything that training changes; restoring it undoes whatever came after. Arrays lie where they were latest."""
+
+    arrays: dict[str, Any]
+    optimizer: str = ""
+    updates: int = 0
+    step: int = 0
+    epoch: int = 0
+
+    def on_host(self) -> Snapshot:
+        """The same with all arrays on the host."""
+        read = {name: array if isinstance(array, np.ndarray) else array.read() for name, array in self.arrays.items()}
+        return Snapshot(read, self.optimizer, self.updates, self.step, self.epoch)
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain values, and the arrays of the host under `arrays.NAME`."""
+        counts = {"optimizer": self.optimizer, "updates": self.updates, "step": self.step, "epoch": self.epoch}
+        return counts | {f"arrays.{name}": array for name, array in self.on_host().arrays.items()}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Snapshot:
+        """The snapshot that `to_config` described."""
+        given = {name.removeprefix("arrays."): array for name, array in config.items() if name.startswith("arrays.")}
+        counts = (int(config[name]) for name in ("updates", "step", "epoch"))
+        return cls(given, str(config["optimizer"]), *counts)

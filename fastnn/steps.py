@@ -21,7 +21,8 @@ from fastnn.losses import Loss, mean_loss
 from fastnn.program.differentiate import gradients, place
 from fastnn.program.fuse import fuse
 from fastnn.program.narrow import narrow
-from fastnn.program.trace import B, N, Program, Symbol, Trace
+from fastnn.program.shapes import B, N
+from fastnn.program.trace import Program, Symbol, Trace, constant
 from fastnn_kernels.contract import UPDATES
 
 LOG_COLUMNS = {"loss": 0, "accuracy": 1, "weight": 2, "penalty": 3}
@@ -219,7 +220,7 @@ def training(
     if attributes["clip_norm"] > 0:
         norm = ops.sqrt(ops.sum_of_squares(gradient, attributes["clip_value"]))
     else:
-        norm = ops.constant(gradient, 0.0)
+        norm = constant(gradient, 0.0)
     scalars = trace.input("scalars", (N, 3))
     state = [trace.input(slot, (network.size,)) for slot in UPDATES[update]]
     ops.update(update, arena, state, gradient, norm, scalars, index, starts, penalties, attributes)

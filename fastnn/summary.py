@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from fastnn import steps
 from fastnn.optimizers import Adam
-from fastnn.program.trace import B, Symbol, Trace
+from fastnn.program.shapes import B
+from fastnn.program.trace import Symbol, Trace
 from fastnn_kernels.contract import KERNELS
 
 if TYPE_CHECKING:
-    from fastnn.model import Sequential
+    from fastnn.core import ModelState
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Summary:
         return "\n".join(rows)
 
 
-def summarize(model: Sequential) -> Summary:
+def summarize(model: ModelState) -> Summary:
     """The summary of a model that has parameters; see `Sequential.summary`."""
     network = model.network
     trace = Trace(network.dtype)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from fastnn import engines, steps
+from fastnn.core import ModelState, as_loss_network
 from fastnn.errors import DeviceError, DivergenceError, InputError, NotReadyError
 from fastnn.evaluation import check_measures
 from fastnn.evaluation import evaluate as evaluate_examples
 from fastnn.examples import prepare
-from fastnn.losses import LOSSES, Loss, as_loss
+from fastnn.losses import LOSSES, Loss, LossLike, as_loss
 from fastnn.metrics import as_metrics
-from fastnn.model import LossLike, Sequential, as_loss_network
 from fastnn.optimizers import Optimizer
 from fastnn.program.explain import STEPS, Explanation
 from fastnn.run import History, Run, step_storage
@@ -25,7 +25,7 @@ CHANGED = ("task", "trained", "_loss", "_optimizer", "feature_names", "device")
 """What `fit` sets beside the arrays and the counters of a model."""
 
 
-def fit(model: Sequential, X: Any, y: Any, settings: Settings) -> History:
+def fit(model: ModelState, X: Any, y: Any, settings: Settings) -> History:
     """Train; see `Sequential.fit`.
 
     An error before the first step leaves the model as it was; a later one leaves it at its last whole step.
@@ -55,14 +55,14 @@ def fit(model: Sequential, X: Any, y: Any, settings: Settings) -> History:
         model._training.release()
 
 
-def partial_fit(model: Sequential, X: Any, y: Any, settings: Settings) -> dict[str, float]:
+def partial_fit(model: ModelState, X: Any, y: Any, settings: Settings) -> dict[str, float]:
     """One step on one mini-batch; see `Sequential.partial_fit`."""
     history = fit(model, X, y, replace(settings, batch_size=ALL, epochs=1, verbose=0, part=True))
     return {name: column[-1] for name, column in history.items()}
 
 
 def evaluate(
-    model: Sequential,
+    model: ModelState,
     X: Any,
     y: Any,
     *,
@@ -81,7 +81,7 @@ def evaluate(
 
 
 def step_program(
-    model: Sequential,
+    model: ModelState,
     batch_size: int = 128,
     *,
     loss: LossLike | None = None,
@@ -126,7 +126,7 @@ def step_program(
     return Explanation(instance, f"training step of {model!r}, {chosen.name}, {settings!r}, mini-batch {batch_size}")
 
 
-def _known_loss(model: Sequential, loss: Any, default: str | None = None) -> Loss:
+def _known_loss(model: ModelState, loss: Any, default: str | None = None) -> Loss:
     if loss is not None:
         return as_loss(loss)
     if model._loss is not None:

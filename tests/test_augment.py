@@ -323,7 +323,8 @@ def test_inference_leaves_images_alone() -> None:
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_engines_agree(dtype: str, cuda_host: HostRuntime) -> None:
     """The images that a step sees have the same bits on every engine, recorded or computed at once."""
-    from fastnn.program.trace import B, Trace
+    from fastnn.program.shapes import B
+    from fastnn.program.trace import Trace
 
     x = np.random.default_rng(0).random((33, 9, 8, 2)).astype(dtype)
     layer = fastnn.Augment(**STRONG)

@@ -14,8 +14,9 @@ from fastnn import ops
 from fastnn.engines import cuda
 from fastnn.program import fuse
 from fastnn.program.chain_norm import merged
-from fastnn.program.trace import B, Program, Symbol, Trace
-from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT
+from fastnn.program.shapes import B
+from fastnn.program.trace import Program, Symbol, Trace
+from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, NO_ACTIVATION
 
 CHEAP = ("relu", "leaky_relu")
 
@@ -106,7 +107,7 @@ def test_only_the_slope_of_the_very_activation_is_merged(other: str) -> None:
     (dz,) = trace.record("leaky_relu_backward", (dy, apart if other == "output" else h), [((B, 5), "float32")], alpha)
     reads = (dz, apart if other == "input" else x, *arrays[:2], mean, inverse_deviation)
     outputs = [((B, 5), "float32"), ((5,), "float32"), ((5,), "float32")]
-    dx, dgamma, dbeta = trace.record("batch_norm_backward", reads, outputs, fuse.NO_ACTIVATION)
+    dx, dgamma, dbeta = trace.record("batch_norm_backward", reads, outputs, NO_ACTIVATION)
     results = {"h": h, "dx": dx, "dgamma": dgamma, "dbeta": dbeta, **({"dz": dz} if other == "reader" else {})}
     expected = {"batch_norm": 1, "batch_norm_backward": 1, **({"leaky_relu_backward": 1} if other else {})}
     assert kernels(merged(fuse.fuse(trace.program(results)))) == expected

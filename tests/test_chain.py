@@ -21,7 +21,8 @@ import fastnn_kernels.numpy as definition
 from fastnn import ops
 from fastnn.engines.cuda import CudaEngine, CudaInstance
 from fastnn.program.chain import MOST_STEPS, chained
-from fastnn.program.trace import B, Call, Program, Symbol, Trace
+from fastnn.program.shapes import B
+from fastnn.program.trace import Call, Program, Symbol, Trace, constant
 from fastnn_kernels.contract import CHAIN_INPUTS, CHAINED, KERNELS, Operand, Step
 from fastnn_kernels.cuda.compiling import compile_source, version
 from fastnn_kernels.cuda.kernels import kernel, unit
@@ -321,29 +322,29 @@ def test_floats_of_two_kinds_are_not_computed_together() -> None:
 
 def test_constants_are_computed_before_the_first_play() -> None:
     r = Recorded()
-    constant = ops.exp(ops.constant(r.x, 2.0))
-    program = r.check(y=r.x * constant + constant)
+    known = ops.exp(constant(r.x, 2.0))
+    program = r.check(y=r.x * known + known)
     assert kernels_of(program) == ["fill", "exp", "chain_2"]
     r = Recorded()
-    (constant,) = r.trace.record("fill", (), [(r.x.shape, r.x.dtype)], {"value": 2.0})
-    program = r.check(y=ops.exp(constant) + r.x)
+    (twos,) = r.trace.record("fill", (), [(r.x.shape, r.x.dtype)], {"value": 2.0})
+    program = r.check(y=ops.exp(twos) + r.x)
     assert kernels_of(program) == ["fill", "exp", "add"]
 
 
 def test_numbers_are_no_inputs() -> None:
     r = Recorded()
-    number = ops.constant(r.x, 0.1)
+    number = constant(r.x, 0.1)
     program = r.check(y=ops.abs(r.x + 0.1) * number - 3.0)
     assert kernels_of(program) == ["chain_1"]
     assert str(program.calls[0].attributes["steps"]).startswith("(fill(value=0.1), fill(value=3.0), add(0, 1), abs(3)")
     r = Recorded()
-    number = ops.constant(r.x, 0.1)
+    number = constant(r.x, 0.1)
     assert kernels_of(r.check(y=number, z=ops.abs(r.x + number))) == ["fill", "chain_1"]
     r = Recorded()
-    program = r.check(y=ops.negative(r.dropout(ops.constant(r.x, 0.1))))
+    program = r.check(y=ops.negative(r.dropout(constant(r.x, 0.1))))
     assert kernels_of(program) == ["fill", "chain_2"]
     r = Recorded()
-    zeros = (ops.constant(r.x, 0.0), ops.constant(r.x, -0.0))
+    zeros = (constant(r.x, 0.0), constant(r.x, -0.0))
     r.check(y=ops.minimum(zeros[0], ops.abs(r.x)) * ops.maximum(zeros[1], ops.negative(ops.abs(r.dy))))
 
 

@@ -27,9 +27,10 @@ import fastnn_kernels.numpy as definition
 from fastnn import engines
 from fastnn.engines.cuda import CudaEngine
 from fastnn.program.mask import Way, alternatives, masked
-from fastnn.program.trace import B, Call, Program, Trace
+from fastnn.program.shapes import B
+from fastnn.program.trace import Call, Program, Trace
 from fastnn_kernels.contract import KERNELS, Operand, mask_pitch
-from fastnn_kernels.cuda import choices, cublaslt, dense
+from fastnn_kernels.cuda import choices, cublaslt, dense, variants
 from fastnn_kernels.cuda.cublaslt import CublasError, CublasLt
 from fastnn_kernels.cuda.lowering import Product
 from fastnn_kernels.cuda.runtime import CudaOutOfMemory, Launch, Multiplication, Node
@@ -221,7 +222,7 @@ def test_the_median_of_several_rounds_counts(gpu: Timed, monkeypatch: pytest.Mon
     engine = engines.gpu(0, tune=True)
     engine.tune(product_program(), 5)
     (choice,) = engine.choices.values()
-    assert isinstance(choice.way, dense.Library)
+    assert isinstance(choice.way, variants.Library)
     assert (choice.way.rank, choice.way.count) == (2, 3)
     assert choice.seconds == pytest.approx(11e-6)
     assert launched == [1, 1, 2, 2, 3, 3, *[1, 1, 2, 2] * 5]
@@ -276,7 +277,7 @@ def test_an_algorithm_that_does_not_run_is_not_chosen(gpu: Timed, monkeypatch: p
     engine = engines.gpu(0, tune=True)
     engine.tune(product_program(), 5)
     (choice,) = engine.choices.values()
-    assert isinstance(choice.way, dense.Library)
+    assert isinstance(choice.way, variants.Library)
     assert choice.way.rank == 2
 
 
@@ -295,7 +296,7 @@ def test_what_does_not_fit_or_does_not_run_is_left_to_the_rule(gpu: Timed, monke
     gpu.library.nothing_found = True
     engine.tune(product_program(9), 5)
     (choice,) = engine.choices.values()
-    assert isinstance(choice.way, dense.Own), "cuBLASLt has nothing, so that our own bodies were timed"
+    assert isinstance(choice.way, variants.Own), "cuBLASLt has nothing, so that our own bodies were timed"
 
 
 def test_without_tune_the_rule_decides(gpu: Timed) -> None:
@@ -378,7 +379,7 @@ def test_choices_are_kept(gpu: Timed, cuda_hosts: Hosts, tmp_path: Path) -> None
     assert "capture" not in gpu.asked
     assert second.choices == first.choices
     (choice,) = second.choices.values()
-    assert isinstance(choice.way, dense.Library)
+    assert isinstance(choice.way, variants.Library)
     assert (choice.way.rank, choice.way.algorithm[0]) == (2, 2)
     gpu.version = 2
     third = tuned(gpu, cuda_hosts)

@@ -152,7 +152,9 @@ def test_a_fault_in_fit_leaves_a_whole_step(
     """In the second of two fits: some values are on the GPU alone, programs are there already, others are not."""
     for name, value in SETTINGS[setting].items():
         monkeypatch.setattr(feeds, name, value)
-    monkeypatch.setattr(fastnn.run, "LOG_ROWS", 2)  # several chunks an epoch
+    monkeypatch.setattr(fastnn.run, "LOG_ROWS", 2)  # several chunks an epoch, and as many on a busy machine
+    monkeypatch.setattr(fastnn.run, "CHUNK_SECONDS", 1e6)
+    monkeypatch.setattr(fastnn.run, "BACKUP_SECONDS", 1e6)
     fault, runtime = FAULTS[kind], cuda_hosts.install()
 
     def first() -> fastnn.Sequential:

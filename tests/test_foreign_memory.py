@@ -20,7 +20,8 @@ import pytest
 import fastnn
 from fastnn import engines, ops
 from fastnn.errors import InputError
-from fastnn.program.trace import B, Trace
+from fastnn.program.shapes import B
+from fastnn.program.trace import Trace
 from fastnn_kernels.memory import ALIGNMENT, aligned, owned
 
 ROWS, FEATURES, CLASSES = 60, 5, 3

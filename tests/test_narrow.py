@@ -146,7 +146,7 @@ def test_one_step_is_that_of_numbers_rounded_at_the_same_places(
         # A number within a rounding error of the middle between two of bfloat16 may go either way.
         np.testing.assert_allclose(weight, before[name] - 0.5 * gradients[name], atol=2e-4, err_msg=name)
     assert history.precision == "bf16"
-    assert model.trained == fastnn.model.Trained("cuda:0", "bf16")
+    assert model.trained == fastnn.state.Trained("cuda:0", "bf16")
 
 
 @pytest.mark.parametrize("kernel", ["sgd", "momentum", "nesterov", "averaged_momentum", "rmsprop", "adam"])

@@ -11,7 +11,8 @@ import pytest
 from fastnn import engines, ops
 from fastnn.program.differentiate import RULES, gradients
 from fastnn.program.fuse import fuse
-from fastnn.program.trace import B, Symbol, Trace
+from fastnn.program.shapes import B
+from fastnn.program.trace import Symbol, Trace
 from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT, BINARY, KERNELS
 
 ROWS = 5

@@ -13,7 +13,8 @@ from fastnn.errors import CaptureError, InputError, KindError
 from fastnn.losses import as_loss
 from fastnn.program import fuse as fusion
 from fastnn.program.plan import plan
-from fastnn.program.trace import B, Program, Rows, Symbol, Trace, concrete
+from fastnn.program.shapes import B, Rows, concrete
+from fastnn.program.trace import Program, Symbol, Trace
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, KERNELS
 
 # --- symbols --------------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 import fastnn
 from fastnn import engines, ops
 from fastnn.program.differentiate import gradients
-from fastnn.program.trace import B, Trace
+from fastnn.program.shapes import B
+from fastnn.program.trace import Trace
 
 FOLDER = Path(*sys.argv[1:2])
 

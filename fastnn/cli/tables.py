@@ -16,7 +16,7 @@ from fastnn.cli.networks import rows_of_table
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastnn.run import Run
+    from fastnn.callbacks import RunState
 
 TITLES = {
     "r2": "R^2",
@@ -37,7 +37,7 @@ class Record(Callback):
     def __init__(self) -> None:
         self.history: Mapping[str, Sequence[float]] = {}
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: RunState) -> None:
         self.history = run.history
 
 
@@ -47,7 +47,7 @@ class Epochs(Progress):
     The bar is seen on a terminal only; elsewhere a line on standard error says after a silence how far the epoch is.
     """
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: RunState) -> None:
         if run.step:
             left = "" if run.epoch < run.epochs else ": nothing is left to do; --epochs adds more"
             line("resumed", f"after step {run.step:,}, with {run.epoch} of {run.epochs} epochs done{left}")
@@ -56,7 +56,7 @@ class Epochs(Progress):
         self.titles: dict[str, str] = {}
         self.spoke = time.monotonic()
 
-    def chunk_end(self, run: Run, losses: np.ndarray) -> None:
+    def chunk_end(self, run: RunState, losses: np.ndarray) -> None:
         super().chunk_end(run, losses)
         if self.bar.disable and self._is_silent():
             total = f" of {run.total_steps:,}" if run.total_steps else ""
@@ -65,7 +65,7 @@ class Epochs(Progress):
             )
             self.spoke = time.monotonic()
 
-    def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
+    def epoch_end(self, run: RunState, epoch: int, values: Mapping[str, float]) -> None:
         if not self.titles:
             self.titles = titles(values)
             self._print("epoch" + "".join(f"  {title:>8}" for title in self.titles.values()))

@@ -10,7 +10,8 @@ import numpy as np
 
 from fastnn.errors import InputError
 from fastnn.program.plan import plan
-from fastnn.program.trace import Call, Program, Rows, Symbol, concrete
+from fastnn.program.shapes import Rows, concrete
+from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import KERNELS, Operand
 
 Placed = Any

@@ -18,15 +18,16 @@ from fastnn.errors import InputError, KindError, PackageError
 from fastnn.program.chain import chained
 from fastnn.program.chain_norm import merged
 from fastnn.program.mask import Way, alternatives, masked
-from fastnn.program.trace import Call, Program, Symbol, concrete
+from fastnn.program.shapes import concrete
+from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import SUM_BLOCK, Operand
 from fastnn_kernels.cuda import dense
 from fastnn_kernels.cuda.arrays import DeviceArray
-from fastnn_kernels.cuda.dense import Choice
 from fastnn_kernels.cuda.lowering import ALIGNMENT, LOWERINGS, VECTOR, request
 from fastnn_kernels.cuda.player import PlacedCall, Player
 from fastnn_kernels.cuda.runtime import Runtime
 from fastnn_kernels.cuda.schedule import Place
+from fastnn_kernels.cuda.variants import Choice
 
 if TYPE_CHECKING:
     from fastnn_kernels.cuda.choices import Choices

@@ -13,7 +13,8 @@ from fastnn import arrays
 from fastnn.engines.base import Engine, Instance
 from fastnn.engines.pace import Pace
 from fastnn.errors import InputError, PackageError
-from fastnn.program.trace import Call, Program, Symbol, concrete
+from fastnn.program.shapes import concrete
+from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.memory import aligned
 
 BARRIER = 0.7e-6  # seconds a call that two threads meeting costs, uneven shares included

@@ -12,6 +12,7 @@ from fastnn import arrays, ops
 from fastnn.configurations import as_number
 from fastnn.errors import InputError
 from fastnn.layers.base import Array, Layer
+from fastnn.program.trace import FLOATS
 from fastnn.random import AUGMENTATION, key
 
 
@@ -105,7 +106,7 @@ class Augment(Layer):
     def examples(self, X: Array, seed: int = 0, step: int = 0) -> Array:
         """X (n, ...) as float32, or float64 where it is that, changed as in one step of training: to be looked at."""
         x = X if arrays.kind(X) else arrays.to_host(X)
-        x = x if x.dtype in ops.FLOATS else x.astype(np.float32)
+        x = x if x.dtype in FLOATS else x.astype(np.float32)
         return self.bound({"key": key(seed, self.purpose), "step": int(step)}).forward(x, True)
 
     def __repr__(self) -> str:

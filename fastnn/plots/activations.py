@@ -12,7 +12,8 @@ from fastnn.configurations import as_number
 from fastnn.errors import InputError, KindError
 from fastnn.plots import look
 from fastnn.program.differentiate import gradients
-from fastnn.program.trace import B, Trace
+from fastnn.program.shapes import B
+from fastnn.program.trace import Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastnn.program.plan import split_constants
-from fastnn.program.trace import Call, Program, Rows, Shape, Symbol
+from fastnn.program.shapes import Rows, Shape
+from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import CHAIN_INPUTS, CHAINED, COMPARISONS, Step
 
 MOST_STEPS = 16

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fastnn.errors import CaptureError
-from fastnn.program.trace import Call, Symbol, describe
+from fastnn.program.shapes import describe
+from fastnn.program.trace import Call, Symbol
 
 Rule = Callable[..., Sequence[Symbol | None]]
 RULES: dict[str, Rule] = {}

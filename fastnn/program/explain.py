@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnn.program.trace import Call, Program, Trace, describe
+from fastnn.program.shapes import describe
+from fastnn.program.trace import Call, Program, Trace
 
 if TYPE_CHECKING:
     from fastnn.engines import Engine, Instance

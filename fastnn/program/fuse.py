@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 
 from fastnn.program.trace import Call, Program, Symbol
-from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT
+from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, NO_ACTIVATION
 
 LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy", "squared_error")
-NO_ACTIVATION = {"activation": None, "alpha": 0.0}
 ACTIVATED = ("dense", "batch_norm", "batch_norm_inference")
 COMPARED = ("relu", "leaky_relu")
 """Activations that cost a comparison: computing them anew is as fast on every engine as reading what was computed."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from fastnn.program.trace import Call, Program, Symbol, elements
+from fastnn.program.shapes import elements
+from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import mask_pitch
 
 Way = Mapping[Call, Call]

@@ -34,7 +34,8 @@ def bfloat16() -> np.dtype[Any]:
         import ml_dtypes
     except ImportError as error:
         raise PackageError.of("ml-dtypes", 'precision="bf16"', error) from error
-    return np.dtype(ml_dtypes.bfloat16)
+    made: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return made
 
 
 def narrow(program: Program) -> Program:

@@ -1,62 +1,25 @@
 """Recording: array code run on `Symbol`s leaves a `Program`, a list of kernel calls for any number of rows.
 
-A dimension is a whole number or `Rows(k)`, k times the number of rows `B` that an instance is made for. Symbols that are not
+Shapes may depend on the number of rows that an instance is made for (`fastnn.program.shapes`). Symbols that are not
 written by a call are inputs: their storage is given by name when the program is instantiated. A symbol may be a view into
 another one (a parameter into the arena, a reshaped array into the array itself).
 """
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
 
-from fastnn.errors import CaptureError
-from fastnn_kernels.contract import KERNELS, Operand
+from fastnn.arrays import kind
+from fastnn.errors import CaptureError, InputError, KindError
+from fastnn.program.shapes import Dimension, Shape, broadcast_shapes, concrete, describe
+from fastnn_kernels.contract import COMPARISONS, KERNELS, Operand
 
-
-@dataclass(frozen=True)
-class Rows:
-    """`factor` times the number of rows, a dimension that is known when the program is instantiated."""
-
-    factor: int = 1
-
-    def __mul__(self, other: int) -> Rows:
-        return Rows(self.factor * other)
-
-    __rmul__ = __mul__
-
-    def __str__(self) -> str:
-        return {0: "N", 1: "B"}.get(self.factor, f"{self.factor}B")
-
-
-Dimension = int | Rows
-Shape = tuple[Dimension, ...]
-B = Rows()
-N = Rows(0)
-"""The length of an input that may be any: data, orders, tables. No kernel's cost or memory depends on it."""
-
-
-def elements(shape: Shape) -> Dimension:
-    """The product of the dimensions; at most one of them may depend on the number of rows."""
-    fixed = math.prod(d for d in shape if isinstance(d, int))
-    rows = [d for d in shape if isinstance(d, Rows)]
-    if len(rows) > 1:
-        raise CaptureError(f"the shape {describe(shape)} depends on the number of rows twice, which no operation supports")
-    return rows[0] * fixed if rows else fixed
-
-
-def concrete(shape: Shape, rows: int) -> tuple[int, ...]:
-    """The shape for a number of rows."""
-    return tuple(d.factor * rows if isinstance(d, Rows) else d for d in shape)
-
-
-def describe(shape: Shape) -> str:
-    """`(B, 10)`, as it is written in documentation and messages."""
-    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
+FLOATS = (np.dtype("float32"), np.dtype("float64"))
 
 
 class Symbol:
@@ -103,6 +66,60 @@ class Symbol:
     def __repr__(self) -> str:
         return f"<Symbol {self.name or ''}{describe(self.shape)} {self.dtype}>"
 
+    def __add__(self, other: Any) -> Symbol:
+        return binary("add", self, other)
+
+    def __radd__(self, other: Any) -> Symbol:
+        return binary("add", other, self)
+
+    def __sub__(self, other: Any) -> Symbol:
+        return binary("subtract", self, other)
+
+    def __rsub__(self, other: Any) -> Symbol:
+        return binary("subtract", other, self)
+
+    def __mul__(self, other: Any) -> Symbol:
+        return binary("multiply", self, other)
+
+    def __rmul__(self, other: Any) -> Symbol:
+        return binary("multiply", other, self)
+
+    def __truediv__(self, other: Any) -> Symbol:
+        return binary("divide", self, other)
+
+    def __rtruediv__(self, other: Any) -> Symbol:
+        return binary("divide", other, self)
+
+    def __pow__(self, other: Any) -> Symbol:
+        return binary("power", self, other)
+
+    def __rpow__(self, other: Any) -> Symbol:
+        return binary("power", other, self)
+
+    def __lt__(self, other: Any) -> Symbol:
+        return binary("less", self, other)
+
+    def __le__(self, other: Any) -> Symbol:
+        return binary("less_equal", self, other)
+
+    def __gt__(self, other: Any) -> Symbol:
+        return binary("greater", self, other)
+
+    def __ge__(self, other: Any) -> Symbol:
+        return binary("greater_equal", self, other)
+
+    def __matmul__(self, other: Any) -> Symbol:
+        return matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> Symbol:
+        return matmul(other, self)
+
+    def __neg__(self) -> Symbol:
+        return unary("negative", self)
+
+    def __abs__(self) -> Symbol:
+        return unary("abs", self)
+
     def __len__(self) -> int:
         _refuse("len()", "its .shape")
 
@@ -142,9 +159,7 @@ class Symbol:
 
 
 def _equivalent(name: str) -> str:
-    from fastnn import ops
-
-    return f"ops.{name}" if hasattr(ops, name) else "an operation of fastnn.ops"
+    return f"ops.{name}" if hasattr(sys.modules.get("fastnn.ops"), name) else "an operation of fastnn.ops"
 
 
 def _refuse(what: str, instead: str) -> NoReturn:
@@ -198,8 +213,6 @@ class Trace:
     """A recording in progress."""
 
     def __init__(self, dtype: Any = "float32") -> None:
-        import fastnn.ops  # noqa: F401 - symbols have their arithmetic and operations their derivatives from there
-
         self.dtype = np.dtype(dtype)
         self.calls: list[Call] = []
         self.inputs: dict[str, Symbol] = {}
@@ -266,3 +279,105 @@ class Program:
 
 def _kind(symbol: Symbol) -> str:
     return " bfloat16" if symbol.dtype.name == "bfloat16" else ""
+
+
+# --- operands, and what operators record ----------------------------------------------------------------------------
+
+
+def family(name: str, *arguments: Any) -> str:
+    """`"symbol"`, `"numpy"` or `"cupy"`: what all arguments are; Python numbers go with any."""
+    kinds = set()
+    for x in arguments:
+        if isinstance(x, Symbol):
+            kinds.add("symbol")
+        elif isinstance(x, bool | int | float | np.generic) and not isinstance(x, np.ndarray):
+            continue
+        elif kind(x):
+            kinds.add(kind(x))
+        else:
+            raise KindError(f"{name}: expected an array, got {type(x).__name__}; convert it with numpy.asarray")
+    if not kinds:
+        raise KindError(f"{name}: expected at least one array, got numbers only")
+    if len(kinds) > 1:
+        if "symbol" in kinds:
+            raise CaptureError(
+                f"{name}: a Symbol and an array cannot be mixed; while a program is recorded, arrays come in as its inputs"
+            )
+        raise KindError(f"{name}: NumPy and CuPy arrays cannot be mixed; move one of them with fastnn.arrays.to_host")
+    return kinds.pop()
+
+
+def floats(name: str, *arrays: Any) -> np.dtype[Any]:
+    """Check that all are float32 or all float64 arrays of one family; returns the dtype."""
+    family(name, *arrays)
+    for x in arrays:
+        if not hasattr(x, "shape"):
+            raise KindError(f"{name}: expected an array, got {type(x).__name__}")
+        if np.dtype(x.dtype) not in FLOATS:
+            raise KindError(f"{name}: expected float32 or float64, got {x.dtype}; convert it with .astype('float32')")
+    dtypes: set[np.dtype[Any]] = {np.dtype(x.dtype) for x in arrays}
+    if len(dtypes) > 1:
+        raise KindError(f"{name}: expected one dtype, got {' and '.join(sorted(map(str, dtypes)))}; convert one with .astype")
+    return dtypes.pop()
+
+
+def promote(name: str, *arguments: Any) -> tuple[Any, ...]:
+    """Numbers become 0-d arrays (or symbols) of the dtype of the arrays beside them."""
+    family(name, *arguments)
+    arrays = [x for x in arguments if hasattr(x, "shape") and not isinstance(x, np.generic)]
+    dtype = floats(name, *arrays)
+    promoted = []
+    for x in arguments:
+        if hasattr(x, "shape") and not isinstance(x, np.generic):
+            promoted.append(x)
+        elif isinstance(arrays[0], Symbol):
+            promoted.append(constant(arrays[0], float(x)))
+        else:
+            promoted.append(np.asarray(x, dtype))
+    return tuple(promoted)
+
+
+def constant(like: Symbol, value: float) -> Symbol:
+    """A 0-d symbol that holds `value` in the recording and dtype of `like`."""
+    return like.trace.record("fill", (), [((), like.dtype)], {"value": float(value)})[0]
+
+
+def check_matrix(name: str, what: str, x: Any) -> None:
+    if len(x.shape) != 2:
+        raise InputError(f"{name}: expected {what} with two axes, got shape {describe(tuple(x.shape))}")
+
+
+def check_same(name: str, expected: Dimension, got: Dimension, what: str) -> None:
+    if expected != got:
+        raise InputError(f"{name}: {what}: expected {expected}, got {got}")
+
+
+def unary(name: str, x: Symbol) -> Symbol:
+    """Record a kernel of one operand, element by element."""
+    return x.trace.record(name, (x,), [(x.shape, floats(name, x))])[0]
+
+
+def binary(name: str, a: Any, b: Any) -> Symbol:
+    """Record a kernel of two operands, element by element, one of which may be a number; shapes are broadcast."""
+    a, b = promote(name, a, b)
+    shape = broadcast_shapes(name, a.shape, b.shape)
+    made: Symbol = a.trace.record(name, (a, b), [(shape, np.dtype(bool) if name in COMPARISONS else a.dtype)])[0]
+    return made
+
+
+def matmul(a: Any, b: Any) -> Symbol:
+    """Record a matrix product; see `fastnn.ops.matmul`."""
+    attributes = {"transpose_a": False, "transpose_b": False}
+    made: Symbol = a.trace.record("matmul", (a, b), [product(a, b, **attributes)], attributes)[0]
+    return made
+
+
+def product(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> tuple[Shape, np.dtype[Any]]:
+    """Shape and dtype of a matrix product of two symbols or two arrays."""
+    dtype = floats("matmul", a, b)
+    check_matrix("matmul", "a", a)
+    check_matrix("matmul", "b", b)
+    rows, inner = reversed(a.shape) if transpose_a else a.shape
+    inner_b, columns = reversed(b.shape) if transpose_b else b.shape
+    check_same("matmul", inner, inner_b, f"inner dimensions of {describe(tuple(a.shape))} and {describe(tuple(b.shape))}")
+    return (rows, columns), dtype

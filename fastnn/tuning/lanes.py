@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastnn import engines, ops, steps
+from fastnn.core import as_loss_network
 from fastnn.errors import NotReadyError
 from fastnn.evaluation import LOG_ROWS, check_measures, hit_attributes, measured
 from fastnn.examples import Examples, prepare
@@ -20,14 +21,15 @@ from fastnn.feeds import Feed, feed
 from fastnn.layers import Dense
 from fastnn.losses import Loss
 from fastnn.metrics import as_metrics
-from fastnn.model import Trained, as_loss_network
 from fastnn.optimizers import Optimizer
 from fastnn.program.differentiate import gradients, place
 from fastnn.program.fuse import fuse
-from fastnn.program.trace import B, Call, N, Program, Rows, Symbol, Trace
+from fastnn.program.shapes import B, N, Rows
+from fastnn.program.trace import Call, Program, Symbol, Trace, constant
 from fastnn.run import CHUNK_SECONDS
 from fastnn.schedules import as_schedule
 from fastnn.settings import ALL, Settings
+from fastnn.state import Trained
 from fastnn.tuning.members import Member, MemberHistory
 from fastnn_kernels.contract import UPDATES
 from fastnn_kernels.memory import aligned
@@ -300,7 +302,7 @@ class _Lanes:
                 done += len(table)
             state = [trace.input(slot, (groups * size,)) for slot in UPDATES[self.optimizer.kernel]]
             ops.update(
-                self.optimizer.kernel, arena, state, gradient, ops.constant(gradient, 0.0), trace.input("scalars", (N, 3)),
+                self.optimizer.kernel, arena, state, gradient, constant(gradient, 0.0), trace.input("scalars", (N, 3)),
                 index, starts, penalties, self.optimizer.attributes(),
             )  # fmt: skip
         trace.record("advance", (control,), [], {"rows": B})

@@ -18,11 +18,12 @@ import numpy as np
 
 from fastnn import engines, inputs, ops, random
 from fastnn.callbacks import Callback
+from fastnn.core import as_loss_network
 from fastnn.errors import DivergenceError, InputError, KindError, NotReadyError, warn
 from fastnn.layers import Activation, Dense, Flatten
-from fastnn.losses import LOSSES, Loss, as_loss
+from fastnn.losses import LOSSES, Loss, LossLike, as_loss
 from fastnn.metrics import as_metrics
-from fastnn.model import LossLike, Sequential, as_loss_network
+from fastnn.model import Sequential
 from fastnn.optimizers import Optimizer
 from fastnn.run import History, Run, as_order
 from fastnn.schedules import Schedule

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fastnn.callbacks import Callback, Monitor
+from fastnn.callbacks import Callback, Monitor, RunState
 from fastnn.errors import InputError, KindError, nearest
-from fastnn.run import Run
 
 Train = Callable[[dict[str, Any], "Trial"], Any]
 """A function of (parameters, trial) that returns a number: what the search makes small, or large."""
@@ -89,10 +88,10 @@ class _Report(Callback):
             raise InputError(f"monitor {monitor!r} and a search with mode={trial.mode!r}: expected mode={other!r}")
         self.trial = trial
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: RunState) -> None:
         self.watched.check(run)
 
-    def epoch_end(self, run: Run, epoch: int, values: Mapping[str, float]) -> bool:
+    def epoch_end(self, run: RunState, epoch: int, values: Mapping[str, float]) -> bool:
         return self.trial.report(self.watched.value(values), epoch)
 
 

@@ -107,6 +107,9 @@ ACTIVATIONS_FROM_INPUT = ("gelu", "silu", "softplus")
 ALPHA_ACTIVATIONS = ("leaky_relu", "elu")
 """Activations with a slope or scale `alpha` for negative inputs."""
 
+NO_ACTIVATION = {"activation": None, "alpha": 0.0}
+"""The attributes of a layer that applies none."""
+
 UNARY = ("identity", "negative", "exp", "log", "sqrt", "abs", "sign", "step")
 BINARY = ("add", "subtract", "multiply", "divide", "power", "maximum", "minimum")
 COMPARISONS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")

@@ -27,11 +27,12 @@ import numpy as np
 from fastnn_kernels.caching import cache_folder
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cuda.cublaslt import Algorithm, CublasError
-from fastnn_kernels.cuda.dense import CHOICE_VERSION, Choice, Library, Own, Way, key, ways
+from fastnn_kernels.cuda.dense import CHOICE_VERSION, key, ways
 from fastnn_kernels.cuda.lowering import ALIGNMENT, request
 from fastnn_kernels.cuda.player import PlacedCall, Player
 from fastnn_kernels.cuda.runtime import CudaOutOfMemory, Memory, Runtime
 from fastnn_kernels.cuda.schedule import Place
+from fastnn_kernels.cuda.variants import Choice, Library, Own, Way
 
 ALGORITHMS = 16
 """Of cuBLASLt that are timed for a product, with each epilogue."""

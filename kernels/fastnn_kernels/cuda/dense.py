@@ -24,6 +24,7 @@ from fastnn_kernels.cuda.lowering import (
     reading,
     spread,
 )
+from fastnn_kernels.cuda.variants import Library, Own, Way
 
 CHOICE_VERSION = 2
 """Of everything below that decides who computes a product, in which tiles and splits: other numbers, other last bits."""
@@ -144,37 +145,6 @@ class Sizes:
 
 
 # --- who computes a product -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Library:
-    """By cuBLASLt with an epilogue, and by our bodies what that leaves to be done. `algorithm`: see Product; it was the
-    `rank`-th of `count` that the heuristic named."""
-
-    epilogue: str
-    algorithm: bytes = b""
-    rank: int = 0
-    count: int = 0
-
-
-@dataclass(frozen=True)
-class Own:
-    """By our bodies, in tiles of `rows` x `columns`, the inner axis in `splits`."""
-
-    rows: int
-    columns: int
-    splits: int
-
-
-Way = Library | Own
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The way that was found fastest, and the seconds that it takes."""
-
-    way: Way
-    seconds: float
 
 
 def sizes(call: Request) -> Sizes:

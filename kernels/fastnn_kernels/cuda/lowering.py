@@ -20,14 +20,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastnn_kernels.contract import KERNELS, Operand
-
-if TYPE_CHECKING:
-    from fastnn_kernels.cuda.dense import Choice
+from fastnn_kernels.cuda.variants import Choice
 
 THREADS = 256
 """Threads of a block, of every body."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastnn_kernels.contract import Operand
-from fastnn_kernels.cuda.dense import Choice
 from fastnn_kernels.cuda.kernels import kernel
 from fastnn_kernels.cuda.lowering import ALIGNMENT, Ahead, Body, Number, Pointer, Product, lower
 from fastnn_kernels.cuda.runtime import Launch, Memory, Multiplication, Node, Runtime
@@ -21,6 +20,7 @@ from fastnn_kernels.cuda.schedule import (
     place,
     schedule,
 )
+from fastnn_kernels.cuda.variants import Choice
 
 LENGTHS = (64, 8, 1)
 """Steps of the graphs that a program is played with, longest first."""

@@ -1,0 +1,467 @@
+"""Models in files: the arrays, and a manifest that says everything else. See `fastnn.archives` for the layout.
+
+A file is written beside its target, flushed to the disk and renamed, so that a crash leaves the old file or the new one.
+`Folder` keeps the last few of a long training, for one writing process at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import stat
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+
+from fastnn.errors import FileError, FormatError, InputError, NotReadyError, PackageError, nearest, warn
+
+try:
+    import msgspec
+except ImportError as error:
+    raise PackageError.of("msgspec", "reading and writing models", error) from error
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+from fastnn import archives, random, steps
+from fastnn.core import ModelState
+from fastnn.files import unwritable
+from fastnn.labels import Task
+from fastnn.layers import Layer
+from fastnn.optimizers import Optimizer
+from fastnn.state import Trained
+from fastnn_kernels.contract import UPDATES
+
+FORMAT_VERSION = 2
+OPTIMIZER, RUN = "optimizer.", "run."
+"""How the names of arrays begin that are not the model's own."""
+TRAINING = ("trainable", "l2", "l1", "learning_rate_factor")
+"""Options of layers that change nothing of what a model is, but how it is trained."""
+SLOTS = frozenset(slot for slots in UPDATES.values() for slot in slots)
+
+Run = tuple[Mapping[str, Any], Mapping[str, np.ndarray]]
+"""What a training keeps beside the model: plain values, and arrays by name."""
+
+
+# --- what is written ------------------------------------------------------------------------------------------------
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Size = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+
+
+class _Struct(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Strict: a field that is unknown is an error, so that no newer file is half understood."""
+
+
+class _Trained(_Struct):
+    device: str
+    precision: str
+
+
+class _Counters(_Struct):
+    step: Count
+    epoch: Count
+
+
+class _Optimizer(_Struct):
+    """`kind`: the class that the slots belong to; `config`: its numbers, where they are known."""
+
+    kind: str
+    config: dict[str, Any] | None
+    updates: Count
+    slots: list[str]
+
+
+class _Manifest(_Struct):
+    format: Literal[2]
+    fastnn: str
+    random_stream: int
+    dtype: Literal["float32", "float64"]
+    seed: int
+    input_scale: float
+    features: Annotated[list[Size], msgspec.Meta(min_length=1)]
+    feature_names: tuple[str, ...] | None
+    layers: list[dict[str, Any]]
+    task: dict[str, Any] | None
+    trained: _Trained | None
+    counters: _Counters
+    optimizer: _Optimizer | None
+    run: dict[str, Any] | None
+    target_names: tuple[str, ...] | None = None
+    """Absent in older files."""
+
+
+def save(model: ModelState, path: str | os.PathLike[str], optimizer: bool = False, run: Run | None = None) -> None:
+    """Write architecture, parameters, running statistics, seed, counters, task of `model`, and how it was trained to `path`.
+
+    `optimizer`: also its numbers, its state and the count of its updates, so that `fit` on the loaded model goes on as it would
+    have here. `run`: plain values (a dict that JSON can hold) and arrays (float32, float64, int64) of your own, for `read_run`.
+
+    Layers of your own are named in the file; `load` must be given their classes. Raises NotReadyError before the model has
+    parameters, InputError for what a file cannot hold, FileError if it cannot be written (an old one then survives).
+    """
+    import fastnn
+
+    if not model.built:
+        raise NotReadyError("the model has no parameters to save yet; call fit, or build(n_features)")
+    state = model.optimizer_state if optimizer else None
+    values, arrays = (None, {}) if run is None else run
+    kept = None
+    if state is not None:
+        config = None if model._optimizer is None else model._optimizer.to_config()
+        kept = {"kind": state.optimizer, "config": config, "updates": state.updates, "slots": list(state.slots)}
+    manifest = {
+        "format": FORMAT_VERSION,
+        "fastnn": fastnn.__version__,
+        "random_stream": random.STREAM_VERSION,
+        "dtype": model.dtype.name,
+        "seed": model.seed,
+        "input_scale": model.input_scale,
+        "features": list(model.network.features),
+        "feature_names": model.feature_names,
+        "target_names": model.target_names,
+        "layers": _described(model.layers),
+        "task": None if model.task is None else model.task.to_config(),
+        "trained": None if model.trained is None else asdict(model.trained),
+        "counters": asdict(model.counters),
+        "optimizer": kept,
+        "run": values,
+    }
+    tensors = dict(model.weights)
+    if state is not None:
+        tensors |= {OPTIMIZER + name: slot for name, slot in state.slots.items()}
+    tensors |= {RUN + name: np.asarray(array) for name, array in arrays.items()}
+    archives.write(path, manifest, tensors)
+
+
+def _described(layers: Sequence[Layer]) -> list[dict[str, Any]]:
+    frozen = {"trainable": False}
+    return [{"layer": type(layer).__name__, **layer.config(), **({} if layer.trainable else frozen)} for layer in layers]
+
+
+# --- what is read ---------------------------------------------------------------------------------------------------
+
+
+def restore(model: ModelState, path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, dict[str, np.ndarray]]:
+    """Put everything that training changes back into `model` from a file, and return the values and arrays of its run.
+
+    Raises InputError, and changes nothing, if the file is of another architecture or seed (which counts the random numbers);
+    the errors of `load` besides.
+    """
+    stored = Stored.read(Path(path))
+    stored.compare(model)
+    model.build(stored.manifest.features)
+    stored.put_into(model)
+    return stored.manifest.run, stored.arrays
+
+
+@dataclass
+class Stored:
+    """The content of a file, checked as far as it can be without the layers."""
+
+    path: Path
+    manifest: _Manifest
+    task: Task | None
+    optimizer: Optimizer | None
+    weights: dict[str, np.ndarray]
+    slots: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray]
+
+    @classmethod
+    def read(cls, path: Path) -> Stored:
+        found, tensors = archives.read(path)
+        version, library = found.get("format"), str(found.get("fastnn"))
+        if version != FORMAT_VERSION:
+            newer = isinstance(version, int) and version > FORMAT_VERSION
+            cure = f"; it was written by fastnn {library}: pip install 'fastnn-xp>={library}'" if newer else ""
+            archives.refuse(path, f"has format {version!r}; this version of fastnn reads format {FORMAT_VERSION}{cure}")
+        try:
+            manifest = msgspec.convert(found, _Manifest)
+            task = None if manifest.task is None else Task.from_config(manifest.task)
+            kept = manifest.optimizer
+            optimizer = None if kept is None or kept.config is None else Optimizer.from_config(kept.config)
+        except (msgspec.ValidationError, TypeError, ValueError, OverflowError) as error:
+            archives.refuse(path, f"does not describe a model: {error}", error)
+        if manifest.random_stream != random.STREAM_VERSION:
+            stream = f"{manifest.random_stream}, which this version does not make"
+            archives.refuse(path, f"goes on with random stream {stream}; it was written by fastnn {library}")
+        arrays = {name[len(RUN) :]: tensors.pop(name) for name in list(tensors) if name.startswith(RUN)}
+        slots = {name[len(OPTIMIZER) :]: tensors.pop(name) for name in list(tensors) if name.startswith(OPTIMIZER)}
+        stored = cls(path, manifest, task, optimizer, tensors, slots, arrays)
+        stored._check()
+        return stored
+
+    def _check(self) -> None:
+        """Raise FormatError where the arrays do not belong together."""
+        names = set() if self.manifest.optimizer is None else set(self.manifest.optimizer.slots)
+        if set(self.slots) != names or not names <= SLOTS:
+            archives.refuse(self.path, f"has the state {sorted(self.slots)} of an optimizer with {sorted(names)}")
+        shapes = {slot.shape for slot in self.slots.values()}
+        if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
+            archives.refuse(self.path, f"has states of an optimizer of the shapes {sorted(shapes)}")
+        for name, values in {**self.weights, **self.slots}.items():
+            if values.dtype != self.manifest.dtype:
+                archives.refuse(self.path, f"has {name} of {values.dtype} in a model of {self.manifest.dtype}")
+            if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
+                archives.refuse(self.path, f"has NaN or infinity in {name}")
+        names_given = self.manifest.feature_names
+        if names_given is not None and self.manifest.features != [len(names_given)]:
+            archives.refuse(self.path, f"has {len(names_given)} names of features for inputs of {self.manifest.features}")
+
+    def make(self, classes: Mapping[str, type[Layer]], model_class: type[ModelState]) -> Any:
+        """A model of this architecture. Nothing is allocated before the layers ask for just the arrays of the file."""
+        layers = []
+        manifest = self.manifest
+        for config in manifest.layers:
+            options = dict(config)
+            name = options.pop("layer", None)
+            if not isinstance(name, str) or name not in classes:
+                cure = f"{nearest(name, classes)}; give your own as layers={{{name!r}: ...}}"
+                archives.refuse(self.path, f"has a layer {name!r}{cure}")
+            trainable = options.pop("trainable", True)
+            if not isinstance(trainable, bool):
+                archives.refuse(self.path, f"does not describe a model: trainable is {trainable!r} in a layer {name}")
+            layers.append((classes[name], options, trainable))
+        try:
+            model = model_class(
+                [made(**options).bound({"trainable": trainable}) for made, options, trainable in layers],
+                seed=manifest.seed,
+                dtype=manifest.dtype,
+                input_scale=manifest.input_scale,
+            )
+            expected, size = _shapes(model, manifest.features)
+        except Exception as error:  # the layers were told to make something that they cannot, in ways of their own
+            archives.refuse(self.path, f"does not describe a model: {error}", error)
+        got = {name: values.shape for name, values in self.weights.items()}
+        if expected != got:
+            wrong = [name for name in {**expected, **got} if expected.get(name) != got.get(name)]
+            name = wrong[0]
+            archives.refuse(self.path, f"holds other arrays than its layers have: {name}: expected the shape "
+                            f"{expected.get(name)}, got {got.get(name)} ({len(wrong)} differ)")  # fmt: skip
+        self._check_slots(size)
+        return model.build(manifest.features)
+
+    def _check_slots(self, size: int) -> None:
+        for name, values in self.slots.items():
+            if values.size != size:
+                archives.refuse(self.path, f"has {OPTIMIZER}{name} of {values.size} numbers for {size} parameters")
+
+    def compare(self, model: ModelState) -> None:
+        """Raise InputError unless this is a state of `model`, saying everything in which they differ."""
+        features = list(model.network.features) if model.built else self.manifest.features
+        shapes, size = _shapes(model, features)
+        theirs = {
+            "dtype": self.manifest.dtype,
+            "input_scale": str(self.manifest.input_scale),
+            "features": str(tuple(self.manifest.features)),
+            **{f"layer {index}": _line(config) for index, config in enumerate(self.manifest.layers)},
+            **{name: str(values.shape) for name, values in self.weights.items()},
+        }
+        ours = {
+            "dtype": model.dtype.name,
+            "input_scale": str(model.input_scale),
+            "features": str(tuple(features)),
+            **{f"layer {index}": _line(config) for index, config in enumerate(_described(model.layers))},
+            **{name: str(shape) for name, shape in shapes.items()},
+        }
+        differing = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+        if differing:
+            lines = [f"{self.path} holds another architecture than the model has:"]
+            for name in differing:
+                pair = (textwrap.shorten(side.get(name, "nothing"), 200) for side in (theirs, ours))
+                text = "{}: the file has {}, the model has {}".format(name, *pair)
+                lines += textwrap.wrap(text, 120, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+            raise InputError("\n".join(lines))
+        if self.manifest.seed != model.seed:
+            raise InputError(
+                f"{self.path} goes on with seed {self.manifest.seed}, and the model has seed {model.seed}; "
+                f"make it with seed={self.manifest.seed}"
+            )
+        self._check_slots(size)
+
+    def put_into(self, model: ModelState) -> None:
+        """Let a model of this architecture be in this state."""
+        manifest = self.manifest
+        model.set_weights(self.weights)
+        kept = manifest.optimizer
+        slots = model._start_slots(None) if kept is None else model._start_slots(kept.kind, tuple(self.slots), kept.updates)
+        for name, slot in slots.items():
+            slot[...] = self.slots[name]
+        model._optimizer = self.optimizer
+        model.task = self.task
+        if model._loss is not None and (self.task is None or model._loss.name != self.task.loss):
+            model._loss = None
+        model.trained = None if manifest.trained is None else Trained(manifest.trained.device, manifest.trained.precision)
+        model.feature_names, model.target_names = manifest.feature_names, manifest.target_names
+        model.counters.step, model.counters.epoch = manifest.counters.step, manifest.counters.epoch
+
+
+def _shapes(model: ModelState, features: Sequence[int]) -> tuple[dict[str, tuple[int, ...]], int]:
+    """The shapes of all arrays that the layers ask for, by name, and how many numbers of them are trained."""
+    parameters, statistics, _ = steps.lay_out(model.layers, tuple(features), model.dtype)
+    shapes = {f"{index}.{name}": tuple(declared.shape) for index, name, declared in (*parameters, *statistics)}
+    return shapes, sum(int(np.prod(declared.shape, dtype=object)) for _, _, declared in parameters)
+
+
+def _line(config: Mapping[str, Any]) -> str:
+    """A layer as it is written, after a journey through JSON, less its initial values and how it is trained."""
+    options = json.loads(json.dumps(config))
+    name = options.pop("layer", None)
+    shown = (
+        f"{key}={value!r}"
+        for key, value in options.items()
+        if value is not None and not key.endswith("_init") and key not in TRAINING
+    )
+    return f"{name}({', '.join(shown)})"
+
+
+# --- a folder -------------------------------------------------------------------------------------------------------
+
+_GENERATION = re.compile(r"step-(\d{9,19})\.safetensors")
+_LEFTOVER = re.compile(r"\.(step-\d{9,19}|best)\.safetensors\.[0-9a-f]{16}")
+_held: set[int] = set()
+"""Handles of the locks of this process."""
+
+
+def _let_go() -> None:
+    """In a forked child: the lock is the parent's, and ends with it."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
+class Folder:
+    """A folder with the last `keep` states of a training, `step-000000123.safetensors`, and the best one.
+
+    Only files of these names are looked at, and no symbolic links. One `Folder` writes at a time: `locked` says until when.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], keep: int = 2) -> None:
+        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+            raise InputError(f"keep: expected a whole number of at least 1, got {keep!r}")
+        self.path, self.keep = Path(path), keep
+        self.best = self.path / "best.safetensors"
+        self._locks = 0
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep everybody else from writing here; what killed writers have left is removed. May be nested.
+
+        Raises FileError while another `Folder`, of this process or of another, holds the lock. It ends with its process.
+        """
+        if self._locks:
+            self._locks += 1
+            try:
+                yield
+            finally:
+                self._locks -= 1
+            return
+        handle = self._lock()
+        _held.add(handle)
+        self._locks = 1
+        try:
+            for leftover in self._regular(_LEFTOVER).values():
+                self._remove(leftover)
+            yield
+        finally:
+            self._locks = 0
+            if handle in _held:  # not in a forked child
+                _held.discard(handle)
+                fcntl.flock(handle, fcntl.LOCK_UN)  # at once, also where a child has not closed its copy yet
+                os.close(handle)
+
+    def _lock(self) -> int:
+        if fcntl is None:
+            raise FileError(f"{self.path} cannot be locked: this system has no flock")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
+        except OSError as error:
+            owner = os.pread(handle, 20, 0).decode("ascii", "replace")
+            os.close(handle)
+            if isinstance(error, BlockingIOError):
+                who = f"process {owner}" if owner.isdigit() else "another process"
+                raise FileError(f"{self.path} is being written by {who}") from error
+            raise FileError(f"{self.path} cannot be locked: {error.strerror or error}") from error
+        return handle
+
+    def _regular(self, pattern: re.Pattern[str]) -> dict[str, Path]:
+        """Regular files with names of this pattern."""
+        try:
+            names = [name for name in os.listdir(self.path) if pattern.fullmatch(name)]
+            paths = {name: self.path / name for name in names}
+            return {name: path for name, path in paths.items() if stat.S_ISREG(path.lstat().st_mode)}
+        except FileNotFoundError:  # the folder, or a file that its writer has just removed
+            return {} if not self.path.exists() else self._regular(pattern)
+        except OSError as error:
+            raise FileError(f"{self.path} cannot be read: {error.strerror or error}") from error
+
+    def _generations(self) -> list[tuple[int, Path]]:
+        """Steps and files, the newest first."""
+        found = ((int(name[len("step-") : name.index(".")]), path) for name, path in self._regular(_GENERATION).items())
+        return sorted(found, reverse=True)
+
+    def newest_step(self) -> int | None:
+        """The step of the newest generation, whole or not; None where there is none."""
+        generations = self._generations()
+        return generations[0][0] if generations else None
+
+    def _remove(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            warn(f"{path} cannot be removed: {error.strerror or error}")
+
+    def write(self, model: ModelState, run: Run | None = None) -> Path:
+        """Write the model with its optimizer and `run` as a new generation; then remove those before the newest `keep`.
+
+        Files of later steps, which another training may have left, stay as they are. Raises what `save` and `locked` raise.
+        """
+        step = model.counters.step
+        path = self.path / f"step-{step:09d}.safetensors"
+        with self.locked():
+            save(model, path, optimizer=True, run=run)
+            for _, old in [(number, old) for number, old in self._generations() if number <= step][self.keep :]:
+                self._remove(old)
+        return path
+
+    def write_best(self, model: ModelState, run: Run | None = None) -> Path:
+        """Write the same as `best.safetensors`, in the place of the one before."""
+        with self.locked():
+            save(model, self.best, optimizer=True, run=run)
+        return self.best
+
+    def latest(self) -> Path | None:
+        """The newest generation that is whole, with one warning if newer ones are damaged; None where there is none at all.
+
+        Raises FormatError if all are damaged.
+        """
+        damaged: list[str] = []
+        for _, path in self._generations():
+            try:
+                Stored.read(path)
+            except FileError as error:
+                damaged.append(str(error))
+                continue
+            if damaged:
+                warn(f"{path} is used: {'; '.join(damaged)}")
+            return path
+        if damaged:
+            raise FormatError(f"{self.path} holds no whole file: {'; '.join(damaged)}")
+        return None

@@ -1,0 +1,78 @@
+"""Shapes that are known but for the number of rows, and what becomes of them where operands are broadcast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fastnn.errors import CaptureError, InputError
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`factor` times the number of rows, a dimension that is known when the program is instantiated."""
+
+    factor: int = 1
+
+    def __mul__(self, other: int) -> Rows:
+        return Rows(self.factor * other)
+
+    __rmul__ = __mul__
+
+    def __str__(self) -> str:
+        return {0: "N", 1: "B"}.get(self.factor, f"{self.factor}B")
+
+
+Dimension = int | Rows
+Shape = tuple[Dimension, ...]
+B = Rows()
+N = Rows(0)
+"""The length of an input that may be any: data, orders, tables. No kernel's cost or memory depends on it."""
+
+MOST_AXES = 6
+"""Axes that operations on several arrays, and transpose, can handle."""
+
+
+def elements(shape: Shape) -> Dimension:
+    """The product of the dimensions; at most one of them may depend on the number of rows."""
+    fixed = math.prod(d for d in shape if isinstance(d, int))
+    rows = [d for d in shape if isinstance(d, Rows)]
+    if len(rows) > 1:
+        raise CaptureError(f"the shape {describe(shape)} depends on the number of rows twice, which no operation supports")
+    return rows[0] * fixed if rows else fixed
+
+
+def concrete(shape: Shape, rows: int) -> tuple[int, ...]:
+    """The shape for a number of rows."""
+    return tuple(d.factor * rows if isinstance(d, Rows) else d for d in shape)
+
+
+def describe(shape: Shape) -> str:
+    """`(B, 10)`, as it is written in documentation and messages."""
+    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
+
+
+def broadcast_shapes(name: str, *shapes: Shape) -> Shape:
+    """The shape that NumPy's rules give; dimensions that depend on the number of rows match only themselves and 1."""
+    result: list[Dimension] = []
+    for position in range(1, max(map(len, shapes)) + 1):
+        found: Dimension = 1
+        for shape in shapes:
+            d = shape[-position] if position <= len(shape) else 1
+            if d == 1 or d == found:
+                continue
+            if found != 1:
+                raise InputError(f"{name}: shapes {' and '.join(map(describe, shapes))} do not fit together")
+            found = d
+        result.append(found)
+    if _row_axes(result) > max(map(_row_axes, shapes)):
+        given, made = " and ".join(map(describe, shapes)), describe(tuple(reversed(result)))
+        raise InputError(f"{name}: shapes {given} would make {made}, each example with every other; reshape (B,) to (B, 1)")
+    if len(result) > MOST_AXES:
+        raise InputError(f"{name}: at most {MOST_AXES} axes can be broadcast, got {len(result)}")
+    return tuple(reversed(result))
+
+
+def _row_axes(shape: Sequence[Dimension]) -> int:
+    return sum(isinstance(d, Rows) for d in shape)
