@@ -14,8 +14,8 @@ from fastnn.benchmarks.environment import commit, versions
 from fastnn.benchmarks.grid import DEVICES, NETWORKS, Cell, cells, check_order, make_task
 from fastnn.benchmarks.peers.ours import Fastnn
 from fastnn.benchmarks.runner import disagreement
+from fastnn.engines.explain import measure_limits
 from fastnn.errors import DeviceError
-from fastnn.program.explain import measure_limits
 
 Work = Sequence[tuple[int, int]]
 """(floating-point operations, bytes) of each kernel call, by the contract."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the wheel, installs it into a fresh virtual environment, and checks it: ruff, mypy, and every test, on the
+# Builds the wheel, installs it into a fresh virtual environment, and checks it: ruff, mypy, the rule of direction, and every test, on the
 # installed wheel and not on the checkout. Needs Python >= 3.11 with venv and a package index; leaves nothing behind but, where
 # it may and there is none, the system's Chromium.
 #
@@ -68,6 +68,8 @@ heading "ruff format"
 "$python" -P -m ruff format --check . || failed+=("ruff format")
 heading "mypy"
 "$python" -P -m mypy || failed+=("mypy")
+heading "structure"
+"${python%/*}/lint-imports" --no-cache || failed+=("structure")
 
 # Only the tests, the benchmarks and the settings are laid out here, so that `import fastnn` can find nothing but the installed wheel.
 mkdir "$work/run"

@@ -75,7 +75,7 @@ class Batches:
                 if block:  # those before it are trained on, however many of them were waiting
                     yield block
                 raise
-            alike = not block or (examples.data == block[0].data and len(examples.X) == len(block[0].X))
+            alike = not block or (examples.layout == block[0].layout and len(examples.X) == len(block[0].X))
             if not alike or (block and not examples.on_host):
                 yield block
                 block, begun, size = [], perf_counter(), 0

@@ -114,7 +114,7 @@ class Computation:
 
     def explain(self, feeds: Mapping[str, Any], *, device: str = "cpu", threads: int | None = None, width: int = 80) -> str:
         """A table of the calls for these values: shapes, operations, bytes, measured time, how near it is to the limit."""
-        from fastnn.program.explain import Explanation
+        from fastnn.engines.explain import Explanation
 
         instance, values, _ = self._prepared(feeds, device, threads)
         with engines.translated(), instance as run:

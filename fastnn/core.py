@@ -14,6 +14,7 @@ import numpy as np
 from fastnn import arrays, engines, inputs, random, steps
 from fastnn.engines.instances import Instances
 from fastnn.errors import DeviceError, DeviceLostError, InputError, KindError, NotReadyError, nearest
+from fastnn.examples import Expected
 from fastnn.labels import Task
 from fastnn.layers import Activation, Layer, final_activation
 from fastnn.losses import LOSSES, Loss
@@ -154,6 +155,12 @@ class ModelState:
     @property
     def built(self) -> bool:
         return self._network is not None
+
+    @property
+    def expected(self) -> Expected:
+        """What this model expects of data; raises NotReadyError before `build`."""
+        squashed = final_activation(self.layers) == "sigmoid"
+        return Expected(self.network.features, self.feature_names, self.dtype, self._outputs, squashed)
 
     @property
     def _parameters(self) -> np.ndarray:

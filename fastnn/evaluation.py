@@ -91,10 +91,10 @@ def _play(
     start = 0
     for rows, count in _blocks(n, block):
         settings = None if hits is None else tuple(sorted(hits.items()))
-        key = ("evaluate", engine.name, engine.precision, engine.tuned, rows, threads, loss, examples.data, settings)
+        key = ("evaluate", engine.name, engine.precision, engine.tuned, rows, threads, loss, examples.layout, settings)
 
         def make(rows: int = rows) -> engines.Instance:
-            instance = engine.instantiate(steps.evaluation(network, loss, examples.data, hits), rows, threads)
+            instance = engine.instantiate(steps.evaluation(network, loss, examples.layout, hits), rows, threads)
             log = engine.zeros((LOG_ROWS, len(steps.LOG_COLUMNS)), model.dtype, mirrored=True)
             instance.bind(control=engine.zeros((8,), np.int64, mirrored=True), log=log)
             return instance

@@ -7,19 +7,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from fastnn import inputs, labels, steps
+from fastnn import inputs, labels
 from fastnn.errors import InputError
 from fastnn.inputs import Rows
 from fastnn.labels import Task
-from fastnn.layers import final_activation
 from fastnn.losses import Loss
 
-if TYPE_CHECKING:
-    from fastnn.core import ModelState
+
+@dataclass(frozen=True)
+class DataLayout:
+    """What the arrays that a step reads look like: dtypes, shape of a target, whether examples have weights."""
+
+    source: str
+    target: str
+    target_shape: tuple[int, ...]
+    weighted: bool = False
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a model expects of data: shape of an example, names of its columns, the dtype it computes in, shape of an output.
+
+    `squashed`: outputs are those of a sigmoid in the last layer.
+    """
+
+    features: tuple[int, ...]
+    feature_names: tuple[str, ...] | None
+    dtype: np.dtype[Any]
+    outputs: tuple[int, ...]
+    squashed: bool
 
 
 @dataclass
@@ -60,8 +80,8 @@ class Examples:
         return labels.decode(task, decided[:, 0]) if self.kind == "binary" else decided
 
     @property
-    def data(self) -> steps.Data:
-        return steps.Data(self.X.dtype.name, self.y.dtype.name, self.y.shape[1:], self.weights is not None)
+    def layout(self) -> DataLayout:
+        return DataLayout(self.X.dtype.name, self.y.dtype.name, self.y.shape[1:], self.weights is not None)
 
     def arrays(self) -> dict[str, np.ndarray | Rows]:
         found = {"X": self.X, "y": self.y}
@@ -69,7 +89,7 @@ class Examples:
 
 
 def prepare(
-    model: ModelState,
+    expected: Expected,
     X: Any,
     y: Any,
     loss: Loss,
@@ -85,15 +105,14 @@ def prepare(
     `known`: the task whose labels these are; `classes`: the labels in the order of the outputs; `part`: these are some of the
     examples only, which may all be of one class.
     """
-    given = inputs.read(X, model.network.features, f"{what}X", model.feature_names)
-    rows = inputs.readable(given, model.dtype, f"{what}X")
+    given = inputs.read(X, expected.features, f"{what}X", expected.feature_names)
+    rows = inputs.readable(given, expected.dtype, f"{what}X")
     n = len(rows)
     if n == 0:
         raise InputError(f"{what}X: expected at least one example, got none")
-    if len(model._outputs) != 1:
-        raise InputError(f"losses need outputs (B, O), and the model's have the shape {('B', *model._outputs)}")
-    squashed = final_activation(model.layers) == "sigmoid"
-    outputs = model._outputs[0]
-    targets = labels.read(y, n, outputs, loss, squashed, model.dtype, f"{what}y", classes, known, part)
-    weights = labels.weights(targets, n, sample_weight, class_weight, model.dtype, outputs, what)
+    if len(expected.outputs) != 1:
+        raise InputError(f"losses need outputs (B, O), and the model's have the shape {('B', *expected.outputs)}")
+    outputs, dtype = expected.outputs[0], expected.dtype
+    targets = labels.read(y, n, outputs, loss, expected.squashed, dtype, f"{what}y", classes, known, part)
+    weights = labels.weights(targets, n, sample_weight, class_weight, dtype, outputs, what)
     return Examples(rows, targets.values, weights, targets.kind, targets.classes)

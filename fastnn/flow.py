@@ -17,6 +17,7 @@ from fastnn import arrays, inputs, ops, steps
 from fastnn.callbacks import Callback
 from fastnn.configurations import as_count, as_number
 from fastnn.errors import InputError, NotReadyError, warn
+from fastnn.examples import DataLayout
 from fastnn.losses import Loss, mean_loss
 from fastnn.program.differentiate import gradients
 from fastnn.program.fuse import fuse
@@ -204,7 +205,7 @@ class _Probe:
     def __init__(self, run: Run, examples: int, before: np.ndarray | None) -> None:
         model, engine, given = run.model, run.engine, run.examples
         rows = min(examples, len(given.X))
-        program, self.columns = _flow(run.network, run.loss, given.data, len(model.layers))
+        program, self.columns = _flow(run.network, run.loss, given.layout, len(model.layers))
         self.engine, self.network = engine, run.network
         small = rows * run.network.size < SMALL
         self.instance = engine.instantiate(program, rows, 1 if small else run.threads)
@@ -254,7 +255,7 @@ class _Probe:
         return np.array(self.engine.read(self.parameters)[0])
 
 
-def _flow(network: steps.Network, loss: Loss, data: steps.Data, layers: int) -> tuple[Program, list[tuple[str, str]]]:
+def _flow(network: steps.Network, loss: Loss, data: DataLayout, layers: int) -> tuple[Program, list[tuple[str, str]]]:
     """x, t, parameters, parameters before -> a row of root mean squares; and what each column is: (quantity, layer or name)."""
     trace = Trace(network.dtype)
     x = trace.input("x", (B, *network.features))

@@ -182,7 +182,7 @@ def check_gradients(
     twin.build(inputs.shape[1:] if not model.built else model.network.features)
     if model.built:
         twin.set_weights({name: value.astype(np.float64) for name, value in model.weights.items()})
-    examples = prepare(twin, inputs, y, chosen, sample_weight, None)
+    examples = prepare(twin.expected, inputs, y, chosen, sample_weight, None)
     cost = _Cost(twin, chosen, examples.X * twin.input_scale, examples.y, examples.weights, l2, l1, training, fused)
     places = cost.network.trained()
     start = twin._parameters.copy()

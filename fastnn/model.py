@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import os
 
     from fastnn.callbacks import Callback
+    from fastnn.engines.explain import Explanation
     from fastnn.optimizers import Optimizer
-    from fastnn.program.explain import Explanation
     from fastnn.run import History
 
 

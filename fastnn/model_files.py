@@ -31,6 +31,7 @@ except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
 from fastnn import archives, random, steps
+from fastnn._version import __version__
 from fastnn.core import ModelState
 from fastnn.files import unwritable
 from fastnn.labels import Task
@@ -107,8 +108,6 @@ def save(model: ModelState, path: str | os.PathLike[str], optimizer: bool = Fals
     Layers of your own are named in the file; `load` must be given their classes. Raises NotReadyError before the model has
     parameters, InputError for what a file cannot hold, FileError if it cannot be written (an old one then survives).
     """
-    import fastnn
-
     if not model.built:
         raise NotReadyError("the model has no parameters to save yet; call fit, or build(n_features)")
     state = model.optimizer_state if optimizer else None
@@ -119,7 +118,7 @@ def save(model: ModelState, path: str | os.PathLike[str], optimizer: bool = Fals
         kept = {"kind": state.optimizer, "config": config, "updates": state.updates, "slots": list(state.slots)}
     manifest = {
         "format": FORMAT_VERSION,
-        "fastnn": fastnn.__version__,
+        "fastnn": __version__,
         "random_stream": random.STREAM_VERSION,
         "dtype": model.dtype.name,
         "seed": model.seed,

@@ -9,26 +9,48 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from fastnn.callbacks import Callback, Checkpoint
+from fastnn.batches import Batches
+from fastnn.callbacks import Callback, Checkpoint, RunState
 from fastnn.errors import FileError, FormatError, InputError, KindError, warn
 from fastnn.examples import Examples
 from fastnn.inputs import Rows
 from fastnn.layers import Parameter
-
-if TYPE_CHECKING:
-    from fastnn.run import Run
+from fastnn.losses import Loss
+from fastnn.optimizers import Optimizer
+from fastnn.steps import Network
 
 LOOKED_AT = 1024
 """Examples that tell data apart: a run is gone on with on the data that it began with."""
 
 
-def resume(run: Run, given: Any) -> bool:
+class Resumable(RunState, Protocol):
+    """What is kept of a training, beside what callbacks see of it."""
+
+    loss: Loss
+    optimizer: Optimizer
+    network: Network
+    penalties: tuple[float, float]
+    """L2 and L1 of all layers that have none of their own."""
+    examples: Examples
+    """All, or the first mini-batch of an iterable, `batches`."""
+    batches: Batches | None
+    validation: Examples | None
+    order: Callable[[int], Any] | None
+    shard_rows: int | None
+    seen: int
+    """Examples of this epoch so far; `sums`: of what their steps wrote down."""
+    sums: dict[str, float]
+    own_rate: float | None
+    """The learning rate that was assigned."""
+
+
+def resume(run: Resumable, given: Any) -> bool:
     """Go on where `given` says (the `resume` of `Sequential.fit`); whether there was anything to go on from."""
     path = _checkpoint(run, given)
     if path is None:
@@ -52,7 +74,7 @@ def resume(run: Run, given: Any) -> bool:
     return True
 
 
-def record(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def record(run: Resumable) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """How far the run is, as plain values and arrays: what a checkpoint keeps beside the model."""
     states, kept = [], {}
     for index, callback in enumerate(run.callbacks):
@@ -72,7 +94,7 @@ def record(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return plain, kept
 
 
-def _checkpoint(run: Run, given: Any) -> Path | None:
+def _checkpoint(run: Resumable, given: Any) -> Path | None:
     """The file to go on from; None to begin afresh."""
     if given is None or given is False:
         return None
@@ -96,7 +118,7 @@ def _checkpoint(run: Run, given: Any) -> Path | None:
     return latest
 
 
-def _compare(run: Run, path: Path, found: Mapping[str, Any]) -> None:
+def _compare(run: Resumable, path: Path, found: Mapping[str, Any]) -> None:
     """Raise InputError where the run of a checkpoint computes something else; warn where its settings are others."""
     for name, here in _identity(run).items():
         if name == "data" and found.get(name) != here:
@@ -129,7 +151,7 @@ def _restore(callbacks: Sequence[Callback], states: Sequence[Mapping[str, Any]],
             callback.restore({**{k: v for k, v in state.items() if k != "type"}, **own})
 
 
-def _identity(run: Run) -> dict[str, Any]:
+def _identity(run: Resumable) -> dict[str, Any]:
     """What must not change in the middle of a run."""
     return {
         "loss": run.loss.name,
@@ -142,7 +164,7 @@ def _identity(run: Run) -> dict[str, Any]:
     }
 
 
-def _changeable(run: Run) -> dict[str, Any]:
+def _changeable(run: Resumable) -> dict[str, Any]:
     """What may be changed, knowingly."""
     try:
         optimizer = run.optimizer.to_config()
@@ -158,7 +180,7 @@ def _changeable(run: Run) -> dict[str, Any]:
     }
 
 
-def _training_of_layers(run: Run) -> list[list[Any]]:
+def _training_of_layers(run: Resumable) -> list[list[Any]]:
     """The parameters that are not trained as `fit` says: name, L2, L1, factor of the learning rate."""
     usual = [None, None, 1.0]
     given = [(p.name, p.declaration) for p in run.network.parameters]

@@ -22,7 +22,7 @@ from fastnn.configurations import as_number
 from fastnn.core import ModelState, as_loss_network
 from fastnn.errors import DivergenceError, InputError, KindError, warn
 from fastnn.evaluation import check_measures, evaluate, hit_attributes, measures
-from fastnn.examples import Examples, prepare
+from fastnn.examples import DataLayout, Examples, prepare
 from fastnn.feeds import Feed, feed
 from fastnn.inputs import Inputs, read
 from fastnn.interrupts import Interrupts
@@ -105,7 +105,9 @@ class Run:
             if not isinstance(settings.validation_data, tuple | list) or len(settings.validation_data) != 2:
                 raise InputError("validation_data: expected a pair (X, y)")
             known = self.examples.task(self.loss)
-            self.validation = prepare(model, *settings.validation_data, self.loss, None, None, "validation ", known, part=True)
+            self.validation = prepare(
+                model.expected, *settings.validation_data, self.loss, None, None, "validation ", known, part=True
+            )
             check_measures(model, self.validation, self.loss, self.metrics)
         self.schedule = as_schedule(self.optimizer.learning_rate)
         self.history = History()
@@ -138,7 +140,7 @@ class Run:
             raise InputError("steps_per_epoch: arrays are gone through whole; it is for iterables of mini-batches")
         inputs = self._read(X)
         examples = self.like.examples if self.like is not None else prepare(
-            model, inputs, y, self.loss, settings.sample_weight, settings.class_weight, known=self._known(settings),
+            model.expected, inputs, y, self.loss, settings.sample_weight, settings.class_weight, known=self._known(settings),
             classes=settings.classes, part=settings.part,
         )  # fmt: skip
         self._settle(examples)
@@ -193,7 +195,7 @@ class Run:
     def _batch(self, X: Any, y: Any, weights: Any, what: str = "") -> Examples:
         """One mini-batch of an iterable, checked."""
         examples = prepare(
-            self.model, X, y, self.loss, weights, None, what, self._batch_known, classes=self._batch_classes, part=True
+            self.model.expected, X, y, self.loss, weights, None, what, self._batch_known, classes=self._batch_classes, part=True
         )
         if self.pairs and len(examples.X) == 1:
             raise InputError(f"{what}X: batch norm cannot be trained on a mini-batch of one example")
@@ -583,7 +585,7 @@ class Run:
         if state is None or set(kept) != set(optimizer.slots):
             model._start_slots(name, optimizer.slots, 0 if state is None else state.updates, kept)
 
-    def _key(self, rows: int, data: steps.Data) -> Any:
+    def _key(self, rows: int, data: DataLayout) -> Any:
         settings = tuple(sorted(self.optimizer.attributes().items()))
         metric = None if self.hits is None else tuple(sorted(self.hits.items()))
         return (
@@ -602,11 +604,11 @@ class Run:
             self.network.frozen,
         )
 
-    def _program(self, data: steps.Data | None = None) -> Program:
+    def _program(self, data: DataLayout | None = None) -> Program:
         """The step that this run plays, for examples such as `data`."""
         optimizer = self.optimizer
         return steps.training(
-            self.network, self.loss, data or self.examples.data, self.hits, optimizer.kernel, optimizer.attributes(),
+            self.network, self.loss, data or self.examples.layout, self.hits, optimizer.kernel, optimizer.attributes(),
             self.penalized, narrowed=self.engine.precision == "bf16",
         )  # fmt: skip
 
@@ -622,7 +624,7 @@ class Run:
 
     def _instance(self, rows: int, examples: Examples) -> engines.Instance:
         """The step for a number of rows of such examples, with this run's storage bound to it."""
-        data = examples.data
+        data = examples.layout
         key = self._key(rows, data)
         instance: engines.Instance | None = self._borrowed.get(key)
         if instance is None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from fastnn import ops
 from fastnn.errors import InputError
+from fastnn.examples import DataLayout
 from fastnn.layers import Layer, Parameter, Statistic
 from fastnn.losses import Loss, mean_loss
 from fastnn.program.differentiate import gradients, place
@@ -128,16 +129,6 @@ class Network:
         return replace(self, layers=self.layers[:-1])
 
 
-@dataclass(frozen=True)
-class Data:
-    """What the arrays that a step reads look like: dtypes, shape of a target, whether examples have weights."""
-
-    source: str
-    target: str
-    target_shape: tuple[int, ...]
-    weighted: bool = False
-
-
 def forward(
     trace: Trace, network: Network, x: Symbol, training: bool, step: Symbol | None, each: list[Symbol] | None = None
 ) -> tuple[Symbol, dict[str, Symbol]]:
@@ -169,7 +160,7 @@ def prediction(network: Network) -> Program:
     return fuse(trace.program({"outputs": outputs}))
 
 
-def evaluation(network: Network, loss: Loss, data: Data, metric: Mapping[str, Any] | None) -> Program:
+def evaluation(network: Network, loss: Loss, data: DataLayout, metric: Mapping[str, Any] | None) -> Program:
     """Loss and accuracy of a mini-batch in inference mode, written to the log."""
     trace = Trace(network.dtype)
     control, x, targets, weights = _batch(trace, network, data)
@@ -184,7 +175,7 @@ def evaluation(network: Network, loss: Loss, data: Data, metric: Mapping[str, An
 def training(
     network: Network,
     loss: Loss,
-    data: Data,
+    data: DataLayout,
     metric: Mapping[str, Any] | None,
     update: str,
     attributes: Mapping[str, Any],
@@ -230,7 +221,7 @@ def training(
     return narrow(program) if narrowed else program
 
 
-def _batch(trace: Trace, network: Network, data: Data) -> tuple[Symbol, Symbol, Symbol, Symbol | None]:
+def _batch(trace: Trace, network: Network, data: DataLayout) -> tuple[Symbol, Symbol, Symbol, Symbol | None]:
     """The mini-batch at the position of the control block: (control, x, targets, weights)."""
     control = trace.input("control", (8,), "int64")
     position = control.view((), CONTROL["position"], "position")

@@ -10,14 +10,14 @@ import numpy as np
 
 from fastnn import engines, steps
 from fastnn.core import ModelState, as_loss_network
+from fastnn.engines.explain import STEPS, Explanation
 from fastnn.errors import DeviceError, DivergenceError, InputError, NotReadyError
 from fastnn.evaluation import check_measures
 from fastnn.evaluation import evaluate as evaluate_examples
-from fastnn.examples import prepare
+from fastnn.examples import DataLayout, prepare
 from fastnn.losses import LOSSES, Loss, LossLike, as_loss
 from fastnn.metrics import as_metrics
 from fastnn.optimizers import Optimizer
-from fastnn.program.explain import STEPS, Explanation
 from fastnn.run import History, Run, step_storage
 from fastnn.settings import ALL, Settings, as_optimizer
 
@@ -75,7 +75,7 @@ def evaluate(
     chosen, wanted = _known_loss(model, loss), as_metrics(metrics)
     trained = model.task is not None and model.task.loss == chosen.name
     with model._watched():
-        examples = prepare(model, X, y, chosen, sample_weight, None, known=model.task if trained else None, part=True)
+        examples = prepare(model.expected, X, y, chosen, sample_weight, None, known=model.task if trained else None, part=True)
         check_measures(model, examples, chosen, wanted)
         return evaluate_examples(model, examples, chosen, threads, model._engine_for(examples.X), metrics=wanted)
 
@@ -102,10 +102,10 @@ def step_program(
     network = as_loss_network(model, chosen)
     outputs = model._outputs[0]
     if chosen.accepts == "classes":
-        y, data = np.zeros(batch_size, np.int64), steps.Data(model.dtype.name, "int64", ())
+        y, data = np.zeros(batch_size, np.int64), DataLayout(model.dtype.name, "int64", ())
     else:
         y = np.zeros((batch_size, outputs), model.dtype)
-        data = steps.Data(model.dtype.name, model.dtype.name, (outputs,))
+        data = DataLayout(model.dtype.name, model.dtype.name, (outputs,))
     metric = {"threshold": 0.0, "multilabel": False} if chosen.accepts == "classes" else None
     penalties = network.segments(l2, l1, settings.weight_decay)[1]
     penalized = bool(penalties[:, :2].any())

@@ -20,8 +20,8 @@ from fastnn.benchmarks.crossover import crossover_lines, crossovers
 from fastnn.benchmarks.grid import Cell
 from fastnn.benchmarks.record import Contestant, Environment, Gpu, Limit, Measured, Record, Reference, Result, check
 from fastnn.benchmarks.runner import plan
+from fastnn.engines.explain import Limits
 from fastnn.errors import FileError, InputError, PackageError
-from fastnn.program.explain import Limits
 
 EVIL = (
     '</script x><script>window.evil = 1</script>"\' onfocus="window.evil = 2"><img src=x onerror="window.evil = 3">'

@@ -23,8 +23,8 @@ from fastnn.benchmarks.grid import Cell, cells
 from fastnn.benchmarks.record import Contestant, Environment, Limit, Measured, Record, Reference, Settings
 from fastnn.benchmarks.record import Result as Found
 from fastnn.cli import main
+from fastnn.engines.explain import Limits
 from fastnn.errors import FileError, FormatError, InputError
-from fastnn.program.explain import Limits
 
 GRID = cells()
 

@@ -23,8 +23,8 @@ from fastnn.benchmarks.peers import CONTESTANTS, REFERENCES, Cannot, Entry, load
 from fastnn.benchmarks.peers.ours import Fastnn
 from fastnn.benchmarks.process import Failed, Process, TimedOut
 from fastnn.benchmarks.watcher import Watcher
+from fastnn.engines.explain import Limits
 from fastnn.errors import FileError, FormatError, InputError
-from fastnn.program.explain import Limits
 
 TINY = Cell("planar", 32)
 

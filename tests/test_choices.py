@@ -336,7 +336,7 @@ def test_on_the_cpu_there_is_nothing_to_tune() -> None:
 
 
 def test_explain_says_who_computes_a_product(gpu: Timed, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastnn.program import explain
+    from fastnn.engines import explain
 
     monkeypatch.setattr(explain, "measure_limits", lambda *given: explain.Limits(1, 1e9, ((2**30, 1e9),)))
     monkeypatch.setattr(explain, "SECONDS", 0.0)

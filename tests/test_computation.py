@@ -250,7 +250,7 @@ def test_it_prints_its_calls_with_the_names_of_results() -> None:
 
 
 def test_it_times_its_calls(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastnn.program import explain
+    from fastnn.engines import explain
 
     monkeypatch.setattr(explain, "SECONDS", 1e-5)
     monkeypatch.setattr(explain, "_measured", lambda *_: explain.Limits(1, 1e9, ((2**20, 1e9),)))

@@ -11,6 +11,7 @@ from cuda_on_host import host
 
 import fastnn
 from fastnn import engines, ops, steps
+from fastnn.examples import DataLayout
 from fastnn.layers import Layer
 from fastnn.losses import as_loss
 from fastnn.program.narrow import PRODUCTS, narrow
@@ -27,7 +28,7 @@ def rounded(x: np.ndarray) -> np.ndarray:
 def step(layers: list[Layer], loss: Any = "softmax_cross_entropy", features: Any = 7, outputs: int = 5) -> Program:
     model = fastnn.Sequential(layers, seed=0).build(features)
     chosen = as_loss(loss)
-    data = steps.Data("float32", "int64", ()) if chosen.accepts == "classes" else steps.Data("float32", "float32", (outputs,))
+    data = DataLayout("float32", "int64", ()) if chosen.accepts == "classes" else DataLayout("float32", "float32", (outputs,))
     adam = fastnn.Adam()
     return steps.training(model.network, chosen, data, None, adam.kernel, adam.attributes(), False)
 

@@ -10,6 +10,7 @@ import pytest
 import fastnn
 from fastnn import engines, ops, steps
 from fastnn.errors import CaptureError, InputError, KindError
+from fastnn.examples import DataLayout
 from fastnn.losses import as_loss
 from fastnn.program import fuse as fusion
 from fastnn.program.plan import plan
@@ -224,7 +225,7 @@ def step(batch_norm: bool = True) -> Program:
     )
     model = fastnn.Sequential([*layers, fastnn.Activation("relu"), fastnn.Dropout(0.2), fastnn.Dense(3)], seed=0).build(7)
     optimizer = fastnn.Adam(clip_norm=1.0)
-    data = steps.Data("float32", "int64", ())
+    data = DataLayout("float32", "int64", ())
     metric = {"threshold": 0.5, "multilabel": False}
     loss = as_loss("softmax_cross_entropy")
     return steps.training(model.network, loss, data, metric, optimizer.kernel, optimizer.attributes(), True)

@@ -13,7 +13,7 @@ import re
 import subprocess
 from pathlib import Path
 
-import fastnn
+from fastnn._version import __version__
 from fastnn.benchmarks.record import Environment, Gpu
 from fastnn.engines import cores
 
@@ -35,7 +35,7 @@ def environment() -> Environment:
 
 def versions() -> dict[str, str]:
     """Of fastnn and of every package here that it is compared with or built on."""
-    found = {"fastnn": fastnn.__version__}
+    found = {"fastnn": __version__}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
@@ -44,7 +44,7 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """The commit that fastnn runs from, with `+` behind it where files were changed; None if that cannot be known."""
-    folder = Path(fastnn.__file__).resolve().parent
+    folder = Path(__file__).resolve().parents[1]
     try:
         if Path(_git(folder, "rev-parse", "--show-toplevel")) == folder.parent:
             changed = _git(folder, "status", "--porcelain", "-uno")

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import msgspec
 
 from fastnn.benchmarks.grid import Cell
+from fastnn.engines.explain import Limits
 from fastnn.errors import FileError, FormatError
 from fastnn.files import write_whole
-from fastnn.program.explain import Limits
 
 FORMAT = "fastnn-benchmark"
 VERSION = 1

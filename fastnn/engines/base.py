@@ -29,7 +29,7 @@ class Engine(ABC):
     product_size: int = 384
     """Of the square product by which the limit of the device is measured; it stays in the cache of a processor."""
     more_copies: tuple[int, ...] = ()
-    """Bytes moved by copies that are measured beside those of `fastnn.program.explain`."""
+    """Bytes moved by copies that are measured beside those of `fastnn.engines.explain`."""
 
     @property
     def tuned(self) -> int:

@@ -143,7 +143,7 @@ class Abreast:
         """The step of each model that is going on; one for all those for which `fit` would record the same."""
         made: dict[Any, Program] = {}
         for run in self.going:
-            key = run._key(0, run.examples.data) if all(type(layer) in ALIKE for layer in run.model.layers) else run
+            key = run._key(0, run.examples.layout) if all(type(layer) in ALIKE for layer in run.model.layers) else run
             if key not in made:
                 made[key] = run._program()
             made[run] = made[key]

@@ -46,11 +46,11 @@ def train_in_lanes(
             if not member.model._training.acquire(blocking=False):
                 raise NotReadyError("one of the models is being trained already by another call of fit")
             open_.callback(member.model._training.release)
-        examples = prepare(model, X, y, loss, None, None)
+        examples = prepare(model.expected, X, y, loss, None, None)
         validation = None
         if settings.validation_data is not None:
             known = examples.task(loss)
-            validation = prepare(model, *settings.validation_data, loss, None, None, "validation ", known, part=True)
+            validation = prepare(model.expected, *settings.validation_data, loss, None, None, "validation ", known, part=True)
             check_measures(model, validation, loss, as_metrics(settings.metrics))
         with engines.translated():
             lanes = _Lanes(members, examples, validation, loss, optimizer, engine, settings)
@@ -254,7 +254,7 @@ class _Lanes:
         network, groups, size = self.network, self.groups, self.network.size
         examples = self.examples if training else self.validation
         assert examples is not None
-        data = examples.data
+        data = examples.layout
         trace = Trace(network.dtype)
         control = trace.input("control", (8,), "int64")
         index, position = (control.view((), steps.CONTROL[name], name) for name in ("index", "position"))

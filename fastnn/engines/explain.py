@@ -20,7 +20,7 @@ from fastnn.program.shapes import describe
 from fastnn.program.trace import Call, Program, Trace
 
 if TYPE_CHECKING:
-    from fastnn.engines import Engine, Instance
+    from fastnn.engines.base import Engine, Instance
 
 SECONDS = 0.004
 """How long one call is repeated for a measurement; the fastest of `ROUNDS` counts."""
@@ -183,7 +183,7 @@ def _fastest(instance: Instance, play: Callable[[int], Any]) -> float:
 
 def measure_limits(threads: int, dtype: str = "float32", engine: Engine | None = None) -> Limits:
     """Measure a device (the processor by default) with the library's own matrix product and copy; kept for the process."""
-    from fastnn.engines import CPU
+    from fastnn.engines.host import CPU
 
     return _measured(threads, dtype, engine or CPU)
 
