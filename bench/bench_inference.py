@@ -17,10 +17,11 @@ from measuring import DeviceTime, note, require
 from scipy.special import expit, softmax
 
 import fastnn
-from fastnn import arrays, engines, steps
+from fastnn import arrays, engines
 from fastnn.benchmarks.grid import NETWORKS, Cell, make_task
 from fastnn.benchmarks.peers.ours import Fastnn
 from fastnn.engines import CPU, Engine, cores
+from fastnn.network import programs
 
 BATCHES = (1, 32, CPU.block_rows, 8 * CPU.block_rows)
 """A single row, a small batch, one that the CPU plays at once, and one that it plays in eight blocks."""
@@ -86,7 +87,7 @@ def run(benchmark: Any, engine: Engine, device: str, method: str, network: str, 
         assert_close(outputs, expected, TOLERANCE, f"probabilities of {network}")
     benchmark(call)
     played = engine.rows_for(rows)
-    work = engine.instantiate(steps.prediction(model.network), played).work()
+    work = engine.instantiate(programs.prediction(model.network), played).work()
     note(
         benchmark, work, threads=cores(), device=device, repeats=-(-rows // played), examples=rows, network=network,
         batch_size=rows, method=method,

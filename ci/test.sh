@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the wheel, installs it into a fresh virtual environment, and checks it: ruff, mypy, the rule of direction, and every test, on the
-# installed wheel and not on the checkout. Needs Python >= 3.11 with venv and a package index; leaves nothing behind but, where
-# it may and there is none, the system's Chromium.
+# Builds the wheel, installs it into a fresh virtual environment, and checks it: ruff, mypy, the rule of direction, and every test,
+# on the installed wheel and not on the checkout. Needs Python >= 3.11 with venv and a package index; leaves nothing behind but,
+# where it may and there is none, the system's Chromium.
 #
 #   PYTHON   the Python to use                                   (python3)
 #   ORACLES  what the tests compare with, for pip                (torch==2.13.0 jax nvidia-cublas)

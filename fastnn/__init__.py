@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     )
     from fastnn.checkpoints import load
     from fastnn.computation import record
-    from fastnn.diagnosis import Diagnosis, diagnose, diagnose_model
     from fastnn.errors import CaptureError, DivergenceError, FastnnError
-    from fastnn.flow import GradientFlow, activation_statistics
-    from fastnn.gradient_check import check_gradients
+    from fastnn.inspection.diagnosis import Diagnosis, diagnose, diagnose_model
+    from fastnn.inspection.gradient_check import check_gradients
+    from fastnn.inspection.gradient_flow import GradientFlow, activation_statistics
+    from fastnn.inspection.learning_rate_range import find_learning_rate
     from fastnn.layers import Activation, Augment, BatchNorm, Dense, Dropout, Flatten, Layer, Parameter, Standardizer, Statistic
-    from fastnn.model import Sequential
     from fastnn.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
-    from fastnn.range_test import find_learning_rate
+    from fastnn.sequential import Sequential
 
 _MODULES = (
     "averages",
@@ -68,10 +68,10 @@ _MODULES = (
 _HOMES = {
     "fastnn.checkpoints": ("load",),
     "fastnn.computation": ("record",),
-    "fastnn.diagnosis": ("Diagnosis", "diagnose", "diagnose_model"),
+    "fastnn.inspection.diagnosis": ("Diagnosis", "diagnose", "diagnose_model"),
     "fastnn.errors": ("CaptureError", "DivergenceError", "FastnnError"),
-    "fastnn.flow": ("GradientFlow", "activation_statistics"),
-    "fastnn.gradient_check": ("check_gradients",),
+    "fastnn.inspection.gradient_flow": ("GradientFlow", "activation_statistics"),
+    "fastnn.inspection.gradient_check": ("check_gradients",),
     "fastnn.layers": (
         "Activation",
         "Augment",
@@ -84,9 +84,9 @@ _HOMES = {
         "Standardizer",
         "Statistic",
     ),
-    "fastnn.model": ("Sequential",),
+    "fastnn.sequential": ("Sequential",),
     "fastnn.optimizers": ("SGD", "Adam", "AdamW", "Momentum", "RMSprop"),
-    "fastnn.range_test": ("find_learning_rate",),
+    "fastnn.inspection.learning_rate_range": ("find_learning_rate",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

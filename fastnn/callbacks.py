@@ -21,9 +21,9 @@ import numpy as np
 
 from fastnn.configurations import Keywords, as_count, as_number
 from fastnn.errors import DeviceError, DivergenceError, FileError, InputError, KindError, nearest, warn
-from fastnn.files import unwritable, write_whole
 from fastnn.metrics import METRICS
-from fastnn.state import Snapshot
+from fastnn.network.state import Snapshot
+from fastnn.storage.atomic import unwritable, write_whole
 
 
 class RunState(Protocol):
@@ -245,7 +245,7 @@ class Checkpoint(Callback):
         mode: str | None = None,
         on_error: str = "raise",
     ) -> None:
-        from fastnn.model_files import Folder
+        from fastnn.storage.folder import Folder
 
         if on_error not in ("raise", "warn"):
             raise InputError(f"on_error: unknown {on_error!r}{nearest(on_error, ('raise', 'warn'))}")

@@ -1,4 +1,4 @@
-"""Models in files: see `fastnn.model_files` for what is written."""
+"""Models in files: see `fastnn.storage.model_file` for what is written."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastnn.layers import BUILT_IN, Layer
-from fastnn.model import Sequential
-from fastnn.model_files import Folder, Stored, restore, save
+from fastnn.sequential import Sequential
+from fastnn.storage.folder import Folder
+from fastnn.storage.model_file import Stored, restore, save
 
 
 class Content(NamedTuple):

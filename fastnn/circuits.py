@@ -15,7 +15,7 @@ import numpy as np
 from fastnn.configurations import as_number
 from fastnn.errors import InputError, KindError, nearest
 from fastnn.layers import Dense
-from fastnn.model import Sequential
+from fastnn.sequential import Sequential
 
 NAND = ((-2.0, -2.0), 3.0)
 """Weights and bias of a gate that answers 0 where both inputs are 1, else 1."""

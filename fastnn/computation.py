@@ -13,10 +13,10 @@ import numpy as np
 
 import fastnn.ops  # noqa: F401 - what is recorded has its arithmetic and its derivatives from there
 from fastnn import arrays, engines
-from fastnn.engines.instances import Instances
+from fastnn.engines.cache import Instances
 from fastnn.errors import CaptureError, InputError, KindError, nearest
 from fastnn.program.differentiate import gradients as differentiated
-from fastnn.program.fuse import fuse
+from fastnn.program.passes.fuse import fuse
 from fastnn.program.shapes import B, Dimension, Rows, Shape, concrete, describe
 from fastnn.program.trace import Call, Program, Symbol, Trace
 

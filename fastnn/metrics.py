@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from fastnn.data.targets import abridged, indices, plain
 from fastnn.errors import InputError, KindError, nearest
-from fastnn.labels import abridged, indices, plain
 
 Function = Callable[..., Any]
 

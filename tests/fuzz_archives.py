@@ -18,8 +18,9 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["fastnn.archives", "fastnn.checkpoints"]):
-    from fastnn import archives, checkpoints
+with atheris.instrument_imports(include=["fastnn.storage.archives", "fastnn.checkpoints"]):
+    from fastnn import checkpoints
+    from fastnn.storage import archives
 import fastnn
 from fastnn.errors import FileError
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnn import archives, files
 from fastnn.errors import FileError, FormatError, InputError
+from fastnn.storage import archives, atomic
 
 MANIFEST = {"a": [1, 2.5, None, True], "b": {"ü": "ß\n"}}
 ARRAYS = {"0.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.arange(3), "x": np.array([1e-300, -0.0])}
@@ -416,7 +416,7 @@ class Faulty:
     def __init__(self, at: int, code: int, monkeypatch: pytest.MonkeyPatch, also: tuple[str, ...] = ()) -> None:
         self.at, self.code, self.calls, self.failed = at, code, 0, ""
         for name in ("open", "fdopen", "fsync", "replace", "close", *also):
-            monkeypatch.setattr(files.os, name, self.wrap(name, getattr(os, name)))
+            monkeypatch.setattr(atomic.os, name, self.wrap(name, getattr(os, name)))
 
     def call(self, name: str) -> None:
         self.calls += 1

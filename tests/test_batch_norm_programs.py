@@ -12,8 +12,8 @@ from laws import FLOATS, by_turns
 import fastnn
 from fastnn import ops
 from fastnn.engines import cuda
-from fastnn.program import fuse
-from fastnn.program.chain_norm import merged
+from fastnn.program.passes import fuse
+from fastnn.program.passes.norm_dropout import merged
 from fastnn.program.shapes import B
 from fastnn.program.trace import Program, Symbol, Trace
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, NO_ACTIVATION
@@ -126,9 +126,9 @@ def test_merging_changes_no_bit(activation: str, dtype: str, cuda_host: Any, mon
 
 @pytest.mark.parametrize("activation", ACTIVATIONS_FROM_OUTPUT)
 def test_fusion_changes_no_bit(activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastnn import steps
+    from fastnn.network import programs
 
     fused = trained(network(activation), "cpu")
-    monkeypatch.setattr(steps, "fuse", fuse.drop_unread)
+    monkeypatch.setattr(programs, "fuse", fuse.drop_unread)
     for name, value in trained(network(activation), "cpu").items():
         assert value.tobytes() == fused[name].tobytes(), name

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import batches, schedules
+from fastnn import schedules
 from fastnn.callbacks import Callback
+from fastnn.data import batches
 from fastnn.errors import FastnnError, InputError, KindError
 
 N, FEATURES, BATCH, PER_EPOCH = 67, 5, 16, 5

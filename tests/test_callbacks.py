@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import files, ops, schedules
+from fastnn import ops, schedules
 from fastnn.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, LearningRate, Progress, StepLosses
 from fastnn.errors import FastnnError, FileError, InputError, KindError
 from fastnn.metrics import Metric
+from fastnn.storage import atomic
 
 N, BATCH, PER_EPOCH = 67, 16, 5
 FULL = os.strerror(errno.ENOSPC)
@@ -133,9 +134,9 @@ def test_checkpoints_come_last(tmp_path: Path) -> None:
 @pytest.mark.parametrize("chunk", [1, 3, 4096])
 @pytest.mark.parametrize("every", [1, 2, 5, 7, 100])
 def test_every_n_steps(every: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastnn import run
+    from fastnn.training import trainer
 
-    monkeypatch.setattr(run, "LOG_ROWS", chunk)
+    monkeypatch.setattr(trainer, "LOG_ROWS", chunk)
     calls: list[Any] = []
     expected = bits(fit())
     assert bits(fit(Told(calls, every=every))) == expected
@@ -496,7 +497,7 @@ def full(monkeypatch: pytest.MonkeyPatch, function: str, calls: int = 0) -> None
             raise OSError(errno.ENOSPC, FULL)
         return real(*given, **options)
 
-    monkeypatch.setattr(files.os, function, refuse)
+    monkeypatch.setattr(atomic.os, function, refuse)
 
 
 @pytest.mark.parametrize("function", ["open", "fsync", "replace"])
@@ -713,7 +714,7 @@ def test_a_log_that_cannot_be_widened(tmp_path: Path, monkeypatch: pytest.Monkey
             def refuse(*arguments: Any) -> None:
                 raise OSError(errno.ENOSPC, FULL)
 
-            monkeypatch.setattr(files.os, "replace", refuse)
+            monkeypatch.setattr(atomic.os, "replace", refuse)
 
     with warnings.catch_warnings(action="ignore"), pytest.raises(FileError) as caught:  # the validation data are others
         fit(Full(), CSVLog(path), Checkpoint(folder), resume=True, epochs=2, validation_data=examples())

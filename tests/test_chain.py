@@ -20,7 +20,7 @@ import fastnn
 import fastnn_kernels.numpy as definition
 from fastnn import ops
 from fastnn.engines.cuda import CudaEngine, CudaInstance
-from fastnn.program.chain import MOST_STEPS, chained
+from fastnn.program.passes.elementwise import MOST_STEPS, chained
 from fastnn.program.shapes import B
 from fastnn.program.trace import Call, Program, Symbol, Trace, constant
 from fastnn_kernels.contract import CHAIN_INPUTS, CHAINED, KERNELS, Operand, Step

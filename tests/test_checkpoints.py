@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import archives, model_files
 from fastnn.checkpoints import Folder, read_run, restore, save
+from fastnn.data.targets import Task
 from fastnn.errors import FileError, FormatError, InputError, NotReadyError
-from fastnn.labels import Task
+from fastnn.storage import archives, model_file
 
 Layers = list[fastnn.Layer]
 
@@ -532,6 +532,6 @@ def test_the_manifest_is_what_the_documentation_says(tmp_path: Path) -> None:
     metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     manifest = json.loads(metadata["fastnn"])
     assert metadata["fastnn.sha256"] == hashlib.sha256(metadata["fastnn"].encode()).hexdigest()
-    assert set(manifest) == {*model_files._Manifest.__struct_fields__, "sha256"}
+    assert set(manifest) == {*model_file._Manifest.__struct_fields__, "sha256"}
     data = with_state().weights["0.weight"]
     assert manifest["sha256"]["0.weight"] == hashlib.sha256(b"F32 [5, 4] " + data.tobytes()).hexdigest()

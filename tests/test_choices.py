@@ -26,7 +26,7 @@ import fastnn
 import fastnn_kernels.numpy as definition
 from fastnn import engines
 from fastnn.engines.cuda import CudaEngine
-from fastnn.program.mask import Way, alternatives, masked
+from fastnn.program.passes.relu_mask import Way, alternatives, masked
 from fastnn.program.shapes import B
 from fastnn.program.trace import Call, Program, Trace
 from fastnn_kernels.contract import KERNELS, Operand, mask_pitch

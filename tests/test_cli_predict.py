@@ -21,11 +21,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 import fastnn
-from fastnn import archives, callbacks, initializers, losses, metrics, optimizers, schedules
+from fastnn import callbacks, initializers, losses, metrics, optimizers, schedules
 from fastnn.cli import data as sources
 from fastnn.cli import main, networks, tables
 from fastnn.cli.tables import confusion, titles
-from fastnn.run import Run
+from fastnn.storage import archives
+from fastnn.training.trainer import Run
 
 pytest.importorskip("pyarrow")
 

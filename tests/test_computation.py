@@ -15,7 +15,7 @@ from cuda_on_host.runtime import Foreign, HostRuntime
 import fastnn
 from fastnn import ops
 from fastnn.computation import Computation
-from fastnn.engines.instances import KEPT_INSTANCES
+from fastnn.engines.cache import KEPT_INSTANCES
 from fastnn.errors import CaptureError, InputError, KindError
 
 

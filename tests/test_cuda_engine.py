@@ -22,11 +22,12 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from laws import by_turns
 
 import fastnn
-import fastnn.run
-from fastnn import engines, errors, feeds, ops, random
+import fastnn.training.trainer
+from fastnn import engines, errors, ops, random
 from fastnn.callbacks import Callback
+from fastnn.data import feeds
 from fastnn.engines.cuda import CudaEngine
-from fastnn.state import State
+from fastnn.network.state import State
 from fastnn_kernels.cuda.player import Player
 
 N, FEATURES, CLASSES, BATCH = 75, 7, 3, 16
@@ -182,7 +183,7 @@ def test_orders_are_the_same_bits(n: int, cuda_host: HostRuntime) -> None:
     key = random.key(3, random.SHUFFLE)
     for device in ("cuda", "cpu"):
         engine = engines.named(device)
-        run = fastnn.run._shuffle(n, key, engine)
+        run = fastnn.training.trainer._shuffle(n, key, engine)
         for epoch in (0, 1, 2**40):
             engine.write(run.bound["epoch"], epoch)
             run.play()
@@ -218,13 +219,13 @@ def noisy() -> fastnn.Sequential:
 @pytest.mark.parametrize("length", [1, 2, 3, 1000])
 def test_chunks_change_no_bit(length: int, cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = trained("cuda", noisy(), **NOISY)
-    monkeypatch.setattr(fastnn.run, "LOG_ROWS", length)
+    monkeypatch.setattr(fastnn.training.trainer, "LOG_ROWS", length)
     assert same_bits(trained("cuda", noisy(), **NOISY), expected)
 
 
 def test_the_length_of_the_first_chunk_changes_no_bit(cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = trained("cuda", noisy(), **NOISY)
-    monkeypatch.setattr(fastnn.run, "CHUNK_SECONDS", 1e-9)
+    monkeypatch.setattr(fastnn.training.trainer, "CHUNK_SECONDS", 1e-9)
     assert same_bits(trained("cuda", noisy(), **NOISY), expected)
 
 
@@ -611,7 +612,7 @@ def test_streaming_changes_no_bit(
     rows: int, length: int | None, cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if length is not None:
-        monkeypatch.setattr(fastnn.run, "LOG_ROWS", length)
+        monkeypatch.setattr(fastnn.training.trainer, "LOG_ROWS", length)
     X, y = examples()
     options = NOISY | {"validation_data": (X[:40], y[:40])}
     expected = trained("cuda", noisy(), **options)

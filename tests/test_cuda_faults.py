@@ -16,9 +16,10 @@ from conftest import Hosts
 from cuda_on_host.runtime import HostRuntime
 
 import fastnn
-import fastnn.run
-from fastnn import engines, errors, feeds
+import fastnn.training.trainer
+from fastnn import engines, errors
 from fastnn.callbacks import Callback
+from fastnn.data import feeds
 from fastnn_kernels.cuda import device
 from fastnn_kernels.cuda.runtime import CudaError, CudaLost, CudaOutOfMemory, CudaUnavailable
 
@@ -84,7 +85,7 @@ def undisturbed(cuda_hosts: Hosts) -> dict[int, bytes]:
     cuda_hosts.install()
     steps = Steps()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fastnn.run, "LOG_ROWS", 1)
+        patch.setattr(fastnn.training.trainer, "LOG_ROWS", 1)
         fit(network(), epochs=3 * EPOCHS, callbacks=[steps])
     assert sorted(steps.found) == list(range(3 * EPOCHS * PER_EPOCH + 1))
     return steps.found
@@ -152,9 +153,9 @@ def test_a_fault_in_fit_leaves_a_whole_step(
     """In the second of two fits: some values are on the GPU alone, programs are there already, others are not."""
     for name, value in SETTINGS[setting].items():
         monkeypatch.setattr(feeds, name, value)
-    monkeypatch.setattr(fastnn.run, "LOG_ROWS", 2)  # several chunks an epoch, and as many on a busy machine
-    monkeypatch.setattr(fastnn.run, "CHUNK_SECONDS", 1e6)
-    monkeypatch.setattr(fastnn.run, "BACKUP_SECONDS", 1e6)
+    monkeypatch.setattr(fastnn.training.trainer, "LOG_ROWS", 2)  # several chunks an epoch, and as many on a busy machine
+    monkeypatch.setattr(fastnn.training.trainer, "CHUNK_SECONDS", 1e6)
+    monkeypatch.setattr(fastnn.training.trainer, "BACKUP_SECONDS", 1e6)
     fault, runtime = FAULTS[kind], cuda_hosts.install()
 
     def first() -> fastnn.Sequential:
@@ -279,7 +280,7 @@ def test_what_the_host_has_fetched_survives_a_lost_gpu(
     undisturbed: dict[int, bytes], cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The backups of a long training, and the weights that a callback has looked at."""
-    monkeypatch.setattr(fastnn.run, "LOG_ROWS", 1)
+    monkeypatch.setattr(fastnn.training.trainer, "LOG_ROWS", 1)
 
     class Look(Callback):
         def epoch_end(self, run: Any, epoch: int, values: Any) -> None:
@@ -295,7 +296,7 @@ def test_what_the_host_has_fetched_survives_a_lost_gpu(
                 cuda_host.fail_at(0, CudaLost("lost"))
 
     for seconds, callbacks, step in ((1e9, [], 0), (1e9, [Look()], PER_EPOCH), (0.0, [], PER_EPOCH + 2)):
-        monkeypatch.setattr(fastnn.run, "BACKUP_SECONDS", seconds)
+        monkeypatch.setattr(fastnn.training.trainer, "BACKUP_SECONDS", seconds)
         model = network()
         with pytest.raises(errors.DeviceLostError):
             fit(model, callbacks=[*callbacks, Lose()])
@@ -330,7 +331,7 @@ def test_an_order_that_cannot_be_used_leaves_the_epochs_before_it(cuda_host: Hos
 
 @pytest.mark.parametrize("length", [1, 4096])
 def test_a_divergence_is_told_as_on_the_cpu(length: int, cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fastnn.run, "LOG_ROWS", length)
+    monkeypatch.setattr(fastnn.training.trainer, "LOG_ROWS", length)
     X, y = examples()
     said, models = {}, {}
     for where in ("cuda", "cpu"):

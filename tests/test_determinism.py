@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastnn
-import fastnn.run
+import fastnn.training.trainer
 
 PROGRAM = """
 import sys, hashlib
@@ -62,16 +62,16 @@ def test_threads_change_no_bit(dtype: str, optimizer: Any) -> None:
 @pytest.mark.parametrize("length", [1, 2, 7, 1000])
 def test_chunks_change_no_bit(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = digest(run())
-    monkeypatch.setattr(fastnn.run, "LOG_ROWS", length)
+    monkeypatch.setattr(fastnn.training.trainer, "LOG_ROWS", length)
     assert digest(run()) == expected
 
 
 def test_fusion_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastnn import steps
-    from fastnn.program.fuse import drop_unread
+    from fastnn.network import programs
+    from fastnn.program.passes.fuse import drop_unread
 
     expected = digest(run())
-    monkeypatch.setattr(steps, "fuse", drop_unread)
+    monkeypatch.setattr(programs, "fuse", drop_unread)
     assert digest(run()) == expected
 
 

@@ -84,7 +84,7 @@ def test_every_name_of_the_table_leads_to_one_that_is_here() -> None:
         ("softmax_cross_entropy", r"it is fastnn\.losses\.softmax_cross_entropy or fastnn\.ops\.softmax_cross_entropy$"),
         ("EarlyStoping", r"did you mean fastnn\.callbacks\.EarlyStopping\?$"),
         ("Dence", r"did you mean fastnn\.Dense\?$"),
-        ("sequential", r"did you mean fastnn\.Sequential\?$"),
+        ("Sequental", r"did you mean fastnn\.Sequential\?$"),
         ("Xavier", r"did you mean fastnn\.initializers\.Glorot\?$"),
         ("XavierNormal", r"did you mean fastnn\.initializers\.Glorot\(\"normal\"\)\?$"),
         ("KaimingUniform", r"did you mean fastnn\.initializers\.He\(\"uniform\"\)\?$"),
@@ -124,7 +124,8 @@ before = set(sys.modules)
 for name in ("__wrapped__", "__path__x", "_repr_html_", "_ipython_canary_method_should_not_exist_", "__bases__"):
     assert not hasattr(fastnn, name)
 assert set(sys.modules) == before
-from fastnn import errors, state
+from fastnn import errors
+from fastnn.network import state
 assert "fastnn.datasets" not in sys.modules, "a module is asked for before it is loaded"
 assert not hasattr(fastnn, "Nothing")
 for name in ("numba", "llvmlite", "cupy", "sklearn", "scipy", "tqdm", "click", "pandas", "pyarrow", "matplotlib"):

@@ -14,7 +14,8 @@ import pytest
 import scipy.sparse
 
 import fastnn
-from fastnn import errors, feeds, inputs
+from fastnn import errors
+from fastnn.data import feeds, inputs
 
 N, F, C = 203, 12, 3
 FORMS = ["csr", "csc", "coo"]
@@ -164,7 +165,7 @@ def grown(script: str, *arguments: str) -> float:
         import sys
         import numpy as np
         import fastnn
-        from fastnn import inputs
+        from fastnn.data import inputs
 
         def resident(key):
             with open("/proc/self/status") as file:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import inputs
 from fastnn.callbacks import Checkpoint
+from fastnn.data import inputs
 from fastnn.errors import InputError, KindError, NotReadyError
-from fastnn.flow import QUANTITIES, spread
+from fastnn.inspection.gradient_flow import QUANTITIES, spread
 
 if TYPE_CHECKING:
     from cuda_on_host.runtime import HostRuntime

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import archives, errors, ops
+from fastnn import errors, ops
 from fastnn.callbacks import Callback, Checkpoint
+from fastnn.storage import archives
 
 if TYPE_CHECKING:
     from cuda_on_host.runtime import HostRuntime

@@ -23,9 +23,9 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 import fastnn
+from fastnn.data.targets import Task
 from fastnn.errors import DivergenceError, FastnnError
-from fastnn.labels import Task
-from fastnn.training import CHANGED
+from fastnn.training.fit import CHANGED
 
 # --- models ---------------------------------------------------------------------------------------------------------
 

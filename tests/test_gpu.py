@@ -23,10 +23,11 @@ from test_determinism import digest, examples, network, run
 from test_trajectories import OPTIMIZERS, difference, trained
 
 import fastnn
-import fastnn.run
-from fastnn import engines, feeds, random
+import fastnn.training.trainer
+from fastnn import engines, random
 from fastnn.benchmarks import grid
 from fastnn.benchmarks.peers import ours
+from fastnn.data import feeds
 from fastnn.engines.cuda import CudaEngine
 from fastnn.errors import DeviceError, DeviceMemoryError
 from fastnn_kernels.cuda import dense
@@ -184,7 +185,7 @@ def test_graphs_change_no_bit(gpu: CudaEngine, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("length", [1, 7, 1000])
 def test_chunks_change_no_bit(gpu: CudaEngine, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = digest(run(device="cuda"))
-    monkeypatch.setattr(fastnn.run, "LOG_ROWS", length)
+    monkeypatch.setattr(fastnn.training.trainer, "LOG_ROWS", length)
     assert digest(run(device="cuda")) == expected
 
 

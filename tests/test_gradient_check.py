@@ -10,7 +10,7 @@ import pytest
 import fastnn
 from fastnn import ops
 from fastnn.errors import InputError, KindError
-from fastnn.gradient_check import GradientCheck
+from fastnn.inspection.gradient_check import GradientCheck
 from fastnn.program import differentiate
 from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT
 

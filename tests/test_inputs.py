@@ -14,7 +14,8 @@ import pytest
 import scipy.sparse
 
 import fastnn
-from fastnn import arrays, errors, inputs
+from fastnn import arrays, errors
+from fastnn.data import inputs
 
 N, F = 7, 3
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastnn
-from fastnn.engines.instances import KEPT_INSTANCES, Instances
+from fastnn.engines.cache import KEPT_INSTANCES, Instances
 
 FEATURES, CLASSES = 2, 3
 SIZES = range(1, 61)

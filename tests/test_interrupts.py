@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import run as run_module
 from fastnn.callbacks import Callback, Checkpoint
 from fastnn.checkpoints import Folder
-from fastnn.interrupts import Interrupts
-from fastnn.run import Run
+from fastnn.training import trainer as run_module
+from fastnn.training.interrupts import Interrupts
+from fastnn.training.trainer import Run
 
 X = np.random.default_rng(0).standard_normal((60, 4)).astype("float32")
 Y = (X[:, 0] > 0).astype(np.int64)

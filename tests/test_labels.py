@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastnn.data.targets import Targets, Task, decode, read, weights
 from fastnn.errors import FastnnError, InputError, KindError
-from fastnn.labels import Targets, Task, decode, read, weights
 from fastnn.losses import LOSSES, Loss
 
 SOFTMAX, SIGMOID = LOSSES["softmax_cross_entropy"], LOSSES["sigmoid_cross_entropy"]

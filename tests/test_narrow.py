@@ -10,11 +10,12 @@ import pytest
 from cuda_on_host import host
 
 import fastnn
-from fastnn import engines, ops, steps
-from fastnn.examples import DataLayout
+from fastnn import engines, ops
+from fastnn.data.prepared import DataLayout
 from fastnn.layers import Layer
 from fastnn.losses import as_loss
-from fastnn.program.narrow import PRODUCTS, narrow
+from fastnn.network import programs
+from fastnn.program.passes.mixed_precision import PRODUCTS, narrow
 from fastnn.program.trace import Program, Symbol
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
@@ -30,7 +31,7 @@ def step(layers: list[Layer], loss: Any = "softmax_cross_entropy", features: Any
     chosen = as_loss(loss)
     data = DataLayout("float32", "int64", ()) if chosen.accepts == "classes" else DataLayout("float32", "float32", (outputs,))
     adam = fastnn.Adam()
-    return steps.training(model.network, chosen, data, None, adam.kernel, adam.attributes(), False)
+    return programs.training(model.network, chosen, data, None, adam.kernel, adam.attributes(), False)
 
 
 def deep() -> list[Layer]:
@@ -147,7 +148,7 @@ def test_one_step_is_that_of_numbers_rounded_at_the_same_places(
         # A number within a rounding error of the middle between two of bfloat16 may go either way.
         np.testing.assert_allclose(weight, before[name] - 0.5 * gradients[name], atol=2e-4, err_msg=name)
     assert history.precision == "bf16"
-    assert model.trained == fastnn.state.Trained("cuda:0", "bf16")
+    assert model.trained == fastnn.network.state.Trained("cuda:0", "bf16")
 
 
 @pytest.mark.parametrize("kernel", ["sgd", "momentum", "nesterov", "averaged_momentum", "rmsprop", "adam"])

@@ -10,7 +10,7 @@ import pytest
 
 from fastnn import engines, ops
 from fastnn.program.differentiate import RULES, gradients
-from fastnn.program.fuse import fuse
+from fastnn.program.passes.fuse import fuse
 from fastnn.program.shapes import B
 from fastnn.program.trace import Symbol, Trace
 from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT, BINARY, KERNELS

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fastnn.engines import pace as engines
+from fastnn.engines import thread_count as engines
 
 
 class Machine:

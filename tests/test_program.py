@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import engines, ops, steps
+from fastnn import engines, ops
+from fastnn.data.prepared import DataLayout
 from fastnn.errors import CaptureError, InputError, KindError
-from fastnn.examples import DataLayout
 from fastnn.losses import as_loss
-from fastnn.program import fuse as fusion
+from fastnn.network import programs
+from fastnn.program.passes import fuse as fusion
 from fastnn.program.plan import plan
 from fastnn.program.shapes import B, Rows, concrete
 from fastnn.program.trace import Program, Symbol, Trace
@@ -228,7 +229,7 @@ def step(batch_norm: bool = True) -> Program:
     data = DataLayout("float32", "int64", ())
     metric = {"threshold": 0.5, "multilabel": False}
     loss = as_loss("softmax_cross_entropy")
-    return steps.training(model.network, loss, data, metric, optimizer.kernel, optimizer.attributes(), True)
+    return programs.training(model.network, loss, data, metric, optimizer.kernel, optimizer.attributes(), True)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 31, 128])
@@ -293,7 +294,7 @@ def test_explain_times_every_call() -> None:
 
 
 def test_a_wrong_binding_is_refused() -> None:
-    program = steps.prediction(fastnn.Sequential([fastnn.Dense(3)], seed=0).build(5).network)
+    program = programs.prediction(fastnn.Sequential([fastnn.Dense(3)], seed=0).build(5).network)
     instance = engines.instantiate(program, 4)
     for wrong in (np.zeros((3, 5), "f4"), np.zeros((4, 5), "f8"), np.zeros((5, 4), "f4").T):
         with pytest.raises(InputError, match="'x'"):

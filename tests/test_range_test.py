@@ -10,7 +10,7 @@ import pytest
 import fastnn
 from fastnn.averages import exponentially_weighted_average
 from fastnn.errors import DivergenceError, InputError, KindError
-from fastnn.range_test import RangeTest
+from fastnn.inspection.learning_rate_range import RangeTest
 
 
 def data(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -22,9 +22,10 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import archives, schedules
+from fastnn import schedules
 from fastnn.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, LearningRate
 from fastnn.errors import FastnnError, FileError, FormatError, InputError
+from fastnn.storage import archives
 
 N, FEATURES, CLASSES, BATCH, EPOCHS = 67, 5, 3, 16, 3
 PER_EPOCH = 5
@@ -299,15 +300,15 @@ def test_what_early_stopping_ended_stays_ended(shm: Path) -> None:
 @pytest.mark.parametrize("name", ["early stopping", "adam"])
 def test_older_checkpoints_say_whether_the_run_was_stopped(name: str, shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which is not asked any more: what ended the run says itself whether it stays ended."""
-    from fastnn import resuming
+    from fastnn.training import resume
 
-    def older(run: Any, record: Any = resuming.record) -> Any:
+    def older(run: Any, record: Any = resume.record) -> Any:
         values, kept = record(run)
         return {**values, "stopped": run.stopped}, kept
 
     case = CASES[name]
     expected = case.train(shm)
-    monkeypatch.setattr(resuming, "record", older)
+    monkeypatch.setattr(resume, "record", older)
     case.train(shm, PauseAt(7), Checkpoint(shm / "c"))
     assert case.train(shm, Checkpoint(shm / "c"), resume=True) == expected
     assert case.train(shm, Checkpoint(shm / "c"), resume=True) == expected
@@ -315,13 +316,13 @@ def test_older_checkpoints_say_whether_the_run_was_stopped(name: str, shm: Path,
 
 @pytest.mark.parametrize("chunk", [1, 2, 4096])
 def test_the_length_of_chunks_changes_nothing(chunk: int, shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastnn import run
+    from fastnn.training import trainer
 
     case = CASES["validation, metrics"]
     expected = case.train(shm)
     with pytest.raises(Cut):
         case.train(shm, CutAt(7), Checkpoint(shm / "c"))
-    monkeypatch.setattr(run, "LOG_ROWS", chunk)
+    monkeypatch.setattr(trainer, "LOG_ROWS", chunk)
     assert case.train(shm, resume=shm / "c") == expected
 
 

@@ -10,10 +10,11 @@ import pytest
 import scipy.sparse
 
 import fastnn
-from fastnn import ops, random, run
+from fastnn import ops, random
 from fastnn.errors import InputError, KindError, NotReadyError
 from fastnn.program.trace import Program
-from fastnn.settings import Settings
+from fastnn.training import trainer
+from fastnn.training.options import Settings
 from fastnn.tuning import abreast, together
 from fastnn.tuning.abreast import joined as abreast_joined
 from fastnn.tuning.together import train_together
@@ -485,7 +486,7 @@ def test_an_error_in_the_middle_leaves_them_as_they_were(way: str) -> None:
 
 def test_others_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one fails, or Ctrl-C comes, nobody waits for the end of an epoch."""
-    monkeypatch.setattr(run, "LOG_ROWS", 1)
+    monkeypatch.setattr(trainer, "LOG_ROWS", 1)
 
     def going_on() -> None:
         raise together._Stopped
@@ -507,8 +508,8 @@ def test_those_abreast_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.Monkey
 
     settings = Settings(loss="sigmoid_cross_entropy", batch_size=1, threads=1, verbose=0)
     models = [small(0), small(1)]
-    leader = run.Run(models[0], X, YES, settings)
-    runs = [leader, run.Run(models[1], X, YES, settings, leader)]
+    leader = trainer.Run(models[0], X, YES, settings)
+    runs = [leader, trainer.Run(models[1], X, YES, settings, leader)]
     with pytest.raises(together._Stopped):
         abreast.Abreast(runs, going_on).train()
     assert [model.counters.step for model in models] == [3, 3]

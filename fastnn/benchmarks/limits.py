@@ -20,7 +20,7 @@ from fastnn.benchmarks.peers import Contestant
 from fastnn.benchmarks.record import Limit
 from fastnn.engines.explain import COPY_BYTES, Limits, measure_limits
 from fastnn.errors import FileError
-from fastnn.files import write_whole
+from fastnn.storage.atomic import write_whole
 
 SIZES = (512, 1024, 2048)
 """Of the square products that BLAS is given."""

@@ -18,7 +18,7 @@ import msgspec
 from fastnn.benchmarks.grid import Cell
 from fastnn.engines.explain import Limits
 from fastnn.errors import FileError, FormatError
-from fastnn.files import write_whole
+from fastnn.storage.atomic import write_whole
 
 FORMAT = "fastnn-benchmark"
 VERSION = 1

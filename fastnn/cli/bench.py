@@ -301,7 +301,7 @@ def _draw(record: Record, path: Path) -> None:
     """Plots and page beside the record; without the libraries that draw them, a line that says what to install."""
     from fastnn.benchmarks import page, plots
     from fastnn.errors import PackageError
-    from fastnn.files import write_whole
+    from fastnn.storage.atomic import write_whole
 
     pictures = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
     click.echo()

@@ -16,7 +16,7 @@ from fastnn.cli.networks import Name
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastnn.model import Sequential
+    from fastnn.sequential import Sequential
 
 MOST = 20
 """Classes up to which it is shown which are taken for which."""
@@ -76,7 +76,7 @@ def _counts(network: Sequential, X: np.ndarray, y: np.ndarray, threads: int | No
     """How many examples of each class (rows) were taken for each (columns)."""
     import numpy as np
 
-    from fastnn.labels import indices
+    from fastnn.data.targets import indices
 
     classes = network.classes_
     pairs = indices(y.ravel(), classes), indices(np.asarray(network.predict(X, threads=threads)), classes)

@@ -16,7 +16,7 @@ from fastnn.cli.commands import FILE, Command, check_folder, device_option, line
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastnn.model import Sequential
+    from fastnn.sequential import Sequential
 
 ROWS = 1 << 14
 """Rows of text that are made in one go."""
@@ -53,7 +53,7 @@ def predict(model: Path, data: str, output: Path | None, proba: bool, device: st
         for text in _as_csv(columns):
             click.echo(text, nl=False)
     elif output.suffix.lower() == ".csv":
-        from fastnn.files import write_whole
+        from fastnn.storage.atomic import write_whole
 
         write_whole(output, (text.encode() for text in _as_csv(columns)))
     else:
@@ -110,7 +110,7 @@ def _lines(rows: list[tuple[Any, ...]]) -> str:
 
 def _write_parquet(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     from fastnn.errors import FileError
-    from fastnn.files import write_whole
+    from fastnn.storage.atomic import write_whole
 
     try:
         import pyarrow

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from fastnn.datasets import Dataset
     from fastnn.layers import Standardizer
-    from fastnn.model import Sequential
+    from fastnn.sequential import Sequential
 
 STOPPING, FILES, DEVICE = "Stopping and going on", "Files", "Device"
 FOREIGN = (
@@ -221,7 +221,7 @@ def train(
 
     from fastnn import callbacks, engines, plots
     from fastnn.cli.tables import Epochs, Record, titles
-    from fastnn.inputs import check_finite
+    from fastnn.data.inputs import check_finite
     from fastnn.layers import Standardizer
 
     if plot is not None:

@@ -15,9 +15,9 @@ from fastnn import arrays
 from fastnn.engines.base import Engine, Instance
 from fastnn.engines.host import convert_rows
 from fastnn.errors import InputError, KindError, PackageError
-from fastnn.program.chain import chained
-from fastnn.program.chain_norm import merged
-from fastnn.program.mask import Way, alternatives, masked
+from fastnn.program.passes.elementwise import chained
+from fastnn.program.passes.norm_dropout import merged
+from fastnn.program.passes.relu_mask import Way, alternatives, masked
 from fastnn.program.shapes import concrete
 from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import SUM_BLOCK, Operand
@@ -45,7 +45,7 @@ BANDWIDTH = 2e11  # bytes a second
 class CudaEngine(Engine):
     """One GPU. Everything is given to one stream, in order; only `read` and `wait` wait for it.
 
-    Programs with bfloat16 products say so themselves (`fastnn.program.narrow`); all others multiply in float32 or TF32.
+    Programs with bfloat16 products say so themselves (`passes.mixed_precision`); all others multiply in float32 or TF32.
 
     `capture=False` launches every kernel on its own instead of replaying graphs, for debuggers; the bits are the same.
 

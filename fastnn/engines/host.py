@@ -11,7 +11,7 @@ import numpy as np
 
 from fastnn import arrays
 from fastnn.engines.base import Engine, Instance
-from fastnn.engines.pace import Pace
+from fastnn.engines.thread_count import Pace
 from fastnn.errors import InputError, PackageError
 from fastnn.program.shapes import concrete
 from fastnn.program.trace import Call, Program, Symbol

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnn import arrays, labels
+from fastnn import arrays
 from fastnn.configurations import as_count
+from fastnn.data import targets
 from fastnn.errors import InputError, nearest
+from fastnn.network.summary import shortened
 from fastnn.plots import look
 from fastnn.plots.models import network_of, require_classifier, shares_of
-from fastnn.summary import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from fastnn.model import Sequential
+    from fastnn.sequential import Sequential
 
 COLUMNS = 5
 """Images side by side above which a figure grows with them."""
@@ -35,13 +36,13 @@ def misclassified(model: Sequential, images: Any, y: Any, count: int = 15, *, ax
     """
     features = network_of(model).features
     require_classifier(model, "misclassified")
-    images, y = arrays.to_host(images), labels.plain(y, "y")
+    images, y = arrays.to_host(images), targets.plain(y, "y")
     if images.ndim < 2 or math.prod(images.shape[1:]) != math.prod(features) or y.shape != (len(images),):
         raise InputError(f"expected images (n, {', '.join(map(str, features))}) and y (n,), got {images.shape} and {y.shape}")
     count = as_count("count", count)
     shown = images.reshape(len(images), *_side(images.shape[1:]))
     shares = shares_of(model, images.reshape(-1, *features))
-    found, true = shares.argmax(axis=1), labels.indices(y, model.classes_)
+    found, true = shares.argmax(axis=1), targets.indices(y, model.classes_)
     wrong = np.flatnonzero(found != true)
     chosen = wrong[np.argsort(-shares[wrong, found[wrong]], kind="stable")][:count]
     classes = model.classes_

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastnn import arrays
 from fastnn.errors import KindError, PackageError
-from fastnn.summary import shortened
+from fastnn.network.summary import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnn import arrays, labels
+from fastnn import arrays
 from fastnn.configurations import as_count
+from fastnn.data import targets
 from fastnn.errors import InputError, NotReadyError
+from fastnn.network.summary import shortened
 from fastnn.plots import look
-from fastnn.summary import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from fastnn.model import Sequential
-    from fastnn.steps import Network
+    from fastnn.network.programs import Network
+    from fastnn.sequential import Sequential
 
 MARGIN = 0.08
 """How far a picture of points reaches beyond them, as a share of their extent."""
@@ -79,12 +80,12 @@ def confusion_matrix(y: Any, predictions: Any, *, classes: Any = None, ax: Axes 
     numbers that could not be read are left out, and a scale of the shades stands in for them. Raises InputError for other
     shapes and unknown labels, KindError for labels of several types.
     """
-    y, predictions = labels.plain(y, "y"), labels.plain(predictions, "predictions")
+    y, predictions = targets.plain(y, "y"), targets.plain(predictions, "predictions")
     if y.ndim != 1 or y.shape != predictions.shape or not len(y):
         raise InputError(f"expected labels y (n,) and predictions (n,), n >= 1, got {y.shape} and {predictions.shape}")
-    known = np.unique(np.concatenate([y, predictions])) if classes is None else labels.read_classes(classes, "classes")
+    known = np.unique(np.concatenate([y, predictions])) if classes is None else targets.read_classes(classes, "classes")
     count = len(known)
-    cells = labels.indices(y, known) * count + labels.indices(predictions, known, "predictions")
+    cells = targets.indices(y, known) * count + targets.indices(predictions, known, "predictions")
     table = np.bincount(cells, minlength=count * count).reshape(count, count)
     axes = look.axes_for(ax)
     figure = axes.figure.canvas.figure
@@ -136,7 +137,7 @@ def weight_histograms(model: Sequential, *, bins: int = 50, ax: Axes | None = No
 
 def network_of(model: Any) -> Network:
     """The network of a model that has parameters; KindError for what is no model."""
-    from fastnn.model import as_model
+    from fastnn.sequential import as_model
 
     return as_model(model).network
 
@@ -158,7 +159,7 @@ def shares_of(model: Sequential, X: np.ndarray) -> np.ndarray:
 def _points(model: Any, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The examples as float64 (n, 2), the model's classes, and the index among them of each example."""
     features = network_of(model).features
-    x, y = arrays.to_host(X), labels.plain(y, "y")
+    x, y = arrays.to_host(X), targets.plain(y, "y")
     if features != (2,) or x.ndim != 2 or x.shape[1] != 2:
         shown = x.shape if features == (2,) else ("n", *features)
         raise InputError(f"a plane has two features: expected X (n, 2) and a model of such inputs, got {shown}")
@@ -170,7 +171,7 @@ def _points(model: Any, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndar
         row = int(np.argwhere(~np.isfinite(x))[0, 0])
         raise InputError(f"X: {np.count_nonzero(~np.isfinite(x))} values are NaN or infinite, the first in row {row}")
     classes = model.classes_
-    return x, classes, labels.indices(y.reshape(-1), classes)
+    return x, classes, targets.indices(y.reshape(-1), classes)
 
 
 def _lines(axes: Axes, first: np.ndarray, second: np.ndarray, values: np.ndarray, level: float) -> None:

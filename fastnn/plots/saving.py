@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastnn.errors import InputError, KindError
-from fastnn.files import write_whole
 from fastnn.plots import look
 from fastnn.plots.curves import Columns, accuracy_curves, cost_curves
+from fastnn.storage.atomic import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

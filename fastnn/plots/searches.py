@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn.errors import InputError
+from fastnn.network.summary import shortened
 from fastnn.plots import look
-from fastnn.summary import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,9 +15,9 @@ from typing import Any
 from fastnn import engines
 from fastnn.errors import DivergenceError
 from fastnn.layers import Activation, BatchNorm, Dense, Flatten
+from fastnn.network.state import Snapshot
 from fastnn.program.trace import Program, Symbol
-from fastnn.run import CHUNK_SECONDS, LOG_ROWS, SNAPSHOT_SHARE, Run, stretches
-from fastnn.state import Snapshot
+from fastnn.training.trainer import CHUNK_SECONDS, LOG_ROWS, SNAPSHOT_SHARE, Run, stretches
 
 SHARED = ("X", "y", "order")
 """Inputs that only the calls read which are made once."""

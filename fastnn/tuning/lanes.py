@@ -12,24 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from fastnn import engines, ops, steps
-from fastnn.core import as_loss_network
+from fastnn import engines, ops
+from fastnn.data.feeds import Feed, feed
+from fastnn.data.prepared import Examples, prepare
 from fastnn.errors import NotReadyError
-from fastnn.evaluation import LOG_ROWS, check_measures, hit_attributes, measured
-from fastnn.examples import Examples, prepare
-from fastnn.feeds import Feed, feed
 from fastnn.layers import Dense
 from fastnn.losses import Loss
 from fastnn.metrics import as_metrics
+from fastnn.network import programs
+from fastnn.network.model import as_loss_network
+from fastnn.network.state import Trained
 from fastnn.optimizers import Optimizer
 from fastnn.program.differentiate import gradients, place
-from fastnn.program.fuse import fuse
+from fastnn.program.passes.fuse import fuse
 from fastnn.program.shapes import B, N, Rows
 from fastnn.program.trace import Call, Program, Symbol, Trace, constant
-from fastnn.run import CHUNK_SECONDS
 from fastnn.schedules import as_schedule
-from fastnn.settings import ALL, Settings
-from fastnn.state import Trained
+from fastnn.training.evaluation import LOG_ROWS, check_measures, hit_attributes, measured
+from fastnn.training.options import ALL, Settings
+from fastnn.training.trainer import CHUNK_SECONDS
 from fastnn.tuning.members import Member, MemberHistory
 from fastnn_kernels.contract import UPDATES
 from fastnn_kernels.memory import aligned
@@ -257,7 +258,7 @@ class _Lanes:
         data = examples.layout
         trace = Trace(network.dtype)
         control = trace.input("control", (8,), "int64")
-        index, position = (control.view((), steps.CONTROL[name], name) for name in ("index", "position"))
+        index, position = (control.view((), programs.CONTROL[name], name) for name in ("index", "position"))
         order = trace.input("order", (N,), "int64")
         log = trace.input("log", (N, self.storage["log"].shape[1]))
         source = trace.input("X", (N, *network.features), data.source)
@@ -276,7 +277,7 @@ class _Lanes:
             (each_target,) = trace.record("gather", (t, copies), [((Rows(groups),), t.dtype)])
         else:
             each_target = ops.reshape(ops.expand(t, (groups, *t.shape), 0), (Rows(groups), *t.shape[1:]))
-        losses = self.loss.function(rows, steps.loss_targets(rows, each_target, self.loss))
+        losses = self.loss.function(rows, programs.loss_targets(rows, each_target, self.loss))
         means = ops.mean(ops.reshape(losses, (groups, B)), 1)
         if training:
             gradient = trace.input("gradient", (groups * size,))
@@ -331,7 +332,7 @@ class _Lanes:
                 source.close()
 
 
-def _forward(network: steps.Network, x: Symbol, parameters: Mapping[str, Symbol], groups: int) -> Symbol:
+def _forward(network: programs.Network, x: Symbol, parameters: Mapping[str, Symbol], groups: int) -> Symbol:
     """The outputs (B, O, G) of all models for the inputs x that all of them read."""
     for number, layer in enumerate(network.layers):
         if isinstance(layer, Dense):

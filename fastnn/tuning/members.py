@@ -11,9 +11,9 @@ import numpy as np
 
 from fastnn.configurations import as_number
 from fastnn.errors import InputError, KindError
-from fastnn.model import Sequential
 from fastnn.optimizers import Optimizer
-from fastnn.run import History
+from fastnn.sequential import Sequential
+from fastnn.training.trainer import History
 
 NUMBERS = ("learning_rate", "l2", "l1")
 """What models may differ in beside their initial weights."""

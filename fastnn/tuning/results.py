@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastnn.errors import InputError, NotReadyError, nearest
-from fastnn.files import write_whole
+from fastnn.storage.atomic import write_whole
 from fastnn.tuning.space import Space
 from fastnn.tuning.strategies import narrowed
 

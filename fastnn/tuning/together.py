@@ -16,19 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from fastnn import engines, inputs, ops, random
+from fastnn import engines, ops, random
 from fastnn.callbacks import Callback
-from fastnn.core import as_loss_network
+from fastnn.data import inputs
 from fastnn.errors import DivergenceError, InputError, KindError, NotReadyError, warn
 from fastnn.layers import Activation, Dense, Flatten
 from fastnn.losses import LOSSES, Loss, LossLike, as_loss
 from fastnn.metrics import as_metrics
-from fastnn.model import Sequential
+from fastnn.network.model import as_loss_network
 from fastnn.optimizers import Optimizer
-from fastnn.run import History, Run, as_order
 from fastnn.schedules import Schedule
-from fastnn.settings import ALL, AUTO, Settings, as_optimizer, check_numbers
-from fastnn.training import CHANGED, fit
+from fastnn.sequential import Sequential
+from fastnn.training.fit import CHANGED, fit
+from fastnn.training.options import ALL, AUTO, Settings, as_optimizer, check_numbers
+from fastnn.training.trainer import History, Run, as_order
 from fastnn.tuning.abreast import Abreast
 from fastnn.tuning.lanes import train_in_lanes
 from fastnn.tuning.members import Member, MemberHistory, as_members

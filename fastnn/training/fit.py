@@ -8,18 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from fastnn import engines, steps
-from fastnn.core import ModelState, as_loss_network
+from fastnn import engines
+from fastnn.data.prepared import DataLayout, prepare
 from fastnn.engines.explain import STEPS, Explanation
 from fastnn.errors import DeviceError, DivergenceError, InputError, NotReadyError
-from fastnn.evaluation import check_measures
-from fastnn.evaluation import evaluate as evaluate_examples
-from fastnn.examples import DataLayout, prepare
 from fastnn.losses import LOSSES, Loss, LossLike, as_loss
 from fastnn.metrics import as_metrics
+from fastnn.network import programs
+from fastnn.network.model import ModelState, as_loss_network
 from fastnn.optimizers import Optimizer
-from fastnn.run import History, Run, step_storage
-from fastnn.settings import ALL, Settings, as_optimizer
+from fastnn.training.evaluation import check_measures
+from fastnn.training.evaluation import evaluate as evaluate_examples
+from fastnn.training.options import ALL, Settings, as_optimizer
+from fastnn.training.trainer import History, Run, step_storage
 
 CHANGED = ("task", "trained", "_loss", "_optimizer", "feature_names", "device")
 """What `fit` sets beside the arrays and the counters of a model."""
@@ -110,7 +111,7 @@ def step_program(
     penalties = network.segments(l2, l1, settings.weight_decay)[1]
     penalized = bool(penalties[:, :2].any())
     engine = engines.choose(device or model.device, precision, tune)[0]
-    program = steps.training(
+    program = programs.training(
         network, chosen, data, metric, settings.kernel, settings.attributes(), penalized, fused, engine.precision == "bf16"
     )
     engine.tune(program, batch_size)

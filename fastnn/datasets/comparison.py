@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from fastnn import arrays, inputs, labels
+from fastnn import arrays
 from fastnn.configurations import as_number
+from fastnn.data import inputs, targets
 from fastnn.errors import InputError, warn
 
 SHOWN = 10
@@ -115,7 +116,7 @@ def _read(given: Any, which: str) -> tuple[np.ndarray, np.ndarray | None, tuple[
     features = features.reshape(len(features), -1)
     if features.dtype.kind == "f" and not np.isfinite(features).all():
         raise InputError(f"{which} X: {np.count_nonzero(~np.isfinite(features))} values are NaN or infinite")
-    found = None if y is None else labels.plain(y, f"{which} y")
+    found = None if y is None else targets.plain(y, f"{which} y")
     if found is not None and found.shape != (len(features),):
         raise InputError(f"{which} y: expected a label for each of the {len(features)} examples, got shape {found.shape}")
     return features, found, rows.names

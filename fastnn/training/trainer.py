@@ -15,26 +15,28 @@ from typing import Any
 
 import numpy as np
 
-from fastnn import arrays, engines, random, resuming, steps
-from fastnn.batches import Batches, is_batches
+from fastnn import arrays, engines, random
 from fastnn.callbacks import Callback, Checkpoint, Progress
 from fastnn.configurations import as_number
-from fastnn.core import ModelState, as_loss_network
+from fastnn.data.batches import Batches, is_batches
+from fastnn.data.feeds import Feed, feed
+from fastnn.data.inputs import Inputs, read
+from fastnn.data.prepared import DataLayout, Examples, prepare
+from fastnn.data.targets import Task
 from fastnn.errors import DivergenceError, InputError, KindError, warn
-from fastnn.evaluation import check_measures, evaluate, hit_attributes, measures
-from fastnn.examples import DataLayout, Examples, prepare
-from fastnn.feeds import Feed, feed
-from fastnn.inputs import Inputs, read
-from fastnn.interrupts import Interrupts
-from fastnn.labels import Task
 from fastnn.losses import LOSSES, as_loss
 from fastnn.metrics import as_metrics
-from fastnn.program.narrow import bfloat16
+from fastnn.network import programs
+from fastnn.network.model import ModelState, as_loss_network
+from fastnn.network.state import Snapshot, Trained
+from fastnn.program.passes.mixed_precision import bfloat16
 from fastnn.program.plan import plan
 from fastnn.program.trace import Call, Program, Trace
 from fastnn.schedules import as_schedule
-from fastnn.settings import ALL, AUTO, Settings, as_optimizer, check_numbers, checked_callbacks
-from fastnn.state import Snapshot, Trained
+from fastnn.training import resume
+from fastnn.training.evaluation import check_measures, evaluate, hit_attributes, measures
+from fastnn.training.interrupts import Interrupts
+from fastnn.training.options import ALL, AUTO, Settings, as_optimizer, check_numbers, checked_callbacks
 
 LOG_ROWS = 4096
 """Steps whose losses fit into the log: the longest chunk."""
@@ -115,7 +117,7 @@ class Run:
         self.step, self.in_epoch, self.seen = 0, 0, 0
         self.own_rate: float | None = None
         """The learning rate that was set in the place of the optimizer's schedule."""
-        self.sums = dict.fromkeys(steps.LOG_COLUMNS, 0.0)
+        self.sums = dict.fromkeys(programs.LOG_COLUMNS, 0.0)
         self._last: Snapshot | None = None
         self.stopped = False
         self._closing = False
@@ -125,7 +127,7 @@ class Run:
         self._chunk = 0
         self._looked = time.perf_counter()
         self._borrowed: dict[Any, Any] = {}
-        self.started = resuming.resume(self, settings.resume)
+        self.started = resume.resume(self, settings.resume)
         """Whether a step was made, or an earlier run's steps were taken over."""
         self._earlier = tuple(self.history)
 
@@ -253,7 +255,7 @@ class Run:
 
     def record(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """How far the run is, as plain values and arrays: what a checkpoint keeps beside the model."""
-        return resuming.record(self)
+        return resume.record(self)
 
     def keep(self, snapshot: Snapshot) -> None:
         """Put this snapshot of the model back when the run is over, unless an error ends it."""
@@ -436,7 +438,7 @@ class Run:
             done += len(log)
             self._add(log, rows, examples)
             for callback in self.callbacks:
-                callback.chunk_end(self, log[:, steps.LOG_COLUMNS["loss"]])
+                callback.chunk_end(self, log[:, programs.LOG_COLUMNS["loss"]])
             due = [callback for callback in self.callbacks if callback.every is not None and self.step % callback.every == 0]
             self._tell(due, lambda callback: callback.step_end(self))
             if self.stopped:
@@ -445,10 +447,10 @@ class Run:
 
     def _add(self, log: np.ndarray, rows: int, examples: Examples) -> None:
         """Count what so many steps of `rows` rows each wrote down."""
-        weight = log[:, steps.LOG_COLUMNS["weight"]] if examples.weights is not None else np.full(len(log), rows)
+        weight = log[:, programs.LOG_COLUMNS["weight"]] if examples.weights is not None else np.full(len(log), rows)
         for name in ("loss", "accuracy", "penalty"):
             share = np.full(len(log), rows) if name == "penalty" else weight
-            self.sums[name] = _added(self.sums[name], log[:, steps.LOG_COLUMNS[name]] * share)
+            self.sums[name] = _added(self.sums[name], log[:, programs.LOG_COLUMNS[name]] * share)
         self.sums["weight"] = _added(self.sums["weight"], weight)
         self.seen += rows * len(log)
         self.in_epoch += len(log)
@@ -607,7 +609,7 @@ class Run:
     def _program(self, data: DataLayout | None = None) -> Program:
         """The step that this run plays, for examples such as `data`."""
         optimizer = self.optimizer
-        return steps.training(
+        return programs.training(
             self.network, self.loss, data or self.examples.layout, self.hits, optimizer.kernel, optimizer.attributes(),
             self.penalized, narrowed=self.engine.precision == "bf16",
         )  # fmt: skip
@@ -685,7 +687,7 @@ def _shuffle(n: int, key: tuple[int, int], engine: engines.Engine) -> engines.In
     return instance
 
 
-def step_storage(network: steps.Network, engine: engines.Engine) -> dict[str, Any]:
+def step_storage(network: programs.Network, engine: engines.Engine) -> dict[str, Any]:
     """What a step needs beside data, parameters and state: control block, log, table, gradient, penalties.
 
     The gradient of frozen parameters stays 0, since no step writes it.
@@ -693,7 +695,7 @@ def step_storage(network: steps.Network, engine: engines.Engine) -> dict[str, An
     starts, penalties = network.segments()
     storage = {
         "control": engine.zeros((8,), np.int64, mirrored=True),
-        "log": engine.zeros((LOG_ROWS, len(steps.LOG_COLUMNS)), network.dtype, mirrored=True),
+        "log": engine.zeros((LOG_ROWS, len(programs.LOG_COLUMNS)), network.dtype, mirrored=True),
         "scalars": engine.zeros((LOG_ROWS, 3), network.dtype, mirrored=True),
         "gradient": engine.zeros((network.size,), network.dtype),
         "starts": engine.place(starts),

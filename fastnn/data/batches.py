@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from time import perf_counter
 from typing import Any
 
+from fastnn.data.prepared import Examples
 from fastnn.errors import InputError, KindError
-from fastnn.examples import Examples
 
 BLOCK = 64
 """Mini-batches that are played in one go, at most."""

@@ -13,23 +13,25 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from fastnn import arrays, inputs, ops, steps
+from fastnn import arrays, ops
 from fastnn.callbacks import Callback
 from fastnn.configurations import as_count, as_number
+from fastnn.data import inputs
+from fastnn.data.prepared import DataLayout
 from fastnn.errors import InputError, NotReadyError, warn
-from fastnn.examples import DataLayout
 from fastnn.losses import Loss, mean_loss
+from fastnn.network import programs
+from fastnn.network.summary import shortened
 from fastnn.program.differentiate import gradients
-from fastnn.program.fuse import fuse
+from fastnn.program.passes.fuse import fuse
 from fastnn.program.shapes import B, N
 from fastnn.program.trace import Program, Symbol, Trace
-from fastnn.summary import shortened
 
 if TYPE_CHECKING:
     from fastnn.callbacks import RunState
     from fastnn.engines import Engine
-    from fastnn.model import Sequential
-    from fastnn.run import Run
+    from fastnn.sequential import Sequential
+    from fastnn.training.trainer import Run
 
 EXAMPLES = 256
 SMALL = 5e8
@@ -255,7 +257,7 @@ class _Probe:
         return np.array(self.engine.read(self.parameters)[0])
 
 
-def _flow(network: steps.Network, loss: Loss, data: DataLayout, layers: int) -> tuple[Program, list[tuple[str, str]]]:
+def _flow(network: programs.Network, loss: Loss, data: DataLayout, layers: int) -> tuple[Program, list[tuple[str, str]]]:
     """x, t, parameters, parameters before -> a row of root mean squares; and what each column is: (quantity, layer or name)."""
     trace = Trace(network.dtype)
     x = trace.input("x", (B, *network.features))
@@ -263,9 +265,9 @@ def _flow(network: steps.Network, loss: Loss, data: DataLayout, layers: int) -> 
     w = trace.input("w", (B,)) if data.weighted else None
     step = trace.input("step", (), "int64")
     each: list[Symbol] = []
-    outputs, parameters = steps.forward(trace, network, x, True, step, each)
+    outputs, parameters = programs.forward(trace, network, x, True, step, each)
     each += (each[-1:] or [x]) * (layers - len(each))  # a last activation that the loss contains has no outputs of its own
-    cost = mean_loss(loss, outputs, steps.loss_targets(outputs, t, loss), w)
+    cost = mean_loss(loss, outputs, programs.loss_targets(outputs, t, loss), w)
     names = [place.name for place in network.parameters]
     slopes = gradients(cost, [*each, *(parameters[name] for name in names)])
     before = trace.input("before", (network.size,))
@@ -332,7 +334,7 @@ def activation_statistics(
     statistics of this mini-batch in batch norm, and dropout's units of the next step. Raises KindError for what is no model,
     and what `predict` raises for X.
     """
-    from fastnn.model import as_model
+    from fastnn.sequential import as_model
 
     model = as_model(model)
     given = inputs.read(X, model.network.features if model.built else None, "X", model.feature_names).array
@@ -343,7 +345,7 @@ def activation_statistics(
     trace = Trace(network.dtype)
     x = trace.input("x", (B, *network.features))
     each: list[Symbol] = []
-    steps.forward(trace, network, x, training, trace.input("step", (), "int64"), each)
+    programs.forward(trace, network, x, training, trace.input("step", (), "int64"), each)
     symbols: list[Symbol] = []
     for a in each:
         mean = ops.mean(a)

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from fastnn import ops
+from fastnn.data.prepared import DataLayout
 from fastnn.errors import InputError
-from fastnn.examples import DataLayout
 from fastnn.layers import Layer, Parameter, Statistic
 from fastnn.losses import Loss, mean_loss
 from fastnn.program.differentiate import gradients, place
-from fastnn.program.fuse import fuse
-from fastnn.program.narrow import narrow
+from fastnn.program.passes.fuse import fuse
+from fastnn.program.passes.mixed_precision import narrow
 from fastnn.program.shapes import B, N
 from fastnn.program.trace import Program, Symbol, Trace, constant
 from fastnn_kernels.contract import UPDATES
@@ -185,7 +185,7 @@ def training(
 ) -> Program:
     """One step: mini-batch, forward pass, loss, gradients, update, what is written down, and the control block moved on.
 
-    `narrowed`: with bfloat16 products, see `fastnn.program.narrow`. The gradient of frozen parameters is neither computed nor
+    `narrowed`: with bfloat16 products, see `passes.mixed_precision`. The gradient of frozen parameters is neither computed nor
     written: it must be 0 in `gradient`. Raises InputError where all parameters are frozen.
     """
     trace = Trace(network.dtype)

@@ -5,7 +5,7 @@ The mask is drawn again where it is needed, so that nothing between the two is e
 
 from __future__ import annotations
 
-from fastnn.program.fuse import count_uses, find_makers, fuse_batch_norm_gradient, replace_calls
+from fastnn.program.passes.fuse import count_uses, find_makers, fuse_batch_norm_gradient, replace_calls
 from fastnn.program.trace import Call, Program
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from fastnn import engines, labels, ops, steps
-from fastnn.core import ModelState, as_loss_network
-from fastnn.examples import Examples
-from fastnn.feeds import Feed, feed
+from fastnn import engines, ops
+from fastnn.data import targets
+from fastnn.data.feeds import Feed, feed
+from fastnn.data.prepared import Examples
 from fastnn.layers import final_activation
 from fastnn.losses import Loss
 from fastnn.metrics import METRICS, Metric, check_metrics, compute
+from fastnn.network import programs
+from fastnn.network.model import ModelState, as_loss_network
 
 LOG_ROWS = 4096
 """Mini-batches whose losses fit into the log."""
@@ -94,8 +96,8 @@ def _play(
         key = ("evaluate", engine.name, engine.precision, engine.tuned, rows, threads, loss, examples.layout, settings)
 
         def make(rows: int = rows) -> engines.Instance:
-            instance = engine.instantiate(steps.evaluation(network, loss, examples.layout, hits), rows, threads)
-            log = engine.zeros((LOG_ROWS, len(steps.LOG_COLUMNS)), model.dtype, mirrored=True)
+            instance = engine.instantiate(programs.evaluation(network, loss, examples.layout, hits), rows, threads)
+            log = engine.zeros((LOG_ROWS, len(programs.LOG_COLUMNS)), model.dtype, mirrored=True)
             instance.bind(control=engine.zeros((8,), np.int64, mirrored=True), log=log)
             return instance
 
@@ -109,11 +111,11 @@ def _play(
                 engine.write(instance.bound["control"], (0, fed.ready(here), 0))
                 instance.play(chunk)
                 table = engine.read(instance.bound["log"][:chunk])[0].astype(np.float64)
-                column = table[:, steps.LOG_COLUMNS["weight"]]
+                column = table[:, programs.LOG_COLUMNS["weight"]]
                 weight = column if examples.weights is not None else np.full(chunk, rows, np.float64)
                 total += float(weight.sum())
                 for name in sums:
-                    sums[name] += float((table[:, steps.LOG_COLUMNS[name]] * weight).sum())
+                    sums[name] += float((table[:, programs.LOG_COLUMNS[name]] * weight).sum())
                 done += chunk
         start += rows * count
     result = {"loss": sums["loss"] / total if total else 0.0}
@@ -142,10 +144,10 @@ def _outputs(model: ModelState, examples: Examples, loss: Loss, threads: int | N
 def _measure(model: ModelState, metric: Metric, examples: Examples, loss: Loss, outputs: np.ndarray) -> float:
     """One metric of all examples."""
     if metric.takes == "outputs":
-        targets = examples.y
-        if targets.dtype.kind == "i" and loss.accepts != "classes":
-            targets = np.eye(outputs.shape[1], dtype=outputs.dtype)[targets]
-        return compute(metric, targets, outputs, examples.weights, examples.classes)
+        expected = examples.y
+        if expected.dtype.kind == "i" and loss.accepts != "classes":
+            expected = np.eye(outputs.shape[1], dtype=outputs.dtype)[expected]
+        return compute(metric, expected, outputs, examples.weights, examples.classes)
     shares = outputs if loss.link is None else ops.activate(outputs, loss.link)
     task = examples.task(loss)
     if metric.takes == "probabilities":
@@ -157,4 +159,4 @@ def _measure(model: ModelState, metric: Metric, examples: Examples, loss: Loss, 
     else:
         decided = (outputs > (0.0 if loss.link == "sigmoid" else 0.5)).astype(np.int64)
         found = decided[:, 0] if examples.kind == "binary" else decided
-    return compute(metric, examples.labels(task), labels.decode(task, found), examples.weights, task.classes)
+    return compute(metric, examples.labels(task), targets.decode(task, found), examples.weights, task.classes)

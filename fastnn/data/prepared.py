@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from fastnn import inputs, labels
+from fastnn.data import inputs, targets
+from fastnn.data.inputs import Rows
+from fastnn.data.targets import Task
 from fastnn.errors import InputError
-from fastnn.inputs import Rows
-from fastnn.labels import Task
 from fastnn.losses import Loss
 
 
@@ -47,7 +47,7 @@ class Examples:
     """Checked data in the form in which a program reads it; `kind` is the task's."""
 
     X: Any
-    """An array of the host or of a GPU, or `fastnn.inputs.Rows`."""
+    """An array of the host or of a GPU, or `fastnn.data.inputs.Rows`."""
     y: np.ndarray
     weights: np.ndarray | None
     kind: str
@@ -73,11 +73,11 @@ class Examples:
     def labels(self, task: Task) -> np.ndarray:
         """The targets as the user wrote them: labels, 0/1, or values."""
         if self.kind == "classes":
-            return labels.decode(task, self.y if self.y.ndim == 1 else self.y.argmax(axis=1))
+            return targets.decode(task, self.y if self.y.ndim == 1 else self.y.argmax(axis=1))
         if self.kind == "values":
             return self.y
         decided = self.y.astype(np.int64)
-        return labels.decode(task, decided[:, 0]) if self.kind == "binary" else decided
+        return targets.decode(task, decided[:, 0]) if self.kind == "binary" else decided
 
     @property
     def layout(self) -> DataLayout:
@@ -113,6 +113,6 @@ def prepare(
     if len(expected.outputs) != 1:
         raise InputError(f"losses need outputs (B, O), and the model's have the shape {('B', *expected.outputs)}")
     outputs, dtype = expected.outputs[0], expected.dtype
-    targets = labels.read(y, n, outputs, loss, expected.squashed, dtype, f"{what}y", classes, known, part)
-    weights = labels.weights(targets, n, sample_weight, class_weight, dtype, outputs, what)
-    return Examples(rows, targets.values, weights, targets.kind, targets.classes)
+    read = targets.read(y, n, outputs, loss, expected.squashed, dtype, f"{what}y", classes, known, part)
+    weights = targets.weights(read, n, sample_weight, class_weight, dtype, outputs, what)
+    return Examples(rows, read.values, weights, read.kind, read.classes)

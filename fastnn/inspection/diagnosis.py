@@ -14,7 +14,7 @@ from fastnn.configurations import as_number
 from fastnn.errors import InputError, KindError, NotReadyError
 
 if TYPE_CHECKING:
-    from fastnn.model import Sequential
+    from fastnn.sequential import Sequential
 
 THRESHOLD = 0.03
 """A larger share of errors is a high bias or variance: between the 1 % that the notes call low and the 10 to 15 % they call
@@ -134,7 +134,7 @@ def diagnose_model(
     Raises NotReadyError for a model that was not trained, InputError for one that predicts values, whose errors have no scale
     from 0 to 1, KindError for what is no model, and what `evaluate` raises.
     """
-    from fastnn.model import as_model
+    from fastnn.sequential import as_model
 
     task = as_model(model).task
     if task is None:

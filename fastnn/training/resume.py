@@ -15,15 +15,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastnn.batches import Batches
 from fastnn.callbacks import Callback, Checkpoint, RunState
+from fastnn.data.batches import Batches
+from fastnn.data.inputs import Rows
+from fastnn.data.prepared import Examples
 from fastnn.errors import FileError, FormatError, InputError, KindError, warn
-from fastnn.examples import Examples
-from fastnn.inputs import Rows
 from fastnn.layers import Parameter
 from fastnn.losses import Loss
+from fastnn.network.programs import Network
 from fastnn.optimizers import Optimizer
-from fastnn.steps import Network
 
 LOOKED_AT = 1024
 """Examples that tell data apart: a run is gone on with on the data that it began with."""
@@ -55,9 +55,9 @@ def resume(run: Resumable, given: Any) -> bool:
     path = _checkpoint(run, given)
     if path is None:
         return False
-    from fastnn import model_files
+    from fastnn.storage import model_file
 
-    values, kept = model_files.restore(run.model, path)
+    values, kept = model_file.restore(run.model, path)
     if not values:
         raise InputError(f"resume: {path} holds a model, but not how far its training was; Checkpoint writes such files")
     try:
@@ -110,7 +110,7 @@ def _checkpoint(run: Resumable, given: Any) -> Path | None:
         raise FileError(f"resume: there is neither a checkpoint nor a folder of checkpoints at {path}")
     if not path.is_dir():
         return path
-    from fastnn.model_files import Folder
+    from fastnn.storage.folder import Folder
 
     latest = Folder(path).latest()
     if latest is None:

@@ -12,18 +12,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastnn import engines, ops, steps
+from fastnn import engines, ops
 from fastnn.configurations import as_count
-from fastnn.core import as_loss_network
+from fastnn.data.prepared import prepare
 from fastnn.errors import InputError, KindError, nearest
-from fastnn.examples import prepare
 from fastnn.losses import Loss, LossLike, as_loss, mean_loss
-from fastnn.model import Sequential, as_model
+from fastnn.network import programs
+from fastnn.network.model import as_loss_network
 from fastnn.program.differentiate import gradients, place
-from fastnn.program.fuse import fuse
+from fastnn.program.passes.fuse import fuse
 from fastnn.program.shapes import B
 from fastnn.program.trace import Symbol, Trace
-from fastnn.settings import check_penalties
+from fastnn.sequential import Sequential, as_model
+from fastnn.training.options import check_penalties
 
 EPSILON = 1e-5
 """The step of the differences, relative to max(1, |w|)."""
@@ -254,8 +255,8 @@ class _Cost:
             t = trace.input("t", (B, *y.shape[1:]), y.dtype)
             w = None if weights is None else trace.input("w", (B,))
             step = trace.input("step", (), "int64")
-            outputs, parameters = steps.forward(trace, self.network, x, training, step)
-            cost: Symbol = mean_loss(loss, outputs, steps.loss_targets(outputs, t, loss), w)
+            outputs, parameters = programs.forward(trace, self.network, x, training, step)
+            cost: Symbol = mean_loss(loss, outputs, programs.loss_targets(outputs, t, loss), w)
             trained = self.network.trained()
             if with_gradient and trained:
                 arena = trace.input("gradient", (size,))

@@ -20,8 +20,8 @@ from fastnn.errors import DivergenceError, InputError
 if TYPE_CHECKING:
     from fastnn.callbacks import RunState
     from fastnn.losses import LossLike
-    from fastnn.model import Sequential
     from fastnn.optimizers import Optimizer
+    from fastnn.sequential import Sequential
 
 NOISE = 4.0
 """Half of all curves of 100 independent losses of one distribution fall by 3.4 standard deviations of their averages."""
@@ -121,7 +121,7 @@ def find_learning_rate(
     are those of `fit`. Raises InputError for numbers out of range, DivergenceError where the first step diverges, KindError
     for what is no model, and what `fit` raises.
     """
-    from fastnn.model import as_model
+    from fastnn.sequential import as_model
 
     if not 0.0 < as_number(lowest) < as_number(highest) < math.inf:
         raise InputError(f"expected 0 < lowest < highest, got {lowest!r} and {highest!r}")

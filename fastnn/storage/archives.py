@@ -27,7 +27,7 @@ from typing import IO, Any, NamedTuple, NoReturn
 import numpy as np
 
 from fastnn.errors import FastnnError, FileError, FormatError, InputError
-from fastnn.files import write_whole
+from fastnn.storage.atomic import write_whole
 
 KEY, DIGEST_KEY, DIGESTS = "fastnn", "fastnn.sha256", "sha256"
 DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8")}

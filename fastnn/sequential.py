@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnn import arrays, labels, ops, training
-from fastnn.core import ModelState
+from fastnn import arrays, ops
+from fastnn.data import targets
 from fastnn.errors import KindError, NotReadyError
 from fastnn.layers import final_activation
 from fastnn.losses import LOSSES, LossLike
-from fastnn.settings import Settings
-from fastnn.summary import Summary, summarize
+from fastnn.network.model import ModelState
+from fastnn.network.summary import Summary, summarize
+from fastnn.training.fit import evaluate, fit, partial_fit, step_program
+from fastnn.training.options import Settings
 
 if TYPE_CHECKING:
     import os
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from fastnn.callbacks import Callback
     from fastnn.engines.explain import Explanation
     from fastnn.optimizers import Optimizer
-    from fastnn.run import History
+    from fastnn.training.trainer import History
 
 
 class Sequential(ModelState):
@@ -89,7 +91,7 @@ class Sequential(ModelState):
             found = decided[:, 0] if self.task.kind == "binary" else decided
         if self.task.indices:
             return arrays.to_device(found, X)
-        return labels.decode(self.task, arrays.to_host(found))
+        return targets.decode(self.task, arrays.to_host(found))
 
     def fit(
         self,
@@ -176,7 +178,7 @@ class Sequential(ModelState):
             callbacks=callbacks, resume=resume, steps_per_epoch=steps_per_epoch, shard_rows=shard_rows, device=device,
             precision=precision, tune=tune, threads=threads, verbose=verbose,
         )  # fmt: skip
-        return training.fit(self, X, y, settings)
+        return fit(self, X, y, settings)
 
     def partial_fit(
         self,
@@ -203,7 +205,7 @@ class Sequential(ModelState):
             optimizer=optimizer or self._optimizer, classes=classes, sample_weight=sample_weight, l2=l2, l1=l1, device=device,
             threads=threads,
         )  # fmt: skip
-        return training.partial_fit(self, X, y, settings)
+        return partial_fit(self, X, y, settings)
 
     def evaluate(
         self,
@@ -221,7 +223,7 @@ class Sequential(ModelState):
         1 - sum (y - a)^2 / sum (y - mean y)^2, averaged over outputs (1 where both are 0, 0 where only the second is), as
         scikit-learn defines it; NaN for one example. mae is the mean of |y - a|.
         """
-        return training.evaluate(self, X, y, loss=loss, metrics=metrics, sample_weight=sample_weight, threads=threads)
+        return evaluate(self, X, y, loss=loss, metrics=metrics, sample_weight=sample_weight, threads=threads)
 
     def program(
         self,
@@ -243,7 +245,7 @@ class Sequential(ModelState):
         those of `fit`.
         The loss is the one of the last fit unless another is given; the optimizer is Adam unless another is given.
         """
-        return training.step_program(
+        return step_program(
             self,
             batch_size,
             loss=loss,
@@ -259,9 +261,9 @@ class Sequential(ModelState):
 
     def save(self, path: str | os.PathLike[str], *, optimizer: bool = False) -> None:
         """Write the model to a safetensors file, with `optimizer` the optimizer's state too; see `fastnn.checkpoints.save`."""
-        from fastnn import model_files  # needs msgspec, which training does without
+        from fastnn.storage import model_file  # needs msgspec, which training does without
 
-        model_files.save(self, path, optimizer=optimizer)
+        model_file.save(self, path, optimizer=optimizer)
 
     def __repr__(self) -> str:
         return f"Sequential([{', '.join(map(repr, self.layers))}], seed={self.seed}, dtype='{self.dtype}')"

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from fastnn.data.inputs import Rows
+from fastnn.data.prepared import Examples
 from fastnn.engines import Engine
-from fastnn.examples import Examples
-from fastnn.inputs import Rows
 
 if TYPE_CHECKING:
     from fastnn.engines.cuda import CudaEngine

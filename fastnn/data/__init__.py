@@ -1,0 +1,1 @@
+"""From a user's X and y to what a program reads."""

@@ -1,0 +1,1 @@
+"""The loop: the only place, with evaluation, that waits for the device."""
