@@ -15,9 +15,9 @@ from fastnn.errors import InputError, KindError, NotReadyError
 from fastnn.program.trace import Program
 from fastnn.training import trainer
 from fastnn.training.options import Settings
-from fastnn.tuning import abreast, together
-from fastnn.tuning.abreast import joined as abreast_joined
-from fastnn.tuning.together import train_together
+from fastnn.tuning.together import interleaved, train
+from fastnn.tuning.together.interleaved import joined as abreast_joined
+from fastnn.tuning.together.train import train_together
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(203, 2)).astype("float32")
@@ -245,7 +245,7 @@ def test_abreast_each_has_the_bits_of_fit(layers: str, device: str, monkeypatch:
         model = network(*LAYERS[layers], seed=seed)
         return model.freeze(len(LAYERS[layers]) - 1) if seed % 4 == 3 else model
 
-    monkeypatch.setattr(together, "ABREAST", 3)
+    monkeypatch.setattr(train, "ABREAST", 3)
     groups, rows = 11, scipy.sparse.csr_matrix(np.where(X > 0, X, 0))
     rates, l2 = [0.0, 0.1, 0.01] * 4, [0.0, 0.1] * 6
     common: dict[str, Any] = {
@@ -292,7 +292,7 @@ def test_abreast_layers_of_ones_own_are_recorded_for_each_model() -> None:
 
 def test_abreast_a_mini_batch_is_gathered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     programs: list[Program] = []
-    monkeypatch.setattr(abreast, "joined", lambda given: programs.append(abreast_joined(given)) or programs[-1])
+    monkeypatch.setattr(interleaved, "joined", lambda given: programs.append(abreast_joined(given)) or programs[-1])
     train_together([small(seed) for seed in range(6)], X, YES, loss="sigmoid_cross_entropy", epochs=2, threads=2, way="threads")
     assert len(programs) == 2
     for program in programs:
@@ -313,7 +313,7 @@ def test_models_without_parameters() -> None:
 def test_abreast_as_many_as_a_cache_holds(units: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the two moments of Adam: 6 models of 48 KB, 2 of 960 KB, and one alone of 2.9 MB."""
     together_at_a_time: list[int] = []
-    monkeypatch.setattr(abreast, "joined", lambda given: together_at_a_time.append(len(given)) or abreast_joined(given))
+    monkeypatch.setattr(interleaved, "joined", lambda given: together_at_a_time.append(len(given)) or abreast_joined(given))
     models = [network(fastnn.Dense(units), fastnn.Dense(1), seed=seed) for seed in range(6)]
     train_together(models, X[:8], YES[:8], loss="sigmoid_cross_entropy", epochs=1, batch_size=8, threads=1, way="threads")
     assert together_at_a_time == ([size] * (6 // size) if size > 1 else [])
@@ -489,29 +489,29 @@ def test_others_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(trainer, "LOG_ROWS", 1)
 
     def going_on() -> None:
-        raise together._Stopped
+        raise train._Stopped
 
-    watch, model = together._Watch(going_on), small(0)
-    with pytest.raises(together._Stopped):
+    watch, model = train._Watch(going_on), small(0)
+    with pytest.raises(train._Stopped):
         model.fit(X, YES, loss="sigmoid_cross_entropy", batch_size=1, callbacks=[watch], verbose=0)
     assert model.counters.step == 1
 
 
 def test_those_abreast_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(abreast, "LOG_ROWS", 1)
+    monkeypatch.setattr(interleaved, "LOG_ROWS", 1)
     chunks: list[int] = []
 
     def going_on() -> None:
         chunks.append(1)
         if len(chunks) == 3:
-            raise together._Stopped
+            raise train._Stopped
 
     settings = Settings(loss="sigmoid_cross_entropy", batch_size=1, threads=1, verbose=0)
     models = [small(0), small(1)]
     leader = trainer.Run(models[0], X, YES, settings)
     runs = [leader, trainer.Run(models[1], X, YES, settings, leader)]
-    with pytest.raises(together._Stopped):
-        abreast.Abreast(runs, going_on).train()
+    with pytest.raises(train._Stopped):
+        interleaved.Abreast(runs, going_on).train()
     assert [model.counters.step for model in models] == [3, 3]
 
 
@@ -524,7 +524,7 @@ def test_a_model_that_is_trained_elsewhere_is_left_alone(way: str, monkeypatch: 
         models[2]._training.acquire()
         models[2].build(2).set_weights({"0.bias": np.ones_like(models[2].weights["0.bias"])})
 
-    monkeypatch.setattr(together, "_obstacle", meanwhile)
+    monkeypatch.setattr(train, "_obstacle", meanwhile)
     with pytest.raises(NotReadyError, match="being trained already"):
         train_together(models, X, YES, loss="sigmoid_cross_entropy", epochs=1, way=way)
     assert [model.built for model in models] == [False, False, True, False]

@@ -3,11 +3,11 @@
 Studies are kept by Optuna (`pip install optuna`), so that several processes and machines may share one.
 """
 
-from fastnn.tuning.members import MemberHistory
 from fastnn.tuning.results import Results, TrialResult
 from fastnn.tuning.search import load, search
 from fastnn.tuning.space import Choice, Distribution, Integers, LogUniform, OneMinus, Space, Uniform
-from fastnn.tuning.together import train_together
+from fastnn.tuning.together.members import MemberHistory
+from fastnn.tuning.together.train import train_together
 from fastnn.tuning.trial import Trial
 
 __all__ = [

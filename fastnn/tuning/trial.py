@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fastnn.callbacks import Callback, Monitor, RunState
+from fastnn.callbacks import Callback, RunState
+from fastnn.callbacks.monitor import Monitor
 from fastnn.errors import InputError, KindError, nearest
 
 Train = Callable[[dict[str, Any], "Trial"], Any]

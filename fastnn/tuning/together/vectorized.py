@@ -31,7 +31,7 @@ from fastnn.schedules import as_schedule
 from fastnn.training.evaluation import LOG_ROWS, check_measures, hit_attributes, measured
 from fastnn.training.options import ALL, Settings
 from fastnn.training.trainer import CHUNK_SECONDS
-from fastnn.tuning.members import Member, MemberHistory
+from fastnn.tuning.together.members import Member, MemberHistory
 from fastnn_kernels.contract import UPDATES
 from fastnn_kernels.memory import aligned
 

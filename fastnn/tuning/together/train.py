@@ -1,7 +1,7 @@
 """Many models of one shape trained at the same time on the same mini-batches: "caviar", where one watched model is "panda".
 
-Small models go side by side through one program (`fastnn.tuning.lanes`); others are spread over the cores, where some at a time
-share their mini-batches (`fastnn.tuning.abreast`). Both leave each model with the bits that `fit` gives it alone.
+Small models go side by side through one program (`vectorized`); others are spread over the cores, where some at a time share
+their mini-batches (`interleaved`). Both leave each model with the bits that `fit` gives it alone.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from fastnn.sequential import Sequential
 from fastnn.training.fit import CHANGED, fit
 from fastnn.training.options import ALL, AUTO, Settings, as_optimizer, check_numbers
 from fastnn.training.trainer import History, Run, as_order
-from fastnn.tuning.abreast import Abreast
-from fastnn.tuning.lanes import train_in_lanes
-from fastnn.tuning.members import Member, MemberHistory, as_members
+from fastnn.tuning.together.interleaved import Abreast
+from fastnn.tuning.together.members import Member, MemberHistory, as_members
+from fastnn.tuning.together.vectorized import train_in_lanes
 
 LANE_PARAMETERS = 300
 """Models of up to so many parameters are trained side by side: a lane a model wins where layers do not fill the registers

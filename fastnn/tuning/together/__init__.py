@@ -1,0 +1,1 @@
+"""Many models trained at a time on the same data."""
