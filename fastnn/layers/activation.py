@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from fastnn import ops
-from fastnn.layers.base import Array, Layer
+from fastnn.layers.base import Layer
+from fastnn.ops.activations import check_activation
+from fastnn.ops.dispatch import Array
 
 
 class Activation(Layer):
@@ -12,7 +14,7 @@ class Activation(Layer):
     options = ("name", "alpha")
 
     def __init__(self, name: str, alpha: float | None = None) -> None:
-        ops.check_activation(name, alpha)
+        check_activation(name, alpha)
         self.name = name
         self.alpha = alpha
 

@@ -11,7 +11,9 @@ import numpy as np
 from fastnn import arrays, ops
 from fastnn.configurations import as_number
 from fastnn.errors import InputError
-from fastnn.layers.base import Array, Layer
+from fastnn.layers.base import Layer
+from fastnn.ops.dispatch import Array
+from fastnn.ops.randomized import check_augmentation
 from fastnn.program.trace import FLOATS
 from fastnn.random import AUGMENTATION, key
 
@@ -76,7 +78,7 @@ class Augment(Layer):
         self.contrast = _factors("contrast", contrast, 0.0)
         pair = shift if isinstance(shift, Sequence) and len(shift) == 2 else (shift, shift)
         self.shift = (_number("shift", pair[0], 1.0), _number("shift", pair[1], 1.0))
-        ops.check_augmentation("Augment", {}, pivot, distortion, smoothness, fill)
+        check_augmentation("Augment", {}, pivot, distortion, smoothness, fill)
         self.distortion, self.smoothness, self.pivot = float(distortion), int(smoothness), float(pivot)
         self.fill = fill if isinstance(fill, str) else float(fill)
         self.shape = None if shape is None else _shape(shape)

@@ -10,12 +10,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from fastnn import ops
 from fastnn.configurations import Keywords, as_number
 from fastnn.errors import InputError, MissingError
+from fastnn.ops.dispatch import Array
 from fastnn.random import DROPOUT
-
-Array = ops.Array
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from fastnn import initializers, ops
 from fastnn.configurations import as_number
 from fastnn.errors import InputError
-from fastnn.layers.base import Array, Layer, Parameter, Statistic, check_training
+from fastnn.layers.base import Layer, Parameter, Statistic, check_training
+from fastnn.ops.dispatch import Array
 
 
 class BatchNorm(Layer):

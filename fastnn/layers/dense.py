@@ -9,9 +9,11 @@ from typing import Any, Self
 from fastnn import initializers, ops
 from fastnn.errors import InputError
 from fastnn.layers.activation import Activation
-from fastnn.layers.base import Array, Layer, Parameter, check_training
+from fastnn.layers.base import Layer, Parameter, check_training
 from fastnn.layers.batch_norm import BatchNorm
 from fastnn.layers.dropout import Dropout
+from fastnn.ops.activations import check_activation
+from fastnn.ops.dispatch import Array
 
 
 class Dense(Layer):
@@ -45,7 +47,7 @@ class Dense(Layer):
         if isinstance(units, bool) or not isinstance(units, Integral) or units < 1:
             raise InputError(f"Dense: expected units, a whole number of at least 1, got {units!r}")
         if activation is not None:
-            ops.check_activation(activation, alpha)
+            check_activation(activation, alpha)
         check_training("Dense", l2, l1, learning_rate_factor, trainable)
         self.units: int = int(units)
         self.activation: str | None = activation

@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastnn import ops
 from fastnn.configurations import as_number
 from fastnn.errors import InputError
-from fastnn.layers.base import Array, Layer
+from fastnn.layers.base import Layer
+from fastnn.ops.dispatch import Array
 
 
 class Dropout(Layer):

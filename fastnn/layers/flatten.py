@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fastnn import ops
-from fastnn.layers.base import Array, Layer
+from fastnn.layers.base import Layer
+from fastnn.ops.dispatch import Array
 
 
 class Flatten(Layer):

@@ -10,7 +10,8 @@ import numpy as np
 
 from fastnn import arrays, ops
 from fastnn.errors import InputError, KindError, NotReadyError, warn
-from fastnn.layers.base import Array, Layer, Statistic
+from fastnn.layers.base import Layer, Statistic
+from fastnn.ops.dispatch import Array
 
 BLOCK = 1 << 20
 """Elements that are looked at in one go."""

@@ -10,6 +10,7 @@ import numpy as np
 from fastnn import engines, ops
 from fastnn.configurations import as_number
 from fastnn.errors import InputError, KindError
+from fastnn.ops.activations import DEFAULT_ALPHA, check_activation
 from fastnn.plots import look
 from fastnn.program.differentiate import gradients
 from fastnn.program.shapes import B
@@ -40,8 +41,8 @@ def activation(names: str | Sequence[str], alpha: float | None = None, *, reach:
     z[POINTS // 2] = 0.0
     drawn = []
     for name in names:
-        own = alpha if name in ops.DEFAULT_ALPHA else None
-        ops.check_activation(name, own)
+        own = alpha if name in DEFAULT_ALPHA else None
+        check_activation(name, own)
         if name in ("softmax", "log_softmax"):
             raise InputError(f"{name} depends on all outputs of a layer together, and has no curve")
         drawn.append((name, ops.activate(z, name, own), _derivative(z, name, own)))

@@ -1,0 +1,79 @@
+"""Steps of optimizers over a whole arena, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastnn.errors import CaptureError, InputError, nearest
+from fastnn.ops.algebra import sum
+from fastnn.ops.dispatch import Array, apply, integers
+from fastnn.program.shapes import describe, elements
+from fastnn.program.trace import floats
+from fastnn_kernels.contract import SUM_BLOCK, UPDATES
+
+
+def update(
+    name: str,
+    parameters: Array,
+    state: Sequence[Array],
+    gradient: Array,
+    norm: Array,
+    scalars: Array,
+    index: Array,
+    starts: Array,
+    penalties: Array,
+    attributes: Mapping[str, Any],
+) -> None:
+    """One step of an optimizer over a whole arena, **in place** in `parameters` (P,) and in each array of `state` (P,).
+
+    `name`: sgd, momentum, nesterov, averaged_momentum, rmsprop or adam (which is AdamW where `penalties` hold a weight decay);
+    equations, `scalars`, `index`, `starts`, `penalties` and `attributes` as in `fastnn_kernels.contract`.
+    """
+    if name not in UPDATES:
+        raise InputError(f"no update is called {name!r}{nearest(name, UPDATES)}")
+    floats(name, gradient, norm, scalars, penalties, parameters, *state)
+    if len(state) != len(UPDATES[name]) or any(tuple(s.shape) != tuple(parameters.shape) for s in (gradient, *state)):
+        raise InputError(f"{name}: expected a gradient and {len(UPDATES[name])} arrays of state, all of the parameters' shape")
+    index, starts = integers(name, index), _segments(name, parameters, starts, penalties)
+    if tuple(norm.shape) != () or tuple(index.shape) != () or len(scalars.shape) != 2 or scalars.shape[1] != 3:
+        got = ", ".join(describe(tuple(x.shape)) for x in (norm, scalars, index))
+        raise InputError(f"{name}: expected norm (), scalars (N, 3) and index (), got {got}")
+    if isinstance(index, np.ndarray) and not 0 <= int(index) < len(scalars):
+        raise InputError(f"{name}: expected an index from 0 to {len(scalars) - 1}, got {int(index)}")
+    apply(name, (gradient, norm, scalars, index, starts, penalties, parameters, *state), [], attributes)
+
+
+def sum_of_squares(x: Array, clip_value: float = 0.0) -> Array:
+    """sum x^2 over everything, a 0-d array; with clip_value > 0 of min(max(x, -clip_value), clip_value) instead of x."""
+    dtype = floats("sum_of_squares", x)
+    blocks = _blocks("sum_of_squares", x)
+    return sum(apply("block_sum_squares", (x,), [((blocks,), dtype)], {"clip_value": float(clip_value)}))
+
+
+def penalty(parameters: Array, starts: Array, penalties: Array) -> Array:
+    """sum over segments of l2/2 sum w^2 + l1 sum |w|, a 0-d array; `starts` and `penalties` as in `update`."""
+    dtype = floats("penalty", parameters, penalties)
+    starts = _segments("penalty", parameters, starts, penalties)
+    blocks = _blocks("penalty", parameters)
+    return sum(apply("block_penalty", (parameters, starts, penalties), [((blocks,), dtype)]))
+
+
+def _segments(name: str, parameters: Array, starts: Array, penalties: Array) -> Array:
+    """The checked `starts` (S + 1,) of the segments of an arena (P,), as int64."""
+    starts = integers(name, starts)
+    if len(parameters.shape) != 1 or len(starts.shape) != 1 or tuple(penalties.shape) != (starts.shape[0] - 1, 4):
+        got = ", ".join(describe(tuple(x.shape)) for x in (parameters, starts, penalties))
+        raise InputError(f"{name}: expected parameters (P,), starts (S + 1,) and penalties (S, 4), got {got}")
+    if isinstance(starts, np.ndarray) and (starts[0] != 0 or starts[-1] != len(parameters) or (np.diff(starts) < 0).any()):
+        raise InputError(f"{name}: expected starts that rise from 0 to {len(parameters)}, the number of parameters")
+    return starts
+
+
+def _blocks(name: str, x: Array) -> int:
+    size = elements(tuple(x.shape))
+    if not isinstance(size, int):
+        raise CaptureError(f"{name}: the size of the array must not depend on the number of rows")
+    return -(-size // SUM_BLOCK)
