@@ -7,6 +7,7 @@
 #   ORACLES  what the tests compare with, for pip                (torch==2.13.0 jax nvidia-cublas)
 #   TESTS    more arguments for pytest, e.g. "-k softmax"        ()
 #   WORKERS  processes that test at the same time, a file each   (2)
+#   PYTHON311  Python 3.11, for the oldest versions that are admitted (python3.11)
 set -euo pipefail
 
 python=${PYTHON:-python3}
@@ -75,6 +76,12 @@ heading "structure"
 mkdir "$work/run"
 cp -R "$checkout"/{ci,tests,bench,docs,pyproject.toml,README.md} "$work/run/"
 cd "$work/run"
+heading "oldest versions"
+if oldest=$(command -v "${PYTHON311:-python3.11}") && "$oldest" --version; then
+    PYTHON311=$oldest timeout --signal=INT 420 bash "$checkout/ci/oldest.sh" "${wheels[0]}" "$work/run" || failed+=("oldest versions")
+else
+    echo "there is no Python 3.11 here, on which they are tried"
+fi
 heading "tests"
 "$python" -P - "$work/venv" <<'CHECK'
 import pathlib, sys

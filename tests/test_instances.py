@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastnn
@@ -36,6 +36,7 @@ def kept(instances: Instances) -> list[tuple[Any, Any]]:
     return [(key, item) for key, items in instances._free.items() for item in items]
 
 
+@settings(max_examples=40)  # each clearing collects garbage
 @given(st.lists(st.tuples(st.sampled_from(["take", "give", "clear"]), st.integers(0, 2 * KEPT_INSTANCES)), max_size=200))
 def test_whatever_is_taken_and_given_back(actions: list[tuple[str, int]]) -> None:
     """Against a plain list: the newest of a key is taken, and the oldest key goes first."""

@@ -44,6 +44,8 @@ def column(*values: float) -> np.ndarray:
     return np.array(values, F4)[:, np.newaxis]
 
 
+STRING_DTYPES = [np.dtypes.StringDType] if hasattr(np.dtypes, "StringDType") else []
+"""NumPy's strings of any length, from 2.0 on."""
 FRUIT = ["pear", "apple", "fig", "apple"]
 FRUIT_AT = [2, 0, 1, 0]
 ROWS = np.array([[1, 0, 0], [0, 0, 1], [0, 1, 0]])
@@ -71,7 +73,7 @@ ROWS = np.array([[1, 0, 0], [0, 0, 1], [0, 1, 0]])
         (tuple(FRUIT), FRUIT_AT, sorted(set(FRUIT))),
         (np.array(FRUIT), FRUIT_AT, sorted(set(FRUIT))),
         (np.array(FRUIT, object), FRUIT_AT, sorted(set(FRUIT))),
-        (np.array(FRUIT, np.dtypes.StringDType()), FRUIT_AT, sorted(set(FRUIT))),
+        *((np.array(FRUIT, dtype()), FRUIT_AT, sorted(set(FRUIT))) for dtype in STRING_DTYPES),
     ],
 )
 def test_labels_become_indices(y: Any, indices: list[int], classes: list[Any]) -> None:

@@ -56,7 +56,7 @@ def test_a_faulty_kernel_is_found(fault: str, dtype: str, monkeypatch: pytest.Mo
         elif fault == "reads only":
             x[0] += 1
         elif parts == 3:
-            y[3] = np.nextafter(y[3], 0)
+            y[3] = np.nextafter(y[3], y.dtype.type(0))
 
     x = np.linspace(0.5, 2, 33).astype(dtype)
     check_kernel("exp", [x], [((33,), dtype)], tolerance=4)

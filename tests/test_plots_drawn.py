@@ -560,7 +560,9 @@ def test_whole_numbers_on_a_logarithmic_scale_are_written_out() -> None:
     found.columns = {**Found.columns, "units": [30, 45, 60, 120]}
     third = plots.search_results(found)[2]
     third.figure.draw_without_rendering()
-    written = {label.get_text() for label in [*third.get_xticklabels(), *third.get_xticklabels(minor=True)]}
+    low, high = third.get_xlim()
+    labels = [*third.get_xticklabels(), *third.get_xticklabels(minor=True)]
+    written = [label.get_text() for label in labels if low <= label.get_position()[0] <= high]
     assert any(written)
     assert all(text.isdecimal() for text in written if text), "60, not 6 x 10^1"
 

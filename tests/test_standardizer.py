@@ -199,7 +199,7 @@ def test_what_cannot_be_learnt_from(X: Any, error: type, message: str) -> None:
 def test_sparse_matrices_are_refused() -> None:
     sparse = pytest.importorskip("scipy.sparse")
     with pytest.raises(KindError, match=r"convert it with \.toarray\(\)"):
-        fastnn.Standardizer().fit(sparse.eye_array(3).tocsr())
+        fastnn.Standardizer().fit(sparse.csr_array(np.eye(3)))
 
 
 @pytest.mark.parametrize(
