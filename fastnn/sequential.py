@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fastnn.callbacks import Callback
     from fastnn.engines.explain import Explanation
     from fastnn.optimizers import Optimizer
-    from fastnn.training.trainer import History
+    from fastnn.training.history import History
 
 
 class Sequential(ModelState):

@@ -30,8 +30,9 @@ from fastnn.program.passes.relu_mask import Way, alternatives, masked
 from fastnn.program.shapes import B
 from fastnn.program.trace import Call, Program, Trace
 from fastnn_kernels.contract import KERNELS, Operand, mask_pitch
-from fastnn_kernels.cuda import choices, cublaslt, dense, variants
+from fastnn_kernels.cuda import choices, cublaslt, variants
 from fastnn_kernels.cuda.cublaslt import CublasError, CublasLt
+from fastnn_kernels.cuda.families import dense
 from fastnn_kernels.cuda.lowering import Product
 from fastnn_kernels.cuda.runtime import CudaOutOfMemory, Launch, Multiplication, Node
 

@@ -18,8 +18,9 @@ from laws import EPSILON, assert_close
 
 import fastnn_kernels.numpy as definition
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, ALPHA_ACTIVATIONS, KERNELS, Operand, mask_pitch
-from fastnn_kernels.cuda import cublaslt, dense
+from fastnn_kernels.cuda import cublaslt
 from fastnn_kernels.cuda.cublaslt import CublasError, CublasLt
+from fastnn_kernels.cuda.families import dense
 from fastnn_kernels.cuda.kernels import kernel
 from fastnn_kernels.cuda.lowering import Body, Device, Number, Pointer, Product, lower, request
 from fastnn_kernels.cuda.runtime import CudaError, CudaUnavailable

@@ -22,6 +22,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from laws import by_turns
 
 import fastnn
+import fastnn.data.orders
 import fastnn.training.trainer
 from fastnn import engines, errors, ops, random
 from fastnn.callbacks import Callback
@@ -183,7 +184,7 @@ def test_orders_are_the_same_bits(n: int, cuda_host: HostRuntime) -> None:
     key = random.key(3, random.SHUFFLE)
     for device in ("cuda", "cpu"):
         engine = engines.named(device)
-        run = fastnn.training.trainer._shuffle(n, key, engine)
+        run = fastnn.data.orders.shuffle_program(n, key, engine)
         for epoch in (0, 1, 2**40):
             engine.write(run.bound["epoch"], epoch)
             run.play()

@@ -13,7 +13,7 @@ from laws import FLOATS, by_turns, check_definition, check_kernel
 
 import fastnn_kernels.cpu as cpu_set
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, ALPHA_ACTIVATIONS, Operand
-from fastnn_kernels.cuda import dense as cuda_dense
+from fastnn_kernels.cuda.families import dense as cuda_dense
 from fastnn_kernels.cuda.lowering import Device, lower
 
 SHAPES = [

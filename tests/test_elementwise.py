@@ -278,7 +278,7 @@ def test_bfloat16_is_read_and_written(name: str) -> None:
 
 
 def test_parts_begin_on_cache_lines_and_cover_everything() -> None:
-    from fastnn_kernels.cpu.elementwise import BLOCK, first_of_part
+    from fastnn_kernels.cpu.families.elementwise import BLOCK, first_of_part
 
     first: Any = first_of_part.py_func
     for size in (0, 1, 63, 64, 65, 1000, 100_003):

@@ -30,8 +30,8 @@ from fastnn.benchmarks.peers import ours
 from fastnn.data import feeds
 from fastnn.engines.cuda import CudaEngine
 from fastnn.errors import DeviceError, DeviceMemoryError
-from fastnn_kernels.cuda import dense
 from fastnn_kernels.cuda.arrays import DeviceArray
+from fastnn_kernels.cuda.families import dense
 from fastnn_kernels.cuda.runtime import Multiplication
 
 ROWS = 8192 + 33

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ from fastnn.program.plan import plan
 from fastnn.program.shapes import Rows, concrete
 from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import KERNELS, Operand
+
+Pass = Callable[[Program], Program]
+"""A function from program to program; see `fastnn.program.passes`."""
 
 Placed = Any
 """An array where an engine uses it: a NumPy array on the host, a `DeviceArray` on a GPU."""
@@ -77,9 +80,19 @@ class Engine(ABC):
     def wait(self) -> None:
         """Until all work given so far is done."""
 
-    @abstractmethod
+    def passes(self, rows: int) -> Sequence[Pass]:
+        """The rewrites that suit this engine, in the order in which a program for `rows` rows goes through them."""
+        return ()
+
     def instantiate(self, program: Program, rows: int, threads: int | None = None) -> Instance:
-        """`program` here for `rows` rows."""
+        """`program` here for `rows` rows, after the passes."""
+        for rewrite in self.passes(rows):
+            program = rewrite(program)
+        return self.instance(program, rows, threads)
+
+    @abstractmethod
+    def instance(self, program: Program, rows: int, threads: int | None) -> Instance:
+        """`program` as it is, for `rows` rows."""
 
     def tune(self, program: Program, rows: int) -> int:
         """Time the ways to compute each product of `program` for `rows` rows and choose the fastest, where the engine has

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn import arrays
-from fastnn.engines.base import Engine, Instance
+from fastnn.engines.base import Engine, Instance, Pass
 from fastnn.engines.host import convert_rows
 from fastnn.errors import InputError, KindError, PackageError
 from fastnn.program.passes.elementwise import chained
@@ -21,8 +21,8 @@ from fastnn.program.passes.relu_mask import Way, alternatives, masked
 from fastnn.program.shapes import concrete
 from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import SUM_BLOCK, Operand
-from fastnn_kernels.cuda import dense
 from fastnn_kernels.cuda.arrays import DeviceArray
+from fastnn_kernels.cuda.families import dense
 from fastnn_kernels.cuda.lowering import ALIGNMENT, LOWERINGS, VECTOR, request
 from fastnn_kernels.cuda.player import PlacedCall, Player
 from fastnn_kernels.cuda.runtime import Runtime
@@ -50,7 +50,7 @@ class CudaEngine(Engine):
     `capture=False` launches every kernel on its own instead of replaying graphs, for debuggers; the bits are the same.
 
     With `tune`, its programs compute their products as timing has found fastest, see `tune`; else as the rule of
-    `fastnn_kernels.cuda.dense` says. Single operations always follow the rule.
+    `fastnn_kernels.cuda.families.dense` says. Single operations always follow the rule.
     """
 
     block_rows = 8192
@@ -152,9 +152,11 @@ class CudaEngine(Engine):
     def wait(self) -> None:
         self.runtime.synchronize(self.runtime.stream)
 
-    def instantiate(self, program: Program, rows: int, threads: int | None = None) -> CudaInstance:
-        program = merged(masked(program, functools.partial(self._way, rows)))
-        return CudaInstance(chained(program), rows, self)
+    def passes(self, rows: int) -> Sequence[Pass]:
+        return functools.partial(masked, choose=functools.partial(self._way, rows)), merged, chained
+
+    def instance(self, program: Program, rows: int, threads: int | None) -> CudaInstance:
+        return CudaInstance(program, rows, self)
 
     @property
     def choices(self) -> Mapping[str, Choice]:

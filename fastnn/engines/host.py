@@ -98,7 +98,7 @@ class HostEngine(Engine):
     def wait(self) -> None:
         """Whatever is asked is done when the call returns."""
 
-    def instantiate(self, program: Program, rows: int, threads: int | None = None) -> HostInstance:
+    def instance(self, program: Program, rows: int, threads: int | None) -> HostInstance:
         return HostInstance(program, rows, self, threads)
 
 

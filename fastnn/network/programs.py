@@ -14,20 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from fastnn import ops
+from fastnn import engines, ops
 from fastnn.data.prepared import DataLayout
 from fastnn.errors import InputError
 from fastnn.layers import Layer, Parameter, Statistic
 from fastnn.losses import Loss, mean_loss
 from fastnn.program.differentiate import gradients, place
 from fastnn.program.passes.fuse import fuse
-from fastnn.program.passes.mixed_precision import narrow
+from fastnn.program.passes.mixed_precision import bfloat16, narrow
 from fastnn.program.shapes import B, N
 from fastnn.program.trace import Program, Symbol, Trace, constant
 from fastnn_kernels.contract import UPDATES
 
 LOG_COLUMNS = {"loss": 0, "accuracy": 1, "weight": 2, "penalty": 3}
 """What a step writes down: its loss, the share it got right, the sum of its weights, and the penalty before its update."""
+
+LOG_ROWS = 4096
+"""Steps whose losses fit into the log: the longest chunk."""
 
 CONTROL = {"index": 0, "position": 1, "step": 2}
 """The words of the control block: step of the chunk, position in the order, step since the model was made."""
@@ -279,3 +282,22 @@ def lay_out(layers: Sequence[Layer], features: tuple[int, ...], dtype: Any) -> t
                 values[attribute] = trace.input(f"{index}.{attribute}", declaration.shape)
         x = layer.bound(values).forward(x, False)
     return parameters, statistics, tuple(int(d) for d in x.shape[1:])  # type: ignore[arg-type]
+
+
+def step_storage(network: Network, engine: engines.Engine) -> dict[str, Any]:
+    """What a step needs beside data, parameters and state: control block, log, table, gradient, penalties.
+
+    The gradient of frozen parameters stays 0, since no step writes it.
+    """
+    starts, penalties = network.segments()
+    storage = {
+        "control": engine.zeros((8,), np.int64, mirrored=True),
+        "log": engine.zeros((LOG_ROWS, len(LOG_COLUMNS)), network.dtype, mirrored=True),
+        "scalars": engine.zeros((LOG_ROWS, 3), network.dtype, mirrored=True),
+        "gradient": engine.zeros((network.size,), network.dtype),
+        "starts": engine.place(starts),
+        "penalties": engine.place(penalties),
+    }
+    if engine.precision == "bf16":
+        storage["shadow"] = engine.empty((network.size,), bfloat16())
+    return storage

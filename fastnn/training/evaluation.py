@@ -17,9 +17,6 @@ from fastnn.metrics import METRICS, Metric, check_metrics, compute
 from fastnn.network import programs
 from fastnn.network.model import ModelState, as_loss_network
 
-LOG_ROWS = 4096
-"""Mini-batches whose losses fit into the log."""
-
 
 def hit_attributes(loss: Loss, kind: str) -> dict[str, Any] | None:
     """The attributes of `ops.is_correct` for a task; None for values. Logits are yes above 0, everything else above 1/2."""
@@ -97,7 +94,7 @@ def _play(
 
         def make(rows: int = rows) -> engines.Instance:
             instance = engine.instantiate(programs.evaluation(network, loss, examples.layout, hits), rows, threads)
-            log = engine.zeros((LOG_ROWS, len(programs.LOG_COLUMNS)), model.dtype, mirrored=True)
+            log = engine.zeros((programs.LOG_ROWS, len(programs.LOG_COLUMNS)), model.dtype, mirrored=True)
             instance.bind(control=engine.zeros((8,), np.int64, mirrored=True), log=log)
             return instance
 
@@ -107,7 +104,7 @@ def _play(
             done = 0
             while done < count:
                 here = start + done * rows
-                chunk = min(count - done, LOG_ROWS, fed.most(here, rows) or count)
+                chunk = min(count - done, programs.LOG_ROWS, fed.most(here, rows) or count)
                 engine.write(instance.bound["control"], (0, fed.ready(here), 0))
                 instance.play(chunk)
                 table = engine.read(instance.bound["log"][:chunk])[0].astype(np.float64)

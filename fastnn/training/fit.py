@@ -16,11 +16,13 @@ from fastnn.losses import LOSSES, Loss, LossLike, as_loss
 from fastnn.metrics import as_metrics
 from fastnn.network import programs
 from fastnn.network.model import ModelState, as_loss_network
+from fastnn.network.programs import step_storage
 from fastnn.optimizers import Optimizer
 from fastnn.training.evaluation import check_measures
 from fastnn.training.evaluation import evaluate as evaluate_examples
+from fastnn.training.history import History
 from fastnn.training.options import ALL, Settings, as_optimizer
-from fastnn.training.trainer import History, Run, step_storage
+from fastnn.training.trainer import Run
 
 CHANGED = ("task", "trained", "_loss", "_optimizer", "feature_names", "device")
 """What `fit` sets beside the arrays and the counters of a model."""

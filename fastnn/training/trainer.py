@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from fastnn.configurations import as_number
 from fastnn.data.batches import Batches, is_batches
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.inputs import Inputs, read
+from fastnn.data.orders import as_order, batch_sizes, segments, shuffle_program
 from fastnn.data.prepared import DataLayout, Examples, prepare
 from fastnn.data.targets import Task
 from fastnn.errors import DivergenceError, InputError, KindError, warn
@@ -28,18 +29,16 @@ from fastnn.losses import LOSSES, as_loss
 from fastnn.metrics import as_metrics
 from fastnn.network import programs
 from fastnn.network.model import ModelState, as_loss_network
+from fastnn.network.programs import LOG_ROWS, step_storage
 from fastnn.network.state import Snapshot, Trained
-from fastnn.program.passes.mixed_precision import bfloat16
 from fastnn.program.plan import plan
-from fastnn.program.trace import Call, Program, Trace
+from fastnn.program.trace import Program
 from fastnn.schedules import as_schedule
 from fastnn.training import resume
 from fastnn.training.evaluation import check_measures, evaluate, hit_attributes, measures
+from fastnn.training.history import History
 from fastnn.training.interrupts import Interrupts
 from fastnn.training.options import ALL, AUTO, Settings, as_optimizer, check_numbers, checked_callbacks
-
-LOG_ROWS = 4096
-"""Steps whose losses fit into the log: the longest chunk."""
 
 CHUNK_SECONDS = 0.05
 """How long a chunk should take: the pace of the progress bar and of Ctrl-C."""
@@ -49,21 +48,6 @@ BACKUP_SECONDS = 2.0
 
 SNAPSHOT_SHARE = 20
 """A chunk takes at least this many times as long as the snapshot before it."""
-
-
-class History(dict[str, list[float]]):
-    """One list a quantity, one value an epoch; and how the run was done.
-
-    NaN stands for the epochs in which a quantity was not measured: those before or after `fit(resume=...)` asked for others.
-    """
-
-    device: str = ""
-    reason: str = ""
-    precision: str = "float32"
-    tuned: bool = False
-    batch_size: int = 0
-    threads: int = 1
-    seed: int = 0
 
 
 class Run:
@@ -97,7 +81,7 @@ class Run:
         self.pairs = any(layer.needs_two_rows and layer.trainable for layer in model.layers)
         if self.batches is None:
             self.examples = self._whole(X, y, settings)
-            self.per_epoch = _batches(len(self.examples.X), self.batch_size, self.pairs)
+            self.per_epoch = batch_sizes(len(self.examples.X), self.batch_size, self.pairs)
             self.steps_per_epoch: int = len(self.per_epoch)
         else:
             self.examples = self._first_of(self.batches, settings)
@@ -402,7 +386,7 @@ class Run:
         order = self._visit(self.epoch)
         self.whole.begin(order)
         position, skipped = 0, self.in_epoch
-        for rows, count in stretches(len(order), self.batch_size, self.pairs):
+        for rows, count in segments(len(order), self.batch_size, self.pairs):
             behind = min(skipped, count)
             skipped -= behind
             if behind < count and not self._stretch(self.whole, self.examples, rows, behind, count, position):
@@ -645,7 +629,7 @@ class Run:
         """The library's order of this epoch, on the engine."""
         model, engine = self.model, self.engine
         key = ("shuffle", n, engine.name)
-        with model._cache.take(key, lambda: _shuffle(n, random.key(model.seed, random.SHUFFLE), engine)) as instance:
+        with model._cache.take(key, lambda: shuffle_program(n, random.key(model.seed, random.SHUFFLE), engine)) as instance:
             engine.write(instance.bound["epoch"], model.counters.epoch)
             instance.play()
             return instance.bound["order"]
@@ -664,68 +648,6 @@ class Run:
         if self.pairs and len(order) == 1:
             raise InputError("order(epoch): batch norm cannot be trained on an epoch of one example")
         return order
-
-
-def as_order(given: Any, n: int) -> np.ndarray:
-    """What a user's `order` returned, for n examples, as programs read it. Raises InputError where it is none."""
-    order = arrays.to_host(given)
-    if order.ndim != 1 or (order.size and order.dtype.kind not in "iu"):
-        raise InputError(f"order(epoch): expected a list of whole numbers, got {order.dtype} of shape {order.shape}")
-    if not order.size:
-        raise InputError("order(epoch): expected at least one index, got none")
-    if order.min() < 0 or order.max() >= n:
-        raise InputError(f"order(epoch): expected indices 0 to {n - 1}, got {order.min()} to {order.max()}")
-    return np.require(order, np.int64, ["C", "A"])
-
-
-def _shuffle(n: int, key: tuple[int, int], engine: engines.Engine) -> engines.Instance:
-    trace = Trace()
-    epoch, order = trace.input("epoch", (), "int64"), trace.input("order", (n,), "int64")
-    trace.calls.append(Call("shuffle", (epoch, order), {"key": key}))
-    instance = engine.instantiate(trace.program({}), n, min(engines.cores(), 1 + n // 4096))
-    instance.bind(order=engine.zeros((n,), np.int64), epoch=engine.zeros((), np.int64, mirrored=True))
-    return instance
-
-
-def step_storage(network: programs.Network, engine: engines.Engine) -> dict[str, Any]:
-    """What a step needs beside data, parameters and state: control block, log, table, gradient, penalties.
-
-    The gradient of frozen parameters stays 0, since no step writes it.
-    """
-    starts, penalties = network.segments()
-    storage = {
-        "control": engine.zeros((8,), np.int64, mirrored=True),
-        "log": engine.zeros((LOG_ROWS, len(programs.LOG_COLUMNS)), network.dtype, mirrored=True),
-        "scalars": engine.zeros((LOG_ROWS, 3), network.dtype, mirrored=True),
-        "gradient": engine.zeros((network.size,), network.dtype),
-        "starts": engine.place(starts),
-        "penalties": engine.place(penalties),
-    }
-    if engine.precision == "bf16":
-        storage["shadow"] = engine.empty((network.size,), bfloat16())
-    return storage
-
-
-def stretches(n: int, batch_size: int, pairs: bool) -> Iterator[tuple[int, int]]:
-    """(rows, how many such mini-batches in a row) of an epoch of n examples."""
-    return _runs(_batches(n, batch_size, pairs))
-
-
-def _batches(n: int, batch_size: int, pairs: bool) -> list[int]:
-    """The sizes of an epoch's mini-batches; with `pairs` a last one of one row joins the one before."""
-    sizes = [batch_size] * (n // batch_size) + ([n % batch_size] if n % batch_size else [])
-    if pairs and len(sizes) > 1 and sizes[-1] == 1:
-        sizes[-2:] = [batch_size + 1]
-    return sizes
-
-
-def _runs(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """(size, how many in a row)."""
-    start = 0
-    for index in range(1, len(sizes) + 1):
-        if index == len(sizes) or sizes[index] != sizes[start]:
-            yield sizes[start], index - start
-            start = index
 
 
 def _added(total: float, values: np.ndarray) -> float:

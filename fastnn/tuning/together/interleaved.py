@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastnn import engines
+from fastnn.data.orders import segments
 from fastnn.errors import DivergenceError
 from fastnn.layers import Activation, BatchNorm, Dense, Flatten
+from fastnn.network.programs import LOG_ROWS
 from fastnn.network.state import Snapshot
 from fastnn.program.trace import Program, Symbol
-from fastnn.training.trainer import CHUNK_SECONDS, LOG_ROWS, SNAPSHOT_SHARE, Run, stretches
+from fastnn.training.trainer import CHUNK_SECONDS, SNAPSHOT_SHARE, Run
 
 SHARED = ("X", "y", "order")
 """Inputs that only the calls read which are made once."""
@@ -72,7 +74,7 @@ class Abreast:
                 order = leader._visit(epoch)
                 leader.whole.begin(order)
                 position = 0
-                for rows, count in stretches(len(order), leader.batch_size, leader.pairs):
+                for rows, count in segments(len(order), leader.batch_size, leader.pairs):
                     self._stretch(rows, count, position)
                     position += rows * count
                 for run in self.going:

@@ -13,7 +13,7 @@ from fastnn.configurations import as_number
 from fastnn.errors import InputError, KindError
 from fastnn.optimizers import Optimizer
 from fastnn.sequential import Sequential
-from fastnn.training.trainer import History
+from fastnn.training.history import History
 
 NUMBERS = ("learning_rate", "l2", "l1")
 """What models may differ in beside their initial weights."""

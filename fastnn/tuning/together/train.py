@@ -19,6 +19,7 @@ import numpy as np
 from fastnn import engines, ops, random
 from fastnn.callbacks import Callback
 from fastnn.data import inputs
+from fastnn.data.orders import as_order
 from fastnn.errors import DivergenceError, InputError, KindError, NotReadyError, warn
 from fastnn.layers import Activation, Dense, Flatten
 from fastnn.losses import LOSSES, Loss, LossLike, as_loss
@@ -28,8 +29,9 @@ from fastnn.optimizers import Optimizer
 from fastnn.schedules import Schedule
 from fastnn.sequential import Sequential
 from fastnn.training.fit import CHANGED, fit
+from fastnn.training.history import History
 from fastnn.training.options import ALL, AUTO, Settings, as_optimizer, check_numbers
-from fastnn.training.trainer import History, Run, as_order
+from fastnn.training.trainer import Run
 from fastnn.tuning.together.interleaved import Abreast
 from fastnn.tuning.together.members import Member, MemberHistory, as_members
 from fastnn.tuning.together.vectorized import train_in_lanes

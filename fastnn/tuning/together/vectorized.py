@@ -21,6 +21,7 @@ from fastnn.losses import Loss
 from fastnn.metrics import as_metrics
 from fastnn.network import programs
 from fastnn.network.model import as_loss_network
+from fastnn.network.programs import LOG_ROWS
 from fastnn.network.state import Trained
 from fastnn.optimizers import Optimizer
 from fastnn.program.differentiate import gradients, place
@@ -28,7 +29,7 @@ from fastnn.program.passes.fuse import fuse
 from fastnn.program.shapes import B, N, Rows
 from fastnn.program.trace import Call, Program, Symbol, Trace, constant
 from fastnn.schedules import as_schedule
-from fastnn.training.evaluation import LOG_ROWS, check_measures, hit_attributes, measured
+from fastnn.training.evaluation import check_measures, hit_attributes, measured
 from fastnn.training.options import ALL, Settings
 from fastnn.training.trainer import CHUNK_SECONDS
 from fastnn.tuning.together.members import Member, MemberHistory

@@ -17,7 +17,7 @@ FAMILIES = (
     "augment", "batch_norm", "data", "dense", "elementwise", "grouped", "losses", "moving", "reductions", "rows", "updates",
 )  # fmt: skip
 for _family in FAMILIES:
-    importlib.import_module(f"fastnn_kernels.cpu.{_family}")
+    importlib.import_module(f"fastnn_kernels.cpu.families.{_family}")
 
 
 def run(name: str, arrays: Sequence[np.ndarray], attributes: Mapping[str, Any], parts: int = 1) -> None:

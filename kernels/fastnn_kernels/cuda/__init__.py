@@ -14,7 +14,7 @@ FAMILIES = (
     "grouped",
 )  # fmt: skip
 for _family in FAMILIES:
-    importlib.import_module(f"fastnn_kernels.cuda.{_family}")
+    importlib.import_module(f"fastnn_kernels.cuda.families.{_family}")
 
 
 def runtime(ordinal: int = 0) -> Runtime:

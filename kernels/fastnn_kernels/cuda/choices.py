@@ -27,7 +27,7 @@ import numpy as np
 from fastnn_kernels.caching import cache_folder
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cuda.cublaslt import Algorithm, CublasError
-from fastnn_kernels.cuda.dense import CHOICE_VERSION, key, ways
+from fastnn_kernels.cuda.families.dense import CHOICE_VERSION, key, ways
 from fastnn_kernels.cuda.lowering import ALIGNMENT, request
 from fastnn_kernels.cuda.player import PlacedCall, Player
 from fastnn_kernels.cuda.runtime import CudaOutOfMemory, Memory, Runtime

@@ -87,7 +87,7 @@ def unit(kernels: Sequence[Kernel]) -> str:
 
 @functools.cache
 def _file(name: str) -> str:
-    return (FOLDER / name).read_text(encoding="utf-8")
+    return (FOLDER / ("include" if name.endswith(".cuh") else "families") / name).read_text(encoding="utf-8")
 
 
 def _included(name: str, seen: set[str]) -> str:

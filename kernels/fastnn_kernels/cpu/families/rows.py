@@ -14,9 +14,7 @@ from numba import carray, types  # type: ignore[attr-defined]
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
-from fastnn_kernels.cpu.intrinsics import POINTERS, int64_pointer
-from fastnn_kernels.cpu.mathematics import exp, log
-from fastnn_kernels.cpu.reductions import (
+from fastnn_kernels.cpu.families.reductions import (
     LANES,
     intrinsic,
     lanes,
@@ -31,6 +29,8 @@ from fastnn_kernels.cpu.reductions import (
     store,
     store_some,
 )
+from fastnn_kernels.cpu.intrinsics import POINTERS, int64_pointer
+from fastnn_kernels.cpu.mathematics import exp, log
 
 TILE = 1024
 """Elements of a tile, if a row has no more."""

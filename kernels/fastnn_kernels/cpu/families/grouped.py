@@ -13,8 +13,8 @@ from numba.core import cgutils
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
+from fastnn_kernels.cpu.families.reductions import LANES, intrinsic, lanes, load, load_some, span, store, store_some
 from fastnn_kernels.cpu.intrinsics import POINTERS
-from fastnn_kernels.cpu.reductions import LANES, intrinsic, lanes, load, load_some, span, store, store_some
 
 
 @intrinsic

@@ -10,7 +10,7 @@ from numba import carray, types  # type: ignore[attr-defined]
 
 from fastnn_kernels.contract import AFFINE, TRANSFORMS, Operand, control_points
 from fastnn_kernels.cpu.compiling import helper, kernel
-from fastnn_kernels.cpu.data import DROPPED_BITS, share
+from fastnn_kernels.cpu.families.data import DROPPED_BITS, share
 from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, int64_pointer
 from fastnn_kernels.cpu.philox import WORD, philox, word_pointer
 from fastnn_kernels.numpy.augment import COSINE, DRAWS, SINE, block_count

@@ -13,7 +13,7 @@ from numba import carray  # type: ignore[attr-defined]
 
 from fastnn_kernels.contract import SUM_BLOCK, Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
-from fastnn_kernels.cpu.data import share
+from fastnn_kernels.cpu.families.data import share
 from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, int64_pointer
 
 NUMBERS = 5

@@ -9,7 +9,7 @@ from numba import carray  # type: ignore[attr-defined]
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
-from fastnn_kernels.cpu.data import share
+from fastnn_kernels.cpu.families.data import share
 from fastnn_kernels.cpu.intrinsics import POINTERS, int64_pointer
 from fastnn_kernels.shapes import transposed_axes
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from fastnn_kernels.cuda.data import dropout_numbers
+from fastnn_kernels.cuda.families.data import dropout_numbers
 from fastnn_kernels.cuda.lowering import THREADS, WARPS, Ahead, Pointer, Request, Work, ceil, lowering, reading
 
 _SUMS = 2 * WARPS * 32 * 8

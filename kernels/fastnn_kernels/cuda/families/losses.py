@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fastnn_kernels.cuda.families.rows import row_lanes
 from fastnn_kernels.cuda.lowering import THREADS, WARPS, Request, Work, ceil, lowering, reading
-from fastnn_kernels.cuda.rows import row_lanes
 
 _ALONE = 32 * 1024
 """Rows that one block sums: about as long as a second node takes."""

@@ -35,7 +35,7 @@ from fastnn_kernels.contract import (
     Step,
 )
 from fastnn_kernels.cuda import strided
-from fastnn_kernels.cuda.data import dropout_numbers
+from fastnn_kernels.cuda.families.data import dropout_numbers
 from fastnn_kernels.cuda.lowering import Ahead, Pointer, Request, Work, lowering
 from fastnn_kernels.shapes import broadcast_axes
 

@@ -14,9 +14,7 @@ from numba import carray, types  # type: ignore[attr-defined]
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
-from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits
-from fastnn_kernels.cpu.mathematics import exp, log, log1p
-from fastnn_kernels.cpu.reductions import (
+from fastnn_kernels.cpu.families.reductions import (
     LANES,
     intrinsic,
     lanes,
@@ -29,7 +27,7 @@ from fastnn_kernels.cpu.reductions import (
     store,
     store_some,
 )
-from fastnn_kernels.cpu.rows import (
+from fastnn_kernels.cpu.families.rows import (
     exponentials,
     is_argmax,
     padded,
@@ -41,6 +39,8 @@ from fastnn_kernels.cpu.rows import (
     tile_scratch,
     tile_sizes,
 )
+from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits
+from fastnn_kernels.cpu.mathematics import exp, log, log1p
 
 
 def _variants(name: str) -> tuple[tuple[str, bool, bool, int], ...]:

@@ -20,10 +20,10 @@ from numba import carray, types  # type: ignore[attr-defined]
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
+from fastnn_kernels.cpu.families.reductions import LANES, lanes, load, load_some, span, store, store_some
 from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, float64_pointer
 from fastnn_kernels.cpu.mathematics import activation as forward_function
 from fastnn_kernels.cpu.mathematics import activation_backward as backward_function
-from fastnn_kernels.cpu.reductions import LANES, lanes, load, load_some, span, store, store_some
 
 BLOCK = 64
 """Rows whose sums are taken in the arrays' own type before they go to float64."""

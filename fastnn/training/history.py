@@ -1,0 +1,18 @@
+"""What `fit` returns."""
+
+from __future__ import annotations
+
+
+class History(dict[str, list[float]]):
+    """One list a quantity, one value an epoch; and how the run was done.
+
+    NaN stands for the epochs in which a quantity was not measured: those before or after `fit(resume=...)` asked for others.
+    """
+
+    device: str = ""
+    reason: str = ""
+    precision: str = "float32"
+    tuned: bool = False
+    batch_size: int = 0
+    threads: int = 1
+    seed: int = 0
