@@ -1,7 +1,7 @@
 """What each kernel is timed on: for every kernel of the contract shapes from the networks, and awkward ones.
 
 `CASES[kernel]` are its cases. The first is timed in float32 and float64, the others in float32. Tolerances are those of the
-kernel tests, in epsilons of the precision, relative to max(1, |expected|) (`assert_close` in tests/laws.py).
+kernel tests, in epsilons of the precision, relative to max(1, |expected|) (`assert_close` in tests/support/laws.py).
 """
 
 from __future__ import annotations

@@ -98,10 +98,10 @@ timeout 20 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,
 
 # Warnings of other libraries are no failures here.
 pytest=("$python" -m pytest -p no:cacheprovider -o junit_family=xunit1 -W default -m "" -q -rfEs --durations=15)
-step tests $((${#quick[@]} ? 75 : 150)) "${pytest[@]}" --junitxml="$out/tests.xml" -k "not mnist" tests/test_gpu.py
+step tests $((${#quick[@]} ? 75 : 150)) "${pytest[@]}" --junitxml="$out/tests.xml" -k "not mnist" tests/gpu/test_gpu.py
 if [[ -n ${FASTNN_DATA:-} ]]; then
     ((${#quick[@]})) && which="mnist and float32" || which=mnist
-    step mnist $((${#quick[@]} ? 30 : 90)) "${pytest[@]}" --junitxml="$out/mnist.xml" -k "$which" tests/test_gpu.py
+    step mnist $((${#quick[@]} ? 30 : 90)) "${pytest[@]}" --junitxml="$out/mnist.xml" -k "$which" tests/gpu/test_gpu.py
 fi
 
 if "$python" ci/gpu_record.py plan "$out/bench.json" ${quick[@]+"${quick[@]}"} >"$out/plan.log" 2>&1; then
@@ -121,7 +121,7 @@ for index in "${!networks[@]}"; do
 done
 
 if ! ((${#quick[@]})); then
-    mapfile -t files < <(grep -l check_kernel tests/test_*.py)
+    mapfile -t files < <(grep -rl --include='test_*.py' check_kernel tests)
     workers=()
     has xdist && workers=(-n 8)
     step kernels 150 "${pytest[@]}" --junitxml="$out/kernels.xml" ${workers[@]+"${workers[@]}"} "${files[@]}"

@@ -6,13 +6,14 @@ import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 if TYPE_CHECKING:
     from cuda_on_host.runtime import HostRuntime
+    from hosts import Hosts
 
 
 def pytest_collection_finish() -> None:
@@ -35,34 +36,11 @@ def mnist() -> Path:
     return folder
 
 
-class Hosts:
-    """GPUs made of the host, by their numbers."""
-
-    def __init__(self) -> None:
-        self.installed: dict[int, HostRuntime] = {}
-
-    def install(self, ordinal: int = 0, **options: Any) -> HostRuntime:
-        """A fresh one in the place of `cuda:<ordinal>`, made with the options of `HostRuntime`."""
-        from cuda_on_host.runtime import HostRuntime
-
-        from fastnn import engines
-
-        for key in [key for key in engines._cuda if key[0] == ordinal]:
-            del engines._cuda[key]
-        made = self.installed[ordinal] = HostRuntime(ordinal=ordinal, **options)
-        return made
-
-    def runtime(self, ordinal: int = 0) -> HostRuntime:
-        from fastnn_kernels.cuda.runtime import CudaUnavailable
-
-        if ordinal not in self.installed:
-            raise CudaUnavailable(f"there is no cuda:{ordinal}")
-        return self.installed[ordinal]
-
-
 @pytest.fixture
 def cuda_hosts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
     """The only GPUs of this process are those that are installed here."""
+    from hosts import Hosts
+
     import fastnn_kernels.cuda
     from fastnn import engines
     from fastnn.engines import cuda

@@ -19,8 +19,8 @@ import laws
 import numpy as np
 import pytest
 from cuda_on_host.runtime import HostRuntime
-from test_determinism import digest, examples, network, run
-from test_trajectories import OPTIMIZERS, difference, trained
+from trainings import digest, examples, network, run
+from trajectories import OPTIMIZERS, difference, trained
 
 import fastnn
 import fastnn.training.trainer

@@ -30,6 +30,13 @@ from fastnn_kernels.cuda.lowering import ALIGNMENT, LOWERINGS
 from fastnn_kernels.cuda.runtime import CudaUnavailable
 
 AWKWARD = (0, 1, 31, 33, 7, 127)
+
+PRODUCT_SHAPES = [
+    (0, 3, 5), (3, 0, 5), (3, 5, 0), (1, 1, 1), (2, 2, 5), (1, 31, 33), (1, 127, 300), (3, 17, 129), (5, 7, 65), (7, 33, 31),
+    (10, 30, 10), (14, 16, 32), (15, 33, 17), (31, 7, 1), (33, 127, 31), (43, 61, 67), (127, 31, 127), (200, 3, 2),
+    (57, 401, 97),
+]  # fmt: skip
+"""(M, K, N): empty ones, single rows and columns, one less and one more than tiles, primes, more than one block of K."""
 FLOATS = ("float32", "float64")
 EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
 GUARD = 32

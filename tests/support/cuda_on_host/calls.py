@@ -14,7 +14,7 @@ import numpy as np
 
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, BINARY, COMPARISONS, KERNELS, UNARY, UPDATES, Operand
 
-CASES = Path(__file__).parents[2] / "bench" / "cases.py"
+CASES = Path(__file__).parents[3] / "bench" / "cases.py"
 
 ACTIVATED = [{"activation": name, "alpha": 0.3} for name in (None, *ACTIVATIONS_FROM_OUTPUT)]
 CHANGES: dict[str, list[dict[str, Any]]] = {

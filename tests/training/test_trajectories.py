@@ -8,58 +8,46 @@ from typing import Any
 import numpy as np
 import pytest
 from laws import by_turns
+from trajectories import BATCH, CLASSES, FEATURES, OPTIMIZERS, N, difference, examples, network, order, trained
 
 import fastnn
 
-OPTIMIZERS: dict[str, Any] = {
-    "sgd": fastnn.SGD(0.1),
-    "momentum": fastnn.SGD(0.05, momentum=0.9),
-    "nesterov": fastnn.SGD(0.05, momentum=0.9, nesterov=True),
-    "averaged momentum": fastnn.Momentum(0.3),
-    "rmsprop": fastnn.RMSprop(0.001),
-    "rmsprop, epsilon inside": fastnn.RMSprop(0.001, epsilon=1e-6, epsilon_inside=True),
-    "adam": fastnn.Adam(0.002),
-    "adamw": fastnn.AdamW(0.002, weight_decay=0.05),
-    "adam, clipped by norm": fastnn.Adam(0.002, clip_norm=0.5),
-    "sgd, clipped by value": fastnn.SGD(0.1, clip_value=0.01),
-}
 
-N, FEATURES, CLASSES, BATCH = 203, 13, 5, 31
+def clip_by_norm(torch: Any, pairs: dict[str, Any], largest: float) -> None:
+    """g * min(1, largest / norm); PyTorch's own adds 1e-6 to the norm."""
+    norm = torch.sqrt(sum((p.grad**2).sum() for p in pairs.values()))
+    for parameter in pairs.values():
+        parameter.grad.mul_(torch.clamp(largest / norm, max=1.0))
 
 
-def examples(dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(4)
-    centres = rng.standard_normal((CLASSES, FEATURES))
-    y = rng.integers(0, CLASSES, N)
-    return (centres[y] + rng.standard_normal((N, FEATURES))).astype(dtype), y
+def torch_parameters(twin: Any, norm: bool) -> dict[str, Any]:
+    if norm:
+        return {
+            "0.weight": twin[0].weight, "1.gamma": twin[1].weight, "1.beta": twin[1].bias,
+            "3.weight": twin[3].weight, "3.bias": twin[3].bias,
+        }  # fmt: skip
+    return {"0.weight": twin[0].weight, "0.bias": twin[0].bias, "1.weight": twin[2].weight, "1.bias": twin[2].bias}
 
 
-def order(epoch: int) -> np.ndarray:
-    return np.random.default_rng(100 + epoch).permutation(N)
-
-
-def network(dtype: str, norm: bool = False) -> fastnn.Sequential:
-    hidden = (
-        [fastnn.Dense(17), fastnn.BatchNorm(), fastnn.Activation("relu")] if norm else [fastnn.Dense(17, activation="tanh")]
-    )
-    return fastnn.Sequential([*hidden, fastnn.Dense(CLASSES)], seed=3, dtype=dtype)
-
-
-def trained(dtype: str, optimizer: Any, device: str, steps: int, norm: bool = False, **options: Any) -> fastnn.Sequential:
-    """A model after at least `steps` steps."""
-    X, y = examples(dtype)
-    model = network(dtype, norm)
-    per_epoch = -(-N // BATCH)
-    model.fit(
-        X, y, optimizer=optimizer, batch_size=BATCH, epochs=-(-steps // per_epoch), order=order, device=device, verbose=0,
-        **options,
-    )  # fmt: skip
-    return model
-
-
-def difference(a: fastnn.Sequential, b: dict[str, np.ndarray]) -> float:
-    """The worst relative Frobenius difference over tensors."""
-    return max(float(np.linalg.norm(v - b[k]) / max(np.linalg.norm(b[k]), 1e-30)) for k, v in a.weights.items())
+def torch_optimizer(torch: Any, name: str, pairs: dict[str, Any]) -> Any:
+    weights = [p for k, p in pairs.items() if k.endswith("weight")]
+    others = [p for k, p in pairs.items() if not k.endswith("weight")]
+    both = [*weights, *others]
+    make: dict[str, Callable[[], Any]] = {
+        "sgd": lambda: torch.optim.SGD(both, lr=0.1),
+        "momentum": lambda: torch.optim.SGD(both, lr=0.05, momentum=0.9),
+        "nesterov": lambda: torch.optim.SGD(both, lr=0.05, momentum=0.9, nesterov=True),
+        # v = beta v + (1 - beta) g with rate 0.3 is the classical form with rate 0.03
+        "averaged momentum": lambda: torch.optim.SGD(both, lr=0.3 * (1 - 0.9), momentum=0.9),
+        "rmsprop": lambda: torch.optim.RMSprop(both, lr=0.001, alpha=0.9, eps=1e-8),
+        "adam": lambda: torch.optim.Adam(both, lr=0.002),
+        "adamw": lambda: torch.optim.AdamW(
+            [{"params": weights, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=0.002
+        ),
+        "adam, clipped by norm": lambda: torch.optim.Adam(both, lr=0.002),
+        "sgd, clipped by value": lambda: torch.optim.SGD(both, lr=0.1),
+    }
+    return make[name]()
 
 
 @pytest.mark.parametrize(("name", "norm"), by_turns(OPTIMIZERS, [False, True]))
@@ -122,43 +110,6 @@ def test_steps_follow_pytorch(name: str, norm: bool, steps: int) -> None:
         expected |= {"1.running_mean": twin[1].running_mean.numpy(), "1.running_variance": twin[1].running_var.numpy()}
     assert set(expected) == set(model.weights)
     assert difference(model, expected) < (5e-6 if dtype == "float32" else 1e-12)
-
-
-def clip_by_norm(torch: Any, pairs: dict[str, Any], largest: float) -> None:
-    """g * min(1, largest / norm); PyTorch's own adds 1e-6 to the norm."""
-    norm = torch.sqrt(sum((p.grad**2).sum() for p in pairs.values()))
-    for parameter in pairs.values():
-        parameter.grad.mul_(torch.clamp(largest / norm, max=1.0))
-
-
-def torch_parameters(twin: Any, norm: bool) -> dict[str, Any]:
-    if norm:
-        return {
-            "0.weight": twin[0].weight, "1.gamma": twin[1].weight, "1.beta": twin[1].bias,
-            "3.weight": twin[3].weight, "3.bias": twin[3].bias,
-        }  # fmt: skip
-    return {"0.weight": twin[0].weight, "0.bias": twin[0].bias, "1.weight": twin[2].weight, "1.bias": twin[2].bias}
-
-
-def torch_optimizer(torch: Any, name: str, pairs: dict[str, Any]) -> Any:
-    weights = [p for k, p in pairs.items() if k.endswith("weight")]
-    others = [p for k, p in pairs.items() if not k.endswith("weight")]
-    both = [*weights, *others]
-    make: dict[str, Callable[[], Any]] = {
-        "sgd": lambda: torch.optim.SGD(both, lr=0.1),
-        "momentum": lambda: torch.optim.SGD(both, lr=0.05, momentum=0.9),
-        "nesterov": lambda: torch.optim.SGD(both, lr=0.05, momentum=0.9, nesterov=True),
-        # v = beta v + (1 - beta) g with rate 0.3 is the classical form with rate 0.03
-        "averaged momentum": lambda: torch.optim.SGD(both, lr=0.3 * (1 - 0.9), momentum=0.9),
-        "rmsprop": lambda: torch.optim.RMSprop(both, lr=0.001, alpha=0.9, eps=1e-8),
-        "adam": lambda: torch.optim.Adam(both, lr=0.002),
-        "adamw": lambda: torch.optim.AdamW(
-            [{"params": weights, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=0.002
-        ),
-        "adam, clipped by norm": lambda: torch.optim.Adam(both, lr=0.002),
-        "sgd, clipped by value": lambda: torch.optim.SGD(both, lr=0.1),
-    }
-    return make[name]()
 
 
 def test_the_first_loss_and_gradient_are_those_of_jax() -> None:

@@ -19,7 +19,7 @@ from fastnn import engines
 from fastnn.benchmarks import record as records
 from fastnn.errors import DeviceError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CI = ROOT / "ci"
 pytestmark = pytest.mark.skipif(not (CI / "gpu_record.py").is_file(), reason="ci/ is not here; it is not installed")
 
@@ -225,7 +225,7 @@ case "$*" in
     "ci/gpu_record.py usable") echo "NVIDIA Stand-in" ;;
     "-m pytest "*)
         for argument; do [[ $argument == --junitxml=* ]] && echo '{PASSED}' >"${{argument#--junitxml=}}"; done
-        echo "tested" ;;
+        echo "$*" ;;
     "-m fastnn bench "*) sleep "$PAUSE" ;;
     "-m fastnn "* | "ci/sanitize.py "*) echo "$*" ;;
     *) exec {sys.executable} "$@" ;;
@@ -260,6 +260,13 @@ def test_a_whole_run_leaves_three_files(options: list[str], tmp_path: Path) -> N
     assert all(step["exit"] == 0 for step in steps if step["name"] not in ("memcheck", "racecheck")), printed
     assert {f"{step['name']}.log" for step in steps} < packed(tmp_path)
     assert {"bench.json", "tests.xml", "versions.log"} < packed(tmp_path)
+    with tarfile.open(tmp_path / "out" / "logs.tgz") as file:
+        logs = {name: file.extractfile(f"./{name}.log") for name in ("tests", *(["kernels"] if not options else []))}
+        asked = {name: log.read().decode().split() for name, log in logs.items() if log is not None}
+    files = {name: {word for word in words if word.endswith(".py")} for name, words in asked.items()}
+    assert all((ROOT / file).is_file() for names in files.values() for file in names)
+    assert files["tests"] == {"tests/gpu/test_gpu.py"}
+    assert options or {"tests/kernels/test_dense.py", "tests/kernels/test_updates.py"} < files["kernels"]
 
 
 @pytest.mark.slow

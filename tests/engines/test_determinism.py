@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trainings import digest, examples, network, run
 
 import fastnn
 import fastnn.training.trainer
@@ -17,7 +17,7 @@ import fastnn.training.trainer
 PROGRAM = """
 import sys, hashlib
 sys.path[:0] = {path!r}
-from test_determinism import digest, run
+from trainings import digest, run
 print(digest(run()))
 """
 
@@ -27,29 +27,6 @@ WRITTEN_DOWN = {
     "1.weight": [-0.6536076490680033, 0.5817874127536746],
     "1.bias": [1.159284044279261, 1.9901033707974398],
 }
-
-
-def examples() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(8)
-    return rng.standard_normal((331, 37)).astype("float32"), rng.integers(0, 10, 331)
-
-
-def network(dtype: str = "float32") -> fastnn.Sequential:
-    layers = [fastnn.Dense(65), fastnn.BatchNorm(), fastnn.Activation("relu"), fastnn.Dropout(0.3)]
-    return fastnn.Sequential([*layers, fastnn.Dense(33, activation="tanh"), fastnn.Dense(10)], seed=11, dtype=dtype)
-
-
-def run(dtype: str = "float32", **options: Any) -> fastnn.Sequential:
-    X, y = examples()
-    model = network(dtype)
-    model.fit(X.astype(dtype), y, **{"batch_size": 32, "epochs": 3, "verbose": 0, "l2": 1e-4, **options})
-    return model
-
-
-def digest(model: fastnn.Sequential) -> str:
-    content = b"".join(name.encode() + value.tobytes() for name, value in sorted(model.weights.items()))
-    assert model.optimizer_state is not None
-    return hashlib.sha256(content + b"".join(v.tobytes() for v in model.optimizer_state.slots.values())).hexdigest()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -95,7 +95,7 @@ def test_wrong_losses_are_not_timed(bench: Any) -> None:
 @pytest.mark.slow
 def test_the_everyday_run_does_not_collect_them() -> None:
     found = run_pytest("--collect-only", "-q", "-m", "")
-    assert "tests/test_bench_suites.py::" in found
+    assert "tests/benchmarks/test_bench_suites.py::" in found
     assert "bench/bench_" not in found
     found = run_pytest("bench", "--collect-only", "-q", "-m", "")
     for suite in ("kernels", "training", "inference", "start", "memory"):

@@ -9,19 +9,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cuda_on_host import host
-from laws import FLOATS, by_turns, check_definition, check_kernel
+from laws import FLOATS, PRODUCT_SHAPES, by_turns, check_definition, check_kernel
 
 import fastnn_kernels.cpu as cpu_set
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, ALPHA_ACTIVATIONS, Operand
 from fastnn_kernels.cuda.families import dense as cuda_dense
 from fastnn_kernels.cuda.lowering import Device, lower
-
-SHAPES = [
-    (0, 3, 5), (3, 0, 5), (3, 5, 0), (1, 1, 1), (2, 2, 5), (1, 31, 33), (1, 127, 300), (3, 17, 129), (5, 7, 65), (7, 33, 31),
-    (10, 30, 10), (14, 16, 32), (15, 33, 17), (31, 7, 1), (33, 127, 31), (43, 61, 67), (127, 31, 127), (200, 3, 2),
-    (57, 401, 97),
-]  # fmt: skip
-"""(M, K, N): empty ones, single rows and columns, one less and one more than tiles, primes, more than one block of K."""
 
 
 def uniform(seed: int, *shapes: tuple[int, ...], dtype: str = "float32") -> list[np.ndarray]:
@@ -38,7 +31,7 @@ def alpha(activation: str | None) -> dict[str, float]:
     return {"alpha": 0.125} if activation in ALPHA_ACTIVATIONS else {}
 
 
-@pytest.mark.parametrize(("shape", "dtype"), by_turns(SHAPES, FLOATS))
+@pytest.mark.parametrize(("shape", "dtype"), by_turns(PRODUCT_SHAPES, FLOATS))
 def test_matmul(shape: tuple[int, int, int], dtype: str) -> None:
     m, k, n = shape
     for transpose_a, transpose_b in itertools.product((False, True), repeat=2):
@@ -48,7 +41,7 @@ def test_matmul(shape: tuple[int, int, int], dtype: str) -> None:
         )
 
 
-@pytest.mark.parametrize(("shape", "dtype"), by_turns(SHAPES, FLOATS))
+@pytest.mark.parametrize(("shape", "dtype"), by_turns(PRODUCT_SHAPES, FLOATS))
 def test_dense(shape: tuple[int, int, int], dtype: str) -> None:
     m, k, n = shape
     x, w, b = uniform(1, (m, k), (k, n), (n,), dtype=dtype)
@@ -56,7 +49,7 @@ def test_dense(shape: tuple[int, int, int], dtype: str) -> None:
         check_kernel("dense", [x, w, b], [((m, n), dtype)], tolerance=tolerance(k), activation=activation)
 
 
-@pytest.mark.parametrize(("shape", "dtype"), by_turns(SHAPES, FLOATS))
+@pytest.mark.parametrize(("shape", "dtype"), by_turns(PRODUCT_SHAPES, FLOATS))
 def test_dense_backward_input(shape: tuple[int, int, int], dtype: str) -> None:
     m, k, n = shape
     dz, w, y = uniform(2, (m, k), (n, k), (m, n), dtype=dtype)
@@ -64,7 +57,7 @@ def test_dense_backward_input(shape: tuple[int, int, int], dtype: str) -> None:
         check_kernel("dense_backward_input", [dz, w, y], [((m, n), dtype)], tolerance=tolerance(k), activation=activation)
 
 
-@pytest.mark.parametrize(("shape", "dtype"), by_turns(SHAPES, FLOATS))
+@pytest.mark.parametrize(("shape", "dtype"), by_turns(PRODUCT_SHAPES, FLOATS))
 def test_dense_backward_weight(shape: tuple[int, int, int], dtype: str) -> None:
     m, k, n = shape
     x, dz = uniform(3, (k, m), (k, n), dtype=dtype)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Hosts
 from cuda_on_host.runtime import HostRuntime
+from hosts import Hosts
 
 import fastnn
 import fastnn.training.trainer

@@ -269,7 +269,7 @@ def test_files_that_are_not_models_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_layer_of_ones_own_is_named_in_the_file(tmp_path: Path) -> None:
-    from test_gradient_check import Residual
+    from trainings import Residual
 
     model = fastnn.Sequential([Residual(), fastnn.Dense(2)], seed=0).build(4)
     model.save(tmp_path / "m")

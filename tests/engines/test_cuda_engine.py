@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Hosts
 from cuda_on_host import host
 from cuda_on_host.runtime import Foreign, HostRuntime
+from hosts import Hosts
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule

@@ -1,4 +1,4 @@
-"""Feed mutated files to the readers until the time is over: python tests/fuzz_archives.py SECONDS (needs atheris).
+"""Feed mutated files to the readers until the time is over: python tests/storage/fuzz_archives.py SECONDS (needs atheris).
 
 Whatever is in a file, `load` returns a model or raises one of this library's errors for files, in little memory. Half of the
 files get the right checksums, so that what lies behind them is reached.

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trainings import Residual
 
 import fastnn
 from fastnn import ops
@@ -91,18 +92,6 @@ def huber(outputs: Any, targets: Any) -> Any:
     """Quadratic near 0, linear beyond 1."""
     d = outputs - targets
     return ops.sum(ops.where(ops.abs(d) < 1.0, 0.5 * d * d, ops.abs(d) - 0.5), 1)
-
-
-class Residual(fastnn.Layer):
-    """x + relu(x W + b)."""
-
-    def parameters(self, shape: tuple[int, ...]) -> dict[str, fastnn.Parameter]:
-        (inputs,) = shape
-        weight = fastnn.Parameter((inputs, inputs), fastnn.initializers.He(), regularized=True)
-        return {"weight": weight, "bias": fastnn.Parameter((inputs,), fastnn.initializers.Normal(0.1))}
-
-    def forward(self, x: Any, training: bool) -> Any:
-        return x + ops.relu(x @ self.weight + self.bias)
 
 
 def test_a_loss_and_a_layer_of_ones_own_are_checked_and_played() -> None:

@@ -17,7 +17,7 @@ import fastnn
 
 pytest.importorskip("matplotlib")
 
-GALLERY = Path(__file__).parents[1] / "docs" / "gallery"
+GALLERY = Path(__file__).parents[2] / "docs" / "gallery"
 SCRIPTS = sorted(GALLERY.glob("*.py"))
 COURSE = GALLERY.parent / "course.md"
 

@@ -1,0 +1,29 @@
+"""GPUs made of the host, in the place of those of this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cuda_on_host.runtime import HostRuntime
+
+from fastnn import engines
+from fastnn_kernels.cuda.runtime import CudaUnavailable
+
+
+class Hosts:
+    """GPUs made of the host, by their numbers."""
+
+    def __init__(self) -> None:
+        self.installed: dict[int, HostRuntime] = {}
+
+    def install(self, ordinal: int = 0, **options: Any) -> HostRuntime:
+        """A fresh one in the place of `cuda:<ordinal>`, made with the options of `HostRuntime`."""
+        for key in [key for key in engines._cuda if key[0] == ordinal]:
+            del engines._cuda[key]
+        made = self.installed[ordinal] = HostRuntime(ordinal=ordinal, **options)
+        return made
+
+    def runtime(self, ordinal: int = 0) -> HostRuntime:
+        if ordinal not in self.installed:
+            raise CudaUnavailable(f"there is no cuda:{ordinal}")
+        return self.installed[ordinal]

@@ -1,0 +1,60 @@
+"""Small trainings with every optimizer, on any device, in an order of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import fastnn
+
+OPTIMIZERS: dict[str, Any] = {
+    "sgd": fastnn.SGD(0.1),
+    "momentum": fastnn.SGD(0.05, momentum=0.9),
+    "nesterov": fastnn.SGD(0.05, momentum=0.9, nesterov=True),
+    "averaged momentum": fastnn.Momentum(0.3),
+    "rmsprop": fastnn.RMSprop(0.001),
+    "rmsprop, epsilon inside": fastnn.RMSprop(0.001, epsilon=1e-6, epsilon_inside=True),
+    "adam": fastnn.Adam(0.002),
+    "adamw": fastnn.AdamW(0.002, weight_decay=0.05),
+    "adam, clipped by norm": fastnn.Adam(0.002, clip_norm=0.5),
+    "sgd, clipped by value": fastnn.SGD(0.1, clip_value=0.01),
+}
+
+
+N, FEATURES, CLASSES, BATCH = 203, 13, 5, 31
+
+
+def examples(dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(4)
+    centres = rng.standard_normal((CLASSES, FEATURES))
+    y = rng.integers(0, CLASSES, N)
+    return (centres[y] + rng.standard_normal((N, FEATURES))).astype(dtype), y
+
+
+def order(epoch: int) -> np.ndarray:
+    return np.random.default_rng(100 + epoch).permutation(N)
+
+
+def network(dtype: str, norm: bool = False) -> fastnn.Sequential:
+    hidden = (
+        [fastnn.Dense(17), fastnn.BatchNorm(), fastnn.Activation("relu")] if norm else [fastnn.Dense(17, activation="tanh")]
+    )
+    return fastnn.Sequential([*hidden, fastnn.Dense(CLASSES)], seed=3, dtype=dtype)
+
+
+def trained(dtype: str, optimizer: Any, device: str, steps: int, norm: bool = False, **options: Any) -> fastnn.Sequential:
+    """A model after at least `steps` steps."""
+    X, y = examples(dtype)
+    model = network(dtype, norm)
+    per_epoch = -(-N // BATCH)
+    model.fit(
+        X, y, optimizer=optimizer, batch_size=BATCH, epochs=-(-steps // per_epoch), order=order, device=device, verbose=0,
+        **options,
+    )  # fmt: skip
+    return model
+
+
+def difference(a: fastnn.Sequential, b: dict[str, np.ndarray]) -> float:
+    """The worst relative Frobenius difference over tensors."""
+    return max(float(np.linalg.norm(v - b[k]) / max(np.linalg.norm(b[k]), 1e-30)) for k, v in a.weights.items())
