@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
     from fastnn.checkpoints import load
     from fastnn.computation import record
-    from fastnn.errors import CaptureError, DivergenceError, FastnnError
+    from fastnn.errors import DivergenceError, FastnnError, TracingError
     from fastnn.inspection.diagnosis import Diagnosis, diagnose, diagnose_model
     from fastnn.inspection.gradient_check import check_gradients
     from fastnn.inspection.gradient_flow import GradientFlow, activation_statistics
@@ -69,7 +69,7 @@ _HOMES = {
     "fastnn.checkpoints": ("load",),
     "fastnn.computation": ("record",),
     "fastnn.inspection.diagnosis": ("Diagnosis", "diagnose", "diagnose_model"),
-    "fastnn.errors": ("CaptureError", "DivergenceError", "FastnnError"),
+    "fastnn.errors": ("TracingError", "DivergenceError", "FastnnError"),
     "fastnn.inspection.gradient_flow": ("GradientFlow", "activation_statistics"),
     "fastnn.inspection.gradient_check": ("check_gradients",),
     "fastnn.layers": (
@@ -97,7 +97,6 @@ __all__ = [
     "AdamW",
     "Augment",
     "BatchNorm",
-    "CaptureError",
     "Dense",
     "Diagnosis",
     "DivergenceError",
@@ -112,6 +111,7 @@ __all__ = [
     "Sequential",
     "Standardizer",
     "Statistic",
+    "TracingError",
     "activation_statistics",
     "averages",
     "callbacks",

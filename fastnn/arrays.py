@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn.errors import KindError, PackageError
+from fastnn.errors import InputTypeError, PackageError
 
 GPU = 2
 """The number of NVIDIA GPUs among DLPack's kinds of device (dlpack.h, kDLCUDA)."""
@@ -42,9 +42,11 @@ def namespace(*arrays: object) -> Any:
     kinds = {kind(x) for x in arrays}
     if "" in kinds:
         odd = next(x for x in arrays if not kind(x))
-        raise KindError(f"expected NumPy or CuPy arrays, got {type(odd).__name__}; convert it with numpy.asarray")
+        raise InputTypeError(f"expected NumPy or CuPy arrays, got {type(odd).__name__}; convert it with numpy.asarray")
     if len(kinds) > 1:
-        raise KindError("expected arrays of one kind, got NumPy and CuPy arrays together; move one with fastnn.arrays.to_host")
+        raise InputTypeError(
+            "expected arrays of one kind, got NumPy and CuPy arrays together; move one with fastnn.arrays.to_host"
+        )
     return array_api_compat.array_namespace(*arrays)
 
 

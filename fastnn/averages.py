@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastnn import arrays
 from fastnn.configurations import as_number
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, InputTypeError
 
 
 def exponentially_weighted_average(
@@ -28,7 +28,7 @@ def exponentially_weighted_average(
         smooth = fastnn.averages.exponentially_weighted_average(costs, 0.98)    # of 50 mini-batches, about
 
     Raises InputError for another beta, for a number or rows of several lengths in the place of a sequence and for an axis that
-    is not there, KindError for what are no real numbers. Source: Andrew Ng, Improving Deep Neural Networks, week 2,
+    is not there, InputTypeError for what are no real numbers. Source: Andrew Ng, Improving Deep Neural Networks, week 2,
     "Exponentially weighted averages" and "Bias correction"; the correction is that of Kingma & Ba 2015, section 3.
     """
     if not 0.0 <= as_number(beta) < 1.0:
@@ -38,7 +38,7 @@ def exponentially_weighted_average(
     except ValueError as error:
         raise InputError("values: expected rows of one length") from error
     if given.dtype.kind not in "biuf":
-        raise KindError(f"values: expected real numbers, got {given.dtype}")
+        raise InputTypeError(f"values: expected real numbers, got {given.dtype}")
     if not given.ndim:
         raise InputError(f"values: expected a sequence to average, got the number {given}")
     if isinstance(axis, bool) or not isinstance(axis, int | np.integer) or not -given.ndim <= axis < given.ndim:

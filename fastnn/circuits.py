@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastnn.configurations import as_number
-from fastnn.errors import InputError, KindError, nearest
+from fastnn.errors import InputError, InputTypeError, nearest
 from fastnn.layers import Dense
 from fastnn.sequential import Sequential
 
@@ -27,12 +27,13 @@ def perceptron(weights: Any, bias: float) -> Sequential:
     """A network of one unit with the step activation: (n, I) -> (n, 1), 1 where x @ weights + bias > 0, else 0.
 
     `weights` (I,), float32 in the model. Its answers are `model(X)`. It cannot be trained by gradients: the derivative of a
-    step is 0. Raises InputError for weights of another shape and for numbers that are not finite, KindError for what are none.
+    step is 0. Raises InputError for weights of another shape and for numbers that are not finite, InputTypeError for what are
+    none.
     """
     try:
         w = np.asarray(weights, np.float32)
     except (TypeError, ValueError) as error:
-        raise KindError(f"perceptron: expected weights (I,), got {weights!r}") from error
+        raise InputTypeError(f"perceptron: expected weights (I,), got {weights!r}") from error
     if not math.isfinite(as_number(bias)):
         raise InputError(f"perceptron: bias: expected a finite number, got {bias!r}")
     if w.ndim != 1 or not w.size:
@@ -54,11 +55,13 @@ def circuit(gates: Mapping[str, tuple[str, str]], inputs: Sequence[str], outputs
         inverter = fastnn.circuits.circuit({"not": ("a", "a")}, inputs=["a"], outputs=["not"])
         inverter(np.array([[0], [1]]))      # [[1], [0]]
 
-    Raises InputError for names that are not there or there twice, and for gates that wait for each other, KindError for gates
-    that are no mapping.
+    Raises InputError for names that are not there or there twice, and for gates that wait for each other, InputTypeError for
+    gates that are no mapping.
     """
     if not isinstance(gates, Mapping):
-        raise KindError(f"circuit: gates: expected a dict of pairs such as {{'not': ('a', 'a')}}, got {type(gates).__name__}")
+        raise InputTypeError(
+            f"circuit: gates: expected a dict of pairs such as {{'not': ('a', 'a')}}, got {type(gates).__name__}"
+        )
     if not inputs or not outputs or len({*inputs, *gates}) < len(inputs) + len(gates):
         raise InputError("circuit: expected at least one input and one output, and a name of its own for each signal")
     for name, pair in gates.items():

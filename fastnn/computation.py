@@ -14,7 +14,7 @@ import numpy as np
 import fastnn.ops  # noqa: F401 - what is recorded has its arithmetic and its derivatives from there
 from fastnn import arrays, engines
 from fastnn.engines.cache import Instances
-from fastnn.errors import CaptureError, InputError, KindError, nearest
+from fastnn.errors import InputError, InputTypeError, TracingError, nearest
 from fastnn.program.differentiate import gradients as differentiated
 from fastnn.program.passes.fuse import fuse
 from fastnn.program.shapes import B, Dimension, Rows, Shape, concrete, describe
@@ -52,8 +52,8 @@ def record(
     a Symbol, or a dict of names and Symbols. `gradients`: inputs by which the (first) result, a single number, is
     differentiated; the gradient by `w` is the result "d w", of the shape of w.
 
-    Raises InputError for shapes and names, KindError for dtypes and other results than Symbols, CaptureError for what cannot be
-    recorded or differentiated.
+    Raises InputError for shapes and names, InputTypeError for dtypes and other results than Symbols, TracingError for what
+    cannot be recorded or differentiated.
     """
     declared = _dtypes(inputs, dtype, dtypes or {})
     trace = Trace(dtype)
@@ -66,7 +66,7 @@ def record(
         if name not in symbols:
             raise InputError(f"gradients: no input is called {name!r}{nearest(name, symbols)}")
         if symbols[name].dtype.kind != "f":
-            raise KindError(f"gradients: expected inputs of float32 or float64, and {name!r} is {symbols[name].dtype}")
+            raise InputTypeError(f"gradients: expected inputs of float32 or float64, and {name!r} is {symbols[name].dtype}")
         if f"d {name}" in outputs:
             raise InputError(f"the result {f'd {name}'!r} of the function has the name of a gradient; call it something else")
     if wanted:
@@ -103,7 +103,7 @@ class Computation:
         it has become. `device`: "cpu", "cuda", "cuda:1", "auto" or "numpy". Where a value lies on a GPU, all is computed on
         that GPU, and the results lie there, in the namespace of that value; else they are new NumPy arrays.
 
-        Raises InputError for names, shapes and labels out of range, KindError for dtypes, DeviceError for devices.
+        Raises InputError for names, shapes and labels out of range, InputTypeError for dtypes, DeviceError for devices.
         """
         instance, values, like = self._prepared(feeds, device, threads)
         with engines.translated(), instance as run:
@@ -150,7 +150,7 @@ class Computation:
     def _check_names(self, feeds: Mapping[str, Any]) -> None:
         names = self.program.inputs
         if not isinstance(feeds, Mapping):
-            raise KindError(f"expected a dict of values by the names of inputs, got {type(feeds).__name__}")
+            raise InputTypeError(f"expected a dict of values by the names of inputs, got {type(feeds).__name__}")
         for name in feeds:
             if name not in names:
                 raise InputError(f"no input is called {name!r}{nearest(name, names)}")
@@ -212,7 +212,7 @@ def _dtype(what: str, given: Any, known: Sequence[str]) -> str:
     except TypeError:
         name = ""
     if name not in known:
-        raise KindError(f"{what}: expected {', '.join(known[:-1])} or {known[-1]}, got {given!r}")
+        raise InputTypeError(f"{what}: expected {', '.join(known[:-1])} or {known[-1]}, got {given!r}")
     return name
 
 
@@ -233,7 +233,7 @@ def _check_arguments(function: Callable[..., Any], symbols: Mapping[str, Symbol]
     except ValueError:  # functions written in C do not tell
         return
     except TypeError as error:
-        raise KindError(f"expected a function of the inputs, got {type(function).__name__}") from error
+        raise InputTypeError(f"expected a function of the inputs, got {type(function).__name__}") from error
     try:
         signature.bind(**symbols)
     except TypeError as error:
@@ -244,12 +244,12 @@ def _outputs(returned: Any, trace: Trace) -> dict[str, Symbol]:
     """The results of the function by name."""
     named = {VALUE: returned} if isinstance(returned, Symbol) else returned
     if not isinstance(named, Mapping) or not named:
-        raise KindError(f"expected a Symbol, or a dict of names and Symbols, from the function, got {_what(returned)}")
+        raise InputTypeError(f"expected a Symbol, or a dict of names and Symbols, from the function, got {_what(returned)}")
     for name, symbol in named.items():
         if not isinstance(name, str) or not isinstance(symbol, Symbol):
-            raise KindError(f"expected names and Symbols from the function, got {name!r}: {_what(symbol)}")
+            raise InputTypeError(f"expected names and Symbols from the function, got {name!r}: {_what(symbol)}")
         if symbol.trace is not trace:
-            raise CaptureError(f"the result {name!r} belongs to another recording; make it of the arguments of the function")
+            raise TracingError(f"the result {name!r} belongs to another recording; make it of the arguments of the function")
     return dict(named)
 
 
@@ -282,12 +282,12 @@ def _ranges(calls: Iterable[Call]) -> Ranges:
             if symbol.dtype.kind != "i" or call.is_view or call.kernel in COUNTERS:
                 continue
             if place != index or below is None:
-                raise CaptureError(f"{call.kernel} does not look at the integers it is given, so that none can be fed to it")
+                raise TracingError(f"{call.kernel} does not look at the integers it is given, so that none can be fed to it")
             limit = below(call)
             if symbol.root not in made:
                 found.setdefault(symbol.root.name, []).append((call.kernel, limit))
             elif not _within(made[symbol.root], limit):
-                raise CaptureError(
+                raise TracingError(
                     f"{call.kernel} expects numbers below {limit}, and those of argmax lie below {made[symbol.root]}"
                 )
     return found
@@ -309,7 +309,7 @@ def _value(name: str, symbol: Symbol, given: Any, engine: engines.Engine) -> Any
     else:
         value = engine.place(engines.of(given).place(given))
         if value.dtype != symbol.dtype:
-            raise KindError(f"{name}: expected {symbol.dtype} on a GPU, got {value.dtype}; convert it where it lies")
+            raise InputTypeError(f"{name}: expected {symbol.dtype} on a GPU, got {value.dtype}; convert it where it lies")
     shape = tuple(value.shape)
     fits = len(shape) == symbol.ndim and all(isinstance(d, Rows) or d == n for d, n in zip(symbol.shape, shape, strict=True))
     if not fits:
@@ -324,7 +324,7 @@ def _on_host(name: str, symbol: Symbol, given: Any) -> np.ndarray:
         raise InputError(f"{name}: expected numbers of shape {describe(symbol.shape)}: {error}") from error
     exact = not isinstance(given, bool | int | float | list | tuple) or isinstance(given, np.generic)
     if not np.can_cast(value.dtype, symbol.dtype, "safe" if exact else "same_kind") and value.size:
-        raise KindError(
+        raise InputTypeError(
             f"{name}: expected {symbol.dtype}, got {value.dtype}; convert it with numpy.asarray({name}, '{symbol.dtype}')"
         )
     return value.astype(symbol.dtype, copy=False)

@@ -14,13 +14,13 @@ from inspect import signature
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
-from fastnn.errors import InputError, KindError, nearest
+from fastnn.errors import InputError, InputTypeError, nearest
 
 
 class Keywords:
     """The base of classes whose constructors answer a keyword that they do not take with the one of theirs that is meant.
 
-    Keywords are looked at beside `__init__`, whose signature is what editors show. Raises KindError, which is a TypeError.
+    Keywords are looked at beside `__init__`, whose signature is what editors show. Raises InputTypeError, which is a TypeError.
     """
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> Self:
@@ -29,7 +29,7 @@ class Keywords:
             known = [parameter.name for parameter in taken]
             unknown = [name for name in keywords if name not in known]
             if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
-                raise KindError(f"{cls.__name__} has no {unknown[0]!r}{nearest(unknown[0], known)}")
+                raise InputTypeError(f"{cls.__name__} has no {unknown[0]!r}{nearest(unknown[0], known)}")
         return super().__new__(cls)
 
 

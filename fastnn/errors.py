@@ -17,11 +17,11 @@ class InputError(FastnnError, ValueError):
     """A value, shape or name that cannot be used: says what was expected, what came and how to mend it."""
 
 
-class KindError(FastnnError, TypeError):
+class InputTypeError(FastnnError, TypeError):
     """An argument of a type or dtype that cannot be used."""
 
 
-class CaptureError(FastnnError, TypeError):
+class TracingError(FastnnError, TypeError):
     """Something was asked of a `Symbol` that only an array can do."""
 
 

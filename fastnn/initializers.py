@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from fastnn import random
 from fastnn.configurations import Configuration, set_choice, set_number
-from fastnn.errors import InputError, KindError, nearest
+from fastnn.errors import InputError, InputTypeError, nearest
 
 Key = tuple[int, int]
 Shape = tuple[int, ...]
@@ -36,10 +36,10 @@ class Initializer(Configuration):
     types: ClassVar[dict[str, type[Configuration]]] = {}
 
     def __call__(self, key: Key, shape: Shape, dtype: npt.DTypeLike) -> Array:
-        """A new C-contiguous array of `shape` and `dtype` (float32 or float64). Raises KindError for other dtypes."""
+        """A new C-contiguous array of `shape` and `dtype` (float32 or float64). Raises InputTypeError for other dtypes."""
         kind = np.dtype(dtype)
         if kind not in (np.float32, np.float64):
-            raise KindError(f"{type(self).__name__}: dtype: expected float32 or float64, got {kind}")
+            raise InputTypeError(f"{type(self).__name__}: dtype: expected float32 or float64, got {kind}")
         return np.array(self.values(key, tuple(shape)), dtype=kind, order="C")
 
     def values(self, key: Key, shape: Shape) -> Array:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastnn import ops
-from fastnn.errors import InputError, KindError, nearest
+from fastnn.errors import InputError, InputTypeError, nearest
 from fastnn.program.shapes import describe
 from fastnn.program.trace import Symbol
 
@@ -75,7 +75,7 @@ def as_loss(loss: str | Loss | Function) -> Loss:
             raise InputError(f"no loss is called {loss!r}{nearest(loss, LOSSES)}")
         return LOSSES[loss]
     if not callable(loss):
-        raise KindError(f"expected the name of a loss or a function of (outputs, targets), got {type(loss).__name__}")
+        raise InputTypeError(f"expected the name of a loss or a function of (outputs, targets), got {type(loss).__name__}")
     for known in LOSSES.values():
         if loss is known.function or loss is getattr(ops, known.name, None):
             return known

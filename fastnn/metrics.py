@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastnn.data.targets import abridged, indices, plain
-from fastnn.errors import InputError, KindError, nearest
+from fastnn.errors import InputError, InputTypeError, nearest
 
 Function = Callable[..., Any]
 
@@ -48,7 +48,7 @@ class Metric:
         if self.name in RESERVED or self.name.startswith("val_"):
             raise InputError(f"Metric: the name {self.name!r} is taken by what a history holds; give the metric another one")
         if not callable(self.function):
-            raise KindError(f"the metric {self.name}: expected a function, got {type(self.function).__name__}")
+            raise InputTypeError(f"the metric {self.name}: expected a function, got {type(self.function).__name__}")
         if self.takes not in TAKES:
             raise InputError(f"the metric {self.name}: unknown takes={self.takes!r}{nearest(self.takes, TAKES)}")
         for extra in self.extras:
@@ -197,7 +197,7 @@ def as_metric(metric: str | Metric | Function) -> Metric:
         return METRICS[metric]
     if not isinstance(metric, Metric):
         if not callable(metric):
-            raise KindError(
+            raise InputTypeError(
                 f"expected the name of a metric, a Metric or a function of (y, predictions), got {type(metric).__name__}"
             )
         for known in METRICS.values():
@@ -216,7 +216,7 @@ def as_metrics(metrics: Iterable[str | Metric | Function], validated: bool = Tru
     """Each as a metric; InputError for two of one name, and for any where there is nothing to compute it on (`validated`)."""
     if isinstance(metrics, str) or not isinstance(metrics, Iterable):
         cure = "" if metrics is None else f"; use [{metrics!r}]"
-        raise KindError(f"metrics: expected a list, got {metrics!r}{cure}")
+        raise InputTypeError(f"metrics: expected a list, got {metrics!r}{cure}")
     found: dict[str, Metric] = {}
     for metric in map(as_metric, metrics):
         if metric.name in found:
@@ -255,7 +255,7 @@ def compute(
     """The number that the metric has for all of y, (n,) or (n, O), and what it takes: predictions, probabilities or outputs.
 
     Whatever its function raises goes through. Raises InputError where there are weights (n,) and the function takes none, and
-    for infinity; KindError where it returns anything but one real number.
+    for infinity; InputTypeError where it returns anything but one real number.
     """
     given = {"weights": weights, "classes": classes}
     extras = {name: given[name] for name in metric.extras}
@@ -272,7 +272,7 @@ def compute(
     number = _as_number(found)
     if number is None:
         shape = f" of shape {found.shape}" if getattr(found, "shape", ()) else ""
-        raise KindError(f"the metric {metric.name}: expected one real number, got {type(found).__name__}{shape}")
+        raise InputTypeError(f"the metric {metric.name}: expected one real number, got {type(found).__name__}{shape}")
     if math.isinf(number):
         raise InputError(f"the metric {metric.name}: expected a finite number or NaN, got {number}")
     return number

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastnn import arrays, ops
 from fastnn.data import targets
-from fastnn.errors import KindError, NotReadyError
+from fastnn.errors import InputTypeError, NotReadyError
 from fastnn.layers import final_activation
 from fastnn.losses import LOSSES, LossLike
 from fastnn.network.model import ModelState
@@ -61,7 +61,7 @@ class Sequential(ModelState):
             if last not in ("softmax", "sigmoid"):
                 raise NotReadyError(f"the loss {self.task.loss} makes no probabilities of outputs without softmax or sigmoid")
             return self._run(self.network, X, threads)
-        return ops.activate(self._run(self.logits_network(link), X, threads), link)
+        return ops.activate(self._run(self._logits_network(link), X, threads), link)
 
     @property
     def classes_(self) -> np.ndarray:
@@ -87,7 +87,7 @@ class Sequential(ModelState):
         if self.task.kind == "classes":
             found = outputs.argmax(axis=1)
         else:
-            decided = (outputs > self.threshold(self.network)).astype(np.int64)
+            decided = (outputs > self._threshold(self.network)).astype(np.int64)
             found = decided[:, 0] if self.task.kind == "binary" else decided
         if self.task.indices:
             return arrays.to_device(found, X)
@@ -116,7 +116,7 @@ class Sequential(ModelState):
         shard_rows: int | None = None,
         device: str = "auto",
         precision: str = "float32",
-        tune: bool = False,
+        autotune: bool = False,
         threads: int | None = None,
         verbose: int = 1,
     ) -> History:
@@ -151,22 +151,22 @@ class Sequential(ModelState):
         the run goes on from there, and ends with the same bits as one that was never interrupted. Data, loss, mini-batches
         and order must be those of that run. `True`: the folder of the Checkpoint among the callbacks, if it has one yet.
 
-        `device`: "cpu", "cuda", "cuda:1", ..., or "auto", which takes a GPU where there is one (that of X where X lies on
-        one). Data that the GPU has no room for is streamed to it, with the same results. `precision`: of matrix products on
-        a GPU, "float32", "tf32" (factors with 10 bits of mantissa, sums in float32) or "bf16" (factors with 7 bits, and
-        what products hand to each other is stored so; weights, the optimizer's state, logits and losses stay float32).
-        Evaluation and prediction multiply in float32 after "bf16".
-        `tune`: time the ways to compute each matrix product of a step on this GPU before training, and take the fastest:
-        cuBLASLt's algorithms, or kernels of this library. What is found is kept beside the compiled kernels for later calls
-        with `tune=True`; its last bits differ from those of the versioned rule that is followed without. `history.tuned`
-        says whether that was done; a CPU has one way only, and `tune` does nothing there. `threads` changes no bits; by
-        default it is chosen by the size of the step. `verbose`: 0 nothing, 1 progress.
+        `device`: "cpu", "cuda", "cuda:1", ..., or "auto", which takes a GPU where there is one (that of X where X lies on one).
+        Data that the GPU has no room for is streamed to it, with the same results. `precision`: of matrix products on a GPU,
+        "float32", "tf32" (factors with 10 bits of mantissa, sums in float32) or "bf16" (factors with 7 bits, and what products
+        hand to each other is stored so; weights, the optimizer's state, logits and losses stay float32). Evaluation and
+        prediction multiply in float32 after "bf16". `autotune`: time the ways to compute each matrix product of a step on this
+        GPU before training, and take the fastest: cuBLASLt's algorithms, or kernels of this library. What is found is kept
+        beside the compiled kernels for later calls with `autotune=True`; its last bits differ from those of the versioned rule
+        that is followed without. `history.autotuned` says whether that was done; a CPU has one way only, and `autotune` does
+        nothing there. `threads` changes no bits; by default it is chosen by the size of the step. `verbose`: 0 nothing, 1
+        progress.
 
         history: "loss" (data loss at visit time, weighted by examples), "penalty" beside it where there is an l1 or l2,
         "accuracy" for classes, and with `validation_data` "val_loss", "val_accuracy" or "val_r2" and "val_mae", and the
         metrics.
 
-        Raises, before the first step and with nothing changed, InputError and KindError for what cannot be trained on,
+        Raises, before the first step and with nothing changed, InputError and InputTypeError for what cannot be trained on,
         FileError for a checkpoint; later, with the model at its last whole step, DivergenceError (its last finite one),
         what a callback or an iterable raised, and for a GPU DeviceMemoryError, DeviceError, and DeviceLostError (at the
         step that the host last fetched). While it runs, another thread that predicts sees the weights as they are at that
@@ -176,7 +176,7 @@ class Sequential(ModelState):
             loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs, validation_data=validation_data,
             sample_weight=sample_weight, class_weight=class_weight, classes=classes, metrics=metrics, l2=l2, l1=l1, order=order,
             callbacks=callbacks, resume=resume, steps_per_epoch=steps_per_epoch, shard_rows=shard_rows, device=device,
-            precision=precision, tune=tune, threads=threads, verbose=verbose,
+            precision=precision, autotune=autotune, threads=threads, verbose=verbose,
         )  # fmt: skip
         return fit(self, X, y, settings)
 
@@ -235,13 +235,13 @@ class Sequential(ModelState):
         l1: float = 0.0,
         device: str | None = None,
         precision: str = "float32",
-        tune: bool = False,
+        autotune: bool = False,
         threads: int | None = None,
         fused: bool = True,
     ) -> Explanation:
         """One training step as a program for `batch_size` rows: print it, or `explain()` it with measured times.
 
-        It is instantiated on `device`, by default on the one that the model was trained on last. `precision` and `tune` are
+        It is instantiated on `device`, by default on the one that the model was trained on last. `precision` and `autotune` are
         those of `fit`.
         The loss is the one of the last fit unless another is given; the optimizer is Adam unless another is given.
         """
@@ -254,7 +254,7 @@ class Sequential(ModelState):
             l1=l1,
             device=device,
             precision=precision,
-            tune=tune,
+            autotune=autotune,
             threads=threads,
             fused=fused,
         )
@@ -270,7 +270,7 @@ class Sequential(ModelState):
 
 
 def as_model(given: object) -> Sequential:
-    """What was given, if it is a model; KindError for anything else."""
+    """What was given, if it is a model; InputTypeError for anything else."""
     if not isinstance(given, Sequential):
-        raise KindError(f"model: expected a Sequential, got {type(given).__name__}")
+        raise InputTypeError(f"model: expected a Sequential, got {type(given).__name__}")
     return given

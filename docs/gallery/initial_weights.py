@@ -24,7 +24,7 @@ found = {}
 print(f"{'initial weights':<18}{'deviation of the activations of layer 1':>42}{'layer 20':>12}")
 for name, start in starts.items():
     model = fastnn.Sequential([fastnn.Dense(200, activation="relu", weight_init=start) for _ in range(20)], seed=0)
-    found[name] = fastnn.activation_statistics(model, X).deviation
+    found[name] = fastnn.activation_statistics(model, X).std
     print(f"{name:<18}{found[name][0]:>42.3g}{found[name][-1]:>12.3g}")
 
 digits = fastnn.datasets.load("digits")

@@ -3,8 +3,8 @@ A learning rate found
 =====================
 
 A short training in which the rate rises exponentially from step to step shows where the loss begins to fall and where it
-bursts. The rate at which it falls most steeply is suggested: trainings at a hundredth and at a hundred times that rate end with
-a higher loss, for SGD as for Adam. Smith 2015, Cyclical Learning Rates for Training Neural Networks, section 3.3.
+diverges. The rate at which it falls most steeply is suggested: trainings at a hundredth and at a hundred times that rate end
+with a higher loss, for SGD as for Adam. Smith 2015, Cyclical Learning Rates for Training Neural Networks, section 3.3.
 """
 
 import sys

@@ -54,6 +54,6 @@ figure.axes[0].set_ylabel("share of the part")
 fastnn.plots.save(figure, FOLDER / "splits.png")
 
 assert farthest["stratified"] < 0.012 < farthest["at random"]
-assert alike.alike
-assert len(differ.different) > 10
-assert "labels" not in differ.different
+assert alike.same
+assert len(differ.shifted) > 10
+assert "labels" not in differ.shifted

@@ -75,5 +75,5 @@ fastnn.plots.save(figure, FOLDER / "tuning_caviar.png")
 
 for model, same in zip(models, alone, strict=True):
     assert all(value.tobytes() == same.weights[name].tobytes() for name, value in model.weights.items())
-assert histories[0].way == "lanes"
+assert histories[0].method == "vectorized"
 assert right > 0.85

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastnn.callbacks.base import Callback, RunState
 from fastnn.configurations import as_count, as_number
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, InputTypeError
 
 
 class LearningRate(Callback):
@@ -23,7 +23,7 @@ class LearningRate(Callback):
                 as_count("rates: epoch", epoch, 0)
                 _rate(rate)
         elif not callable(rates):
-            raise KindError(f"rates: expected a dict of rates by epoch or a function, got {type(rates).__name__}")
+            raise InputTypeError(f"rates: expected a dict of rates by epoch or a function, got {type(rates).__name__}")
         self.rates = rates
         self._epoch = -1
         self._restored = False

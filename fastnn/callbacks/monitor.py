@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 
 from fastnn.callbacks.base import Callback, RunState
-from fastnn.errors import InputError, KindError, nearest
+from fastnn.errors import InputError, InputTypeError, nearest
 from fastnn.metrics import METRICS
 
 LOWER = ("loss", "penalty", "mae", "mse", "log_loss")
@@ -20,7 +20,7 @@ class Monitor:
 
     def __init__(self, option: str, name: str, mode: str | None) -> None:
         if not isinstance(name, str) or not name:
-            raise KindError(
+            raise InputTypeError(
                 f'{option}: expected the name of a column of the history, such as "val_loss", "val_accuracy" or "loss", '
                 f"got {name!r}"
             )

@@ -149,7 +149,7 @@ def read_weights(text: str) -> dict[str, float]:
     metavar="NAME",
     help="Of products on a GPU: float32, tf32 or bf16.",
 )
-@option(DEVICE, "--tune", is_flag=True, help="Time the ways to compute each product on this GPU, and take the fastest.")
+@option(DEVICE, "--autotune", is_flag=True, help="Time the ways to compute each product on this GPU, and take the fastest.")
 @option(DEVICE, "--threads", type=click.IntRange(1), metavar="N", help="Threads on the CPU. [default: as many as cores]")
 @click.option("--quiet", is_flag=True, help="Print the result alone.")
 @config_option
@@ -180,7 +180,7 @@ def train(
     plot: Path | None,
     device: str,
     precision: str,
-    tune: bool,
+    autotune: bool,
     threads: int | None,
     quiet: bool,
     **options: Any,
@@ -296,7 +296,7 @@ def train(
             shard_rows=shard_rows,
             device=device,
             precision=precision,
-            tune=tune,
+            autotune=autotune,
             threads=threads,
             verbose=0,
         )

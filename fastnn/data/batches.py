@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from fastnn.data.prepared import Examples
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, InputTypeError
 
 BLOCK = 64
 """Mini-batches that are played in one go, at most."""
@@ -90,7 +90,7 @@ class Batches:
     def _iterate(self) -> Iterator[Any]:
         given = self._given() if callable(self._given) else self._given
         if not isinstance(given, Iterable):
-            raise KindError(f"expected an iterable of mini-batches (X, y), got {type(given).__name__}")
+            raise InputTypeError(f"expected an iterable of mini-batches (X, y), got {type(given).__name__}")
         return iter(given)
 
 

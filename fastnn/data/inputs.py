@@ -20,7 +20,7 @@ import numpy as np
 
 from fastnn import arrays, engines
 from fastnn.engines.host import spot
-from fastnn.errors import InputError, KindError, nearest
+from fastnn.errors import InputError, InputTypeError, nearest
 
 READABLE = (np.dtype("uint8"), np.dtype("float32"), np.dtype("float64"))
 """What programs read: these dtypes, native, in contiguous rows."""
@@ -156,7 +156,7 @@ def read(X: Any, features: tuple[int, ...] | None, name: str = "X", feature_name
     `feature_names`: those of the frame that a model was trained on; a frame is then taken by name, whatever the order of its
     columns, and everything else by position.
 
-    Raises KindError for what is not an array of numbers and InputError for wrong shapes, names and missing values.
+    Raises InputTypeError for what is not an array of numbers and InputError for wrong shapes, names and missing values.
     """
     given = X if isinstance(X, Inputs) else _inputs(X, name, feature_names)
     shape = given.array.shape
@@ -248,7 +248,7 @@ def _inputs(X: Any, name: str, feature_names: Sequence[str] | None) -> Inputs:
     if _is(X, "polars", "DataFrame"):
         return _polars(X, name, feature_names)
     if _is(X, "polars", "LazyFrame"):
-        raise KindError(f"{name}: expected an array or a frame, got a LazyFrame; use {name}.collect()")
+        raise InputTypeError(f"{name}: expected an array or a frame, got a LazyFrame; use {name}.collect()")
     if (sparse := sys.modules.get("scipy.sparse")) is not None and sparse.issparse(X):
         return Inputs(_sparse(X, name))
     if isinstance(X, np.ma.MaskedArray) and (mask := np.ma.getmaskarray(X)).any():
@@ -270,7 +270,7 @@ def _of_lists(X: Sequence[Any], name: str) -> np.ndarray:
         shapes = [_shape(row) for row in X]
         odd = next((row for row, shape in enumerate(shapes) if shape is None or shape != shapes[0]), None)
         if odd is None:
-            raise KindError(f"{name}: expected an array or lists of numbers, got a {type(X).__name__}: {error}") from error
+            raise InputTypeError(f"{name}: expected an array or lists of numbers, got a {type(X).__name__}: {error}") from error
         got = "that is ragged itself" if shapes[odd] is None else f"of shape {shapes[odd]}, and row 0 of shape {shapes[0]}"
         raise InputError(f"{name}: expected rows of one length, got row {odd} {got}") from error
     if array.dtype.kind not in "fiub":
@@ -278,7 +278,7 @@ def _of_lists(X: Sequence[Any], name: str) -> np.ndarray:
         for index, value in enumerate(values.flat):
             if not isinstance(value, Real | np.bool_):
                 place = spot(tuple(int(i) for i in np.unravel_index(index, values.shape)))
-                raise KindError(f"{name}: expected numbers, got {_short(value)} in {place}; convert or replace it")
+                raise InputTypeError(f"{name}: expected numbers, got {_short(value)} in {place}; convert or replace it")
     return array
 
 
@@ -300,7 +300,7 @@ def _check_dtype(dtype: np.dtype[Any], X: Any, name: str) -> None:
     if dtype.kind not in "fiub":
         got = f"dtype {dtype}" if hasattr(X, "dtype") else f"a {type(X).__name__}"
         cure = CURES.get(dtype.kind, "").format(name=name) if hasattr(X, "dtype") else ""
-        raise KindError(f"{name}: expected an array of numbers, got {got}" + (f"; {cure}" if cure else ""))
+        raise InputTypeError(f"{name}: expected an array of numbers, got {got}" + (f"; {cure}" if cure else ""))
 
 
 def _sparse(X: Any, name: str) -> SparseRows:
@@ -323,7 +323,7 @@ def _sparse(X: Any, name: str) -> SparseRows:
 def _readable_on_gpu(X: Any, dtype: np.dtype[Any], name: str) -> Any:
     """An array on a GPU, which is looked at and left there."""
     if X.dtype not in READABLE or (X.dtype == np.float64 and dtype != np.float64):
-        raise KindError(f"{name}: expected uint8 or {dtype} on a GPU, got {X.dtype}; convert it with .astype('{dtype}')")
+        raise InputTypeError(f"{name}: expected uint8 or {dtype} on a GPU, got {X.dtype}; convert it with .astype('{dtype}')")
     if X.dtype.kind == "f":
         engine = engines.of(X)
         bad = int(engine.read(engine.count_nonfinite(X))[0].sum())
@@ -409,7 +409,7 @@ def _check_columns(X: Any, texts: list[str], others: list[str], name: str, encod
         if columns:
             example = next((value for value in X[columns[0]] if value is not None and value == value), None)
             told = cure.format(name=name, columns=_listed(columns))
-            raise KindError(f"{name}: the columns {_listed(columns)} hold {kind}, such as {_short(example)}; {told}")
+            raise InputTypeError(f"{name}: the columns {_listed(columns)} hold {kind}, such as {_short(example)}; {told}")
 
 
 def _check_missing(missing: np.ndarray, column: str, name: str, cure: str) -> None:

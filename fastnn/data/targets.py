@@ -17,7 +17,7 @@ import numpy as np
 from fastnn import arrays
 from fastnn.configurations import as_number
 from fastnn.engines.host import spot
-from fastnn.errors import InputError, KindError, nearest
+from fastnn.errors import InputError, InputTypeError, nearest
 from fastnn.losses import Loss
 
 KINDS = ("classes", "binary", "multilabel", "values")
@@ -85,7 +85,7 @@ class Task:
             raise InputError(f"expected a loss and a kind by name and a list of classes or None, got {config!r}")
         try:
             return cls(loss, kind, None if classes is None else np.asarray(classes, dtype=object))
-        except KindError as error:
+        except InputTypeError as error:
             raise InputError(str(error)) from error
 
 
@@ -131,7 +131,7 @@ def read(
     model was trained for: its labels are looked up, and its kind decides. `part`: these are some of the examples only, which
     may all be of one class. Values are never written to, and copied only where dtype or layout ask for it.
 
-    Raises InputError and KindError, with the first row that is wrong.
+    Raises InputError and InputTypeError, with the first row that is wrong.
     """
     array = plain(y, what)
     if array.ndim == 2 and array.shape[1] == 1 and (outputs == 1 or hasattr(y, "columns")):
@@ -239,7 +239,7 @@ class _Reader:
         """Numbers (n, O) as rows of `dtype`, one after another; raises for what is not finite, or not for this loss."""
         what = self.what
         if array.dtype.kind == "U":
-            raise KindError(
+            raise InputTypeError(
                 f"{what}: expected numbers, got labels such as {array.flat[0].item()!r}; for two classes use the loss "
                 "sigmoid_cross_entropy with one output, for C of them softmax_cross_entropy with C outputs and y of shape (n,)"
             )
@@ -425,7 +425,7 @@ def _unknown(labels: np.ndarray, outside: np.ndarray, classes: np.ndarray, what:
 def plain(y: Any, what: str) -> np.ndarray:
     """`y` on the host as truth values, integers within int64, floating-point numbers or strings."""
     if hasattr(y, "toarray") and hasattr(y, "tocsr"):
-        raise KindError(f"{what}: expected an array, got a sparse {type(y).__name__}; convert it with .toarray()")
+        raise InputTypeError(f"{what}: expected an array, got a sparse {type(y).__name__}; convert it with .toarray()")
     if isinstance(y, np.ma.MaskedArray) and np.ma.is_masked(y):
         raise InputError(f"{what}: {int(np.ma.getmaskarray(y).sum())} labels are masked; remove these rows")
     if isinstance(y, list | tuple):
@@ -442,10 +442,10 @@ def plain(y: Any, what: str) -> np.ndarray:
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
         raise InputError(f"{what}: expected integers up to {np.iinfo(np.int64).max}, got {array.max()}")
     if array.dtype.kind == "S":
-        raise KindError(f"{what}: expected strings, got bytes; convert them with .astype(str)")
+        raise InputTypeError(f"{what}: expected strings, got bytes; convert them with .astype(str)")
     if array.dtype.kind not in "biufU":
         got = f"a {type(y).__name__}" if array.ndim == 0 else f"dtype {array.dtype}"
-        raise KindError(f"{what}: expected numbers or labels (integers, strings, truth values), got {got}")
+        raise InputTypeError(f"{what}: expected numbers or labels (integers, strings, truth values), got {got}")
     return array
 
 
@@ -471,7 +471,7 @@ def _typed(array: np.ndarray, what: str) -> np.ndarray:
         names = " and ".join(
             f"{type(values[place]).__name__} in {_place(place, array.shape)}" for place in list(firsts.values())[:2]
         )
-        raise KindError(
+        raise InputTypeError(
             f"{what}: expected labels of one type (integers, strings or truth values), got {names}; "
             "convert them with numpy.asarray(labels).astype(str)"
         )
@@ -522,7 +522,7 @@ def weights(
     """One weight an example (n,), `sample_weight` times `class_weight` of its class; None where neither is given.
 
     `class_weight`: {label: weight}, 1 for labels that it leaves out, or "balanced", n / (classes that occur * examples of this
-    class). `what`: what messages begin with. Raises InputError and KindError.
+    class). `what`: what messages begin with. Raises InputError and InputTypeError.
     """
     if sample_weight is None and class_weight is None:
         return None
@@ -588,5 +588,5 @@ def _class_weights(targets: Targets, class_weight: Mapping[Any, float] | str, ou
                 raise InputError(f"class_weight: expected finite numbers of at least 0, got {weight!r} for {label!r}")
             table[places[label]] = number
     else:
-        raise KindError(f'class_weight: expected a dict or "balanced", got a {type(class_weight).__name__}')
+        raise InputTypeError(f'class_weight: expected a dict or "balanced", got a {type(class_weight).__name__}')
     return np.asarray(table[found])

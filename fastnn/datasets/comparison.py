@@ -23,7 +23,7 @@ SHOWN = 10
 
 
 @dataclass(frozen=True, eq=False)
-class Likeness:
+class DistributionComparison:
     """What `compare` found, for each feature and, where labels were given, for "labels".
 
     `names`; `statistics`: for a feature D, the greatest distance between the two distribution functions, from 0 to 1; for
@@ -39,13 +39,13 @@ class Likeness:
     sizes: tuple[int, int]
 
     @property
-    def different(self) -> tuple[str, ...]:
+    def shifted(self) -> tuple[str, ...]:
         """The names whose adjusted p-value is below the level, the least probable first."""
         return tuple(self.names[i] for i in self._ordered() if self.adjusted[i] < self.level)
 
     @property
-    def alike(self) -> bool:
-        return not self.different
+    def same(self) -> bool:
+        return not self.shifted
 
     def _ordered(self) -> list[int]:
         return np.lexsort((-self.statistics, self.p_values)).tolist()  # type: ignore[no-any-return]
@@ -60,11 +60,11 @@ class Likeness:
             )
         rows += [f"... and {len(order) - SHOWN} more"] if len(order) > SHOWN else []
         first, second = self.sizes
-        found = "look alike" if self.alike else f"do not look alike: {_listed(self.different)}"
+        found = "look alike" if self.same else f"do not look alike: {_listed(self.shifted)}"
         return "\n".join([*rows, f"{first:,} and {second:,} examples {found} (level {self.level:g})"])
 
 
-def compare(first: Any, second: Any, *, level: float = 0.01) -> Likeness:
+def compare(first: Any, second: Any, *, level: float = 0.01) -> DistributionComparison:
     """Test whether two sets, such as dev and test, look alike; warns where they do not.
 
         (X_train, y_train), dev, test = split(X, y, sizes=(0.98, 0.01, 0.01))
@@ -77,7 +77,7 @@ def compare(first: Any, second: Any, *, level: float = 0.01) -> Likeness:
     Sources: Smirnov 1948 (D, whose distribution is taken exactly in small sets, in its limit in large ones); Pearson 1900
     (labels); Holm 1979 (the correction).
     Raises InputError for sets with other features than each other, without examples, or with values that are not finite,
-    KindError for labels of several types.
+    InputTypeError for labels of several types.
     """
     from scipy import stats
 
@@ -100,9 +100,9 @@ def compare(first: Any, second: Any, *, level: float = 0.01) -> Likeness:
         statistics.append(float(np.abs(shares[0] - shares[1]).sum() / 2))
         p_values.append(float(stats.chi2_contingency(counts, correction=False).pvalue) if counts.shape[1] > 1 else 1.0)
     p = np.array(p_values)
-    found = Likeness(tuple(found_names), np.array(statistics), p, _holm(p), float(level), (len(A), len(B)))
-    if not found.alike:
-        warn(f"the two sets do not look alike: {_listed(found.different)}")
+    found = DistributionComparison(tuple(found_names), np.array(statistics), p, _holm(p), float(level), (len(A), len(B)))
+    if not found.same:
+        warn(f"the two sets do not look alike: {_listed(found.shifted)}")
     return found
 
 

@@ -21,7 +21,7 @@ from fastnn.datasets.idx import read_idx
 from fastnn.datasets.planar import PLANAR
 from fastnn.datasets.splitting import split
 from fastnn.datasets.tables import ENDS, Table, is_number, is_table, listed, read_table, select
-from fastnn.errors import FileError, FormatError, InputError, KindError, nearest
+from fastnn.errors import FileError, FormatError, InputError, InputTypeError, nearest
 
 DIGITS_TEST = 360
 IDX_NAMES = {"train": "train", "test": "t10k"}
@@ -89,7 +89,7 @@ def load(name: str | os.PathLike[str], target: str | Sequence[str] | None = None
       targets in any case. All other columns are features and must hold numbers. See `fastnn.datasets.tables`.
     """
     if not isinstance(name, str | os.PathLike):
-        raise KindError(f"expected the name of a data set or a path, got {name!r}")
+        raise InputTypeError(f"expected the name of a data set or a path, got {name!r}")
     path = Path(name).expanduser()
     if target is not None and not (is_table(path) or name in NAMES) and not path.exists():
         raise FileError(f"there is no file {path}")

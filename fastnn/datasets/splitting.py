@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastnn import arrays, random
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, InputTypeError
 
 
 def split(*examples: Any, sizes: Sequence[float] = (0.8, 0.2), seed: int = 0, stratify: Any = None) -> tuple[Any, ...]:
@@ -27,8 +27,8 @@ def split(*examples: Any, sizes: Sequence[float] = (0.8, 0.2), seed: int = 0, st
     `stratify`: labels (n,), of which every part is to have as great a share as all examples have: the number of examples of
     each label in each part is its exact share, rounded up or down.
 
-    Raises InputError for sizes that make a part empty and for labels with fewer examples than there are parts, KindError for
-    lists.
+    Raises InputError for sizes that make a part empty and for labels with fewer examples than there are parts, InputTypeError
+    for lists.
     """
     n = _rows(examples)
     counts = _counts(sizes, n)
@@ -54,7 +54,7 @@ def _rows(examples: tuple[Any, ...]) -> int:
         shape = getattr(array, "shape", None)
         if not isinstance(shape, tuple) or not shape:
             found = type(array).__name__
-            raise KindError(f"split: array {number}: expected an array, got a {found}; convert it with numpy.asarray")
+            raise InputTypeError(f"split: array {number}: expected an array, got a {found}; convert it with numpy.asarray")
         lengths.append(int(shape[0]))
     if len(set(lengths)) > 1:
         raise InputError(f"split: expected arrays with equally many rows, got {', '.join(map(str, lengths))}")
@@ -94,7 +94,7 @@ def _labels(stratify: Any, n: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
     try:
         known, numbers, members = np.unique(labels, return_inverse=True, return_counts=True)
     except TypeError as error:
-        raise KindError("split: stratify: expected labels of one type; convert them with .astype(str)") from error
+        raise InputTypeError("split: stratify: expected labels of one type; convert them with .astype(str)") from error
     if members.min() < parts:
         rare, few = known.tolist()[members.argmin()], int(members.min())
         raise InputError(

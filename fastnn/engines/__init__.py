@@ -30,8 +30,8 @@ PRECISIONS = ("float32", "tf32", "bf16")
 """Of products of float32 numbers; others than the first on a GPU only."""
 
 
-def choose(device: str, precision: str = "float32", tune: bool = False) -> tuple[Engine, str]:
-    """The engine for a device name, and why, in one line. `tune`: of a GPU, the one that chooses by timing.
+def choose(device: str, precision: str = "float32", autotune: bool = False) -> tuple[Engine, str]:
+    """The engine for a device name, and why, in one line. `autotune`: of a GPU, the one that chooses by timing.
 
     `"auto"` takes the best that is usable. Raises DeviceError for one that is not, InputError for an unknown name.
     """
@@ -41,11 +41,11 @@ def choose(device: str, precision: str = "float32", tune: bool = False) -> tuple
     if precision not in PRECISIONS:
         raise InputError(f"no precision is called {precision!r}{nearest(precision, PRECISIONS)}")
     if ordinal is not None:
-        return gpu(int(ordinal[1] or 0), precision, tune=tune), "as asked"
+        return gpu(int(ordinal[1] or 0), precision, autotune=autotune), "as asked"
     reason = "as asked"
     if device == "auto":
         try:
-            return gpu(0, precision, tune=tune), "a GPU is here"
+            return gpu(0, precision, autotune=autotune), "a GPU is here"
         except DeviceError as error:
             device, reason = "cpu", str(error).split(";")[0]
             _warn_if_broken(error)
@@ -61,7 +61,7 @@ _unusable: list[str] = []
 _lock = threading.Lock()
 
 
-def gpu(ordinal: int = 0, precision: str = "float32", capture: bool | None = None, tune: bool = False) -> CudaEngine:
+def gpu(ordinal: int = 0, precision: str = "float32", capture: bool | None = None, autotune: bool = False) -> CudaEngine:
     """The engine of a GPU. Raises DeviceError, in one line with the cure, where it cannot be used.
 
     `capture`: whether programs are replayed as graphs; by default unless `FASTNN_CUDA_CAPTURE` is 0 in the environment, with
@@ -71,7 +71,7 @@ def gpu(ordinal: int = 0, precision: str = "float32", capture: bool | None = Non
     if capture is None:
         capture = os.environ.get("FASTNN_CUDA_CAPTURE") != "0"
     with _lock:
-        key = (ordinal, precision, capture, tune)
+        key = (ordinal, precision, capture, autotune)
         found = _cuda.get(key)
         if found is None:
             if ordinal == 0 and _unusable:  # asked once a process: a driver that fails may take seconds to say so
@@ -81,7 +81,7 @@ def gpu(ordinal: int = 0, precision: str = "float32", capture: bool | None = Non
             from fastnn_kernels.cuda.runtime import CudaUnavailable
 
             try:
-                found = _cuda[key] = CudaEngine(kernels.runtime(ordinal), precision, capture, tune)
+                found = _cuda[key] = CudaEngine(kernels.runtime(ordinal), precision, capture, autotune)
             except CudaUnavailable as error:
                 if ordinal == 0:
                     _unusable.append(str(error))

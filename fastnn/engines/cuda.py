@@ -14,7 +14,7 @@ import numpy as np
 from fastnn import arrays
 from fastnn.engines.base import Engine, Instance, Pass
 from fastnn.engines.host import convert_rows
-from fastnn.errors import InputError, KindError, PackageError
+from fastnn.errors import InputError, InputTypeError, PackageError
 from fastnn.program.passes.elementwise import chained
 from fastnn.program.passes.norm_dropout import merged
 from fastnn.program.passes.relu_mask import Way, alternatives, masked
@@ -49,7 +49,7 @@ class CudaEngine(Engine):
 
     `capture=False` launches every kernel on its own instead of replaying graphs, for debuggers; the bits are the same.
 
-    With `tune`, its programs compute their products as timing has found fastest, see `tune`; else as the rule of
+    With `autotune`, its programs compute their products as timing has found fastest, see `autotune`; else as the rule of
     `fastnn_kernels.cuda.families.dense` says. Single operations always follow the rule.
     """
 
@@ -57,12 +57,12 @@ class CudaEngine(Engine):
     product_size = 8192
     more_copies = (2**30,)
 
-    def __init__(self, runtime: Runtime, precision: str = "float32", capture: bool = True, tune: bool = False) -> None:
+    def __init__(self, runtime: Runtime, precision: str = "float32", capture: bool = True, autotune: bool = False) -> None:
         self.runtime, self.precision, self.capture = runtime, precision, capture
         self.products = "tf32" if precision == "tf32" else "float32"
         self.name = f"cuda:{runtime.ordinal}"
         self._numbers: DeviceArray | None = None
-        self._choices = _choices(runtime) if tune else None
+        self._choices = _choices(runtime) if autotune else None
 
     def empty(self, shape: tuple[int, ...], dtype: Any, mirrored: bool = False) -> DeviceArray:
         return DeviceArray.empty(self.runtime, shape, dtype, mirrored)
@@ -125,7 +125,7 @@ class CudaEngine(Engine):
             if bad:
                 raise InputError(f"X: {bad} values are NaN or infinite; remove or replace them")
         if given.dtype not in (np.dtype("uint8"), np.dtype("float32"), np.dtype("float64")):
-            raise KindError(f"X: expected uint8, float32 or float64 on a GPU, got {given.dtype}; convert it with .astype")
+            raise InputTypeError(f"X: expected uint8, float32 or float64 on a GPU, got {given.dtype}; convert it with .astype")
         order, first = self._order(count), self._order(1).view(0, ())
         self.compute("gather_rows", (given, order, first, rows), {"scale": scale})
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastnn.configurations import as_number
-from fastnn.errors import InputError, KindError, NotReadyError
+from fastnn.errors import InputError, InputTypeError, NotReadyError
 
 if TYPE_CHECKING:
     from fastnn.sequential import Sequential
@@ -132,7 +132,7 @@ def diagnose_model(
     """The same for a trained classifier: the errors, 1 - accuracy in inference mode, are measured on `train` and `dev`, (X, y).
 
     Raises NotReadyError for a model that was not trained, InputError for one that predicts values, whose errors have no scale
-    from 0 to 1, KindError for what is no model, and what `evaluate` raises.
+    from 0 to 1, InputTypeError for what is no model, and what `evaluate` raises.
     """
     from fastnn.sequential import as_model
 
@@ -147,7 +147,7 @@ def diagnose_model(
     errors: list[float] = []
     for name, pair in (("train", train), ("dev", dev)):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise KindError(f"{name}: expected a pair (X, y), got {type(pair).__name__}")
+            raise InputTypeError(f"{name}: expected a pair (X, y), got {type(pair).__name__}")
         errors.append(max(0.0, 1.0 - model.evaluate(*pair)["accuracy"]))
     train_error, dev_error = errors
     return diagnose(train_error, dev_error, base_error, bias_threshold=bias_threshold, variance_threshold=variance_threshold)

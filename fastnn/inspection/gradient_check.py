@@ -15,7 +15,7 @@ import numpy as np
 from fastnn import engines, ops
 from fastnn.configurations import as_count
 from fastnn.data.prepared import prepare
-from fastnn.errors import InputError, KindError, nearest
+from fastnn.errors import InputError, InputTypeError, nearest
 from fastnn.losses import Loss, LossLike, as_loss, mean_loss
 from fastnn.network import programs
 from fastnn.network.model import as_loss_network
@@ -160,7 +160,7 @@ def check_gradients(
     each step and the cost is then no function of the parameters. "frozen" lets them draw those of the first step of the model
     at every evaluation, forwards and backwards: the cost of the thinned network, whose gradients can be checked exactly.
 
-    `directions`: along how many random directions it is differentiated too. Raises KindError and InputError for what `fit`
+    `directions`: along how many random directions it is differentiated too. Raises InputTypeError and InputError for what `fit`
     would not take.
     """
     if dropout not in ("refused", "frozen"):
@@ -178,7 +178,7 @@ def check_gradients(
     try:
         inputs = np.asarray(X, np.float64)
     except (TypeError, ValueError) as error:
-        raise KindError(f"X: expected numbers, got {type(X).__name__}: {error}") from error
+        raise InputTypeError(f"X: expected numbers, got {type(X).__name__}: {error}") from error
     twin = Sequential(model.layers, seed=model.seed, dtype="float64", input_scale=model.input_scale)
     twin.build(inputs.shape[1:] if not model.built else model.network.features)
     if model.built:

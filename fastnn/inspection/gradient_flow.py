@@ -308,20 +308,20 @@ def _gather(engine: Engine, X: Any, chosen: np.ndarray, x: Any, scale: float) ->
 
 @dataclass(frozen=True)
 class ActivationStatistics:
-    """Of the outputs of each layer, over all examples and units, float64 (L,): their `mean`, their `deviation` (root of the
-    biased variance), their root mean square `size`, and the share of them that is exactly 0 (`zeros`: units that are off)."""
+    """Of the outputs of each layer, over all examples and units, float64 (L,): their `mean`, their `std` (root of the biased
+    variance), their root mean square `rms`, and the share of them that is exactly 0 (`zero_fraction`: units that are off)."""
 
     layers: tuple[str, ...]
     mean: np.ndarray
-    deviation: np.ndarray
-    size: np.ndarray
-    zeros: np.ndarray
+    std: np.ndarray
+    rms: np.ndarray
+    zero_fraction: np.ndarray
 
     def __str__(self) -> str:
-        rows = [f"{'layer':<32}" + "".join(f"{head:>12}" for head in ("mean", "deviation", "size", "zeros"))]
+        rows = [f"{'layer':<32}" + "".join(f"{head:>12}" for head in ("mean", "std", "rms", "zeros"))]
         for index, name in enumerate(self.layers):
-            numbers = "".join(f"{column[index]:>12.3g}" for column in (self.mean, self.deviation, self.size))
-            rows.append(f"{shortened(name, 31):<32}{numbers}{self.zeros[index]:>12.1%}")
+            numbers = "".join(f"{column[index]:>12.3g}" for column in (self.mean, self.std, self.rms))
+            rows.append(f"{shortened(name, 31):<32}{numbers}{self.zero_fraction[index]:>12.1%}")
         return "\n".join(rows)
 
 
@@ -331,8 +331,8 @@ def activation_statistics(
     """How the outputs of each layer are distributed for the inputs X (n, ...), which are worked on as one mini-batch.
 
     A model that has no parameters yet is looked at as `build` would make it; it is not changed. `training=True` takes the
-    statistics of this mini-batch in batch norm, and dropout's units of the next step. Raises KindError for what is no model,
-    and what `predict` raises for X.
+    statistics of this mini-batch in batch norm, and dropout's units of the next step. Raises InputTypeError for what is no
+    model, and what `predict` raises for X.
     """
     from fastnn.sequential import as_model
 

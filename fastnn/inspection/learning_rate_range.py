@@ -1,4 +1,4 @@
-"""The learning-rate range test: train for a few steps while the rate rises, and see where the loss falls and where it bursts.
+"""The learning-rate range test: train for a few steps while the rate rises, and see where the loss falls and where it diverges.
 
 Source: Smith 2015, Cyclical Learning Rates for Training Neural Networks, section 3.3; rates rise exponentially here, not
 linearly, so that all decades are looked at alike.
@@ -41,7 +41,7 @@ class RangeTest:
     diverged: bool
 
     @property
-    def lowest_loss(self) -> float:
+    def rate_at_lowest_loss(self) -> float:
         """The rate at which the smoothed loss is lowest: too high to train with, for what follows is divergence."""
         return float(self.rates[self._lowest])
 
@@ -54,7 +54,7 @@ class RangeTest:
         smoothed loss; up to `NOISE` standard deviations of the averages it is no fall at all. The slope at a step is the
         difference over the steps around it that the average spans, s = 1/(1 - beta), which noise hides less than that of two
         neighbours. The first s steps are left out, since their averages rest on fewer, and so are rates above a tenth of
-        `lowest_loss` (or above that of half as many steps, if this is higher), unless the fall begins there.
+        `rate_at_lowest_loss` (or above that of half as many steps, if this is higher), unless the fall begins there.
         """
         lowest = self._lowest
         if lowest <= self._span:
@@ -82,10 +82,10 @@ class RangeTest:
 
     def __str__(self) -> str:
         found = "none: the loss falls nowhere by more than its noise" if self.suggestion is None else f"{self.suggestion:.2g}"
-        end = "the loss burst" if self.diverged else "the last rate was reached"
+        end = "the loss diverged" if self.diverged else "the last rate was reached"
         return (
             f"learning rates from {self.rates[0]:.2g} to {self.rates[-1]:.2g} in {len(self.rates)} steps; {end}\n"
-            f"  lowest smoothed loss  {self.smoothed[self._lowest]:.4g} at {self.lowest_loss:.2g}\n"
+            f"  lowest smoothed loss  {self.smoothed[self._lowest]:.4g} at {self.rate_at_lowest_loss:.2g}\n"
             f"  suggested rate        {found}"
         )
 
@@ -99,7 +99,7 @@ def find_learning_rate(
     highest: float = 10.0,
     steps: int = 100,
     smoothing: float = 0.9,
-    burst: float = 4.0,
+    divergence_factor: float = 4.0,
     loss: LossLike = "softmax_cross_entropy",
     optimizer: str | Optimizer | None = None,
     batch_size: int | str = 128,
@@ -115,11 +115,11 @@ def find_learning_rate(
         model.fit(X, y, optimizer=fastnn.Adam(found.suggestion))
 
     `found.suggestion` is None where the loss falls by no more than its noise: take larger mini-batches, or other rates. The
-    model is not changed; the copy begins with its parameters (those that `fit` would draw, where it has none yet) and a
-    fresh state of the optimizer. Losses are smoothed as v = beta v + (1 - beta) loss, over 1 - beta^k, with beta `smoothing`.
-    The test ends early where the smoothed loss is more than `burst` times the lowest so far, or not finite. All other arguments
-    are those of `fit`. Raises InputError for numbers out of range, DivergenceError where the first step diverges, KindError
-    for what is no model, and what `fit` raises.
+    model is not changed; the copy begins with its parameters (those that `fit` would draw, where it has none yet) and a fresh
+    state of the optimizer. Losses are smoothed as v = beta v + (1 - beta) loss, over 1 - beta^k, with beta `smoothing`. The
+    test ends early where the smoothed loss is more than `divergence_factor` times the lowest so far, or not finite. All other
+    arguments are those of `fit`. Raises InputError for numbers out of range, DivergenceError where the first step diverges,
+    InputTypeError for what is no model, and what `fit` raises.
     """
     from fastnn.sequential import as_model
 
@@ -128,9 +128,9 @@ def find_learning_rate(
     steps = as_count("steps", steps, 2)
     if not 0.0 <= as_number(smoothing) < 1.0:
         raise InputError(f"smoothing: expected 0 <= beta < 1, got {smoothing!r}")
-    if not as_number(burst) > 1.0:
-        raise InputError(f"burst: expected a number above 1, got {burst!r}")
-    rising = _Rising(np.geomspace(lowest, highest, steps), float(smoothing), float(burst))
+    if not as_number(divergence_factor) > 1.0:
+        raise InputError(f"divergence_factor: expected a number above 1, got {divergence_factor!r}")
+    rising = _Rising(np.geomspace(lowest, highest, steps), float(smoothing), float(divergence_factor))
     twin = copy.deepcopy(as_model(model))
     twin._start_slots(None)
     try:
@@ -147,12 +147,12 @@ def find_learning_rate(
 
 
 class _Rising(Callback):
-    """Sets the rate of each step, writes down its loss, and ends the training after the last rate or a burst of the loss."""
+    """Sets the rate of each step, writes down its loss, and ends the training after the last rate or when the loss diverges."""
 
     every = 1
 
-    def __init__(self, rates: np.ndarray, beta: float, burst: float) -> None:
-        self.rates, self.beta, self.burst = rates, beta, burst
+    def __init__(self, rates: np.ndarray, beta: float, divergence_factor: float) -> None:
+        self.rates, self.beta, self.divergence_factor = rates, beta, divergence_factor
         self.losses: list[float] = []
         self.smoothed: list[float] = []
         self.diverged = False
@@ -169,7 +169,7 @@ class _Rising(Callback):
 
     def step_end(self, run: RunState) -> bool:
         made = len(self.losses)
-        self.diverged = self.smoothed[-1] > self.burst * min(self.smoothed)
+        self.diverged = self.smoothed[-1] > self.divergence_factor * min(self.smoothed)
         if self.diverged or made == len(self.rates):
             return True
         run.learning_rate = self.rates[made]

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from fastnn import arrays, ops
-from fastnn.errors import InputError, KindError, NotReadyError, warn
+from fastnn.errors import InputError, InputTypeError, NotReadyError, warn
 from fastnn.layers.base import Layer, Statistic
 from fastnn.ops.dispatch import Array
 
@@ -138,7 +138,7 @@ def _numbers(name: str, values: Any) -> np.ndarray:
     try:
         numbers = np.array(values, np.float64)
     except (TypeError, ValueError) as error:
-        raise KindError(f"Standardizer: {name}: expected numbers, got {values!r}") from error
+        raise InputTypeError(f"Standardizer: {name}: expected numbers, got {values!r}") from error
     if numbers.ndim != 1 or not numbers.size or not np.isfinite(numbers).all():
         raise InputError(f"Standardizer: {name}: expected a finite number for each feature, got {values!r}")
     numbers.flags.writeable = False
@@ -148,10 +148,10 @@ def _numbers(name: str, values: Any) -> np.ndarray:
 def _examples(X: Any) -> np.ndarray:
     if isinstance(X, list | tuple) or hasattr(X, "tocsr"):
         cure = "convert it with .toarray()" if hasattr(X, "tocsr") else "convert it with numpy.asarray"
-        raise KindError(f"Standardizer: expected an array, got {type(X).__name__}; {cure}")
+        raise InputTypeError(f"Standardizer: expected an array, got {type(X).__name__}; {cure}")
     x = arrays.to_host(X)
     if x.dtype.kind not in "fiub":
-        raise KindError(f"Standardizer: expected numbers, got dtype {x.dtype}")
+        raise InputTypeError(f"Standardizer: expected numbers, got dtype {x.dtype}")
     if x.ndim < 2:
         raise InputError(f"Standardizer: expected shape (n, features), got {x.shape}; use .reshape(-1, 1) for one feature")
     return x

@@ -16,7 +16,7 @@ from fastnn.data import inputs
 from fastnn.data.prepared import Expected
 from fastnn.data.targets import Task
 from fastnn.engines.cache import Instances
-from fastnn.errors import DeviceError, DeviceLostError, InputError, KindError, NotReadyError, nearest
+from fastnn.errors import DeviceError, DeviceLostError, InputError, InputTypeError, NotReadyError, nearest
 from fastnn.layers import Activation, Layer, final_activation
 from fastnn.losses import LOSSES, Loss
 from fastnn.network import programs
@@ -34,19 +34,19 @@ class ModelState:
         self, layers: Iterable[Layer], *, seed: int | None = None, dtype: Any = "float32", input_scale: float = 1.0
     ) -> None:
         if isinstance(layers, Layer):
-            raise KindError("expected a sequence of layers, got one layer; write it in brackets")
+            raise InputTypeError("expected a sequence of layers, got one layer; write it in brackets")
         given = tuple(layers)
         for index, layer in enumerate(given):
             if not isinstance(layer, Layer):
-                raise KindError(f"layer {index}: expected a Layer, got {type(layer).__name__}")
+                raise InputTypeError(f"layer {index}: expected a Layer, got {type(layer).__name__}")
         if not given:
             raise InputError("a model needs at least one layer")
         try:
             self.dtype = np.dtype("" if dtype is None else dtype)
         except TypeError as error:
-            raise KindError(f"dtype: expected float32 or float64, got {dtype!r}") from error
+            raise InputTypeError(f"dtype: expected float32 or float64, got {dtype!r}") from error
         if self.dtype not in (np.dtype("float32"), np.dtype("float64")):
-            raise KindError(f"dtype: expected float32 or float64, got {self.dtype}")
+            raise InputTypeError(f"dtype: expected float32 or float64, got {self.dtype}")
         if not 0.0 < input_scale < math.inf:
             raise InputError(f"input_scale: expected a positive number, got {input_scale}")
         self.layers = tuple(layer.in_context(given[index + 1 :]) for index, layer in enumerate(given))
@@ -118,7 +118,7 @@ class ModelState:
         optimizer keeps of frozen parameters stays as it is. What is frozen is saved with the model; a layer may be made so as
         well (`trainable=False`).
 
-        Raises KindError and InputError for what is no layer, NotReadyError while the model is being trained.
+        Raises InputTypeError and InputError for what is no layer, NotReadyError while the model is being trained.
         """
         return self._set_trainable("freeze", layers, False)
 
@@ -130,7 +130,7 @@ class ModelState:
         count = len(self.layers)
         for number in numbers:
             if isinstance(number, bool) or not isinstance(number, int | np.integer):
-                raise KindError(f"{name}: expected numbers of layers such as {name}(0, 1), got {number!r}")
+                raise InputTypeError(f"{name}: expected numbers of layers such as {name}(0, 1), got {number!r}")
             if not -count <= number < count:
                 raise InputError(f"{name}: expected numbers of layers from 0 to {count - 1}, got {number}")
         chosen = {int(number) % count for number in numbers} or set(range(count))
@@ -222,7 +222,7 @@ class ModelState:
         """Set parameters by name (all of them or some). A wrong name, shape or dtype raises, and nothing is changed."""
         views = self._named(self._host(change=True))
         if not isinstance(weights, Mapping):
-            raise KindError(f"set_weights: expected a dict of arrays by name, got {type(weights).__name__}")
+            raise InputTypeError(f"set_weights: expected a dict of arrays by name, got {type(weights).__name__}")
         checked = {}
         for name, value in weights.items():
             if name not in views:
@@ -231,7 +231,9 @@ class ModelState:
             if value.shape != views[name].shape:
                 raise InputError(f"{name}: expected shape {views[name].shape}, got {value.shape}")
             if value.dtype != self.dtype:
-                raise KindError(f"{name}: expected {self.dtype}, got {value.dtype}; convert it with .astype('{self.dtype}')")
+                raise InputTypeError(
+                    f"{name}: expected {self.dtype}, got {value.dtype}; convert it with .astype('{self.dtype}')"
+                )
             if not np.isfinite(value).all():
                 raise InputError(f"{name}: {np.count_nonzero(~np.isfinite(value))} values are NaN or infinite")
             checked[name] = value
@@ -286,13 +288,13 @@ class ModelState:
         self.device = engines.choose(device)[0].name
         return self
 
-    def threshold(self, network: programs.Network) -> float:
+    def _threshold(self, network: programs.Network) -> float:
         """The output above which a yes-or-no answer is yes: 0 for logits, 1/2 for everything else."""
         loss = self.task.loss if self.task else ""
         link = LOSSES[loss].link if loss in LOSSES else None
         return 0.0 if link == "sigmoid" and final_activation(network.layers) != "sigmoid" else 0.5
 
-    def logits_network(self, link: str | None) -> programs.Network:
+    def _logits_network(self, link: str | None) -> programs.Network:
         """The network without a final activation that the loss takes the place of."""
         network = self.network
         if link is None or final_activation(network.layers) != link:
@@ -385,7 +387,7 @@ def as_loss_network(model: ModelState, loss: Loss) -> programs.Network:
     last = final_activation(model.layers)
     if loss.link is not None and last in ("softmax", "sigmoid", "log_softmax") and last != loss.link:
         raise InputError(f"{loss.name} takes logits or a final {loss.link}, and the last layer applies {last}")
-    return model.logits_network(loss.link)
+    return model._logits_network(loss.link)
 
 
 def _places(declared: Sequence[Any]) -> tuple[programs.Place, ...]:

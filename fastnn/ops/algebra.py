@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastnn.errors import CaptureError, InputError, KindError
+from fastnn.errors import InputError, InputTypeError, TracingError
 from fastnn.ops.dispatch import Array, apply, as_axes, check_rows, unary, without
 from fastnn.program.differentiate import backward
 from fastnn.program.shapes import MOST_AXES, Dimension, Rows, Shape, broadcast_shapes, describe, elements
@@ -101,9 +101,9 @@ def where(condition: Array, a: Array, b: Array) -> Array:
     """a where the condition (bool) holds, else b, with broadcasting. The gradient goes to the one that was taken."""
     family("where", condition, a, b)
     if not hasattr(condition, "dtype") or np.dtype(condition.dtype) != np.dtype(bool):
-        raise KindError(f"where: expected a bool condition, got {getattr(condition, 'dtype', type(condition).__name__)}")
+        raise InputTypeError(f"where: expected a bool condition, got {getattr(condition, 'dtype', type(condition).__name__)}")
     if not any(hasattr(x, "shape") for x in (a, b)):
-        raise KindError("where: expected an array for a or b, got numbers only")
+        raise InputTypeError("where: expected an array for a or b, got numbers only")
     a, b = promote("where", a, b)
     shape = broadcast_shapes("where", tuple(condition.shape), tuple(a.shape), tuple(b.shape))
     return apply("where", (condition, a, b), [(shape, a.dtype)])
@@ -363,7 +363,7 @@ def _total(a: Dimension, b: Dimension) -> Dimension:
         return Rows(a.factor + b.factor)
     if isinstance(a, int) and isinstance(b, int):
         return a + b
-    raise CaptureError(f"concatenate: {a} and {b} rows together have no name in a program for any number of rows")
+    raise TracingError(f"concatenate: {a} and {b} rows together have no name in a program for any number of rows")
 
 
 def slice(x: Array, start: int, stop: int, axis: int = -1) -> Array:
@@ -372,7 +372,7 @@ def slice(x: Array, start: int, stop: int, axis: int = -1) -> Array:
     (along,) = as_axes("slice", axis, len(x.shape))
     size = x.shape[along]
     if not isinstance(size, int):
-        raise CaptureError("slice: an axis that depends on the number of rows cannot be cut")
+        raise TracingError("slice: an axis that depends on the number of rows cannot be cut")
     if not 0 <= start <= stop <= size:
         raise InputError(f"slice: expected 0 <= start <= stop <= {size}, got {start} and {stop}")
     shape = tuple(stop - start if a == along else d for a, d in enumerate(x.shape))
@@ -387,7 +387,7 @@ def _concatenate_backward(call: Call, dc: Symbol) -> Sequence[Symbol]:
     if along == 0 and isinstance(first, Rows) and isinstance(second, Rows):
         return _split_rows(dc, a.shape, b.shape)
     if not (isinstance(first, int) and isinstance(second, int)):
-        raise CaptureError("concatenate: along rows, the derivative needs the rows as the first axis of both")
+        raise TracingError("concatenate: along rows, the derivative needs the rows as the first axis of both")
     return slice(dc, 0, first, along), slice(dc, first, first + second, along)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, InputTypeError
 from fastnn.ops.dispatch import Array, apply, check_labels, compute, integers
 from fastnn.program.differentiate import backward
 from fastnn.program.shapes import Dimension, describe
@@ -39,7 +39,7 @@ def one_hot(labels: Array, classes: int, dtype: Any = "float32") -> Array:
         raise InputError(f"one_hot: expected labels (B,) and classes >= 1, got {describe(tuple(labels.shape))} and {classes}")
     check_labels("one_hot", labels, classes)
     if np.dtype(dtype) not in FLOATS:
-        raise KindError(f"one_hot: expected float32 or float64, got {np.dtype(dtype)}")
+        raise InputTypeError(f"one_hot: expected float32 or float64, got {np.dtype(dtype)}")
     return apply("one_hot", (labels,), [((labels.shape[0], int(classes)), np.dtype(dtype))])
 
 
@@ -50,7 +50,7 @@ def gather_rows(source: Array, order: Array, position: Array, rows: Dimension, d
     """
     family("gather_rows", source, order, position)
     if np.dtype(source.dtype) not in (np.dtype("uint8"), np.dtype("int64"), *FLOATS):
-        raise KindError(f"gather_rows: expected uint8, int64, float32 or float64, got {source.dtype}")
+        raise InputTypeError(f"gather_rows: expected uint8, int64, float32 or float64, got {source.dtype}")
     order, position = integers("gather_rows", order), integers("gather_rows", position)
     if len(order.shape) != 1 or position.shape != () or len(source.shape) < 1:
         raise InputError(

@@ -15,7 +15,7 @@ from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT
 def matmul(a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
     """c (M, N) = op(a) @ op(b) with op the transpose where asked for; a, b two-dimensional.
 
-    Raises InputError where the inner dimensions differ, KindError for other dtypes than float32 and float64.
+    Raises InputError where the inner dimensions differ, InputTypeError for other dtypes than float32 and float64.
     """
     output = product(a, b, transpose_a, transpose_b)
     return apply("matmul", (a, b), [output], {"transpose_a": transpose_a, "transpose_b": transpose_b})
@@ -57,8 +57,8 @@ def dense(x: Array, w: Array, b: Array | None = None, activation: str | None = N
 def grouped_dense(x: Array, w: Array, b: Array) -> Array:
     """The linear layers of G models side by side: y (B, O, G), y[:, :, g] = x[:, :, g] @ w[:, :, g] + b[:, g].
 
-    x (B, I, G), or (B, I) where all models read the same; w (I, O, G), b (O, G). Raises InputError for other shapes, KindError
-    for other dtypes than float32 and float64.
+    x (B, I, G), or (B, I) where all models read the same; w (I, O, G), b (O, G). Raises InputError for other shapes,
+    InputTypeError for other dtypes than float32 and float64.
     """
     dtype = floats("grouped_dense", x, w, b)
     shapes = [describe(tuple(array.shape)) for array in (x, w, b)]

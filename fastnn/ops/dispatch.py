@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastnn import engines
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, InputTypeError
 from fastnn.program.shapes import Dimension, Shape, concrete
 from fastnn.program.trace import Symbol, family, floats
 from fastnn_kernels.contract import KERNELS
@@ -56,7 +56,7 @@ def integers(name: str, x: Any) -> Any:
     """Integer labels or indices as int64."""
     family(name, x)
     if np.dtype(x.dtype).kind not in "iu":
-        raise KindError(f"{name}: expected integers, got {x.dtype}")
+        raise InputTypeError(f"{name}: expected integers, got {x.dtype}")
     return x if isinstance(x, Symbol) else x.astype(np.int64, copy=False)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastnn.arrays import to_device
 from fastnn.configurations import as_number
-from fastnn.errors import CaptureError, InputError, nearest
+from fastnn.errors import InputError, TracingError, nearest
 from fastnn.ops.algebra import reshape
 from fastnn.ops.dispatch import Array, apply
 from fastnn.program.differentiate import backward
@@ -30,7 +30,7 @@ def dropout(x: Array, rate: float, key: tuple[int, int], step: Array | int) -> A
     if rate == 0.0:
         return x
     if isinstance(x, Symbol) != isinstance(step, Symbol):
-        raise CaptureError("dropout: x and step must both be symbols, or both be values")
+        raise TracingError("dropout: x and step must both be symbols, or both be values")
     if not isinstance(step, Symbol):
         step = np.asarray(step, np.int64)
     return apply("dropout", (x, step), [(tuple(x.shape), dtype)], {"rate": float(rate), "key": (int(key[0]), int(key[1]))})
@@ -68,7 +68,7 @@ def augment(
         raise InputError(f"augment: expected images (B, H, W) or (B, H, W, C), got shape {describe(shape)}")
     check_augmentation("augment", ranges, pivot, distortion, smoothness, fill)
     if isinstance(x, Symbol) != isinstance(step, Symbol):
-        raise CaptureError("augment: x and step must both be symbols, or both be values")
+        raise TracingError("augment: x and step must both be symbols, or both be values")
     if not isinstance(step, Symbol):
         step = to_device(np.asarray(step, np.int64), x)
     images = reshape(x, (*shape, 1)) if len(shape) == 3 else x
@@ -119,4 +119,4 @@ def _draw_transforms_backward(call: Call, dy: Symbol) -> tuple[None]:
 
 @backward("transform_images")
 def _transform_images_backward(call: Call, dy: Symbol) -> Sequence[Symbol | None]:
-    raise CaptureError("augment has no derivative; put it in front of every layer with parameters")
+    raise TracingError("augment has no derivative; put it in front of every layer with parameters")

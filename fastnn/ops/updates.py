@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn.errors import CaptureError, InputError, nearest
+from fastnn.errors import InputError, TracingError, nearest
 from fastnn.ops.algebra import sum
 from fastnn.ops.dispatch import Array, apply, integers
 from fastnn.program.shapes import describe, elements
@@ -75,5 +75,5 @@ def _segments(name: str, parameters: Array, starts: Array, penalties: Array) -> 
 def _blocks(name: str, x: Array) -> int:
     size = elements(tuple(x.shape))
     if not isinstance(size, int):
-        raise CaptureError(f"{name}: the size of the array must not depend on the number of rows")
+        raise TracingError(f"{name}: the size of the array must not depend on the number of rows")
     return -(-size // SUM_BLOCK)

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastnn import engines, ops
 from fastnn.configurations import as_number
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, InputTypeError
 from fastnn.ops.activations import DEFAULT_ALPHA, check_activation
 from fastnn.plots import look
 from fastnn.program.differentiate import gradients
@@ -28,10 +28,10 @@ def activation(names: str | Sequence[str], alpha: float | None = None, *, reach:
 
     `names`: one or several of `ops.ACTIVATIONS`, less softmax and log_softmax, which have no curve; `alpha` is that of
     leaky_relu and elu. Derivatives are what training multiplies by: the differentiated program computes them. Raises InputError
-    for other names, for none, and for a `reach` that is not above 0, KindError for what are no names.
+    for other names, for none, and for a `reach` that is not above 0, InputTypeError for what are no names.
     """
     if not isinstance(names, str | Sequence):
-        raise KindError(f"activation: expected names of activations, got {type(names).__name__}")
+        raise InputTypeError(f"activation: expected names of activations, got {type(names).__name__}")
     names = (names,) if isinstance(names, str) else tuple(names)
     if not names:
         raise InputError("activation: expected the name of an activation, got none")

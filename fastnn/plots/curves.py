@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnn.errors import InputError, KindError, nearest
+from fastnn.errors import InputError, InputTypeError, nearest
 from fastnn.plots import look
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def cost_curves(history: Columns, ax: Axes | None = None, *, steps: Any = None) 
     of an epoch, each before its update; that of validation is measured after the epoch. An epoch's mean stands at its end;
     without whole epochs, mini-batches are counted instead. NaN and infinity leave a gap, and a cost that ran away, to more
     than a thousand times its beginning, is drawn on a logarithmic scale. Raises InputError for a history without a loss, for
-    losses that cannot be shared out among its epochs, and where matplotlib is missing, KindError for what is no history.
+    losses that cannot be shared out among its epochs, and where matplotlib is missing, InputTypeError for what is no history.
     """
     losses = None if steps is None else look.numbers("steps", getattr(steps, "losses", steps))
     epochs = len(_checked(history).get("loss", ()))
@@ -73,7 +73,7 @@ def gradient_flow(flow: Any, quantity: str = "gradients", *, ax: Axes | None = N
     "gradients" (with respect to activations), "parameter_gradients", "parameters" or "updates"; what is 0 or NaN leaves a gap.
     Early layers whose gradients lie orders of magnitude below those of late ones learn too slowly: they vanish; above them,
     they explode (Nielsen, chapter 5). The first layers are dark; of more than eight, the first and the last are named. Raises
-    InputError for an unknown quantity and for arrays of other shapes, KindError for what has none.
+    InputError for an unknown quantity and for arrays of other shapes, InputTypeError for what has none.
     """
     if quantity not in FLOWS:
         raise InputError(f"quantity: unknown {quantity!r}{nearest(quantity, FLOWS)}")
@@ -96,7 +96,7 @@ def learning_rate_finder(result: Any, *, ax: Axes | None = None) -> Axes:
     """The loss over rising learning rates, thin as measured and bold as smoothed, and the suggested rate.
 
     `result`: with `rates`, `losses` and `smoothed`, all (n,), and `suggestion`, a rate or None. Raises InputError for arrays of
-    different lengths, or without an element, KindError for what has none.
+    different lengths, or without an element, InputTypeError for what has none.
     """
     look.require_parts(result, "what find_learning_rate returned", "rates", "losses", "smoothed", "suggestion")
     rates, losses, smoothed = (look.numbers(name, getattr(result, name)) for name in ("rates", "losses", "smoothed"))
@@ -134,7 +134,7 @@ def _curves(history: Columns, column: str, label: str, ax: Axes | None) -> Axes:
 
 def _checked(history: Any) -> Columns:
     if not isinstance(history, Mapping):
-        raise KindError(f"history: expected what fit returned, a dict of columns, got {type(history).__name__}")
+        raise InputTypeError(f"history: expected what fit returned, a dict of columns, got {type(history).__name__}")
     return history
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn import arrays
-from fastnn.errors import KindError, PackageError
+from fastnn.errors import InputTypeError, PackageError
 from fastnn.network.summary import shortened
 
 if TYPE_CHECKING:
@@ -52,29 +52,29 @@ def panels(count: int = 1) -> list[Axes]:
 
 
 def axes_for(ax: Axes | None) -> Axes:
-    """The axes that were given, or those of a new figure; KindError for what are none."""
+    """The axes that were given, or those of a new figure; InputTypeError for what are none."""
     if ax is None:
         return panels()[0]
     require()
     from matplotlib.axes import Axes
 
     if not isinstance(ax, Axes):
-        raise KindError(f"ax: expected axes such as figure.subplots() makes, got {type(ax).__name__}")
+        raise InputTypeError(f"ax: expected axes such as figure.subplots() makes, got {type(ax).__name__}")
     return ax
 
 
 def numbers(name: str, values: Any) -> np.ndarray:
-    """`values` in float64 on the host; KindError for what are no numbers."""
+    """`values` in float64 on the host; InputTypeError for what are no numbers."""
     try:
         return np.asarray(arrays.to_host(values), np.float64)
     except (TypeError, ValueError) as error:
-        raise KindError(f"{name}: expected numbers, got {type(values).__name__}: {error}") from error
+        raise InputTypeError(f"{name}: expected numbers, got {type(values).__name__}: {error}") from error
 
 
 def require_parts(given: Any, expected: str, *names: str) -> None:
-    """Raise KindError for what does not have these attributes."""
+    """Raise InputTypeError for what does not have these attributes."""
     if not all(hasattr(given, name) for name in names):
-        raise KindError(f"expected {expected}, with {', '.join(names)}, got {type(given).__name__}")
+        raise InputTypeError(f"expected {expected}, with {', '.join(names)}, got {type(given).__name__}")
 
 
 def enlarge(axes: Axes, times: float) -> None:

@@ -36,8 +36,8 @@ def decision_boundary(model: Sequential, X: Any, y: Any, *, resolution: int = 20
     Of two classes, filled contours of the probability of the second, and the boundary, where it is 1/2, as a line. Of more,
     each point has the colour of its most probable class, and lines part them; beyond eight classes the colours begin again,
     with other marks. `resolution`: points a side at which the model is asked. Raises InputError for other shapes and unknown
-    labels, and for a model that was trained for something else, NotReadyError for one that was not trained, KindError for what
-    is none.
+    labels, and for a model that was trained for something else, NotReadyError for one that was not trained, InputTypeError for
+    what is none.
     """
     x, classes, found = _points(model, X, y)
     resolution = as_count("resolution", resolution, 2)
@@ -78,7 +78,7 @@ def confusion_matrix(y: Any, predictions: Any, *, classes: Any = None, ax: Axes 
     `y`, `predictions`: labels (n,), such as those of `model.predict`. `classes`: the labels in the order of the rows; those
     that occur, sorted, where it is missing. The shade is the share of the row. The figure of a table of many classes is larger;
     numbers that could not be read are left out, and a scale of the shades stands in for them. Raises InputError for other
-    shapes and unknown labels, KindError for labels of several types.
+    shapes and unknown labels, InputTypeError for labels of several types.
     """
     y, predictions = targets.plain(y, "y"), targets.plain(predictions, "predictions")
     if y.ndim != 1 or y.shape != predictions.shape or not len(y):
@@ -117,7 +117,7 @@ def weight_histograms(model: Sequential, *, bins: int = 50, ax: Axes | None = No
     """How the weights of each layer spread: a line a layer, as densities over bins that all share.
 
     Of more than eight layers the first are dark, and the first and the last are named. Raises NotReadyError for a model without
-    parameters, InputError for one that has no weights, KindError for what is none.
+    parameters, InputError for one that has no weights, InputTypeError for what is none.
     """
     network, bins = network_of(model), as_count("bins", bins)
     named = model.weights
@@ -136,7 +136,7 @@ def weight_histograms(model: Sequential, *, bins: int = 50, ax: Axes | None = No
 
 
 def network_of(model: Any) -> Network:
-    """The network of a model that has parameters; KindError for what is no model."""
+    """The network of a model that has parameters; InputTypeError for what is no model."""
     from fastnn.sequential import as_model
 
     return as_model(model).network

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, InputTypeError
 from fastnn.plots import look
 from fastnn.plots.curves import Columns, accuracy_curves, cost_curves
 from fastnn.storage.atomic import write_whole
@@ -24,7 +24,7 @@ def save(drawn: Axes | Figure | Columns, path: str | os.PathLike[str]) -> None:
     """Write a picture into a file, whole or not at all; its name ends in .png, .svg or .pdf.
 
     `drawn`: axes, of which the whole figure is written, a figure, or the history of a training: its cost and, where it has
-    one, its accuracy beside it. Raises InputError as `check` does, KindError for anything else, and FileError.
+    one, its accuracy beside it. Raises InputError as `check` does, InputTypeError for anything else, and FileError.
     """
     path = Path(path)
     check(path)
@@ -39,7 +39,7 @@ def save(drawn: Axes | Figure | Columns, path: str | os.PathLike[str]) -> None:
             accuracy_curves(drawn, axes)
         drawn = cost
     if not isinstance(drawn, Axes | Figure):
-        raise KindError(f"save: expected axes, a figure or a history, got {type(drawn).__name__}")
+        raise InputTypeError(f"save: expected axes, a figure or a history, got {type(drawn).__name__}")
     content = io.BytesIO()
     figure = drawn.figure.canvas.figure  # the whole one, also of axes in a part of it
     figure.savefig(content, format=path.suffix[1:].lower(), dpi=look.POINTS_PER_INCH)

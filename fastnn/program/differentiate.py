@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fastnn.errors import CaptureError
+from fastnn.errors import TracingError
 from fastnn.program.shapes import describe
 from fastnn.program.trace import Call, Symbol
 
@@ -33,14 +33,14 @@ def gradients(loss: Symbol, wanted: Sequence[Symbol]) -> list[Symbol]:
     """Record the gradient of `loss` (0-d) with respect to each symbol of `wanted`; zeros where it does not depend on one."""
     trace = loss.trace
     if loss.shape != ():
-        raise CaptureError(f"a gradient is taken of a single number, and this has shape {describe(loss.shape)}; use ops.mean")
+        raise TracingError(f"a gradient is taken of a single number, and this has shape {describe(loss.shape)}; use ops.mean")
     forward = list(trace.calls)
     depends = set(wanted)
     for call in forward:
         if any(symbol in depends for symbol in call.reads):
             depends.update(call.outputs)
     if loss not in depends:
-        raise CaptureError("the loss does not depend on any parameter")
+        raise TracingError("the loss does not depend on any parameter")
     (one,) = trace.record("fill", (), [((), loss.dtype)], {"value": 1.0})
     found: dict[Symbol, Symbol] = {loss: one}
     for call in reversed(forward):
@@ -50,7 +50,7 @@ def gradients(loss: Symbol, wanted: Sequence[Symbol]) -> list[Symbol]:
         if all(gradient is None for gradient in incoming):
             continue
         if call.kernel not in RULES:
-            raise CaptureError(f"{call.kernel} has no derivative, and the loss depends on a parameter through it")
+            raise TracingError(f"{call.kernel} has no derivative, and the loss depends on a parameter through it")
         for symbol, gradient in zip(call.inputs, RULES[call.kernel](call, *incoming), strict=True):
             if gradient is None or symbol not in depends:
                 continue

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastnn.errors import CaptureError, InputError
+from fastnn.errors import InputError, TracingError
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def elements(shape: Shape) -> Dimension:
     fixed = math.prod(d for d in shape if isinstance(d, int))
     rows = [d for d in shape if isinstance(d, Rows)]
     if len(rows) > 1:
-        raise CaptureError(f"the shape {describe(shape)} depends on the number of rows twice, which no operation supports")
+        raise TracingError(f"the shape {describe(shape)} depends on the number of rows twice, which no operation supports")
     return rows[0] * fixed if rows else fixed
 
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastnn.arrays import kind
-from fastnn.errors import CaptureError, InputError, KindError
+from fastnn.errors import InputError, InputTypeError, TracingError
 from fastnn.program.shapes import Dimension, Shape, broadcast_shapes, concrete, describe
 from fastnn_kernels.contract import COMPARISONS, KERNELS, Operand
 
@@ -26,7 +26,7 @@ class Symbol:
     """An array that a program will compute: a shape and a dtype, and no values yet.
 
     `+ - * / ** @`, unary minus, `abs` and the orderings mean the vocabulary's operations. Whatever needs values raises
-    `CaptureError`.
+    `TracingError`.
     """
 
     __slots__ = ("base", "dtype", "name", "offset", "shape", "trace")
@@ -163,7 +163,7 @@ def _equivalent(name: str) -> str:
 
 
 def _refuse(what: str, instead: str) -> NoReturn:
-    raise CaptureError(f"{what} needs values, and a Symbol has none while a program is recorded; use {instead}")
+    raise TracingError(f"{what} needs values, and a Symbol has none while a program is recorded; use {instead}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +220,7 @@ class Trace:
     def input(self, name: str, shape: Shape, dtype: Any = None) -> Symbol:
         """A symbol whose storage is given from outside under `name`."""
         if name in self.inputs:
-            raise CaptureError(f"the program has an input {name!r} already")
+            raise TracingError(f"the program has an input {name!r} already")
         symbol = Symbol(self, shape, self.dtype if dtype is None else dtype, name)
         self.inputs[name] = symbol
         return symbol
@@ -235,7 +235,7 @@ class Trace:
         """Append a call; `reads` are its inputs and updated operands. Returns new symbols for its outputs."""
         for symbol in reads:
             if symbol.trace is not self:
-                raise CaptureError(f"{symbol!r} belongs to another recording; a program cannot mix two")
+                raise TracingError(f"{symbol!r} belongs to another recording; a program cannot mix two")
         made = tuple(Symbol(self, shape, dtype) for shape, dtype in outputs)
         self.calls.append(Call(kernel, (*reads, *made), dict(attributes or {})))
         return made
@@ -295,15 +295,15 @@ def family(name: str, *arguments: Any) -> str:
         elif kind(x):
             kinds.add(kind(x))
         else:
-            raise KindError(f"{name}: expected an array, got {type(x).__name__}; convert it with numpy.asarray")
+            raise InputTypeError(f"{name}: expected an array, got {type(x).__name__}; convert it with numpy.asarray")
     if not kinds:
-        raise KindError(f"{name}: expected at least one array, got numbers only")
+        raise InputTypeError(f"{name}: expected at least one array, got numbers only")
     if len(kinds) > 1:
         if "symbol" in kinds:
-            raise CaptureError(
+            raise TracingError(
                 f"{name}: a Symbol and an array cannot be mixed; while a program is recorded, arrays come in as its inputs"
             )
-        raise KindError(f"{name}: NumPy and CuPy arrays cannot be mixed; move one of them with fastnn.arrays.to_host")
+        raise InputTypeError(f"{name}: NumPy and CuPy arrays cannot be mixed; move one of them with fastnn.arrays.to_host")
     return kinds.pop()
 
 
@@ -312,12 +312,14 @@ def floats(name: str, *arrays: Any) -> np.dtype[Any]:
     family(name, *arrays)
     for x in arrays:
         if not hasattr(x, "shape"):
-            raise KindError(f"{name}: expected an array, got {type(x).__name__}")
+            raise InputTypeError(f"{name}: expected an array, got {type(x).__name__}")
         if np.dtype(x.dtype) not in FLOATS:
-            raise KindError(f"{name}: expected float32 or float64, got {x.dtype}; convert it with .astype('float32')")
+            raise InputTypeError(f"{name}: expected float32 or float64, got {x.dtype}; convert it with .astype('float32')")
     dtypes: set[np.dtype[Any]] = {np.dtype(x.dtype) for x in arrays}
     if len(dtypes) > 1:
-        raise KindError(f"{name}: expected one dtype, got {' and '.join(sorted(map(str, dtypes)))}; convert one with .astype")
+        raise InputTypeError(
+            f"{name}: expected one dtype, got {' and '.join(sorted(map(str, dtypes)))}; convert one with .astype"
+        )
     return dtypes.pop()
 
 

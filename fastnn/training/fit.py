@@ -93,7 +93,7 @@ def step_program(
     l1: float = 0.0,
     device: str | None = None,
     precision: str = "float32",
-    tune: bool = False,
+    autotune: bool = False,
     threads: int | None = None,
     fused: bool = True,
 ) -> Explanation:
@@ -112,7 +112,7 @@ def step_program(
     metric = {"threshold": 0.0, "multilabel": False} if chosen.accepts == "classes" else None
     penalties = network.segments(l2, l1, settings.weight_decay)[1]
     penalized = bool(penalties[:, :2].any())
-    engine = engines.choose(device or model.device, precision, tune)[0]
+    engine = engines.choose(device or model.device, precision, autotune)[0]
     program = programs.training(
         network, chosen, data, metric, settings.kernel, settings.attributes(), penalized, fused, engine.precision == "bf16"
     )

@@ -12,7 +12,7 @@ class History(dict[str, list[float]]):
     device: str = ""
     reason: str = ""
     precision: str = "float32"
-    tuned: bool = False
+    autotuned: bool = False
     batch_size: int = 0
     threads: int = 1
     seed: int = 0

@@ -13,7 +13,7 @@ import numpy as np
 from fastnn import engines
 from fastnn.callbacks import Callback
 from fastnn.configurations import as_number
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, InputTypeError
 from fastnn.optimizers import Adam, Optimizer, by_name
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Settings:
     shard_rows: int | None = None
     device: str = "auto"
     precision: str = "float32"
-    tune: bool = False
+    autotune: bool = False
     threads: int | None = None
     verbose: int = 1
     part: bool = False
@@ -62,16 +62,16 @@ def as_optimizer(optimizer: str | Optimizer | None) -> Optimizer:
     if isinstance(optimizer, str):
         return by_name(optimizer)
     if not isinstance(optimizer, Optimizer):
-        raise KindError(f"optimizer: expected one such as fastnn.Adam(), got {type(optimizer).__name__}")
+        raise InputTypeError(f"optimizer: expected one such as fastnn.Adam(), got {type(optimizer).__name__}")
     return optimizer
 
 
 def checked_callbacks(callbacks: Any) -> list[Callback]:
     if isinstance(callbacks, Callback) or not isinstance(callbacks, Sequence):
-        raise KindError(f"callbacks: expected a list of fastnn.callbacks.Callback objects, got {type(callbacks).__name__}")
+        raise InputTypeError(f"callbacks: expected a list of fastnn.callbacks.Callback objects, got {type(callbacks).__name__}")
     for callback in callbacks:
         if not isinstance(callback, Callback):
-            raise KindError(f"callbacks: expected fastnn.callbacks.Callback objects, got {type(callback).__name__}")
+            raise InputTypeError(f"callbacks: expected fastnn.callbacks.Callback objects, got {type(callback).__name__}")
         every = callback.every
         if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
             raise InputError(f"{type(callback).__name__}.every: expected None or a whole number of at least 1, got {every!r}")

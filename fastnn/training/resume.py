@@ -19,7 +19,7 @@ from fastnn.callbacks import Callback, Checkpoint, RunState
 from fastnn.data.batches import Batches
 from fastnn.data.inputs import Rows
 from fastnn.data.prepared import Examples
-from fastnn.errors import FileError, FormatError, InputError, KindError, warn
+from fastnn.errors import FileError, FormatError, InputError, InputTypeError, warn
 from fastnn.layers import Parameter
 from fastnn.losses import Loss
 from fastnn.network.programs import Network
@@ -104,7 +104,7 @@ def _checkpoint(run: Resumable, given: Any) -> Path | None:
             raise InputError("resume=True goes on from the folder of a Checkpoint among the callbacks, and there is none")
         return folders[0].latest()
     if not isinstance(given, str | os.PathLike):
-        raise KindError(f"resume: expected a path, True or None, got {type(given).__name__}")
+        raise InputTypeError(f"resume: expected a path, True or None, got {type(given).__name__}")
     path = Path(given)
     if not path.exists():
         raise FileError(f"resume: there is neither a checkpoint nor a folder of checkpoints at {path}")

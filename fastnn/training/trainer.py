@@ -24,7 +24,7 @@ from fastnn.data.inputs import Inputs, read
 from fastnn.data.orders import as_order, batch_sizes, segments, shuffle_program
 from fastnn.data.prepared import DataLayout, Examples, prepare
 from fastnn.data.targets import Task
-from fastnn.errors import DivergenceError, InputError, KindError, warn
+from fastnn.errors import DivergenceError, InputError, InputTypeError, warn
 from fastnn.losses import LOSSES, as_loss
 from fastnn.metrics import as_metrics
 from fastnn.network import programs
@@ -64,7 +64,7 @@ class Run:
         self.metrics = as_metrics(settings.metrics, settings.validation_data is not None)
         given = [*checked_callbacks(settings.callbacks), *([Progress()] if settings.verbose else [])]
         if settings.order is not None and not callable(settings.order):
-            raise KindError(f"order: expected a function of the epoch, got {type(settings.order).__name__}")
+            raise InputTypeError(f"order: expected a function of the epoch, got {type(settings.order).__name__}")
         self.callbacks = sorted(given, key=lambda callback: isinstance(callback, Checkpoint))
         """As given, but checkpoints last: they write down what the others know."""
         device, precision = settings.device, settings.precision
@@ -72,11 +72,11 @@ class Run:
         self.batches = Batches(X, settings.epochs) if is_batches(X, y) else None
         if self.batches is None and device == "auto" and not arrays.on_host(X):
             device = f"cuda:{arrays.ordinal(X)}"
-        self.engine, self.reason = engines.choose(device, precision, settings.tune)
+        self.engine, self.reason = engines.choose(device, precision, settings.autotune)
         if precision != "float32" and model.dtype != np.float32:
             raise InputError(f"precision={precision!r} is for models of float32, and this one is of {model.dtype}")
         check_numbers(settings)
-        self.epochs, self.tune, self.threads = int(settings.epochs), settings.tune, settings.threads
+        self.epochs, self.autotune, self.threads = int(settings.epochs), settings.autotune, settings.threads
         self.penalties = (settings.l2, settings.l1)
         self.pairs = any(layer.needs_two_rows and layer.trainable for layer in model.layers)
         if self.batches is None:
@@ -248,7 +248,7 @@ class Run:
     # --- the loop -----------------------------------------------------------------------------------------------
 
     def train(self) -> History:
-        if self.tune and self.batches is None:
+        if self.autotune and self.batches is None:
             for rows in sorted(set(self.per_epoch)):
                 self.engine.tune(self._program(), rows)
         with contextlib.ExitStack() as open_:
@@ -280,7 +280,7 @@ class Run:
         model.task = self.examples.task(self.loss)
         model._loss, model._optimizer = self.loss, self.optimizer
         history.device, history.reason, history.seed = engine.name, self.reason, model.seed
-        history.precision, history.tuned, history.batch_size = engine.precision, engine.tuned > 0, self.batch_size
+        history.precision, history.autotuned, history.batch_size = engine.precision, engine.tuned > 0, self.batch_size
         self._first_step = model.counters.step - self.step
         open_.callback(self._return)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastnn import random
-from fastnn.errors import FileError, InputError, KindError, PackageError, nearest, warn
+from fastnn.errors import FileError, InputError, InputTypeError, PackageError, nearest, warn
 from fastnn.tuning.results import Results
 from fastnn.tuning.space import Distribution, Space
 from fastnn.tuning.strategies import STRATEGIES, Settings
@@ -66,7 +66,7 @@ def search(
     trials by what they report that are worse than others at the same step. Reports are kept only where there is one.
     `verbose`: 1 shows a bar in a terminal.
 
-    Raises InputError and KindError for arguments that cannot be used, and FileError for a storage that cannot.
+    Raises InputError and InputTypeError for arguments that cannot be used, and FileError for a storage that cannot.
     """
     settings, given = _settings(train, space, trials, strategy, mode, seed, rounds, share)
     pruned_by = _pruner(pruner)
@@ -128,7 +128,7 @@ def _settings(
     """The checked settings, and which of those with a default were given."""
     _require()
     if not callable(train):
-        raise KindError(f"train: expected a function of (parameters, trial), got {type(train).__name__}")
+        raise InputTypeError(f"train: expected a function of (parameters, trial), got {type(train).__name__}")
     given = [key for key, value in (("seed", seed), ("rounds", rounds), ("share", share)) if value is not None]
     rounds = 3 if rounds is None else rounds
     share = 0.25 if share is None else share
@@ -159,7 +159,7 @@ def _require() -> None:
 
 def _check_name(name: Any) -> None:
     if not isinstance(name, str) or not name:
-        raise KindError(f"name: expected the name of a study, got {name!r}")
+        raise InputTypeError(f"name: expected the name of a study, got {name!r}")
 
 
 def _pruner(pruner: Any) -> Any:
@@ -168,7 +168,7 @@ def _pruner(pruner: Any) -> Any:
     if pruner is None or isinstance(pruner, optuna.pruners.BasePruner):
         return pruner
     if not isinstance(pruner, str):
-        raise KindError(f"pruner: expected a name or a pruner of Optuna's, got {type(pruner).__name__}")
+        raise InputTypeError(f"pruner: expected a name or a pruner of Optuna's, got {type(pruner).__name__}")
     if pruner not in PRUNERS:
         raise InputError(f"pruner: unknown {pruner!r}{nearest(pruner, PRUNERS)}")
     return optuna.pruners.MedianPruner() if pruner == "median" else optuna.pruners.SuccessiveHalvingPruner()

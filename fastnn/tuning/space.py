@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from fastnn.configurations import Configuration
-from fastnn.errors import InputError, KindError, nearest
+from fastnn.errors import InputError, InputTypeError, nearest
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -127,7 +127,7 @@ class OneMinus(Distribution):
 
     def __post_init__(self) -> None:
         if not isinstance(self.of, Uniform):
-            raise KindError(f"OneMinus: expected a LogUniform or a Uniform, got {self.of!r}")
+            raise InputTypeError(f"OneMinus: expected a LogUniform or a Uniform, got {self.of!r}")
 
     @property
     def scale(self) -> str:
@@ -208,14 +208,16 @@ class Choice(Distribution):
 
     def __post_init__(self) -> None:
         if isinstance(self.options, str) or not isinstance(self.options, Sequence):
-            raise KindError(f"Choice: expected a list of options, got {self.options!r}")
+            raise InputTypeError(f"Choice: expected a list of options, got {self.options!r}")
         object.__setattr__(self, "options", tuple(self.options))
         if not self.options:
             raise InputError("Choice: expected at least one option, got none")
         for option in self.options:
             if not isinstance(option, str | bool | int | float | None):
                 found = type(option).__name__
-                raise KindError(f"Choice: expected texts, numbers, truth values or None, got a {found}; look it up by a name")
+                raise InputTypeError(
+                    f"Choice: expected texts, numbers, truth values or None, got a {found}; look it up by a name"
+                )
             if option != option:
                 raise InputError("Choice: expected options that equal themselves, got NaN")
         if len({(type(option), option) for option in self.options}) < len(self.options):
@@ -253,21 +255,21 @@ class Space(Mapping[str, Distribution]):
 
         space = Space({"learning_rate": LogUniform(1e-4, 1), "units": Integers(16, 256, log=True)})
 
-    Raises InputError for no parameter at all, KindError for what is no distribution.
+    Raises InputError for no parameter at all, InputTypeError for what is no distribution.
     """
 
     def __init__(self, distributions: Mapping[str, Distribution]) -> None:
         if not isinstance(distributions, Mapping):
-            raise KindError(f"space: expected a dict of distributions by name, got {type(distributions).__name__}")
+            raise InputTypeError(f"space: expected a dict of distributions by name, got {type(distributions).__name__}")
         if not distributions:
             raise InputError("space: expected at least one parameter, got none")
         for name, distribution in distributions.items():
             if not isinstance(name, str) or not name:
-                raise KindError(f"space: expected names of parameters, got {name!r}")
+                raise InputTypeError(f"space: expected names of parameters, got {name!r}")
             if name.startswith(ONE_MINUS):
                 raise InputError(f"space: expected a name that does not begin with {ONE_MINUS!r}, got {name!r}")
             if not isinstance(distribution, Distribution):
-                raise KindError(
+                raise InputTypeError(
                     f"space: {name}: expected one of {', '.join(Distribution.types)}, got {distribution!r}"
                     "; a value that stays as it is belongs into the function"
                 )

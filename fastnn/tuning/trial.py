@@ -14,7 +14,7 @@ import numpy as np
 
 from fastnn.callbacks import Callback, RunState
 from fastnn.callbacks.monitor import Monitor
-from fastnn.errors import InputError, KindError, nearest
+from fastnn.errors import InputError, InputTypeError, nearest
 
 Train = Callable[[dict[str, Any], "Trial"], Any]
 """A function of (parameters, trial) that returns a number: what the search makes small, or large."""
@@ -63,7 +63,7 @@ class Trial:
         """Tell how good the model is after `step`; True where it is so much worse than others that the trial should end."""
         number = _number(value)
         if number is None:
-            raise KindError(f"report: expected a number, got {value!r}")
+            raise InputTypeError(f"report: expected a number, got {value!r}")
         if isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 0 or step in self._steps:
             raise InputError(f"report: expected a step of at least 0 that was not reported yet, got {step!r}")
         self._steps.add(int(step))

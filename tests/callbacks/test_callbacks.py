@@ -21,7 +21,7 @@ import pytest
 import fastnn
 from fastnn import ops, schedules
 from fastnn.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, LearningRate, Progress, StepLosses
-from fastnn.errors import FastnnError, FileError, InputError, KindError
+from fastnn.errors import FastnnError, FileError, InputError, InputTypeError
 from fastnn.metrics import Metric
 from fastnn.storage import atomic
 
@@ -271,7 +271,7 @@ def test_what_a_run_tells() -> None:
     ],
 )
 def test_callbacks_are_checked(given: Any, message: str) -> None:
-    with pytest.raises(KindError, match=message):
+    with pytest.raises(InputTypeError, match=message):
         network().fit(*examples(), callbacks=given, verbose=0)
 
 
@@ -808,7 +808,7 @@ def test_a_metric_that_fails() -> None:
     assert bits(model)[0] == after(PER_EPOCH)[0]
     with pytest.raises(Stop):
         model.evaluate(X, y, metrics=[failing])
-    for answer, kind in ((None, KindError), (math.inf, InputError), ("a", KindError), (np.ones(2), KindError)):
+    for answer, kind in ((None, InputTypeError), (math.inf, InputError), ("a", InputTypeError), (np.ones(2), InputTypeError)):
         with pytest.raises(kind, match="the metric odd: expected"):
             model.evaluate(X, y, metrics=[Metric("odd", lambda y, predictions, answer=answer: answer)])
 

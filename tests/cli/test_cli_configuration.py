@@ -295,7 +295,7 @@ def test_train_prints_what_it_takes(run: Any) -> None:
     assert values["learning-rate"] == 1e-5
     assert values["seed"] == 2**64 - 1
     assert values["batch-norm"] is True
-    assert values["tune"] is False
+    assert values["autotune"] is False
     assert "threads" not in values
     assert run(printed.stdout, "--print-config", of=main, command="train").stdout == printed.stdout
 

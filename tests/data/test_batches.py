@@ -13,7 +13,7 @@ import fastnn
 from fastnn import schedules
 from fastnn.callbacks import Callback
 from fastnn.data import batches
-from fastnn.errors import FastnnError, InputError, KindError
+from fastnn.errors import FastnnError, InputError, InputTypeError
 
 N, FEATURES, BATCH, PER_EPOCH = 67, 5, 16, 5
 Pairs = list[tuple[Any, ...]]
@@ -347,7 +347,7 @@ def test_no_mini_batches() -> None:
 @pytest.mark.parametrize(
     ("given", "options", "kind", "message"),
     [
-        (lambda: 3, {}, KindError, "expected an iterable of mini-batches"),
+        (lambda: 3, {}, InputTypeError, "expected an iterable of mini-batches"),
         (examples()[0], {}, InputError, "y is missing"),
         (cut(*examples()), {"sample_weight": np.ones(N)}, InputError, "sample_weight: mini-batches come as they are"),
         (cut(*examples()), {"class_weight": "balanced"}, InputError, "class_weight"),

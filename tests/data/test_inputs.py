@@ -363,7 +363,7 @@ def test_columns_of_several_levels_are_named_as_the_message_says() -> None:
 
 def test_long_lists_of_columns_are_cut_short() -> None:
     X = pandas.DataFrame({f"c{i}": ["x" * 1000] for i in range(1000)})
-    with pytest.raises(errors.KindError) as raised:
+    with pytest.raises(errors.InputTypeError) as raised:
         inputs.read(X, None)
     assert len(str(raised.value)) < 600
     with pytest.raises(errors.InputError) as missing:

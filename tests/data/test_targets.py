@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastnn.data.targets import Targets, Task, decode, read, weights
-from fastnn.errors import FastnnError, InputError, KindError
+from fastnn.errors import FastnnError, InputError, InputTypeError
 from fastnn.losses import LOSSES, Loss
 
 SOFTMAX, SIGMOID = LOSSES["softmax_cross_entropy"], LOSSES["sigmoid_cross_entropy"]
@@ -197,7 +197,7 @@ def test_frames_and_series() -> None:
     ):  # fmt: skip
         with pytest.raises(InputError, match=r"1 labels are missing \(None or NaN\), the first in row 1; remove"):
             targets(absent, 2)
-    with pytest.raises(KindError, match="datetime64"):
+    with pytest.raises(InputTypeError, match="datetime64"):
         targets(pandas.Series(pandas.to_datetime(["2020-01-01", "2020-01-02"])), 2)
 
 
@@ -250,9 +250,9 @@ NAN = float("nan")
         ([0, 0], 1, SIGMOID, {}, InputError, "one class only (0)"),
         (["a"], 1, SIGMOID, {}, InputError, "one class only ('a')"),
         ([[0, 1], [0, 1]], 2, SOFTMAX, {}, InputError, "one class only (1)"),
-        (["a", 1], 2, SOFTMAX, {}, KindError, "got str in row 0 and int in row 1; convert them with"),
-        ([True, 2, "a"], 3, SOFTMAX, {}, KindError, "got bool in row 0 and int in row 1"),
-        ([{}, "a"], 2, SOFTMAX, {}, KindError, "got dict in row 0 and str in row 1"),
+        (["a", 1], 2, SOFTMAX, {}, InputTypeError, "got str in row 0 and int in row 1; convert them with"),
+        ([True, 2, "a"], 3, SOFTMAX, {}, InputTypeError, "got bool in row 0 and int in row 1"),
+        ([{}, "a"], 2, SOFTMAX, {}, InputTypeError, "got dict in row 0 and str in row 1"),
         (["a", None, NAN], 2, SOFTMAX, {}, InputError, "2 labels are missing (None or NaN), the first in row 1"),
         ([[1, 2], [None, 4]], 2, SQUARED, {}, InputError, "1 labels are missing (None or NaN), the first in row 1, column 0"),
         (np.array([0.0, NAN]), 2, SOFTMAX, {}, InputError, "the first in row 1"),
@@ -280,8 +280,8 @@ NAN = float("nan")
         (np.array([["a"], ["b"]]), 2, SOFTMAX, {}, InputError, "use y.ravel()"),
         (np.ones((2, 4)), 3, SQUARED, {}, InputError, "expected shape (n, 3), got (2, 4)"),
         (np.ones((2, 3, 1)), 3, SQUARED, {}, InputError, "expected shape (n, 3)"),
-        (np.array([["a", "b"]]), 2, SQUARED, {}, KindError, "expected numbers, got labels such as 'a'"),
-        (["a", "b"], 1, SQUARED, {}, KindError, "sigmoid_cross_entropy with one output"),
+        (np.array([["a", "b"]]), 2, SQUARED, {}, InputTypeError, "expected numbers, got labels such as 'a'"),
+        (["a", "b"], 1, SQUARED, {}, InputTypeError, "sigmoid_cross_entropy with one output"),
         (np.array([[0.5, 0.5], [0.5, 0.6]]), 2, SOFTMAX, {}, InputError, "add up to 1; row 1 adds up to 1.1"),
         (np.array([[1, 1], [0, 1]]), 2, SOFTMAX, {}, InputError, "use loss='sigmoid_cross_entropy' (several yeses"),
         (np.array([[7.5, 1.0]]), 2, SOFTMAX, {}, InputError, "use loss='mean_squared_error' (numbers)"),
@@ -293,13 +293,13 @@ NAN = float("nan")
         ([0, 1], 1, SOFTMAX, {}, InputError, "at least two outputs"),
         ([], 2, SOFTMAX, {}, InputError, "at least one example"),
         ([0, 1], 2, SOFTMAX, {"n": 3}, InputError, "one target for each of the 3 examples, got shape (2,)"),
-        (None, 2, SOFTMAX, {"n": 3}, KindError, "got a NoneType"),
+        (None, 2, SOFTMAX, {"n": 3}, InputTypeError, "got a NoneType"),
         ("ab", 2, SOFTMAX, {"n": 2}, InputError, "one target for each"),
         ([[1, 2], [3]], 2, SQUARED, {}, FastnnError, "y: expected"),
         ([2**70, 1], 2, SOFTMAX, {}, InputError, "at most 64 bits"),
         (np.array([2**64 - 1, 1], np.uint64), 2, SOFTMAX, {}, InputError, "expected integers up to"),
-        (np.array([b"a", b"b"]), 2, SOFTMAX, {}, KindError, ".astype(str)"),
-        (np.array([1j, 2]), 2, SOFTMAX, {}, KindError, "complex128"),
+        (np.array([b"a", b"b"]), 2, SOFTMAX, {}, InputTypeError, ".astype(str)"),
+        (np.array([1j, 2]), 2, SOFTMAX, {}, InputTypeError, "complex128"),
         (np.ma.array([0, 1], mask=[0, 1]), 2, SOFTMAX, {}, InputError, "1 labels are masked"),
         (
             ["a", "d", "d"],
@@ -346,7 +346,7 @@ def test_what_cannot_be_is_said(y: Any, outputs: int, loss: Loss, more: dict[str
 def test_sparse_targets_are_refused() -> None:
     from scipy import sparse
 
-    with pytest.raises(KindError, match=r"sparse csr_array; convert it with \.toarray\(\)"):
+    with pytest.raises(InputTypeError, match=r"sparse csr_array; convert it with \.toarray\(\)"):
         targets(sparse.csr_array(ROWS), 3, n=3)
 
 
@@ -451,7 +451,7 @@ def test_weights_multiply() -> None:
         (LABELS, None, {"fig": NAN}, InputError, "got nan for 'fig'"),
         (LABELS, None, {"fig": "1"}, InputError, "got '1' for 'fig'"),
         (LABELS, None, "heavy", InputError, "\"balanced\", got 'heavy'"),
-        (LABELS, None, 3.0, KindError, "got a float"),
+        (LABELS, None, 3.0, InputTypeError, "got a float"),
         (targets([0.5, 1.0], 1, SQUARED), None, {0: 1.0}, InputError, "use sample_weight"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from fastnn.datasets import compare, flower, split
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, InputTypeError
 
 
 def sets(n: int, m: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -34,8 +34,8 @@ def test_each_feature_is_tested_by_itself() -> None:
     distances = [np.abs((A[:, [j]] <= at[:, j]).mean(0) - (B[:, [j]] <= at[:, j]).mean(0)).max() for j in range(3)]
     np.testing.assert_allclose(found.statistics, distances, rtol=1e-12)
     np.testing.assert_allclose(found.p_values, [stats.ks_2samp(A[:, j], B[:, j]).pvalue for j in range(3)])
-    assert found.different == ("feature 1",)
-    assert not found.alike
+    assert found.shifted == ("feature 1",)
+    assert not found.same
     assert "80 and 120 examples do not look alike: feature 1 (level 0.01)" in str(found)
 
 
@@ -49,7 +49,7 @@ def test_the_correction_is_holms() -> None:
 
 
 def test_one_source_is_seldom_called_two() -> None:
-    called = [not quiet(*sets(100, 60, seed), level=0.05).alike for seed in range(300)]
+    called = [not quiet(*sets(100, 60, seed), level=0.05).same for seed in range(300)]
     assert 0 < sum(called) <= 25, "5 % of 300 are 15, with a deviation of 3.8"
 
 
@@ -57,11 +57,11 @@ def test_labels_are_compared_by_their_shares() -> None:
     X = np.zeros((200, 1))
     first, second = np.repeat(["a", "b"], [150, 50]), np.repeat(["a", "b", "c"], [90, 90, 20])
     found = quiet((X, first), (X, second))
-    assert found.different == ("labels",)
+    assert found.shifted == ("labels",)
     assert found.statistics[1] == pytest.approx(0.3)
     table = [[150, 50, 0], [90, 90, 20]]
     assert found.p_values[1] == pytest.approx(stats.chi2_contingency(table, correction=False).pvalue)
-    assert quiet((X, np.zeros(200)), (X[:7], np.zeros(7))).alike, "one label alone"
+    assert quiet((X, np.zeros(200)), (X[:7], np.zeros(7))).same, "one label alone"
 
 
 def test_parts_of_one_set_look_alike() -> None:
@@ -69,18 +69,18 @@ def test_parts_of_one_set_look_alike() -> None:
     _, dev, test = split(X, y, sizes=(0.5, 0.25, 0.25), stratify=y)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert compare(dev, test).alike
+        assert compare(dev, test).same
     with pytest.warns(UserWarning, match="feature"):
-        assert not compare(dev, (X[np.argsort(X[:, 0])][:100], y[:100])).alike
+        assert not compare(dev, (X[np.argsort(X[:, 0])][:100], y[:100])).same
 
 
 def test_frames_and_images() -> None:
     A, B = sets(50, 50)
     B[:, 2] *= 9
     names = ["age", "height", "income"]
-    assert quiet(pd.DataFrame(A, columns=names), pd.DataFrame(B, columns=names)).different == ("income",)
+    assert quiet(pd.DataFrame(A, columns=names), pd.DataFrame(B, columns=names)).shifted == ("income",)
     found = quiet(A.reshape(50, 3, 1), B.reshape(50, 3, 1))
-    assert found.different == ("feature 2",)
+    assert found.shifted == ("feature 2",)
     many = quiet(np.tile(A, 20), np.tile(B, 20))
     assert len(str(many).splitlines()) == 13
     assert "and 15 more" in str(many).splitlines()[-1]
@@ -106,5 +106,5 @@ def test_bad_input(first: Any, second: Any, options: dict[str, Any], message: st
 
 def test_labels_of_several_types_cannot_be_counted() -> None:
     labels = np.array(["a", "b", 3], object)
-    with pytest.raises(KindError, match=r"first y: expected labels of one type.*astype\(str\)"):
+    with pytest.raises(InputTypeError, match=r"first y: expected labels of one type.*astype\(str\)"):
         compare((np.zeros((3, 2)), labels), (np.zeros((3, 2)), labels))

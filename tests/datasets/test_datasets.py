@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from fastnn.datasets import load, read_idx
-from fastnn.errors import FileError, FormatError, InputError, KindError
+from fastnn.errors import FileError, FormatError, InputError, InputTypeError
 
 TYPES = {"uint8": 0x08, "int8": 0x09, "int16": 0x0B, "int32": 0x0C, "float32": 0x0D, "float64": 0x0E}
 
@@ -291,7 +291,7 @@ def test_npz_that_is_none(tmp_path: Path) -> None:
         with pytest.raises(FormatError, match=r"mine.npz is no .npz file, or is damaged$"):
             load(path)
     for name in (3, None):
-        with pytest.raises(KindError, match=f"expected the name of a data set or a path, got {name}"):
+        with pytest.raises(InputTypeError, match=f"expected the name of a data set or a path, got {name}"):
             load(name)  # type: ignore[arg-type]
     with path.open("wb") as file:
         np.save(file, X3)

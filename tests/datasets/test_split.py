@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fastnn import random
 from fastnn.datasets import split
 from fastnn.datasets.splitting import _table
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, InputTypeError
 
 X = np.arange(40).reshape(20, 2)
 y = np.repeat([0, 1], [5, 15])
@@ -120,8 +120,8 @@ def test_memory_maps_stay_on_the_disk(tmp_path: Any) -> None:
     ("arguments", "options", "error", "message"),
     [
         ((), {}, InputError, "expected arrays, got none"),
-        ((X, y.tolist()), {}, KindError, "array 2: expected an array, got a list; convert it with numpy.asarray"),
-        ((np.float64(3),), {}, KindError, "array 1: expected an array, got a float64"),
+        ((X, y.tolist()), {}, InputTypeError, "array 2: expected an array, got a list; convert it with numpy.asarray"),
+        ((np.float64(3),), {}, InputTypeError, "array 1: expected an array, got a float64"),
         ((X, y[:-1]), {}, InputError, "equally many rows, got 20, 19"),
         ((X,), {"sizes": (0.8, 0.3)}, InputError, r"add up to 1, got \(0.8, 0.3\), which add up to 1.1"),
         ((X,), {"sizes": (0.8,)}, InputError, "which add up to 0.8"),
@@ -141,7 +141,7 @@ def test_memory_maps_stay_on_the_disk(tmp_path: Any) -> None:
         ((X,), {"stratify": y[:, None]}, InputError, r"shape \(20, 1\); use .ravel\(\)"),
         ((X,), {"stratify": np.eye(20)}, InputError, r"use .argmax\(axis=1\)"),
         ((X,), {"stratify": np.append(y[:-1], 7)}, InputError, "7 has 1 example, expected at least 2, one for each part"),
-        ((X,), {"stratify": np.array(["a", None] * 10, object)}, KindError, "labels of one type"),
+        ((X,), {"stratify": np.array(["a", None] * 10, object)}, InputTypeError, "labels of one type"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_split(arguments: tuple[Any, ...], options: dict[str, Any], error: type, message: str) -> None:

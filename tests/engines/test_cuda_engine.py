@@ -744,7 +744,7 @@ def test_values_on_the_gpu_are_checked_there(cuda_host: HostRuntime) -> None:
     model = trained("cuda")
     with pytest.raises(errors.InputError, match="1 values are NaN or infinite"):
         model(there)
-    with pytest.raises(errors.KindError, match="astype"):
+    with pytest.raises(errors.InputTypeError, match="astype"):
         trained("cuda", X=foreign(cuda_host, X.astype("float64")), y=y)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn.errors import InputError, KindError, NotReadyError
+from fastnn.errors import InputError, InputTypeError, NotReadyError
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def test_the_errors_of_a_model_are_measured(rng: np.random.Generator) -> None:
     assert found.dev_error == pytest.approx(np.mean(model.predict(X[100:]) != y[100:]), abs=1e-6)
     assert found.verdict == "high variance"
     assert found.variance_threshold == 0.2
-    with pytest.raises(KindError, match="model: expected a Sequential, got NoneType"):
+    with pytest.raises(InputTypeError, match="model: expected a Sequential, got NoneType"):
         fastnn.diagnose_model(None, (X, y), (X, y))  # type: ignore[arg-type]
-    with pytest.raises(KindError, match=r"dev: expected a pair \(X, y\), got ndarray"):
+    with pytest.raises(InputTypeError, match=r"dev: expected a pair \(X, y\), got ndarray"):
         fastnn.diagnose_model(model, (X, y), X)  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ from trainings import Residual
 
 import fastnn
 from fastnn import ops
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, InputTypeError
 from fastnn.inspection.gradient_check import GradientCheck
 from fastnn.program import differentiate
 from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT
@@ -262,8 +262,8 @@ def test_frozen_dropout_is_checked_exactly_with_some_units_off(fused: bool) -> N
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"model": None}, KindError, "model: expected a Sequential, got NoneType"),
-        ({"X": [["high", "low"]] * 8}, KindError, "X: expected numbers, got list"),
+        ({"model": None}, InputTypeError, "model: expected a Sequential, got NoneType"),
+        ({"X": [["high", "low"]] * 8}, InputTypeError, "X: expected numbers, got list"),
         ({"l2": -1.0}, InputError, r"l2: expected a number of at least 0, got -1\.0"),
         ({"l1": "much"}, InputError, "l1: expected a number of at least 0, got 'much'"),
         ({"directions": 1.5}, InputError, "directions: expected a whole number of at least 0"),

@@ -13,7 +13,7 @@ import pytest
 import fastnn
 from fastnn.callbacks import Checkpoint
 from fastnn.data import inputs
-from fastnn.errors import InputError, KindError, NotReadyError
+from fastnn.errors import InputError, InputTypeError, NotReadyError
 from fastnn.inspection.gradient_flow import QUANTITIES, spread
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def test_the_gpu_finds_what_the_cpu_finds(cuda_host: HostRuntime) -> None:
     model = small().build(FEATURES)
     on_cpu = fastnn.activation_statistics(model, X)
     on_gpu = fastnn.activation_statistics(model.to("cuda"), X)
-    np.testing.assert_allclose(on_gpu.deviation, on_cpu.deviation, rtol=1e-5)
+    np.testing.assert_allclose(on_gpu.std, on_cpu.std, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("n", "count"), [(1, 1), (7, 7), (100, 1), (100, 99), (60000, 256), (10**15, 256)])
@@ -253,14 +253,14 @@ def test_he_keeps_the_activations_of_20_relu_layers_alike(name: str, kept: bool)
     model = fastnn.Sequential(hidden, seed=1)
     found = fastnn.activation_statistics(model, X)
     assert not model.built
-    variances = found.deviation**2
+    variances = found.std**2
     ratio = variances[-1] / variances[0]
     assert (0.5 < ratio < 2.0) == kept
     if name == "normal":
         assert ratio > 1e20, "each layer multiplies the variance by half of its inputs"
     if kept:
-        assert (found.size**2 > 0.5).all()
-        assert (found.size**2 < 2.0).all()
+        assert (found.rms**2 > 0.5).all()
+        assert (found.rms**2 < 2.0).all()
 
 
 def test_statistics_are_those_of_numpy() -> None:
@@ -271,15 +271,15 @@ def test_statistics_are_those_of_numpy() -> None:
     hidden = np.maximum(X @ w["0.weight"] + w["0.bias"], 0)
     for index, a in enumerate((hidden, hidden @ w["1.weight"] + w["1.bias"])):
         np.testing.assert_allclose(found.mean[index], a.mean())
-        np.testing.assert_allclose(found.deviation[index], a.std())
-        np.testing.assert_allclose(found.size[index], rms(a))
-        np.testing.assert_allclose(found.zeros[index], (a == 0).mean())
+        np.testing.assert_allclose(found.std[index], a.std())
+        np.testing.assert_allclose(found.rms[index], rms(a))
+        np.testing.assert_allclose(found.zero_fraction[index], (a == 0).mean())
     assert all(len(line) <= 80 for line in str(found).splitlines())
     with pytest.raises(InputError, match="at least one example"):
         fastnn.activation_statistics(model, X[:0])
     with pytest.raises(InputError, match="X"):
         fastnn.activation_statistics(model, X[:, :2])
-    with pytest.raises(KindError, match="expected a Sequential, got NoneType"):
+    with pytest.raises(InputTypeError, match="expected a Sequential, got NoneType"):
         fastnn.activation_statistics(None, X)
 
 
@@ -288,9 +288,9 @@ def test_statistics_in_training_change_nothing() -> None:
     model = network().build(FEATURES)
     before = model.weights
     training, inference = (fastnn.activation_statistics(model, X, training=mode) for mode in (True, False))
-    assert training.deviation[1] == pytest.approx(1, abs=0.01)
-    assert abs(inference.deviation[1] - 1) > 0.1, "the running ones are those before any step"
-    assert training.zeros[3] > inference.zeros[3] + 0.1, "dropout takes its share"
+    assert training.std[1] == pytest.approx(1, abs=0.01)
+    assert abs(inference.std[1] - 1) > 0.1, "the running ones are those before any step"
+    assert training.zero_fraction[3] > inference.zero_fraction[3] + 0.1, "dropout takes its share"
     assert all(np.array_equal(value, before[name]) for name, value in model.weights.items())
 
 

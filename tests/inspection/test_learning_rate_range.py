@@ -9,7 +9,7 @@ import pytest
 
 import fastnn
 from fastnn.averages import exponentially_weighted_average
-from fastnn.errors import DivergenceError, InputError, KindError
+from fastnn.errors import DivergenceError, InputError, InputTypeError
 from fastnn.inspection.learning_rate_range import RangeTest
 
 
@@ -43,7 +43,7 @@ def test_the_suggested_rate_trains_well_and_the_model_is_left_alone(rng: np.rand
     found = fastnn.find_learning_rate(model, X, y, batch_size=32, device="cpu")
     assert not model.built
     assert found.suggestion is not None
-    assert found.suggestion < found.lowest_loss
+    assert found.suggestion < found.rate_at_lowest_loss
     ends = {
         rate: network().fit(X, y, optimizer=fastnn.Adam(rate), batch_size=32, epochs=5, verbose=0, device="cpu")["loss"][-1]
         for rate in (found.suggestion, found.suggestion / 100, found.suggestion * 1000)
@@ -69,7 +69,7 @@ def test_a_trained_model_goes_on_from_its_weights_and_is_not_changed(rng: np.ran
     assert (state.optimizer, state.updates) == ("Adam", counted)
 
 
-def test_it_ends_where_the_loss_bursts_or_is_not_finite(rng: np.random.Generator) -> None:
+def test_it_ends_where_the_loss_diverges_or_is_not_finite(rng: np.random.Generator) -> None:
     X, _ = data(rng)
     wild = fastnn.Sequential([fastnn.Dense(16), fastnn.Dense(1)], seed=0)
     options: dict[str, Any] = {"loss": "quadratic", "optimizer": "sgd", "batch_size": 32, "device": "cpu", "highest": 1e6}
@@ -78,7 +78,7 @@ def test_it_ends_where_the_loss_bursts_or_is_not_finite(rng: np.random.Generator
     assert len(found.rates) == len(found.losses) == len(found.smoothed) < 100
     assert found.smoothed[-1] > 4 * found.smoothed.min()
     assert (found.smoothed[:-1] <= 4 * np.minimum.accumulate(found.smoothed[:-1])).all()
-    patient = fastnn.find_learning_rate(wild, X, X[:, :1], burst=1e300, **options)
+    patient = fastnn.find_learning_rate(wild, X, X[:, :1], divergence_factor=1e300, **options)
     assert patient.diverged
     assert len(patient.rates) > len(found.rates)
     assert np.isfinite(patient.losses).all()
@@ -92,7 +92,7 @@ def test_the_rule_of_the_suggestion() -> None:
     smoothed = 2.0 - np.tanh(2 * (t + 3)) + np.where(t > -0.5, 10 * (t + 0.5), 0)
     found = RangeTest(rates, smoothed, smoothed, 0.9, False)
     assert found.suggestion == pytest.approx(1e-3)
-    assert found.lowest_loss == pytest.approx(10**-0.5, rel=0.05)
+    assert found.rate_at_lowest_loss == pytest.approx(10**-0.5, rel=0.05)
     rough = smoothed.copy()
     rough[:5] += 100.0 * 0.5 ** np.arange(5)
     rough[20] += 0.2
@@ -121,7 +121,7 @@ def test_the_noise_of_a_plateau_is_no_descent() -> None:
         suggested = [each.suggestion for each in found if each.suggestion is not None]
         assert len(suggested) == 40
         assert slowest < min(suggested) <= max(suggested) < 0.1
-        assert min(each.lowest_loss for each in found) > 0.05
+        assert min(each.rate_at_lowest_loss for each in found) > 0.05
     flat = [noisy(rates, np.full(100, 2.4), 0.08, seed).suggestion for seed in range(40)]
     assert flat.count(None) > 20
 
@@ -133,7 +133,7 @@ def test_deep_sigmoid_layers_learn_nothing_at_the_rates_of_their_plateau() -> No
         model = fastnn.Sequential(layers, seed=seed)
         found = fastnn.find_learning_rate(model, digits.X_train, digits.y_train, optimizer="sgd", batch_size=32, device="cpu")
         assert found.suggestion is not None
-        assert 0.01 < found.suggestion < found.lowest_loss < 1.0
+        assert 0.01 < found.suggestion < found.rate_at_lowest_loss < 1.0
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_deep_sigmoid_layers_learn_nothing_at_the_rates_of_their_plateau() -> No
         ({"steps": 1}, "steps: expected a whole number of at least 2, got 1"),
         ({"steps": 2.5}, "steps"),
         ({"smoothing": 1.0}, "smoothing"),
-        ({"burst": 1.0}, "burst"),
+        ({"divergence_factor": 1.0}, "divergence_factor"),
         ({"optimizer": "adm"}, "adam"),
         ({"loss": "hinge"}, "no loss is called"),
     ],
@@ -159,5 +159,5 @@ def test_bad_numbers_are_refused(wrong: dict[str, Any], message: str, rng: np.ra
 
 
 def test_what_is_no_model_is_refused() -> None:
-    with pytest.raises(KindError, match="model: expected a Sequential, got NoneType"):
+    with pytest.raises(InputTypeError, match="model: expected a Sequential, got NoneType"):
         fastnn.find_learning_rate(None, np.zeros((2, 2)), [0, 1])  # type: ignore[arg-type]

@@ -198,9 +198,9 @@ def test_the_fastest_is_chosen_and_computes_the_same(
     gpu: Timed, clock: Callable[[Node], float], kernel: str, note: str
 ) -> None:
     gpu.cost = without_masks(clock)
-    model, history = trained(tune=True)
-    assert history.tuned
-    assert note in notes(model, tune=True)[kernel]
+    model, history = trained(autotune=True)
+    assert history.autotuned
+    assert note in notes(model, autotune=True)[kernel]
     assert distance(model, trained(device="cpu")[0]) < 1e-6
 
 
@@ -219,7 +219,7 @@ def test_the_median_of_several_rounds_counts(gpu: Timed, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(dense, "TIMED_UP_TO", 0)
     monkeypatch.setattr(gpu, "launch", launch)
-    engine = engines.gpu(0, tune=True)
+    engine = engines.gpu(0, autotune=True)
     engine.tune(product_program(), 5)
     (choice,) = engine.choices.values()
     assert isinstance(choice.way, variants.Library)
@@ -236,7 +236,7 @@ def product_program(columns: int = 7) -> Program:
 
 
 def test_each_product_is_timed_once(gpu: Timed) -> None:
-    engine = engines.gpu(0, tune=True)
+    engine = engines.gpu(0, autotune=True)
     engine.tune(product_program(), 5)
     gpu.asked.clear()
     engine.tune(product_program(), 5)
@@ -254,7 +254,7 @@ def test_alignment_is_part_of_what_is_timed(gpu: Timed) -> None:
     for start in (0, 4, 8, 3, 7, 6):
         a = trace.input(f"a{start}", (B, 6))
         trace.record("matmul", (a, whole.view((6, 7), start)), [((B, 7), "float32")], {})
-    engine = engines.gpu(0, tune=True)
+    engine = engines.gpu(0, autotune=True)
     engine.tune(trace.program({}), 5)
     found = sorted(re.findall(r"b@\d+|$", name)[0] for name in engine.choices)
     assert found == ["", "b@4", "b@8"]
@@ -274,7 +274,7 @@ def test_an_algorithm_that_does_not_run_is_not_chosen(gpu: Timed, monkeypatch: p
         multiply(node)
 
     monkeypatch.setattr(gpu, "multiply", refuse)
-    engine = engines.gpu(0, tune=True)
+    engine = engines.gpu(0, autotune=True)
     engine.tune(product_program(), 5)
     (choice,) = engine.choices.values()
     assert isinstance(choice.way, variants.Library)
@@ -283,7 +283,7 @@ def test_an_algorithm_that_does_not_run_is_not_chosen(gpu: Timed, monkeypatch: p
 
 def test_what_does_not_fit_or_does_not_run_is_left_to_the_rule(gpu: Timed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dense, "TIMED_UP_TO", 0)
-    engine = engines.gpu(0, tune=True)
+    engine = engines.gpu(0, autotune=True)
     gpu.fail_at(0, CudaOutOfMemory(1, 0, 1))
     engine.tune(product_program(), 5)
     gpu.fail_at(None)
@@ -301,16 +301,16 @@ def test_what_does_not_fit_or_does_not_run_is_left_to_the_rule(gpu: Timed, monke
 
 def test_without_tune_the_rule_decides(gpu: Timed) -> None:
     before, history = trained()
-    assert not history.tuned
+    assert not history.autotuned
     gpu.cost = favourite("none", 3)
-    _, history = trained(tune=True)
-    assert history.tuned
+    _, history = trained(autotune=True)
+    assert history.autotuned
     after, history = trained()
-    assert not history.tuned
+    assert not history.autotuned
     assert same_bits(before, after)
     assert not any("tuned" in note for found in notes(after).values() for note in found)
     assert not any(number(node) for node in multiplications(after))
-    assert any(number(node) for node in multiplications(after, tune=True))
+    assert any(number(node) for node in multiplications(after, autotune=True))
 
 
 def multiplications(model: fastnn.Sequential, **options: Any) -> list[Node]:
@@ -321,18 +321,18 @@ def multiplications(model: fastnn.Sequential, **options: Any) -> list[Node]:
 def test_programs_that_were_made_before_are_not_gone_on_with(gpu: Timed) -> None:
     """One model, tuned after it has been trained by the rule and once more when more has been timed."""
     model = network()
-    for options in ({}, {"tune": True}, {}, {"tune": True, "batch_size": 20}, {"tune": True}):
+    for options in ({}, {"autotune": True}, {}, {"autotune": True, "batch_size": 20}, {"autotune": True}):
         gpu.library.ran.clear()
         gpu.cost = favourite("none", 3)
         model.fit(*examples(), **({"device": "cuda", "batch_size": BATCH, "epochs": 1, "verbose": 0} | options))
-        assert (3 in {ran for ran, _ in gpu.library.ran}) == ("tune" in options)
+        assert (3 in {ran for ran, _ in gpu.library.ran}) == ("autotune" in options)
 
 
 def test_on_the_cpu_there_is_nothing_to_tune() -> None:
-    model, history = trained(device="cpu", tune=True)
-    assert not history.tuned
+    model, history = trained(device="cpu", autotune=True)
+    assert not history.autotuned
     assert same_bits(model, trained(device="cpu")[0])
-    assert "tuned" not in model.program(BATCH, device="cpu", tune=True).explain()
+    assert "tuned" not in model.program(BATCH, device="cpu", autotune=True).explain()
 
 
 def test_explain_says_who_computes_a_product(gpu: Timed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,11 +341,11 @@ def test_explain_says_who_computes_a_product(gpu: Timed, monkeypatch: pytest.Mon
     monkeypatch.setattr(explain, "measure_limits", lambda *given: explain.Limits(1, 1e9, ((2**30, 1e9),)))
     monkeypatch.setattr(explain, "SECONDS", 0.0)
     gpu.cost = without_masks(even)
-    model, _ = trained(tune=True)
-    lines = model.program(BATCH, device="cuda", tune=True).explain().splitlines()
+    model, _ = trained(autotune=True)
+    lines = model.program(BATCH, device="cuda", autotune=True).explain().splitlines()
     below = {line.split()[0]: after for line, after in itertools.pairwise(lines) if line}
     assert re.fullmatch(r"  cuBLASLt, relu_bias, algorithm 1 of 3 \(tuned\)", below["dense+relu"])
-    assert sum("(tuned)" in line for line in lines) == len(kernels(model, tune=True)) == 5
+    assert sum("(tuned)" in line for line in lines) == len(kernels(model, autotune=True)) == 5
     assert all(len(line) <= 80 for line in lines)
     lines = model.program(BATCH, device="cuda").explain().splitlines()
     assert "  cuBLASLt, relu_bias" in lines
@@ -359,7 +359,7 @@ def test_explain_says_who_computes_a_product(gpu: Timed, monkeypatch: pytest.Mon
 def tuned(gpu: Timed, cuda_hosts: Hosts) -> CudaEngine:
     """The engine of a new process, after tuning one product."""
     engines._cuda.clear()
-    engine = engines.gpu(0, tune=True)
+    engine = engines.gpu(0, autotune=True)
     gpu.asked.clear()
     engine.tune(product_program(), 5)
     return engine
@@ -390,8 +390,8 @@ def test_choices_are_kept(gpu: Timed, cuda_hosts: Hosts, tmp_path: Path) -> None
 
 def test_processes_add_to_what_is_kept(gpu: Timed, cuda_hosts: Hosts) -> None:
     engines._cuda.clear()
-    here = engines.gpu(0, tune=True)
-    there = CudaEngine(gpu, "tf32", tune=True)
+    here = engines.gpu(0, autotune=True)
+    there = CudaEngine(gpu, "tf32", autotune=True)
     here.tune(product_program(), 5)
     there.tune(product_program(), 5)
     assert there.tuned == 2
@@ -434,7 +434,7 @@ def test_a_file_that_is_damaged_or_of_another_costs_one_warning(
     good = f'{{"device": "{gpu.name}", "cublaslt": 1, "choice_version": {dense.CHOICE_VERSION}, "choices": {{{GOOD}}}}}'
     path.write_text(good)
     engines._cuda.clear()
-    assert list(engines.gpu(0, tune=True).choices) == ["matmul"], "this one is whole"
+    assert list(engines.gpu(0, autotune=True).choices) == ["matmul"], "this one is whole"
     path.write_bytes(content.replace(b"VERSION", b"%d" % dense.CHOICE_VERSION))
     with pytest.warns(RuntimeWarning, match="cannot be used") as raised:
         assert tuned(gpu, cuda_hosts).choices == expected
@@ -461,7 +461,7 @@ def test_a_choice_that_means_nothing_here_is_left(gpu: Timed, tmp_path: Path, cu
     def noted(way: dict[str, Any]) -> str:
         path.write_text(json.dumps(kept | {"choices": {name: {"seconds": 1.0} | way}}))
         engines._cuda.clear()
-        engine = engines.gpu(0, tune=True)
+        engine = engines.gpu(0, autotune=True)
         instance = engine.instantiate(product_program(), 5)
         a, b = engine.place(np.ones((5, 6), "float32")), engine.place(np.ones((6, 7), "float32"))
         instance.bind(a=a, b=b)
@@ -555,13 +555,13 @@ def test_timing_decides_on_masks(gpu: Timed, precision: str) -> None:
         return 1.0 if isinstance(node, Multiplication) and node.product.mask else 10.0
 
     gpu.cost = cheap
-    model, _ = trained(precision=precision, tune=True)
-    assert sum("with_mask" in name for name in kernels(model, precision=precision, tune=True)) == 2
+    model, _ = trained(precision=precision, autotune=True)
+    assert sum("with_mask" in name for name in kernels(model, precision=precision, autotune=True)) == 2
     gpu.cost = without_masks(even)
     gpu.version = 2
     engines._cuda.clear()
-    other, _ = trained(precision=precision, tune=True)
-    assert sum("with_mask" in name for name in kernels(other, precision=precision, tune=True)) == 0
+    other, _ = trained(precision=precision, autotune=True)
+    assert sum("with_mask" in name for name in kernels(other, precision=precision, autotune=True)) == 0
     assert distance(model, other) < (1e-6 if precision != "bf16" else 2e-2)
 
 

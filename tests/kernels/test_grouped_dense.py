@@ -8,7 +8,7 @@ from laws import FLOATS, check_definition, check_kernel
 
 import fastnn_kernels.cpu as cpu_set
 from fastnn import ops
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, InputTypeError
 
 SHAPES = [
     (0, 3, 2, 5), (3, 0, 2, 4), (1, 1, 1, 1), (16, 2, 4, 32), (31, 4, 1, 16), (33, 7, 3, 17), (7, 3, 5, 33), (2, 31, 1, 3),
@@ -99,5 +99,5 @@ def test_what_is_refused() -> None:
             ops.grouped_dense(*given)
     with pytest.raises(InputError, match=r"expected b of shape \(4, 5\)"):
         ops.grouped_dense(x, w, b[:3])
-    with pytest.raises(KindError, match="one dtype"):
+    with pytest.raises(InputTypeError, match="one dtype"):
         ops.grouped_dense(x, w.astype("float64"), b)

@@ -16,7 +16,7 @@ import fastnn_kernels.numpy as numpy_set
 from fastnn import engines, ops
 from fastnn import random as stream
 from fastnn.callbacks import Checkpoint
-from fastnn.errors import CaptureError, InputError, KindError, MissingError
+from fastnn.errors import InputError, InputTypeError, MissingError, TracingError
 from fastnn_kernels.contract import AFFINE, TRANSFORMS, control_points
 from fastnn_kernels.cuda.lowering import Ahead, Number, Request
 
@@ -384,7 +384,7 @@ def test_keys_are_of_their_own_purpose() -> None:
 def test_a_gradient_of_images_is_refused() -> None:
     x, y = data()
     behind = [fastnn.Flatten(), fastnn.Dense(16), fastnn.Augment(shape=(4, 4)), fastnn.Dense(3)]
-    with pytest.raises(CaptureError, match="in front of every layer with parameters"):
+    with pytest.raises(TracingError, match="in front of every layer with parameters"):
         trained(fastnn.Sequential(behind, seed=0), x, y)
     scaled = model(fastnn.Standardizer().fit(x))
     scaled = fastnn.Sequential([*scaled.layers[:1], fastnn.Augment(rotation=5), *scaled.layers[1:]], seed=0)
@@ -417,7 +417,7 @@ def test_wrong_inputs() -> None:
         model(fastnn.Augment(shape=(4, 4))).build(72)
     with pytest.raises(InputError, match=r"\(B, H, W\)"):
         ops.augment(np.ones((3, 4)), KEY, 0)
-    with pytest.raises(KindError, match="uint8"):
+    with pytest.raises(InputTypeError, match="uint8"):
         ops.augment(np.ones((3, 4, 4), np.uint8), KEY, 0)
     with pytest.raises(InputError, match="zoom"):
         ops.augment(np.ones((3, 4, 4)), KEY, 0, zom=(1, 1))

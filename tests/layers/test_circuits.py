@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastnn.circuits import circuit, nand, perceptron
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, InputTypeError
 
 
 def table(inputs: int) -> np.ndarray:
@@ -78,10 +78,10 @@ def test_what_is_no_circuit_is_an_error() -> None:
         perceptron([[1.0]], 0.0)
     with pytest.raises(InputError, match="NaN or infinite"):
         perceptron([np.nan], 0.0)
-    with pytest.raises(KindError, match="expected weights"):
+    with pytest.raises(InputTypeError, match="expected weights"):
         perceptron("ab", 0.0)
     for bias in ("1", np.nan, [1.0]):
         with pytest.raises(InputError, match="bias: expected a finite number"):
             perceptron([1.0], bias)  # type: ignore[arg-type]
-    with pytest.raises(KindError, match="gates: expected a dict"):
+    with pytest.raises(InputTypeError, match="gates: expected a dict"):
         circuit([("a", "a")], ["a"], ["n"])  # type: ignore[arg-type]

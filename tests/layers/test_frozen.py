@@ -324,9 +324,9 @@ class Interfere(Callback):
     [
         (lambda model: model.freeze(5), errors.InputError, "expected numbers of layers from 0 to 4, got 5"),
         (lambda model: model.freeze(0, -6), errors.InputError, "got -6"),
-        (lambda model: model.unfreeze("0"), errors.KindError, r"unfreeze: expected numbers of layers such as .*got '0'"),
-        (lambda model: model.freeze(True), errors.KindError, "got True"),
-        (lambda model: model.freeze([0, 1]), errors.KindError, r"got \[0, 1\]"),
+        (lambda model: model.unfreeze("0"), errors.InputTypeError, r"unfreeze: expected numbers of layers such as .*got '0'"),
+        (lambda model: model.freeze(True), errors.InputTypeError, "got True"),
+        (lambda model: model.freeze([0, 1]), errors.InputTypeError, r"got \[0, 1\]"),
         (lambda model: trained(model, callbacks=[Interfere()]), errors.NotReadyError, "the model is being trained"),
         (lambda model: fastnn.Dense(3, trainable=1), errors.InputError, "trainable: expected True or False, got 1"),
         (lambda model: fastnn.BatchNorm(trainable=None), errors.InputError, "expected True or False"),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, InputTypeError
 from fastnn.initializers import NAMES, Constant, Glorot, He, Initializer, LeCun, Normal, Zeros, by_name, default_for
 
 EACH = [
@@ -104,7 +104,7 @@ def test_biases(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.int64, np.complex64, bool])
 def test_other_dtypes(dtype: Any) -> None:
-    with pytest.raises(KindError, match="expected float32 or float64, got"):
+    with pytest.raises(InputTypeError, match="expected float32 or float64, got"):
         Zeros()(KEY, (2, 2), dtype)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn.errors import InputError, KindError, NotReadyError
+from fastnn.errors import InputError, InputTypeError, NotReadyError
 from fastnn.layers import BUILT_IN, standardizer
 
 
@@ -179,9 +179,9 @@ def test_not_fitted_and_wrong_features() -> None:
 @pytest.mark.parametrize(
     ("X", "error", "message"),
     [
-        ([[1.0]], KindError, "expected an array, got list; convert it with numpy.asarray"),
-        (np.array([["a"]]), KindError, f"expected numbers, got dtype {np.dtype('U1')}"),
-        (np.array([[1j]]), KindError, "expected numbers"),
+        ([[1.0]], InputTypeError, "expected an array, got list; convert it with numpy.asarray"),
+        (np.array([["a"]]), InputTypeError, f"expected numbers, got dtype {np.dtype('U1')}"),
+        (np.array([[1j]]), InputTypeError, "expected numbers"),
         (np.ones(3), InputError, r"got \(3,\); use .reshape\(-1, 1\)"),
         (np.ones((0, 3)), InputError, "examples to learn from"),
         (np.ones((3, 0)), InputError, "examples to learn from"),
@@ -198,7 +198,7 @@ def test_what_cannot_be_learnt_from(X: Any, error: type, message: str) -> None:
 
 def test_sparse_matrices_are_refused() -> None:
     sparse = pytest.importorskip("scipy.sparse")
-    with pytest.raises(KindError, match=r"convert it with \.toarray\(\)"):
+    with pytest.raises(InputTypeError, match=r"convert it with \.toarray\(\)"):
         fastnn.Standardizer().fit(sparse.csr_array(np.eye(3)))
 
 
@@ -211,7 +211,7 @@ def test_sparse_matrices_are_refused() -> None:
         ([np.nan], [1.0], InputError, "mean: expected a finite number for each feature"),
         ([[1.0]], [[1.0]], InputError, "expected a finite number for each feature"),
         ([], [], InputError, "expected a finite number for each feature"),
-        ("abc", [1.0], KindError, "mean: expected numbers, got 'abc'"),
+        ("abc", [1.0], InputTypeError, "mean: expected numbers, got 'abc'"),
     ],
 )
 def test_what_cannot_be_numbers(mean: Any, deviation: Any, error: type, message: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 import fastnn
 from fastnn import plots
-from fastnn.errors import InputError, KindError, NotReadyError
+from fastnn.errors import InputError, InputTypeError, NotReadyError
 
 pytest.importorskip("matplotlib")
 from matplotlib.axes import Axes
@@ -148,7 +148,7 @@ def test_a_plane_of_one_class_has_no_line() -> None:
 
 def test_what_has_no_boundary_is_an_error() -> None:
     model = classifier(1)
-    with pytest.raises(KindError, match="expected a Sequential, got int"):
+    with pytest.raises(InputTypeError, match="expected a Sequential, got int"):
         plots.decision_boundary(3, X, [0, 0, 1, 1])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="two features"):
         plots.decision_boundary(model, np.ones((4, 3)), [0, 0, 1, 1])
@@ -499,7 +499,7 @@ def test_tables_of_many_classes_can_be_read() -> None:
     first, second = (label.get_window_extent() for label in named.get_xticklabels())
     assert first.x1 < second.x0
     assert min(first.y0, second.y0) >= 0
-    with pytest.raises(KindError, match="y: expected labels of one type"):
+    with pytest.raises(InputTypeError, match="y: expected labels of one type"):
         plots.confusion_matrix(np.array(["a", 1], object), np.array(["a", 1], object))
     for classes in ([], [1, 1, 2], [[1, 2]]):
         with pytest.raises(InputError, match="classes: expected"):
@@ -609,7 +609,7 @@ def test_a_range_test_shows_its_lowest_losses_and_bears_nan() -> None:
     ],
 )
 def test_what_is_of_another_kind_is_said(draw: Callable[[], Any], expected: str) -> None:
-    with pytest.raises(KindError, match=expected):
+    with pytest.raises(InputTypeError, match=expected):
         draw()
     with pytest.raises(InputError, match="reach: expected a number above 0, got 'wide'"):
         plots.activation("relu", reach="wide")  # type: ignore[arg-type]
@@ -626,7 +626,7 @@ def test_a_figure_can_be_saved_and_other_things_not(tmp_path: Path) -> None:
     plots.save(figure, tmp_path / "figure.png")
     plots.save(figure.axes[1], tmp_path / "axes.png")
     assert (tmp_path / "figure.png").read_bytes() == (tmp_path / "axes.png").read_bytes()
-    with pytest.raises(KindError, match="expected axes, a figure or a history, got int"):
+    with pytest.raises(InputTypeError, match="expected axes, a figure or a history, got int"):
         plots.save(3, tmp_path / "number.png")  # type: ignore[arg-type]
     assert not (tmp_path / "number.png").exists()
 

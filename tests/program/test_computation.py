@@ -16,7 +16,7 @@ import fastnn
 from fastnn import ops
 from fastnn.computation import Computation
 from fastnn.engines.cache import KEPT_INSTANCES
-from fastnn.errors import CaptureError, InputError, KindError
+from fastnn.errors import InputError, InputTypeError, TracingError
 
 
 def linear(**options: Any) -> Computation:
@@ -86,7 +86,7 @@ def test_a_value_on_a_gpu_keeps_everything_there(cuda_host: HostRuntime, rng: np
         found[name] = np.empty(array.shape, array.dtype)
         cuda_host.download(found[name], array.memory.address, cuda_host.stream)
     check(found, expected(**given))
-    with pytest.raises(KindError, match="x: expected float32 on a GPU, got float64"):
+    with pytest.raises(InputTypeError, match="x: expected float32 on a GPU, got float64"):
         linear(dtype="float32").run({**given, "x": there})
 
 
@@ -269,12 +269,16 @@ def test_it_times_its_calls(rng: np.random.Generator, monkeypatch: pytest.Monkey
     [
         ({"u": 1}, InputError, r"no input is called 'u'"),
         ({"ww": 1}, InputError, r"no input is called 'ww'; did you mean 'w'\?"),
-        ({"w": None}, KindError, "w: expected float64, got object"),
-        ({"w": "text"}, KindError, f"w: expected float64, got {np.dtype('U4')}"),
+        ({"w": None}, InputTypeError, "w: expected float64, got object"),
+        ({"w": "text"}, InputTypeError, f"w: expected float64, got {np.dtype('U4')}"),
         ({"w": np.zeros((2, 3))}, InputError, r"w: expected shape \(3, 2\), got \(2, 3\)"),
         ({"x": np.zeros(3)}, InputError, r"x: expected shape \(B, 3\), got \(3,\)"),
         ({"x": np.zeros((4, 3))}, InputError, "same number of rows B in all values, got 4 in x, 5 in t"),
-        ({"x": np.zeros((5, 3), complex)}, KindError, r"x: expected float64, got complex128; convert it with numpy.asarray"),
+        (
+            {"x": np.zeros((5, 3), complex)},
+            InputTypeError,
+            r"x: expected float64, got complex128; convert it with numpy.asarray",
+        ),
         ({"x": [[1.0, 2.0], [3.0]]}, InputError, r"x: expected numbers of shape \(B, 3\)"),
     ],
 )
@@ -291,13 +295,15 @@ def test_missing_values_devices_and_threads_are_refused(rng: np.random.Generator
     computation, given = linear(), values(rng)
     with pytest.raises(InputError, match="expected values for x, t, w, got none for t, w; feed them by name"):
         computation(x=given["x"])
-    with pytest.raises(KindError, match="expected a dict of values by the names of inputs, got ndarray"):
+    with pytest.raises(InputTypeError, match="expected a dict of values by the names of inputs, got ndarray"):
         computation.run(given["x"])  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"no device is called 'cpuu'; did you mean 'cpu'\?"):
         computation.run(given, device="cpuu")
     with pytest.raises(InputError, match="threads: expected None or a whole number"):
         computation.run(given, threads=0)
-    with pytest.raises(KindError, match=r"x: expected float32, got float64; convert it with numpy\.asarray\(x, 'float32'\)"):
+    with pytest.raises(
+        InputTypeError, match=r"x: expected float32, got float64; convert it with numpy\.asarray\(x, 'float32'\)"
+    ):
         linear(dtype="float32")(**given)
 
 
@@ -336,9 +342,9 @@ def test_indices_that_are_computed_are_checked_when_they_are_recorded(rng: np.ra
     x, table = rng.standard_normal((4, 3)).astype("f4"), np.arange(3, dtype="f4")
     found = fastnn.record(largest, x=("B", 3), table=(3,))(x=x, table=table)
     np.testing.assert_array_equal(found, x.argmax(axis=1))
-    with pytest.raises(CaptureError, match="gather expects numbers below 2, and those of argmax lie below 3"):
+    with pytest.raises(TracingError, match="gather expects numbers below 2, and those of argmax lie below 3"):
         fastnn.record(largest, x=("B", 3), table=(2,))
-    with pytest.raises(CaptureError, match="gather_rows does not look at the integers"):
+    with pytest.raises(TracingError, match="gather_rows does not look at the integers"):
         fastnn.record(
             lambda x, i, p: ops.gather_rows(x, i, p, 1, "float32"), x=(3, 2), i=(3,), p=(), dtypes={"i": "int64", "p": "int64"}
         )
@@ -348,7 +354,7 @@ def test_indices_that_are_computed_are_checked_when_they_are_recorded(rng: np.ra
     ("function", "options", "error", "says"),
     [
         (lambda: 0, {}, InputError, "expected the shape of each argument"),
-        (3, {"x": (2,)}, KindError, "expected a function of the inputs, got int"),
+        (3, {"x": (2,)}, InputTypeError, "expected a function of the inputs, got int"),
         (lambda x: x, {"x": 3}, InputError, r'x: expected a shape of whole numbers and at most one "B"'),
         (lambda x: x, {"x": "B"}, InputError, "x: expected a shape"),
         (lambda x: x, {"x": ("B", "B")}, InputError, "x: expected a shape"),
@@ -358,26 +364,26 @@ def test_indices_that_are_computed_are_checked_when_they_are_recorded(rng: np.ra
         (lambda x: x, {"x": (True,)}, InputError, "x: expected a shape"),
         (lambda x, y: x, {"x": (2,)}, InputError, r"expected the inputs \(x, y\) of the function, got x: .*\by\b"),
         (lambda x: x, {"x": (2,), "z": (2,)}, InputError, r"expected the inputs \(x\) of the function, got x, z"),
-        (lambda x: x, {"x": (2,), "dtype": "int64"}, KindError, "dtype: expected float32 or float64, got 'int64'"),
-        (lambda x: x, {"x": (2,), "dtype": None}, KindError, "dtype: expected float32 or float64, got None"),
-        (lambda x: x, {"x": (2,), "dtype": "flaot32"}, KindError, "dtype: expected float32 or float64, got 'flaot32'"),
-        (lambda x: x, {"x": (2,), "dtypes": {"x": "int32"}}, KindError, "x: expected float32, float64, int64 or bool"),
+        (lambda x: x, {"x": (2,), "dtype": "int64"}, InputTypeError, "dtype: expected float32 or float64, got 'int64'"),
+        (lambda x: x, {"x": (2,), "dtype": None}, InputTypeError, "dtype: expected float32 or float64, got None"),
+        (lambda x: x, {"x": (2,), "dtype": "flaot32"}, InputTypeError, "dtype: expected float32 or float64, got 'flaot32'"),
+        (lambda x: x, {"x": (2,), "dtypes": {"x": "int32"}}, InputTypeError, "x: expected float32, float64, int64 or bool"),
         (lambda x: x, {"x": (2,), "dtypes": {"y": "int64"}}, InputError, "dtypes: no input is called 'y'"),
-        (lambda x: None, {"x": (2,)}, KindError, "expected a Symbol, or a dict of names and Symbols, .*got None"),
-        (lambda x: 1.0, {"x": (2,)}, KindError, "from the function, got 1.0"),
-        (lambda x: {}, {"x": (2,)}, KindError, "from the function, got {}"),
-        (lambda x: (x, x), {"x": (2,)}, KindError, "from the function, got tuple"),
-        (lambda x: {"y": np.ones(2)}, {"x": (2,)}, KindError, "expected names and Symbols from the function, got 'y': ndarray"),
-        (lambda x: {1: x}, {"x": (2,)}, KindError, "expected names and Symbols from the function, got 1: Symbol"),
-        (lambda x: x * np.ones(2), {"x": (2,)}, CaptureError, "arrays come in as its inputs"),
-        (lambda x: x * x, {"x": ("B",), "gradients": "x"}, CaptureError, r"of a single number, and this has shape \(B,\)"),
+        (lambda x: None, {"x": (2,)}, InputTypeError, "expected a Symbol, or a dict of names and Symbols, .*got None"),
+        (lambda x: 1.0, {"x": (2,)}, InputTypeError, "from the function, got 1.0"),
+        (lambda x: {}, {"x": (2,)}, InputTypeError, "from the function, got {}"),
+        (lambda x: (x, x), {"x": (2,)}, InputTypeError, "from the function, got tuple"),
+        (lambda x: {"y": np.ones(2)}, {"x": (2,)}, InputTypeError, "expected names and Symbols .* got 'y': ndarray"),
+        (lambda x: {1: x}, {"x": (2,)}, InputTypeError, "expected names and Symbols from the function, got 1: Symbol"),
+        (lambda x: x * np.ones(2), {"x": (2,)}, TracingError, "arrays come in as its inputs"),
+        (lambda x: x * x, {"x": ("B",), "gradients": "x"}, TracingError, r"of a single number, and this has shape \(B,\)"),
         (lambda x: ops.sum(x), {"x": (2,), "gradients": ["weight"]}, InputError, "gradients: no input is called 'weight'"),
         (lambda x: {"d x": ops.sum(x)}, {"x": (2,), "gradients": "x"}, InputError, "'d x' of the function has the name"),
         (
             lambda x, i: ops.sum(ops.gather(x, i)), {"x": (2,), "i": (2,), "dtypes": {"i": "int64"}, "gradients": "i"},
-            KindError, "gradients: expected inputs of float32 or float64, and 'i' is int64",
+            InputTypeError, "gradients: expected inputs of float32 or float64, and 'i' is int64",
         ),
-        (lambda x, y: ops.sum(x), {"x": (2,), "y": (2,), "gradients": "y"}, CaptureError, "does not depend on"),
+        (lambda x, y: ops.sum(x), {"x": (2,), "y": (2,), "gradients": "y"}, TracingError, "does not depend on"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_recorded_is_refused(
@@ -390,7 +396,7 @@ def test_what_cannot_be_recorded_is_refused(
 def test_a_symbol_of_another_recording_is_refused() -> None:
     kept: list[Any] = []
     fastnn.record(lambda x: kept.append(x) or x, x=(2,))
-    with pytest.raises(CaptureError, match="the result 'value' belongs to another recording"):
+    with pytest.raises(TracingError, match="the result 'value' belongs to another recording"):
         fastnn.record(lambda x: kept[0], x=(2,))
 
 

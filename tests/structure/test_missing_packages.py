@@ -54,7 +54,7 @@ history = model.fit(X, y, epochs=2, validation_data=(X, y), **options)
 assert history.device == "cuda:0"
 assert model.predict(X).shape == (64,)
 assert model.evaluate(X, y)["loss"] == history["val_loss"][-1]
-says(lambda: model.fit(X, y, tune=True, **options))
+says(lambda: model.fit(X, y, autotune=True, **options))
 says(lambda: model.fit(X, y, precision="bf16", **options))
 says(lambda: model.save("m.safetensors"))
 says(lambda: fastnn.load("m.safetensors"))

@@ -17,7 +17,7 @@ import pytest
 import fastnn
 from fastnn import engines
 from fastnn.callbacks import Callback
-from fastnn.errors import DeviceError, DivergenceError, FastnnError, FileError, InputError, KindError, NotReadyError
+from fastnn.errors import DeviceError, DivergenceError, FastnnError, FileError, InputError, InputTypeError, NotReadyError
 
 N, FEATURES, CLASSES = 60, 5, 3
 QUIET: Mapping[str, Any] = {"epochs": 2, "batch_size": 20, "device": "cpu", "verbose": 0}
@@ -94,7 +94,7 @@ class Bad:
     error: type[Exception] | tuple[type[Exception], ...] = InputError
 
 
-OfKind = partial(Bad, error=KindError)
+OfKind = partial(Bad, error=InputTypeError)
 
 
 def put(value: Any, *places: tuple[int, ...], dtype: Any = None) -> Callable[[np.ndarray], np.ndarray]:
@@ -180,7 +180,7 @@ BAD_Y = [
     OfKind("a structured y", r"y: expected numbers or labels", y=structured, by=SCORED),
     OfKind("a dict as y", r"y: expected numbers or labels.*a dict", y=lambda y: {"a": 1}, by=SCORED),
     OfKind("bytes", r"y: expected strings, got bytes; convert", y=lambda y: y.astype("S9"), by=SCORED),
-    Bad("ragged rows", r"y: expected .*(rows of one length|list in row 0)", error=(InputError, KindError), by=SCORED,
+    Bad("ragged rows", r"y: expected .*(rows of one length|list in row 0)", error=(InputError, InputTypeError), by=SCORED,
         y=lambda y: [[1.0], *([[1.0, 2.0]] * (N - 1))]),
     Bad("rows that add up to 3", r"y: expected one-hot rows.*row 0 adds up to 3", y=lambda y: np.ones((N, 3)), **LABELS),
     Bad("a share below 0", r"y: expected one-hot rows.*row 2 .*least is -1", y=lambda y: put((2, -1, 0), (2,))(np.eye(3)[y]),
@@ -236,20 +236,20 @@ BAD_OPTIONS = [
     option("batch_size", 1, r"batch norm.*use batch_size >= 2"),
     *(option("epochs", v, r"epochs: .*at least 0, got ") for v in (-1, 1.5, True, "x", None)),
     *(option(name, v) for name in ("l1", "l2") for v in (-1.0, np.nan, np.inf)),
-    option("l2", "x", "l2|number", (InputError, KindError)),
+    option("l2", "x", "l2|number", (InputError, InputTypeError)),
     *(option("threads", v, "threads") for v in (0, -1, 1.5)),
     option("shard_rows", 0),
     option("steps_per_epoch", 3, "steps_per_epoch: "),
     option("loss", "softmax_crossentropy", "no loss is called 'softmax_crossentropy'; did you mean 'softmax_cross_entropy'"),
-    option("loss", 3, "expected the name of a loss", KindError),
+    option("loss", 3, "expected the name of a loss", InputTypeError),
     option("loss", lambda z, t: z - t, "one loss an example"),
     option("optimizer", "adma", "'adma'.*'adam'"),
-    option("optimizer", 3, r"optimizer: expected one such as fastnn\.Adam\(\), got int", KindError),
+    option("optimizer", 3, r"optimizer: expected one such as fastnn\.Adam\(\), got int", InputTypeError),
     option("metrics", ["accurracy"], "'accurracy'.*'accuracy'"),
     option("device", "cdua", "no device is called 'cdua'; did you mean 'cuda'"),
     option("device", None, "no device is called None"),
     option("precision", "flaot32", "no precision is called 'flaot32'; did you mean 'float32'"),
-    option("callbacks", [object()], "callbacks: expected fastnn.callbacks.Callback objects, got object", KindError),
+    option("callbacks", [object()], "callbacks: expected fastnn.callbacks.Callback objects, got object", InputTypeError),
     option("classes", ["a", "b"], "classes: .*"),
     option("classes", [0, 1, 1], "classes: .*1 twice"),
     option("validation_data", data()[0], r"validation_data: expected a pair \(X, y\)"),
@@ -303,8 +303,8 @@ def test_what_is_refused_changes_nothing(bad: Bad, kind: str, state: str, by: st
         ("4.bias", np.array([1, np.inf, 0], "f4"), InputError, r"4\.bias: 1 values are NaN or infinite"),
         ("1.running_variance", np.full(8, np.nan, "f4"), InputError, r"1\.running_variance: 8 values"),
         ("0.weight", np.zeros((8, FEATURES), "f4"), InputError, r"0\.weight: expected shape \(5, 8\), got \(8, 5\)"),
-        ("0.weight", np.zeros((FEATURES, 8)), KindError, r"0\.weight: expected float32, got float64; convert"),
-        ("0.weight", np.zeros((FEATURES, 8), object), KindError, r"0\.weight: expected float32, got object"),
+        ("0.weight", np.zeros((FEATURES, 8)), InputTypeError, r"0\.weight: expected float32, got float64; convert"),
+        ("0.weight", np.zeros((FEATURES, 8), object), InputTypeError, r"0\.weight: expected float32, got object"),
         ("0.weight", "x", InputError, r"0\.weight: expected shape"),
         ("0.weigth", np.zeros((FEATURES, 8), "f4"), InputError, r"no '0\.weigth'; did you mean '0\.weight'"),
         (0, np.zeros((FEATURES, 8), "f4"), InputError, r"no 0"),
@@ -317,7 +317,7 @@ def test_weights_that_cannot_be_set_change_nothing(name: Any, value: Any, error:
     with pytest.raises(error, match=says):
         model.set_weights({**good, name: value})
     assert everything(model) == before
-    with pytest.raises(KindError, match="expected a dict of arrays by name, got list"):
+    with pytest.raises(InputTypeError, match="expected a dict of arrays by name, got list"):
         model.set_weights([value])  # type: ignore[arg-type]
     model.set_weights(good)
     assert not model.weights["4.weight"].any()

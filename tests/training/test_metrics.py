@@ -14,7 +14,7 @@ from sklearn import metrics as theirs
 
 import fastnn
 from fastnn import ops
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, InputTypeError
 from fastnn.metrics import METRICS, Metric, as_metric, as_metrics, compute
 
 KINDS = {
@@ -154,7 +154,7 @@ def test_several_metrics() -> None:
     assert as_metrics([]) == ()
     with pytest.raises(InputError, match="'r2' twice"):
         as_metrics(["r2", "mae", "r2"])
-    with pytest.raises(KindError, match=r"expected a list, got 'r2'; use \['r2'\]"):
+    with pytest.raises(InputTypeError, match=r"expected a list, got 'r2'; use \['r2'\]"):
         as_metrics("r2")
 
 
@@ -187,7 +187,7 @@ def test_numbers_are_taken(found: Any) -> None:
 
 @pytest.mark.parametrize("found", [None, "0.5", True, np.True_, 1j, [0.5], np.ones(1), np.ones(2), {"mine": 1.0}])
 def test_anything_else_is_refused(found: Any) -> None:
-    with pytest.raises(KindError, match=f"the metric mine: expected one real number, got {type(found).__name__}"):
+    with pytest.raises(InputTypeError, match=f"the metric mine: expected one real number, got {type(found).__name__}"):
         compute(Metric("mine", lambda y, p: found), np.ones(2), np.ones(2))
 
 
@@ -215,7 +215,7 @@ def f1(y: Any, predictions: Any) -> float:
     ("make", "error", "says"),
     [
         (lambda: as_metric("acuracy"), InputError, "no metric is called 'acuracy'; did you mean 'accuracy'?"),
-        (lambda: as_metric(3), KindError, "got int"),
+        (lambda: as_metric(3), InputTypeError, "got int"),
         (lambda: as_metric(lambda y, p: 0.0), InputError, 'use Metric("name", function)'),
         (lambda: as_metric(partial(spread)), InputError, 'use Metric("name", function)'),
         (lambda: as_metric(f1), InputError, "the name of the library's f1"),
@@ -224,7 +224,7 @@ def f1(y: Any, predictions: Any) -> float:
         (lambda: Metric("a\nb", spread), InputError, "expected a name"),
         (lambda: Metric("loss", spread), InputError, "'loss' is taken"),
         (lambda: Metric("val_r2", spread), InputError, "'val_r2' is taken"),
-        (lambda: Metric("mine", 3), KindError, "expected a function, got int"),
+        (lambda: Metric("mine", 3), InputTypeError, "expected a function, got int"),
         (lambda: Metric("mine", spread, "prediction"), InputError, "did you mean 'predictions'"),
         (lambda: Metric("mine", spread, extras=("weight",)), InputError, "did you mean 'weights'"),
     ],

@@ -11,12 +11,12 @@ import scipy.sparse
 
 import fastnn
 from fastnn import ops, random
-from fastnn.errors import InputError, KindError, NotReadyError
+from fastnn.errors import InputError, InputTypeError, NotReadyError
 from fastnn.program.trace import Program
 from fastnn.training import trainer
 from fastnn.training.options import Settings
 from fastnn.tuning.together import interleaved, train
-from fastnn.tuning.together.interleaved import joined as abreast_joined
+from fastnn.tuning.together.interleaved import joined as joined
 from fastnn.tuning.together.train import train_together
 
 RNG = np.random.default_rng(0)
@@ -63,15 +63,15 @@ OPTIMIZERS = [
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("way", ["lanes", "threads"])
-def test_each_has_the_bits_of_fit(way: str, task: str) -> None:
+@pytest.mark.parametrize("method", ["vectorized", "threads"])
+def test_each_has_the_bits_of_fit(method: str, task: str) -> None:
     loss, layers, y = TASKS[task]
     optimizer = OPTIMIZERS[list(TASKS).index(task) % len(OPTIMIZERS)]
     common: dict[str, Any] = {"loss": loss, "optimizer": optimizer, "batch_size": 32, "epochs": 3}
     common["validation_data"] = (X[:70], y[:70])
     given = [network(*layers, seed=seed) for seed in range(5)]
     l2 = [0.01 * g for g in range(5)]
-    models, histories = train_together(given, X, y, l2=l2, l1=0.001, way=way, **common)
+    models, histories = train_together(given, X, y, l2=l2, l1=0.001, method=method, **common)
     assert models == given
     for g, (model, history) in enumerate(zip(models, histories, strict=True)):
         alone = network(*layers, seed=g)
@@ -81,7 +81,7 @@ def test_each_has_the_bits_of_fit(way: str, task: str) -> None:
         assert model.task == alone.task or model.task.kind == alone.task.kind  # type: ignore[union-attr]
         np.testing.assert_array_equal(model.predict(X), alone.predict(X))
         assert model.evaluate(X, y) == alone.evaluate(X, y)
-        assert (history.way, history.diverged, history.batch_size, history.seed) == (way, "", 32, g)
+        assert (history.method, history.diverged, history.batch_size, history.seed) == (method, "", 32, g)
         assert list(history.items()) == list(expected.items())
 
 
@@ -102,47 +102,47 @@ KINDS: dict[str, tuple[str, Any, Any, list[Any]]] = {
 
 @pytest.mark.parametrize("validated", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("way", ["lanes", "threads", "dropout"])
-def test_whole_histories(way: str, kind: str, validated: bool) -> None:
+@pytest.mark.parametrize("method", ["vectorized", "threads", "dropout"])
+def test_whole_histories(method: str, kind: str, validated: bool) -> None:
     """The same quantities in the same order as `fit`, and the same bits; penalties only where there are some."""
     loss, layers, y, metrics = KINDS[kind]
-    layers = (layers[0], fastnn.Dropout(0.3), layers[1]) if way == "dropout" else layers
+    layers = (layers[0], fastnn.Dropout(0.3), layers[1]) if method == "dropout" else layers
     common: dict[str, Any] = {"loss": loss, "optimizer": "momentum", "batch_size": 50, "epochs": 2}
     if validated:
         common |= {"validation_data": (MANY, y), "metrics": metrics}
     l2, l1 = [0.0, 0.1, 0.0, 0.2], [0.0, 0.0, 0.1, 0.2]
     _, histories = train_together(
         [network(*layers, seed=seed) for seed in range(4)], X, y[: len(X)], l2=l2, l1=l1,
-        way="threads" if way == "dropout" else way, **common,
+        method="threads" if method == "dropout" else method, **common,
     )  # fmt: skip
     for g, history in enumerate(histories):
         alone = network(*layers, seed=g)
         expected = alone.fit(X, y[: len(X)], l2=l2[g], l1=l1[g], order=shuffled, verbose=0, **common)
         assert list(history.items()) == list(expected.items())
         assert ("penalty" in history) == (g > 0)
-        assert (history.precision, history.tuned) == (expected.precision, expected.tuned)
+        assert (history.precision, history.autotuned) == (expected.precision, expected.autotuned)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("way", ["lanes", "threads"])
+@pytest.mark.parametrize("method", ["vectorized", "threads"])
 @pytest.mark.usefixtures("cuda_host")
-def test_whole_histories_on_a_gpu(way: str, kind: str) -> None:
-    """The same quantities; their sums go another way in lanes."""
+def test_whole_histories_on_a_gpu(method: str, kind: str) -> None:
+    """The same quantities; their sums are taken in another order when vectorized."""
     loss, layers, y, metrics = KINDS[kind]
     common: dict[str, Any] = {"loss": loss, "optimizer": "momentum", "batch_size": 50, "epochs": 2, "device": "cuda"}
     common |= {"validation_data": (X, y[: len(X)]), "metrics": metrics}
     l2 = [0.0, 0.1, 0.0, 0.2]
-    _, histories = train_together([network(*layers, seed=g) for g in range(4)], X, y[: len(X)], l2=l2, way=way, **common)
+    _, histories = train_together([network(*layers, seed=g) for g in range(4)], X, y[: len(X)], l2=l2, method=method, **common)
     for g, history in enumerate(histories):
         expected = network(*layers, seed=g).fit(X, y[: len(X)], l2=l2[g], order=shuffled, verbose=0, **common)
         assert (list(history), history.device) == (list(expected), "cuda:0")
         for name, column in history.items():
-            np.testing.assert_allclose(column, expected[name], rtol=1e-5 if way == "lanes" else 0)
+            np.testing.assert_allclose(column, expected[name], rtol=1e-5 if method == "vectorized" else 0)
 
 
-@pytest.mark.parametrize("way", ["lanes", "threads"])
-def test_an_order_with_a_state_of_its_own(way: str) -> None:
+@pytest.mark.parametrize("method", ["vectorized", "threads"])
+def test_an_order_with_a_state_of_its_own(method: str) -> None:
     """It is called once an epoch, whichever model asks first, and may fill the same array again."""
     asked: list[int] = []
 
@@ -157,7 +157,9 @@ def test_an_order_with_a_state_of_its_own(way: str) -> None:
         return order
 
     settings: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "epochs": 3}
-    models, histories = train_together([small(g) for g in range(5)], X, YES, order=orders(), threads=2, way=way, **settings)
+    models, histories = train_together(
+        [small(g) for g in range(5)], X, YES, order=orders(), threads=2, method=method, **settings
+    )
     assert asked == [0, 1, 2]
     for g, model in enumerate(models):
         alone = small(g)
@@ -166,11 +168,11 @@ def test_an_order_with_a_state_of_its_own(way: str) -> None:
         assert histories[g] == expected
 
 
-@pytest.mark.parametrize("way", ["lanes", "threads"])
-def test_a_batch_that_is_too_large_is_told_once(way: str) -> None:
+@pytest.mark.parametrize("method", ["vectorized", "threads"])
+def test_a_batch_that_is_too_large_is_told_once(method: str) -> None:
     with pytest.warns(UserWarning, match="batch_size 500 is more than the 203 examples") as told:
         _, histories = train_together(
-            [small(g) for g in range(4)], X, YES, loss="sigmoid_cross_entropy", batch_size=500, epochs=1, way=way
+            [small(g) for g in range(4)], X, YES, loss="sigmoid_cross_entropy", batch_size=500, epochs=1, method=method
         )
     assert len(told) == 1
     assert {history.batch_size for history in histories} == {len(X)}
@@ -178,7 +180,7 @@ def test_a_batch_that_is_too_large_is_told_once(way: str) -> None:
 
 @pytest.mark.parametrize("groups", [1, 2, 16, 33])
 def test_the_number_of_models_changes_nothing(groups: int) -> None:
-    settings: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "batch_size": 50, "epochs": 2, "way": "lanes"}
+    settings: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "batch_size": 50, "epochs": 2, "method": "vectorized"}
     many, _ = train_together([small(seed) for seed in range(groups)], X, YES, **settings)
     alone, _ = train_together([small(0)], X, YES, **settings)
     assert arrays(many[0]) == arrays(alone[0])
@@ -190,14 +192,14 @@ def test_the_number_of_models_changes_nothing(groups: int) -> None:
 @pytest.mark.parametrize("engine", ["cpu", "numpy"])
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_change_no_bit(engine: str, threads: int) -> None:
-    settings: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "epochs": 2, "way": "lanes", "device": engine}
+    settings: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "epochs": 2, "method": "vectorized", "device": engine}
     found, _ = train_together([small(seed, "float64") for seed in range(4)], X, YES, threads=threads, **settings)
     expected, _ = train_together([small(seed, "float64") for seed in range(4)], X, YES, **settings)
     assert [arrays(m) for m in found] == [arrays(m) for m in expected]
 
 
-@pytest.mark.parametrize("way", ["lanes", "threads"])
-def test_one_that_diverges_spoils_no_other(way: str) -> None:
+@pytest.mark.parametrize("method", ["vectorized", "threads"])
+def test_one_that_diverges_spoils_no_other(method: str) -> None:
     def wild(seed: int) -> fastnn.Sequential:
         model = network(fastnn.Dense(4, "relu"), fastnn.Dense(2), seed=seed).build(2)
         if seed == 3:
@@ -205,7 +207,7 @@ def test_one_that_diverges_spoils_no_other(way: str) -> None:
         return model
 
     settings: dict[str, Any] = {"loss": "quadratic", "optimizer": fastnn.SGD(0.01), "batch_size": 20, "epochs": 2}
-    models, histories = train_together([wild(seed) for seed in range(6)], X, VALUES, way=way, **settings)
+    models, histories = train_together([wild(seed) for seed in range(6)], X, VALUES, method=method, **settings)
     assert [bool(history.diverged) for history in histories] == [seed == 3 for seed in range(6)]
     assert "epoch 1, step" in histories[3].diverged
     assert all(np.isfinite(array).all() for model in models for array in model.weights.values())
@@ -221,7 +223,7 @@ def test_one_that_diverges_spoils_no_other(way: str) -> None:
         assert models[seed].counters == alone.counters
 
 
-# --- abreast ------------------------------------------------------------------------------------------------------------
+# --- interleaved --------------------------------------------------------------------------------------------------------
 
 
 def own_loss(outputs: Any, targets: Any) -> Any:
@@ -237,7 +239,7 @@ LAYERS: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("numpy", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("layers", LAYERS)
-def test_abreast_each_has_the_bits_of_fit(layers: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interleaved_each_has_the_bits_of_fit(layers: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the layers are, with rates, penalties and frozen layers of their own, more of them than one program takes, one
     row too many for the last mini-batch, and sparse rows, which come in blocks."""
 
@@ -253,7 +255,7 @@ def test_abreast_each_has_the_bits_of_fit(layers: str, device: str, monkeypatch:
     }  # fmt: skip
     models, histories = train_together(
         [made(seed) for seed in range(groups)], rows, VALUES, learning_rate=rates[:groups], l2=l2[:groups],
-        optimizer=fastnn.Momentum(clip_norm=0.5), threads=2, way="threads", **common,
+        optimizer=fastnn.Momentum(clip_norm=0.5), threads=2, method="threads", **common,
     )  # fmt: skip
     for g, (model, history) in enumerate(zip(models, histories, strict=True)):
         alone, optimizer = made(g), fastnn.Momentum(rates[g], clip_norm=0.5)
@@ -276,7 +278,7 @@ class Kept(fastnn.layers.Layer):
         return ops.dropout(x, 1.0 - self.share, self.key, self.step) if training else x * self.share
 
 
-def test_abreast_layers_of_ones_own_are_recorded_for_each_model() -> None:
+def test_interleaved_layers_of_ones_own_are_recorded_for_each_model() -> None:
     def made(seed: int) -> fastnn.Sequential:
         kept = Kept()
         kept.share = 1.0 - seed / 10
@@ -290,10 +292,12 @@ def test_abreast_layers_of_ones_own_are_recorded_for_each_model() -> None:
         assert arrays(model) == arrays(alone)
 
 
-def test_abreast_a_mini_batch_is_gathered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interleaved_a_mini_batch_is_gathered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     programs: list[Program] = []
-    monkeypatch.setattr(interleaved, "joined", lambda given: programs.append(abreast_joined(given)) or programs[-1])
-    train_together([small(seed) for seed in range(6)], X, YES, loss="sigmoid_cross_entropy", epochs=2, threads=2, way="threads")
+    monkeypatch.setattr(interleaved, "joined", lambda given: programs.append(joined(given)) or programs[-1])
+    train_together(
+        [small(seed) for seed in range(6)], X, YES, loss="sigmoid_cross_entropy", epochs=2, threads=2, method="threads"
+    )
     assert len(programs) == 2
     for program in programs:
         kernels = [call.kernel for call in program.calls]
@@ -310,16 +314,16 @@ def test_models_without_parameters() -> None:
 
 
 @pytest.mark.parametrize(("units", "size"), [(1000, 6), (20_000, 2), (60_000, 1)])
-def test_abreast_as_many_as_a_cache_holds(units: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interleaved_as_many_as_a_cache_holds(units: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the two moments of Adam: 6 models of 48 KB, 2 of 960 KB, and one alone of 2.9 MB."""
     together_at_a_time: list[int] = []
-    monkeypatch.setattr(interleaved, "joined", lambda given: together_at_a_time.append(len(given)) or abreast_joined(given))
+    monkeypatch.setattr(interleaved, "joined", lambda given: together_at_a_time.append(len(given)) or joined(given))
     models = [network(fastnn.Dense(units), fastnn.Dense(1), seed=seed) for seed in range(6)]
-    train_together(models, X[:8], YES[:8], loss="sigmoid_cross_entropy", epochs=1, batch_size=8, threads=1, way="threads")
+    train_together(models, X[:8], YES[:8], loss="sigmoid_cross_entropy", epochs=1, batch_size=8, threads=1, method="threads")
     assert together_at_a_time == ([size] * (6 // size) if size > 1 else [])
 
 
-def test_abreast_all_diverge() -> None:
+def test_interleaved_all_diverge() -> None:
     """One after another, the first one first: others then lead."""
 
     def wild(seed: int) -> fastnn.Sequential:
@@ -328,7 +332,7 @@ def test_abreast_all_diverge() -> None:
         return model
 
     settings: dict[str, Any] = {"loss": "quadratic", "optimizer": fastnn.SGD(50.0), "batch_size": 20, "epochs": 3}
-    models, histories = train_together([wild(seed) for seed in range(3)], X, VALUES, threads=1, way="threads", **settings)
+    models, histories = train_together([wild(seed) for seed in range(3)], X, VALUES, threads=1, method="threads", **settings)
     for seed, (model, history) in enumerate(zip(models, histories, strict=True)):
         alone = wild(seed)
         with pytest.raises(fastnn.DivergenceError) as error:
@@ -347,7 +351,7 @@ def test_rates_of_their_own() -> None:
         return network(fastnn.Dense(units, "tanh"), fastnn.Dense(1), seed=seed)
 
     models, histories = train_together((build, settings), X, YES, loss="sigmoid_cross_entropy", optimizer="momentum", epochs=2)
-    assert {history.way for history in histories} == {"lanes"}
+    assert {history.method for history in histories} == {"vectorized"}
     for g, rate in enumerate(rates):
         alone = small(g)
         alone.fit(
@@ -375,8 +379,8 @@ def test_a_rate_of_0_moves_the_state_of_the_optimizer() -> None:
         assert arrays(models[g]) == arrays(alone)
 
 
-@pytest.mark.parametrize("way", ["lanes", "threads"])
-def test_frozen_layers_of_their_own(way: str) -> None:
+@pytest.mark.parametrize("method", ["vectorized", "threads"])
+def test_frozen_layers_of_their_own(method: str) -> None:
     """The first model has none, so that what is frozen in the others is not what is frozen in it."""
     frozen: list[tuple[int, ...]] = [(), (0,), (1,), (0,)]
 
@@ -384,7 +388,7 @@ def test_frozen_layers_of_their_own(way: str) -> None:
         return [small(g).freeze(*layers) if layers else small(g) for g, layers in enumerate(frozen)]
 
     settings: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "optimizer": fastnn.AdamW(0.01, weight_decay=0.1), "epochs": 2}
-    models, _ = train_together(made(), X, YES, l2=0.1, way=way, **settings)
+    models, _ = train_together(made(), X, YES, l2=0.1, method=method, **settings)
     for model, alone in zip(models, made(), strict=True):
         alone.fit(X, YES, l2=0.1, order=shuffled, verbose=0, **settings)
         assert arrays(model) == arrays(alone)
@@ -392,19 +396,19 @@ def test_frozen_layers_of_their_own(way: str) -> None:
 
 
 def test_which_way_is_taken() -> None:
-    def way(*layers: Any, models: int = 4, **settings: Any) -> str:
+    def method(*layers: Any, models: int = 4, **settings: Any) -> str:
         given = [network(*layers, seed=seed) for seed in range(models)]
-        return train_together(given, X, CLASSES, epochs=1, **settings)[1][0].way
+        return train_together(given, X, CLASSES, epochs=1, **settings)[1][0].method
 
     few = fastnn.Dense(4, "tanh"), fastnn.Dense(3)
-    assert way(*few) == "lanes"
-    assert way(*few, models=3) == "threads"
-    assert way(fastnn.Dense(300, "relu"), fastnn.Dense(3)) == "threads"
+    assert method(*few) == "vectorized"
+    assert method(*few, models=3) == "threads"
+    assert method(fastnn.Dense(300, "relu"), fastnn.Dense(3)) == "threads"
     for layer in (fastnn.Dropout(0.5), fastnn.BatchNorm(), fastnn.Activation("softmax")):
-        assert way(few[0], layer, few[1]) == "threads"
-        with pytest.raises(InputError, match='way="lanes" is not possible'):
-            way(few[0], layer, few[1], way="lanes")
-    assert way(*few, optimizer=fastnn.SGD(0.1, clip_norm=1.0)) == "threads"
+        assert method(few[0], layer, few[1]) == "threads"
+        with pytest.raises(InputError, match='method="vectorized" is not possible'):
+            method(few[0], layer, few[1], method="vectorized")
+    assert method(*few, optimizer=fastnn.SGD(0.1, clip_norm=1.0)) == "threads"
 
 
 def test_models_go_on() -> None:
@@ -415,15 +419,15 @@ def test_models_go_on() -> None:
         model.fit(X, YES, loss="sigmoid_cross_entropy", epochs=1, verbose=0)
     assert arrays(models[2]) == arrays(alone)
     _, histories = train_together(models, X, YES, loss="sigmoid_cross_entropy", epochs=1)
-    assert histories[0].way == "threads"
+    assert histories[0].method == "threads"
 
 
-@pytest.mark.parametrize("way", ["lanes", "threads"])
-def test_what_is_refused_changes_nothing(way: str) -> None:
+@pytest.mark.parametrize("method", ["vectorized", "threads"])
+def test_what_is_refused_changes_nothing(method: str) -> None:
     models = [small(seed) for seed in range(4)]
     models[1].build(2)
     before = models[1].weights
-    fine: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "epochs": 1, "way": way}
+    fine: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "epochs": 1, "method": method}
     other = network(fastnn.Dense(5, "tanh"), fastnn.Dense(1))
     wrong: list[tuple[Any, Any, dict[str, Any], str]] = [
         ([], YES, {}, "at least one model"),
@@ -445,13 +449,13 @@ def test_what_is_refused_changes_nothing(way: str) -> None:
         (models, WORDS, {"metrics": ["r2"], "validation_data": (X, WORDS)}, "is for numbers"),
         (models, YES, {"order": lambda epoch: np.array([0, 999])}, "order"),
         (models, YES, {"order": lambda epoch: np.array([0.5])}, "whole numbers"),
-        (models, YES, {"way": "lane"}, "way"),
+        (models, YES, {"method": "vectorised"}, "method"),
         (models, YES, {"learning_rate": 0.1, "optimizer": OPTIMIZERS[4]}, "schedule"),
     ]
     for given, y, settings, message in wrong:
         with pytest.raises(InputError, match=message):
             train_together(given, X, y, **{**fine, **settings})
-    with pytest.raises(KindError, match="Sequential"):
+    with pytest.raises(InputTypeError, match="Sequential"):
         train_together([models[0], "model"], X, YES, **fine)
     with pytest.raises(InputError, match="NaN"):
         train_together(models, np.where(X > 2, np.nan, X), YES, **fine)
@@ -467,8 +471,8 @@ def test_what_is_refused_changes_nothing(way: str) -> None:
     assert all(model.counters.step == 0 and model.optimizer_state is None for model in models)
 
 
-@pytest.mark.parametrize("way", ["lanes", "threads"])
-def test_an_error_in_the_middle_leaves_them_as_they_were(way: str) -> None:
+@pytest.mark.parametrize("method", ["vectorized", "threads"])
+def test_an_error_in_the_middle_leaves_them_as_they_were(method: str) -> None:
     def order(epoch: int) -> np.ndarray:
         if epoch == 1:
             raise RuntimeError("enough")
@@ -478,7 +482,7 @@ def test_an_error_in_the_middle_leaves_them_as_they_were(way: str) -> None:
     models[0].build(2)
     before = models[0].weights
     with pytest.raises(RuntimeError, match="enough"):
-        train_together(models, X, YES, loss="sigmoid_cross_entropy", epochs=2, order=order, way=way)
+        train_together(models, X, YES, loss="sigmoid_cross_entropy", epochs=2, order=order, method=method)
     assert [model.built for model in models] == [True, False, False, False]
     assert all((models[0].weights[name] == array).all() for name, array in before.items())
     assert all((model.task, model.trained, model._loss, model._optimizer) == (None,) * 4 for model in models)
@@ -497,7 +501,7 @@ def test_others_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) 
     assert model.counters.step == 1
 
 
-def test_those_abreast_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interleaved_models_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interleaved, "LOG_ROWS", 1)
     chunks: list[int] = []
 
@@ -511,12 +515,12 @@ def test_those_abreast_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.Monkey
     leader = trainer.Run(models[0], X, YES, settings)
     runs = [leader, trainer.Run(models[1], X, YES, settings, leader)]
     with pytest.raises(train._Stopped):
-        interleaved.Abreast(runs, going_on).train()
+        interleaved.Interleaved(runs, going_on).train()
     assert [model.counters.step for model in models] == [3, 3]
 
 
-@pytest.mark.parametrize("way", ["lanes", "threads"])
-def test_a_model_that_is_trained_elsewhere_is_left_alone(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["vectorized", "threads"])
+def test_a_model_that_is_trained_elsewhere_is_left_alone(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where that training begins when this one has looked already."""
     models = [small(seed) for seed in range(4)]
 
@@ -526,15 +530,17 @@ def test_a_model_that_is_trained_elsewhere_is_left_alone(way: str, monkeypatch: 
 
     monkeypatch.setattr(train, "_obstacle", meanwhile)
     with pytest.raises(NotReadyError, match="being trained already"):
-        train_together(models, X, YES, loss="sigmoid_cross_entropy", epochs=1, way=way)
+        train_together(models, X, YES, loss="sigmoid_cross_entropy", epochs=1, method=method)
     assert [model.built for model in models] == [False, False, True, False]
     assert (models[2].weights["0.bias"] == 1).all()
 
 
-@pytest.mark.parametrize("way", ["lanes", "threads"])
-def test_columns_of_a_frame_are_known_by_name(way: str) -> None:
+@pytest.mark.parametrize("method", ["vectorized", "threads"])
+def test_columns_of_a_frame_are_known_by_name(method: str) -> None:
     frame = pd.DataFrame(X, columns=["a", "b"])
-    models, _ = train_together([small(seed) for seed in range(4)], frame, YES, loss="sigmoid_cross_entropy", epochs=1, way=way)
+    models, _ = train_together(
+        [small(seed) for seed in range(4)], frame, YES, loss="sigmoid_cross_entropy", epochs=1, method=method
+    )
     for model in models:
         assert model.feature_names == ("a", "b")
         np.testing.assert_array_equal(model(frame[["b", "a"]]), model(X))

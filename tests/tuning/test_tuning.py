@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnn.errors import FastnnError, FileError, InputError, KindError, NotReadyError, PackageError
+from fastnn.errors import FastnnError, FileError, InputError, InputTypeError, NotReadyError, PackageError
 from fastnn.tuning import Choice, Integers, LogUniform, OneMinus, Results, Space, Trial, TrialResult, Uniform, load, search
 from fastnn.tuning import study as study_module
 
@@ -624,11 +624,11 @@ def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
         ({"share": 0}, InputError, "share: expected a number above 0"),
         ({"seed": -1}, InputError, "seed: expected a whole number from 0"),
         ({"pruner": "medan"}, InputError, "did you mean 'median'"),
-        ({"pruner": 3}, KindError, "pruner: expected a name or a pruner"),
-        ({"name": ""}, KindError, "name: expected the name of a study"),
+        ({"pruner": 3}, InputTypeError, "pruner: expected a name or a pruner"),
+        ({"name": ""}, InputTypeError, "name: expected the name of a study"),
         ({"space": {}}, InputError, "at least one parameter"),
-        ({"space": {"x": 1}}, KindError, "x: expected one of"),
-        ({"train": 3}, KindError, "train: expected a function"),
+        ({"space": {"x": 1}}, InputTypeError, "x: expected one of"),
+        ({"train": 3}, InputTypeError, "train: expected a function"),
         ({"strategy": "grid", "trials": 1}, InputError, "1 points are too few for 2 combinations"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastnn.errors import FastnnError, InputError, KindError
+from fastnn.errors import FastnnError, InputError, InputTypeError
 from fastnn.tuning import Choice, Integers, LogUniform, OneMinus, Space, Uniform
 
 SPACE = Space(
@@ -132,20 +132,20 @@ def test_to_json_and_back() -> None:
         (lambda: Uniform(False, True), InputError, "two finite numbers"),
         (lambda: LogUniform(0, 1), InputError, "expected 0 < lower, got 0.0; there is no logarithm"),
         (lambda: LogUniform(-1, 1), InputError, "0 < lower"),
-        (lambda: OneMinus(0.1), KindError, "expected a LogUniform or a Uniform"),  # type: ignore[arg-type]
-        (lambda: OneMinus(Integers(1, 3)), KindError, "expected a LogUniform"),  # type: ignore[arg-type]
+        (lambda: OneMinus(0.1), InputTypeError, "expected a LogUniform or a Uniform"),  # type: ignore[arg-type]
+        (lambda: OneMinus(Integers(1, 3)), InputTypeError, "expected a LogUniform"),  # type: ignore[arg-type]
         (lambda: Integers(0, 5, log=True), InputError, "lower >= 1 on a log scale"),
         (lambda: Integers(5, 5), InputError, "lower < upper"),
         (lambda: Integers(1, 2.5), InputError, "two whole numbers"),  # type: ignore[arg-type]
         (lambda: Choice([]), InputError, "at least one option"),
-        (lambda: Choice("relu"), KindError, "a list of options"),  # type: ignore[arg-type]
+        (lambda: Choice("relu"), InputTypeError, "a list of options"),  # type: ignore[arg-type]
         (lambda: Choice([1, 1]), InputError, "different options"),
-        (lambda: Choice([(64, 64)]), KindError, "got a tuple; look it up"),
+        (lambda: Choice([(64, 64)]), InputTypeError, "got a tuple; look it up"),
         (lambda: Choice([math.nan]), InputError, "NaN"),
         (lambda: Space({}), InputError, "at least one parameter, got none"),
-        (lambda: Space([Uniform(0, 1)]), KindError, "a dict of distributions"),  # type: ignore[arg-type]
-        (lambda: Space({"rate": 0.1}), KindError, "rate: expected one of Uniform, LogUniform"),  # type: ignore[dict-item]
-        (lambda: Space({"": Uniform(0, 1)}), KindError, "names of parameters"),
+        (lambda: Space([Uniform(0, 1)]), InputTypeError, "a dict of distributions"),  # type: ignore[arg-type]
+        (lambda: Space({"rate": 0.1}), InputTypeError, "rate: expected one of Uniform, LogUniform"),  # type: ignore[dict-item]
+        (lambda: Space({"": Uniform(0, 1)}), InputTypeError, "names of parameters"),
         (lambda: Space({"1 - beta": Uniform(0, 1)}), InputError, "does not begin with"),
         (lambda: SPACE["learning_rat"], InputError, "did you mean 'learning_rate'"),
         (lambda: SPACE.grid({"unit": 3}), InputError, "did you mean 'units'"),

@@ -1,4 +1,4 @@
-"""Models trained abreast on one core: one program makes the step of each of them on a mini-batch that is gathered once.
+"""Models interleaved on one core: one program makes the step of each of them on a mini-batch that is gathered once.
 
 The calls of a model are those of its step in `fit`, one model after another, so that each has the bits it has alone. What is
 saved is the gathering: rows far apart in memory cost more than the update of a small network, and here all but the first model
@@ -51,7 +51,7 @@ def joined(programs: Sequence[Program]) -> Program:
     return Program(inputs, tuple(calls), {})
 
 
-class Abreast:
+class Interleaved:
     """Runs of the same settings on the same examples, each after the first one made `like` it; trained to their ends.
 
     `going_on` is called after every chunk, and may raise. A run that diverges leaves the others: `diverged` says where.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastnn.configurations import as_number
-from fastnn.errors import InputError, KindError
+from fastnn.errors import InputError, InputTypeError
 from fastnn.optimizers import Optimizer
 from fastnn.sequential import Sequential
 from fastnn.training.history import History
@@ -21,11 +21,11 @@ NUMBERS = ("learning_rate", "l2", "l1")
 
 class MemberHistory(History):
     """The history of one of the models. `diverged`: where it became NaN or infinite, nothing if it did not; its lists then end
-    with the epoch before, and the model is at its last finite step. `way`: "lanes" or "threads".
+    with the epoch before, and the model is at its last finite step. `method`: "vectorized" or "threads".
     """
 
     diverged: str = ""
-    way: str = ""
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Member:
 
 
 def as_members(models: Any, learning_rate: Any, l2: Any, l1: Any) -> list[Member]:
-    """The models that `train_together` is given, with their numbers; InputError or KindError for what does not fit."""
+    """The models that `train_together` is given, with their numbers; InputError or InputTypeError for what does not fit."""
     numbers: dict[str, Any] = {"learning_rate": learning_rate, "l2": l2, "l1": l1}
     if isinstance(models, tuple) and len(models) == 2 and callable(models[0]) and not isinstance(models[0], Sequential):
         build, given = models
         if not all(isinstance(setting, Mapping) for setting in given):
-            raise KindError("models: expected a function and a list of settings, each a dict")
+            raise InputTypeError("models: expected a function and a list of settings, each a dict")
         for name, value in numbers.items():
             numbers[name] = [setting.get(name, value) for setting in given]
         models = [build(**{k: v for k, v in setting.items() if k not in NUMBERS}) for setting in given]
@@ -56,7 +56,7 @@ def as_members(models: Any, learning_rate: Any, l2: Any, l1: Any) -> list[Member
         raise InputError("models: expected at least one model, got none")
     for index, model in enumerate(found):
         if not isinstance(model, Sequential):
-            raise KindError(f"models: expected Sequential models, got {type(model).__name__} at {index}")
+            raise InputTypeError(f"models: expected Sequential models, got {type(model).__name__} at {index}")
         _same_shape(found[0], model, index)
     if len(set(map(id, found))) < len(found):
         raise InputError("models: the same model is there twice; make one for each place")

@@ -20,7 +20,7 @@ from fastnn import engines, ops, random
 from fastnn.callbacks import Callback
 from fastnn.data import inputs
 from fastnn.data.orders import as_order
-from fastnn.errors import DivergenceError, InputError, KindError, NotReadyError, warn
+from fastnn.errors import DivergenceError, InputError, InputTypeError, NotReadyError, warn
 from fastnn.layers import Activation, Dense, Flatten
 from fastnn.losses import LOSSES, Loss, LossLike, as_loss
 from fastnn.metrics import as_metrics
@@ -32,9 +32,9 @@ from fastnn.training.fit import CHANGED, fit
 from fastnn.training.history import History
 from fastnn.training.options import ALL, AUTO, Settings, as_optimizer, check_numbers
 from fastnn.training.trainer import Run
-from fastnn.tuning.together.interleaved import Abreast
+from fastnn.tuning.together.interleaved import Interleaved
 from fastnn.tuning.together.members import Member, MemberHistory, as_members
-from fastnn.tuning.together.vectorized import train_in_lanes
+from fastnn.tuning.together.vectorized import train_vectorized
 
 LANE_PARAMETERS = 300
 """Models of up to so many parameters are trained side by side: a lane a model wins where layers do not fill the registers
@@ -48,7 +48,7 @@ Measured with 784-H-10: 16 models of 100 KB take 0.65 to 0.8 of the time that th
 4 of 1.6 MB 1.1 to 1.2."""
 
 FEWEST = 4
-"""Fewer models than these leave most lanes empty."""
+"""Fewer models than these leave most of a register empty."""
 
 
 def train_together(
@@ -68,7 +68,7 @@ def train_together(
     order: Callable[[int], Any] | None = None,
     device: str = "auto",
     threads: int | None = None,
-    way: str = "auto",
+    method: str = "auto",
 ) -> tuple[list[Sequential], list[MemberHistory]]:
     """Train G models of the same layers on the same mini-batches; returns them and a history of each.
 
@@ -81,9 +81,9 @@ def train_together(
     optimizer, l2 and l1, and so does its history. A model that diverges stays at its last finite step and leaves the others as
     they would be without it.
 
-    `way`: "lanes" trains all models in one program, "threads" spreads them over the cores; "auto" takes lanes where there are
-    at least `FEWEST` models of `LANE_PARAMETERS` parameters at most, which have not been trained before, of Dense, Activation
-    and Flatten layers without a softmax inside, and without clip_norm. `threads`: cores used, by default all.
+    `method`: "vectorized" trains all models in one program, "threads" spreads them over the cores; "auto" vectorizes where
+    there are at least `FEWEST` models of `LANE_PARAMETERS` parameters at most, which have not been trained before, of Dense,
+    Activation and Flatten layers without a softmax inside, and without clip_norm. `threads`: cores used, by default all.
 
     X, y, `loss`, `optimizer`, `batch_size`, `epochs`, `validation_data`, `metrics`, `device`: as for `Sequential.fit`. Raises
     InputError where the models differ in more than seeds and numbers; an error leaves all of them as they were.
@@ -101,9 +101,9 @@ def train_together(
     if validation_data is not None and (not isinstance(validation_data, tuple | list) or len(validation_data) != 2):
         raise InputError("validation_data: expected a pair (X, y)")
     if order is not None and not callable(order):
-        raise KindError(f"order: expected a function of the epoch, got {type(order).__name__}")
-    if way not in ("auto", "lanes", "threads"):
-        raise InputError(f'way: expected "auto", "lanes" or "threads", got {way!r}')
+        raise InputTypeError(f"order: expected a function of the epoch, got {type(order).__name__}")
+    if method not in ("auto", "vectorized", "threads"):
+        raise InputError(f'method: expected "auto", "vectorized" or "threads", got {method!r}')
     if isinstance(common.learning_rate, Schedule) and any(member.learning_rate is not None for member in members):
         raise InputError("learning_rate: the optimizer has a schedule; give it a number, or leave learning_rate out")
     if any(member.model._training.locked() for member in members):
@@ -119,15 +119,15 @@ def train_together(
         members[0].model.build(features)
         obstacle = _obstacle(members, common, chosen)
         small = members[0].model.parameter_count <= LANE_PARAMETERS and len(members) >= FEWEST
-        if way == "lanes" and obstacle:
-            raise InputError(f'way="lanes" is not possible: {obstacle}; take "threads"')
-        side_by_side = way == "lanes" or (way == "auto" and small and not obstacle)
+        if method == "vectorized" and obstacle:
+            raise InputError(f'method="vectorized" is not possible: {obstacle}; take "threads"')
+        side_by_side = method == "vectorized" or (method == "auto" and small and not obstacle)
         for member in members:
             if side_by_side or member.model.built:  # those that are new are built by their threads
                 member.model.build(features).network.trained()  # refuses other inputs, and a model that is frozen as a whole
             member.model.feature_names = member.model.feature_names or given.names
         if side_by_side:
-            histories = train_in_lanes(members, X, y, settings, common, chosen, visit)
+            histories = train_vectorized(members, X, y, settings, common, chosen, visit)
         else:
             histories = _on_threads(members, X, y, settings, common, visit)
     except BaseException:
@@ -182,7 +182,7 @@ class _Orders:
 
 
 def _obstacle(members: Sequence[Member], optimizer: Optimizer, loss: Loss) -> str:
-    """Why these models cannot be trained in lanes; nothing if they can."""
+    """Why these models cannot be vectorized; nothing if they can."""
     network = as_loss_network(members[0].model, loss)
     for layer in network.layers:
         if type(layer) not in (Dense, Activation, Flatten):
@@ -226,10 +226,10 @@ class _Watch(Callback):
 def _on_threads(
     members: Sequence[Member], X: Any, y: Any, settings: Settings, optimizer: Optimizer, visit: Callable[[int], Any]
 ) -> list[MemberHistory]:
-    """Train the models on as many threads as there are cores: new ones abreast, others one by one by `fit`, as all on a GPU."""
+    """Train the models on as many threads as there are cores: new ones interleaved, others one by one by `fit`, as on a GPU."""
     on_host = not engines.choose(settings.device)[0].name.startswith("cuda")
     workers = min(len(members), settings.threads or engines.cores()) if on_host else 1
-    size = _most_abreast(members, optimizer, workers) if on_host else 1
+    size = _most_interleaved(members, optimizer, workers) if on_host else 1
     stop = threading.Event()
 
     def going_on() -> None:
@@ -252,7 +252,7 @@ def _on_threads(
                     raise NotReadyError("one of the models is being trained already by another call of fit")
                 open_.callback(member.model._training.release)
                 runs.append(Run(member.model, X, y, settings_of(member), runs[0] if runs else None))
-            trained = Abreast(runs, going_on)
+            trained = Interleaved(runs, going_on)
             trained.train()
         return [_history(run.history, trained.diverged.get(run, "")) for run in runs]
 
@@ -266,7 +266,7 @@ def _on_threads(
             raise
 
 
-def _most_abreast(members: Sequence[Member], optimizer: Optimizer, workers: int) -> int:
+def _most_interleaved(members: Sequence[Member], optimizer: Optimizer, workers: int) -> int:
     """How many models a core trains at a time, about as many each time: those that were never trained are at the same step."""
     models = [member.model for member in members]
     if any(model.task is not None or model._optimizer_state is not None or model.counters.step for model in models):
@@ -288,5 +288,5 @@ def _alone(member: Member, X: Any, y: Any, settings: Settings, going_on: Callabl
 
 def _history(history: History, diverged: str) -> MemberHistory:
     found = MemberHistory(history)
-    vars(found).update(vars(history), diverged=diverged, way="threads")
+    vars(found).update(vars(history), diverged=diverged, method="threads")
     return found

@@ -37,7 +37,7 @@ from fastnn_kernels.contract import UPDATES
 from fastnn_kernels.memory import aligned
 
 
-def train_in_lanes(
+def train_vectorized(
     members: Sequence[Member], X: Any, y: Any, settings: Settings, optimizer: Optimizer, loss: Loss, visit: Callable[[int], Any]
 ) -> list[MemberHistory]:
     """Train all models in one program, and give each what became of it."""
@@ -55,17 +55,17 @@ def train_in_lanes(
             validation = prepare(model.expected, *settings.validation_data, loss, None, None, "validation ", known, part=True)
             check_measures(model, validation, loss, as_metrics(settings.metrics))
         with engines.translated():
-            lanes = _Lanes(members, examples, validation, loss, optimizer, engine, settings)
-            open_.callback(lanes.close)
-            lanes.train(visit)
+            models = _Vectorized(members, examples, validation, loss, optimizer, engine, settings)
+            open_.callback(models.close)
+            models.train(visit)
         for g, member in enumerate(members):
-            lanes.give_back(g, member)
-            history = lanes.histories[g]
+            models.give_back(g, member)
+            history = models.histories[g]
             history.device, history.reason, history.seed = engine.name, reason, member.model.seed
-    return lanes.histories
+    return models.histories
 
 
-class _Lanes:
+class _Vectorized:
     """One training of G models in one program. The arena holds the arenas of the models, one after another."""
 
     def __init__(
@@ -97,7 +97,7 @@ class _Lanes:
         self.kept = ("parameters", *optimizer.slots)
         self.storage = {
             "parameters": engine.place(arena.reshape(-1)),
-            **{name: engine.zeros((arena.size,), network.dtype) for name in (*optimizer.slots, "gradient", "lane_gradient")},
+            **{name: engine.zeros((arena.size,), network.dtype) for name in (*optimizer.slots, "gradient", "grouped_gradient")},
             "control": engine.zeros((8,), np.int64, mirrored=True),
             "log": engine.zeros((LOG_ROWS, (len(self.columns) + 1) * self.groups), network.dtype, mirrored=True),
             "scalars": engine.zeros((LOG_ROWS, 3), network.dtype, mirrored=True),
@@ -132,7 +132,7 @@ class _Lanes:
                 break
         threads = max((instance.threads for instance in self.instances.values()), default=1)
         for history in self.histories:
-            history.batch_size, history.threads, history.way = self.batch_size, threads, "lanes"
+            history.batch_size, history.threads, history.method = self.batch_size, threads, "vectorized"
 
     def _note(self, prefix: str, means: np.ndarray) -> None:
         """Put the means of an epoch into the histories; (columns, G), of training with the penalties as the last column."""
@@ -267,8 +267,8 @@ class _Lanes:
         target = trace.input("y", (N, *data.target_shape), data.target)
         t = ops.gather_rows(target, order, position, B, "int64" if data.target == "int64" else network.dtype)
         arena = trace.input("parameters", (groups * size,))
-        lanes = ops.transpose(arena.view((groups, size)))
-        parameters = {p.name: lanes.view((*p.shape, groups), p.start * groups, p.name) for p in network.parameters}
+        models = ops.transpose(arena.view((groups, size)))
+        parameters = {p.name: models.view((*p.shape, groups), p.start * groups, p.name) for p in network.parameters}
         outputs = _forward(network, x, parameters, groups)
         classes = self.members[0].model._outputs[0]
         # The rows of a model lie together: the mean over them then has the bits that it has alone.
@@ -282,11 +282,11 @@ class _Lanes:
         means = ops.mean(ops.reshape(losses, (groups, B)), 1)
         if training:
             gradient = trace.input("gradient", (groups * size,))
-            in_lanes = trace.input("lane_gradient", (groups * size,))
+            grouped = trace.input("grouped_gradient", (groups * size,))
             found = gradients(ops.sum(means), list(parameters.values()))
-            views = [in_lanes.view(s.shape, p.start * groups) for p, s in zip(network.parameters, found, strict=True)]
+            views = [grouped.view(s.shape, p.start * groups) for p, s in zip(network.parameters, found, strict=True)]
             trace.calls = place(trace.calls, list(zip(found, views, strict=True)))
-            whole = in_lanes.view((size, groups)), gradient.view((groups, size))
+            whole = grouped.view((size, groups)), gradient.view((groups, size))
             trace.calls.append(Call("transpose", whole, {"axes": (1, 0)}))
         trace.record("record", (means, index, log), [], {"column": 0})
         if self.hits is not None:
