@@ -17,7 +17,7 @@ from fastnn.engines.cache import Instances
 from fastnn.errors import InputError, InputTypeError, TracingError, nearest
 from fastnn.program.differentiate import gradients as differentiated
 from fastnn.program.passes.fuse import fuse
-from fastnn.program.shapes import B, Dimension, Rows, Shape, concrete, describe
+from fastnn.program.shapes import B, BatchDim, Dimension, Shape, concrete, describe
 from fastnn.program.trace import Call, Program, Symbol, Trace
 
 DTYPES = ("float32", "float64", "int64", "bool")
@@ -224,7 +224,7 @@ def _shape(name: str, given: Any) -> Shape:
         raise InputError(
             f'{name}: expected a shape of whole numbers and at most one "B", the number of rows, e.g. ("B", 3), got {given!r}'
         )
-    return tuple(d if isinstance(d, Rows) else int(d) for d in shape)
+    return tuple(d if isinstance(d, BatchDim) else int(d) for d in shape)
 
 
 def _check_arguments(function: Callable[..., Any], symbols: Mapping[str, Symbol]) -> None:
@@ -294,8 +294,8 @@ def _ranges(calls: Iterable[Call]) -> Ranges:
 
 
 def _within(end: Dimension, limit: Dimension) -> bool:
-    if isinstance(end, Rows) or isinstance(limit, Rows):
-        return isinstance(end, Rows) and isinstance(limit, Rows) and end.factor <= limit.factor
+    if isinstance(end, BatchDim) or isinstance(limit, BatchDim):
+        return isinstance(end, BatchDim) and isinstance(limit, BatchDim) and end.factor <= limit.factor
     return end <= limit
 
 
@@ -311,7 +311,9 @@ def _value(name: str, symbol: Symbol, given: Any, engine: engines.Engine) -> Any
         if value.dtype != symbol.dtype:
             raise InputTypeError(f"{name}: expected {symbol.dtype} on a GPU, got {value.dtype}; convert it where it lies")
     shape = tuple(value.shape)
-    fits = len(shape) == symbol.ndim and all(isinstance(d, Rows) or d == n for d, n in zip(symbol.shape, shape, strict=True))
+    fits = len(shape) == symbol.ndim and all(
+        isinstance(d, BatchDim) or d == n for d, n in zip(symbol.shape, shape, strict=True)
+    )
     if not fits:
         raise InputError(f"{name}: expected shape {describe(symbol.shape)}, got {describe(shape)}")
     return value

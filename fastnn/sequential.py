@@ -15,7 +15,7 @@ from fastnn.losses import LOSSES, LossLike
 from fastnn.network.model import ModelState
 from fastnn.network.summary import Summary, summarize
 from fastnn.training.fit import evaluate, fit, partial_fit, step_program
-from fastnn.training.options import Settings
+from fastnn.training.options import FitOptions
 
 if TYPE_CHECKING:
     import os
@@ -172,7 +172,7 @@ class Sequential(ModelState):
         step that the host last fetched). While it runs, another thread that predicts sees the weights as they are at that
         moment, in the middle of a step too.
         """
-        settings = Settings(
+        settings = FitOptions(
             loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs, validation_data=validation_data,
             sample_weight=sample_weight, class_weight=class_weight, classes=classes, metrics=metrics, l2=l2, l1=l1, order=order,
             callbacks=callbacks, resume=resume, steps_per_epoch=steps_per_epoch, shard_rows=shard_rows, device=device,
@@ -200,7 +200,7 @@ class Sequential(ModelState):
         `classes`: all labels that will come, in the order of the outputs; needed in the first call where labels are others
         than 0, 1, ..., C-1. Errors are those of `fit`.
         """
-        settings = Settings(
+        settings = FitOptions(
             loss=loss or self._loss or (self.task.loss if self.task else "softmax_cross_entropy"),
             optimizer=optimizer or self._optimizer, classes=classes, sample_weight=sample_weight, l2=l2, l1=l1, device=device,
             threads=threads,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from time import perf_counter
 from typing import Any
 
-from fastnn.data.prepared import Examples
+from fastnn.data.prepared import PreparedData
 from fastnn.errors import InputError, InputTypeError
 
 BLOCK = 64
@@ -52,7 +52,7 @@ class Batches:
         self._first = itertools.chain([batch], found)
         return _parts(batch, 0)
 
-    def blocks(self, done: int, check: Callable[..., Examples], most: int | None = None) -> Iterator[list[Examples]]:
+    def blocks(self, done: int, check: Callable[..., PreparedData], most: int | None = None) -> Iterator[list[PreparedData]]:
         """Mini-batches of an epoch after the first `done`, checked; those that follow each other and are alike together.
 
         `most`: how many an epoch has, where the iterable has more, or no end.
@@ -63,7 +63,7 @@ class Batches:
                 raise InputError(f"the iterable of mini-batches ended within the {done} that the run was trained on before")
         if most is not None:
             found = itertools.islice(found, max(0, most - done))
-        block: list[Examples] = []
+        block: list[PreparedData] = []
         begun, size = perf_counter(), 0
         for index in itertools.count(done):
             try:

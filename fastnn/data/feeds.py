@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from fastnn.data.inputs import Rows
-from fastnn.data.prepared import Examples
+from fastnn.data.inputs import RowSource
+from fastnn.data.prepared import PreparedData
 from fastnn.engines import Engine
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ RESIDENT_SHARE = 0.8
 class Feed:
     """All examples on the engine, visited through an order that lies there too."""
 
-    def __init__(self, engine: Engine, examples: Examples) -> None:
+    def __init__(self, engine: Engine, examples: PreparedData) -> None:
         self.engine = engine
         self.arrays = {name: _placed(engine, array) for name, array in examples.arrays().items()}
         self.order: Any = None
@@ -62,7 +62,7 @@ class Feed:
 class Blocks(Feed):
     """Blocks of a whole number of mini-batches, in a ring of two on the engine."""
 
-    def __init__(self, engine: Engine, examples: Examples, batch_size: int) -> None:
+    def __init__(self, engine: Engine, examples: PreparedData, batch_size: int) -> None:
         self.engine, self.examples = engine, examples
         given = examples.arrays()
         each = sum(_row_bytes(array) for array in given.values())
@@ -136,11 +136,11 @@ class Stream(Blocks):
 
     engine: CudaEngine
 
-    def __init__(self, engine: CudaEngine, examples: Examples, batch_size: int) -> None:
+    def __init__(self, engine: CudaEngine, examples: PreparedData, batch_size: int) -> None:
         super().__init__(engine, examples, batch_size)
         runtime = engine.runtime
 
-        def pinned(like: np.ndarray | Rows) -> np.ndarray:
+        def pinned(like: np.ndarray | RowSource) -> np.ndarray:
             return runtime.pinned(self.stride * _row_bytes(like)).view(like.dtype).reshape(self.stride, *like.shape[1:])
 
         self.pinned = [{name: pinned(array) for name, array in examples.arrays().items()} for _ in range(2)]
@@ -165,22 +165,22 @@ class Stream(Blocks):
         self.engine.runtime.wait(self.engine.runtime.stream, self.uploaded[half])
 
 
-def feed(engine: Engine, examples: Examples, batch_size: int) -> Feed:
+def feed(engine: Engine, examples: PreparedData, batch_size: int) -> Feed:
     """The examples on the engine, or a stream of them where they are not dense or do not fit."""
     room, X = engine.room(), examples.X
-    if room is None and isinstance(X, Rows):
+    if room is None and isinstance(X, RowSource):
         return Blocks(engine, examples, batch_size)
-    if room is None or not isinstance(X, np.ndarray | Rows) or X.nbytes <= RESIDENT_SHARE * room:
+    if room is None or not isinstance(X, np.ndarray | RowSource) or X.nbytes <= RESIDENT_SHARE * room:
         return Feed(engine, examples)
     return Stream(cast("CudaEngine", engine), examples, batch_size)
 
 
-def _row_bytes(array: np.ndarray | Rows) -> int:
+def _row_bytes(array: np.ndarray | RowSource) -> int:
     return math.prod(array.shape[1:]) * array.dtype.itemsize
 
 
-def _gather(array: np.ndarray | Rows, visits: np.ndarray, out: np.ndarray) -> None:
-    if isinstance(array, Rows):
+def _gather(array: np.ndarray | RowSource, visits: np.ndarray, out: np.ndarray) -> None:
+    if isinstance(array, RowSource):
         array.take(visits, out)
     else:
         np.take(array, visits, axis=0, out=out, mode="clip")
@@ -188,7 +188,7 @@ def _gather(array: np.ndarray | Rows, visits: np.ndarray, out: np.ndarray) -> No
 
 def _placed(engine: Engine, array: Any) -> Any:
     """An array on the engine; rows that are not dense are brought to a GPU block by block."""
-    if not isinstance(array, Rows):
+    if not isinstance(array, RowSource):
         return engine.place(array)
     made = engine.empty(array.shape, array.dtype)
     rows = max(1, BLOCK_BYTES // max(1, _row_bytes(array)))

@@ -1,4 +1,4 @@
-"""What users give as X: arrays, frames and sparse matrices as one array of rows, or as `Rows`, which are made dense in blocks.
+"""What users give as X: arrays, frames and sparse matrices as one array of rows, or as a `RowSource`, made dense in blocks.
 
 Everything is looked at once, here; what a program can read as it is (uint8, float32, float64, contiguous) is not copied.
 """
@@ -47,7 +47,7 @@ CURES = {
 """What to do about the kinds of dtypes that are no numbers."""
 
 
-class Rows(ABC):
+class RowSource(ABC):
     """A matrix on the host that is never dense as a whole: blocks of its rows are made when they are asked for."""
 
     shape: tuple[int, ...]
@@ -74,11 +74,11 @@ class Rows(ABC):
         """out[i] = row indices[i]; `out` is C-contiguous and of `dtype`."""
 
     @abstractmethod
-    def readable(self, dtype: np.dtype[Any]) -> Rows:
+    def readable(self, dtype: np.dtype[Any]) -> RowSource:
         """These rows in a dtype that programs read: their own where it is one, else `dtype`."""
 
 
-class SparseRows(Rows):
+class SparseRows(RowSource):
     """A sparse matrix in CSR form, entries given several times summed. The matrix of the caller is not changed."""
 
     def __init__(self, matrix: Any) -> None:
@@ -91,7 +91,7 @@ class SparseRows(Rows):
     def take(self, indices: np.ndarray, out: np.ndarray) -> None:
         self.matrix[indices].toarray(out=out)
 
-    def readable(self, dtype: np.dtype[Any]) -> Rows:
+    def readable(self, dtype: np.dtype[Any]) -> RowSource:
         return self if self.dtype in READABLE else SparseRows(self.matrix.astype(dtype))
 
     def spot(self, entry: int) -> tuple[int, int]:
@@ -100,7 +100,7 @@ class SparseRows(Rows):
         return row, int(self.matrix.indices[entry])
 
 
-class MappedRows(Rows):
+class MappedRows(RowSource):
     """A memory map that is larger than the memory to be spent on it, or that programs cannot read as it is.
 
     Pages of a shared mapping are let go of behind the reader; the system keeps them in its cache as long as it likes. Those of
@@ -125,7 +125,7 @@ class MappedRows(Rows):
             out[start : start + len(part)] = self.array[part]  # numpy.take would copy a map that is not contiguous
             self.release()
 
-    def readable(self, dtype: np.dtype[Any]) -> Rows:
+    def readable(self, dtype: np.dtype[Any]) -> RowSource:
         return self if self.dtype in READABLE else MappedRows(self.array, dtype)
 
     def release(self) -> None:
@@ -142,7 +142,7 @@ class MappedRows(Rows):
 
 @dataclass(frozen=True)
 class Inputs:
-    """Checked inputs: an array of the host or of a GPU, or `Rows`; and the names of the columns where X has them."""
+    """Checked inputs: an array of the host or of a GPU, or `RowSource`; and the names of the columns where X has them."""
 
     array: Any
     names: tuple[str, ...] | None = None
@@ -177,16 +177,16 @@ def readable(given: Inputs, dtype: np.dtype[Any], name: str) -> Any:
     Raises InputError where one is NaN, infinite or beyond the range of `dtype`.
     """
     X = given.array
-    if not isinstance(X, np.ndarray | Rows):
+    if not isinstance(X, np.ndarray | RowSource):
         return _readable_on_gpu(X, dtype, name)
     check_finite(X, name, dtype, given.names)
-    if isinstance(X, Rows):
+    if isinstance(X, RowSource):
         return X.readable(dtype)
     return np.require(X, X.dtype if X.dtype in READABLE else dtype, ["C", "A"])
 
 
 def check_finite(
-    values: np.ndarray | Rows, what: str, dtype: np.dtype[Any] | None = None, names: tuple[str, ...] | None = None
+    values: np.ndarray | RowSource, what: str, dtype: np.dtype[Any] | None = None, names: tuple[str, ...] | None = None
 ) -> None:
     """Raise where NaN, infinity or more than `dtype` holds is: how many, and the first.
 
@@ -239,7 +239,7 @@ def _memmap(array: Any) -> Any:
 
 
 def _inputs(X: Any, name: str, feature_names: Sequence[str] | None) -> Inputs:
-    if isinstance(X, Rows):
+    if isinstance(X, RowSource):
         return Inputs(X)
     if isinstance(X, list | tuple):
         X = _of_lists(X, name)

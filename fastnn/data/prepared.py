@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastnn.data import inputs, targets
-from fastnn.data.inputs import Rows
+from fastnn.data.inputs import RowSource
 from fastnn.data.targets import Task
 from fastnn.errors import InputError
 from fastnn.losses import Loss
@@ -43,18 +43,18 @@ class Expected:
 
 
 @dataclass
-class Examples:
+class PreparedData:
     """Checked data in the form in which a program reads it; `kind` is the task's."""
 
     X: Any
-    """An array of the host or of a GPU, or `fastnn.data.inputs.Rows`."""
+    """An array of the host or of a GPU, or `fastnn.data.inputs.RowSource`."""
     y: np.ndarray
     weights: np.ndarray | None
     kind: str
     classes: np.ndarray | None = None
 
     @classmethod
-    def joined(cls, parts: Sequence[Examples]) -> Examples:
+    def joined(cls, parts: Sequence[PreparedData]) -> PreparedData:
         """Examples of the host that are alike, one after another."""
         first = parts[0]
         weights = None if first.weights is None else np.concatenate([part.weights for part in parts])
@@ -83,7 +83,7 @@ class Examples:
     def layout(self) -> DataLayout:
         return DataLayout(self.X.dtype.name, self.y.dtype.name, self.y.shape[1:], self.weights is not None)
 
-    def arrays(self) -> dict[str, np.ndarray | Rows]:
+    def arrays(self) -> dict[str, np.ndarray | RowSource]:
         found = {"X": self.X, "y": self.y}
         return found if self.weights is None else {**found, "weights": self.weights}
 
@@ -99,7 +99,7 @@ def prepare(
     known: Task | None = None,
     classes: Any = None,
     part: bool = False,
-) -> Examples:
+) -> PreparedData:
     """Check data and bring it into the form a program reads, without copying what it can read as it is.
 
     `known`: the task whose labels these are; `classes`: the labels in the order of the outputs; `part`: these are some of the
@@ -115,4 +115,4 @@ def prepare(
     outputs, dtype = expected.outputs[0], expected.dtype
     read = targets.read(y, n, outputs, loss, expected.squashed, dtype, f"{what}y", classes, known, part)
     weights = targets.weights(read, n, sample_weight, class_weight, dtype, outputs, what)
-    return Examples(rows, read.values, weights, read.kind, read.classes)
+    return PreparedData(rows, read.values, weights, read.kind, read.classes)

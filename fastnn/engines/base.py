@@ -10,7 +10,7 @@ import numpy as np
 
 from fastnn.errors import InputError
 from fastnn.program.plan import plan
-from fastnn.program.shapes import Rows, concrete
+from fastnn.program.shapes import BatchDim, concrete
 from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import KERNELS, Operand
 
@@ -175,7 +175,7 @@ class Instance(ABC):
         for name, array in arrays.items():
             symbol = self.program.inputs[name]
             expected = concrete(symbol.shape, self.rows)
-            unknown = [isinstance(d, Rows) and d.factor == 0 for d in symbol.shape]
+            unknown = [isinstance(d, BatchDim) and d.factor == 0 for d in symbol.shape]
             fits = len(expected) == array.ndim and all(
                 free or e == a for e, a, free in zip(expected, array.shape, unknown, strict=True)
             )
@@ -227,7 +227,7 @@ class Instance(ABC):
 
     def attributes(self, call: Call) -> dict[str, Any]:
         """The call's attributes with the number of rows filled in."""
-        return {k: v.factor * self.rows if isinstance(v, Rows) else v for k, v in call.attributes.items()}
+        return {k: v.factor * self.rows if isinstance(v, BatchDim) else v for k, v in call.attributes.items()}
 
     def work(self) -> list[tuple[int, int]]:
         """(floating-point operations, bytes moved at least) of each call of one play, by the kernel table."""

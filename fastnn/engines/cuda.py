@@ -15,9 +15,9 @@ from fastnn import arrays
 from fastnn.engines.base import Engine, Instance, Pass
 from fastnn.engines.host import convert_rows
 from fastnn.errors import InputError, InputTypeError, PackageError
-from fastnn.program.passes.elementwise import chained
-from fastnn.program.passes.norm_dropout import merged
-from fastnn.program.passes.relu_mask import Way, alternatives, masked
+from fastnn.program.passes.elementwise import chain_elementwise
+from fastnn.program.passes.norm_dropout import merge_norm_dropout
+from fastnn.program.passes.relu_mask import Variant, alternatives, choose_relu_masks
 from fastnn.program.shapes import concrete
 from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import SUM_BLOCK, Operand
@@ -153,7 +153,11 @@ class CudaEngine(Engine):
         self.runtime.synchronize(self.runtime.stream)
 
     def passes(self, rows: int) -> Sequence[Pass]:
-        return functools.partial(masked, choose=functools.partial(self._way, rows)), merged, chained
+        return (
+            functools.partial(choose_relu_masks, choose=functools.partial(self._way, rows)),
+            merge_norm_dropout,
+            chain_elementwise,
+        )
 
     def instance(self, program: Program, rows: int, threads: int | None) -> CudaInstance:
         return CudaInstance(program, rows, self)
@@ -174,7 +178,7 @@ class CudaEngine(Engine):
             self._choices.tune([_placed(call, rows) for call in products], self.products)
         return self.tuned
 
-    def _way(self, rows: int, ways: Sequence[Way]) -> Way:
+    def _way(self, rows: int, ways: Sequence[Variant]) -> Variant:
         """With or without a mask: what takes the least time where that is known of all, else what the rule says."""
         device = replace(self.runtime.device, precision=self.products, choices=self.choices)
         placed = [[_placed(call, rows) for call in way.values()] for way in ways]

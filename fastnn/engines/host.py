@@ -11,7 +11,7 @@ import numpy as np
 
 from fastnn import arrays
 from fastnn.engines.base import Engine, Instance
-from fastnn.engines.thread_count import Pace
+from fastnn.engines.thread_count import ThreadCountTuner
 from fastnn.errors import InputError, PackageError
 from fastnn.program.shapes import concrete
 from fastnn.program.trace import Call, Program, Symbol
@@ -142,7 +142,7 @@ class HostInstance(Instance):
         self._calls = self._player(self.plan.calls)
         self.threads = self._usable_threads(threads)
         self._calls.set_parts(self.threads)
-        self._pace = Pace(self.threads, cores()) if threads is None and engine is CPU and cores() > 1 else None
+        self._pace = ThreadCountTuner(self.threads, cores()) if threads is None and engine is CPU and cores() > 1 else None
 
     def _bound(self, symbol: Symbol, array: np.ndarray) -> None:
         self._once.bind(symbol, array)

@@ -12,7 +12,7 @@ TRIAL_SHARE = 50  # a trial may take this part of the time played since the last
 PATIENCE = 4  # trials that find nothing new become rarer, up to this many times
 
 
-class Pace:
+class ThreadCountTuner:
     """How many threads play a program fastest: one or all, tried again now and then, since others use the machine too.
 
     The number changes no bit of the results.

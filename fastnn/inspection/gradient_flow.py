@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fastnn.callbacks import RunState
     from fastnn.engines import Engine
     from fastnn.sequential import Sequential
-    from fastnn.training.trainer import Run
+    from fastnn.training.trainer import Trainer
 
 EXAMPLES = 256
 SMALL = 5e8
@@ -149,7 +149,7 @@ class GradientFlow(Callback):
         if not self._restored:
             self._start()
         self.layers = tuple(f"{index} {layer!r}" for index, layer in enumerate(run.model.layers))
-        self._probe = _Probe(cast("Run", run), self.examples, self._before)
+        self._probe = _Probe(cast("Trainer", run), self.examples, self._before)
         if not self._restored:
             self._record(run)
         self._restored = False
@@ -204,7 +204,7 @@ class GradientFlow(Callback):
 class _Probe:
     """The program of a record with its buffers, on the engine of a run."""
 
-    def __init__(self, run: Run, examples: int, before: np.ndarray | None) -> None:
+    def __init__(self, run: Trainer, examples: int, before: np.ndarray | None) -> None:
         model, engine, given = run.model, run.engine, run.examples
         rows = min(examples, len(given.X))
         program, self.columns = _flow(run.network, run.loss, given.layout, len(model.layers))
@@ -298,7 +298,7 @@ def _gather(engine: Engine, X: Any, chosen: np.ndarray, x: Any, scale: float) ->
         operands = (engine.place(X), engine.place(chosen), engine.place(np.array(0)), x)
         engine.compute("gather_rows", operands, {"scale": scale})
         return
-    if isinstance(X, inputs.Rows):
+    if isinstance(X, inputs.RowSource):
         rows = np.empty((len(chosen), *X.shape[1:]), X.dtype)
         X.take(chosen, rows)
     else:

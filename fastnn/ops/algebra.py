@@ -9,7 +9,7 @@ import numpy as np
 from fastnn.errors import InputError, InputTypeError, TracingError
 from fastnn.ops.dispatch import Array, apply, as_axes, check_rows, unary, without
 from fastnn.program.differentiate import backward
-from fastnn.program.shapes import MOST_AXES, Dimension, Rows, Shape, broadcast_shapes, describe, elements
+from fastnn.program.shapes import MOST_AXES, BatchDim, Dimension, Shape, broadcast_shapes, describe, elements
 from fastnn.program.trace import Call, Symbol, family, floats, promote
 from fastnn_kernels.contract import COMPARISONS
 
@@ -323,9 +323,9 @@ def reshape(x: Array, shape: Sequence[Dimension]) -> Array:
     known = elements(tuple(d for d in shape if d != -1))
     if -1 in shape:
         k, n = _factor(whole), _factor(known)
-        if (isinstance(known, Rows) and not isinstance(whole, Rows)) or n == 0 or k % n:
+        if (isinstance(known, BatchDim) and not isinstance(whole, BatchDim)) or n == 0 or k % n:
             raise InputError(f"reshape: {describe(x.shape)} has no place for {describe(tuple(shape))}")
-        rest: Dimension = k // n if isinstance(known, Rows) or isinstance(whole, int) else Rows(k // n)
+        rest: Dimension = k // n if isinstance(known, BatchDim) or isinstance(whole, int) else BatchDim(k // n)
         shape = tuple(rest if d == -1 else d for d in shape)
     if elements(tuple(shape)) != whole:
         raise InputError(f"reshape: {describe(x.shape)} has other elements than {describe(tuple(shape))}")
@@ -333,7 +333,7 @@ def reshape(x: Array, shape: Sequence[Dimension]) -> Array:
 
 
 def _factor(d: Dimension) -> int:
-    return d.factor if isinstance(d, Rows) else d
+    return d.factor if isinstance(d, BatchDim) else d
 
 
 @backward("reshape")
@@ -359,8 +359,8 @@ def concatenate(arrays: Sequence[Array], axis: int = 0) -> Array:
 
 
 def _total(a: Dimension, b: Dimension) -> Dimension:
-    if isinstance(a, Rows) and isinstance(b, Rows):
-        return Rows(a.factor + b.factor)
+    if isinstance(a, BatchDim) and isinstance(b, BatchDim):
+        return BatchDim(a.factor + b.factor)
     if isinstance(a, int) and isinstance(b, int):
         return a + b
     raise TracingError(f"concatenate: {a} and {b} rows together have no name in a program for any number of rows")
@@ -384,7 +384,7 @@ def _concatenate_backward(call: Call, dc: Symbol) -> Sequence[Symbol]:
     a, b = call.inputs
     along = call.attributes["axis"]
     first, second = a.shape[along], b.shape[along]
-    if along == 0 and isinstance(first, Rows) and isinstance(second, Rows):
+    if along == 0 and isinstance(first, BatchDim) and isinstance(second, BatchDim):
         return _split_rows(dc, a.shape, b.shape)
     if not (isinstance(first, int) and isinstance(second, int)):
         raise TracingError("concatenate: along rows, the derivative needs the rows as the first axis of both")
@@ -395,7 +395,7 @@ def _split_rows(dc: Symbol, first: Shape, second: Shape) -> tuple[Symbol, Symbol
     """Cut (k B + l B, ...) behind its first k B rows, as k + l blocks of B rows each."""
     k, rest = _factor(first[0]), _factor(second[0])
     inner = tuple(first[1:])
-    blocks = reshape(dc, (k + rest, Rows(), *inner))
+    blocks = reshape(dc, (k + rest, BatchDim(), *inner))
     return reshape(slice(blocks, 0, k, 0), first), reshape(slice(blocks, k, k + rest, 0), second)
 
 

@@ -10,13 +10,13 @@ from fastnn.errors import InputError, TracingError
 
 
 @dataclass(frozen=True)
-class Rows:
+class BatchDim:
     """`factor` times the number of rows, a dimension that is known when the program is instantiated."""
 
     factor: int = 1
 
-    def __mul__(self, other: int) -> Rows:
-        return Rows(self.factor * other)
+    def __mul__(self, other: int) -> BatchDim:
+        return BatchDim(self.factor * other)
 
     __rmul__ = __mul__
 
@@ -24,10 +24,10 @@ class Rows:
         return {0: "N", 1: "B"}.get(self.factor, f"{self.factor}B")
 
 
-Dimension = int | Rows
+Dimension = int | BatchDim
 Shape = tuple[Dimension, ...]
-B = Rows()
-N = Rows(0)
+B = BatchDim()
+N = BatchDim(0)
 """The length of an input that may be any: data, orders, tables. No kernel's cost or memory depends on it."""
 
 MOST_AXES = 6
@@ -37,7 +37,7 @@ MOST_AXES = 6
 def elements(shape: Shape) -> Dimension:
     """The product of the dimensions; at most one of them may depend on the number of rows."""
     fixed = math.prod(d for d in shape if isinstance(d, int))
-    rows = [d for d in shape if isinstance(d, Rows)]
+    rows = [d for d in shape if isinstance(d, BatchDim)]
     if len(rows) > 1:
         raise TracingError(f"the shape {describe(shape)} depends on the number of rows twice, which no operation supports")
     return rows[0] * fixed if rows else fixed
@@ -45,7 +45,7 @@ def elements(shape: Shape) -> Dimension:
 
 def concrete(shape: Shape, rows: int) -> tuple[int, ...]:
     """The shape for a number of rows."""
-    return tuple(d.factor * rows if isinstance(d, Rows) else d for d in shape)
+    return tuple(d.factor * rows if isinstance(d, BatchDim) else d for d in shape)
 
 
 def describe(shape: Shape) -> str:
@@ -75,4 +75,4 @@ def broadcast_shapes(name: str, *shapes: Shape) -> Shape:
 
 
 def _row_axes(shape: Sequence[Dimension]) -> int:
-    return sum(isinstance(d, Rows) for d in shape)
+    return sum(isinstance(d, BatchDim) for d in shape)

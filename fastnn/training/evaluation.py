@@ -10,7 +10,7 @@ import numpy as np
 from fastnn import engines, ops
 from fastnn.data import targets
 from fastnn.data.feeds import Feed, feed
-from fastnn.data.prepared import Examples
+from fastnn.data.prepared import PreparedData
 from fastnn.layers import final_activation
 from fastnn.losses import Loss
 from fastnn.metrics import METRICS, Metric, check_metrics, compute
@@ -18,31 +18,35 @@ from fastnn.network import programs
 from fastnn.network.model import ModelState, as_loss_network
 
 
-def hit_attributes(loss: Loss, kind: str) -> dict[str, Any] | None:
+def accuracy_attributes(loss: Loss, kind: str) -> dict[str, Any] | None:
     """The attributes of `ops.is_correct` for a task; None for values. Logits are yes above 0, everything else above 1/2."""
     if kind == "values":
         return None
     return {"threshold": 0.0 if loss.link == "sigmoid" else 0.5, "multilabel": kind == "multilabel"}
 
 
-def measures(hits: dict[str, Any] | None, metrics: Sequence[Metric] = ()) -> tuple[str, ...]:
-    """The names of what `evaluate` finds for a task with these attributes of `hit_attributes`, in their order."""
-    return ("loss", *(("accuracy",) if hits is not None else ()), *(metric.name for metric in (*_of_values(hits), *metrics)))
+def measures(accuracy: dict[str, Any] | None, metrics: Sequence[Metric] = ()) -> tuple[str, ...]:
+    """The names of what `evaluate` finds for a task with these attributes of `accuracy_attributes`, in their order."""
+    return (
+        "loss",
+        *(("accuracy",) if accuracy is not None else ()),
+        *(metric.name for metric in (*_of_values(accuracy), *metrics)),
+    )
 
 
-def check_measures(model: ModelState, examples: Examples, loss: Loss, metrics: Sequence[Metric]) -> None:
+def check_measures(model: ModelState, examples: PreparedData, loss: Loss, metrics: Sequence[Metric]) -> None:
     """Raise InputError for a metric that says nothing of these examples."""
     probable = loss.link is not None or final_activation(model.layers) in ("softmax", "sigmoid")
     check_metrics(metrics, examples.kind, examples.classes, probable)
 
 
-def _of_values(hits: dict[str, Any] | None) -> tuple[Metric, ...]:
-    return () if hits is not None else (METRICS["r2"], METRICS["mae"])
+def _of_values(accuracy: dict[str, Any] | None) -> tuple[Metric, ...]:
+    return () if accuracy is not None else (METRICS["r2"], METRICS["mae"])
 
 
 def evaluate(
     model: ModelState,
-    examples: Examples,
+    examples: PreparedData,
     loss: Loss,
     threads: int | None,
     engine: engines.Engine,
@@ -50,10 +54,10 @@ def evaluate(
     metrics: Sequence[Metric] = (),
 ) -> dict[str, float]:
     """Loss, accuracy or r2 and mae, and `metrics`; `fed`: the examples on the engine, if they are there already."""
-    hits = hit_attributes(loss, examples.kind)
+    accuracy = accuracy_attributes(loss, examples.kind)
     own = feed(engine, examples, min(len(examples.X), engine.block_rows)) if fed is None else None
     try:
-        result = _play(model, examples, loss, hits, threads, engine, own or fed)  # type: ignore[arg-type]
+        result = _play(model, examples, loss, accuracy, threads, engine, own or fed)  # type: ignore[arg-type]
     finally:
         if own is not None:
             own.close()
@@ -62,14 +66,14 @@ def evaluate(
 
 def measured(
     model: ModelState,
-    examples: Examples,
+    examples: PreparedData,
     loss: Loss,
     threads: int | None,
     engine: engines.Engine,
     metrics: Sequence[Metric] = (),
 ) -> dict[str, float]:
     """What `evaluate` finds beside loss and accuracy: r2 and mae of values, and `metrics`."""
-    wanted = (*_of_values(hit_attributes(loss, examples.kind)), *metrics)
+    wanted = (*_of_values(accuracy_attributes(loss, examples.kind)), *metrics)
     if not wanted:
         return {}
     outputs = _outputs(model, examples, loss, threads, engine)
@@ -77,8 +81,8 @@ def measured(
 
 
 def _play(
-    model: ModelState, examples: Examples, loss: Loss, hits: dict[str, Any] | None, threads: int | None, engine: engines.Engine,
-    fed: Feed,
+    model: ModelState, examples: PreparedData, loss: Loss, accuracy: dict[str, Any] | None, threads: int | None,
+    engine: engines.Engine, fed: Feed,
 ) -> dict[str, float]:  # fmt: skip
     """Loss and, where there are classes, accuracy, by the program of evaluation."""
     n = len(examples.X)
@@ -89,11 +93,11 @@ def _play(
     fed.begin(np.arange(n))
     start = 0
     for rows, count in _blocks(n, block):
-        settings = None if hits is None else tuple(sorted(hits.items()))
+        settings = None if accuracy is None else tuple(sorted(accuracy.items()))
         key = ("evaluate", engine.name, engine.precision, engine.tuned, rows, threads, loss, examples.layout, settings)
 
         def make(rows: int = rows) -> engines.Instance:
-            instance = engine.instantiate(programs.evaluation(network, loss, examples.layout, hits), rows, threads)
+            instance = engine.instantiate(programs.evaluation(network, loss, examples.layout, accuracy), rows, threads)
             log = engine.zeros((programs.LOG_ROWS, len(programs.LOG_COLUMNS)), model.dtype, mirrored=True)
             instance.bind(control=engine.zeros((8,), np.int64, mirrored=True), log=log)
             return instance
@@ -116,7 +120,7 @@ def _play(
                 done += chunk
         start += rows * count
     result = {"loss": sums["loss"] / total if total else 0.0}
-    if hits is not None:
+    if accuracy is not None:
         result["accuracy"] = sums["accuracy"] / total if total else 0.0
     return result
 
@@ -129,7 +133,7 @@ def _blocks(n: int, block: int) -> Iterator[tuple[int, int]]:
         yield n % block, 1
 
 
-def _outputs(model: ModelState, examples: Examples, loss: Loss, threads: int | None, engine: engines.Engine) -> np.ndarray:
+def _outputs(model: ModelState, examples: PreparedData, loss: Loss, threads: int | None, engine: engines.Engine) -> np.ndarray:
     """What the loss takes, on the host: logits where it has a link, else the outputs of the last layer."""
     outputs = model._outputs_of(as_loss_network(model, loss), examples.X, threads, engine)
     if not isinstance(outputs, np.ndarray):
@@ -138,7 +142,7 @@ def _outputs(model: ModelState, examples: Examples, loss: Loss, threads: int | N
     return found
 
 
-def _measure(model: ModelState, metric: Metric, examples: Examples, loss: Loss, outputs: np.ndarray) -> float:
+def _measure(model: ModelState, metric: Metric, examples: PreparedData, loss: Loss, outputs: np.ndarray) -> float:
     """One metric of all examples."""
     if metric.takes == "outputs":
         expected = examples.y

@@ -21,28 +21,28 @@ from fastnn.optimizers import Optimizer
 from fastnn.training.evaluation import check_measures
 from fastnn.training.evaluation import evaluate as evaluate_examples
 from fastnn.training.history import History
-from fastnn.training.options import ALL, Settings, as_optimizer
-from fastnn.training.trainer import Run
+from fastnn.training.options import ALL, FitOptions, as_optimizer
+from fastnn.training.trainer import Trainer
 
 CHANGED = ("task", "trained", "_loss", "_optimizer", "feature_names", "device")
 """What `fit` sets beside the arrays and the counters of a model."""
 
 
-def fit(model: ModelState, X: Any, y: Any, settings: Settings) -> History:
+def fit(model: ModelState, X: Any, y: Any, settings: FitOptions) -> History:
     """Train; see `Sequential.fit`.
 
     An error before the first step leaves the model as it was; a later one leaves it at its last whole step.
     """
     if not model._training.acquire(blocking=False):
         raise NotReadyError("this model is being trained already by another call of fit")
-    run: Run | None = None
+    run: Trainer | None = None
     try:
         with model._watched():
             network = model._network
             before = model.snapshot()
             known = {name: getattr(model, name) for name in CHANGED}
             try:
-                run = Run(model, X, y, settings)
+                run = Trainer(model, X, y, settings)
                 return run.train()
             except (DeviceError, DivergenceError):
                 raise  # the model is at its last whole step, as far as it can be brought back
@@ -58,7 +58,7 @@ def fit(model: ModelState, X: Any, y: Any, settings: Settings) -> History:
         model._training.release()
 
 
-def partial_fit(model: ModelState, X: Any, y: Any, settings: Settings) -> dict[str, float]:
+def partial_fit(model: ModelState, X: Any, y: Any, settings: FitOptions) -> dict[str, float]:
     """One step on one mini-batch; see `Sequential.partial_fit`."""
     history = fit(model, X, y, replace(settings, batch_size=ALL, epochs=1, verbose=0, part=True))
     return {name: column[-1] for name, column in history.items()}

@@ -27,7 +27,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True, eq=False)
-class Settings:
+class FitOptions:
     """What `Sequential.fit` was given beside the data; every option is described there."""
 
     loss: LossLike = "softmax_cross_entropy"
@@ -78,7 +78,7 @@ def checked_callbacks(callbacks: Any) -> list[Callback]:
     return list(callbacks)
 
 
-def check_numbers(settings: Settings) -> None:
+def check_numbers(settings: FitOptions) -> None:
     """Raise InputError for a number out of its range."""
     counts: dict[str, tuple[Any, int]] = {
         "epochs": (settings.epochs, 0),

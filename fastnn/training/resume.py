@@ -17,8 +17,8 @@ import numpy as np
 
 from fastnn.callbacks import Callback, Checkpoint, RunState
 from fastnn.data.batches import Batches
-from fastnn.data.inputs import Rows
-from fastnn.data.prepared import Examples
+from fastnn.data.inputs import RowSource
+from fastnn.data.prepared import PreparedData
 from fastnn.errors import FileError, FormatError, InputError, InputTypeError, warn
 from fastnn.layers import Parameter
 from fastnn.losses import Loss
@@ -37,10 +37,10 @@ class Resumable(RunState, Protocol):
     network: Network
     penalties: tuple[float, float]
     """L2 and L1 of all layers that have none of their own."""
-    examples: Examples
+    examples: PreparedData
     """All, or the first mini-batch of an iterable, `batches`."""
     batches: Batches | None
-    validation: Examples | None
+    validation: PreparedData | None
     order: Callable[[int], Any] | None
     shard_rows: int | None
     seen: int
@@ -206,7 +206,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _digest(examples: Examples) -> str:
+def _digest(examples: PreparedData) -> str:
     """A digest of shapes, dtypes, labels and some of the examples: tells whether data are those that a run began with."""
     n = len(examples.y)
     rows = np.unique(np.linspace(0, n - 1, min(n, LOOKED_AT)).astype(np.int64))
@@ -216,7 +216,7 @@ def _digest(examples: Examples) -> str:
     for array in examples.arrays().values():
         if isinstance(array, np.ndarray):
             found.update(np.ascontiguousarray(array[rows]).tobytes())
-        elif isinstance(array, Rows):
+        elif isinstance(array, RowSource):
             block = np.empty((len(rows), *array.shape[1:]), array.dtype)
             array.take(rows, block)
             found.update(block.tobytes())

@@ -1,4 +1,4 @@
-"""`Run`: one training, from the first step to the last. This loop and evaluation alone wait for the device.
+"""`Trainer`: one training, from the first step to the last. This loop and evaluation alone wait for the device.
 
 A run plays its step program in chunks. Between chunks the host writes the table of learning rates, reads the losses of the
 steps and looks for Ctrl-C; chunks end where an epoch ends and where a callback wants to be called, and nothing depends on how
@@ -22,7 +22,7 @@ from fastnn.data.batches import Batches, is_batches
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.inputs import Inputs, read
 from fastnn.data.orders import as_order, batch_sizes, segments, shuffle_program
-from fastnn.data.prepared import DataLayout, Examples, prepare
+from fastnn.data.prepared import DataLayout, PreparedData, prepare
 from fastnn.data.targets import Task
 from fastnn.errors import DivergenceError, InputError, InputTypeError, warn
 from fastnn.losses import LOSSES, as_loss
@@ -35,10 +35,10 @@ from fastnn.program.plan import plan
 from fastnn.program.trace import Program
 from fastnn.schedules import as_schedule
 from fastnn.training import resume
-from fastnn.training.evaluation import check_measures, evaluate, hit_attributes, measures
+from fastnn.training.evaluation import accuracy_attributes, check_measures, evaluate, measures
 from fastnn.training.history import History
 from fastnn.training.interrupts import Interrupts
-from fastnn.training.options import ALL, AUTO, Settings, as_optimizer, check_numbers, checked_callbacks
+from fastnn.training.options import ALL, AUTO, FitOptions, as_optimizer, check_numbers, checked_callbacks
 
 CHUNK_SECONDS = 0.05
 """How long a chunk should take: the pace of the progress bar and of Ctrl-C."""
@@ -50,14 +50,14 @@ SNAPSHOT_SHARE = 20
 """A chunk takes at least this many times as long as the snapshot before it."""
 
 
-class Run:
+class Trainer:
     """One call of `fit`. Callbacks read `model`, `epoch`, `epochs`, `step`, `total_steps`, `in_epoch`, `history` and
     `batch_size`, and may set `learning_rate`.
 
     `like`: a run on the same examples, for a model of the same layers: what was checked and placed for it is used here too.
     """
 
-    def __init__(self, model: ModelState, X: Any, y: Any, settings: Settings, like: Run | None = None) -> None:
+    def __init__(self, model: ModelState, X: Any, y: Any, settings: FitOptions, like: Trainer | None = None) -> None:
         self.model, self.order, self.shard_rows, self.like = model, settings.order, settings.shard_rows, like
         self.part = settings.part
         self.loss, self.optimizer = as_loss(settings.loss), as_optimizer(settings.optimizer)
@@ -86,7 +86,7 @@ class Run:
         else:
             self.examples = self._first_of(self.batches, settings)
             self.steps_per_epoch = settings.steps_per_epoch or 0
-        self.validation: Examples | None = None if like is None else like.validation
+        self.validation: PreparedData | None = None if like is None else like.validation
         if settings.validation_data is not None and like is None:
             if not isinstance(settings.validation_data, tuple | list) or len(settings.validation_data) != 2:
                 raise InputError("validation_data: expected a pair (X, y)")
@@ -117,7 +117,7 @@ class Run:
 
     # --- what is trained on -------------------------------------------------------------------------------------
 
-    def _whole(self, X: Any, y: Any, settings: Settings) -> Examples:
+    def _whole(self, X: Any, y: Any, settings: FitOptions) -> PreparedData:
         """All examples at hand, and the size of their mini-batches."""
         model = self.model
         if y is None:
@@ -129,7 +129,7 @@ class Run:
             model.expected, inputs, y, self.loss, settings.sample_weight, settings.class_weight, known=self._known(settings),
             classes=settings.classes, part=settings.part,
         )  # fmt: skip
-        self._settle(examples)
+        self._configure(examples)
         n, batch_size = len(examples.X), settings.batch_size
         if batch_size == ALL:
             batch_size = n
@@ -143,7 +143,7 @@ class Run:
             raise InputError("batch norm cannot be trained with mini-batches of one example; use batch_size >= 2")
         return examples
 
-    def _first_of(self, batches: Batches, settings: Settings) -> Examples:
+    def _first_of(self, batches: Batches, settings: FitOptions) -> PreparedData:
         """The first mini-batch of an iterable: what the others must be like."""
         for name in ("sample_weight", "class_weight", "order", "shard_rows"):
             if getattr(settings, name) is not None:
@@ -153,16 +153,17 @@ class Run:
         self._batch_classes = settings.classes
         self._batch_known = self._known(settings)
         examples = self._batch(inputs, y, weights, "mini-batch 0: ")
-        self._settle(examples)
+        self._configure(examples)
         self.batch_size = len(examples.X)
         self._batch_known = examples.task(self.loss)
         return examples
 
-    def _settle(self, examples: Examples) -> None:
+    def _configure(self, examples: PreparedData) -> None:
         """What follows from the model and the kind of the examples."""
-        self.network, self.hits = as_loss_network(self.model, self.loss), hit_attributes(self.loss, examples.kind)
-        self._treatment = self.network.segments(*self.penalties, self.optimizer.weight_decay)[1]
-        self.penalized = bool(self._treatment[:, :2].any())
+        self.network = as_loss_network(self.model, self.loss)
+        self.accuracy = accuracy_attributes(self.loss, examples.kind)
+        self._penalty_table = self.network.segments(*self.penalties, self.optimizer.weight_decay)[1]
+        self.penalized = bool(self._penalty_table[:, :2].any())
         """Whether the cost has a penalty: an L2 or L1 of something that is trained."""
         if not self.part:
             self._warn_of_steps()
@@ -178,7 +179,7 @@ class Run:
                 f"train with sigmoid in the place of step in: {named[1]}"
             )
 
-    def _batch(self, X: Any, y: Any, weights: Any, what: str = "") -> Examples:
+    def _batch(self, X: Any, y: Any, weights: Any, what: str = "") -> PreparedData:
         """One mini-batch of an iterable, checked."""
         examples = prepare(
             self.model.expected, X, y, self.loss, weights, None, what, self._batch_known, classes=self._batch_classes, part=True
@@ -196,7 +197,7 @@ class Run:
         model.feature_names = inputs.names or model.feature_names
         return inputs
 
-    def _known(self, settings: Settings) -> Task | None:
+    def _known(self, settings: FitOptions) -> Task | None:
         """The task that the model is trained for already, where its labels are looked up in what it knows."""
         task = self.model.task
         return task if task is not None and task.classes is not None and settings.classes is None else None
@@ -211,8 +212,12 @@ class Run:
     @property
     def columns(self) -> list[str]:
         """What each epoch puts into the history, but for what callbacks add."""
-        own = ["loss", *(["accuracy"] if self.hits is not None else []), *(["penalty"] if self.penalized else [])]
-        return own if self.validation is None else [*own, *(f"val_{name}" for name in measures(self.hits, self.metrics))]
+        own = [
+            "loss",
+            *(["accuracy"] if self.accuracy is not None else []),
+            *(["penalty"] if self.penalized else []),
+        ]
+        return own if self.validation is None else [*own, *(f"val_{name}" for name in measures(self.accuracy, self.metrics))]
 
     @property
     def place(self) -> tuple[int, int]:
@@ -254,7 +259,7 @@ class Run:
         with contextlib.ExitStack() as open_:
             if any(isinstance(callback, Checkpoint) for callback in self.callbacks):
                 open_.enter_context(self._interrupts)
-            self._begin(open_)
+            self._setup(open_)
             begun: list[Callback] = []
             open_.push(lambda kind, error, trace: self._end(begun, error))
             for callback in self.callbacks:
@@ -265,16 +270,16 @@ class Run:
                 if values is None:  # a callback ended the training within the epoch
                     break
                 self._close(values)
-            self._fill(self._earlier, self.epoch)
+            self._pad_history(self._earlier, self.epoch)
         if self._last is not None:
             self.model.restore(self._last)
         return self.history
 
-    def _begin(self, open_: contextlib.ExitStack) -> None:
+    def _setup(self, open_: contextlib.ExitStack) -> None:
         """Make model and history those of this run, with all that the steps need until `open_` closes."""
         model, engine, history = self.model, self.engine, self.history
         self._start_state()
-        self._use(open_)
+        self._bind_data(open_)
         model._state.begin(engine, model._progress)
         model.device, model.trained = engine.name, Trained(engine.name, engine.precision)
         model.task = self.examples.task(self.loss)
@@ -282,9 +287,9 @@ class Run:
         history.device, history.reason, history.seed = engine.name, self.reason, model.seed
         history.precision, history.autotuned, history.batch_size = engine.precision, engine.tuned > 0, self.batch_size
         self._first_step = model.counters.step - self.step
-        open_.callback(self._return)
+        open_.callback(self._release)
 
-    def _use(self, open_: contextlib.ExitStack) -> None:
+    def _bind_data(self, open_: contextlib.ExitStack) -> None:
         """Get what the steps need, to be given back when `open_` closes."""
         model, engine = self.model, self.engine
         self.whole: Feed
@@ -299,9 +304,9 @@ class Run:
             open_.callback(self.whole.close)
         storage = model._cache.take(self._storage_key(), lambda: step_storage(self.network, engine))
         self.storage: dict[str, Any] = open_.enter_context(storage)
-        engine.write(self.storage["penalties"], self._treatment)
+        engine.write(self.storage["penalties"], self._penalty_table)
 
-    def _return(self) -> None:
+    def _release(self) -> None:
         """Give the borrowed instances back."""
         self.history.threads = max((i.threads for i in self._borrowed.values()), default=1)
         for key, instance in self._borrowed.items():
@@ -334,18 +339,18 @@ class Run:
         self.epoch += 1
         self.model.counters.epoch += 1
         self.model._state.changed(self.engine, self.model._progress)
-        self._fill((*values, *self._earlier), self.epoch - 1)
+        self._pad_history((*values, *self._earlier), self.epoch - 1)
         for name, value in values.items():
             self.history[name].append(value)
-        self._tell(self.callbacks, lambda callback: callback.epoch_end(self, self.epoch - 1, values))
+        self._notify(self.callbacks, lambda callback: callback.epoch_end(self, self.epoch - 1, values))
 
-    def _fill(self, names: Iterable[str], epochs: int) -> None:
+    def _pad_history(self, names: Iterable[str], epochs: int) -> None:
         """Let these columns of the history be so long."""
         for name in names:
             column = self.history.setdefault(name, [])
             column += [math.nan] * (epochs - len(column))
 
-    def _tell(self, callbacks: Sequence[Callback], call: Callable[[Callback], bool | None]) -> None:
+    def _notify(self, callbacks: Sequence[Callback], call: Callable[[Callback], bool | None]) -> None:
         """Ask all, even if one fails, so that a checkpoint that is written then holds what each of them knows."""
         failed: Exception | None = None
         for callback in callbacks:
@@ -371,7 +376,7 @@ class Run:
         sums, seen = self.sums, self.seen
         total = sums["weight"]
         values = {"loss": sums["loss"] / total if total else 0.0}
-        if self.hits is not None:
+        if self.accuracy is not None:
             values["accuracy"] = sums["accuracy"] / total if total else 0.0
         if self.penalized:
             values["penalty"] = sums["penalty"] / seen if seen else 0.0
@@ -383,13 +388,13 @@ class Run:
         return values
 
     def _epoch_of_examples(self) -> bool:
-        order = self._visit(self.epoch)
+        order = self._order_of(self.epoch)
         self.whole.begin(order)
         position, skipped = 0, self.in_epoch
         for rows, count in segments(len(order), self.batch_size, self.pairs):
             behind = min(skipped, count)
             skipped -= behind
-            if behind < count and not self._stretch(self.whole, self.examples, rows, behind, count, position):
+            if behind < count and not self._segment(self.whole, self.examples, rows, behind, count, position):
                 return False
             position += rows * count
         return True
@@ -398,11 +403,11 @@ class Run:
         assert self.batches is not None
         for block in self.batches.blocks(self.in_epoch, self._batch, self.steps_per_epoch or None):
             rows = len(block[0].X)
-            joined = block[0] if len(block) == 1 else Examples.joined(block)
+            joined = block[0] if len(block) == 1 else PreparedData.joined(block)
             source = feed(self.engine, joined, rows)
             try:
                 source.begin(np.arange(len(joined.X)))
-                if not self._stretch(source, joined, rows, 0, len(block), 0):
+                if not self._segment(source, joined, rows, 0, len(block), 0):
                     return False
             finally:
                 source.close()
@@ -410,7 +415,7 @@ class Run:
             raise InputError(f"the iterable of mini-batches is empty in epoch {self.epoch + 1}")
         return True
 
-    def _stretch(self, source: Feed, examples: Examples, rows: int, done: int, count: int, position: int) -> bool:
+    def _segment(self, source: Feed, examples: PreparedData, rows: int, done: int, count: int, position: int) -> bool:
         """Play mini-batches `done` to `count` of `rows` rows each, which begin at `position` of the order; whether to go on."""
         self.feed = source
         instance = self._instance(rows, examples)
@@ -424,12 +429,12 @@ class Run:
             for callback in self.callbacks:
                 callback.chunk_end(self, log[:, programs.LOG_COLUMNS["loss"]])
             due = [callback for callback in self.callbacks if callback.every is not None and self.step % callback.every == 0]
-            self._tell(due, lambda callback: callback.step_end(self))
+            self._notify(due, lambda callback: callback.step_end(self))
             if self.stopped:
                 return False
         return True
 
-    def _add(self, log: np.ndarray, rows: int, examples: Examples) -> None:
+    def _add(self, log: np.ndarray, rows: int, examples: PreparedData) -> None:
         """Count what so many steps of `rows` rows each wrote down."""
         weight = log[:, programs.LOG_COLUMNS["weight"]] if examples.weights is not None else np.full(len(log), rows)
         for name in ("loss", "accuracy", "penalty"):
@@ -573,7 +578,7 @@ class Run:
 
     def _key(self, rows: int, data: DataLayout) -> Any:
         settings = tuple(sorted(self.optimizer.attributes().items()))
-        metric = None if self.hits is None else tuple(sorted(self.hits.items()))
+        metric = None if self.accuracy is None else tuple(sorted(self.accuracy.items()))
         return (
             "fit",
             self.engine.name,
@@ -594,7 +599,7 @@ class Run:
         """The step that this run plays, for examples such as `data`."""
         optimizer = self.optimizer
         return programs.training(
-            self.network, self.loss, data or self.examples.layout, self.hits, optimizer.kernel, optimizer.attributes(),
+            self.network, self.loss, data or self.examples.layout, self.accuracy, optimizer.kernel, optimizer.attributes(),
             self.penalized, narrowed=self.engine.precision == "bf16",
         )  # fmt: skip
 
@@ -608,7 +613,7 @@ class Run:
     def _storage_key(self) -> Any:
         return ("storage", self.engine.name, self.engine.precision, self.network.size, self.network.frozen)
 
-    def _instance(self, rows: int, examples: Examples) -> engines.Instance:
+    def _instance(self, rows: int, examples: PreparedData) -> engines.Instance:
         """The step for a number of rows of such examples, with this run's storage bound to it."""
         data = examples.layout
         key = self._key(rows, data)
@@ -634,7 +639,7 @@ class Run:
             instance.play()
             return instance.bound["order"]
 
-    def _visit(self, epoch: int) -> Any:
+    def _order_of(self, epoch: int) -> Any:
         """The order of an epoch: the user's, or the library's shuffle."""
         n = len(self.examples.X)
         if self.part:  # one mini-batch, as it is

@@ -44,7 +44,7 @@ class Settings:
         kept = ("trials", "strategy", "mode", "seed", "rounds", "share")
         return {"space": self.space.to_config(), **{name: getattr(self, name) for name in kept}}
 
-    def joined(self, before: Mapping[str, Any], given: Sequence[str], name: str) -> Self:
+    def join_programs(self, before: Mapping[str, Any], given: Sequence[str], name: str) -> Self:
         """These settings, going on with a study that was made with others: more trials may be added to some strategies only.
 
         Raises InputError for another value of one that was given by the user, or that has no default.

@@ -361,7 +361,7 @@ def open_study(
                 raise FileError(f"storage {storage} cannot be used: {error}") from error
         if before is None:
             raise InputError(f"the study {name!r} of {storage} was not made by fastnn; give another name=")
-        return Study(study, kept, settings.joined(before, given, name), shared=storage is not None)
+        return Study(study, kept, settings.join_programs(before, given, name), shared=storage is not None)
     except BaseException:
         close_storage(kept)
         raise

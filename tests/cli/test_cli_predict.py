@@ -26,7 +26,7 @@ from fastnn.cli import data as sources
 from fastnn.cli import main, networks, tables
 from fastnn.cli.tables import confusion, titles
 from fastnn.storage import archives
-from fastnn.training.trainer import Run
+from fastnn.training.trainer import Trainer
 
 pytest.importorskip("pyarrow")
 
@@ -357,7 +357,7 @@ def test_an_interrupted_training_leaves_everything(
     """The network, the curves where an epoch is over, and the states."""
     pytest.importorskip("matplotlib")
 
-    def interrupted(callback: object, run: Run, *more: object) -> None:
+    def interrupted(callback: object, run: Trainer, *more: object) -> None:
         if (run.epoch, run.in_epoch > 0) >= (epochs, not epochs):
             raise KeyboardInterrupt
 
@@ -383,7 +383,7 @@ def test_an_interrupted_training_leaves_everything(
 def test_an_interrupted_training_predicts_in_the_units_of_the_target(
     prices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(callback: object, run: Run, *more: object) -> None:
+    def interrupted(callback: object, run: Trainer, *more: object) -> None:
         if run.epoch == 20:
             raise KeyboardInterrupt
 

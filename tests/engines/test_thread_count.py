@@ -32,7 +32,7 @@ class Machine:
         self.steps[self.parts] += repeats
 
 
-def run(pace: engines.Pace, machine: Machine, epochs: int, chunks: tuple[int, ...] = (8, 64, 128)) -> None:
+def run(pace: engines.ThreadCountTuner, machine: Machine, epochs: int, chunks: tuple[int, ...] = (8, 64, 128)) -> None:
     for _ in range(epochs):
         machine.awake = False
         for chunk in chunks:
@@ -44,7 +44,7 @@ def run(pace: engines.Pace, machine: Machine, epochs: int, chunks: tuple[int, ..
     "times", [{1: 560e-6, 2: 305e-6}, {1: 18e-6, 2: 25e-6}, {1: 0.5e-6, 2: 2e-6}, {1: 0.3, 2: 0.16}], ids=str
 )
 def test_the_faster_number_is_found(monkeypatch: pytest.MonkeyPatch, times: dict[int, float], guess: int) -> None:
-    machine, pace = Machine(monkeypatch, times.__getitem__, waking=1.2e-3), engines.Pace(guess, 2)
+    machine, pace = Machine(monkeypatch, times.__getitem__, waking=1.2e-3), engines.ThreadCountTuner(guess, 2)
     best = min(times, key=times.__getitem__)
     run(pace, machine, 30, (8, 64, 128, 1416))
     assert pace.best == best
@@ -58,7 +58,7 @@ def test_a_slow_first_step_does_not_bring_in_more_threads(monkeypatch: pytest.Mo
     """The first step of a program takes long; with tiny steps no chunk is long enough to be a measure by itself."""
     first = iter([15e-6])
     machine = Machine(monkeypatch, lambda parts: next(first, 0.5e-6) if parts == 1 else 2e-6)
-    pace = engines.Pace(1, 2)
+    pace = engines.ThreadCountTuner(1, 2)
     run(pace, machine, 200, (1, 8, 64, 512, 1416))
     assert pace.best == 1
     assert machine.steps[2] == 0
@@ -67,7 +67,7 @@ def test_a_slow_first_step_does_not_bring_in_more_threads(monkeypatch: pytest.Mo
 def test_a_load_that_comes_and_goes_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     busy = False
     times = {False: {1: 560e-6, 2: 305e-6}, True: {1: 600e-6, 2: 1500e-6}}
-    machine, pace = Machine(monkeypatch, lambda parts: times[busy][parts], waking=1.2e-3), engines.Pace(2, 2)
+    machine, pace = Machine(monkeypatch, lambda parts: times[busy][parts], waking=1.2e-3), engines.ThreadCountTuner(2, 2)
     run(pace, machine, 20)
     assert pace.best == 2
     busy = True

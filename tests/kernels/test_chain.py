@@ -20,7 +20,7 @@ import fastnn
 import fastnn_kernels.numpy as definition
 from fastnn import ops
 from fastnn.engines.cuda import CudaEngine, CudaInstance
-from fastnn.program.passes.elementwise import MOST_STEPS, chained
+from fastnn.program.passes.elementwise import MOST_STEPS, chain_elementwise
 from fastnn.program.shapes import B
 from fastnn.program.trace import Call, Program, Symbol, Trace, constant
 from fastnn_kernels.contract import CHAIN_INPUTS, CHAINED, KERNELS, Operand, Step
@@ -73,7 +73,7 @@ def play(program: Program, rows: int, inputs: Mapping[str, np.ndarray]) -> dict[
 
 def check(program: Program, rows: int, inputs: Mapping[str, np.ndarray]) -> Program:
     """Play the program with chains and without; returns the one with chains."""
-    with_chains = chained(program)
+    with_chains = chain_elementwise(program)
     one_by_one, together = (play(each, rows, inputs) for each in (program, with_chains))
     for name, array in one_by_one.items():
         assert same_bits(together[name], array), name
@@ -237,7 +237,7 @@ def test_single_calls_are_left_alone() -> None:
     r = Recorded()
     total = ops.sum(ops.exp(r.x), 1)
     before = r.trace.program({"y": ops.log(total)})
-    assert chained(before).calls == before.calls
+    assert chain_elementwise(before).calls == before.calls
 
 
 def test_what_is_read_outside_is_not_kept_inside() -> None:
@@ -378,7 +378,7 @@ def test_all_of_a_chain_may_be_stored_in_16_bits(columns: int) -> None:
 
 def test_a_program_prints_its_chains() -> None:
     r = Recorded()
-    text = str(chained(r.trace.program({"y": ops.leaky_relu(r.x + r.row, 0.3)})))
+    text = str(chain_elementwise(r.trace.program({"y": ops.leaky_relu(r.x + r.row, 0.3)})))
     assert "chain_2(x, row, steps=(add(0, 1), leaky_relu(2, alpha=0.3)))" in text
 
 
@@ -453,7 +453,7 @@ def test_many_programs_by_chance(made, rows, columns, dtype) -> None:
 def test_chained_programs_are_in_order(made) -> None:
     """Everything is made before it is read, and what is kept is made once."""
     r = Recorded()
-    program = chained(r.trace.program(record(r, made)))
+    program = chain_elementwise(r.trace.program(record(r, made)))
     known = set(program.inputs.values())
     for call in program.calls:
         assert all(symbol.root in known for symbol in call.reads), call.kernel
@@ -503,7 +503,7 @@ def test_training_has_the_same_bits(
     cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch, dtype: str, precision: str
 ) -> None:
     weights = trained(dtype, precision).weights
-    monkeypatch.setattr("fastnn.engines.cuda.chained", lambda program: program)
+    monkeypatch.setattr("fastnn.engines.cuda.chain_elementwise", lambda program: program)
     for name, expected in trained(dtype, precision).weights.items():
         assert same_bits(weights[name], expected), name
 
@@ -511,7 +511,7 @@ def test_training_has_the_same_bits(
 def counted(model: fastnn.Sequential, features: int, chain: Callable[[Program], Program], **options: Any) -> Counter[str]:
     """The kernels of a step."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastnn.engines.cuda.chained", chain)
+        patch.setattr("fastnn.engines.cuda.chain_elementwise", chain)
         return Counter(kernels_of(model.build(features).program(128, device="cuda", **options).program))
 
 
@@ -522,12 +522,12 @@ def test_a_step_has_fewer_calls(cuda_host: HostRuntime) -> None:
         layers += [fastnn.Dense(64, use_bias=False), fastnn.BatchNorm(), fastnn.Activation("gelu"), fastnn.Dropout(0.2)]
     deep = fastnn.Sequential([*layers, fastnn.Dense(10)], seed=1)
     before = counted(deep, 20, lambda program: program)
-    after = counted(deep, 20, chained)
+    after = counted(deep, 20, chain_elementwise)
     assert before["gelu"] == before["gelu_backward"] == 2
     assert before["dropout"] == 4
     assert after["chain_2"] == after["chain_3"] == 2
     assert before.total() - after.total() == 4
-    before, after = (counted(network(), 20, chain, loss=huber) for chain in (lambda program: program, chained))
+    before, after = (counted(network(), 20, chain, loss=huber) for chain in (lambda program: program, chain_elementwise))
     elementwise = [sum(count for name, count in found.items() if name in CHAINED) for found in (before, after)]
     chains = sum(count for name, count in after.items() if name in CHAINS)
     assert elementwise[0] >= 20

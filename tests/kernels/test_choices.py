@@ -25,7 +25,7 @@ import fastnn
 import fastnn_kernels.numpy as definition
 from fastnn import engines
 from fastnn.engines.cuda import CudaEngine
-from fastnn.program.passes.relu_mask import Way, alternatives, masked
+from fastnn.program.passes.relu_mask import Variant, alternatives, choose_relu_masks
 from fastnn.program.shapes import B
 from fastnn.program.trace import Call, Program, Trace
 from fastnn_kernels.contract import KERNELS, Operand, mask_pitch
@@ -570,7 +570,7 @@ def of(model: fastnn.Sequential) -> Program:
     return model.program(BATCH, device="cpu").program
 
 
-def most(ways: Sequence[Way]) -> Way:
+def most(ways: Sequence[Variant]) -> Variant:
     return ways[1]
 
 
@@ -578,10 +578,10 @@ def test_a_layer_with_relu_has_three_ways() -> None:
     program = of(network(9, 5).build(FEATURES))
     found = list(alternatives(program))
     assert [len(ways) for ways in found] == [3, 3]
-    assert masked(program, lambda ways: ways[0]).calls == program.calls
+    assert choose_relu_masks(program, lambda ways: ways[0]).calls == program.calls
     counts = []
     for index in range(3):
-        calls = [call.kernel for call in masked(program, lambda ways, index=index: ways[index]).calls]  # type: ignore[misc]
+        calls = [call.kernel for call in choose_relu_masks(program, lambda ways, index=index: ways[index]).calls]  # type: ignore[misc]
         counts.append([calls.count(name) for name in (*COUNTED, "dense_backward_weight", "matmul")])
     assert counts == [[3, 2, 0, 0, 3, 0], [1, 0, 2, 2, 1, 2], [1, 0, 2, 2, 3, 0]]
 
@@ -591,7 +591,7 @@ COUNTED = ("dense", "dense_backward_input", "dense_with_mask", "dense_backward_i
 
 def test_gradients_are_where_they_were() -> None:
     program = of(network(9, 5).build(FEATURES))
-    changed = masked(program, most)
+    changed = choose_relu_masks(program, most)
 
     def written(program: Program) -> dict[str, int]:
         """How often each gradient is made."""

@@ -13,7 +13,7 @@ import fastnn
 from fastnn import ops
 from fastnn.engines import cuda
 from fastnn.program.passes import fuse
-from fastnn.program.passes.norm_dropout import merged
+from fastnn.program.passes.norm_dropout import merge_norm_dropout
 from fastnn.program.shapes import B
 from fastnn.program.trace import Program, Symbol, Trace
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, NO_ACTIVATION
@@ -50,13 +50,13 @@ def trained(model: fastnn.Sequential, device: str) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("activation", ACTIVATIONS_FROM_OUTPUT)
 def test_what_a_step_is_made_of(activation: str) -> None:
-    found, on_gpu = kernels(step(activation)), kernels(merged(step(activation)))
+    found, on_gpu = kernels(step(activation)), kernels(merge_norm_dropout(step(activation)))
     assert activation not in found
     assert found[f"{activation}_backward"] == (0 if activation in CHEAP else 2)
     assert (found["batch_norm"], found["batch_norm_backward"], found["dropout"]) == (2, 2, 4)
     assert (on_gpu["batch_norm_dropout"], on_gpu["batch_norm_dropout_backward"]) == (2, 2)
     assert not on_gpu.keys() & {"batch_norm", "batch_norm_backward", "dropout", f"{activation}_backward"}
-    without = kernels(merged(step(activation, rate=0.0)))
+    without = kernels(merge_norm_dropout(step(activation, rate=0.0)))
     assert (without["batch_norm"], without["batch_norm_backward"]) == (2, 2)
 
 
@@ -91,7 +91,7 @@ def recorded(read_again: str) -> Program:
     ],
 )
 def test_what_others_read_is_still_written(read_again: str, expected: dict[str, int]) -> None:
-    assert kernels(merged(recorded(read_again))) == expected
+    assert kernels(merge_norm_dropout(recorded(read_again))) == expected
 
 
 @pytest.mark.parametrize("other", ["", "output", "slope", "input", "reader"])
@@ -110,14 +110,14 @@ def test_only_the_slope_of_the_very_activation_is_merged(other: str) -> None:
     dx, dgamma, dbeta = trace.record("batch_norm_backward", reads, outputs, NO_ACTIVATION)
     results = {"h": h, "dx": dx, "dgamma": dgamma, "dbeta": dbeta, **({"dz": dz} if other == "reader" else {})}
     expected = {"batch_norm": 1, "batch_norm_backward": 1, **({"leaky_relu_backward": 1} if other else {})}
-    assert kernels(merged(fuse.fuse(trace.program(results)))) == expected
+    assert kernels(merge_norm_dropout(fuse.fuse(trace.program(results)))) == expected
 
 
 @pytest.mark.parametrize(("activation", "dtype"), by_turns(ACTIVATIONS_FROM_OUTPUT, FLOATS))
 def test_merging_changes_no_bit(activation: str, dtype: str, cuda_host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     together = trained(network(activation, dtype=dtype), "cuda")
     on_cpu = trained(network(activation, dtype=dtype), "cpu")
-    monkeypatch.setattr(cuda, "merged", lambda program: program)
+    monkeypatch.setattr(cuda, "merge_norm_dropout", lambda program: program)
     apart = trained(network(activation, dtype=dtype), "cuda")
     for name, value in together.items():
         assert value.tobytes() == apart[name].tobytes(), name

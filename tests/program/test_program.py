@@ -15,7 +15,7 @@ from fastnn.losses import as_loss
 from fastnn.network import programs
 from fastnn.program.passes import fuse as fusion
 from fastnn.program.plan import plan
-from fastnn.program.shapes import B, Rows, concrete
+from fastnn.program.shapes import B, BatchDim, concrete
 from fastnn.program.trace import Program, Symbol, Trace
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, KERNELS
 
@@ -30,7 +30,7 @@ def test_a_symbol_knows_shape_and_dtype_and_nothing_else() -> None:
     x = symbol()
     assert (x.shape, x.dtype, x.ndim) == ((B, 3), np.dtype("float32"), 2)
     assert concrete(x.shape, 7) == (7, 3)
-    assert str(Rows(2)) == "2B"
+    assert str(BatchDim(2)) == "2B"
     assert (x @ symbol_like(x, (3, 2))).shape == (B, 2)
 
 
@@ -85,8 +85,8 @@ def test_two_recordings_cannot_be_mixed() -> None:
 def test_reshape_keeps_the_rows() -> None:
     x = symbol((B, 4, 6))
     assert ops.reshape(x, (B, -1)).shape == (B, 24)
-    assert ops.reshape(x, (-1, 6)).shape == (Rows(4), 6)
-    assert ops.reshape(x, (2, -1)).shape == (2, Rows(12))
+    assert ops.reshape(x, (-1, 6)).shape == (BatchDim(4), 6)
+    assert ops.reshape(x, (2, -1)).shape == (2, BatchDim(12))
     with pytest.raises(InputError, match="no place"):
         ops.reshape(x, (B, -1, 7))
     with pytest.raises(InputError, match="other elements"):

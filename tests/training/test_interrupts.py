@@ -16,7 +16,7 @@ from fastnn.callbacks import Callback, Checkpoint
 from fastnn.checkpoints import Folder
 from fastnn.training import trainer as run_module
 from fastnn.training.interrupts import Interrupts
-from fastnn.training.trainer import Run
+from fastnn.training.trainer import Trainer
 
 X = np.random.default_rng(0).standard_normal((60, 4)).astype("float32")
 Y = (X[:, 0] > 0).astype(np.int64)
@@ -78,11 +78,11 @@ def test_once_leaves_a_checkpoint_of_the_last_whole_step(place: str, tmp_path: P
     told = Pressing(1 if place == "told" else 0)
     with monkeypatch.context() as patch:
         if place == "closing":
-            patch.setattr(Run, "_fill", at_call(Run._fill, 4))
+            patch.setattr(Trainer, "_pad_history", at_call(Trainer._pad_history, 4))
         elif place == "counting":
             patch.setattr(run_module, "_added", at_call(run_module._added, 13))
         elif place == "playing":
-            patch.setattr(Run, "_prepare", at_call(Run._prepare, 4))
+            patch.setattr(Trainer, "_prepare", at_call(Trainer._prepare, 4))
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "run", told)
     latest = Folder(tmp_path / "run").latest()

@@ -14,9 +14,9 @@ from fastnn import ops, random
 from fastnn.errors import InputError, InputTypeError, NotReadyError
 from fastnn.program.trace import Program
 from fastnn.training import trainer
-from fastnn.training.options import Settings
+from fastnn.training.options import FitOptions
 from fastnn.tuning.together import interleaved, train
-from fastnn.tuning.together.interleaved import joined as joined
+from fastnn.tuning.together.interleaved import join_programs
 from fastnn.tuning.together.train import train_together
 
 RNG = np.random.default_rng(0)
@@ -294,7 +294,7 @@ def test_interleaved_layers_of_ones_own_are_recorded_for_each_model() -> None:
 
 def test_interleaved_a_mini_batch_is_gathered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     programs: list[Program] = []
-    monkeypatch.setattr(interleaved, "joined", lambda given: programs.append(joined(given)) or programs[-1])
+    monkeypatch.setattr(interleaved, "join_programs", lambda given: programs.append(join_programs(given)) or programs[-1])
     train_together(
         [small(seed) for seed in range(6)], X, YES, loss="sigmoid_cross_entropy", epochs=2, threads=2, method="threads"
     )
@@ -317,7 +317,9 @@ def test_models_without_parameters() -> None:
 def test_interleaved_as_many_as_a_cache_holds(units: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the two moments of Adam: 6 models of 48 KB, 2 of 960 KB, and one alone of 2.9 MB."""
     together_at_a_time: list[int] = []
-    monkeypatch.setattr(interleaved, "joined", lambda given: together_at_a_time.append(len(given)) or joined(given))
+    monkeypatch.setattr(
+        interleaved, "join_programs", lambda given: together_at_a_time.append(len(given)) or join_programs(given)
+    )
     models = [network(fastnn.Dense(units), fastnn.Dense(1), seed=seed) for seed in range(6)]
     train_together(models, X[:8], YES[:8], loss="sigmoid_cross_entropy", epochs=1, batch_size=8, threads=1, method="threads")
     assert together_at_a_time == ([size] * (6 // size) if size > 1 else [])
@@ -510,10 +512,10 @@ def test_interleaved_models_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.M
         if len(chunks) == 3:
             raise train._Stopped
 
-    settings = Settings(loss="sigmoid_cross_entropy", batch_size=1, threads=1, verbose=0)
+    settings = FitOptions(loss="sigmoid_cross_entropy", batch_size=1, threads=1, verbose=0)
     models = [small(0), small(1)]
-    leader = trainer.Run(models[0], X, YES, settings)
-    runs = [leader, trainer.Run(models[1], X, YES, settings, leader)]
+    leader = trainer.Trainer(models[0], X, YES, settings)
+    runs = [leader, trainer.Trainer(models[1], X, YES, settings, leader)]
     with pytest.raises(train._Stopped):
         interleaved.Interleaved(runs, going_on).train()
     assert [model.counters.step for model in models] == [3, 3]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastnn.program.plan import split_constants
-from fastnn.program.shapes import Rows, Shape
+from fastnn.program.shapes import BatchDim, Shape
 from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import CHAIN_INPUTS, CHAINED, COMPARISONS, Step
 
@@ -72,7 +72,7 @@ class _Chain:
         return Call(f"chain_{len(inputs)}", (*inputs, *self.last.outputs), {"steps": tuple(steps)})
 
 
-def chained(program: Program) -> Program:
+def chain_elementwise(program: Program) -> Program:
     """The program with elementwise calls that follow each other put together, for kernel sets that have chains."""
     chains = _chains(program)
     last = {chain.last: chain for chain in chains if len(chain.calls) > 1}
@@ -152,7 +152,7 @@ def _is_elementwise(call: Call) -> bool:
     if call.kernel not in CHAINED or len(_families(call)) != 1 or "" in _families(call):
         return False
     whole = call.outputs[0].shape
-    return Rows(0) not in whole and all(_is_broadcast(symbol.shape, whole) for symbol in call.inputs)
+    return BatchDim(0) not in whole and all(_is_broadcast(symbol.shape, whole) for symbol in call.inputs)
 
 
 def _families(call: Call) -> set[str]:

@@ -10,7 +10,7 @@ from fastnn.program.trace import Call, Program
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT
 
 
-def merged(program: Program) -> Program:
+def merge_norm_dropout(program: Program) -> Program:
     """The program with every batch norm, the activation behind it and dropout behind that in one call, and their gradients."""
     return _merge_gradient(_merge(fuse_batch_norm_gradient(program, ACTIVATIONS_FROM_OUTPUT)))
 

@@ -12,11 +12,11 @@ from fastnn.program.shapes import elements
 from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import mask_pitch
 
-Way = Mapping[Call, Call]
+Variant = Mapping[Call, Call]
 """Calls of a program, and what is in their place."""
 
 
-def masked(program: Program, choose: Callable[[Sequence[Way]], Way]) -> Program:
+def choose_relu_masks(program: Program, choose: Callable[[Sequence[Variant]], Variant]) -> Program:
     """The program with one of the `alternatives` for each layer that has some."""
     replaced: dict[Call, Call] = {}
     for ways in alternatives(program):
@@ -24,7 +24,7 @@ def masked(program: Program, choose: Callable[[Sequence[Way]], Way]) -> Program:
     return program.with_calls(replaced.get(call, call) for call in program.calls)
 
 
-def alternatives(program: Program) -> Iterator[list[Way]]:
+def alternatives(program: Program) -> Iterator[list[Variant]]:
     """For each dense layer with ReLU whose output is differentiated in one place: the calls as they are; with a mask and the
     gradient of its bias made with dx, where it may be made so early; with a mask alone."""
     for forward in program.calls:
@@ -39,7 +39,7 @@ def alternatives(program: Program) -> Iterator[list[Way]]:
         mask = Symbol(y.trace, (rows, mask_pitch(columns)), "uint8")
         dz, w, _, dx = backward.operands
         kept = Call("dense_with_mask", (*forward.operands, mask))
-        ways: list[Way] = [{forward: forward, backward: backward}]
+        ways: list[Variant] = [{forward: forward, backward: backward}]
         alone = {forward: kept, backward: Call("dense_backward_input_with_mask", (dz, w, mask, dx))}
         weight = _only(c for c in program.calls if c.kernel == "dense_backward_weight" and c.inputs[1] is dx)
         if weight is not None:

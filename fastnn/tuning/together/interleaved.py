@@ -19,7 +19,7 @@ from fastnn.layers import Activation, BatchNorm, Dense, Flatten
 from fastnn.network.programs import LOG_ROWS
 from fastnn.network.state import Snapshot
 from fastnn.program.trace import Program, Symbol
-from fastnn.training.trainer import CHUNK_SECONDS, SNAPSHOT_SHARE, Run
+from fastnn.training.trainer import CHUNK_SECONDS, SNAPSHOT_SHARE, Trainer
 
 SHARED = ("X", "y", "order")
 """Inputs that only the calls read which are made once."""
@@ -28,7 +28,7 @@ ALIKE = (Dense, Activation, BatchNorm, Flatten)
 """Layers that record the same for every model of the same settings: they draw no random numbers of their own."""
 
 
-def joined(programs: Sequence[Program]) -> Program:
+def join_programs(programs: Sequence[Program]) -> Program:
     """Steps of several models on the same mini-batch as one: gathered at the beginning, moved on to the next at the end.
 
     The same program may be there several times. Input `name` of program k is called `name.k`.
@@ -57,9 +57,9 @@ class Interleaved:
     `going_on` is called after every chunk, and may raise. A run that diverges leaves the others: `diverged` says where.
     """
 
-    def __init__(self, runs: Sequence[Run], going_on: Callable[[], None]) -> None:
+    def __init__(self, runs: Sequence[Trainer], going_on: Callable[[], None]) -> None:
         self.all, self.going, self.going_on = runs, list(runs), going_on
-        self.diverged: dict[Run, str] = {}
+        self.diverged: dict[Trainer, str] = {}
         self.instances: dict[int, engines.Instance] = {}
         self.program: Program | None = None
         self.chunk = 0
@@ -68,19 +68,19 @@ class Interleaved:
         """All epochs."""
         with contextlib.ExitStack() as open_:
             for run in self.all:
-                run._begin(open_)
+                run._setup(open_)
             leader = self.all[0]
             for epoch in range(leader.epochs):
-                order = leader._visit(epoch)
+                order = leader._order_of(epoch)
                 leader.whole.begin(order)
                 position = 0
                 for rows, count in segments(len(order), leader.batch_size, leader.pairs):
-                    self._stretch(rows, count, position)
+                    self._segment(rows, count, position)
                     position += rows * count
                 for run in self.going:
                     run._close(run._values())
 
-    def _stretch(self, rows: int, count: int, position: int) -> None:
+    def _segment(self, rows: int, count: int, position: int) -> None:
         """Play `count` mini-batches of `rows` rows from `position` of the order on."""
         done, source = 0, self.all[0].whole
         while done < count and self.going:
@@ -109,11 +109,11 @@ class Interleaved:
                 run._count(count)
                 run._add(log, instance.rows, run.examples)
             else:
-                self._leave(run, snapshot, instance.rows, count, position)
+                self._drop(run, snapshot, instance.rows, count, position)
         aim = max(CHUNK_SECONDS, SNAPSHOT_SHARE * (prepared - started))
         self.chunk = int(min(LOG_ROWS, max(1, min(8 * count, aim * count / max(played - prepared, 1e-7)))))
 
-    def _leave(self, run: Run, before: Snapshot, rows: int, count: int, position: int) -> None:
+    def _drop(self, run: Trainer, before: Snapshot, rows: int, count: int, position: int) -> None:
         """Bring a run that diverged in this chunk to its last finite step; the others go on in a program without it."""
         alone = run._instance(rows, run.examples)
         alone.bind(**run.whole.bindings())
@@ -131,7 +131,7 @@ class Interleaved:
         if instance is None:
             leader = self.going[0]
             if self.program is None:
-                self.program = joined(self._programs())
+                self.program = join_programs(self._programs())
             instance = self.instances[rows] = leader.engine.instantiate(self.program, rows, 1)
             for k, run in enumerate(self.going):
                 own: dict[str, Any] = run.model._state.on(run.engine) | run.storage | {"control": leader.storage["control"]}

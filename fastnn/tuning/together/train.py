@@ -30,8 +30,8 @@ from fastnn.schedules import Schedule
 from fastnn.sequential import Sequential
 from fastnn.training.fit import CHANGED, fit
 from fastnn.training.history import History
-from fastnn.training.options import ALL, AUTO, Settings, as_optimizer, check_numbers
-from fastnn.training.trainer import Run
+from fastnn.training.options import ALL, AUTO, FitOptions, as_optimizer, check_numbers
+from fastnn.training.trainer import Trainer
 from fastnn.tuning.together.interleaved import Interleaved
 from fastnn.tuning.together.members import Member, MemberHistory, as_members
 from fastnn.tuning.together.vectorized import train_vectorized
@@ -90,7 +90,7 @@ def train_together(
     """
     members = as_members(models, learning_rate, l2, l1)
     common, chosen = as_optimizer(optimizer), as_loss(loss)
-    settings = Settings(
+    settings = FitOptions(
         loss=chosen, optimizer=common, batch_size=batch_size, epochs=epochs, validation_data=validation_data, device=device,
         metrics=metrics, threads=threads, verbose=0,
     )  # fmt: skip
@@ -224,7 +224,7 @@ class _Watch(Callback):
 
 
 def _on_threads(
-    members: Sequence[Member], X: Any, y: Any, settings: Settings, optimizer: Optimizer, visit: Callable[[int], Any]
+    members: Sequence[Member], X: Any, y: Any, settings: FitOptions, optimizer: Optimizer, visit: Callable[[int], Any]
 ) -> list[MemberHistory]:
     """Train the models on as many threads as there are cores: new ones interleaved, others one by one by `fit`, as on a GPU."""
     on_host = not engines.choose(settings.device)[0].name.startswith("cuda")
@@ -236,7 +236,7 @@ def _on_threads(
         if stop.is_set():
             raise _Stopped
 
-    def settings_of(member: Member) -> Settings:
+    def settings_of(member: Member) -> FitOptions:
         own = member.optimizer(optimizer)
         return replace(
             settings, optimizer=own, l2=member.l2, l1=member.l1, order=visit, threads=1 if on_host else None, verbose=0
@@ -246,12 +246,12 @@ def _on_threads(
         if len(some) == 1:
             return [_alone(some[0], X, y, settings_of(some[0]), going_on)]
         with contextlib.ExitStack() as open_:
-            runs: list[Run] = []
+            runs: list[Trainer] = []
             for member in some:
                 if not member.model._training.acquire(blocking=False):
                     raise NotReadyError("one of the models is being trained already by another call of fit")
                 open_.callback(member.model._training.release)
-                runs.append(Run(member.model, X, y, settings_of(member), runs[0] if runs else None))
+                runs.append(Trainer(member.model, X, y, settings_of(member), runs[0] if runs else None))
             trained = Interleaved(runs, going_on)
             trained.train()
         return [_history(run.history, trained.diverged.get(run, "")) for run in runs]
@@ -276,7 +276,7 @@ def _most_interleaved(members: Sequence[Member], optimizer: Optimizer, workers: 
     return -(-each // -(-each // min(ABREAST, max(1, ABREAST_BYTES // own))))
 
 
-def _alone(member: Member, X: Any, y: Any, settings: Settings, going_on: Callable[[], None]) -> MemberHistory:
+def _alone(member: Member, X: Any, y: Any, settings: FitOptions, going_on: Callable[[], None]) -> MemberHistory:
     """Train a model by `fit`."""
     watch, diverged = _Watch(going_on), ""
     try:

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastnn import engines, ops
 from fastnn.data.feeds import Feed, feed
-from fastnn.data.prepared import Examples, prepare
+from fastnn.data.prepared import PreparedData, prepare
 from fastnn.errors import NotReadyError
 from fastnn.layers import Dense
 from fastnn.losses import Loss
@@ -26,11 +26,11 @@ from fastnn.network.state import Trained
 from fastnn.optimizers import Optimizer
 from fastnn.program.differentiate import gradients, place
 from fastnn.program.passes.fuse import fuse
-from fastnn.program.shapes import B, N, Rows
+from fastnn.program.shapes import B, BatchDim, N
 from fastnn.program.trace import Call, Program, Symbol, Trace, constant
 from fastnn.schedules import as_schedule
-from fastnn.training.evaluation import check_measures, hit_attributes, measured
-from fastnn.training.options import ALL, Settings
+from fastnn.training.evaluation import accuracy_attributes, check_measures, measured
+from fastnn.training.options import ALL, FitOptions
 from fastnn.training.trainer import CHUNK_SECONDS
 from fastnn.tuning.together.members import Member, MemberHistory
 from fastnn_kernels.contract import UPDATES
@@ -38,7 +38,13 @@ from fastnn_kernels.memory import aligned
 
 
 def train_vectorized(
-    members: Sequence[Member], X: Any, y: Any, settings: Settings, optimizer: Optimizer, loss: Loss, visit: Callable[[int], Any]
+    members: Sequence[Member],
+    X: Any,
+    y: Any,
+    settings: FitOptions,
+    optimizer: Optimizer,
+    loss: Loss,
+    visit: Callable[[int], Any],
 ) -> list[MemberHistory]:
     """Train all models in one program, and give each what became of it."""
     model = members[0].model
@@ -69,15 +75,15 @@ class _Vectorized:
     """One training of G models in one program. The arena holds the arenas of the models, one after another."""
 
     def __init__(
-        self, members: Sequence[Member], examples: Examples, validation: Examples | None, loss: Loss, optimizer: Optimizer,
-        engine: engines.Engine, settings: Settings,
+        self, members: Sequence[Member], examples: PreparedData, validation: PreparedData | None, loss: Loss,
+        optimizer: Optimizer, engine: engines.Engine, settings: FitOptions,
     ) -> None:  # fmt: skip
         self.members, self.examples, self.validation = members, examples, validation
         self.loss, self.optimizer, self.engine, self.settings = loss, optimizer, engine, settings
         self.network = network = as_loss_network(members[0].model, loss)
-        self.hits = hit_attributes(loss, examples.kind)
+        self.accuracy = accuracy_attributes(loss, examples.kind)
         self.metrics = as_metrics(settings.metrics)
-        self.columns = ("loss",) if self.hits is None else ("loss", "accuracy")
+        self.columns = ("loss",) if self.accuracy is None else ("loss", "accuracy")
         """What a step of training and one of evaluation write down of each model; the former its penalty too."""
         own_rates = any(member.learning_rate is not None for member in members)  # then they are the factors of a rate of 1
         self.groups, self.schedule = len(members), as_schedule(1.0 if own_rates else optimizer.learning_rate)
@@ -119,14 +125,14 @@ class _Vectorized:
             self.feed.begin(order)
             self.per_epoch = -(-len(order) // self.batch_size)
             sums = np.zeros(self.storage["log"].shape[1])
-            for start, rows, count in _stretches(len(order), self.batch_size):
+            for start, rows, count in _batch_segments(len(order), self.batch_size):
                 for log in self._stretch(start, rows, count, epoch):
                     for of_step in log * rows:  # one by one: the bits do not depend on chunks
                         sums += of_step
             self._note("", sums / len(order))
             if self.validation is not None:
                 self._note("val_", self._evaluate())
-                if self.hits is None or self.metrics:
+                if self.accuracy is None or self.metrics:
                     self._measure()
             if len(self.left) == self.groups:
                 break
@@ -227,7 +233,7 @@ class _Vectorized:
         n = len(self.validation.X)
         source.begin(np.arange(n))
         sums = np.zeros(self.storage["log"].shape[1])
-        for start, rows, count in _stretches(n, min(n, engine.block_rows)):
+        for start, rows, count in _batch_segments(n, min(n, engine.block_rows)):
             instance = self._instance(rows, False)
             instance.bind(**source.bindings())
             done = 0
@@ -272,12 +278,12 @@ class _Vectorized:
         outputs = _forward(network, x, parameters, groups)
         classes = self.members[0].model._outputs[0]
         # The rows of a model lie together: the mean over them then has the bits that it has alone.
-        rows = ops.reshape(ops.transpose(outputs, (2, 0, 1)), (Rows(groups), classes))
+        rows = ops.reshape(ops.transpose(outputs, (2, 0, 1)), (BatchDim(groups), classes))
         if t.dtype.kind == "i":  # nothing but `gather` repeats whole numbers
-            copies = trace.input("copies", (Rows(groups),), "int64")
-            (each_target,) = trace.record("gather", (t, copies), [((Rows(groups),), t.dtype)])
+            copies = trace.input("copies", (BatchDim(groups),), "int64")
+            (each_target,) = trace.record("gather", (t, copies), [((BatchDim(groups),), t.dtype)])
         else:
-            each_target = ops.reshape(ops.expand(t, (groups, *t.shape), 0), (Rows(groups), *t.shape[1:]))
+            each_target = ops.reshape(ops.expand(t, (groups, *t.shape), 0), (BatchDim(groups), *t.shape[1:]))
         losses = self.loss.function(rows, programs.loss_targets(rows, each_target, self.loss))
         means = ops.mean(ops.reshape(losses, (groups, B)), 1)
         if training:
@@ -289,8 +295,8 @@ class _Vectorized:
             whole = grouped.view((size, groups)), gradient.view((groups, size))
             trace.calls.append(Call("transpose", whole, {"axes": (1, 0)}))
         trace.record("record", (means, index, log), [], {"column": 0})
-        if self.hits is not None:
-            correct = ops.reshape(ops.is_correct(rows, each_target, **self.hits), (groups, B))
+        if self.accuracy is not None:
+            correct = ops.reshape(ops.is_correct(rows, each_target, **self.accuracy), (groups, B))
             trace.record("record", (ops.mean(correct, 1), index, log), [], {"column": groups})
         if training:
             starts = trace.input("starts", tuple(self.storage["starts"].shape), "int64")
@@ -355,7 +361,7 @@ def _segments(member: Member, optimizer: Optimizer, own_rates: bool) -> tuple[np
     return starts, table
 
 
-def _stretches(n: int, batch_size: int) -> list[tuple[int, int, int]]:
+def _batch_segments(n: int, batch_size: int) -> list[tuple[int, int, int]]:
     """(start, rows, how many such mini-batches in a row) of an epoch of n examples."""
     whole, rest = divmod(n, batch_size)
     return [s for s in ((0, batch_size, whole), (whole * batch_size, rest, 1 if rest else 0)) if s[2]]

@@ -32,7 +32,7 @@ from fastnn_kernels.cuda.lowering import ALIGNMENT, request
 from fastnn_kernels.cuda.player import PlacedCall, Player
 from fastnn_kernels.cuda.runtime import CudaOutOfMemory, Memory, Runtime
 from fastnn_kernels.cuda.schedule import Place
-from fastnn_kernels.cuda.variants import Choice, Library, Own, Way
+from fastnn_kernels.cuda.variants import Choice, Library, Own, Variant
 
 ALGORITHMS = 16
 """Of cuBLASLt that are timed for a product, with each epilogue."""
@@ -99,13 +99,13 @@ class Choices:
                 self.found = {**self._read(), **self.found, **new}
                 self._write()
 
-    def _fastest(self, call: PlacedCall, name: str, candidates: Sequence[Way], precision: str) -> Choice | None:
+    def _fastest(self, call: PlacedCall, name: str, candidates: Sequence[Variant], precision: str) -> Choice | None:
         """The fastest way of a call; None where none of them runs."""
         runtime = self.runtime
         offsets = [offset % ALIGNMENT for offset in call.offsets]
         memory = [filled(runtime, operand, offset) for operand, offset in zip(call.operands, offsets, strict=True)]
         alone = replace(call, places=tuple(Place(str(index), offset) for index, offset in enumerate(offsets)))
-        runners: list[tuple[Way, Any, Player]] = []
+        runners: list[tuple[Variant, Any, Player]] = []
         for way in candidates:
             player = Player(runtime, [alone], precision, choices={name: Choice(way, 0.0)})
             for index, each in enumerate(memory):

@@ -25,12 +25,12 @@ class Own:
     splits: int
 
 
-Way = Library | Own
+Variant = Library | Own
 
 
 @dataclass(frozen=True)
 class Choice:
     """The way that was found fastest, and the seconds that it takes."""
 
-    way: Way
+    way: Variant
     seconds: float

@@ -24,7 +24,7 @@ from fastnn_kernels.cuda.lowering import (
     reading,
     spread,
 )
-from fastnn_kernels.cuda.variants import Library, Own, Way
+from fastnn_kernels.cuda.variants import Library, Own, Variant
 
 CHOICE_VERSION = 2
 """Of everything below that decides who computes a product, in which tiles and splits: other numbers, other last bits."""
@@ -206,9 +206,9 @@ def key(call: Request) -> str:
     return " ".join((call.name, *operands, *aligned, *attributes, precision(call)))
 
 
-def ways(call: Request, algorithms: Callable[[Product], Sequence[bytes]]) -> list[Way]:
+def ways(call: Request, algorithms: Callable[[Product], Sequence[bytes]]) -> list[Variant]:
     """All ways to compute a call that are worth timing; `algorithms`: that cuBLASLt has for a product that it supports."""
-    of, found = sizes(call), list[Way]()
+    of, found = sizes(call), list[Variant]()
     for product in filter(call.device.supports, products(call)):
         named = algorithms(product)
         found += [Library(product.epilogue, name, rank, len(named)) for rank, name in enumerate(named, 1)]
