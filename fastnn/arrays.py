@@ -31,6 +31,12 @@ def ordinal(x: Any) -> int | None:
     return int(number) if int(device) == GPU else None
 
 
+def device(x: Any) -> str:
+    """The name of the device that `x` lies on, as `fit` takes it: "cpu" or, say, "cuda:1"."""
+    number = ordinal(x)
+    return "cpu" if number is None else f"cuda:{number}"
+
+
 def on_host(x: Any) -> bool:
     """Whether `x` lies on the host."""
     return ordinal(x) is None

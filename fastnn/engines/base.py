@@ -25,6 +25,8 @@ class Engine(ABC):
     """One place where programs run, and the few things that training does to arrays there."""
 
     name: str
+    is_host: bool = False
+    """Whether arrays are NumPy arrays and are used where they lie."""
     precision: str = "float32"
     """Of products of float32 numbers: "float32", "tf32" or "bf16"."""
     block_rows: int = 256

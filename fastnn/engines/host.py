@@ -51,6 +51,8 @@ def free_memory() -> int:
 class HostEngine(Engine):
     """Arrays are NumPy arrays and are used where they lie."""
 
+    is_host = True
+
     def __init__(self, name: str) -> None:
         self.name = name
 

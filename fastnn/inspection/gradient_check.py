@@ -166,7 +166,7 @@ def check_gradients(
     if dropout not in ("refused", "frozen"):
         raise InputError(f"dropout: unknown {dropout!r}{nearest(dropout, ('refused', 'frozen'))}")
     for index, layer in enumerate(as_model(model).layers):
-        if dropout == "refused" and training and layer.random and getattr(layer, "rate", 1.0) > 0:
+        if dropout == "refused" and training and layer.draws_random and getattr(layer, "rate", 1.0) > 0:
             raise InputError(
                 f"layer {index} ({layer!r}) draws other numbers at each step: the cost is then no function of the parameters; "
                 "give dropout='frozen' to let it draw the same ones at every evaluation, training=False to have it do nothing, "

@@ -21,10 +21,7 @@ BUILT_IN: dict[str, type[Layer]] = {
 
 def final_activation(layers: Sequence[Layer]) -> str | None:
     """The activation of the last layer, whichever way it was written."""
-    last = layers[-1] if layers else None
-    if isinstance(last, Activation):
-        return last.name
-    return last.activation if isinstance(last, Dense) else None
+    return layers[-1].final_activation if layers else None
 
 
 __all__ = [

@@ -12,6 +12,8 @@ class Activation(Layer):
     """y = activation(x), elementwise, or over the last axis for softmax and log_softmax; names in `ops.ACTIVATIONS`."""
 
     options = ("name", "alpha")
+    records_alike = True
+    vectorizes = True
 
     def __init__(self, name: str, alpha: float | None = None) -> None:
         check_activation(name, alpha)
@@ -20,6 +22,13 @@ class Activation(Layer):
 
     def forward(self, x: Array, training: bool) -> Array:
         return ops.activate(x, self.name, self.alpha)
+
+    @property
+    def final_activation(self) -> str:
+        return self.name
+
+    def without_activation(self) -> None:
+        return None
 
     def __repr__(self) -> str:
         return f"Activation({self.name!r})"

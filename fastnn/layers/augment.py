@@ -48,7 +48,7 @@ class Augment(Layer):
         "horizontal_flip", "vertical_flip", "rotation", "zoom", "shift", "shear", "distortion", "smoothness", "brightness",
         "contrast", "pivot", "fill", "shape",
     )  # fmt: skip
-    random = True
+    draws_random = True
     purpose = AUGMENTATION
 
     def __init__(

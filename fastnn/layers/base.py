@@ -79,8 +79,16 @@ class Layer(Keywords):
     """Names of the constructor's arguments, for saving and printing."""
     needs_two_rows: ClassVar[bool] = False
     """Whether training on one row is impossible (batch statistics)."""
-    random: ClassVar[bool] = False
+    draws_random: ClassVar[bool] = False
     """Whether the layer draws random numbers while it trains."""
+    cancels_bias: ClassVar[bool] = False
+    """Whether a constant that is added to all its inputs changes nothing, so that a linear layer in front needs no bias."""
+    keeps_activation: ClassVar[bool] = False
+    """Whether the initial weights of a linear layer in front go by the activation behind this layer."""
+    records_alike: ClassVar[bool] = False
+    """Whether models with the same options record the same calls, random keys included. Not inherited."""
+    vectorizes: ClassVar[bool] = False
+    """Whether `forward_vectorized` computes many models at a time. Not inherited."""
     trainable: bool = True
     """Whether training changes the parameters; see `Sequential.freeze`. It is stored beside the options."""
     purpose: ClassVar[int] = DROPOUT
@@ -88,6 +96,12 @@ class Layer(Keywords):
 
     key: tuple[int, int]
     step: Array
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for name in ("records_alike", "vectorizes"):  # a subclass may record something else, and says so itself
+            if name not in vars(cls):
+                setattr(cls, name, False)
 
     def __init__(self) -> None:
         """Without options."""
@@ -116,6 +130,19 @@ class Layer(Keywords):
     def forward(self, x: Array, training: bool) -> Array:
         """The outputs (B, ...) for inputs (B, ...)."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def forward_vectorized(self, x: Array) -> Array:
+        """The outputs (B, ..., G) of G models in training for inputs (B, ..., G) or (B, ...); their arrays end in an axis G."""
+        return self.forward(x, True)
+
+    @property
+    def final_activation(self) -> str | None:
+        """The name of the activation whose values the outputs are; None for all others."""
+        return None
+
+    def without_activation(self) -> Self | None:
+        """The layer without its final activation; None where nothing is left of it."""
+        return self
 
     def in_context(self, following: Sequence[Layer]) -> Self:
         """The layer with the options that were left open decided by the layers that follow it."""

@@ -26,6 +26,9 @@ class BatchNorm(Layer):
 
     options = ("momentum", "epsilon", "learning_rate_factor")
     needs_two_rows = True
+    cancels_bias = True
+    keeps_activation = True
+    records_alike = True
 
     def __init__(
         self,

@@ -8,10 +8,7 @@ from typing import Any, Self
 
 from fastnn import initializers, ops
 from fastnn.errors import InputError
-from fastnn.layers.activation import Activation
 from fastnn.layers.base import Layer, Parameter, check_training
-from fastnn.layers.batch_norm import BatchNorm
-from fastnn.layers.dropout import Dropout
 from fastnn.ops.activations import check_activation
 from fastnn.ops.dispatch import Array
 
@@ -29,6 +26,8 @@ class Dense(Layer):
     """
 
     options = ("units", "activation", "use_bias", "weight_init", "bias_init", "alpha", "l2", "l1", "learning_rate_factor")
+    records_alike = True
+    vectorizes = True
 
     def __init__(
         self,
@@ -64,7 +63,7 @@ class Dense(Layer):
         linear = self.activation in (None, "identity")
         decided: dict[str, Any] = {}
         if self.use_bias is None:
-            decided["use_bias"] = not (linear and bool(following) and isinstance(following[0], BatchNorm))
+            decided["use_bias"] = not (linear and bool(following) and following[0].cancels_bias)
         if self.weight_init is None:
             activation = self.activation if not linear else _next_activation(following)
             decided["weight_init"] = initializers.default_for(activation)
@@ -81,6 +80,17 @@ class Dense(Layer):
 
     def forward(self, x: Array, training: bool) -> Array:
         return ops.dense(x, self.weight, self.bias if self.use_bias else None, self.activation, self.alpha)
+
+    def forward_vectorized(self, x: Array) -> Array:
+        y = ops.grouped_dense(x, self.weight, self.bias if self.use_bias else None)
+        return y if self.activation is None else ops.activate(y, self.activation, self.alpha)
+
+    @property
+    def final_activation(self) -> str | None:
+        return self.activation
+
+    def without_activation(self) -> Self:
+        return self.bound({"activation": None})
 
     def config(self) -> dict[str, Any]:
         config = super().config()
@@ -104,9 +114,5 @@ def _initializer(given: Any) -> initializers.Initializer:
 
 def _next_activation(following: Sequence[Layer]) -> str | None:
     """The activation that the outputs of a linear layer meet next."""
-    for layer in following:
-        if isinstance(layer, Activation):
-            return layer.name
-        if not isinstance(layer, BatchNorm | Dropout):
-            return None
-    return None
+    next_one = next((layer for layer in following if not layer.keeps_activation), None)
+    return None if next_one is None or next_one.has_parameters else next_one.final_activation

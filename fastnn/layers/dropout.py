@@ -16,7 +16,8 @@ class Dropout(Layer):
     """
 
     options = ("rate",)
-    random = True
+    draws_random = True
+    keeps_activation = True
 
     def __init__(self, rate: float) -> None:
         if not 0.0 <= as_number(rate) < 1.0:

@@ -10,5 +10,8 @@ from fastnn.ops.dispatch import Array
 class Flatten(Layer):
     """(B, H, W, ...) -> (B, H * W * ...), in C order. Costs nothing."""
 
+    records_alike = True
+    vectorizes = True
+
     def forward(self, x: Array, training: bool) -> Array:
         return ops.reshape(x, (x.shape[0], -1))

@@ -17,7 +17,7 @@ from fastnn.data.prepared import Expected
 from fastnn.data.targets import Task
 from fastnn.engines.cache import Instances
 from fastnn.errors import DeviceError, DeviceLostError, InputError, InputTypeError, NotReadyError, nearest
-from fastnn.layers import Activation, Layer, final_activation
+from fastnn.layers import Layer, final_activation
 from fastnn.losses import LOSSES, Loss
 from fastnn.network import programs
 from fastnn.network.state import Counters, OptimizerState, Snapshot, State, Trained
@@ -299,10 +299,8 @@ class ModelState:
         network = self.network
         if link is None or final_activation(network.layers) != link:
             return network
-        last = network.layers[-1]
-        if isinstance(last, Activation):
-            return network.without_last()
-        return replace(network, layers=(*network.layers[:-1], last.bound({"activation": None})))
+        bare = network.layers[-1].without_activation()
+        return network.without_last() if bare is None else replace(network, layers=(*network.layers[:-1], bare))
 
     def _engine_for(self, X: Any) -> engines.Engine:
         """Where X is worked on: on the GPU that it lies on, else on the model's device."""

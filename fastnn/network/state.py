@@ -18,7 +18,6 @@ import numpy as np
 
 from fastnn import arrays
 from fastnn.engines import Engine
-from fastnn.engines.host import HostEngine
 from fastnn_kernels.memory import aligned, owned
 
 Progress = tuple[int, ...]
@@ -77,7 +76,7 @@ class State:
     def on(self, engine: Engine) -> dict[str, Any]:
         """The arrays where `engine` uses them, with the latest values. Call `changed` when a program has changed them."""
         with self._lock:
-            if isinstance(engine, HostEngine):
+            if engine.is_host:
                 return self.read()
             if self._engine is None or self._engine.name != engine.name:
                 self.read()
@@ -101,7 +100,7 @@ class State:
     def changed(self, engine: Engine, progress: Progress | None = None) -> None:
         """What `on` returned for this engine holds newer values now; `progress` belongs to them."""
         with self._lock:
-            remote = not isinstance(engine, HostEngine)
+            remote = not engine.is_host
             self._ahead, self._behind = remote, not remote
             self._progress = progress
             if not remote:
@@ -123,7 +122,7 @@ class State:
         """Put what `copies` returned back, with what belongs to it; arrays that were made since then stay as they are."""
         with self._lock:
             engine = self._engine
-            places = {f"cuda:{arrays.ordinal(values)}" for values in copies.values()}
+            places = {arrays.device(values) for values in copies.values()}
             if engine is not None and places == {engine.name}:
                 self.on(engine)
                 for name, values in copies.items():

@@ -10,7 +10,7 @@ from fastnn.errors import InputError, InputTypeError, TracingError
 from fastnn.ops.dispatch import Array, apply, as_axes, check_rows, unary, without
 from fastnn.program.differentiate import backward
 from fastnn.program.shapes import MOST_AXES, BatchDim, Dimension, Shape, broadcast_shapes, describe, elements
-from fastnn.program.trace import Call, Symbol, family, floats, promote
+from fastnn.program.trace import Call, Symbol, constant, family, floats, promote
 from fastnn_kernels.contract import COMPARISONS
 
 
@@ -278,7 +278,7 @@ def _max_backward(call: Call, dy: Symbol) -> tuple[Symbol]:
 
 def constant_like(x: Symbol, value: float) -> Symbol:
     """A symbol of the shape and dtype of `x`, filled with `value`."""
-    return x.trace.record("fill", (), [(x.shape, x.dtype)], {"value": float(value)})[0]
+    return constant(x, value, x.shape)
 
 
 def argmax(x: Array) -> Array:
@@ -408,6 +408,6 @@ def _slice_backward(call: Call, dy: Symbol) -> tuple[Symbol]:
 
     def zeros(n: int) -> list[Symbol]:
         shape = tuple(n if a == along else d for a, d in enumerate(x.shape))
-        return [x.trace.record("fill", (), [(shape, x.dtype)], {"value": 0.0})[0]] if n else []
+        return [constant(x, 0.0, shape)] if n else []
 
     return (concatenate([*zeros(start), dy, *zeros(size - start - length)], along),)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from fastnn.arrays import to_device
 from fastnn.errors import InputError
 from fastnn.ops.activations import activate, check_activation
 from fastnn.ops.algebra import add, sum
 from fastnn.ops.dispatch import Array, apply
 from fastnn.program.differentiate import backward
 from fastnn.program.shapes import describe
-from fastnn.program.trace import Call, Symbol, check_matrix, check_same, floats, product
+from fastnn.program.trace import Call, Symbol, check_matrix, check_same, constant, floats, product
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT
 
 
@@ -54,20 +57,21 @@ def dense(x: Array, w: Array, b: Array | None = None, activation: str | None = N
     return y if activation is None or fused else activate(y, activation, alpha)
 
 
-def grouped_dense(x: Array, w: Array, b: Array) -> Array:
+def grouped_dense(x: Array, w: Array, b: Array | None = None) -> Array:
     """The linear layers of G models side by side: y (B, O, G), y[:, :, g] = x[:, :, g] @ w[:, :, g] + b[:, g].
 
-    x (B, I, G), or (B, I) where all models read the same; w (I, O, G), b (O, G). Raises InputError for other shapes,
+    x (B, I, G), or (B, I) where all models read the same; w (I, O, G), b (O, G) or none. Raises InputError for other shapes,
     InputTypeError for other dtypes than float32 and float64.
     """
-    dtype = floats("grouped_dense", x, w, b)
-    shapes = [describe(tuple(array.shape)) for array in (x, w, b)]
+    dtype = floats("grouped_dense", x, w) if b is None else floats("grouped_dense", x, w, b)
+    shapes = [describe(tuple(array.shape)) for array in (x, w)]
     if len(w.shape) != 3 or w.shape[2] < 1 or tuple(x.shape[1:]) not in ((w.shape[0],), (w.shape[0], w.shape[2])):
-        raise InputError(
-            f"grouped_dense: expected x (B, I) or (B, I, G) and w (I, O, G), G >= 1, got {' and '.join(shapes[:2])}"
-        )
+        raise InputError(f"grouped_dense: expected x (B, I) or (B, I, G) and w (I, O, G), G >= 1, got {' and '.join(shapes)}")
+    if b is None:
+        outputs = tuple(w.shape[1:])
+        b = constant(w, 0.0, outputs) if isinstance(w, Symbol) else to_device(np.zeros(outputs, dtype), w)
     if tuple(b.shape) != tuple(w.shape[1:]):
-        raise InputError(f"grouped_dense: expected b of shape {describe(tuple(w.shape[1:]))}, got {shapes[2]}")
+        raise InputError(f"grouped_dense: expected b of shape {describe(tuple(w.shape[1:]))}, got {describe(tuple(b.shape))}")
     return apply("grouped_dense", (x, w, b), [((x.shape[0], *w.shape[1:]), dtype)])
 
 

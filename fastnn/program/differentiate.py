@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from fastnn.errors import TracingError
 from fastnn.program.shapes import describe
-from fastnn.program.trace import Call, Symbol
+from fastnn.program.trace import Call, Symbol, constant
 
 Rule = Callable[..., Sequence[Symbol | None]]
 RULES: dict[str, Rule] = {}
@@ -41,8 +41,7 @@ def gradients(loss: Symbol, wanted: Sequence[Symbol]) -> list[Symbol]:
             depends.update(call.outputs)
     if loss not in depends:
         raise TracingError("the loss does not depend on any parameter")
-    (one,) = trace.record("fill", (), [((), loss.dtype)], {"value": 1.0})
-    found: dict[Symbol, Symbol] = {loss: one}
+    found: dict[Symbol, Symbol] = {loss: constant(loss, 1.0)}
     for call in reversed(forward):
         if not any(symbol in depends for symbol in call.inputs):
             continue
@@ -78,4 +77,4 @@ def _accumulate(a: Symbol, b: Symbol) -> Symbol:
 
 
 def _zeros(symbol: Symbol) -> Symbol:
-    return symbol.trace.record("fill", (), [(symbol.shape, symbol.dtype)], {"value": 0.0})[0]
+    return constant(symbol, 0.0, symbol.shape)

@@ -339,9 +339,9 @@ def promote(name: str, *arguments: Any) -> tuple[Any, ...]:
     return tuple(promoted)
 
 
-def constant(like: Symbol, value: float) -> Symbol:
-    """A 0-d symbol that holds `value` in the recording and dtype of `like`."""
-    return like.trace.record("fill", (), [((), like.dtype)], {"value": float(value)})[0]
+def constant(like: Symbol, value: float, shape: Shape = ()) -> Symbol:
+    """A symbol of this shape that is filled with `value`, in the recording and dtype of `like`."""
+    return like.trace.record("fill", (), [(shape, like.dtype)], {"value": float(value)})[0]
 
 
 def check_matrix(name: str, what: str, x: Any) -> None:

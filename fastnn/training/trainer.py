@@ -71,7 +71,7 @@ class Trainer:
         self.batch_size = 0
         self.batches = Batches(X, settings.epochs) if is_batches(X, y) else None
         if self.batches is None and device == "auto" and not arrays.on_host(X):
-            device = f"cuda:{arrays.ordinal(X)}"
+            device = arrays.device(X)
         self.engine, self.reason = engines.choose(device, precision, settings.autotune)
         if precision != "float32" and model.dtype != np.float32:
             raise InputError(f"precision={precision!r} is for models of float32, and this one is of {model.dtype}")

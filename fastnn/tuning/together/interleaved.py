@@ -15,7 +15,6 @@ from typing import Any
 from fastnn import engines
 from fastnn.data.orders import segments
 from fastnn.errors import DivergenceError
-from fastnn.layers import Activation, BatchNorm, Dense, Flatten
 from fastnn.network.programs import LOG_ROWS
 from fastnn.network.state import Snapshot
 from fastnn.program.trace import Program, Symbol
@@ -23,9 +22,6 @@ from fastnn.training.trainer import CHUNK_SECONDS, SNAPSHOT_SHARE, Trainer
 
 SHARED = ("X", "y", "order")
 """Inputs that only the calls read which are made once."""
-
-ALIKE = (Dense, Activation, BatchNorm, Flatten)
-"""Layers that record the same for every model of the same settings: they draw no random numbers of their own."""
 
 
 def join_programs(programs: Sequence[Program]) -> Program:
@@ -145,7 +141,7 @@ class Interleaved:
         """The step of each model that is going on; one for all those for which `fit` would record the same."""
         made: dict[Any, Program] = {}
         for run in self.going:
-            key = run._key(0, run.examples.layout) if all(type(layer) in ALIKE for layer in run.model.layers) else run
+            key = run._key(0, run.examples.layout) if all(layer.records_alike for layer in run.model.layers) else run
             if key not in made:
                 made[key] = run._program()
             made[run] = made[key]

@@ -21,7 +21,6 @@ from fastnn.callbacks import Callback
 from fastnn.data import inputs
 from fastnn.data.orders import as_order
 from fastnn.errors import DivergenceError, InputError, InputTypeError, NotReadyError, warn
-from fastnn.layers import Activation, Dense, Flatten
 from fastnn.losses import LOSSES, Loss, LossLike, as_loss
 from fastnn.metrics import as_metrics
 from fastnn.network.model import as_loss_network
@@ -185,11 +184,10 @@ def _obstacle(members: Sequence[Member], optimizer: Optimizer, loss: Loss) -> st
     """Why these models cannot be vectorized; nothing if they can."""
     network = as_loss_network(members[0].model, loss)
     for layer in network.layers:
-        if type(layer) not in (Dense, Activation, Flatten):
+        if not layer.vectorizes:
             return f"there is a {type(layer).__name__} layer"
-        name = layer.activation if isinstance(layer, Dense) else layer.name if isinstance(layer, Activation) else None
-        if name in ("softmax", "log_softmax"):
-            return f"{name} is not the last layer of a network for softmax_cross_entropy"
+        if layer.final_activation in ("softmax", "log_softmax"):
+            return f"{layer.final_activation} is not the last layer of a network for softmax_cross_entropy"
     if loss.name not in LOSSES:
         return "the loss is not one of the library's"
     if not network.parameters:
@@ -227,7 +225,7 @@ def _on_threads(
     members: Sequence[Member], X: Any, y: Any, settings: FitOptions, optimizer: Optimizer, visit: Callable[[int], Any]
 ) -> list[MemberHistory]:
     """Train the models on as many threads as there are cores: new ones interleaved, others one by one by `fit`, as on a GPU."""
-    on_host = not engines.choose(settings.device)[0].name.startswith("cuda")
+    on_host = engines.choose(settings.device)[0].is_host
     workers = min(len(members), settings.threads or engines.cores()) if on_host else 1
     size = _most_interleaved(members, optimizer, workers) if on_host else 1
     stop = threading.Event()

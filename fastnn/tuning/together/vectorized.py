@@ -16,7 +16,6 @@ from fastnn import engines, ops
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.prepared import PreparedData, prepare
 from fastnn.errors import NotReadyError
-from fastnn.layers import Dense
 from fastnn.losses import Loss
 from fastnn.metrics import as_metrics
 from fastnn.network import programs
@@ -342,14 +341,8 @@ class _Vectorized:
 def _forward(network: programs.Network, x: Symbol, parameters: Mapping[str, Symbol], groups: int) -> Symbol:
     """The outputs (B, O, G) of all models for the inputs x that all of them read."""
     for number, layer in enumerate(network.layers):
-        if isinstance(layer, Dense):
-            weight, bias = parameters[f"{number}.weight"], parameters.get(f"{number}.bias")
-            if bias is None:
-                (bias,) = x.trace.record("fill", (), [(weight.shape[1:], weight.dtype)], {"value": 0.0})
-            x = ops.grouped_dense(x, weight, bias)
-            x = x if layer.activation is None else ops.activate(x, layer.activation, layer.alpha)
-        else:
-            x = layer.forward(x, True)
+        own = {p.attribute: parameters[p.name] for p in network.parameters if p.layer == number}
+        x = layer.bound(own).forward_vectorized(x)
     return x
 
 

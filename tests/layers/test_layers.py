@@ -1,0 +1,90 @@
+"""What a layer says of itself: nobody else asks for its class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastnn
+from fastnn import ops
+from fastnn.initializers import He
+from fastnn.layers import BUILT_IN, final_activation
+
+SAYS = {
+    "Activation": {"records_alike", "vectorizes"},
+    "Augment": {"draws_random"},
+    "BatchNorm": {"cancels_bias", "keeps_activation", "needs_two_rows", "records_alike"},
+    "Dense": {"records_alike", "vectorizes"},
+    "Dropout": {"draws_random", "keeps_activation"},
+    "Flatten": {"records_alike", "vectorizes"},
+    "Standardizer": set(),
+}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_what_the_layers_say(name: str) -> None:
+    names = {"cancels_bias", "draws_random", "keeps_activation", "needs_two_rows", "records_alike", "vectorizes"}
+    assert {each for each in names if getattr(BUILT_IN[name], each)} == SAYS[name]
+
+
+def test_a_subclass_that_may_compute_something_else_is_neither_vectorized_nor_recorded_once() -> None:
+    class Doubled(fastnn.Dense):
+        def forward(self, x: Any, training: bool) -> Any:
+            return super().forward(x, training) * 2.0
+
+    class Same(fastnn.Dense):
+        records_alike = vectorizes = True
+
+    assert (Doubled.vectorizes, Doubled.records_alike) == (False, False)
+    assert (Same.vectorizes, Same.records_alike) == (True, True)
+
+
+def test_a_layer_of_ones_own_may_answer_too() -> None:
+    class Centered(fastnn.Layer):
+        """x less its mean over the mini-batch."""
+
+        cancels_bias = keeps_activation = True
+
+        def forward(self, x: Any, training: bool) -> Any:
+            return x - ops.mean(x, 0)
+
+    class Rectified(fastnn.Layer):
+        final_activation = "relu"
+
+        def forward(self, x: Any, training: bool) -> Any:
+            return ops.relu(x)
+
+    model = fastnn.Sequential([fastnn.Dense(4), Centered(), Rectified(), fastnn.Dense(2)], seed=0)
+    first, last = model.layers[0], model.layers[-1]
+    assert isinstance(first, fastnn.Dense)
+    assert isinstance(last, fastnn.Dense)
+    assert (first.use_bias, last.use_bias) == (False, True)
+    assert first.weight_init == He()
+    assert last.weight_init != He()
+    y = model.build(3)(np.eye(3, dtype=np.float32))
+    assert y.shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ([], None),
+        ([fastnn.Dense(2)], None),
+        ([fastnn.Dense(2, "softmax")], "softmax"),
+        ([fastnn.Dense(2), fastnn.Activation("sigmoid")], "sigmoid"),
+        ([fastnn.Activation("sigmoid"), fastnn.Dropout(0.1)], None),
+    ],
+)
+def test_the_final_activation(layers: list[fastnn.Layer], expected: str | None) -> None:
+    assert final_activation(layers) == expected
+
+
+def test_layers_without_their_activation() -> None:
+    bare = fastnn.Dense(2, "softmax").without_activation()
+    assert bare is not None
+    assert bare.final_activation is None
+    assert fastnn.Activation("softmax").without_activation() is None
+    dropout = fastnn.Dropout(0.5)
+    assert dropout.without_activation() is dropout
