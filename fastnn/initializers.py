@@ -20,13 +20,11 @@ import numpy.typing as npt
 from fastnn import random
 from fastnn.configurations import Configuration, set_choice, set_number
 from fastnn.errors import InputError, InputTypeError, nearest
+from fastnn_kernels.contract import RECTIFIERS
 
 Key = tuple[int, int]
 Shape = tuple[int, ...]
 Array = npt.NDArray[np.floating[Any]]
-
-RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "silu")
-"""Activations that pass about half of their inputs: He's weights make up for the lost half of the variance."""
 
 
 @dataclass(frozen=True)

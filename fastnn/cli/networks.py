@@ -12,8 +12,9 @@ import click
 
 from fastnn.cli.commands import F, Number, as_options, option
 from fastnn.errors import InputError, nearest
+from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT
 
-ACTIVATIONS = ("elu", "gelu", "identity", "leaky_relu", "relu", "sigmoid", "silu", "softplus", "tanh")
+ACTIVATIONS = tuple(sorted(("identity", *ACTIVATIONS_FROM_OUTPUT, *ACTIVATIONS_FROM_INPUT)))
 LOSSES = ("mean_squared_error", "quadratic", "sigmoid_cross_entropy", "softmax_cross_entropy")
 OPTIMIZERS = ("adam", "adamw", "momentum", "nesterov", "rmsprop", "sgd")
 INITIALIZERS = (

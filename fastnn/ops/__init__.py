@@ -8,122 +8,23 @@ except the running statistics of `batch_norm`. Python numbers take the dtype of 
 Each operation declares its own backward rule beside it, in terms of the vocabulary or of a fused backward kernel.
 """
 
-from fastnn.ops.activations import (
-    ACTIVATIONS,
-    activate,
-    elu,
-    gelu,
-    identity,
-    leaky_relu,
-    log_softmax,
-    relu,
-    sigmoid,
-    silu,
-    softmax,
-    softplus,
-    step,
-    tanh,
-)
-from fastnn.ops.algebra import (
-    abs,
-    add,
-    argmax,
-    concatenate,
-    constant_like,
-    divide,
-    equal,
-    exp,
-    expand,
-    greater,
-    greater_equal,
-    less,
-    less_equal,
-    log,
-    max,
-    maximum,
-    mean,
-    minimum,
-    multiply,
-    negative,
-    not_equal,
-    power,
-    reshape,
-    sign,
-    slice,
-    sqrt,
-    subtract,
-    sum,
-    transpose,
-    where,
-)
-from fastnn.ops.data import gather, gather_rows, one_hot, shuffle
-from fastnn.ops.dense import dense, grouped_dense, matmul
-from fastnn.ops.losses import is_correct, sigmoid_cross_entropy, softmax_cross_entropy, squared_error, weighted_mean
-from fastnn.ops.normalization import batch_norm
-from fastnn.ops.randomized import augment, dropout
-from fastnn.ops.updates import penalty, sum_of_squares, update
+from fastnn.ops import activations, algebra, data, losses, normalization, randomized, updates
+from fastnn.ops import dense as products
+from fastnn.ops.activations import *  # noqa: F403
+from fastnn.ops.algebra import *  # noqa: F403
+from fastnn.ops.data import *  # noqa: F403
+from fastnn.ops.dense import *  # noqa: F403
+from fastnn.ops.losses import *  # noqa: F403
+from fastnn.ops.normalization import *  # noqa: F403
+from fastnn.ops.randomized import *  # noqa: F403
+from fastnn.ops.updates import *  # noqa: F403
 
-__all__ = [
-    "ACTIVATIONS",
-    "abs",
-    "activate",
-    "add",
-    "argmax",
-    "augment",
-    "batch_norm",
-    "concatenate",
-    "constant_like",
-    "dense",
-    "divide",
-    "dropout",
-    "elu",
-    "equal",
-    "exp",
-    "expand",
-    "gather",
-    "gather_rows",
-    "gelu",
-    "greater",
-    "greater_equal",
-    "grouped_dense",
-    "identity",
-    "is_correct",
-    "leaky_relu",
-    "less",
-    "less_equal",
-    "log",
-    "log_softmax",
-    "matmul",
-    "max",
-    "maximum",
-    "mean",
-    "minimum",
-    "multiply",
-    "negative",
-    "not_equal",
-    "one_hot",
-    "penalty",
-    "power",
-    "relu",
-    "reshape",
-    "shuffle",
-    "sigmoid",
-    "sigmoid_cross_entropy",
-    "sign",
-    "silu",
-    "slice",
-    "softmax",
-    "softmax_cross_entropy",
-    "softplus",
-    "sqrt",
-    "squared_error",
-    "step",
-    "subtract",
-    "sum",
-    "sum_of_squares",
-    "tanh",
-    "transpose",
-    "update",
-    "weighted_mean",
-    "where",
-]
+__all__ = []
+__all__ += activations.__all__
+__all__ += algebra.__all__
+__all__ += data.__all__
+__all__ += products.__all__
+__all__ += losses.__all__
+__all__ += normalization.__all__
+__all__ += randomized.__all__
+__all__ += updates.__all__

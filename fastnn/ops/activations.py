@@ -10,6 +10,24 @@ from fastnn.program.differentiate import backward
 from fastnn.program.trace import Call, Symbol
 from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT, ALPHA_ACTIVATIONS
 
+__all__ = [
+    "ACTIVATIONS",
+    "activate",
+    "elu",
+    "gelu",
+    "identity",
+    "leaky_relu",
+    "log_softmax",
+    "mish",
+    "relu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "step",
+    "tanh",
+]
+
 ACTIVATIONS = ("identity", "step", *ACTIVATIONS_FROM_OUTPUT, *ACTIVATIONS_FROM_INPUT, "softmax", "log_softmax")
 """Names that `activate`, `Dense` and `Activation` take."""
 
@@ -88,6 +106,11 @@ def silu(x: Array) -> Array:
 def softplus(x: Array) -> Array:
     """y = log(1 + exp(x)); dy/dx = sigmoid(x)."""
     return unary("softplus", x)
+
+
+def mish(x: Array) -> Array:
+    """y = x tanh(softplus(x)). Source: Misra 2019, Mish: a self regularized non-monotonic activation function."""
+    return unary("mish", x)
 
 
 def _activation_rule(name: str) -> None:

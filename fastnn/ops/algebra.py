@@ -13,6 +13,39 @@ from fastnn.program.shapes import MOST_AXES, BatchDim, Dimension, Shape, broadca
 from fastnn.program.trace import Call, Symbol, constant, family, floats, promote
 from fastnn_kernels.contract import COMPARISONS
 
+__all__ = [
+    "abs",
+    "add",
+    "argmax",
+    "concatenate",
+    "constant_like",
+    "divide",
+    "equal",
+    "exp",
+    "expand",
+    "greater",
+    "greater_equal",
+    "less",
+    "less_equal",
+    "log",
+    "max",
+    "maximum",
+    "mean",
+    "minimum",
+    "multiply",
+    "negative",
+    "not_equal",
+    "power",
+    "reshape",
+    "sign",
+    "slice",
+    "sqrt",
+    "subtract",
+    "sum",
+    "transpose",
+    "where",
+]
+
 
 def _shrink(gradient: Symbol, shape: Shape) -> Symbol:
     """The gradient of an operand of `shape` that was broadcast: summed over the axes it was repeated along."""

@@ -12,6 +12,8 @@ from fastnn.program.differentiate import backward
 from fastnn.program.shapes import Dimension, describe
 from fastnn.program.trace import FLOATS, Call, Symbol, family, floats
 
+__all__ = ["gather", "gather_rows", "one_hot", "shuffle"]
+
 
 def gather(x: Array, indices: Array) -> Array:
     """Rows x[indices] along the first axis; indices (N,) integers in 0 .. rows - 1. Equal indices add up in the gradient."""

@@ -14,6 +14,8 @@ from fastnn.program.shapes import describe
 from fastnn.program.trace import Call, Symbol, check_matrix, check_same, constant, floats, product
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT
 
+__all__ = ["dense", "grouped_dense", "matmul"]
+
 
 def matmul(a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
     """c (M, N) = op(a) @ op(b) with op the transpose where asked for; a, b two-dimensional.

@@ -12,6 +12,8 @@ from fastnn.program.differentiate import backward
 from fastnn.program.shapes import describe
 from fastnn.program.trace import Call, Symbol, check_matrix, family, floats
 
+__all__ = ["is_correct", "sigmoid_cross_entropy", "softmax_cross_entropy", "squared_error", "weighted_mean"]
+
 
 def _loss(name: str, z: Array, t: Array, **attributes: Any) -> Array:
     dtype = floats(name, z)

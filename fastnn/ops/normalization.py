@@ -12,6 +12,8 @@ from fastnn.program.shapes import describe
 from fastnn.program.trace import Call, Symbol, check_matrix, floats
 from fastnn_kernels.contract import NO_ACTIVATION
 
+__all__ = ["batch_norm"]
+
 
 def batch_norm(
     x: Array,

@@ -16,6 +16,8 @@ from fastnn.program.shapes import describe
 from fastnn.program.trace import Call, Symbol, floats
 from fastnn_kernels.contract import AFFINE, TRANSFORMS, control_points
 
+__all__ = ["augment", "dropout"]
+
 
 def dropout(x: Array, rate: float, key: tuple[int, int], step: Array | int) -> Array:
     """Inverted dropout: y = x / (1 - rate) where the uniform number of the element is >= rate, else 0.

@@ -14,6 +14,8 @@ from fastnn.program.shapes import describe, elements
 from fastnn.program.trace import floats
 from fastnn_kernels.contract import SUM_BLOCK, UPDATES
 
+__all__ = ["penalty", "sum_of_squares", "update"]
+
 
 def update(
     name: str,

@@ -101,8 +101,11 @@ KERNELS: dict[str, Kernel] = {}
 ACTIVATIONS_FROM_OUTPUT = ("relu", "leaky_relu", "elu", "sigmoid", "tanh")
 """Activations whose derivative is a function of their output: only these can be fused into `dense`."""
 
-ACTIVATIONS_FROM_INPUT = ("gelu", "silu", "softplus")
+ACTIVATIONS_FROM_INPUT = ("gelu", "mish", "silu", "softplus")
 """Activations whose derivative needs their input."""
+
+RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "mish", "silu")
+"""Activations that pass about half of their inputs, for which initial weights make up."""
 
 ALPHA_ACTIVATIONS = ("leaky_relu", "elu")
 """Activations with a slope or scale `alpha` for negative inputs."""

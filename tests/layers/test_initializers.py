@@ -142,7 +142,7 @@ def test_by_name() -> None:
 
 
 def test_defaults() -> None:
-    for activation in ("relu", "leaky_relu", "elu", "gelu", "silu"):
+    for activation in ("relu", "leaky_relu", "elu", "gelu", "mish", "silu"):
         assert default_for(activation) == He("normal")
     for activation in ("sigmoid", "tanh", "softplus", None):
         assert default_for(activation) == Glorot("uniform")

@@ -424,6 +424,23 @@ def normal(F: Any) -> Function:
 
 
 @functools.cache
+def mish_terms(F: Any) -> Function:
+    """(a, b, c) = f(x): tanh(log(1 + exp(x))) = a / b and its derivative = c / b^2, without overflow or cancellation."""
+    exponential = exp(F)
+    zero, one, two, four = F(0), F(1), F(2), F(4)
+
+    @helper
+    def terms(x: Any) -> Any:
+        w = exponential(-abs(x))
+        over = one + two * w if x > zero else w * (w + two)
+        under = over + (two * w * w if x > zero else two)
+        rest = four * w * (one + w) * (w if x > zero else one)
+        return over, under, rest
+
+    return terms
+
+
+@functools.cache
 def activation(F: Any, name: str) -> Function:
     """The activation `name` as y = f(x, alpha); alpha is read by leaky_relu and elu alone.
 
@@ -431,6 +448,7 @@ def activation(F: Any, name: str) -> Function:
     """
     zero, one = F(0), F(1)
     exponential_less_one, logistic, hyperbolic, distribution = expm1(F), sigmoid(F), tanh(F), normal(F)
+    terms = mish_terms(F)
     exponential, logarithm = exp(F), log1p(F)
 
     @helper
@@ -477,10 +495,16 @@ def activation(F: Any, name: str) -> Function:
         positive = zero if x <= zero else x
         return positive + logarithm(exponential(-abs(x)))
 
+    @helper
+    def mish_activation(x: Any, alpha: Any) -> Any:
+        over, under, _ = terms(x)
+        return x * (over / under)
+
     functions: dict[str, Function] = {
         "identity": identity_activation, "step": step_activation, "relu": relu_activation,
         "leaky_relu": leaky_relu_activation, "elu": elu_activation, "sigmoid": sigmoid_activation,
         "tanh": tanh_activation, "gelu": gelu_activation, "silu": silu_activation, "softplus": softplus_activation,
+        "mish": mish_activation,
     }  # fmt: skip
     return functions[name]
 
@@ -489,7 +513,7 @@ def activation(F: Any, name: str) -> Function:
 def activation_backward(F: Any, name: str) -> Function:
     """The backward of `name` as dx = f(dy, at, alpha); `at` is y for ACTIVATIONS_FROM_OUTPUT, x for ACTIVATIONS_FROM_INPUT."""
     zero, one, per_root_two_pi = F(0), F(1), F(1 / math.sqrt(2 * math.pi))
-    logistic, distribution = sigmoid(F), normal(F)
+    logistic, distribution, terms = sigmoid(F), normal(F), mish_terms(F)
 
     @helper
     def identity_backward(dy: Any, at: Any, alpha: Any) -> Any:
@@ -531,9 +555,14 @@ def activation_backward(F: Any, name: str) -> Function:
     def softplus_backward(dy: Any, at: Any, alpha: Any) -> Any:
         return dy * logistic(at)
 
+    @helper
+    def mish_backward(dy: Any, at: Any, alpha: Any) -> Any:
+        over, under, rest = terms(at)
+        return dy * multiply_add(at, rest / (under * under), over / under)
+
     functions: dict[str, Function] = {
         "identity": identity_backward, "relu": relu_backward, "leaky_relu": leaky_relu_backward, "elu": elu_backward,
         "sigmoid": sigmoid_backward, "tanh": tanh_backward, "gelu": gelu_backward, "silu": silu_backward,
-        "softplus": softplus_backward,
+        "softplus": softplus_backward, "mish": mish_backward,
     }  # fmt: skip
     return functions[name]

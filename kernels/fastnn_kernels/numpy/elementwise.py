@@ -156,6 +156,29 @@ def softplus_backward(dy: Array, x: Array, dx: Array) -> None:
     dx[...] = dy * logistic(x)
 
 
+@quiet
+def mish(x: Array, y: Array) -> None:
+    """x tanh(log(1 + exp(x))) (Misra 2019), by tanh(log u) = (u^2 - 1) / (u^2 + 1); see `mish_terms`."""
+    over, under, _ = mish_terms(x)
+    y[...] = x * (over / under)
+
+
+@quiet
+def mish_backward(dy: Array, x: Array, dx: Array) -> None:
+    """dy (t + x (1 - t^2) / (1 + exp(-x))), t = tanh(log(1 + exp(x)))."""
+    over, under, rest = mish_terms(x)
+    dx[...] = dy * (over / under + x * (rest / (under * under)))
+
+
+def mish_terms(x: Array) -> tuple[Array, Array, Array]:
+    """a, b, c of which tanh(log(1 + exp(x))) = a / b and its derivative = c / b^2, without overflow or cancellation."""
+    w = np.exp(-np.abs(x))
+    over = np.where(x > 0, 1 + 2 * w, w * (w + 2))
+    under = over + np.where(x > 0, 2 * w * w, 2)
+    rest = 4 * w * (1 + w) * np.where(x > 0, w, 1)
+    return over, under, rest
+
+
 def slope(activation: str, alpha: float) -> dict[str, float]:
     """What an activation takes beside its operands: `alpha` where it has one."""
     return {"alpha": alpha} if activation in ALPHA_ACTIVATIONS else {}
@@ -236,7 +259,8 @@ def where(condition: Array, a: Array, b: Array, c: Array) -> None:
 
 __all__ = [
     "abs", "add", "divide", "elu", "elu_backward", "equal", "exp", "gelu", "gelu_backward", "greater", "greater_equal",
-    "identity", "leaky_relu", "leaky_relu_backward", "less", "less_equal", "log", "maximum", "minimum", "multiply",
+    "identity", "leaky_relu", "leaky_relu_backward", "less", "less_equal", "log", "maximum", "minimum", "mish",
+    "mish_backward", "multiply",
     "negative", "not_equal", "power", "relu", "relu_backward", "sigmoid", "sigmoid_backward", "sign", "silu",
     "silu_backward", "softplus", "softplus_backward", "sqrt", "step", "subtract", "tanh", "tanh_backward", "where",
 ]  # fmt: skip

@@ -80,6 +80,26 @@ struct softplus_function {
   template <class F> static __device__ __forceinline__ F backward(F dy, F x, F) { return dy * logistic(x); }
 };
 
+// x tanh(log(1 + exp(x))): the hyperbolic tangent is a / b and its derivative c / b^2, without overflow or cancellation.
+struct mish_function {
+  template <class F> static __device__ __forceinline__ void terms(F x, F& a, F& b, F& c) {
+    F w = exp(-fabs(x));
+    a = x > 0 ? F(1) + F(2) * w : w * (w + F(2));
+    b = a + (x > 0 ? F(2) * w * w : F(2));
+    c = F(4) * w * (F(1) + w) * (x > 0 ? w : F(1));
+  }
+  template <class F> static __device__ __forceinline__ F forward(F x, F) {
+    F a, b, c;
+    terms(x, a, b, c);
+    return x * (a / b);
+  }
+  template <class F> static __device__ __forceinline__ F backward(F dy, F x, F) {
+    F a, b, c;
+    terms(x, a, b, c);
+    return dy * fma(x, c / (b * b), a / b);
+  }
+};
+
 // Functions of one number.
 struct identity_function {
   template <class F> static __device__ __forceinline__ F of(F x) { return x; }
