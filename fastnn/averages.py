@@ -52,3 +52,6 @@ def exponentially_weighted_average(
         steps = np.arange(1, len(averages) + 1).reshape(-1, *(1,) * (averages.ndim - 1))
         averages /= -np.expm1(steps * math.log(beta))  # 1 - beta^t would lose half of its digits for a beta near 1
     return np.moveaxis(averages, 0, axis)
+
+
+__all__ = ["exponentially_weighted_average"]

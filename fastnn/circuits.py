@@ -100,3 +100,6 @@ def _steps(layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> Sequential:
     for index, (weight, bias) in enumerate(layers):
         model.set_weights({f"{index}.weight": weight, f"{index}.bias": bias})
     return model
+
+
+__all__ = ["NAND", "PASS", "circuit", "nand", "perceptron"]

@@ -200,3 +200,20 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("fastnn", "contextlib"):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
+
+
+__all__ = [
+    "DeviceError",
+    "DeviceLostError",
+    "DeviceMemoryError",
+    "DivergenceError",
+    "FastnnError",
+    "FileError",
+    "FormatError",
+    "InputError",
+    "InputTypeError",
+    "MissingError",
+    "NotReadyError",
+    "PackageError",
+    "TracingError",
+]

@@ -167,3 +167,6 @@ def default_for(activation: str | None) -> Initializer:
     He's are those of the paper; Glorot's uniform is what its paper proposes and what Keras and TensorFlow start with.
     """
     return He("normal") if activation in RECTIFIERS else Glorot("uniform")
+
+
+__all__ = ["NAMES", "Constant", "Glorot", "He", "Initializer", "LeCun", "Normal", "Zeros", "by_name"]

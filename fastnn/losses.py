@@ -64,6 +64,7 @@ LOSSES = {
         Loss("mean_squared_error", mean_squared_error, None, "both"),
     )
 }
+"""The losses that `fit` knows by name."""
 
 
 def as_loss(loss: str | Loss | Function) -> Loss:
@@ -101,3 +102,6 @@ def mean_loss(loss: Loss, outputs: Symbol, targets: Symbol, weights: Symbol | No
         f"the loss {loss.name} returned shape {describe(losses.shape)}; expected one loss an example, (B,), or one number: "
         "reduce the other axes with ops.sum or ops.mean"
     )
+
+
+__all__ = ["LOSSES", "Loss", "LossLike", "mean_squared_error", "quadratic", "sigmoid_cross_entropy", "softmax_cross_entropy"]

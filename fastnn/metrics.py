@@ -184,6 +184,7 @@ METRICS = {
         Metric("log_loss", log_loss, "probabilities", EXTRAS),
     )
 }
+"""The metrics that `fit` and `evaluate` know by name."""
 
 
 # --- use ------------------------------------------------------------------------------------------------------------
@@ -283,3 +284,17 @@ def _as_number(found: Any) -> float | None:
     if getattr(found, "shape", None) == () and hasattr(found, "item"):
         found = found.item()
     return float(found) if isinstance(found, Real) and not isinstance(found, bool) else None
+
+
+__all__ = [
+    "METRICS",
+    "Metric",
+    "accuracy",
+    "f1",
+    "log_loss",
+    "mean_absolute_error",
+    "mean_squared_error",
+    "precision",
+    "r2",
+    "recall",
+]

@@ -264,3 +264,6 @@ def by_name(name: str, **hyperparameters: Any) -> Optimizer:
     made, defaults = NAMES[name]
     check_names(made, hyperparameters)
     return made(**{**defaults, **hyperparameters})
+
+
+__all__ = ["NAMES", "SGD", "Adam", "AdamW", "Momentum", "Optimizer", "RMSprop", "by_name"]

@@ -52,11 +52,17 @@ STREAM_VERSION = 1
 """Changes with any change of bits; stored in checkpoints."""
 
 INITIAL_WEIGHTS = 1
+"""The purpose of keys for the first values of parameters."""
 SHUFFLE = 2
+"""The purpose of keys for the order of an epoch."""
 DROPOUT = 3
+"""The purpose of keys for the masks of dropout."""
 SPLIT = 4
+"""The purpose of keys for splits of a data set."""
 AUGMENTATION = 5
+"""The purpose of keys for images changed at random."""
 POINTS = 6
+"""The purpose of keys for the planar data sets."""
 
 Key = tuple[int, int]
 
@@ -172,3 +178,20 @@ def _inverse_normal(odd: np.ndarray) -> np.ndarray:
     size = np.where(distance <= 5, _ratio(_TAIL, distance - 1.6), _ratio(_FAR, distance - 5))
     result[~middle] = np.where(outer < 0, -size, size)
     return result
+
+
+__all__ = [
+    "AUGMENTATION",
+    "DROPOUT",
+    "INITIAL_WEIGHTS",
+    "POINTS",
+    "SHUFFLE",
+    "SPLIT",
+    "STREAM_VERSION",
+    "draw_seed",
+    "key",
+    "normal",
+    "permutation",
+    "sharded_permutation",
+    "uniform",
+]

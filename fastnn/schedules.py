@@ -301,3 +301,17 @@ def _checked_entries(entries: object) -> tuple[tuple[int, float], ...]:
     if 0 not in checked:
         raise InputError(f"Table: expected a mapping such as {{0: 0.1, 10: 0.01}} with an entry for 0, got {entries!r}")
     return tuple(sorted(checked.items()))
+
+
+__all__ = [
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "InverseSqrt",
+    "InverseTime",
+    "OneCycle",
+    "Schedule",
+    "Staircase",
+    "Table",
+    "Warmup",
+]

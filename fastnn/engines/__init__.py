@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastnn import arrays
 from fastnn.engines.base import Engine, Instance
-from fastnn.engines.host import CPU, NUMPY, check_threads, cores
+from fastnn.engines.host import CPU, NUMPY, cores
+from fastnn.engines.host import check_threads as check_threads
 from fastnn.errors import DeviceError, DeviceLostError, DeviceMemoryError, InputError, nearest, warn
 from fastnn.program.trace import Program
 
@@ -134,7 +135,4 @@ def instantiate(program: Program, rows: int, engine: str | Engine = "cpu", threa
     return chosen.instantiate(program, rows, threads)
 
 
-__all__ = [
-    "CPU", "DEVICES", "NUMPY", "PRECISIONS", "Engine", "Instance", "check_threads", "choose", "cores", "gpu",
-    "instantiate", "is_out_of_memory", "named", "of", "translated",
-]  # fmt: skip
+__all__ = ["DEVICES", "PRECISIONS", "Engine", "Instance", "choose", "cores", "gpu", "instantiate", "named", "of"]

@@ -36,5 +36,4 @@ __all__ = [
     "Parameter",
     "Standardizer",
     "Statistic",
-    "final_activation",
 ]

@@ -19,7 +19,7 @@ from fastnn.benchmarks.grid import Cell
 from fastnn.engines import cores
 from fastnn_kernels.contract import KERNELS
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"
 pytestmark = pytest.mark.skipif(not BENCH.is_dir(), reason="bench/ is not here; it is not installed")
 
