@@ -504,6 +504,7 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
     "averaged_momentum": {"beta": 0.9},
     "rmsprop": {"beta": 0.95, "epsilon": 1e-3, "epsilon_inside": False},
     "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-4},
+    "lion": {"beta1": 0.9, "beta2": 0.99},
 }
 
 
@@ -518,7 +519,7 @@ def update(kernel: str, size: int, clipped: bool) -> None:
 
     def make(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
         scalars = np.array([[1e-3, 1.0, 1.0], [1e-3, 1.25, 1.5]], precision)
-        states = uniform(rng, precision, *((size,) for _ in UPDATES[kernel]), least=0.1)
+        states = uniform(rng, precision, *((size,) for _ in UPDATES[kernel].slots), least=0.1)
         return [
             *normal(rng, precision, (size,)), np.array(1.7, precision), scalars, np.array(1), *penalties(precision, size),
             *normal(rng, precision, (size,)), *states,

@@ -4,14 +4,14 @@
 # where it may and there is none, the system's Chromium.
 #
 #   PYTHON   the Python to use                                   (python3)
-#   ORACLES  what the tests compare with, for pip                (torch==2.13.0 jax nvidia-cublas)
+#   ORACLES  what the tests compare with, for pip                (torch==2.13.0 jax optax nvidia-cublas)
 #   TESTS    more arguments for pytest, e.g. "-k softmax"        ()
 #   WORKERS  processes that test at the same time, a file each   (2)
 #   PYTHON311  Python 3.11, for the oldest versions that are admitted (python3.11)
 set -euo pipefail
 
 python=${PYTHON:-python3}
-read -r -a oracles <<<"${ORACLES:-torch==2.13.0 jax nvidia-cublas}"
+read -r -a oracles <<<"${ORACLES:-torch==2.13.0 jax optax nvidia-cublas}"
 read -r -a tests <<<"${TESTS:-}"
 checkout=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 work=$(mktemp -d)

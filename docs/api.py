@@ -49,8 +49,9 @@ def _of_constant(module: str, name: str) -> str:
     """The string below the assignment of `name`, in the module or in the one that it was imported from."""
     body = _tree(module).body
     for statement, following in zip(body, [*body[1:], None], strict=True):
-        if isinstance(statement, ast.ImportFrom) and statement.module and any(a.name in (name, "*") for a in statement.names):
-            if found := _of_constant(statement.module, name):
+        if isinstance(statement, ast.ImportFrom) and {alias.name for alias in statement.names} & {name, "*"}:
+            found = _of_constant(statement.module or "", name)
+            if found:
                 return found
         targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
         if any(isinstance(target, ast.Name) and target.id == name for target in targets):

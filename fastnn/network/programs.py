@@ -216,7 +216,7 @@ def training(
     else:
         norm = constant(gradient, 0.0)
     scalars = trace.input("scalars", (N, 3))
-    state = [trace.input(slot, (network.size,)) for slot in UPDATES[update]]
+    state = [trace.input(slot, (network.size,)) for slot in UPDATES[update].slots]
     ops.update(update, arena, state, gradient, norm, scalars, index, starts, penalties, attributes)
     trace.record("advance", (control,), [], {"rows": B})
     program = trace.program({})

@@ -37,8 +37,9 @@ def update(
     if name not in UPDATES:
         raise InputError(f"no update is called {name!r}{nearest(name, UPDATES)}")
     floats(name, gradient, norm, scalars, penalties, parameters, *state)
-    if len(state) != len(UPDATES[name]) or any(tuple(s.shape) != tuple(parameters.shape) for s in (gradient, *state)):
-        raise InputError(f"{name}: expected a gradient and {len(UPDATES[name])} arrays of state, all of the parameters' shape")
+    slots = UPDATES[name].slots
+    if len(state) != len(slots) or any(tuple(s.shape) != tuple(parameters.shape) for s in (gradient, *state)):
+        raise InputError(f"{name}: expected a gradient and {len(slots)} arrays of state, all of the parameters' shape")
     index, starts = integers(name, index), _segments(name, parameters, starts, penalties)
     if tuple(norm.shape) != () or tuple(index.shape) != () or len(scalars.shape) != 2 or scalars.shape[1] != 3:
         got = ", ".join(describe(tuple(x.shape)) for x in (norm, scalars, index))

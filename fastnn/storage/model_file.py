@@ -38,7 +38,7 @@ OPTIMIZER, RUN = "optimizer.", "run."
 """How the names of arrays begin that are not the model's own."""
 TRAINING = ("trainable", "l2", "l1", "learning_rate_factor")
 """Options of layers that change nothing of what a model is, but how it is trained."""
-SLOTS = frozenset(slot for slots in UPDATES.values() for slot in slots)
+SLOTS = frozenset(slot for update in UPDATES.values() for slot in update.slots)
 
 Run = tuple[Mapping[str, Any], Mapping[str, np.ndarray]]
 """What a training keeps beside the model: plain values, and arrays by name."""

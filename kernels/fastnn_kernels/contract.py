@@ -12,12 +12,14 @@ elementary function as one; bytes count what is touched of each operand once, of
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:  # nothing is loaded for the names alone
+    import numpy as np
 
 
 class Operand(NamedTuple):
@@ -126,15 +128,35 @@ CHAINED = (
 CHAIN_INPUTS = 6
 """Inputs that a chain has at most."""
 
-UPDATES: dict[str, tuple[str, ...]] = {
-    "sgd": (),
-    "momentum": ("velocity",),
-    "nesterov": ("velocity",),
-    "averaged_momentum": ("velocity",),
-    "rmsprop": ("square",),
-    "adam": ("mean", "square"),
+
+@dataclass(frozen=True)
+class Update:
+    """One optimizer: the `slots` it keeps, (P,) each, and from its attributes the numbers of its formula, in the order of the
+    compiled bodies. Numbers such as 1 - beta are computed in float64 here and rounded once to the dtype of the arena."""
+
+    slots: tuple[str, ...]
+    numbers: Callable[..., tuple[float, ...]]
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The names of its own attributes; all updates have `clip_value` and `clip_norm` as well."""
+        return tuple(inspect.signature(self.numbers).parameters)
+
+
+def _rmsprop_numbers(beta: float, epsilon: float, epsilon_inside: bool) -> tuple[float, ...]:
+    return beta, 1.0 - beta, *((epsilon, 0.0) if epsilon_inside else (0.0, epsilon))
+
+
+UPDATES: dict[str, Update] = {
+    "sgd": Update((), lambda: ()),
+    "momentum": Update(("velocity",), lambda beta: (beta,)),
+    "nesterov": Update(("velocity",), lambda beta: (beta,)),
+    "averaged_momentum": Update(("velocity",), lambda beta: (beta, 1.0 - beta)),
+    "rmsprop": Update(("square",), _rmsprop_numbers),
+    "adam": Update(("mean", "square"), lambda beta1, beta2, epsilon: (beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon)),
+    "lion": Update(("mean",), lambda beta1, beta2: (beta1, 1.0 - beta1, beta2, 1.0 - beta2)),
 }
-"""The update kernels and the state each keeps per parameter."""
+"""The update kernels."""
 
 TRANSFORMS = {
     "rotation": (0.0, 0.0),  # turns
@@ -354,19 +376,16 @@ _declare("shuffle", "epoch", "order", attributes="key")
 #   nesterov           v = beta * v + g;              w -= rate * (g + beta * v)
 #   averaged_momentum  v = beta * v + (1 - beta) * g; w -= rate * v
 #   rmsprop            s = beta * s + (1 - beta) * g^2;  w -= rate * g / (sqrt(s) + epsilon), or / sqrt(s + epsilon)
+#   lion               w -= rate * sign(beta1 * m + (1 - beta1) * g); m = beta2 * m + (1 - beta2) * g
 #   adam               m = beta1 * m + (1 - beta1) * g; s = beta2 * s + (1 - beta2) * g^2;
 #                      w -= rate * decay * w;  w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon)
 # The optional operand `shadow` (P,) bfloat16 becomes a copy of the new parameters.
 # Every update writes w after w -= rate * decay * w with the old w, decay being the third column of penalties.
-_ATTRIBUTES = {
-    "sgd": "", "momentum": "beta", "nesterov": "beta", "averaged_momentum": "beta",
-    "rmsprop": "beta epsilon epsilon_inside", "adam": "beta1 beta2 epsilon",
-}  # fmt: skip
-for _name, _slots in UPDATES.items():
+for _name, _update in UPDATES.items():
     _declare(
-        _name, "gradient norm scalars index starts penalties", "", updated=" ".join(("parameters", *_slots)),
-        attributes=f"clip_value clip_norm {_ATTRIBUTES[_name]}", count=_each("gradient", 4 + 5 * len(_slots)),
-        optional="shadow",
+        _name, "gradient norm scalars index starts penalties", "", updated=" ".join(("parameters", *_update.slots)),
+        attributes=" ".join(("clip_value", "clip_norm", *_update.attributes)),
+        count=_each("gradient", 4 + 5 * len(_update.slots)), optional="shadow",
     )  # fmt: skip
 # Partial sums over blocks of SUM_BLOCK elements, one a block: of min(max(x, -clip), clip)^2 (clip 0: of x^2);
 # and of l2/2 * w^2 + l1 * |w| (segments as above; blocks run over the arena, not over the segment).

@@ -311,7 +311,7 @@ def test_debug_lets_the_error_through() -> None:
         ("train digits --batch-size some", "expected a whole number above 0, auto or all"),
         ("train digits --class-weight 3", "expected balanced, or label=weight"),
         ("train digits --class-weight 10=3", "there is no label '10'"),
-        ("train digits --weight-decay 0.1", "--weight-decay is for adamw, not for adam"),
+        ("train digits --weight-decay 0.1", "--weight-decay is for adamw, lion, not for adam"),
         ("train digits --min-delta 0.1", "--min-delta goes with --patience, which is missing"),
         ("train digits --resume", "--resume goes with --checkpoint, which is missing"),
         ("train digits --save-optimizer", "--save-optimizer goes with --save, which is missing"),

@@ -25,6 +25,7 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "averaged_momentum": {"beta": 0.9},
     "rmsprop": {"beta": 0.95, "epsilon": 1e-3, "epsilon_inside": False},
     "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-4},
+    "lion": {"beta1": 0.9, "beta2": 0.99},
 }
 NO_CLIPPING = {"clip_value": 0.0, "clip_norm": 0.0}
 SIZES = (0, 1, 7, 31, 33, 127, 1009)
@@ -45,7 +46,7 @@ def operands(name: str, size: int, dtype: str, *, segments: int = 5, penalised: 
         penalties[2:3] = [0.0, 0.0, 0.3, 0.7]
     parameters = random.normal(size=size).astype(dtype)
     parameters[::5] = 0  # where the sign is 0
-    states = [random.uniform(0.1, 1, size).astype(dtype) for _ in UPDATES[name]]
+    states = [random.uniform(0.1, 1, size).astype(dtype) for _ in UPDATES[name].slots]
     return [gradient, np.array(1.7, dtype), scalars, np.array(2), cut(size, segments), penalties, parameters, *states]
 
 
@@ -290,7 +291,7 @@ def test_ten_steps_of_torch(case: str, dtype: str, clip_value: float) -> None:
 
     weights = torch.nn.Parameter(torch.from_numpy(start.copy()))
     optimizer = make(weights, rate)
-    ours: list[list[np.ndarray]] = [[start.copy(), *(np.zeros_like(start) for _ in UPDATES[name])] for _ in range(2)]
+    ours: list[list[np.ndarray]] = [[start.copy(), *(np.zeros_like(start) for _ in UPDATES[name].slots)] for _ in range(2)]
     for step, gradient in enumerate(gradients):
         weights.grad = torch.from_numpy(gradient.copy())
         if clip_value:
@@ -299,10 +300,45 @@ def test_ten_steps_of_torch(case: str, dtype: str, clip_value: float) -> None:
         read = [gradient, np.zeros((), dtype), scalars, np.array(step), np.array([0, 101]), penalties]
         cpu_set.run(name, [*(a.copy() for a in read), *ours[0]], numbers)
         getattr(numpy_set, name)(*read, *ours[1], **numbers)
-        expected = [weights.detach().numpy(), *(optimizer.state[weights][states[slot]].numpy() for slot in UPDATES[name])]
+        expected = [weights.detach().numpy(), *(optimizer.state[weights][states[slot]].numpy() for slot in UPDATES[name].slots)]
         for which in ours:
             for got, wanted in zip(which, expected, strict=True):
                 np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance / 30)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("decay", [0.0, WEIGHT_DECAY])
+def test_ten_steps_of_lion_of_optax(dtype: str, decay: float) -> None:
+    optax, jax = pytest.importorskip("optax"), pytest.importorskip("jax")
+    random = np.random.default_rng(6)
+    start, rate = random.normal(size=101).astype(dtype), 0.05
+    gradients = random.normal(size=(10, 101)).astype(dtype)
+    scalars, penalties = np.full((10, 3), rate, dtype), np.array([[0, 0, decay, 1]], dtype)
+    ours: list[list[np.ndarray]] = [[start.copy(), np.zeros_like(start)] for _ in range(2)]
+    with jax.enable_x64(dtype == "float64"):
+        optimizer = optax.lion(rate, b1=0.9, b2=0.99, weight_decay=decay)
+        weights = jax.numpy.asarray(start)
+        state = optimizer.init(weights)
+        for step, gradient in enumerate(gradients):
+            changes, state = optimizer.update(jax.numpy.asarray(gradient), state, weights)
+            weights = optax.apply_updates(weights, changes)
+            read = [gradient, np.zeros((), dtype), scalars, np.array(step), np.array([0, 101]), penalties]
+            cpu_set.run("lion", [*(a.copy() for a in read), *ours[0]], {**NO_CLIPPING, **ATTRIBUTES["lion"]})
+            numpy_set.lion(*read, *ours[1], **NO_CLIPPING, **ATTRIBUTES["lion"])
+        expected = [np.asarray(weights), np.asarray(state[0].mu)]
+    for which in ours:
+        for got, wanted in zip(which, expected, strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=3e-5 if dtype == "float32" else 1e-12, atol=1e-6)
+
+
+def test_lion_keeps_nan_and_moves_nothing_where_the_average_is_zero() -> None:
+    gradient = np.array([np.nan, 0.0, 1e-30, -np.inf])
+    for run in (lambda *a, **k: cpu_set.run("lion", a, k), numpy_set.lion):
+        w, m = np.zeros(4), np.zeros(4)
+        given = (gradient, np.zeros(()), np.ones((1, 3)), np.array(0), np.array([0, 4]), np.array([[0.0, 0, 0, 1]]))
+        run(*given, w, m, **NO_CLIPPING, **ATTRIBUTES["lion"])
+        assert np.isnan(w[0])
+        assert w[1:].tolist() == [0.0, -1.0, 1.0]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

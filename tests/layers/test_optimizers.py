@@ -15,7 +15,7 @@ import pytest
 
 import fastnn_kernels.numpy as numpy_set
 from fastnn.errors import InputError
-from fastnn.optimizers import NAMES, SGD, Adam, AdamW, Momentum, Optimizer, RMSprop, by_name
+from fastnn.optimizers import NAMES, SGD, Adam, AdamW, Lion, Momentum, Optimizer, RMSprop, by_name
 from fastnn.schedules import Constant, Cosine, as_schedule
 from fastnn_kernels.contract import KERNELS, UPDATES
 
@@ -28,14 +28,15 @@ EACH = [
     RMSprop(0.01, 0.99, 1e-6, True),
     Adam(),
     AdamW(Cosine(0.1, per="step"), weight_decay=0.1, clip_norm=1.0, clip_value=0.5),
+    Lion(weight_decay=0.2),
 ]
-KERNEL_NAMES = ["sgd", "momentum", "nesterov", "averaged_momentum", "rmsprop", "rmsprop", "adam", "adam"]
+KERNEL_NAMES = ["sgd", "momentum", "nesterov", "averaged_momentum", "rmsprop", "rmsprop", "adam", "adam", "lion"]
 
 
 @pytest.mark.parametrize(("optimizer", "kernel"), list(zip(EACH, KERNEL_NAMES, strict=True)), ids=repr)
 def test_kernels_slots_and_attributes_are_the_contracts(optimizer: Optimizer, kernel: str) -> None:
     assert optimizer.kernel == kernel
-    assert optimizer.slots == UPDATES[kernel]
+    assert optimizer.slots == UPDATES[kernel].slots
     assert set(optimizer.attributes()) == set(KERNELS[kernel].attributes)
 
 
@@ -52,7 +53,7 @@ def test_attributes() -> None:
     assert Adam(clip_norm=2, clip_value=3).attributes() == {
         "clip_value": 3.0, "clip_norm": 2.0, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8,
     }  # fmt: skip
-    assert [optimizer.weight_decay for optimizer in EACH] == [0, 0, 0, 0, 0, 0, 0, 0.1]
+    assert [optimizer.weight_decay for optimizer in EACH] == [0, 0, 0, 0, 0, 0, 0, 0.1, 0.2]
 
 
 @pytest.mark.parametrize("optimizer", EACH[:6], ids=repr)
@@ -254,7 +255,7 @@ def test_bad_input(make: Any, message: str) -> None:
 
 
 def test_by_name() -> None:
-    assert set(NAMES) == {"sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw"}
+    assert set(NAMES) == {"sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lion"}
     assert by_name("sgd") == SGD()
     assert by_name("momentum", learning_rate=0.2) == Momentum(0.2)
     assert by_name("nesterov") == SGD(momentum=0.9, nesterov=True)
@@ -262,6 +263,7 @@ def test_by_name() -> None:
     assert by_name("rmsprop") == RMSprop()
     assert by_name("adam") == Adam()
     assert by_name("adamw") == AdamW()
+    assert by_name("lion", beta2=0.98) == Lion(beta2=0.98)
     with pytest.raises(InputError, match="unknown optimizer 'adm'; did you mean 'adam'"):
         by_name("adm")
     with pytest.raises(InputError, match="Adam has no 'momentum'"):

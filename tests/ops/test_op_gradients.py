@@ -13,7 +13,7 @@ from fastnn.program.differentiate import RULES, gradients
 from fastnn.program.passes.fuse import fuse
 from fastnn.program.shapes import B
 from fastnn.program.trace import Symbol, Trace
-from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT, BINARY, KERNELS
+from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT, BINARY, KERNELS, UPDATES
 
 ROWS = 5
 
@@ -185,7 +185,7 @@ def test_eager_equals_recorded_equals_fused(name: str, dtype: str) -> None:
 def test_every_kernel_of_the_vocabulary_has_a_backward_rule() -> None:
     no_gradient = {
         "record", "advance", "count_nonfinite", "block_penalty", "block_sum_squares", "scatter_add",
-        "sgd", "momentum", "nesterov", "averaged_momentum", "rmsprop", "adam", "dense", "dense_backward_input",
+        *UPDATES, "dense", "dense_backward_input",
         "dense_backward_weight", "grouped_dense_backward_input", "grouped_dense_backward_weight", "dense_with_mask",
         "dense_backward_input_with_mask", "batch_norm_dropout",
     }  # fmt: skip

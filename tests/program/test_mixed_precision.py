@@ -161,7 +161,7 @@ def test_the_shadow_is_the_rounded_parameters(kernel: str, size: int, rng: np.ra
         "nesterov": fastnn.SGD(0.1, momentum=0.9, nesterov=True),
         "averaged_momentum": fastnn.Momentum(0.1), "rmsprop": fastnn.RMSprop(0.1), "adam": fastnn.Adam(0.1),
     }  # fmt: skip
-    state = [np.abs(rng.normal(size=size)).astype(np.float32) for _ in UPDATES[kernel]]
+    state = [np.abs(rng.normal(size=size)).astype(np.float32) for _ in UPDATES[kernel].slots]
     arrays = [
         rng.normal(size=size).astype(np.float32), np.zeros((), np.float32), np.ones((1, 3), np.float32), np.zeros((), np.int64),
         np.array([0, size // 3, size // 2, size]), np.array([[0.1, 0, 0, 1], [0, 0.1, 0, 2], [0, 0, 0, 0]], np.float32),

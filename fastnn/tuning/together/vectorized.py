@@ -307,7 +307,7 @@ class _Vectorized:
                     value = ops.penalty(arena.view((size,), g * size), *own)
                     trace.record("record", (value, index, log), [], {"column": len(self.columns) * groups + g})
                 done += len(table)
-            state = [trace.input(slot, (groups * size,)) for slot in UPDATES[self.optimizer.kernel]]
+            state = [trace.input(slot, (groups * size,)) for slot in UPDATES[self.optimizer.kernel].slots]
             ops.update(
                 self.optimizer.kernel, arena, state, gradient, constant(gradient, 0.0), trace.input("scalars", (N, 3)),
                 index, starts, penalties, self.optimizer.attributes(),

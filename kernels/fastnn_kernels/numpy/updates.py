@@ -15,7 +15,7 @@ import numpy as np
 from fastnn_kernels.contract import SUM_BLOCK
 
 __all__ = [
-    "adam", "averaged_momentum", "block_penalty", "block_sum_squares", "momentum", "nesterov", "rmsprop", "sgd",
+    "adam", "averaged_momentum", "block_penalty", "block_sum_squares", "lion", "momentum", "nesterov", "rmsprop", "sgd",
 ]  # fmt: skip
 
 
@@ -104,6 +104,21 @@ def adam(
         m[...] = F(beta1) * m + F(1 - beta1) * g
         s[...] = F(beta2) * s + F(1 - beta2) * (g * g)
         w -= (rate * (m * correction1)) / (np.sqrt(s * correction2) + F(epsilon))
+    copy(parameters, shadow)
+
+
+def lion(
+    gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
+    penalties: np.ndarray, parameters: np.ndarray, mean: np.ndarray, shadow: np.ndarray | None = None,
+    *, clip_value: float, clip_norm: float, beta1: float, beta2: float,
+) -> None:  # fmt: skip
+    """w -= rate * sign(beta1 * m + (1 - beta1) * g); m = beta2 * m + (1 - beta2) * g (Chen et al., NeurIPS 2023)."""
+    F = parameters.dtype.type
+    clipped = clip(gradient, norm, clip_value, clip_norm)
+    for g, rate, w, m in segments(clipped, scalars[int(index[()]), 0], starts, penalties, parameters, mean):
+        ahead = F(beta1) * m + F(1 - beta1) * g
+        m[...] = F(beta2) * m + F(1 - beta2) * g
+        w -= rate * np.where(ahead > 0, F(1), np.where(ahead < 0, F(-1), ahead))
     copy(parameters, shadow)
 
 

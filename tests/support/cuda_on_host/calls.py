@@ -127,7 +127,7 @@ def precisions(case: Any) -> tuple[str, ...]:
 
 
 WIDE = {
-    "parameters", *(state for states in UPDATES.values() for state in states), "norm", "scalars", "penalties", "partial",
+    "parameters", *(slot for update in UPDATES.values() for slot in update.slots), "norm", "scalars", "penalties", "partial",
     "gamma", "beta", "running_mean", "running_variance", "mean", "inverse_deviation", "dgamma", "dbeta",
 }  # fmt: skip
 """Operands that are never kept in 16 bits: parameters, what is kept for each of them, and statistics."""

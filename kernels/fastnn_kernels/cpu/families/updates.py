@@ -11,33 +11,36 @@ from typing import Any
 
 from numba import carray  # type: ignore[attr-defined]
 
-from fastnn_kernels.contract import SUM_BLOCK, Operand
+from fastnn_kernels.contract import SUM_BLOCK, UPDATES, Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.families.data import share
 from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, int64_pointer
 
 NUMBERS = 5
-"""Numbers of an optimizer that reach its formula, padded with zeros."""
+"""Numbers of an optimizer that reach its formula at most; fewer are padded with zeros."""
 
 RATE, CORRECTION_1, CORRECTION_2 = NUMBERS, NUMBERS + 1, NUMBERS + 2
 """Where the scalars of the step lie in the tuple `n` of a formula, behind those numbers."""
 
 
-def update(name: str, slots: int, numbers: Callable[..., tuple[float, ...]]) -> Callable[[Callable[..., None]], Any]:
-    """Declare the update kernel `name` with `slots` states a parameter and, from its attributes, the `numbers` of its formula.
+def update(name: str) -> Callable[[Callable[..., None]], Any]:
+    """Declare the update kernel `name` of the contract.
 
     The formula gets arrays w, a, b (parameters and states; those it has not are not to be touched), the position i in
     them, the old parameter (decayed already), the gradient g (clipped, with penalties) and the tuple n.
     """
 
+    row = UPDATES[name]
+    assert len(row.slots) <= 2, "the body has room for two"
+
     def sizes(*operands: Operand, clip_value: float, clip_norm: float, **attributes: Any) -> tuple[int | float, ...]:
-        given = numbers(**attributes)
+        given = row.numbers(**attributes)
         words = (float(clip_value) or math.inf, float(clip_norm), *given, *(0.0,) * (NUMBERS - len(given)))
         return operands[0].size, operands[5].shape[0], *words
 
     def declare(formula: Callable[..., None]) -> Callable[..., None]:
         apply = helper(formula)
-        kernel(name, sizes=sizes)(lambda F: _update_body(F, slots, apply))
+        kernel(name, sizes=sizes)(lambda F: _update_body(F, len(row.slots), apply))
         return formula
 
     return declare
@@ -116,50 +119,55 @@ def _update_body(F: Any, slots: int, formula: Any) -> Any:
     return body
 
 
-@update("sgd", 0, lambda: ())
+@update("sgd")
 def sgd(w: Any, a: Any, b: Any, i: Any, old: Any, g: Any, n: Any) -> None:
     w[i] = old - n[RATE] * g
 
 
-@update("momentum", 1, lambda beta: (beta,))
+@update("momentum")
 def momentum(w: Any, v: Any, b: Any, i: Any, old: Any, g: Any, n: Any) -> None:
     velocity = n[0] * v[i] + g
     v[i] = velocity
     w[i] = old - n[RATE] * velocity
 
 
-@update("nesterov", 1, lambda beta: (beta,))
+@update("nesterov")
 def nesterov(w: Any, v: Any, b: Any, i: Any, old: Any, g: Any, n: Any) -> None:
     velocity = n[0] * v[i] + g
     v[i] = velocity
     w[i] = old - n[RATE] * (g + n[0] * velocity)
 
 
-@update("averaged_momentum", 1, lambda beta: (beta, 1.0 - beta))
+@update("averaged_momentum")
 def averaged_momentum(w: Any, v: Any, b: Any, i: Any, old: Any, g: Any, n: Any) -> None:
     velocity = n[0] * v[i] + n[1] * g
     v[i] = velocity
     w[i] = old - n[RATE] * velocity
 
 
-def _rmsprop_numbers(beta: float, epsilon: float, epsilon_inside: bool) -> tuple[float, ...]:
-    return beta, 1.0 - beta, *((epsilon, 0.0) if epsilon_inside else (0.0, epsilon))
-
-
-@update("rmsprop", 1, _rmsprop_numbers)
+@update("rmsprop")
 def rmsprop(w: Any, s: Any, b: Any, i: Any, old: Any, g: Any, n: Any) -> None:
     square = n[0] * s[i] + n[1] * (g * g)
     s[i] = square
     w[i] = old - (n[RATE] * g) / (math.sqrt(square + n[2]) + n[3])
 
 
-@update("adam", 2, lambda beta1, beta2, epsilon: (beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon))
+@update("adam")
 def adam(w: Any, m: Any, s: Any, i: Any, old: Any, g: Any, n: Any) -> None:
     mean = n[0] * m[i] + n[1] * g
     square = n[2] * s[i] + n[3] * (g * g)
     m[i] = mean
     s[i] = square
     w[i] = old - (n[RATE] * (mean * n[CORRECTION_1])) / (math.sqrt(square * n[CORRECTION_2]) + n[4])
+
+
+@update("lion")
+def lion(w: Any, m: Any, b: Any, i: Any, old: Any, g: Any, n: Any) -> None:
+    mean = m[i]
+    ahead = n[0] * mean + n[1] * g
+    m[i] = n[2] * mean + n[3] * g
+    one = w.dtype.type(1)
+    w[i] = old - n[RATE] * (one if ahead > 0 else (-one if ahead < 0 else ahead))  # NaN stays, so that divergence is seen
 
 
 @helper

@@ -179,6 +179,17 @@ __device__ void adam(Grid grid, F* w, F* m, F* s, F beta1, F rest1, F beta2, F r
   update(grid, w, States<F, 2>{{m, s}}, formula, given...);
 }
 
+// w -= rate * sign(beta1 * m + rest1 * g); m = beta2 * m + rest2 * g with rest = 1 - beta.
+template <class F, class... Given>
+__device__ void lion(Grid grid, F* w, F* m, F beta1, F rest1, F beta2, F rest2, Given... given) {
+  auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
+    F ahead = beta1 * state[0] + rest1 * g;
+    state[0] = beta2 * state[0] + rest2 * g;
+    return old - now.rate * (ahead > 0 ? F(1) : ahead < 0 ? F(-1) : ahead);  // NaN stays, so that divergence is seen
+  };
+  update(grid, w, States<F, 1>{{m}}, formula, given...);
+}
+
 // partial[k] = sum of min(max(x, -clip), clip)^2 over block k; infinite `clip`: of x^2.
 template <class F, class X> __device__ void block_sum_squares(Grid grid, const X* x, F* partial, i64 size, F clip) {
   sum_blocks<F>(grid, x, partial, size, [=](i64, const auto& pack) {

@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from fastnn_kernels.contract import SUM_BLOCK, UPDATES
 from fastnn_kernels.cuda.lowering import WARPS, Request, Work, ceil, lowering, spread
-
-NUMBERS: dict[str, Callable[..., tuple[float, ...]]] = {
-    "sgd": lambda: (),
-    "momentum": lambda beta: (beta,),
-    "nesterov": lambda beta: (beta,),
-    "averaged_momentum": lambda beta: (beta, 1.0 - beta),
-    "rmsprop": lambda beta, epsilon, epsilon_inside: (
-        beta, 1.0 - beta, *((epsilon, 0.0) if epsilon_inside else (0.0, epsilon)),
-    ),
-    "adam": lambda beta1, beta2, epsilon: (beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon),
-}  # fmt: skip
-"""The numbers of each optimizer's formula, in the order of its body, from its attributes."""
 
 
 @lowering(*UPDATES, family="updates")
@@ -27,9 +15,9 @@ def update(call: Request) -> Iterable[Work]:
     attributes = dict(call.attributes)
     clip, clip_norm = bound(attributes.pop("clip_value")), float(attributes.pop("clip_norm"))
     size = call.size("parameters")
-    numbers = (float(number) for number in NUMBERS[call.name](**attributes))
+    numbers = (float(number) for number in UPDATES[call.name].numbers(**attributes))
     yield call.body(
-        call.name, call["parameters"], *(call[state] for state in UPDATES[call.name]), *numbers,
+        call.name, call["parameters"], *(call[state] for state in UPDATES[call.name].slots), *numbers,
         call["gradient"], call["norm"], call["scalars"], call["index"], call.ahead("index"),
         call["starts"], call["penalties"], size, call.shape("penalties")[0], clip, clip_norm, *shadow,
         blocks=spread(size, call.device, each=16 // call.operands["parameters"].dtype.itemsize),
