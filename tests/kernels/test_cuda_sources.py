@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 import json
+import locale
 import os
 import shutil
 import subprocess
@@ -127,7 +128,9 @@ def test_compiles_with_other_compilers(family, compiler: str, monkeypatch: pytes
         pytest.skip(f"{nvrtc_library.VARIABLE} names no folder with other versions of NVRTC")
     with_it = nvrtc_library.Nvrtc(OTHERS[compiler])
     monkeypatch.setattr(compiling, "_nvrtc", lambda: with_it)
+    before = locale.getencoding(), locale.setlocale(locale.LC_CTYPE)
     found = compile_source(unit(kernels(family, "float32")), OTHERS_FOR)
+    assert (locale.getencoding(), locale.setlocale(locale.LC_CTYPE)) == before
     assert len(found.cubin) > 1000
     check(family, "float32", found.resources, with_it.getVersion())
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +52,8 @@ def compile_source(source: str, architecture: int) -> Compiled:
     program = nvrtc.createProgram(source, "fastnn.cu", (), ())
     try:
         try:
-            nvrtc.compileProgram(program, (target, *OPTIONS))
+            with _locale_of_this_thread():
+                nvrtc.compileProgram(program, (target, *OPTIONS))
         except nvrtc.NVRTCError as error:
             raise CudaError(f"NVRTC refused a source ({error}):\n{nvrtc.getProgramLog(program)}") from error
         log = nvrtc.getProgramLog(program)
@@ -58,6 +62,22 @@ def compile_source(source: str, architecture: int) -> Compiled:
     finally:
         nvrtc.destroyProgram(program)
     return Compiled((code if isinstance(code, bytes) else code.encode()) + b"\0", resources_of(log))
+
+
+@contextlib.contextmanager
+def _locale_of_this_thread() -> Iterator[None]:
+    """Keep the locale: NVRTC 12.0 to 12.4 leaves its thread with that of C, in which Python takes all text for ASCII."""
+    try:
+        uselocale = ctypes.CDLL(None).uselocale
+    except (OSError, AttributeError, TypeError):  # the C library has none
+        yield
+        return
+    uselocale.restype, uselocale.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    before = uselocale(None)
+    try:
+        yield
+    finally:
+        uselocale(before)
 
 
 def machine_code(source: str, architecture: int) -> bytes:
