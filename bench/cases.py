@@ -488,7 +488,7 @@ def augment(images: int, height: int, width: int, channels: int, spacing: int, e
     def make(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
         return [*uniform(rng, precision, shape, least=0.0), transforms(rng).astype(precision)]
 
-    tolerance = 4.0 * (height + width)  # a rounded coordinate, times what neighbours differ by
+    tolerance = 4.0 * (height + width)  # a rounded coordinate, times what neighbors differ by
     declare("draw_transforms", label, lambda rng, p: [np.array(5)], same(rows), tolerance, examples=images, **drawn)
     declare("transform_images", label, make, same(shape), tolerance, examples=images, spacing=spacing, fill=0.0, edge=edge)
 

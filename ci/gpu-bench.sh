@@ -35,7 +35,7 @@ export XLA_PYTHON_CLIENT_PREALLOCATE=false # else each JAX takes three quarters 
 if [[ -f $record ]]; then
     arguments=(--resume "$record")
 elif ((resume)); then
-    echo "there is no $record to go on with" >&2
+    echo "there is no $record to continue with" >&2
     exit 1
 else
     arguments=(--device cuda --budget "${BUDGET:-60}" --output "$record")

@@ -27,7 +27,7 @@ def exponentially_weighted_average(
 
         smooth = fastnn.averages.exponentially_weighted_average(costs, 0.98)    # of 50 mini-batches, about
 
-    Raises InputError for another beta, for a number or rows of several lengths in the place of a sequence and for an axis that
+    Raises InputError for another beta, for a number or rows of several lengths instead of a sequence and for an axis that
     is not there, InputTypeError for what are no real numbers. Source: Andrew Ng, Improving Deep Neural Networks, week 2,
     "Exponentially weighted averages" and "Bias correction"; the correction is that of Kingma & Ba 2015, section 3.
     """

@@ -222,7 +222,7 @@ def _shape(name: str, given: Any) -> Shape:
     whole = [isinstance(d, int | np.integer) and not isinstance(d, bool) and d >= 0 for d in shape if d is not B]
     if not all(whole) or len(whole) < len(shape) - 1:
         raise InputError(
-            f'{name}: expected a shape of whole numbers and at most one "B", the number of rows, e.g. ("B", 3), got {given!r}'
+            f'{name}: expected a shape of integers and at most one "B", the number of rows, e.g. ("B", 3), got {given!r}'
         )
     return tuple(d if isinstance(d, BatchDim) else int(d) for d in shape)
 
@@ -267,7 +267,7 @@ INDEX_OPERANDS: dict[str, tuple[int, Callable[[Call], Dimension]]] = {
 """Kernels that take labels or indices: which operand, and the number that they have to lie below."""
 
 COUNTERS = ("dropout", "draw_transforms")
-"""Kernels that take any whole number, the step of random numbers."""
+"""Kernels that take any integer, the step of random numbers."""
 
 
 def _ranges(calls: Iterable[Call]) -> Ranges:

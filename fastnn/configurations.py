@@ -81,7 +81,7 @@ def check_names(made: type[Configuration], values: Mapping[str, Any]) -> None:
 
 
 def as_number(value: object) -> float:
-    """`value` as a float; NaN for what is no real number (truth values are none) or is beyond the range of floats."""
+    """`value` as a float; NaN for what is no real number (booleans are none) or is beyond the range of floats."""
     if not isinstance(value, Real) or isinstance(value, bool):
         return math.nan
     try:
@@ -91,9 +91,9 @@ def as_number(value: object) -> float:
 
 
 def as_count(name: str, value: object, least: int = 1) -> int:
-    """`value` as an int. Raises InputError, with this name, for what is no whole number of at least `least`."""
+    """`value` as an int. Raises InputError, with this name, for what is no integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+        raise InputError(f"{name}: expected an integer >= {least}, got {value!r}")
     return int(value)
 
 
@@ -119,10 +119,10 @@ def set_number(
 
 
 def set_count(configuration: Configuration, name: str, *, least: int = 1) -> None:
-    """Replace the field by its int; InputError unless it is a whole number >= least."""
+    """Replace the field by its int; InputError unless it is an integer >= least."""
     value = getattr(configuration, name)
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise InputError(f"{type(configuration).__name__}: {name}: expected a whole number >= {least}, got {value!r}")
+        raise InputError(f"{type(configuration).__name__}: {name}: expected an integer >= {least}, got {value!r}")
     object.__setattr__(configuration, name, int(value))
 
 

@@ -1,4 +1,4 @@
-"""Losses: what training minimises, each one value an example, averaged over the mini-batch.
+"""Losses: what training minimizes, each one value an example, averaged over the mini-batch.
 
 A weighted loss is sum(w l) / sum(w). A loss of your own is a function of (outputs, targets), written in the vocabulary, that
 returns one loss an example, shape (B,), or a single number.

@@ -1,4 +1,4 @@
-"""Metrics: one number that says how good predictions are, beside the loss that training minimises.
+"""Metrics: one number that says how good predictions are, beside the loss that training minimizes.
 
 A metric of your own is a function of (y, predictions) in your labels, the order of scikit-learn, whose metrics can be given as
 they are; with `Metric` it can take probabilities or the outputs of the last layer instead.
@@ -87,7 +87,7 @@ def mean_squared_error(y: np.ndarray, predictions: np.ndarray, weights: np.ndarr
 
 
 def accuracy(y: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """The share of labels (n,), or of yes-or-no answers (n, O), that are predicted right."""
+    """The share of labels (n,), or of binary answers (n, O), that are predicted right."""
     return _mean(np.asarray(y) == np.asarray(predictions), weights)
 
 
@@ -106,7 +106,7 @@ def recall(y: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = 
 def f1(y: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None, classes: Any = None) -> float:
     """2 TP / (2 TP + FP + FN), 0 where nothing is counted: of two classes that of the second, the yes.
 
-    Of more classes the mean over those that occur in y or in the predictions; of yes-or-no answers (n, O) that over the
+    Of more classes the mean over those that occur in y or in the predictions; of binary answers (n, O) that over the
     outputs. Without `classes`, those that occur are taken for all.
     """
     right, predicted, there = _counts(y, predictions, weights, classes)

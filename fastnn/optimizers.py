@@ -229,7 +229,7 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay: first w -= rate * weight_decay * w, then the step of Adam.
 
-    Loshchilov & Hutter 2019, algorithm 2, for weights only; biases and the scales and shifts of normalisation are not
+    Loshchilov & Hutter 2019, algorithm 2, for weights only; biases and the scales and shifts of normalization are not
     decayed. As in PyTorch and optax the decay is multiplied by the learning rate; in the paper by the schedule's multiplier
     alone, so that its lambda is our weight_decay times the learning rate that the schedule multiplies.
     """

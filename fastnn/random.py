@@ -23,7 +23,7 @@ the count of steps since the model was made. Kept elements are multiplied by 1 /
 flip of rows and of columns, contrast and brightness, each low + (high - low) u in float64; words from 12 on are displacements,
 row and column by turns, of the control points in C order. m is the number of blocks that these words fill.
 
-**Normals.** Normal e takes words 2e and 2e + 1 of step 0: k = (word 2e) * 2**20 + (word 2e + 1) // 2**12 is a whole number of
+**Normals.** Normal e takes words 2e and 2e + 1 of step 0: k = (word 2e) * 2**20 + (word 2e + 1) // 2**12 is an integer of
 52 bits, and the normal is the inverse of the standard normal distribution function at (k + 1/2) * 2**-52, computed in
 float64 by + - * / and square roots alone, which every IEEE machine rounds alike, and rounded once to the dtype.
 
@@ -70,7 +70,7 @@ Key = tuple[int, int]
 def key(seed: int, purpose: int, layer: int = 0) -> Key:
     """The key of everything that is drawn from `seed` (0 <= seed < 2**64) for one purpose and layer."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-        raise InputError(f"seed must be a whole number from 0 to 2**64 - 1, not {seed!r}")
+        raise InputError(f"seed must be an integer from 0 to 2**64 - 1, not {seed!r}")
     seed = int(seed)
     k0, k1, _, _ = philox((purpose, layer, 0, 0), (seed & WORD, seed >> 32))
     return int(k0), int(k1)

@@ -269,7 +269,7 @@ def as_schedule(rate: object) -> Schedule:
 
 
 def is_rate(value: object) -> TypeGuard[float]:
-    """Whether `value` is a finite number >= 0 (and not a truth value)."""
+    """Whether `value` is a finite number >= 0 (and not a boolean)."""
     return 0 <= as_number(value) < math.inf
 
 
@@ -280,7 +280,7 @@ def _cosine_between(start: float, end: float, progress: Floats) -> Floats:
 
 
 def _checked_entries(entries: object) -> tuple[tuple[int, float], ...]:
-    """The sorted pairs of a table, each a whole number >= 0 and a rate; InputError otherwise."""
+    """The sorted pairs of a table, each an integer >= 0 and a rate; InputError otherwise."""
     pairs: list[Any] = []
     if isinstance(entries, Mapping):
         pairs = list(entries.items())
@@ -292,7 +292,7 @@ def _checked_entries(entries: object) -> tuple[tuple[int, float], ...]:
             raise InputError(f"Table: expected pairs of a time and a rate, got {pair!r}")
         start, rate = pair
         if not isinstance(start, Integral) or isinstance(start, bool) or start < 0:
-            raise InputError(f"Table: expected whole numbers >= 0 as times, got {start!r}")
+            raise InputError(f"Table: expected integers >= 0 as times, got {start!r}")
         if not is_rate(rate):
             raise InputError(f"Table: expected finite rates >= 0, got {rate!r} at {start}")
         if int(start) in checked:

@@ -65,7 +65,7 @@ class Sequential(ModelState):
 
     @property
     def classes_(self) -> np.ndarray:
-        """The labels (C,), in the order of the outputs; of a yes-or-no task (2,): no, yes."""
+        """The labels (C,), in the order of the outputs; of a binary task (2,): no, yes."""
         if self.task is None:
             raise NotReadyError("the classes are known after fit; call fit first, or load a model")
         if self.task.classes is None:
@@ -73,7 +73,7 @@ class Sequential(ModelState):
         return self.task.classes.copy()
 
     def predict(self, X: Any, *, threads: int | None = None) -> Any:
-        """What `y` was in training: labels (n,), 0/1 (n, O) for several yes-or-no outputs, or values (n, O) for regression.
+        """What `y` was in training: labels (n,), 0/1 (n, O) for several binary outputs, or values (n, O) for regression.
 
         Labels that were class indices come as int64 in the namespace of X; any others as a NumPy array of their own dtype.
         """
@@ -127,8 +127,8 @@ class Sequential(ModelState):
         of rows. Or, without y, an iterable of mini-batches (X, y) or (X, y, weights), or a function that returns one for each
         epoch; they are trained on in their order, each in one step (`steps_per_epoch`: at most so many; schedules need it).
 
-        y: labels (n,) of any kind (class indices, other whole numbers, strings, booleans), one-hot or soft rows (n, C), 0/1
-        (n, O) for several yes-or-no outputs, or values (n,) or (n, O). `classes`: the labels in the order of the outputs;
+        y: labels (n,) of any kind (class indices, other integers, strings, booleans), one-hot or soft rows (n, C), 0/1
+        (n, O) for several binary outputs, or values (n,) or (n, O). `classes`: the labels in the order of the outputs;
         by default sorted. `sample_weight` (n,) and `class_weight` ({label: weight} or "balanced") multiply; the loss is
         then sum(w l)/sum(w).
 
@@ -148,7 +148,7 @@ class Sequential(ModelState):
         main memory is then read shard by shard.
 
         `callbacks`: see `fastnn.callbacks`. `resume`: a checkpoint, or a folder of them, that `callbacks.Checkpoint` wrote:
-        the run goes on from there, and ends with the same bits as one that was never interrupted. Data, loss, mini-batches
+        the run continues from there, and ends with the same bits as one that was never interrupted. Data, loss, mini-batches
         and order must be those of that run. `True`: the folder of the Checkpoint among the callbacks, if it has one yet.
 
         `device`: "cpu", "cuda", "cuda:1", ..., or "auto", which takes a GPU where there is one (that of X where X lies on one).

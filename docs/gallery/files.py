@@ -3,7 +3,7 @@ Data from files, and shapes that do not fit
 ===========================================
 
 The same examples as a CSV file, a Parquet file, an `.npz` file and a folder of MNIST's IDX files: each is read by its name, and
-trains the same network. Shapes are said, never guessed: a single row in the place of a table, a column in the place of labels,
+trains the same network. Shapes are said, never guessed: a single row instead of a table, a column instead of labels,
 or a loss whose shapes would be broadcast to compare each example with every other, ends with what was expected, what was given,
 and what to do.
 """

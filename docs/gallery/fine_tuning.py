@@ -30,7 +30,7 @@ def network(seed, outputs):
 
 
 def train(model, count, rate=0.003, epochs=100):
-    """The accuracy on test data after training on so many labelled examples."""
+    """The accuracy on test data after training on so many labeled examples."""
     adam = fastnn.Adam(rate)
     model.fit(X[:count], loop[:count], loss="sigmoid_cross_entropy", optimizer=adam, batch_size=10, epochs=epochs, verbose=0)
     return model.evaluate(X_test, loop_test)["accuracy"]
@@ -55,7 +55,7 @@ axes = Figure(figsize=(4.8, 3.4), layout="constrained").subplots()
 for color, (name, found) in zip(fastnn.plots.COLORS, accuracy.items(), strict=False):
     print(f"{name:<16}" + "".join(f"{each:8.1%}" for each in found))
     axes.semilogx(LABELS, found, "o-", color=color, label=name)
-axes.set(xlabel="labelled examples", ylabel="accuracy on test data", xticks=LABELS, xticklabels=LABELS)
+axes.set(xlabel="labeled examples", ylabel="accuracy on test data", xticks=LABELS, xticklabels=LABELS)
 axes.set_title("does a digit have a loop?", fontsize="medium")
 axes.minorticks_off()
 axes.legend(frameon=False)

@@ -3,7 +3,7 @@ L2, dropout and early stopping on few examples
 ==============================================
 
 A network of 2-64-64-1 trained on 100 noisy points follows each of them, and is wrong about others, and sure of it. L2, dropout,
-and stopping where a validation set is understood best, with the best weights put back, each help it to generalise: means over
+and stopping where a validation set is understood best, with the best weights put back, each help it to generalize: means over
 five seeds, each with training and validation points of its own, tested on 4,000 others.
 """
 

@@ -3,7 +3,7 @@ Inputs of one scale
 ===================
 
 Two features, one of about 1 and one of about 1000: gradient descent must take steps small enough for the larger one, and hardly
-moves in the other. Standardised by the mean and the deviation of the training set, both learn at one rate; each way gets the
+moves in the other. Standardized by the mean and the deviation of the training set, both learn at one rate; each way gets the
 best of four rates here. The same two numbers are used for all later inputs: a `Standardizer` layer keeps them in the model, and
 in its file.
 """
@@ -27,7 +27,7 @@ print(f"training set: means {standardizer.mean.round(1).tolist()}, deviations {s
 figure = Figure(figsize=(9.6, 3.4), layout="constrained")
 costs, plane = figure.subplots(1, 2)
 accuracy = {}
-for color, name, first in zip(fastnn.plots.COLORS, ("raw", "standardised"), ([], [standardizer]), strict=False):
+for color, name, first in zip(fastnn.plots.COLORS, ("raw", "standardized"), ([], [standardizer]), strict=False):
     best = None
     for rate in (1e-6, 1e-4, 1e-2, 1.0):
         model = fastnn.Sequential([*first, fastnn.Dense(16, activation="tanh"), fastnn.Dense(1)], seed=0)
@@ -45,9 +45,9 @@ costs.set_xlabel("epoch")
 costs.set_ylabel("cost")
 costs.set_title("the best of four rates", fontsize="medium")
 costs.legend(frameon=False)
-fastnn.plots.decision_boundary(model, X_dev, y_dev, ax=plane).set_title("standardised, dev data", fontsize="medium")
+fastnn.plots.decision_boundary(model, X_dev, y_dev, ax=plane).set_title("standardized, dev data", fontsize="medium")
 fastnn.plots.save(figure, FOLDER / "standardize.png")
 
 assert np.allclose(standardizer.mean, X_train.mean(axis=0, dtype="float64"))
 assert np.allclose(standardizer.deviation, X_train.std(axis=0, dtype="float64"))
-assert accuracy["standardised"] > max(0.93, accuracy["raw"])
+assert accuracy["standardized"] > max(0.93, accuracy["raw"])

@@ -3,9 +3,9 @@ Panda: one model, watched and adjusted
 ======================================
 
 Where there is room for one training only, it is looked after: it begins with a rate that is as large as it bears, and when the
-curve goes flat, or up and down, the training is paused, the rate lowered by hand, and the training gone on with. The pause
+curve goes flat, or up and down, the training is paused, the rate lowered by hand, and the training resumed. The pause
 here is a callback that returns True; in a terminal Ctrl-C does the same, since a training that ends so writes its checkpoint
-too. `resume=True` goes on from there. Andrew Ng, Improving Deep Neural Networks, week 3.
+too. `resume=True` continues from there. Andrew Ng, Improving Deep Neural Networks, week 3.
 """
 
 import sys

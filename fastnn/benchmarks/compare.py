@@ -198,9 +198,9 @@ def lines(comparison: Comparison, fail: float, everything: bool = False) -> Iter
             f"{c.factor - 1:>+7.1%}  {c.spread:>6.1%}  {c.p:>7.2g}  {c.verdict}"
         )
     counts = collections.Counter(change.verdict for change in comparison.changes)
-    texts = [f"{counts['slower']} slower", f"{counts['faster']} faster", f"{counts['same']} unchanged"]
-    texts += [f"{counts['unclear']} with too few turns to tell"] if counts["unclear"] else []
-    yield f"{len(comparison.changes)} cells: {', '.join(texts)}"
+    strings = [f"{counts['slower']} slower", f"{counts['faster']} faster", f"{counts['same']} unchanged"]
+    strings += [f"{counts['unclear']} with too few turns to tell"] if counts["unclear"] else []
+    yield f"{len(comparison.changes)} cells: {', '.join(strings)}"
     yield from comparison.others
     lost = comparison.regressions(fail)
     if lost:

@@ -14,7 +14,7 @@ COLOURS = {
     "fastnn": "#d55e00", "torch": "#0072b2", "jax": "#009e73", "sklearn": "#cc79a7", "torch-compile": "#56b4e9",
     "torch-reduce": "#4b3aa0", "torch-autotune": "#b8860b", "torch-graph": "#882255", "jax-while": "#7f8f1f",
 }  # fmt: skip
-"""Of every contestant, always the same: Okabe and Ito's colours for the CPU's, which are told apart by the colour-blind."""
+"""Of every contestant, always the same: Okabe and Ito's colors for the CPU's, which are told apart by the color-blind."""
 OTHER_COLOUR = "#777777"
 
 
@@ -66,7 +66,7 @@ def network_label(network: str) -> str:
     return f"{network}  {NETWORKS[network].label}" if network in NETWORKS else network
 
 
-def colour(contestant: str) -> str:
+def color(contestant: str) -> str:
     return COLOURS.get(contestant, OTHER_COLOUR)
 
 

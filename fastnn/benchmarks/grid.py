@@ -108,7 +108,7 @@ def cells(
         check_names(kind, names, known)
     for size in batch_sizes:
         if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 2**20:
-            raise InputError(f"mini-batch size: expected a whole number from 1 to {2**20}, got {size!r}")
+            raise InputError(f"mini-batch size: expected an integer from 1 to {2**20}, got {size!r}")
     found = []
     for device, precision, name in itertools.product(devices, precisions, networks or NETWORKS):
         network = NETWORKS[name]

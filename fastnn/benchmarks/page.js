@@ -25,7 +25,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// Plots: their colours are those of the page, which differ in the dark and on paper.
+// Plots: their colors are those of the page, which differ in the dark and on paper.
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const plots = [...document.querySelectorAll(".plot")];
 const scheme = window.matchMedia("(prefers-color-scheme: dark)");

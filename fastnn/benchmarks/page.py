@@ -140,16 +140,16 @@ def _apart(sizes: list[int]) -> list[int]:
 
 
 def _add_curve(figure: Any, curve: curves.Curve, record: Record, devices: list[str]) -> None:
-    points, ours, colour = curve.points, curve.contestant == OURS, curves.colour(curve.contestant)
+    points, ours, color = curve.points, curve.contestant == OURS, curves.color(curve.contestant)
     label = record.contestants[curve.contestant].label
     rates = [point.rate for point in points]
     figure.add_scatter(
         x=[point.batch_size for point in points], y=rates, mode="lines+markers",
         name=escape(label + (f", {curves.device_label(curve.device)}" if len(devices) > 1 else "")),
-        line={"color": colour, "width": 3 if ours else 1.5, "dash": DASHES[devices.index(curve.device) % len(DASHES)]},
+        line={"color": color, "width": 3 if ours else 1.5, "dash": DASHES[devices.index(curve.device) % len(DASHES)]},
         marker={
             "symbol": SYMBOLS.get(curve.contestant, OTHER_SYMBOL)[0], "size": 9 if ours else 7, "opacity": 1,
-            "line": {"color": colour, "width": 1.5},
+            "line": {"color": color, "width": 1.5},
         },
         error_y={
             "type": "data", "symmetric": False, "width": 0, "thickness": 1.2,
@@ -175,7 +175,7 @@ def _keys(record: Record, found: list[curves.Panel]) -> str:
     """The legend of all plots: a switch for every contestant, then what lines and marks mean."""
     made = []
     for name in curves.shown_contestants(found, record):
-        mark = f'<span style="color:{curves.colour(name)}">{SYMBOLS.get(name, OTHER_SYMBOL)[1]}</span>'
+        mark = f'<span style="color:{curves.color(name)}">{SYMBOLS.get(name, OTHER_SYMBOL)[1]}</span>'
         made.append(
             f'<button type="button" aria-pressed="true" data-contestant="{escape(name)}"{_class("ours", name == OURS)}>'
             f"{mark} {escape(record.contestants[name].label)}</button>"
@@ -301,12 +301,12 @@ def _share_column(record: Record, measured: Measured, name: str) -> str:
 
 
 def _spread_column(result: Result) -> str:
-    """Marked by a word too, not by its colour alone."""
+    """Marked by a word too, not by its color alone."""
     return _number(result.spread, f"{result.spread:.0%}{' noisy' if result.noisy else ''}", "noisy" if result.noisy else "")
 
 
 def _ratio_column(ratio: float) -> str:
-    """Marked by a sign too, not by its colour alone."""
+    """Marked by a sign too, not by its color alone."""
     lost = ratio < 1
     sign = "▼" if lost else "▲"
     word = "slower" if lost else "faster"

@@ -226,7 +226,7 @@ def _name_points(axes: Axes, panel: curves.Panel, record: Record, devices: list[
         device = f", {curves.device_label(curve.device)}" if len(devices) > 1 else ""
         axes.annotate(
             f"{record.contestants[curve.contestant].label}{device}  {rate(curve.points[0].rate)}", (0.5, height), (9, 0),
-            xycoords="axes fraction", textcoords="offset points", va="center", color=curves.colour(curve.contestant),
+            xycoords="axes fraction", textcoords="offset points", va="center", color=curves.color(curve.contestant),
             weight="bold" if curve.contestant == OURS else "normal", parse_math=False,
         )  # fmt: skip
 
@@ -235,7 +235,7 @@ def _look(contestant: str) -> dict[str, Any]:
     """Ours is drawn strongest."""
     ours = contestant == OURS
     return {
-        "color": curves.colour(contestant), "marker": MARKERS.get(contestant, OTHER_MARKER),
+        "color": curves.color(contestant), "marker": MARKERS.get(contestant, OTHER_MARKER),
         "linewidth": 2.2 if ours else 1.1, "markersize": 5.5 if ours else 4,
     }  # fmt: skip
 

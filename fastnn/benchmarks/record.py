@@ -159,7 +159,7 @@ class Measured(_Struct, kw_only=True):
 
 
 class Settings(_Struct, kw_only=True):
-    """What was asked for: a run that is resumed goes on under these."""
+    """What was asked for: a run that is resumed continues under these."""
 
     cells: list[Cell]
     contestants: list[str]

@@ -3,7 +3,7 @@
 A cell goes like this. One after another the contestants train the same few mini-batches from the same weights, and whoever's
 losses differ from ours computes something else and is not timed; then each trains one epoch, in which it compiles what it
 will. Then come rounds: in each, everybody has one turn of about `seconds`, and so have two fixed workloads, the references;
-who begins changes from round to round. Now and then each goes on in a fresh process, if that is ready soon. The record is
+who begins changes from round to round. Now and then each continues in a fresh process, if that is ready soon. The record is
 written after every cell.
 """
 
@@ -39,7 +39,7 @@ TURN = 10.0
 """A turn may take this many times as long as expected before it counts as hung."""
 MOST_RUNS = 2000
 REST = 0.05
-"""Seconds before each turn: the threads of BLAS go on spinning for some 30 ms after their work is done."""
+"""Seconds before each turn: the threads of BLAS continue spinning for some 30 ms after their work is done."""
 DROPOUT_TOLERANCE = 0.25
 """How far the first losses with dropout may differ (relative): every library draws masks of its own."""
 GPU_TOLERANCE = {"float32": 1.0, "tf32": 1000.0, "bf16": 5000.0}
@@ -91,7 +91,7 @@ def plan(
 
 
 def resume(record: Record) -> None:
-    """Make sure that `record` can go on here. Raises InputError if its machine or its versions are not those of now."""
+    """Make sure that `record` can continue here. Raises InputError if its machine or its versions are not those of now."""
     for kind, names, known in (
         ("contestant", record.settings.contestants, CONTESTANTS),
         ("network", [cell.network for cell in record.left], NETWORKS),
@@ -103,7 +103,7 @@ def resume(record: Record) -> None:
     for what in ("machine", "versions", "commit"):
         before, after = getattr(then, what), getattr(now, what)
         if before != after:
-            raise InputError(f"this run cannot go on: its {what} was {before}, and is {after} now; start a new one")
+            raise InputError(f"this run cannot continue: its {what} was {before}, and is {after} now; start a new one")
 
 
 def run(record: Record, path: Path | None = None, watcher: Watcher | None = None) -> Record:
@@ -314,7 +314,7 @@ class _Turns:
         self.current = 0
 
     def renew(self, cell: Cell) -> None:
-        """Go on in a fresh process: two of them may differ, by where memory lies and by which cores threads share."""
+        """Continue in a fresh process: two of them may differ, by where memory lies and by which cores threads share."""
         self.running.close()
         self.running.ask("prepare", HELLO, cell=msgspec.to_builtins(cell))
         self.current += 1

@@ -77,7 +77,7 @@ class Callback(Keywords):
     """How many steps lie between two calls of `step_end`, counted from the first of the run. None: it is never called."""
 
     def begin(self, run: RunState) -> bool | None:
-        """Before the first step, or before the first that is left of a run that is gone on with; return True to end the
+        """Before the first step, or before the first that is left of a run that is resumed; return True to end the
         training at once."""
         return None
 
@@ -101,4 +101,4 @@ class Callback(Keywords):
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned; called before `begin`."""
+        """Continue from what `state` returned; called before `begin`."""

@@ -15,7 +15,7 @@ from fastnn.errors import DeviceError, DivergenceError, FileError, InputError, n
 
 
 class Checkpoint(Callback):
-    """Write the model, its optimizer's state and how far the run is into `folder`, for `fit(resume=...)` to go on from.
+    """Write the model, its optimizer's state and how far the run is into `folder`, for `fit(resume=...)` to continue from.
 
     After every `epochs` epochs, every `steps` steps, or both; and when the training ends, also when Ctrl-C or an exception
     ended it (at the last whole step then). The newest `keep` files are kept. `best`: a column of the history such as
@@ -25,7 +25,7 @@ class Checkpoint(Callback):
     files that are there.
 
     A file that cannot be written (a full disk) ends the training with a FileError at the last whole step, or, with
-    `on_error="warn"`, is warned of, and the training goes on; files that are there already stay whole either way. One process
+    `on_error="warn"`, is warned of, and the training continues; files that are there already stay whole either way. One process
     at a time writes into a folder, and one training: a folder that holds later steps than the model has made is refused.
     """
 
@@ -69,8 +69,8 @@ class Checkpoint(Callback):
         if not run.step and newest is not None and newest > run.model.counters.step:
             lock.__exit__(None, None, None)
             raise InputError(
-                f"{self.folder.path} holds checkpoints of a training that went further, to step {newest}; go on with it "
-                "(resume=True), or take another folder"
+                f"{self.folder.path} already contains checkpoints up to step {newest}; pass resume=True to continue, "
+                "or use another folder"
             )
         self._lock = lock
 

@@ -33,7 +33,7 @@ class EarlyStopping(Callback):
     ) -> None:
         self.patience = as_count("patience", patience, 0)
         if not 0.0 <= as_number(min_delta) < math.inf:
-            raise InputError(f"min_delta: expected a number of at least 0, got {min_delta!r}")
+            raise InputError(f"min_delta: expected a number >= 0, got {min_delta!r}")
         self.watched = Monitor("monitor", monitor, mode)
         self.min_delta, self.restore_best = float(min_delta), restore_best
         self._start()

@@ -12,7 +12,7 @@ from fastnn.errors import InputError, InputTypeError
 
 
 class LearningRate(Callback):
-    """Set the learning rate of each epoch by hand, in the place of the optimizer's schedule.
+    """Set the learning rate of each epoch by hand, instead of the optimizer's schedule.
 
     `rates`: a table {epoch: rate} (epochs from 0; a rate holds until the next entry), or a function of (epoch, rate before).
     """
@@ -39,7 +39,7 @@ class LearningRate(Callback):
             self._set(run, run.epoch)
 
     def _set(self, run: RunState, epoch: int) -> None:
-        if epoch == self._epoch:  # gone on with in an epoch whose rate the run has kept
+        if epoch == self._epoch:  # resumed in an epoch whose rate the run has kept
             return
         self._epoch = epoch
         if isinstance(self.rates, Mapping):
@@ -58,5 +58,5 @@ class LearningRate(Callback):
 
 def _rate(value: Any) -> float:
     if not 0.0 <= as_number(value) < math.inf:
-        raise InputError(f"learning_rate: expected a finite number of at least 0, got {value!r}")
+        raise InputError(f"learning_rate: expected a finite number >= 0, got {value!r}")
     return float(value)

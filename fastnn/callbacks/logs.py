@@ -56,7 +56,7 @@ class CSVLog(Callback):
     """A row for each epoch in a CSV file: epoch (from 1), step, seconds of training, the learning rate that it ended with,
     and the history's values.
 
-    Each row is on the disk when the next epoch begins. An existing file is replaced; a run that is gone on with keeps the rows
+    Each row is on the disk when the next epoch begins. An existing file is replaced; a run that is resumed keeps the rows
     of its finished epochs, and cells stay empty where the one or the other did not measure a quantity.
     """
 
@@ -77,7 +77,7 @@ class CSVLog(Callback):
         self._open(kept)
 
     def _open(self, rows: list[list[str]]) -> None:
-        """Go on behind these rows, which are on the disk at every moment."""
+        """Continue behind these rows, which are on the disk at every moment."""
         if rows:
             text = io.StringIO(newline="")
             csv.writer(text).writerows(rows)

@@ -63,7 +63,7 @@ class Percent(click.ParamType[float]):
 @click.option("--seconds", type=Number(0, min_open=True), metavar="S", help="Length of a turn. [default: 0.1 or 0.2]")
 @click.option("--budget", type=Number(0, min_open=True), metavar="S", help="What a cell may take. [default: 30 or 240]")
 @click.option("--output", type=FILE, metavar="FILE", help="The record, as JSON. [default: fastnn-bench-DATE-TIME.json]")
-@click.option("--resume", type=FILE, metavar="FILE", help="Go on with the run of this record.")
+@click.option("--resume", type=FILE, metavar="FILE", help="Continue with the run of this record.")
 @click.pass_context
 def bench(
     context: click.Context,
@@ -101,7 +101,7 @@ def bench(
         raise click.UsageError("give --quick, or --full, or networks and mini-batch sizes")
     others = (devices, precisions, peers, threads, rounds, seconds, budget, output)
     if resume is not None and (quick or full or chosen or any(others)):
-        raise click.UsageError("--resume goes on under the settings of its record, and takes no others")
+        raise click.UsageError("--resume continues under the settings of its record, and takes no others")
     from fastnn.benchmarks import record as records
     from fastnn.benchmarks import runner
     from fastnn.benchmarks.peers import CONTESTANTS
@@ -129,7 +129,7 @@ def bench(
             raise click.UsageError(str(error)) from error
         path = output or Path(f"fastnn-bench-{record.created[:19].replace('-', '').replace(':', '').replace('T', '-')}.json")
         if path.exists():
-            raise click.UsageError(f"{path} is there already: --resume {path} goes on with it")
+            raise click.UsageError(f"{path} is there already: --resume {path} continues with it")
         if not path.resolve().parent.is_dir():
             raise click.UsageError(f"there is no folder {path.resolve().parent}")
         records.write(record, path)
@@ -139,7 +139,7 @@ def bench(
         runner.run(record, path, terminal)
     except KeyboardInterrupt:
         terminal.close()
-        click.echo(f"what was measured is in {path}; go on with: fastnn bench --resume {path}", err=True)
+        click.echo(f"what was measured is in {path}; continue with: fastnn bench --resume {path}", err=True)
         raise
     finally:
         terminal.close()

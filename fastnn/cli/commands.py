@@ -115,7 +115,7 @@ def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
 
 
 def as_options(text: str) -> str:
-    """A message of the library with the options of the command that runs in the place of the arguments it names.
+    """A message of the library with the options of the command that runs instead of the arguments it names.
 
     These are `name='value'` and `name=True`; `name:` where the message begins; and names that are no words, `batch_size`.
     """

@@ -29,7 +29,7 @@ def target_option(default: str = "y, target, label or class") -> Callable[[F], F
 
 
 def regression_option() -> Callable[[F], F]:
-    return option(DATA, "--regression", is_flag=True, help="The target is an amount, whole numbers are no labels.")
+    return option(DATA, "--regression", is_flag=True, help="The target is an amount, integers are no labels.")
 
 
 def read(data: str, targets: Sequence[str] = (), regression: bool = False) -> Dataset:
@@ -51,7 +51,7 @@ def _column(labels: np.ndarray) -> np.ndarray:
 
 
 def _kind(labels: np.ndarray) -> str:
-    return "truth values" if labels.dtype.kind == "b" else f"texts such as {labels[0].item()!r}"
+    return "booleans" if labels.dtype.kind == "b" else f"strings such as {labels[0].item()!r}"
 
 
 def without(dataset: Dataset, column: str) -> tuple[Dataset, np.ndarray]:

@@ -33,13 +33,13 @@ Found = tuple[dict[str, Any], list[str]]
 """What a part found: facts for JSON, and sentences for the screen."""
 
 
-@click.command(cls=Command, short_help="Look at this machine, and try to train.")
+@click.command(cls=Command, short_help="Check the installation and the hardware.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> None:
     """Show what fastnn finds on this machine, and train a small network to try it.
 
-    Exit code 0 if training works on the CPU, else 1. What cannot be found out says
-    why, and the rest goes on.
+    Exit code 0 if training works on the CPU, else 1. A check that fails says why,
+    and the others are still made.
     """
     facts: dict[str, dict[str, Any]] = {}
     failed: dict[str, Exception] = {}
@@ -141,8 +141,8 @@ def _libraries() -> Found:
         {"name": each["internal_api"], "version": each["version"], "threads": each["num_threads"], "file": each["filepath"]}
         for each in threadpoolctl.threadpool_info()
     ]
-    texts = [f"{each['name']} {each['version'] or ''}".strip() + f" with {each['threads']} threads" for each in facts]
-    return {"loaded": facts}, [", ".join(texts) or "no BLAS, no OpenMP"]
+    strings = [f"{each['name']} {each['version'] or ''}".strip() + f" with {each['threads']} threads" for each in facts]
+    return {"loaded": facts}, [", ".join(strings) or "no BLAS, no OpenMP"]
 
 
 def _kernels() -> Found:

@@ -33,7 +33,7 @@ MOST = 20
     type=Name(METRICS),
     multiple=True,
     metavar="NAME",
-    help=f"Measured besides; repeatable: {', '.join(METRICS)}.",
+    help=f"Additional metric (repeatable): {', '.join(METRICS)}.",
 )
 @device_option("cpu")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads on the CPU. [default: as many as cores]")

@@ -72,7 +72,7 @@ def explain(
         model = network.build_model(network.outputs_for(outputs, classes), loss, scale).build(inputs)
     rows = examples if network.batch_size == "all" else network.batch_size
     if not isinstance(rows, int):
-        raise click.UsageError(f"--batch-size: expected a whole number, got {network.batch_size}")
+        raise click.UsageError(f"--batch-size: expected an integer, got {network.batch_size}")
     program = model.program(
         rows, loss=loss, optimizer=optimizer, l2=network.l2, l1=network.l1, device=device, precision=precision
     )

@@ -44,7 +44,7 @@ SCHEDULES: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
 }
 """By name, the class of `fastnn.schedules`, the field that takes the learning rate, those that are needed, and the others.
 
-`TABLE` is beside them: it has rates by epoch in the place of fields.
+`TABLE` is beside them: it has rates by epoch instead of fields.
 """
 TABLE = "table"
 
@@ -60,12 +60,12 @@ def sizes(context: click.Context, parameter: click.Parameter, value: str) -> tup
     except ValueError:
         units = (0,)
     if min(units) < 1:
-        raise click.BadParameter(f"expected whole numbers above 0 such as 128,64, or none, got {value!r}")
+        raise click.BadParameter(f"expected integers above 0 such as 128,64, or none, got {value!r}")
     return units
 
 
 class BatchSize(click.ParamType[int | str]):
-    """A whole number above 0, `auto` or `all`."""
+    """An integer above 0, `auto` or `all`."""
 
     name = "batch size"
 
@@ -74,7 +74,7 @@ class BatchSize(click.ParamType[int | str]):
         if text in ("auto", "all"):
             return text
         if not text.isdecimal() or int(text) < 1:
-            self.fail(f"expected a whole number above 0, auto or all, got {value!r}", param, ctx)
+            self.fail(f"expected an integer above 0, auto or all, got {value!r}", param, ctx)
         return int(text)
 
 
@@ -173,7 +173,7 @@ NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         metavar="NAME",
         help=f"Activation of the hidden layers: {', '.join(ACTIVATIONS)}.",
     ),
-    option(NETWORK, "--batch-norm", is_flag=True, help="Normalise each hidden layer over the mini-batch."),
+    option(NETWORK, "--batch-norm", is_flag=True, help="Normalize each hidden layer over the mini-batch."),
     option(
         NETWORK,
         "--dropout",
@@ -277,8 +277,16 @@ NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         OPTIMIZER, "--epsilon", type=Number(0, min_open=True), metavar="E", help="For adam, adamw, rmsprop. [default: 1e-8]"
     ),
     option(OPTIMIZER, "--weight-decay", type=Number(0), metavar="DECAY", help="For adamw. [default: 0.01]"),
-    option(OPTIMIZER, "--clip-norm", type=Number(0, min_open=True), metavar="NORM", help="Longest gradient."),
-    option(OPTIMIZER, "--clip-value", type=Number(0, min_open=True), metavar="VALUE", help="Largest element of a gradient."),
+    option(
+        OPTIMIZER, "--clip-norm", type=Number(0, min_open=True), metavar="NORM", help="Clip the global gradient norm to this."
+    ),
+    option(
+        OPTIMIZER,
+        "--clip-value",
+        type=Number(0, min_open=True),
+        metavar="VALUE",
+        help="Clip each element of the gradient to this.",
+    ),
 )
 
 

@@ -110,7 +110,7 @@ def read_weights(text: str) -> dict[str, float]:
     type=Name(METRICS),
     multiple=True,
     metavar="NAME",
-    help=f"Measured besides; repeatable: {', '.join(METRICS)}.",
+    help=f"Additional metric (repeatable): {', '.join(METRICS)}.",
 )
 @option(TRAINING, "--shard-rows", type=click.IntRange(1), metavar="N", help="Shuffle shards of N rows, for data beyond memory.")
 @option(
@@ -135,7 +135,7 @@ def read_weights(text: str) -> dict[str, float]:
 @option(STOPPING, "--checkpoint-steps", type=click.IntRange(1), metavar="N", help="Keep it after each N steps.")
 @option(STOPPING, "--keep", type=click.IntRange(1), metavar="K", help="Keep the newest K states. [default: 2]")
 @option(STOPPING, "--keep-best", is_flag=True, help="Keep the state of the best epoch besides, as best.safetensors.")
-@option(STOPPING, "--resume", is_flag=True, help="Go on from the newest state in the folder; start afresh if there is none.")
+@option(STOPPING, "--resume", is_flag=True, help="Continue from the newest state in the folder; start afresh if there is none.")
 @option(FILES, "--save", type=FILE, metavar="FILE", help="Save the trained network as safetensors.")
 @option(FILES, "--save-optimizer", is_flag=True, help="Save the state of the optimizer with it.")
 @option(FILES, "--log", type=FILE, metavar="FILE.csv", help="Write a row an epoch.")
@@ -238,7 +238,9 @@ def train(
         best = watched if keep_best else None
         writer = callbacks.Checkpoint(checkpoint, epochs=checkpoint_epochs, steps=checkpoint_steps, keep=keep or 2, best=best)
         if not resume and writer.folder.latest() is not None:
-            raise click.UsageError(f"{checkpoint} holds the states of a training already: go on with --resume, or name another")
+            raise click.UsageError(
+                f"{checkpoint} holds the states of a training already: continue with --resume, or name another"
+            )
         watching.append(writer)
 
     parts = _Parts.read(data, targets, regression, validation, sample_weight, network.seed)
@@ -466,7 +468,7 @@ def _fold(model: Sequential, scaling: Standardizer) -> None:
 
 
 def _left(model: Sequential, epochs: int, checkpoint: Path | None, save: Path | None, plot: Path | None) -> str:
-    """What an interrupted training leaves: where it stands, what was written, and how to go on."""
+    """What an interrupted training leaves: where it stands, what was written, and how to continue."""
     from fastnn.checkpoints import Folder
 
     text = f" after step {model.counters.step:,}, in epoch {min(model.counters.epoch + 1, epochs)} of {epochs}"
@@ -478,7 +480,7 @@ def _left(model: Sequential, epochs: int, checkpoint: Path | None, save: Path | 
     if newest is None:
         return f"{text}; no state of it is in {checkpoint} yet"
     place = "it stands" if newest == model.counters.step else f"its state after step {newest:,} is"
-    return f"{text}; {place} in {checkpoint}, go on with:\n{command_line('--resume')}"
+    return f"{text}; {place} in {checkpoint}, continue with:\n{command_line('--resume')}"
 
 
 def _describe_examples(parts: _Parts) -> str:

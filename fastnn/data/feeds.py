@@ -60,7 +60,7 @@ class Feed:
 
 
 class Blocks(Feed):
-    """Blocks of a whole number of mini-batches, in a ring of two on the engine."""
+    """Blocks of an integer of mini-batches, in a ring of two on the engine."""
 
     def __init__(self, engine: Engine, examples: PreparedData, batch_size: int) -> None:
         self.engine, self.examples = engine, examples

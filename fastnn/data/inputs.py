@@ -37,8 +37,8 @@ memory that one row costs where rows are read in any order."""
 
 CURES = {
     "O": "convert it with {name}.astype(float)",
-    "U": "encode texts as numbers, such as with sklearn.preprocessing.OneHotEncoder",
-    "S": "encode texts as numbers, such as with sklearn.preprocessing.OneHotEncoder",
+    "U": "encode strings as numbers, such as with sklearn.preprocessing.OneHotEncoder",
+    "S": "encode strings as numbers, such as with sklearn.preprocessing.OneHotEncoder",
     "c": "use {name}.real, {name}.imag or both side by side",
     "M": "convert dates to numbers, such as with {name}.astype('int64')",
     "m": "convert times to numbers, such as with {name}.astype('int64')",
@@ -340,11 +340,11 @@ def _pandas(X: Any, name: str, feature_names: Sequence[str] | None) -> Inputs:
     if names != tuple(X.columns):
         X = X[list(names)]
     dtypes = list(X.dtypes)
-    texts = [n for n, dtype in zip(names, dtypes, strict=True) if dtype.kind in "OUS"]
+    strings = [n for n, dtype in zip(names, dtypes, strict=True) if dtype.kind in "OUS"]
     others = [n for n, dtype in zip(names, dtypes, strict=True) if dtype.kind not in "fiubOUS"]
-    _check_columns(X, texts, others, name, "pandas.get_dummies({name}, columns=[{columns}])", "drop(columns=[{columns}])")
+    _check_columns(X, strings, others, name, "pandas.get_dummies({name}, columns=[{columns}])", "drop(columns=[{columns}])")
     if dtypes and all(_is(dtype, "pandas", "SparseDtype") and dtype.fill_value == 0 for dtype in dtypes):
-        kind = np.result_type(*(dtype.subtype for dtype in dtypes))  # pandas would make objects of truth values and numbers
+        kind = np.result_type(*(dtype.subtype for dtype in dtypes))  # pandas would make objects of booleans and numbers
         with contextlib.suppress(ImportError):  # without SciPy they are made dense
             return Inputs(_sparse(X.astype(type(dtypes[0])(kind, kind.type(0).item())).sparse.to_coo(), name), names)
     for index, dtype in enumerate(dtypes):
@@ -360,10 +360,10 @@ def _polars(X: Any, name: str, feature_names: Sequence[str] | None) -> Inputs:
     if names != tuple(X.columns):
         X = X.select(names)
     dtypes = {n: str(dtype.base_type()) for n, dtype in X.schema.items()}
-    texts = [n for n, dtype in dtypes.items() if dtype in ("String", "Categorical", "Enum")]
+    strings = [n for n, dtype in dtypes.items() if dtype in ("String", "Categorical", "Enum")]
     numbers = [n for n, dtype in X.schema.items() if dtype.is_integer() or dtype.is_float() or dtypes[n] == "Boolean"]
-    others = [n for n in names if n not in {*texts, *numbers}]
-    _check_columns(X, texts, others, name, "{name}.to_dummies([{columns}])", "drop([{columns}])")
+    others = [n for n in names if n not in {*strings, *numbers}]
+    _check_columns(X, strings, others, name, "{name}.to_dummies([{columns}])", "drop([{columns}])")
     for column in names:
         if X[column].null_count():
             _check_missing(X[column].is_null().to_numpy(), column, name, f"{name}.fill_null(value)")
@@ -400,10 +400,10 @@ def _names(columns: Iterable[Any], name: str, expected: Sequence[str] | None, cu
     return tuple(expected)
 
 
-def _check_columns(X: Any, texts: list[str], others: list[str], name: str, encode: str, drop: str) -> None:
-    """Refuse columns that hold no numbers: texts and categories, and anything else, such as dates."""
+def _check_columns(X: Any, strings: list[str], others: list[str], name: str, encode: str, drop: str) -> None:
+    """Refuse columns that hold no numbers: strings and categories, and anything else, such as dates."""
     for columns, kind, cure in (
-        (texts, "text or categories", f"encode them with {encode}"),
+        (strings, "text or categories", f"encode them with {encode}"),
         (others, "no numbers", f"convert them to numbers, or leave them out with {name}.{drop}"),
     ):
         if columns:

@@ -16,7 +16,7 @@ def as_order(given: Any, n: int) -> np.ndarray:
     """What a user's `order` returned, for n examples, as programs read it. Raises InputError where it is none."""
     order = arrays.to_host(given)
     if order.ndim != 1 or (order.size and order.dtype.kind not in "iu"):
-        raise InputError(f"order(epoch): expected a list of whole numbers, got {order.dtype} of shape {order.shape}")
+        raise InputError(f"order(epoch): expected a list of integers, got {order.dtype} of shape {order.shape}")
     if not order.size:
         raise InputError("order(epoch): expected at least one index, got none")
     if order.min() < 0 or order.max() >= n:

@@ -1,6 +1,6 @@
 """Labels: the user's targets, read once at the border as class indices or values, and class indices as labels again.
 
-Labels are integers, strings, truth values or, of two classes, numbers such as -1.0 and 1.0. They may come as NumPy arrays,
+Labels are integers, strings, booleans or, of two classes, numbers such as -1.0 and 1.0. They may come as NumPy arrays,
 arrays of a GPU, anything that speaks `__array__` or DLPack, Series and frames of pandas or polars, or lists.
 """
 
@@ -120,11 +120,11 @@ def read(
 
     Several outputs C: labels (n,) become indices of classes. Integers from 0 to C - 1 are indices already; of other labels
     there must be C different ones, which are sorted. Rows (n, C) of shares that add up to 1 are classes for a loss that
-    compares classes; rows of integers or truth values with a single 1 are so for every loss but a sigmoid's. Other rows of 0
+    compares classes; rows of integers or booleans with a single 1 are so for every loss but a sigmoid's. Other rows of 0
     and 1 are "multilabel" where the outputs are squashed to 0 ... 1 (`squashed`, or the link of the loss), and all others
     "values".
 
-    One output, (n,) or (n, 1): where it is squashed, 0 and 1, truth values or two different labels (strings or whole numbers,
+    One output, (n,) or (n, 1): where it is squashed, 0 and 1, booleans or two different labels (strings or integers,
     sorted: the second is yes) are "binary", and numbers between are "values"; where it is not, numbers are "values".
 
     `classes` names the labels in the order of the outputs, whether all of them occur or not. `known` is the task that a
@@ -180,7 +180,7 @@ class _Reader:
                 if (array != np.floor(array)).any():
                     cure = "to predict one number, end in Dense(1) and use loss='mean_squared_error'"
                 raise InputError(
-                    f"{what}: expected class indices (whole numbers) or shape (n, {outputs}) for {outputs} outputs, "
+                    f"{what}: expected class indices (integers) or shape (n, {outputs}) for {outputs} outputs, "
                     f"got {array.dtype} of shape {array.shape}; {cure}"
                 )
         if classes is None:
@@ -423,7 +423,7 @@ def _unknown(labels: np.ndarray, outside: np.ndarray, classes: np.ndarray, what:
 
 
 def plain(y: Any, what: str) -> np.ndarray:
-    """`y` on the host as truth values, integers within int64, floating-point numbers or strings."""
+    """`y` on the host as booleans, integers within int64, floating-point numbers or strings."""
     if hasattr(y, "toarray") and hasattr(y, "tocsr"):
         raise InputTypeError(f"{what}: expected an array, got a sparse {type(y).__name__}; convert it with .toarray()")
     if isinstance(y, np.ma.MaskedArray) and np.ma.is_masked(y):
@@ -445,7 +445,7 @@ def plain(y: Any, what: str) -> np.ndarray:
         raise InputTypeError(f"{what}: expected strings, got bytes; convert them with .astype(str)")
     if array.dtype.kind not in "biufU":
         got = f"a {type(y).__name__}" if array.ndim == 0 else f"dtype {array.dtype}"
-        raise InputTypeError(f"{what}: expected numbers or labels (integers, strings, truth values), got {got}")
+        raise InputTypeError(f"{what}: expected numbers or labels (integers, strings, booleans), got {got}")
     return array
 
 
@@ -472,7 +472,7 @@ def _typed(array: np.ndarray, what: str) -> np.ndarray:
             f"{type(values[place]).__name__} in {_place(place, array.shape)}" for place in list(firsts.values())[:2]
         )
         raise InputTypeError(
-            f"{what}: expected labels of one type (integers, strings or truth values), got {names}; "
+            f"{what}: expected labels of one type (integers, strings or booleans), got {names}; "
             "convert them with numpy.asarray(labels).astype(str)"
         )
     try:
@@ -489,7 +489,7 @@ def _family(kind: type) -> str:
 
 
 def _is_missing(value: Any) -> bool:
-    """None, NaN, or the NA and NaT of pandas, which are never imported to be recognised."""
+    """None, NaN, or the NA and NaT of pandas, which are never imported to be recognized."""
     return value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, Real) and math.isnan(value))
 
 

@@ -35,7 +35,7 @@ FORMATS = f"expected an .npz file, a table ({', '.join(ENDS)})"
 class Dataset:
     """Examples in rows: `X` is (examples, features), `y` labels (examples,) or targets (examples, outputs).
 
-    Labels are whole numbers (int64), text or truth values, and need not be 0, 1, 2, ...; targets are floating-point numbers.
+    Labels are integers (int64), text or booleans, and need not be 0, 1, 2, ...; targets are floating-point numbers.
     """
 
     name: str
@@ -82,10 +82,10 @@ def load(name: str | os.PathLike[str], target: str | Sequence[str] | None = None
     - a folder with MNIST's four IDX files (`train-images-idx3-ubyte`, with `.` before `idx3` or `.gz` at the end as well):
       uint8 rows and the scale 1/255. Fashion-MNIST, KMNIST and EMNIST's splits of the same names are read the same way.
     - a `.npz` file with `X` and `y`, and `X_test` and `y_test` if there are test data (`X_train`, `y_train` are understood
-      too, and small letters). Whole numbers, text and truth values in `y` are labels, floating-point numbers are targets.
+      too, and small letters). Integers, text and booleans in `y` are labels, floating-point numbers are targets.
     - a table (`.csv`, `.tsv`, either with `.gz`, or `.parquet`; needs PyArrow) with the names of its columns in the first row.
       `target` names the column to be predicted; None takes the one called `y`, `target`, `label` or `class`. Text, truth
-      values and whole numbers in it are labels, floating-point numbers a target; several columns, `["a", "b"]` or `["a"]`, are
+      values and integers in it are labels, floating-point numbers a target; several columns, `["a", "b"]` or `["a"]`, are
       targets in any case. All other columns are features and must hold numbers. See `fastnn.datasets.tables`.
     """
     if not isinstance(name, str | os.PathLike):
@@ -305,8 +305,8 @@ def _array(path: Path, file: Any, name: str) -> np.ndarray:
     except ValueError as error:
         if "Object arrays" not in str(error):
             raise
-        cure = f"save {name}.astype(str) for texts, {name}.astype(float) for numbers"
-        raise FormatError(f"{path}: {name} holds Python objects, expected numbers or texts; {cure}") from error
+        cure = f"save {name}.astype(str) for strings, {name}.astype(float) for numbers"
+        raise FormatError(f"{path}: {name} holds Python objects, expected numbers or strings; {cure}") from error
     return found
 
 
@@ -317,7 +317,7 @@ def _numbers(path: Path, name: str, X: np.ndarray) -> np.ndarray:
 
 
 def _checked(path: Path, name: str, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`X` as it is, and `y` as labels (n,), whole numbers as int64, or floating-point targets (n, outputs)."""
+    """`X` as it is, and `y` as labels (n,), integers as int64, or floating-point targets (n, outputs)."""
     _numbers(path, name, X)
     if y.ndim not in (1, 2) or y.dtype.kind not in "fiubU" or (y.dtype.kind != "f" and y.ndim != 1):
         raise FormatError(

@@ -22,9 +22,9 @@ CHUNK = 1 << 20
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
-    """The array in the IDX file `path`, in the machine's byte order; gzip is recognised by its first two bytes.
+    """The array in the IDX file `path`, in the machine's byte order; gzip is recognized by its first two bytes.
 
-    Raises `FileError` if the file cannot be read and `FormatError` if it is not IDX, ends early or goes on after its end.
+    Raises `FileError` if the file cannot be read and `FormatError` if it is not IDX, ends early or continues after its end.
     """
     path = Path(path)
     try:
@@ -60,7 +60,7 @@ def _read(file: gzip.GzipFile | BinaryIO, path: Path) -> np.ndarray:
     while len(content) <= size and (piece := file.read(min(CHUNK, size + 1 - len(content)))):
         content += piece
     if len(content) != size:
-        what = "ends early" if len(content) < size else "goes on after its end"
+        what = "ends early" if len(content) < size else "continues after its end"
         got = f"got {len(content)}" if len(content) < size else "got more"
         raise FormatError(f"{path} {what}: its header {shape} promises {size} bytes of {dtype.name}, {got}")
     return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)

@@ -83,7 +83,7 @@ PLANAR = {made.__name__: made for made in (flower, circles, moons, blobs, quanti
 
 def _check(name: str, examples: int, noise: float) -> None:
     if not isinstance(examples, Integral) or isinstance(examples, bool) or examples < 2:
-        raise InputError(f"{name}: examples: expected a whole number >= 2, got {examples!r}")
+        raise InputError(f"{name}: examples: expected an integer >= 2, got {examples!r}")
     if not 0.0 <= as_number(noise) < math.inf:
         raise InputError(f"{name}: noise: expected a number >= 0, got {noise!r}")
 

@@ -22,7 +22,7 @@ def split(*examples: Any, sizes: Sequence[float] = (0.8, 0.2), seed: int = 0, st
 
     `examples`: arrays, frames or sparse matrices with equally many rows; of one alone, the parts come without a tuple.
     `sizes`: shares that add up to 1, or numbers of examples that add up to at most all of them (the rest is left out). Where
-    shares make no whole numbers, the greatest remainders are rounded up. `seed`: the order is
+    shares make no integers, the greatest remainders are rounded up. `seed`: the order is
     `permutation(key(seed, SPLIT), 0, n)` of `fastnn.random`, and without `stratify` the parts follow one another in it.
     `stratify`: labels (n,), of which every part is to have as great a share as all examples have: the number of examples of
     each label in each part is its exact share, rounded up or down.
@@ -66,7 +66,7 @@ def _counts(sizes: Sequence[float], n: int) -> np.ndarray:
     given = list(sizes) if isinstance(sizes, Sequence | np.ndarray) and not isinstance(sizes, str) else []
     whole = [isinstance(size, Integral) and not isinstance(size, bool) for size in given]
     if not given or not (all(whole) or (not any(whole) and all(isinstance(size, Real) for size in given))):
-        raise InputError(f"split: sizes: expected shares such as (0.8, 0.2) or whole numbers, got {sizes!r}")
+        raise InputError(f"split: sizes: expected shares such as (0.8, 0.2) or integers, got {sizes!r}")
     if not all(size > 0 for size in given):
         raise InputError(f"split: sizes: expected numbers above 0, got {sizes!r}")
     if all(whole):
@@ -105,7 +105,7 @@ def _labels(stratify: Any, n: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _table(members: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Whole numbers (labels, parts) with the sums `members` and `counts`, each the exact share or the next one above.
+    """Integers (labels, parts) with the sums `members` and `counts`, each the exact share or the next one above.
 
     Shares are rounded down first. What is missing in a label's row goes to the parts with the greatest remainders that have
     room, and where none has, another label gives way. That there is always such a table, and a way to it, is the theorem of

@@ -48,7 +48,7 @@ class Table:
         return self.rows
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Whole numbers as int64, others as float32 or float64, truth values as bool, text and categories as labels.
+        """Integers as int64, others as float32 or float64, booleans as bool, text and categories as labels.
 
         Raises InputError for a name that the file does not have, FormatError for missing values and other types.
         """
@@ -327,7 +327,7 @@ def _line(path: Path, delimiter: str, row: int) -> int:
 
 
 def _values(column: Any) -> Iterator[Any]:
-    """The values that are not missing or empty; None in the place of these."""
+    """The values that are not missing or empty; None instead of these."""
     for chunk in column.chunks:
         yield from (None if value == "" else value for value in chunk.to_pylist())
 

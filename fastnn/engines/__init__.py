@@ -66,7 +66,7 @@ def gpu(ordinal: int = 0, precision: str = "float32", capture: bool | None = Non
     """The engine of a GPU. Raises DeviceError, in one line with the cure, where it cannot be used.
 
     `capture`: whether programs are replayed as graphs; by default unless `FASTNN_CUDA_CAPTURE` is 0 in the environment, with
-    which debuggers and sanitizers see every kernel on its own. The bits are the same. A model goes on with the programs that
+    which debuggers and sanitizers see every kernel on its own. The bits are the same. A model continues with the programs that
     it has: set the variable before its first `fit`.
     """
     if capture is None:

@@ -27,7 +27,7 @@ def cores() -> int:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     most = os.environ.get("FASTNN_THREADS", "")
     if most and not (most.isdecimal() and int(most)):
-        raise InputError(f"FASTNN_THREADS: expected a whole number of at least 1, got {most!r}")
+        raise InputError(f"FASTNN_THREADS: expected an integer >= 1, got {most!r}")
     return min(usable, int(most)) if most else usable
 
 
@@ -35,7 +35,7 @@ def check_threads(threads: int | None) -> None:
     """Raise InputError unless `threads` is None or a number of threads that makes sense."""
     most = 4 * max(16, os.cpu_count() or 1)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= most):
-        raise InputError(f"threads: expected None or a whole number from 1 to {most}, got {threads!r}")
+        raise InputError(f"threads: expected None or an integer from 1 to {most}, got {threads!r}")
 
 
 def free_memory() -> int:

@@ -41,7 +41,7 @@ class ThreadCountTuner:
             self._compare()
 
     def _compare(self) -> None:
-        """Change to the other number where it was faster when last played, which a neighbour's sudden load can bring about."""
+        """Change to the other number where it was faster when last played, which a neighbor's sudden load can bring about."""
         if self.seconds[self.best] > 1.1 * self.seconds.get(self.other, math.inf):
             self.best, self.other = self.other, self.best
             self.since, self.patience = 0.0, 1

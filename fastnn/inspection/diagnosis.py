@@ -27,7 +27,7 @@ AGAINST_BIAS = (
 )
 AGAINST_VARIANCE = (
     "more training data",
-    "regularise: L2, dropout, augmented data, early stopping",
+    "regularize: L2, dropout, augmented data, early stopping",
     "another architecture",
 )
 WIDTH = 80

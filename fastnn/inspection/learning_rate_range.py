@@ -53,7 +53,7 @@ class RangeTest:
         was made: on the plateau before it noise may fall as steeply. The way down is that from the highest to the lowest
         smoothed loss; up to `NOISE` standard deviations of the averages it is no fall at all. The slope at a step is the
         difference over the steps around it that the average spans, s = 1/(1 - beta), which noise hides less than that of two
-        neighbours. The first s steps are left out, since their averages rest on fewer, and so are rates above a tenth of
+        neighbors. The first s steps are left out, since their averages rest on fewer, and so are rates above a tenth of
         `rate_at_lowest_loss` (or above that of half as many steps, if this is higher), unless the fall begins there.
         """
         lowest = self._lowest

@@ -49,7 +49,7 @@ def check_training(
     """Raise InputError for numbers that training cannot work with."""
     for name, value in {"l2": l2, "l1": l1}.items():
         if value is not None and not 0.0 <= as_number(value) < math.inf:
-            raise InputError(f"{owner}: {name}: expected a number of at least 0, or None for that of fit, got {value!r}")
+            raise InputError(f"{owner}: {name}: expected a number >= 0, or None for that of fit, got {value!r}")
     if not 0.0 < as_number(learning_rate_factor) < math.inf:
         raise InputError(
             f"{owner}: learning_rate_factor: expected a number above 0, got {learning_rate_factor!r}; "

@@ -20,7 +20,7 @@ class Dense(Layer):
     yes, unless the layer is linear and batch norm follows directly, which would take the bias off again. `weight_init`,
     `bias_init`: an initializer or its name; by default He before the ReLU family, Glorot otherwise, and zero biases.
 
-    `l2`, `l1`: of the weights, in the place of those of `fit`; None for those. `learning_rate_factor`: what the learning rate
+    `l2`, `l1`: of the weights, instead of those of `fit`; None for those. `learning_rate_factor`: what the learning rate
     of weights and biases is multiplied by. `trainable`: False for a layer that `fit` leaves as it is, see
     `Sequential.freeze`.
     """
@@ -44,7 +44,7 @@ class Dense(Layer):
         trainable: bool = True,
     ) -> None:
         if isinstance(units, bool) or not isinstance(units, Integral) or units < 1:
-            raise InputError(f"Dense: expected units, a whole number of at least 1, got {units!r}")
+            raise InputError(f"Dense: expected units, an integer >= 1, got {units!r}")
         if activation is not None:
             check_activation(activation, alpha)
         check_training("Dense", l2, l1, learning_rate_factor, trainable)

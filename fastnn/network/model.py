@@ -113,7 +113,7 @@ class ModelState:
         Those without parameters stay as they are. The gradients of frozen parameters are not computed, and frozen layers at
         the beginning are not passed backwards at all. Frozen weights have no part in the norm that `clip_norm` limits, nor
         in the penalty, which is that of what is trained. A frozen BatchNorm uses its running statistics and keeps them;
-        Dropout goes on dropping. A Dense layer in front of a frozen BatchNorm learns no shift unless it was made with
+        Dropout continues dropping. A Dense layer in front of a frozen BatchNorm learns no shift unless it was made with
         `use_bias=True`: beta stood for its bias and is frozen, and freezing adds no parameters to a model. What the
         optimizer keeps of frozen parameters stays as it is. What is frozen is saved with the model; a layer may be made so as
         well (`trainable=False`).
@@ -186,7 +186,7 @@ class ModelState:
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
-        """Errors of a GPU as errors of this library; where it is lost, the model goes on from what the host has of it."""
+        """Errors of a GPU as errors of this library; where it is lost, the model continues from what the host has of it."""
         try:
             with engines.translated():
                 yield
@@ -289,7 +289,7 @@ class ModelState:
         return self
 
     def _threshold(self, network: programs.Network) -> float:
-        """The output above which a yes-or-no answer is yes: 0 for logits, 1/2 for everything else."""
+        """The output above which a binary answer is yes: 0 for logits, 1/2 for everything else."""
         loss = self.task.loss if self.task else ""
         link = LOSSES[loss].link if loss in LOSSES else None
         return 0.0 if link == "sigmoid" and final_activation(network.layers) != "sigmoid" else 0.5

@@ -107,7 +107,7 @@ class Network:
     def segments(self, l2: float = 0.0, l1: float = 0.0, weight_decay: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """`starts` (S + 1,) and `penalties` (S, 4) of the update kernels, for the numbers of a call of `fit`.
 
-        Neighbours whose layers ask for the same are one segment, so that S does not depend on those numbers. Frozen
+        Neighbors whose layers ask for the same are one segment, so that S does not depend on those numbers. Frozen
         parameters have no penalties, and a factor of 0.
         """
 

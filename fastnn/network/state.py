@@ -1,7 +1,7 @@
 """The arrays that training changes, on the host and on a device, and which of the two holds the latest values.
 
 On the host engines there is one copy, used where it lies. A GPU has a second one: it is filled when the GPU first needs it,
-goes on from there, and is fetched when the host next looks.
+continues from there, and is fetched when the host next looks.
 
 Compiled code writes to these arrays where they lie. They are therefore always allocated here, and values from elsewhere (a
 file, a pickle, a user) are copied into them.
@@ -39,7 +39,7 @@ class State:
         self._lock = threading.RLock()
 
     def add(self, **sizes: int) -> dict[str, np.ndarray]:
-        """New arrays of zeros, in the place of what went by their names; returns all, to be changed on the host."""
+        """New arrays of zeros, instead of what went by their names; returns all, to be changed on the host."""
         with self._lock:
             self.read()
             self._host |= {name: aligned(size, self._dtype) for name, size in sizes.items()}
@@ -90,7 +90,7 @@ class State:
             return dict(self._remote)
 
     def begin(self, engine: Engine, progress: Progress) -> None:
-        """A training goes on from the latest values, which the host gets as well, on `engine`."""
+        """A training continues from the latest values, which the host gets as well, on `engine`."""
         with self._lock:
             self.read()
             self.on(engine)
@@ -136,7 +136,7 @@ class State:
             self._progress = self._fetched = progress
 
     def lose(self) -> Progress | None:
-        """Go on with what the host holds: the device is lost. Returns the progress that belongs to it, None for the latest."""
+        """Continue with what the host holds: the device is lost. Returns its progress, None where it is the latest."""
         with self._lock:
             lost, self._ahead = self._ahead, False
             self._remote, self._engine, self._behind = {}, None, True

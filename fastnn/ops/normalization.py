@@ -46,7 +46,7 @@ def batch_norm(
         reads = (x, gamma, beta, running_mean, running_variance)
         return apply("batch_norm_inference", reads, [(shape, dtype)], {"epsilon": epsilon, **NO_ACTIVATION})
     if x.shape[0] == 1:
-        raise InputError("batch_norm: one row has no variance to normalise by in training; use at least two rows")
+        raise InputError("batch_norm: one row has no variance to normalize by in training; use at least two rows")
     y, _, _ = apply(
         "batch_norm", (x, gamma, beta, running_mean, running_variance),
         [(shape, dtype), (columns, dtype), (columns, dtype)], {"momentum": momentum, "epsilon": epsilon, **NO_ACTIVATION},

@@ -109,7 +109,7 @@ def check_augmentation(
     if not 0.0 <= as_number(distortion) <= 1e6:
         raise InputError(f"{name}: distortion: expected pixels, a number >= 0, got {distortion!r}")
     if not isinstance(smoothness, int | np.integer) or isinstance(smoothness, bool) or not 1 <= smoothness < 2**31:
-        raise InputError(f"{name}: smoothness: expected a whole number of pixels >= 1, got {smoothness!r}")
+        raise InputError(f"{name}: smoothness: expected an integer of pixels >= 1, got {smoothness!r}")
     if fill != "edge" and not np.isfinite(as_number(fill)):
         raise InputError(f'{name}: fill: expected a finite number or "edge", got {fill!r}')
 

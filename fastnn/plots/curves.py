@@ -143,7 +143,7 @@ def _dot(values: Sequence[float] | np.ndarray) -> str | None:
 
 
 def _count(axes: Axes) -> None:
-    """Write whole numbers along x alone, of a single one too."""
+    """Write integers along x alone, of a single one too."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

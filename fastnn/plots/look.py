@@ -1,4 +1,4 @@
-"""How all pictures look: colours, size, and the frame of axes."""
+"""How all pictures look: colors, size, and the frame of axes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ GROWTH = 3.0
 """How many times its usual size a figure is at most."""
 POINTS_PER_INCH = 150
 SHADES = "cividis"
-"""A scale from dark blue to yellow whose lightness rises evenly, whatever colours the eye tells apart."""
+"""A scale from dark blue to yellow whose lightness rises evenly, whatever colors the eye tells apart."""
 MARKERS = "os^DvPX*"
-"""Dots of things that are more than the colours: those of the second eight are squares."""
+"""Dots of things that are more than the colors: those of the second eight are squares."""
 NAMED = 8
 """Things up to which a legend lies within the axes, and layers up to which each is named."""
 ROWS = 16
@@ -92,7 +92,7 @@ def marker(index: int) -> str:
 
 
 def shades(count: int) -> Any:
-    """Colours of layers, the first ones dark: (count, 4)."""
+    """Colors of layers, the first ones dark: (count, 4)."""
     from matplotlib import colormaps
 
     return colormaps[SHADES](np.linspace(0.0, 0.9, count))

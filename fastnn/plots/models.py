@@ -34,7 +34,7 @@ def decision_boundary(model: Sequential, X: Any, y: Any, *, resolution: int = 20
     """The plane as a classifier of two features sees it, with the examples X (n, 2), y (n,) on it.
 
     Of two classes, filled contours of the probability of the second, and the boundary, where it is 1/2, as a line. Of more,
-    each point has the colour of its most probable class, and lines part them; beyond eight classes the colours begin again,
+    each point has the color of its most probable class, and lines part them; beyond eight classes the colors begin again,
     with other marks. `resolution`: points a side at which the model is asked. Raises InputError for other shapes and unknown
     labels, and for a model that was trained for something else, NotReadyError for one that was not trained, InputTypeError for
     what is none.

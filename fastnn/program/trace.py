@@ -130,7 +130,7 @@ class Symbol:
         _refuse("indexing", "ops.gather or ops.slice")
 
     def __bool__(self) -> bool:
-        _refuse("a truth value (an `if`, `and` or `or`)", "ops.where")
+        _refuse("a boolean (an `if`, `and` or `or`)", "ops.where")
 
     def __float__(self) -> float:
         _refuse("float()", "the symbol itself: operations take it as it is")

@@ -237,7 +237,7 @@ def _scan(text: str) -> tuple[dict[str, str], list[_Entry]]:
         else:
             entries.append(_entry(name, scanner.flat()))
     if text[scanner.at :].strip(" "):
-        raise ValueError(f"its header goes on after its end at character {scanner.at}")
+        raise ValueError(f"its header continues after its end at character {scanner.at}")
     return metadata, entries
 
 

@@ -43,7 +43,7 @@ class Folder:
 
     def __init__(self, path: str | os.PathLike[str], keep: int = 2) -> None:
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-            raise InputError(f"keep: expected a whole number of at least 1, got {keep!r}")
+            raise InputError(f"keep: expected an integer >= 1, got {keep!r}")
         self.path, self.keep = Path(path), keep
         self.best = self.path / "best.safetensors"
         self._locks = 0
@@ -137,7 +137,7 @@ class Folder:
         return path
 
     def write_best(self, model: ModelState, run: Run | None = None) -> Path:
-        """Write the same as `best.safetensors`, in the place of the one before."""
+        """Write the same as `best.safetensors`, instead of the one before."""
         with self.locked():
             save(model, self.best, optimizer=True, run=run)
         return self.best

@@ -95,8 +95,9 @@ class _Manifest(_Struct):
 def save(model: ModelState, path: str | os.PathLike[str], optimizer: bool = False, run: Run | None = None) -> None:
     """Write architecture, parameters, running statistics, seed, counters, task of `model`, and how it was trained to `path`.
 
-    `optimizer`: also its numbers, its state and the count of its updates, so that `fit` on the loaded model goes on as it would
-    have here. `run`: plain values (a dict that JSON can hold) and arrays (float32, float64, int64) of your own, for `read_run`.
+    `optimizer`: also its numbers, its state and the count of its updates, so that `fit` on the loaded model continues as it
+    would have here. `run`: plain values (a dict that JSON can hold) and arrays (float32, float64, int64) of your own, for
+    `read_run`.
 
     Layers of your own are named in the file; `load` must be given their classes. Raises NotReadyError before the model has
     parameters, InputError for what a file cannot hold, FileError if it cannot be written (an old one then survives).
@@ -183,7 +184,7 @@ class Stored:
             archives.refuse(path, f"does not describe a model: {error}", error)
         if manifest.random_stream != random.STREAM_VERSION:
             stream = f"{manifest.random_stream}, which this version does not make"
-            archives.refuse(path, f"goes on with random stream {stream}; it was written by fastnn {library}")
+            archives.refuse(path, f"continues with random stream {stream}; it was written by fastnn {library}")
         arrays = {name[len(RUN) :]: tensors.pop(name) for name in list(tensors) if name.startswith(RUN)}
         slots = {name[len(OPTIMIZER) :]: tensors.pop(name) for name in list(tensors) if name.startswith(OPTIMIZER)}
         stored = cls(path, manifest, task, optimizer, tensors, slots, arrays)
@@ -273,7 +274,7 @@ class Stored:
             raise InputError("\n".join(lines))
         if self.manifest.seed != model.seed:
             raise InputError(
-                f"{self.path} goes on with seed {self.manifest.seed}, and the model has seed {model.seed}; "
+                f"{self.path} continues with seed {self.manifest.seed}, and the model has seed {model.seed}; "
                 f"make it with seed={self.manifest.seed}"
             )
         self._check_slots(size)

@@ -74,7 +74,7 @@ def checked_callbacks(callbacks: Any) -> list[Callback]:
             raise InputTypeError(f"callbacks: expected fastnn.callbacks.Callback objects, got {type(callback).__name__}")
         every = callback.every
         if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
-            raise InputError(f"{type(callback).__name__}.every: expected None or a whole number of at least 1, got {every!r}")
+            raise InputError(f"{type(callback).__name__}.every: expected None or an integer >= 1, got {every!r}")
     return list(callbacks)
 
 
@@ -92,7 +92,7 @@ def check_numbers(settings: FitOptions) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             also = f', "{AUTO}" or "{ALL}"' if name == "batch_size" else ""
-            raise InputError(f"{name}: expected a whole number of at least {least}{also}, got {value!r}")
+            raise InputError(f"{name}: expected an integer >= {least}{also}, got {value!r}")
     engines.check_threads(settings.threads)
     check_penalties(settings.l2, settings.l1)
 
@@ -101,4 +101,4 @@ def check_penalties(l2: object, l1: object) -> None:
     """Raise InputError for what is no penalty."""
     for name, penalty in {"l2": l2, "l1": l1}.items():
         if not 0.0 <= as_number(penalty) < math.inf:
-            raise InputError(f"{name}: expected a number of at least 0, got {penalty!r}")
+            raise InputError(f"{name}: expected a number >= 0, got {penalty!r}")

@@ -1,4 +1,4 @@
-"""Going on with an earlier run: what a checkpoint keeps of a run beside the model, and how another run takes it over.
+"""Continuing with an earlier run: what a checkpoint keeps of a run beside the model, and how another run takes it over.
 
 Some settings tell what a run computes and must be the same (`_identity`); others may be changed knowingly (`_changeable`), with
 a warning that says so.
@@ -26,7 +26,7 @@ from fastnn.network.programs import Network
 from fastnn.optimizers import Optimizer
 
 LOOKED_AT = 1024
-"""Examples that tell data apart: a run is gone on with on the data that it began with."""
+"""Examples that tell data apart: a run is resumed on the data that it began with."""
 
 
 class Resumable(RunState, Protocol):
@@ -51,7 +51,7 @@ class Resumable(RunState, Protocol):
 
 
 def resume(run: Resumable, given: Any) -> bool:
-    """Go on where `given` says (the `resume` of `Sequential.fit`); whether there was anything to go on from."""
+    """Continue where `given` says (the `resume` of `Sequential.fit`); whether there was anything to continue from."""
     path = _checkpoint(run, given)
     if path is None:
         return False
@@ -95,13 +95,13 @@ def record(run: Resumable) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _checkpoint(run: Resumable, given: Any) -> Path | None:
-    """The file to go on from; None to begin afresh."""
+    """The file to continue from; None to begin afresh."""
     if given is None or given is False:
         return None
     if given is True:
         folders = [callback.folder for callback in run.callbacks if isinstance(callback, Checkpoint)]
         if not folders:
-            raise InputError("resume=True goes on from the folder of a Checkpoint among the callbacks, and there is none")
+            raise InputError("resume=True continues from the folder of a Checkpoint among the callbacks, and there is none")
         return folders[0].latest()
     if not isinstance(given, str | os.PathLike):
         raise InputTypeError(f"resume: expected a path, True or None, got {type(given).__name__}")
@@ -122,7 +122,7 @@ def _compare(run: Resumable, path: Path, found: Mapping[str, Any]) -> None:
     """Raise InputError where the run of a checkpoint computes something else; warn where its settings are others."""
     for name, here in _identity(run).items():
         if name == "data" and found.get(name) != here:
-            raise InputError(f"resume: {path} is of a run with other data; go on with those that it began with")
+            raise InputError(f"resume: {path} is of a run with other data; continue with those that it began with")
         if found.get(name) != here:
             raise InputError(
                 f"resume: {path} is of a run with other {name.replace('_', ' ')}: "
@@ -135,7 +135,7 @@ def _compare(run: Resumable, path: Path, found: Mapping[str, Any]) -> None:
         if before.get(name) != value
     ]
     if changed:
-        warn(f"resume: goes on with {', '.join(changed)}")
+        warn(f"resume: continues with {', '.join(changed)}")
 
 
 def _restore(callbacks: Sequence[Callback], states: Sequence[Mapping[str, Any]], kept: Mapping[str, np.ndarray]) -> None:

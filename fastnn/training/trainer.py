@@ -100,7 +100,7 @@ class Trainer:
         self.epoch: int = 0
         self.step, self.in_epoch, self.seen = 0, 0, 0
         self.own_rate: float | None = None
-        """The learning rate that was set in the place of the optimizer's schedule."""
+        """The learning rate that was set instead of the optimizer's schedule."""
         self.sums = dict.fromkeys(programs.LOG_COLUMNS, 0.0)
         self._last: Snapshot | None = None
         self.stopped = False
@@ -121,7 +121,7 @@ class Trainer:
         """All examples at hand, and the size of their mini-batches."""
         model = self.model
         if y is None:
-            raise InputError("y is missing: give targets, or an iterable of mini-batches (X, y) in the place of X")
+            raise InputError("y is missing: give targets, or an iterable of mini-batches (X, y) instead of X")
         if settings.steps_per_epoch is not None:
             raise InputError("steps_per_epoch: arrays are gone through whole; it is for iterables of mini-batches")
         inputs = self._read(X)
@@ -176,7 +176,7 @@ class Trainer:
             named = [", ".join(f"{i} {layers[i]!r}" for i in of) for of in (cut, [i for i in stepping if i >= cut[0]])]
             warn(
                 f"no gradient passes through step, whose derivative is 0, and these layers do not learn: {named[0]}; "
-                f"train with sigmoid in the place of step in: {named[1]}"
+                f"train with sigmoid instead of step in: {named[1]}"
             )
 
     def _batch(self, X: Any, y: Any, weights: Any, what: str = "") -> PreparedData:
@@ -239,7 +239,7 @@ class Trainer:
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
         if not 0.0 <= as_number(rate) < math.inf:
-            raise InputError(f"learning_rate: expected a finite number of at least 0, got {rate!r}")
+            raise InputError(f"learning_rate: expected a finite number >= 0, got {rate!r}")
         self.own_rate = float(rate)
 
     def record(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -416,7 +416,7 @@ class Trainer:
         return True
 
     def _segment(self, source: Feed, examples: PreparedData, rows: int, done: int, count: int, position: int) -> bool:
-        """Play mini-batches `done` to `count` of `rows` rows each, which begin at `position` of the order; whether to go on."""
+        """Play mini-batches `done` to `count` of `rows` rows each, from `position` of the order on; whether to continue."""
         self.feed = source
         instance = self._instance(rows, examples)
         instance.bind(**source.bindings())
@@ -565,12 +565,12 @@ class Trainer:
         return "the loss"
 
     def _start_state(self) -> None:
-        """The optimizer's state: gone on with if the class is the same, else begun afresh."""
+        """The optimizer's state: resumed if the class is the same, else begun afresh."""
         model, optimizer = self.model, self.optimizer
         state = model._optimizer_state
         name = type(optimizer).__name__
         if state is not None and state.optimizer != name:
-            warn(f"the state of {state.optimizer} cannot go on as {name}; it starts afresh")
+            warn(f"the optimizer state of {state.optimizer} cannot be used by {name}; starting from a fresh state")
             state = None
         kept = {} if state is None else state.slots
         if state is None or set(kept) != set(optimizer.slots):

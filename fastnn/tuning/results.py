@@ -168,7 +168,7 @@ class Results(Sequence[TrialResult]):
 
 
 def _key(value: Any) -> tuple[bool, Any]:
-    """Numbers by size, then texts and others by their names; NaN and what is missing last."""
+    """Numbers by size, then strings and others by their names; NaN and what is missing last."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return (False, (math.isnan(value), 0.0 if math.isnan(value) else value))
     return (True, str(value))

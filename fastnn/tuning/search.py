@@ -50,28 +50,27 @@ def search(
         results = search(train, space, trials=60, workers=4, storage="search.db", seed=0)
 
     `train`: any function that returns a number, the better the smaller it is (`mode="min"`) or the greater (`mode="max"`). An
-    exception, NaN, infinity, or what is no number, makes the trial a failed one; the others go on. Warns where all have failed.
-    `trials`: how many. Those that a storage holds already count; a larger number adds trials ("random" and "tpe" only).
+    exception, NaN, infinity, or what is no number, makes the trial a failed one; the others continue. Warns where all have
+    failed. `trials`: how many. Those that a storage holds already count; a larger number adds trials ("random" and "tpe" only).
     `strategy`: "random"; "grid", in equal steps on each scale, at most `trials` points; "tpe", the tree-structured Parzen
     estimator (Bergstra et al. 2011) of Optuna; "coarse-to-fine": `rounds` (3) rounds of random points, from the second on in
-    `Results.narrowed(share)` of the rounds before (`share` is 0.25 by default).
-    `workers`: processes, each with one thread, that run trials side by side; 1 runs them in this process.
-    `storage`: a file that keeps the study `name`, or the URL of a database for `optuna.storages.RDBStorage`; one that exists is
-    gone on with. A file is SQLite's, or, where its name ends in `.journal`, a journal, which may lie in a folder that machines
-    share; searches of the same storage and name, on any number of machines, do one study together. After Ctrl-C or a kill, the
-    same call goes on: what has ended is not repeated, what was running is run again, at the same point.
-    `seed`: of the points and of `trial.seed`; drawn, and kept in the storage, if None. Points of "random" and "grid" depend on
-    it and on the number of the trial alone, whatever the workers; those of "coarse-to-fine" too, if the values do.
-    `pruner`: "median" (`optuna.pruners.MedianPruner()`), "halving" (`SuccessiveHalvingPruner()`) or a pruner of Optuna's: ends
-    trials by what they report that are worse than others at the same step. Reports are kept only where there is one.
-    `verbose`: 1 shows a bar in a terminal.
+    `Results.narrowed(share)` of the rounds before (`share` is 0.25 by default). `workers`: processes, each with one thread,
+    that run trials side by side; 1 runs them in this process. `storage`: a file that keeps the study `name`, or the URL of a
+    database for `optuna.storages.RDBStorage`; one that exists is resumed. A file is SQLite's, or, where its name ends in
+    `.journal`, a journal, which may lie in a folder that machines share; searches of the same storage and name, on any number
+    of machines, do one study together. After Ctrl-C or a kill, the same call continues: what has ended is not repeated, what
+    was running is run again, at the same point. `seed`: of the points and of `trial.seed`; drawn, and kept in the storage, if
+    None. Points of "random" and "grid" depend on it and on the number of the trial alone, whatever the workers; those of
+    "coarse-to-fine" too, if the values do. `pruner`: "median" (`optuna.pruners.MedianPruner()`), "halving"
+    (`SuccessiveHalvingPruner()`) or a pruner of Optuna's: ends trials by what they report that are worse than others at the
+    same step. Reports are kept only where there is one. `verbose`: 1 shows a bar in a terminal.
 
     Raises InputError and InputTypeError for arguments that cannot be used, and FileError for a storage that cannot.
     """
     settings, given = _settings(train, space, trials, strategy, mode, seed, rounds, share)
     pruned_by = _pruner(pruner)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise InputError(f"workers: expected a whole number of at least 1, got {workers!r}")
+        raise InputError(f"workers: expected an integer >= 1, got {workers!r}")
     _check_name(name)
     import optuna
 
@@ -134,7 +133,7 @@ def _settings(
     share = 0.25 if share is None else share
     for key, value in (("trials", trials), ("rounds", rounds)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{key}: expected a whole number of at least 1, got {value!r}")
+            raise InputError(f"{key}: expected an integer >= 1, got {value!r}")
     for key, value, known in (("strategy", strategy, STRATEGIES), ("mode", mode, MODES)):
         if value not in known:
             raise InputError(f"{key}: unknown {value!r}{nearest(value, known)}")
@@ -143,7 +142,7 @@ def _settings(
     if seed is None:
         seed = random.draw_seed()
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError(f"seed: expected a whole number from 0 to 2^63 - 1, got {seed!r}")
+        raise InputError(f"seed: expected an integer from 0 to 2^63 - 1, got {seed!r}")
     made = Space(space)
     settings = Settings(made, trials, strategy, mode, seed, min(rounds, trials), float(share))
     assert settings.total > 0  # a grid that has no room for its options says so now

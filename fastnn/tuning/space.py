@@ -152,7 +152,7 @@ class OneMinus(Distribution):
 
 @dataclass(frozen=True)
 class Integers(Distribution):
-    """Whole numbers from lower to upper, both among them: each as likely as the others, or, with `log`, by their logarithms.
+    """Integers from lower to upper, both among them: each as likely as the others, or, with `log`, by their logarithms.
 
     Those of `log` are 10^r, rounded, with r uniform from log10(lower - 1/2) to log10(upper + 1/2).
     """
@@ -164,7 +164,7 @@ class Integers(Distribution):
     def __post_init__(self) -> None:
         for bound in (self.lower, self.upper):
             if isinstance(bound, bool) or not isinstance(bound, Integral):
-                raise InputError(f"Integers: expected two whole numbers, got {self.lower!r} and {self.upper!r}")
+                raise InputError(f"Integers: expected two integers, got {self.lower!r} and {self.upper!r}")
         if not self.lower < self.upper:
             raise InputError(f"Integers: expected lower < upper, got {self.lower!r} and {self.upper!r}")
         if self.log and self.lower < 1:
@@ -202,7 +202,7 @@ class Integers(Distribution):
 
 @dataclass(frozen=True)
 class Choice(Distribution):
-    """One of some texts, numbers, truth values or None, each as likely as the others; a grid takes all of them."""
+    """One of some strings, numbers, booleans or None, each as likely as the others; a grid takes all of them."""
 
     options: tuple[Any, ...]
 
@@ -216,7 +216,7 @@ class Choice(Distribution):
             if not isinstance(option, str | bool | int | float | None):
                 found = type(option).__name__
                 raise InputTypeError(
-                    f"Choice: expected texts, numbers, truth values or None, got a {found}; look it up by a name"
+                    f"Choice: expected strings, numbers, booleans or None, got a {found}; look it up by a name"
                 )
             if option != option:
                 raise InputError("Choice: expected options that equal themselves, got NaN")

@@ -45,7 +45,7 @@ class Settings:
         return {"space": self.space.to_config(), **{name: getattr(self, name) for name in kept}}
 
     def join_programs(self, before: Mapping[str, Any], given: Sequence[str], name: str) -> Self:
-        """These settings, going on with a study that was made with others: more trials may be added to some strategies only.
+        """These settings, continuing with a study that was made with others: more trials may be added to some strategies only.
 
         Raises InputError for another value of one that was given by the user, or that has no default.
         """
@@ -55,9 +55,7 @@ class Settings:
         for key in fixed:
             if now[key] != before[key] and (key in given or key not in ("seed", "rounds", "share")):
                 was, got = (Space.from_config(c[key]) if key == "space" else c[key] for c in (before, now))
-                raise InputError(
-                    f"the study {name!r} was made with {key}={was!r}, got {got!r}; go on with the same, or give another name="
-                )
+                raise InputError(f"the study {name!r} was made with {key}={was!r}, got {got!r}; keep it, or give another name=")
         return replace(self, seed=before["seed"], rounds=before["rounds"], share=before["share"])
 
     @cached_property

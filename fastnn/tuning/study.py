@@ -350,7 +350,7 @@ def close_storage(storage: Any) -> None:
 def open_study(
     storage: str | os.PathLike[str] | None, name: str, settings: Settings, given: Sequence[str], pruner: Any
 ) -> Study:
-    """The study of that name, made or gone on with. Raises FileError, and InputError where its settings differ in one of those
+    """The study of that name, made or resumed. Raises FileError, and InputError where its settings differ in one of those
     that were `given`."""
     kept = open_storage(storage, make=True)
     try:

@@ -105,7 +105,7 @@ def outcome_of(train: Train, trial: Trial) -> Outcome:
         number = _number(value)
         if number is None or not math.isfinite(number):
             return Outcome("failed", error=f"expected a finite number from the function, got {value!r}"[:LONGEST_ERROR])
-    except Exception as error:  # of what was returned too: a whole number beyond float64
+    except Exception as error:  # of what was returned too: an integer beyond float64
         return Outcome("failed", error=_described(error))
     return Outcome("complete", number)
 

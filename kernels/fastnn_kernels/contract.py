@@ -232,7 +232,7 @@ _declare(
     "dense_backward_weight", "x dz", "dw db",
     count=lambda s: 2 * math.prod(s["x"]) * s["dz"][1] + math.prod(s["dz"]),
 )  # fmt: skip
-# The same with ReLU, and a mask of y > 0 in the place of y. mask (B, P) uint8 is laid out as cuBLASLt wants it: bit j % 8,
+# The same with ReLU, and a mask of y > 0 instead of y. mask (B, P) uint8 is laid out as cuBLASLt wants it: bit j % 8,
 # counted from the lowest, of byte j // 8 of a row is that of column j; P is `mask_pitch`; bits beyond the columns mean nothing.
 # The optional operand `db` (I,) becomes the sum of dx over its rows, the gradient of the bias of the layer below.
 _declare(
@@ -292,7 +292,7 @@ _declare("log_softmax_backward", "dy y", "dx", count=_each("y", 4))
 _declare("argmax", "x", "indices", count=_each("x"))
 _declare("one_hot", "labels", "y")
 
-# Batch normalisation of x (B, O) over B; mean and inverse_deviation (O,) are kept for the backward pass:
+# Batch normalization of x (B, O) over B; mean and inverse_deviation (O,) are kept for the backward pass:
 # y = activation(gamma * (x - mean) * inverse_deviation + beta), inverse_deviation = 1 / sqrt(biased variance + epsilon);
 # running = momentum * running + (1 - momentum) * batch, with the unbiased variance; activation None or one of
 # ACTIVATIONS_FROM_OUTPUT. The backward pass computes y anew, with the same bits, for the derivative of the activation.

@@ -1,4 +1,4 @@
-"""Shapes as kernels walk through them: axes of one entry left out, neighbours that lie in one stride taken together."""
+"""Shapes as kernels walk through them: axes of one entry left out, neighbors that lie in one stride taken together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def power_of_two(number: int) -> int:
 def collapse(shape: Sequence[int], *operands: Operand) -> list[tuple[int, ...]]:
     """The axes of a broadcast result, innermost first: (length, then the step of each operand in elements).
 
-    Axes of length 1 are dropped, and neighbours that every operand walks through in one stride are merged.
+    Axes of length 1 are dropped, and neighbors that every operand walks through in one stride are merged.
     """
     steps: list[list[int]] = []
     for operand in operands:
@@ -68,7 +68,7 @@ def grouped_axes(shape: tuple[int, ...], axis: tuple[int, ...]) -> list[tuple[bo
 
 
 def transposed_axes(shape: tuple[int, ...], axes: tuple[int, ...]) -> list[tuple[int, int]]:
-    """The axes of y as (extent, stride in x), without those of one entry, neighbours in both arrays merged into one."""
+    """The axes of y as (extent, stride in x), without those of one entry, neighbors in both arrays merged into one."""
     strides = [math.prod(shape[k + 1 :]) for k in range(len(shape))]
     merged: list[tuple[int, int]] = []
     for axis in axes:

@@ -194,7 +194,7 @@ def test_precisions_have_panels_of_their_own_and_are_named() -> None:
 # Pictures
 
 
-def texts(figure: Any) -> list[str]:
+def strings(figure: Any) -> list[str]:
     from matplotlib.text import Text
 
     return [text.get_text() for text in figure.findobj(Text)]
@@ -215,7 +215,7 @@ def test_picture_has_titles_units_limits_and_where_it_was_measured(record: Recor
     np.testing.assert_allclose(widest.get_ydata(), [40_000, 100_000])
     hollow = [line for line in mnist.lines if line.get_markerfacecolor() == "white"]
     assert [list(line.get_ydata()) for line in hollow if len(line.get_ydata())] == [[pytest.approx(90_000)]]
-    found = " ".join(texts(figure))
+    found = " ".join(strings(figure))
     for text in ("A processor", "no GPU here", "1 thread", "float32", "numpy 2.0.0", "abcdef012345", "2024-05-06",
                  "PyTorch eager", "limit of the machine", "noisy", "scikit-learn (deep): cannot run it"):  # fmt: skip
         assert text in found
@@ -243,7 +243,7 @@ def test_picture_of(edge: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     record = edge()
     plots.save(record, [tmp_path / "plots.png", tmp_path / "plots.svg"])
-    found = texts(plots.draw(record))
+    found = strings(plots.draw(record))
     assert ("nothing was measured" in found) == (not any(measured.measured for measured in record.done))
     if edge is one_cell:
         assert "fastnn  1.0 M" in found

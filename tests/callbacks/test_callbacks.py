@@ -146,7 +146,7 @@ def test_every_n_steps(every: int, chunk: int, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("every", [0, -1, True, 1.5, "2"])
 def test_every_is_checked(every: Any) -> None:
     told = Told([], every=every)
-    with pytest.raises(InputError, match=r"Told.every: expected None or a whole number"):
+    with pytest.raises(InputError, match=r"Told.every: expected None or an integer"):
         fit(told)
     assert told.calls == []
 
@@ -304,7 +304,7 @@ def test_early_stopping(values: Sequence[float], options: dict[str, Any], best: 
     assert stopping.best == values[best] or math.isnan(values[best])
     assert stopping.stopped == (epochs < 6 or stopping.waited >= mode["patience"] > 0)
     assert bits(model) == states.seen[best], "parameters, statistics, optimizer and counters"
-    assert bits(fit(model=model, epochs=2)) == bits(fit(model=fit(epochs=best + 1), epochs=2)), "it goes on from there"
+    assert bits(fit(model=model, epochs=2)) == bits(fit(model=fit(epochs=best + 1), epochs=2)), "it continues from there"
 
 
 def test_early_stopping_may_leave_the_last_model() -> None:
@@ -402,7 +402,7 @@ def test_a_metric_that_is_not_asked_for_is_no_column() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: EarlyStopping("loss", patience=-1), "patience: expected a whole number of at least 0, got -1"),
+        (lambda: EarlyStopping("loss", patience=-1), "patience: expected an integer >= 0, got -1"),
         (lambda: EarlyStopping("loss", patience=1.5), "patience"),  # type: ignore[arg-type]
         (lambda: EarlyStopping("loss", patience=True), "patience"),
         (lambda: EarlyStopping("loss", min_delta=-1), "min_delta"),
@@ -414,7 +414,7 @@ def test_a_metric_that_is_not_asked_for_is_no_column() -> None:
         (lambda: EarlyStopping(), "monitor: expected the name of a column of the history, such as \"val_loss\".*got ''"),
         (lambda: EarlyStopping(""), "expected the name of a column"),
         (lambda: EarlyStopping(None), "expected the name of a column"),  # type: ignore[arg-type]
-        (lambda: Checkpoint("x", steps=0), "steps: expected a whole number of at least 1, got 0"),
+        (lambda: Checkpoint("x", steps=0), "steps: expected an integer >= 1, got 0"),
         (lambda: Checkpoint("x", epochs=0), "epochs"),
         (lambda: Checkpoint("x", keep=0), "keep"),
         (lambda: Checkpoint("x", on_error="wrn"), "on_error: unknown 'wrn'.*'warn'"),
@@ -516,7 +516,7 @@ def test_a_full_disk_ends_the_training(function: str, tmp_path: Path, monkeypatc
     for kept in written:
         assert bits(fastnn.load(tmp_path / f"step-{kept:09d}.safetensors"))[0] == after(kept)[0]
     assert not list(tmp_path.glob(".*"))
-    assert bits(fit(Checkpoint(tmp_path, steps=3), resume=True)) == bits(fit()), "with room again it goes on"
+    assert bits(fit(Checkpoint(tmp_path, steps=3), resume=True)) == bits(fit()), "with room again it continues"
 
 
 @pytest.mark.parametrize("function", ["open", "fsync", "replace"])
@@ -595,7 +595,7 @@ def test_a_function_of_the_rate_before() -> None:
 @pytest.mark.parametrize("rate", [-1.0, NAN, math.inf, "0.1", None])
 def test_a_bad_rate(rate: Any) -> None:
     model = network()
-    with pytest.raises(InputError, match="learning_rate: expected a finite number of at least 0"):
+    with pytest.raises(InputError, match="learning_rate: expected a finite number >= 0"):
         fit(LearningRate(lambda epoch, before: rate if epoch == 1 else before), model=model)
     assert model.counters.step == PER_EPOCH
 
@@ -663,7 +663,7 @@ def test_a_resumed_log_keeps_its_rows(tmp_path: Path) -> None:
     found = rows(path)
     assert found[:3] == whole
     assert [row[0] for row in found] == ["epoch", "1", "2", "3"]
-    assert float(found[3][2]) >= float(found[2][2]), "seconds go on"
+    assert float(found[3][2]) >= float(found[2][2]), "seconds continue"
     for content in (b"", b"something else\n", b"\xff\xfe\n1\n"):
         path.write_bytes(content)
         fit(CSVLog(path), Checkpoint(folder), resume=True, epochs=4 if not content else 5)

@@ -134,7 +134,7 @@ def test_a_regression_of_texts_is_refused(tmp_path: Path) -> None:
     found = run("train", priced(tmp_path, np.array(["low", "high"] * 10)), "--target", "price", "--regression")
     assert (found.exit_code, found.stderr) == (
         1,
-        "error: expected numbers for a regression, and the target of houses holds texts such as 'low'\n",
+        "error: expected numbers for a regression, and the target of houses holds strings such as 'low'\n",
     )
 
 
@@ -250,7 +250,7 @@ def test_a_wrong_label_is_told_before_the_header(clouds: Path) -> None:
         ("which column? Name it, as in target='a b'; no", "which column? Name it, as in --target 'a b'; no"),
         ("target: only tables have columns", "--target: only tables have columns"),
         ("precision='bf16' needs a GPU", "--precision bf16 needs a GPU"),
-        ("gone on with (resume=True), or another", "gone on with (--resume), or another"),
+        ("resumed (resume=True), or another", "resumed (--resume), or another"),
         ("sample_weight: expected numbers", "--sample-weight: expected numbers"),
         ("use batch_size >= 2; make it with seed=3", "use --batch-size >= 2; make it with --seed 3"),
         ("give validation_data", "give --validation"),
@@ -281,8 +281,8 @@ def test_debug_lets_the_error_through() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("train digits --hidden 12,x", "expected whole numbers above 0"),
-        ("train digits --hidden 0", "expected whole numbers above 0"),
+        ("train digits --hidden 12,x", "expected integers above 0"),
+        ("train digits --hidden 0", "expected integers above 0"),
         ("train digits --rate nan", "not a finite number"),
         ("train digits --optimizer adamm", "unknown name 'adamm'; did you mean 'adam'?"),
         ("train digits --momentum 0.5", "--momentum is for sgd, momentum, nesterov, not for adam"),
@@ -308,7 +308,7 @@ def test_debug_lets_the_error_through() -> None:
         ("train digits --schedule staircase:every=2", "staircase needs factor"),
         ("train digits --schedule cosine:final=x", "expected a number, got 'x'"),
         ("train digits --schedule cosine:final=-1", "final: expected a finite number >= 0"),
-        ("train digits --batch-size some", "expected a whole number above 0, auto or all"),
+        ("train digits --batch-size some", "expected an integer above 0, auto or all"),
         ("train digits --class-weight 3", "expected balanced, or label=weight"),
         ("train digits --class-weight 10=3", "there is no label '10'"),
         ("train digits --weight-decay 0.1", "--weight-decay is for adamw, lion, not for adam"),
@@ -318,7 +318,7 @@ def test_debug_lets_the_error_through() -> None:
         ("train digits --log /nowhere/a.csv", "there is no folder /nowhere"),
         ("predict m.safetensors digits --output x.txt", "expected a name that ends in .csv or .parquet"),
         ("explain m.safetensors --hidden 3", "--hidden: the network is in the file already"),
-        ("explain digits --batch-size auto", "expected a whole number, got auto"),
+        ("explain digits --batch-size auto", "expected an integer, got auto"),
         ("explain", "give either DATA or --inputs and --outputs"),
         ("explain digits --inputs 3", "give either DATA or --inputs and --outputs"),
         ("explain --inputs 3", "--outputs is missing"),

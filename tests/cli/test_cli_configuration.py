@@ -172,7 +172,7 @@ def test_unknown_keys_are_named_with_the_file(run: Any, text: str, message: str)
         ("box = [1]", "box", ""),
         ("box = ['many', 'y']", "box", "many"),
         ("kind = 'fancy'", "kind", "fancy"),
-        ("sizes = [0]", "sizes", "expected whole numbers above 0"),
+        ("sizes = [0]", "sizes", "expected integers above 0"),
         ("price = 1\ncost = 2", "cost", "the option is given twice, under two names"),
         ("how-many = 1\nhow_many = 2", "how_many", "the option is given twice, under two names"),
     ],

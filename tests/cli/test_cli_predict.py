@@ -323,7 +323,7 @@ def test_a_training_is_gone_on_with(tmp_path: Path) -> None:
     assert [row[0] for row in logs[0]] == ["epoch", "1", "2", "3", "4"]
     result = run("train", "digits", *states)
     assert result.exit_code == 2
-    assert "go on with --resume" in " ".join(result.stderr.split())
+    assert "continue with --resume" in " ".join(result.stderr.split())
 
 
 def test_the_best_network_is_kept(tmp_path: Path) -> None:
@@ -375,7 +375,8 @@ def test_an_interrupted_training_leaves_everything(
     told, command = result.stderr.splitlines()
     saved = f"; the network is saved as it was then: {network}"
     assert (
-        told == f"interrupted after step {step}, in epoch {epochs + 1} of 5{saved}{drawn}; it stands in {states}, go on with:"
+        told
+        == f"interrupted after step {step}, in epoch {epochs + 1} of 5{saved}{drawn}; it stands in {states}, continue with:"
     )
     assert command.endswith("--resume")
 
@@ -430,8 +431,8 @@ def test_the_best_state_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("written", "says"),
     [
-        ([30, 45], r"interrupted after step 45, .*; it stands in .*states, go on with:\n.* --resume$"),
-        ([30], r"interrupted after step 45, .*; its state after step 30 is in .*states, go on with:\n.* --resume$"),
+        ([30, 45], r"interrupted after step 45, .*; it stands in .*states, continue with:\n.* --resume$"),
+        ([30], r"interrupted after step 45, .*; its state after step 30 is in .*states, continue with:\n.* --resume$"),
         ([], r"interrupted after step 45, .*; no state of it is in .*states yet$"),
     ],
 )

@@ -262,7 +262,7 @@ def test_schedules_of_steps() -> None:
         model.fit(cut(*examples()), optimizer=optimizer, verbose=0)
     assert not model.built or model.counters.step == 0
     for bad in (0, -1, 1.5, True):
-        with pytest.raises(InputError, match="steps_per_epoch: expected a whole number of at least 1"):
+        with pytest.raises(InputError, match="steps_per_epoch: expected an integer >= 1"):
             network().fit(cut(*examples()), steps_per_epoch=bad, verbose=0)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="arrays are gone through whole"):
         network().fit(*examples(), steps_per_epoch=5, verbose=0)

@@ -286,7 +286,7 @@ FAULTS: dict[str, Callable[[np.ndarray, np.ndarray, int, np.random.Generator], d
         "X": pd.DataFrame({m: pd.array([None] + [1] * (n - 1), "Int64") for m in named(X)})
     },
     "X: NaN in a sparse matrix": lambda X, y, n, rng: {"X": sp.csr_array(spoilt(X, np.nan, rng))},
-    "X: texts in a frame": lambda X, y, n, rng: {"X": pd.DataFrame({m: ["a"] * n for m in named(X)})},
+    "X: strings in a frame": lambda X, y, n, rng: {"X": pd.DataFrame({m: ["a"] * n for m in named(X)})},
     "X: dates in a frame": lambda X, y, n, rng: {"X": pd.DataFrame({m: pd.date_range("2020", periods=n) for m in named(X)})},
     "X: categories in a frame": lambda X, y, n, rng: {
         "X": pl.DataFrame({m: pl.Series(["a"] * n).cast(pl.Categorical) for m in named(X)})
@@ -332,7 +332,7 @@ FAULTS: dict[str, Callable[[np.ndarray, np.ndarray, int, np.random.Generator], d
             "none": np.zeros,
             "one less": lambda n: np.ones(n - 1),
             "a column": lambda n: np.ones((n, 1)),
-            "texts": lambda n: ["a"] * n,
+            "strings": lambda n: ["a"] * n,
             "complex": lambda n: np.ones(n, complex),
             "ragged": lambda n: [[1.0], *([1.0] * n)],
             "NA": lambda n: pd.array([None] * n, "Float64"),

@@ -21,7 +21,7 @@ N, F = 7, 3
 
 
 def numbers(dtype: Any = "float32") -> np.ndarray:
-    """Whole numbers, some of them 0, that every dtype holds."""
+    """Integers, some of them 0, that every dtype holds."""
     return np.random.default_rng(0).integers(0, 4, (N, F)).astype(dtype)
 
 
@@ -110,7 +110,7 @@ ONE_AXIS = scipy.sparse.coo_array(np.ones(3))
 """From SciPy 1.13 on; before, it is a row."""
 
 REFUSED = {
-    "texts in lists": ([[1, 2, 3], [4, 5, "six"]], TypeError, r"expected numbers, got 'six' in row 1, column 2"),
+    "strings in lists": ([[1, 2, 3], [4, 5, "six"]], TypeError, r"expected numbers, got 'six' in row 1, column 2"),
     "bytes in lists": ([b"a"], TypeError, "expected numbers, got b'a' in row 0;"),
     "complex in lists": ([(1, 2, 3j)], TypeError, "got 3j in row 0, column 2"),
     "huge integers": ([[2**70, 1, 1]], TypeError, "got dtype object"),
@@ -122,8 +122,8 @@ REFUSED = {
     "dict": ({"a": [1]}, TypeError, "got a dict"),
     "nothing": (None, TypeError, "got a NoneType"),
     "object": (np.array([[1, "a"]], object), TypeError, r"got dtype object; convert it with X\.astype\(float\)"),
-    "texts": (np.array([["a"]]), TypeError, f"got dtype {np.dtype('U1')}; encode texts"),
-    "bytes": (np.array([[b"a"]]), TypeError, f"got dtype {re.escape(str(np.dtype('S1')))}; encode texts"),
+    "strings": (np.array([["a"]]), TypeError, f"got dtype {np.dtype('U1')}; encode strings"),
+    "bytes": (np.array([[b"a"]]), TypeError, f"got dtype {re.escape(str(np.dtype('S1')))}; encode strings"),
     "complex": (np.ones((2, 2), complex), TypeError, r"got dtype complex128; use X\.real"),
     "dates": (DATES, TypeError, "datetime64.*dates to numbers"),
     "times": (DATES - DATES, TypeError, "timedelta64.*times to numbers"),

@@ -125,7 +125,7 @@ WHOLE = idx(images(2))
         (WHOLE[:9], "ends within its header: expected 12 bytes of dimensions, got 5"),
         (WHOLE[:-1], r"ends early: its header \(2, 3, 3\) promises 18 bytes of uint8, got 17"),
         (WHOLE[:16], "ends early.*got 0"),
-        (WHOLE + b"\0", "goes on after its end"),
+        (WHOLE + b"\0", "continues after its end"),
         # A header that promises 2^128 bytes costs no memory.
         (b"\0\0\x08\x04" + b"\xff" * 16 + b"few", "ends early.*got 3"),
         (gzip.compress(WHOLE, mtime=0)[:-12], "not a whole gzip file"),

@@ -85,7 +85,7 @@ def test_sine_and_cosine() -> None:
 @pytest.mark.parametrize("make", MADE)
 def test_what_cannot_be_made(make: Callable[..., planar.Points]) -> None:
     for examples in (1, 0, -3, 10.0, True, "many"):
-        with pytest.raises(InputError, match=f"{make.__name__}: examples: expected a whole number >= 2, got"):
+        with pytest.raises(InputError, match=f"{make.__name__}: examples: expected an integer >= 2, got"):
             make(examples)
     for noise in (-0.1, math.nan, math.inf, None):
         with pytest.raises(InputError, match=f"{make.__name__}: noise: expected a number >= 0, got"):

@@ -38,8 +38,8 @@ N, FEATURES, CLASSES, BATCH = 75, 7, 3, 16
 def examples(dtype: str = "float32") -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(4)
     y = rng.integers(0, CLASSES, N)
-    centres = rng.standard_normal((CLASSES, FEATURES))
-    return (centres[y] + rng.standard_normal((N, FEATURES))).astype(dtype), y
+    centers = rng.standard_normal((CLASSES, FEATURES))
+    return (centers[y] + rng.standard_normal((N, FEATURES))).astype(dtype), y
 
 
 def network(dtype: str = "float32", norm: bool = False, dropout: float = 0.0, last: int = CLASSES) -> fastnn.Sequential:
@@ -192,7 +192,7 @@ def test_orders_are_the_same_bits(n: int, cuda_host: HostRuntime) -> None:
 
 
 def test_masks_and_initial_weights_are_the_same_bits(cuda_host: HostRuntime) -> None:
-    """Inputs are small whole numbers, and kept ones are doubled: the sums that become the weights are exact in any order."""
+    """Inputs are small integers, and kept ones are doubled: the sums that become the weights are exact in any order."""
     X = np.random.default_rng(0).integers(-8, 8, (N, 6)).astype("float32")
     models = []
     for device in ("cuda", "cpu"):
@@ -375,7 +375,7 @@ def test_copies_hold_arrays_of_the_host_alone(copied: Callable[[Any], Any], cuda
     assert cuda_host.held == held
     assert same_bits(twin, model)
     trained("cuda", twin, **NOISY)
-    assert same_bits(twin, trained("cuda", model, **NOISY)), "both go on alike, each with arrays of its own"
+    assert same_bits(twin, trained("cuda", model, **NOISY)), "both continue alike, each with arrays of its own"
 
 
 def test_weights_set_between_fits_are_those_that_are_trained(cuda_host: HostRuntime) -> None:

@@ -1,4 +1,4 @@
-"""Kept instances: a model that is asked with data of many sizes, by many threads, goes on for ever in bounded memory."""
+"""Kept instances: a model that is asked with data of many sizes, by many threads, continues for ever in bounded memory."""
 
 from __future__ import annotations
 

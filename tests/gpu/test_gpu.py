@@ -445,7 +445,7 @@ def test_two_threads_train_and_predict_at_once(gpu: CudaEngine) -> None:
 
 @on_gpu
 def test_memory_after_100_fits(gpu: CudaEngine) -> None:
-    """New models each time, and one model that goes on."""
+    """New models each time, and one model that continues."""
     model = network()
 
     def fits(count: int) -> int:

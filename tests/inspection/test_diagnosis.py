@@ -30,7 +30,7 @@ def test_the_examples_of_the_course(train: float, dev: float, base: float, verdi
     assert found.variance == pytest.approx(dev - train)
     advice = " ".join(found.advice)
     assert ("bigger network" in advice) == found.high_bias
-    assert ("more training data" in advice) == ("regularise" in advice) == found.high_variance
+    assert ("more training data" in advice) == ("regularize" in advice) == found.high_variance
     assert len(set(found.advice)) == len(found.advice)
     if found.high_bias:
         assert "bigger" in found.advice[0], "bias is cured first"

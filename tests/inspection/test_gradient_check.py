@@ -264,9 +264,9 @@ def test_frozen_dropout_is_checked_exactly_with_some_units_off(fused: bool) -> N
     [
         ({"model": None}, InputTypeError, "model: expected a Sequential, got NoneType"),
         ({"X": [["high", "low"]] * 8}, InputTypeError, "X: expected numbers, got list"),
-        ({"l2": -1.0}, InputError, r"l2: expected a number of at least 0, got -1\.0"),
-        ({"l1": "much"}, InputError, "l1: expected a number of at least 0, got 'much'"),
-        ({"directions": 1.5}, InputError, "directions: expected a whole number of at least 0"),
+        ({"l2": -1.0}, InputError, r"l2: expected a number >= 0, got -1\.0"),
+        ({"l1": "much"}, InputError, "l1: expected a number >= 0, got 'much'"),
+        ({"directions": 1.5}, InputError, "directions: expected an integer >= 0"),
         ({"dropout": "off"}, InputError, "dropout: unknown 'off'"),
     ],
 )

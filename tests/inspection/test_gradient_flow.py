@@ -102,7 +102,7 @@ def test_the_training_is_the_same_to_the_last_bit(every: int | None, weights: An
             assert (found > 0).all()
         else:
             assert (known[1:] == trained).all()
-    assert flow.activations[0, 1] == pytest.approx(1, abs=0.01), "batch norm standardises the mini-batch"
+    assert flow.activations[0, 1] == pytest.approx(1, abs=0.01), "batch norm standardizes the mini-batch"
 
 
 def test_the_gpu_finds_what_the_cpu_finds(cuda_host: HostRuntime) -> None:
@@ -324,7 +324,7 @@ def test_the_table_and_what_is_refused() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"every": 0}, "every: expected a whole number of at least 1, got 0"),
+        ({"every": 0}, "every: expected an integer >= 1, got 0"),
         ({"every": True}, "every"),
         ({"examples": 0}, "examples"),
         ({"examples": None}, "examples"),
@@ -400,7 +400,7 @@ def test_layers_that_no_gradient_reaches_are_named(layers: Any, cut: list[int], 
     with pytest.warns(UserWarning, match="no gradient passes") as caught:
         model.fit(*given, loss="quadratic", batch_size=50, epochs=2, verbose=0, device="cpu", optimizer=fastnn.SGD(0.1))
     named = [", ".join(f"{index} {model.layers[index]!r}" for index in numbers) for numbers in (cut, stopping)]
-    says = f"these layers do not learn: {named[0]}; train with sigmoid in the place of step in: {named[1]}"
+    says = f"these layers do not learn: {named[0]}; train with sigmoid instead of step in: {named[1]}"
     assert [(warning.filename, str(warning.message).partition(" and ")[2]) for warning in caught] == [(__file__, says)]
     still = {*cut, *model.network.frozen}
     for place in model.network.parameters:

@@ -142,7 +142,7 @@ def test_deep_sigmoid_layers_learn_nothing_at_the_rates_of_their_plateau() -> No
         ({"lowest": 0.0}, "lowest < highest"),
         ({"lowest": 1.0, "highest": 0.1}, "lowest < highest"),
         ({"highest": float("inf")}, "lowest < highest"),
-        ({"steps": 1}, "steps: expected a whole number of at least 2, got 1"),
+        ({"steps": 1}, "steps: expected an integer >= 2, got 1"),
         ({"steps": 2.5}, "steps"),
         ({"smoothing": 1.0}, "smoothing"),
         ({"divergence_factor": 1.0}, "divergence_factor"),

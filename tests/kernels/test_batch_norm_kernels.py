@@ -1,4 +1,4 @@
-"""Batch normalisation: every shape, an outside oracle, small batches, accuracy far from zero and over many rows, and with what
+"""Batch normalization: every shape, an outside oracle, small batches, accuracy far from zero and over many rows, and with what
 comes behind it in one pass: activations and dropout.
 """
 

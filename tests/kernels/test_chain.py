@@ -129,15 +129,15 @@ def test_a_chain_looks_ahead_of_the_control_block() -> None:
 
 
 def test_rates_keys_and_slopes_do_not_change_the_text() -> None:
-    texts = set()
+    strings = set()
     for rate, alpha in ((0.5, 0.1), (0.0, 0.3), (1.0, 2.0)):
         operands = [Operand((7,), np.dtype("float32")), Operand((), np.dtype("int64")), Operand((7,), np.dtype("float32"))]
         dropout = Step("dropout", (2, 1), (("key", (int(rate * 10), 1)), ("rate", rate)))
         steps = (Step("leaky_relu", (0,), (("alpha", alpha),)), dropout)
         (body,) = lower("chain_2", operands, {"steps": steps}, Device()).works
         assert isinstance(body, Body)
-        texts.add(unit([kernel([body])]))
-    assert len(texts) == 1
+        strings.add(unit([kernel([body])]))
+    assert len(strings) == 1
 
 
 @needs_cases

@@ -142,7 +142,7 @@ def number(node: Node) -> int:
 # --- choosing -------------------------------------------------------------------------------------------------------------
 
 
-def favourite(epilogue: str, algorithm: int) -> Callable[[Node], float]:
+def favorite(epilogue: str, algorithm: int) -> Callable[[Node], float]:
     """Clocks by which cuBLASLt is fast with one epilogue and one algorithm, and slow with all others."""
 
     def cost(node: Node) -> float:
@@ -165,10 +165,10 @@ def own(tile: str) -> Callable[[Node], float]:
 
 
 CLOCKS = [
-    (favourite("relu_bias", 2), "dense", "cuBLASLt, relu_bias, algorithm 2 of 3 (tuned)"),
-    (favourite("none", 3), "dense", "cuBLASLt, algorithm 3 of 3 (tuned)"),
-    (favourite("none", 3), "dense_backward_input", "cuBLASLt, algorithm 3 of 3 (tuned)"),
-    (favourite("bgradb", 1), "dense_backward_weight", "cuBLASLt, bgradb, algorithm 1 of 3 (tuned)"),
+    (favorite("relu_bias", 2), "dense", "cuBLASLt, relu_bias, algorithm 2 of 3 (tuned)"),
+    (favorite("none", 3), "dense", "cuBLASLt, algorithm 3 of 3 (tuned)"),
+    (favorite("none", 3), "dense_backward_input", "cuBLASLt, algorithm 3 of 3 (tuned)"),
+    (favorite("bgradb", 1), "dense_backward_weight", "cuBLASLt, bgradb, algorithm 1 of 3 (tuned)"),
     (own("4, 8"), "dense", "own 4x8 (tuned)"),
     (own("32, 32"), "dense", "own 32x32 (tuned)"),
     (own("64, 64"), "dense_backward_weight", "own 64x64 (tuned)"),
@@ -302,7 +302,7 @@ def test_what_does_not_fit_or_does_not_run_is_left_to_the_rule(gpu: Timed, monke
 def test_without_tune_the_rule_decides(gpu: Timed) -> None:
     before, history = trained()
     assert not history.autotuned
-    gpu.cost = favourite("none", 3)
+    gpu.cost = favorite("none", 3)
     _, history = trained(autotune=True)
     assert history.autotuned
     after, history = trained()
@@ -323,7 +323,7 @@ def test_programs_that_were_made_before_are_not_gone_on_with(gpu: Timed) -> None
     model = network()
     for options in ({}, {"autotune": True}, {}, {"autotune": True, "batch_size": 20}, {"autotune": True}):
         gpu.library.ran.clear()
-        gpu.cost = favourite("none", 3)
+        gpu.cost = favorite("none", 3)
         model.fit(*examples(), **({"device": "cuda", "batch_size": BATCH, "epochs": 1, "verbose": 0} | options))
         assert (3 in {ran for ran, _ in gpu.library.ran}) == ("autotune" in options)
 
@@ -366,7 +366,7 @@ def tuned(gpu: Timed, cuda_hosts: Hosts) -> CudaEngine:
 
 
 def test_choices_are_kept(gpu: Timed, cuda_hosts: Hosts, tmp_path: Path) -> None:
-    gpu.cost = favourite("none", 2)
+    gpu.cost = favorite("none", 2)
     first = tuned(gpu, cuda_hosts)
     assert "capture" in gpu.asked
     (path,) = tmp_path.iterdir()
@@ -374,7 +374,7 @@ def test_choices_are_kept(gpu: Timed, cuda_hosts: Hosts, tmp_path: Path) -> None
     assert kept["device"] == gpu.name
     assert (kept["cublaslt"], kept["choice_version"]) == (1, dense.CHOICE_VERSION)
     assert list(kept["choices"]) == list(first.choices)
-    gpu.cost = favourite("none", 3)
+    gpu.cost = favorite("none", 3)
     second = tuned(gpu, cuda_hosts)
     assert "capture" not in gpu.asked
     assert second.choices == first.choices

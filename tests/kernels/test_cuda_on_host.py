@@ -35,7 +35,7 @@ template <class F> __device__ void sums(Grid grid, const F* x, F* y, i64 rows, i
 """
 
 TURNED = """
-// y (rows, columns): x with every 32 elements turned round; where x has ended, it goes on with zeros.
+// y (rows, columns): x with every 32 elements turned round; where x has ended, it continues with zeros.
 template <class F> __device__ void turned(Grid grid, const F* x, F* y, i64 rows, i64 columns) {
   i64 size = rows * columns;
   int lane = lane_of_warp();

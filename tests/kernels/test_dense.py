@@ -282,7 +282,7 @@ def test_cuda_bfloat16_operands(index: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("index", range(4))
 def test_cuda_exceptional_values(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NaN and infinities go where the sums take them, and to no neighbour in a tile."""
+    """NaN and infinities go where the sums take them, and to no neighbor in a tile."""
     force(monkeypatch, index, 1)
     x, w, b = np.ones((3, 2), "f4"), np.ones((2, 37), "f4"), np.zeros(37, "f4")
     w[0, 36], w[1, 35], w[0, 0], x[2, 1] = np.nan, np.inf, -np.inf, 0

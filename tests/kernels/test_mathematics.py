@@ -193,8 +193,8 @@ def test_near_zero_the_slope_is_kept(name: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_an_element_does_not_depend_on_its_neighbours(name: str) -> None:
-    """The tail of a loop, which is not vectorised, computes the same bits."""
+def test_an_element_does_not_depend_on_its_neighbors(name: str) -> None:
+    """The tail of a loop, which is not vectorized, computes the same bits."""
     x = spread(name, "float32", 300)[:200]
     whole = evaluate(name, x)
     for start, stop in ((0, 1), (3, 4), (1, 32), (5, 38), (7, 134), (199, 200)):

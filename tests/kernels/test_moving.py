@@ -14,7 +14,7 @@ DTYPES = ("float32", "float64", "int64", "uint8", "bool")
 
 
 def numbered(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """An array in which neighbours differ, with a NaN and a negative zero where there are such."""
+    """An array in which neighbors differ, with a NaN and a negative zero where there are such."""
     if dtype == "bool":
         return np.random.default_rng(3).random(shape) < 0.5
     x = np.arange(math.prod(shape)).astype(dtype)

@@ -36,12 +36,12 @@ def cut(size: int, segments: int) -> np.ndarray:
     return np.sort(np.r_[0, np.arange(1, segments) * 37 % (size + 1), size]).astype(np.int64)
 
 
-def operands(name: str, size: int, dtype: str, *, segments: int = 5, penalised: bool = True) -> list[np.ndarray]:
+def operands(name: str, size: int, dtype: str, *, segments: int = 5, penalized: bool = True) -> list[np.ndarray]:
     random = np.random.default_rng(size)
     gradient = random.normal(size=size).astype(dtype)
     scalars = random.uniform(0.01, 1.5, (4, 3)).astype(dtype)
     penalties = np.tile(np.array([0, 0, 0, 1], dtype), (segments, 1))
-    if penalised:
+    if penalized:
         penalties[1::2] = [[0.1 * (k + 1), 0.01, 0.2, (1.5, 0.6, 0.0)[k % 3]] for k in range(len(penalties[1::2]))]
         penalties[2:3] = [0.0, 0.0, 0.3, 0.7]
     parameters = random.normal(size=size).astype(dtype)
@@ -81,7 +81,7 @@ def test_same_bits_as_the_definition(name: str, dtype: str, clipping: dict[str, 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_numbers_are_rounded_once(dtype: str) -> None:
     """1 - beta2 in float32 arithmetic would be off by 5 units in the fourth digit."""
-    arrays = operands("adam", 3, dtype, segments=1, penalised=False)
+    arrays = operands("adam", 3, dtype, segments=1, penalized=False)
     arrays[0][:], arrays[8][:] = 1, 0
     attributes = {**NO_CLIPPING, "beta1": 0.9, "beta2": 0.9999, "epsilon": 1e-8}
     for outcome in run_all("adam", arrays, **attributes):
@@ -108,8 +108,8 @@ def test_rmsprop_epsilon_inside(dtype: str) -> None:
 def test_not_a_number_is_not_hidden(name: str, dtype: str) -> None:
     """Neither clipping nor penalties turn NaN into a number, and only its own element gets it."""
     for attributes in (NO_CLIPPING, {"clip_value": 0.5, "clip_norm": 0.0}):
-        for penalised in (False, True):
-            arrays = operands(name, 33, dtype, segments=2, penalised=penalised)
+        for penalized in (False, True):
+            arrays = operands(name, 33, dtype, segments=2, penalized=penalized)
             arrays[0][[3, 30]] = np.nan
             for outcome in run_all(name, arrays, **attributes, **ATTRIBUTES[name]):
                 assert np.flatnonzero(np.isnan(outcome[6])).tolist() == [3, 30]
@@ -123,7 +123,7 @@ def test_not_a_number_is_not_hidden(name: str, dtype: str) -> None:
 @pytest.mark.parametrize("name", UPDATES)
 def test_infinity_stays_where_there_are_no_penalties(name: str, dtype: str) -> None:
     """0 * infinity would be NaN."""
-    arrays = operands(name, 33, dtype, penalised=False)
+    arrays = operands(name, 33, dtype, penalized=False)
     arrays[6][[2, 31]] = np.inf, -np.inf
     for outcome in run_all(name, arrays, **NO_CLIPPING, **ATTRIBUTES[name]):
         assert outcome[6][[2, 31]].tolist() == [np.inf, -np.inf]
@@ -132,14 +132,14 @@ def test_infinity_stays_where_there_are_no_penalties(name: str, dtype: str) -> N
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("name", UPDATES)
 def test_gradient_of_norm_zero_with_clipping(name: str, dtype: str) -> None:
-    arrays = operands(name, 33, dtype, penalised=False)
+    arrays = operands(name, 33, dtype, penalized=False)
     arrays[0][:], arrays[1][...] = 0, 0
     for outcome in run_all(name, arrays, clip_value=0.0, clip_norm=1.0, **ATTRIBUTES[name]):
         assert np.isfinite(outcome[6]).all()
 
 
 def test_a_real_arena_with_many_parts() -> None:
-    """More parts than two cores, segments of all lengths, equal neighbours among them."""
+    """More parts than two cores, segments of all lengths, equal neighbors among them."""
     arrays = operands("adam", 20011, "float32", segments=40)
     arrays[5][10:20] = arrays[5][10]
     check_kernel("adam", arrays, [], tolerance=16, parts=(1, 5, 64), **NO_CLIPPING, **ATTRIBUTES["adam"])
@@ -159,7 +159,7 @@ def test_segments_that_meet_anywhere(name: str) -> None:
 @pytest.mark.parametrize("name", UPDATES)
 def test_a_factor_of_0_keeps_every_bit(name: str, dtype: str) -> None:
     """Of parameters and states, whatever gradient, penalties and decay are: NaN, infinity and -0.0 included."""
-    arrays = operands(name, 301, dtype, segments=4, penalised=False)
+    arrays = operands(name, 301, dtype, segments=4, penalized=False)
     arrays[4][:] = 0, 5, 150, 203, 301
     arrays[5][:] = [[0, 0, 0, 1], [0.5, 0.25, 0.1, 0], [0, 0, 0, 0], [0.5, 0, 0.1, 1]]
     arrays[0][[5, 17, 160]], arrays[6][[6, 18, 202]], arrays[6][[149, 200]] = np.nan, -0.0, np.inf

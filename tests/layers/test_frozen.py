@@ -212,7 +212,7 @@ def test_freezing_changes_no_parameters_of_a_model() -> None:
 
 
 class Scaled(fastnn.Layer):
-    """x * scale, and a count of the rows seen in training that goes on while the layer is frozen."""
+    """x * scale, and a count of the rows seen in training that continues while the layer is frozen."""
 
     options = ("start",)
 
@@ -333,8 +333,8 @@ class Interfere(Callback):
         (lambda model: fastnn.BatchNorm(trainable=None), errors.InputError, "expected True or False"),
         (lambda model: fastnn.BatchNorm(learning_rate_factor=-1), errors.InputError, "expected a number above 0, got -1"),
         (lambda model: fastnn.Dense(3, learning_rate_factor=0), errors.InputError, "trainable=False freezes"),
-        (lambda model: fastnn.Dense(3, l2=-0.1), errors.InputError, "l2: expected a number of at least 0, or None"),
-        (lambda model: fastnn.Dense(3, l1=float("nan")), errors.InputError, "l1: expected a number of at least 0"),
+        (lambda model: fastnn.Dense(3, l2=-0.1), errors.InputError, "l2: expected a number >= 0, or None"),
+        (lambda model: fastnn.Dense(3, l1=float("nan")), errors.InputError, "l1: expected a number >= 0"),
         (lambda model: fastnn.Parameter((3,), None, True, "much"), errors.InputError, "Parameter: l2"),
     ],
 )

@@ -103,7 +103,7 @@ SIZES = (33, 7)
 
 
 def penalties_of(optimizer: Optimizer, l2: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Two segments, weights and biases: only weights are decayed and penalised."""
+    """Two segments, weights and biases: only weights are decayed and penalized."""
     starts = np.array([0, SIZES[0], sum(SIZES)], np.int64)
     return starts, np.array([[l2, 0.0, optimizer.weight_decay, 1.0], [0.0, 0.0, 0.0, 1.0]])
 

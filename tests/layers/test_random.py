@@ -81,7 +81,7 @@ def test_keys() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.0, "1", None, True])
 def test_seeds_that_cannot_be_used(seed: object) -> None:
-    with pytest.raises(InputError, match="seed must be a whole number from 0 to 2\\*\\*64 - 1, not"):
+    with pytest.raises(InputError, match="seed must be an integer from 0 to 2\\*\\*64 - 1, not"):
         stream.key(seed, stream.SHUFFLE)  # type: ignore[arg-type]
 
 

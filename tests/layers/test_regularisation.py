@@ -108,7 +108,7 @@ def test_the_cost_by_hand() -> None:
 
 
 def test_a_history_without_penalty() -> None:
-    """0 in the place of the number of `fit` is no penalty; neither is one of frozen weights."""
+    """0 instead of the number of `fit` is no penalty; neither is one of frozen weights."""
     for layers in ([fastnn.Dense(CLASSES, l2=0.0)], [fastnn.Dense(4, trainable=False), fastnn.Dense(CLASSES, l2=0)]):
         assert "penalty" not in trained(fastnn.Sequential(layers, seed=0, dtype="float64"), l2=0.1)
     assert "penalty" in trained(fastnn.Sequential([fastnn.Dense(CLASSES, l2=0.1)], seed=0, dtype="float64"))

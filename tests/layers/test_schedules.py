@@ -92,7 +92,7 @@ def test_epochs_of_one_step_are_steps(schedule: Schedule) -> None:
 
 @pytest.mark.parametrize("schedule", [*EACH, *(replace(schedule, per="step") for schedule in EACH)], ids=repr)
 def test_a_rate_does_not_depend_on_the_chunk(schedule: Schedule) -> None:
-    """Bit for bit: chunks may end anywhere, and vectorised functions have loops of their own for what is left over."""
+    """Bit for bit: chunks may end anywhere, and vectorized functions have loops of their own for what is left over."""
     whole = rates_of(schedule)
     assert whole.shape == (EPOCHS * STEPS_PER_EPOCH,)
     for start in (0, 1, 6, 7, 30):
@@ -244,13 +244,13 @@ def test_as_schedule() -> None:
         (lambda: Exponential(math.inf), "initial"),
         (lambda: InverseSqrt(0.1, math.nan), "k"),
         (lambda: Staircase(0.1, -0.5, 2), "factor"),
-        (lambda: Staircase(0.1, 0.5, 0), "every: expected a whole number >= 1, got 0"),
+        (lambda: Staircase(0.1, 0.5, 0), "every: expected an integer >= 1, got 0"),
         (lambda: Staircase(0.1, 0.5, 1.5), "every"),  # type: ignore[arg-type]
         (lambda: Table({}), "entry for 0"),
         (lambda: Table({1: 0.1}), "entry for 0"),
         (lambda: Table(0.1), "entry for 0"),  # type: ignore[arg-type]
         (lambda: Table("ab"), "entry for 0"),  # type: ignore[arg-type]
-        (lambda: Table({0: 0.1, 2.5: 0.2}), "whole numbers >= 0 as times, got 2.5"),  # type: ignore[dict-item]
+        (lambda: Table({0: 0.1, 2.5: 0.2}), "integers >= 0 as times, got 2.5"),  # type: ignore[dict-item]
         (lambda: Table({0: 0.1, -1: 0.2}), "got -1"),
         (lambda: Table({0: -0.1}), "finite rates >= 0, got -0.1 at 0"),
         (lambda: Table([(0, 0.1), (0, 0.2)]), "0 has two rates"),

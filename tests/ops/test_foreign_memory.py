@@ -90,7 +90,7 @@ def everything(model: fastnn.Sequential) -> dict[str, bytes]:
 
 
 def check(model: fastnn.Sequential) -> None:
-    """What compiled code writes to lies in memory of ours, and goes on as if it had never been elsewhere."""
+    """What compiled code writes to lies in memory of ours, and continues as if it had never been elsewhere."""
     held = model._state.read()
     assert set(held) == {"parameters", "statistics", "mean", "square"}
     for name, array in held.items():

@@ -197,7 +197,7 @@ def test_activations_and_their_derivatives(name: str, alpha: float | None, value
     assert mine.get_xlabel() == "z"
 
 
-def test_several_activations_have_colours_of_their_own() -> None:
+def test_several_activations_have_colors_of_their_own() -> None:
     lines = plots.activation(["sigmoid", "tanh", "leaky_relu"], 0.3).get_lines()
     assert len(lines) == 6
     assert len({line.get_color() for line in lines}) == 3
@@ -307,7 +307,7 @@ def test_weight_histograms_are_densities() -> None:
         assert np.allclose(values, np.histogram(model.weights[name], edges, density=True)[0])
     with pytest.raises(NotReadyError):
         plots.weight_histograms(fastnn.Sequential([fastnn.Dense(3)]))
-    with pytest.raises(InputError, match="bins: expected a whole number of at least 1, got 0"):
+    with pytest.raises(InputError, match="bins: expected an integer >= 1, got 0"):
         plots.weight_histograms(model, bins=0)
     with pytest.raises(InputError, match="no weights"):
         plots.weight_histograms(fastnn.Sequential([fastnn.Activation("relu")]).build(3))

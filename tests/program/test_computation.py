@@ -299,7 +299,7 @@ def test_missing_values_devices_and_threads_are_refused(rng: np.random.Generator
         computation.run(given["x"])  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"no device is called 'cpuu'; did you mean 'cpu'\?"):
         computation.run(given, device="cpuu")
-    with pytest.raises(InputError, match="threads: expected None or a whole number"):
+    with pytest.raises(InputError, match="threads: expected None or an integer"):
         computation.run(given, threads=0)
     with pytest.raises(
         InputTypeError, match=r"x: expected float32, got float64; convert it with numpy\.asarray\(x, 'float32'\)"
@@ -355,7 +355,7 @@ def test_indices_that_are_computed_are_checked_when_they_are_recorded(rng: np.ra
     [
         (lambda: 0, {}, InputError, "expected the shape of each argument"),
         (3, {"x": (2,)}, InputTypeError, "expected a function of the inputs, got int"),
-        (lambda x: x, {"x": 3}, InputError, r'x: expected a shape of whole numbers and at most one "B"'),
+        (lambda x: x, {"x": 3}, InputError, r'x: expected a shape of integers and at most one "B"'),
         (lambda x: x, {"x": "B"}, InputError, "x: expected a shape"),
         (lambda x: x, {"x": ("B", "B")}, InputError, "x: expected a shape"),
         (lambda x: x, {"x": ("N", 2)}, InputError, "x: expected a shape"),

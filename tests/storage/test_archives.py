@@ -261,7 +261,7 @@ HEADERS: list[tuple[Any, str]] = [
     ('{"a": ' + "[" * 900 + "}", "damaged"),
     ('{"a": {"shape": [' + "9" * 900 + "]}}", "keys"),
     (json.dumps({f"a{i}": entry(shape=[0], data_offsets=[0, 0]) for i in range(10_002)}), "10001 names"),
-    (EMPTY + "x" + " " * 16, "goes on"),
+    (EMPTY + "x" + " " * 16, "continues"),
     (EMPTY.replace("\\u", "\\x"), "describes"),
     (b'{"\xff": {}}', "damaged"),
     (b'{"\\ud800": {}}', "name"),

@@ -1,4 +1,4 @@
-"""Models in files: what is saved goes on exactly, other architectures are told apart, and folders survive whatever happens."""
+"""Models in files: what is saved continues exactly, other architectures are told apart, and folders survive whatever comes."""
 
 from __future__ import annotations
 

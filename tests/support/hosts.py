@@ -1,4 +1,4 @@
-"""GPUs made of the host, in the place of those of this process."""
+"""GPUs made of the host, instead of those of this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Hosts:
         self.installed: dict[int, HostRuntime] = {}
 
     def install(self, ordinal: int = 0, **options: Any) -> HostRuntime:
-        """A fresh one in the place of `cuda:<ordinal>`, made with the options of `HostRuntime`."""
+        """A fresh one instead of `cuda:<ordinal>`, made with the options of `HostRuntime`."""
         for key in [key for key in engines._cuda if key[0] == ordinal]:
             del engines._cuda[key]
         made = self.installed[ordinal] = HostRuntime(ordinal=ordinal, **options)

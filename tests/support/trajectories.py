@@ -27,9 +27,9 @@ N, FEATURES, CLASSES, BATCH = 203, 13, 5, 31
 
 def examples(dtype: str) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(4)
-    centres = rng.standard_normal((CLASSES, FEATURES))
+    centers = rng.standard_normal((CLASSES, FEATURES))
     y = rng.integers(0, CLASSES, N)
-    return (centres[y] + rng.standard_normal((N, FEATURES))).astype(dtype), y
+    return (centers[y] + rng.standard_normal((N, FEATURES))).astype(dtype), y
 
 
 def order(epoch: int) -> np.ndarray:

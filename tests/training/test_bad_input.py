@@ -130,8 +130,8 @@ BAD_X = [
     Bad("too large for float32", r"X: 2 values are .* row 7, column 3; .*is 1e\+39, too large for float32: scale the features, "
         r"or make the model with dtype='float64'", put(1e39, (7, 3), (59, 0), dtype="f8")),
     OfKind("objects", r"X: expected an array of numbers, got dtype object; .*astype\(float\)", lambda X: X.astype(object)),
-    OfKind("strings", rf"X: .*dtype {np.dtype('U32')}; encode texts", lambda X: X.astype("U32")),
-    OfKind("bytes", rf"X: .*dtype {re.escape(str(np.dtype('S32')))}; encode texts", lambda X: X.astype("S32")),
+    OfKind("strings", rf"X: .*dtype {np.dtype('U32')}; encode strings", lambda X: X.astype("U32")),
+    OfKind("bytes", rf"X: .*dtype {re.escape(str(np.dtype('S32')))}; encode strings", lambda X: X.astype("S32")),
     OfKind("complex numbers", r"X: .*complex64; use X\.real", lambda X: X.astype("c8")),
     OfKind("dates", r"X: .*datetime64\[D\]; convert dates", lambda X: X.astype(int).astype("M8[D]")),
     OfKind("times", r"X: .*timedelta64\[s\]; convert times", lambda X: X.astype(int).astype("m8[s]")),
@@ -196,7 +196,7 @@ BAD_Y = [
     Bad("infinite targets", r"y: 1 values .*row 59, column 0, is NaN or infinite", y=put(-np.inf, (59, 0)), **VALUES),
     Bad("targets too large", r"y: 1 values .*row 7, column 0, is too large for float32", y=put(1e39, (7, 0), dtype="f8"),
         **VALUES),
-    OfKind("texts for numbers", r"y: expected numbers, got labels such as", y=lambda y: y.astype(str), **VALUES),
+    OfKind("strings for numbers", r"y: expected numbers, got labels such as", y=lambda y: y.astype(str), **VALUES),
     Bad("no y", r"y", y=lambda y: None, by=("fit",)),
     Bad("NaN weight", r"sample_weight: .*got nan in row 5 \(1 such", more={"sample_weight": put(np.nan, (5,))(np.ones(N))},
         by=SCORED),
@@ -232,9 +232,9 @@ def option(name: str, value: Any, says: str = "", error: Any = InputError) -> Ba
 
 
 BAD_OPTIONS = [
-    *(option("batch_size", v, r'batch_size: .*at least 1, "auto" or "all", got ') for v in (0, -1, 1.5, True, "x", None)),
+    *(option("batch_size", v, r'batch_size: .*>= 1, "auto" or "all", got ') for v in (0, -1, 1.5, True, "x", None)),
     option("batch_size", 1, r"batch norm.*use batch_size >= 2"),
-    *(option("epochs", v, r"epochs: .*at least 0, got ") for v in (-1, 1.5, True, "x", None)),
+    *(option("epochs", v, r"epochs: .*>= 0, got ") for v in (-1, 1.5, True, "x", None)),
     *(option(name, v) for name in ("l1", "l2") for v in (-1.0, np.nan, np.inf)),
     option("l2", "x", "l2|number", (InputError, InputTypeError)),
     *(option("threads", v, "threads") for v in (0, -1, 1.5)),
@@ -483,7 +483,7 @@ def test_a_rate_that_diverges_leaves_the_last_finite_step(optimizer: Any, state:
     for array in (*model.weights.values(), *known.slots.values()):
         assert np.isfinite(array).all()
     model.set_weights({name: np.clip(array, -1, 1) for name, array in model.weights.items()})
-    with pytest.warns(UserWarning, match="starts afresh"):  # moments as large as the steps were would go on to spoil it
+    with pytest.warns(UserWarning, match="from a fresh state"):  # moments as large as the steps were would continue to spoil it
         losses = model.fit(X, y, optimizer=fastnn.RMSprop(1e-3), **steps)["loss"]
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]

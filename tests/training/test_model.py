@@ -15,9 +15,9 @@ from fastnn.callbacks import Callback
 
 def blobs(n: int = 300, classes: int = 3, dtype: str = "float32") -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    centres = 3 * rng.standard_normal((classes, 5))
+    centers = 3 * rng.standard_normal((classes, 5))
     y = rng.integers(0, classes, n)
-    return (centres[y] + rng.standard_normal((n, 5))).astype(dtype), y
+    return (centers[y] + rng.standard_normal((n, 5))).astype(dtype), y
 
 
 def classifier(classes: int = 3, **options: Any) -> fastnn.Sequential:
@@ -289,7 +289,7 @@ def test_fit_again_goes_on_and_another_optimizer_starts_afresh() -> None:
     model.fit(X, y, epochs=1, optimizer=fastnn.Adam(0.5), batch_size=50, verbose=0)
     assert model.optimizer_state is state
     assert state.updates == 9
-    with pytest.warns(UserWarning, match="starts afresh"):
+    with pytest.warns(UserWarning, match="from a fresh state"):
         model.fit(X, y, epochs=1, optimizer=fastnn.SGD(), verbose=0)
     assert model.optimizer_state is not state
 
@@ -377,7 +377,7 @@ NAN = np.array([[np.nan] * 5])
         ({"validation_data": (blobs()[0][:, :4], blobs()[1])}, ValueError, "validation X"),
         ({"validation_data": blobs()[0]}, ValueError, "pair"),
         ({"order": lambda epoch: np.array([300])}, ValueError, "0 to 299"),
-        ({"order": lambda epoch: np.array([0.5])}, ValueError, "whole numbers"),
+        ({"order": lambda epoch: np.array([0.5])}, ValueError, "integers"),
     ],
 )
 def test_bad_input_is_refused_and_changes_nothing(options: dict[str, Any], error: type[Exception], says: str) -> None:
@@ -519,7 +519,7 @@ def test_a_failed_fit_leaves_task_and_optimizer_alone() -> None:
     before = model.snapshot()
 
     for wrong in ({"loss": lambda z, t: z, "optimizer": fastnn.Adam()}, {"order": lambda epoch: np.array([300])}):
-        with pytest.raises(fastnn.FastnnError), pytest.warns(UserWarning, match="cannot go on"):
+        with pytest.raises(fastnn.FastnnError), pytest.warns(UserWarning, match="cannot be used by"):
             model.fit(X, y, verbose=0, **wrong)
         after = model.snapshot()
         assert model.task is not None
@@ -551,9 +551,9 @@ def test_the_same_class_of_optimizer_goes_on_with_what_it_has() -> None:
     velocity = model.optimizer_state.slots["velocity"]
     model.fit(X, y, epochs=1, optimizer=fastnn.SGD(0.1, momentum=0.8, nesterov=True), verbose=0)
     assert model.optimizer_state.slots["velocity"] is velocity
-    with pytest.warns(UserWarning, match="SGD cannot go on as Adam"):
+    with pytest.warns(UserWarning, match="of SGD cannot be used by Adam"):
         model.fit(X, y, epochs=1, optimizer=fastnn.Adam(), verbose=0)
-    with pytest.warns(UserWarning, match="Adam cannot go on as AdamW"):
+    with pytest.warns(UserWarning, match="of Adam cannot be used by AdamW"):
         model.fit(X, y, epochs=1, optimizer=fastnn.AdamW(), verbose=0)
 
 

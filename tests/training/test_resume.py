@@ -1,4 +1,4 @@
-"""A training that is interrupted and gone on with ends with the bits of one that never was: exceptions, Ctrl-C, kill -9."""
+"""A training that is interrupted and resumed ends with the bits of one that never was: exceptions, Ctrl-C, kill -9."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ Outcome = dict[str, Any]
 
 def examples(n: int = N, seed: int = 4) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(3).standard_normal((CLASSES, FEATURES))
+    centers = np.random.default_rng(3).standard_normal((CLASSES, FEATURES))
     y = rng.integers(0, CLASSES, n)
-    return (centres[y] + rng.standard_normal((n, FEATURES))).astype("float32"), y
+    return (centers[y] + rng.standard_normal((n, FEATURES))).astype("float32"), y
 
 
 def network(norm: bool = False, dropout: float = 0.0, dtype: str = "float32", seed: int = 7) -> fastnn.Sequential:
@@ -278,7 +278,7 @@ def test_interrupted_several_times(name: str, shm: Path) -> None:
     "name", ["rmsprop, norm, dropout", "early stopping, not reached", "rates of a function", "mini-batches"]
 )
 def test_paused_several_times(name: str, shm: Path) -> None:
-    """A run that a callback ended is gone on with."""
+    """A run that a callback ended is resumed."""
     case = CASES[name]
     expected = case.train(shm)
     for pause in (PauseAt(1), PauseAt(PER_EPOCH), PauseAt(epoch=0), PauseAt(7), PauseAt(epoch=1), PauseAt(13)):
@@ -477,14 +477,14 @@ def test_another_architecture_or_seed_is_refused(begun: Path) -> None:
 def test_another_learning_rate_goes_on(begun: Path) -> None:
     case = CASES["adam"]
     model = network()
-    with pytest.warns(UserWarning, match="goes on with learning_rate 0.5 .it was 0.001") as caught:
+    with pytest.warns(UserWarning, match="continues with learning_rate 0.5 .it was 0.001") as caught:
         found = case.go_on(model, begun, optimizer=fastnn.Adam(0.5), resume=begun)
     assert len(caught) == 1
     assert found["counters"] == [STEPS, EPOCHS]
     expected = case.train(begun)
     assert found["weights"] != expected["weights"]
     assert found["history"]["loss"][0] == expected["history"]["loss"][0], "the epoch that was over before"
-    with pytest.warns(UserWarning, match="goes on with .*l2 0.25 .it was 0.0"):
+    with pytest.warns(UserWarning, match="continues with .*l2 0.25 .it was 0.0"):
         case.train(begun, l2=0.25, resume=begun)
 
 
@@ -523,13 +523,13 @@ def test_other_validation_data_go_on_with_a_warning(tmp_path: Path) -> None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             network().fit(X, y, epochs=2, validation_data=validation, resume=tmp_path, **options)
-        assert [str(each.message) for each in caught] == ["resume: goes on with other validation data"] * warned
+        assert [str(each.message) for each in caught] == ["resume: continues with other validation data"] * warned
 
 
 def test_a_new_training_leaves_what_went_further_alone(begun: Path) -> None:
     kept = {path.name: path.read_bytes() for path in begun.glob("step-*")}
     model = network()
-    with pytest.raises(InputError, match=r"went further, to step \d+.*resume=True"):
+    with pytest.raises(InputError, match=r"already contains checkpoints up to step \d+; pass resume=True"):
         model.fit(*X_VALIDATION, batch_size=8, epochs=1, verbose=0, callbacks=[Checkpoint(begun)])
     assert not model.built
     assert {path.name: path.read_bytes() for path in begun.glob("step-*")} == kept

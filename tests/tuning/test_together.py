@@ -437,9 +437,9 @@ def test_what_is_refused_changes_nothing(method: str) -> None:
         ([small(0), small(0, "float64")], YES, {}, "models of the same layers"),
         ([models[0], models[0]], YES, {}, "there twice"),
         (models, YES, {"l2": [0.1]}, "one a model"),
-        (models, YES, {"l1": -1.0}, "at least 0"),
-        (models, YES, {"learning_rate": float("nan")}, "at least 0"),
-        (models, YES, {"learning_rate": np.array(-0.1)}, "at least 0"),
+        (models, YES, {"l1": -1.0}, ">= 0"),
+        (models, YES, {"learning_rate": float("nan")}, ">= 0"),
+        (models, YES, {"learning_rate": np.array(-0.1)}, ">= 0"),
         (models, YES, {"learning_rate": "0.1"}, "finite number.*got '0.1'"),
         (models, YES, {"batch_size": 0}, "batch_size"),
         (models, YES, {"batch_size": "auto"}, "batch_size"),
@@ -450,8 +450,8 @@ def test_what_is_refused_changes_nothing(method: str) -> None:
         (models, YES, {"metrics": ["f2"], "validation_data": (X, YES)}, "f2"),
         (models, WORDS, {"metrics": ["r2"], "validation_data": (X, WORDS)}, "is for numbers"),
         (models, YES, {"order": lambda epoch: np.array([0, 999])}, "order"),
-        (models, YES, {"order": lambda epoch: np.array([0.5])}, "whole numbers"),
-        (models, YES, {"method": "vectorised"}, "method"),
+        (models, YES, {"order": lambda epoch: np.array([0.5])}, "integers"),
+        (models, YES, {"method": "vector"}, "method"),
         (models, YES, {"learning_rate": 0.1, "optimizer": OPTIMIZERS[4]}, "schedule"),
     ]
     for given, y, settings, message in wrong:

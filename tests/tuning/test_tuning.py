@@ -276,7 +276,7 @@ def test_the_number_of_threads_is_limited(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("FASTNN_THREADS", str(10 * usable))
     assert engines.cores() == usable
     monkeypatch.setenv("FASTNN_THREADS", "two")
-    with pytest.raises(InputError, match="FASTNN_THREADS: expected a whole number"):
+    with pytest.raises(InputError, match="FASTNN_THREADS: expected an integer"):
         engines.cores()
 
 
@@ -339,7 +339,7 @@ def test_bad_reports() -> None:
     assert "that was not reported yet, got 0" in twice[0].error
 
 
-# --- storages, and what is gone on with ---------------------------------------------------------------------------
+# --- storages, and what is resumed ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["s.db", "s.journal", pytest.param("sqlite:///{}/s.db", marks=pytest.mark.slow)])
@@ -580,7 +580,7 @@ def test_a_storage_that_fails_later(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["set_trial_user_attr", "set_trial_param", "set_trial_state_values"])
 def test_ctrl_c_at_any_moment(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same process goes on: its trials cannot be told from running ones by their owner."""
+    """The same process continues: its trials cannot be told from running ones by their owner."""
     kind, calls = optuna.storages.JournalStorage, []
     real = getattr(kind, moment)
 
@@ -617,12 +617,12 @@ def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
     [
         ({"strategy": "rand"}, InputError, "strategy: unknown 'rand'; did you mean 'random'"),
         ({"mode": "minimum"}, InputError, "did you mean 'min'"),
-        ({"trials": 0}, InputError, "trials: expected a whole number of at least 1, got 0"),
-        ({"trials": 2.0}, InputError, "trials: expected a whole number"),
-        ({"workers": 0}, InputError, "workers: expected a whole number of at least 1"),
+        ({"trials": 0}, InputError, "trials: expected an integer >= 1, got 0"),
+        ({"trials": 2.0}, InputError, "trials: expected an integer"),
+        ({"workers": 0}, InputError, "workers: expected an integer >= 1"),
         ({"rounds": 0}, InputError, "rounds: expected"),
         ({"share": 0}, InputError, "share: expected a number above 0"),
-        ({"seed": -1}, InputError, "seed: expected a whole number from 0"),
+        ({"seed": -1}, InputError, "seed: expected an integer from 0"),
         ({"pruner": "medan"}, InputError, "did you mean 'median'"),
         ({"pruner": 3}, InputTypeError, "pruner: expected a name or a pruner"),
         ({"name": ""}, InputTypeError, "name: expected the name of a study"),

@@ -136,7 +136,7 @@ def test_to_json_and_back() -> None:
         (lambda: OneMinus(Integers(1, 3)), InputTypeError, "expected a LogUniform"),  # type: ignore[arg-type]
         (lambda: Integers(0, 5, log=True), InputError, "lower >= 1 on a log scale"),
         (lambda: Integers(5, 5), InputError, "lower < upper"),
-        (lambda: Integers(1, 2.5), InputError, "two whole numbers"),  # type: ignore[arg-type]
+        (lambda: Integers(1, 2.5), InputError, "two integers"),  # type: ignore[arg-type]
         (lambda: Choice([]), InputError, "at least one option"),
         (lambda: Choice("relu"), InputTypeError, "a list of options"),  # type: ignore[arg-type]
         (lambda: Choice([1, 1]), InputError, "different options"),

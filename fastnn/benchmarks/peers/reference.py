@@ -1,6 +1,6 @@
 """The workloads that runs are compared by: fixed, in plain NumPy, on one core and on every core at once.
 
-A neighbour who takes one core away slows down what needs all of them and nothing else, so that both must be known. BLAS does
+A neighbor who takes one core away slows down what needs all of them and nothing else, so that both must be known. BLAS does
 not share its work between threads here: with two, it takes 5.6 or 8.2 ms for one and the same product, as its threads happen
 to be placed, while on one thread the medians of different processes differ by less than a hundredth.
 """

@@ -16,7 +16,7 @@ ACTIVATIONS = {"tanh": "tanh", "sigmoid": "logistic", "relu": "relu"}
 
 
 class Classifier(Contestant):
-    """One call of `partial_fit` an epoch: it shuffles, and goes on where it was, as `fit` does between epochs."""
+    """One call of `partial_fit` an epoch: it shuffles, and continues where it was, as `fit` does between epochs."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)

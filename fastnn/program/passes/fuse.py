@@ -199,7 +199,7 @@ def _first_uses(program: Program) -> dict[Symbol, int]:
 
 
 def replace_calls(program: Program, replaced: dict[Call, Call | None]) -> Program:
-    """The program with other calls in the place of some, or without those for which there is None."""
+    """The program with other calls instead of some, or without those for which there is None."""
 
     def calls() -> Iterable[Call]:
         for call in program.calls:

@@ -1,4 +1,4 @@
-"""Masks: layers with ReLU that keep one bit an element for their backward pass, in the place of reading their output again.
+"""Masks: layers with ReLU that keep one bit an element for their backward pass, instead of reading their output again.
 
 cuBLASLt then does the derivative together with the product that makes dx, and may take the gradient of the bias with it.
 Which of the ways is taken is for an engine to say.

@@ -110,7 +110,7 @@ class Interleaved:
         self.chunk = int(min(LOG_ROWS, max(1, min(8 * count, aim * count / max(played - prepared, 1e-7)))))
 
     def _drop(self, run: Trainer, before: Snapshot, rows: int, count: int, position: int) -> None:
-        """Bring a run that diverged in this chunk to its last finite step; the others go on in a program without it."""
+        """Bring a run that diverged in this chunk to its last finite step; the others continue in a program without it."""
         alone = run._instance(rows, run.examples)
         alone.bind(**run.whole.bindings())
         try:

@@ -67,7 +67,7 @@ def as_members(models: Any, learning_rate: Any, l2: Any, l1: Any) -> list[Member
             raise InputError(f"{name}: expected a number or {len(found)} of them, one a model, got {len(each)}")
         for number in each:
             if number is not None and not 0.0 <= as_number(number) < math.inf:
-                raise InputError(f"{name}: expected a finite number of at least 0, got {number!r}")
+                raise InputError(f"{name}: expected a finite number >= 0, got {number!r}")
         columns[name] = each
     return [Member(*values) for values in zip(found, *(columns[name] for name in NUMBERS), strict=True)]
 

@@ -197,7 +197,7 @@ def _obstacle(members: Sequence[Member], optimizer: Optimizer, loss: Loss) -> st
     if any(member.model.counters.step for member in members):
         return "a model was trained before"
     if any(member.learning_rate is not None and not network.dtype.type(member.learning_rate) for member in members):
-        return "a learning rate is 0, with which the optimizer's state goes on"
+        return "a learning rate is 0, with which the optimizer's state continues"
     return ""
 
 

@@ -207,7 +207,7 @@ class _Vectorized:
     ) -> np.ndarray:
         """Play a chunk again step by step, and leave each model that it spoils at its last finite step.
 
-        Its place is filled with zeros, which go on without meaning.
+        Its place is filled with zeros, which continue without meaning.
         """
         self._write(before)
         logs = []
@@ -278,7 +278,7 @@ class _Vectorized:
         classes = self.members[0].model._outputs[0]
         # The rows of a model lie together: the mean over them then has the bits that it has alone.
         rows = ops.reshape(ops.transpose(outputs, (2, 0, 1)), (BatchDim(groups), classes))
-        if t.dtype.kind == "i":  # nothing but `gather` repeats whole numbers
+        if t.dtype.kind == "i":  # nothing but `gather` repeats integers
             copies = trace.input("copies", (BatchDim(groups),), "int64")
             (each_target,) = trace.record("gather", (t, copies), [((BatchDim(groups),), t.dtype)])
         else:

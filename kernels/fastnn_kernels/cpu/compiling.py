@@ -10,7 +10,7 @@ A kernel is declared by a factory that takes the floating-point type `F` (a Numb
             ...
         return body
 
-`sizes` gets the operands and, by keyword, the attributes, and returns whole numbers and floats; a float travels as the
+`sizes` gets the operands and, by keyword, the attributes, and returns integers and floats; a float travels as the
 bits of a float64 (read it with `float64_from_bits`). Attributes that should be compiled in are named in `static`; the
 factory then gets them by keyword. `dtypes` names operands whose dtype is compiled in too (as keyword `<operand>_type`).
 Where `scratch` is given, it returns the bytes of private memory that one part needs; the words behind the operands'
@@ -51,7 +51,7 @@ from fastnn_kernels.cpu.intrinsics import KERNEL
 OPTIONS: dict[str, Any] = {"nopython": True, "error_model": "numpy", "boundscheck": False}
 
 helper = numba.njit(error_model="numpy", boundscheck=False, forceinline=True)
-"""Decorator for functions used inside kernels; always inlined, so that loops around them vectorise."""
+"""Decorator for functions used inside kernels; always inlined, so that loops around them vectorize."""
 
 TYPES = {"float32": types.float32, "float64": types.float64, "int64": types.int64, "uint8": types.uint8, "bool": types.uint8}
 """NumPy dtype name -> Numba type, as kernels see it (bool is read and written as 0 and 1 in a byte)."""

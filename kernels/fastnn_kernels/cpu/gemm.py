@@ -2,7 +2,7 @@
 
 The law: every element is `acc = 0; for k in 0 .. K-1: acc = fma(a[i, k], b[k, j], acc)`, rounded in the dtype at every
 step, in this order; then the bias is added and the activation applied. So bits depend on nothing else: not on tiles, on
-packing, on threads or on the width of the vectors. Blocks over K load C and go on.
+packing, on threads or on the width of the vectors. Blocks over K load C and continue.
 
 A tile of C stays in vector registers while k runs: `rows` broadcast elements of A times `vectors` vectors of B. One LLVM
 function is generated for every tile shape (`_define_tile`); for each number of rows there is one, so that any M is cut into
@@ -162,7 +162,7 @@ def _function(module: ir.Module, name: str, arguments: Sequence[str]) -> tuple[i
 
 TILE = ("a", "a_row", "a_k", "b", "b_k", "c", "c_row", "count", "used", "accumulate", "bias")
 """What a tile is told: address and strides in bytes of A, B and C, the number of k, the used lanes of the last vector,
-whether to go on from what C holds, and the address of the bias or 0."""
+whether to continue from what C holds, and the address of the bias or 0."""
 
 
 def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, masked: bool) -> ir.Function:
@@ -371,7 +371,7 @@ def _define_dot(module: ir.Module, float_type: Any, rows: int) -> ir.Function:
 
 
 def _define_dots(module: ir.Module, float_type: Any) -> ir.Function:
-    """dot(rows, ...): go on to the dot tile with so many rows."""
+    """dot(rows, ...): continue to the dot tile with so many rows."""
     function, builder, word = _function(module, f"dot_{float_type}", ("rows", *DOT))
     leave = function.append_basic_block("leave")
     switch = builder.switch(word["rows"], leave)
@@ -387,7 +387,7 @@ def _define_dots(module: ir.Module, float_type: Any) -> ir.Function:
 
 
 def _define_switch(module: ir.Module, float_type: Any) -> ir.Function:
-    """tile(slot, full, ...): go on to the function of the tile shape in `slot`; `full` where no lane is masked out."""
+    """tile(slot, full, ...): continue to the function of the tile shape in `slot`; `full` where no lane is masked out."""
     function, builder, word = _function(module, f"tile_{float_type}", ("slot", "full", *TILE))
     leave = function.append_basic_block("leave")
     words = [word[label] for label in TILE]

@@ -1,6 +1,6 @@
-"""Elementary functions for use inside kernels: one scalar in, one out, without a branch, so that loops over them vectorise.
+"""Elementary functions for use inside kernels: one scalar in, one out, without a branch, so that loops over them vectorize.
 
-Each name is a memoised factory: `exp(F)` is the function for the Numba float type F. Arguments that are subnormal may count
+Each name is a memoized factory: `exp(F)` is the function for the Numba float type F. Arguments that are subnormal may count
 as zero and results that would be may be zero; NaN, infinities and signed zeros come out as in IEEE 754.
 
 Where a polynomial is named "near minimax", its coefficients were found by least squares at Chebyshev nodes in 60-digit
@@ -95,7 +95,7 @@ _EXP_LIMITS = {types.float32: (-87.33654022216797, 88.72283172607422), types.flo
 
 @functools.cache
 def _reduce(F: Any) -> Function:
-    """x -> (n, r, exponent): x = n ln 2 + r, |r| <= ln(2) / 2; exponent is n in the place of a float's exponent."""
+    """x -> (n, r, exponent): x = n ln 2 + r, |r| <= ln(2) / 2; exponent is n instead of a float's exponent."""
     high, low = F(_LN2[F][0]), F(_LN2[F][1])
     per_ln2 = F(1 / math.log(2))
     # Adding it leaves n, rounded to nearest, in the lowest bits of the sum.

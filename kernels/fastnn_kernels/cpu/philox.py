@@ -1,7 +1,7 @@
 """Philox 4x32-10 inside kernels; `fastnn_kernels.numpy.philox` is its definition.
 
 Words are int64 with values below 2**32: products of two of them wrap as unsigned ones do, and loops over counters
-vectorise into 32 x 32 -> 64 bit multiplications.
+vectorize into 32 x 32 -> 64 bit multiplications.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def philox_round(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
 
 @helper
 def philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
-    """Four words from a counter of four and a key of two; the rounds are written out, so that loops around them vectorise."""
+    """Four words from a counter of four and a key of two; the rounds are written out, so that loops around them vectorize."""
     mask = I64(WORD)
     s0, s1 = I64(KEY_STEP_0), I64(KEY_STEP_1)
     c0, c1, c2, c3 = philox_round(c0, c1, c2, c3, k0, k1)

@@ -290,7 +290,7 @@ def _translated(runtime: CupyRuntime) -> Iterator[None]:
         if error.status in LOST:
             raise CudaLost(
                 f"cuda:{runtime.ordinal} failed and cannot be used again in this process ({error}); start a new process, "
-                "load the last checkpoint and go on from there"
+                "load the last checkpoint and continue from there"
             ) from error
         raise CudaError(f"cuda:{runtime.ordinal}: {error}") from error
 

@@ -17,7 +17,7 @@ __all__ = ["draw_transforms", "transform_images"]
 Array = np.ndarray
 
 DRAWS = 12
-"""Words of an example before those of its displacements: one for each of TRANSFORMS, up to a whole number of blocks."""
+"""Words of an example before those of its displacements: one for each of TRANSFORMS, up to an integer of blocks."""
 
 # (pi/2)**k / k! with the signs of the Taylor series, for k = 1, 3, ... 15 and k = 0, 2, ... 16: the sine and the cosine of
 # quarters of a turn. Up to half of one, where they are used, the first term left out is below 6e-17.

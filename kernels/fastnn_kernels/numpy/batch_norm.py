@@ -1,4 +1,4 @@
-"""Batch normalisation of x (B, O) over B (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167), with what comes behind it:
+"""Batch normalization of x (B, O) over B (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167), with what comes behind it:
 an activation, or None, and dropout.
 """
 
@@ -87,19 +87,19 @@ def batch_norm_backward(
 ) -> None:
     """dgamma = sum dz h, dbeta = sum dz, dx = gamma inverse_deviation / B (B dz - dbeta - h dgamma).
 
-    h is the normalised input (x - mean) * inverse_deviation, dz = dy * activation'(at the output, gamma h + beta passed
+    h is the normalized input (x - mean) * inverse_deviation, dz = dy * activation'(at the output, gamma h + beta passed
     through the activation); sums run over B.
     """
-    normalised = (x - mean) * inverse_deviation
+    normalized = (x - mean) * inverse_deviation
     dz = dy
     if activation is not None:
         y, dz = np.empty_like(x), np.empty_like(x)
         _activate(gamma * (x - mean) * inverse_deviation + beta, y, activation, alpha)
         getattr(elementwise, f"{activation}_backward")(dy, y, dz, **elementwise.slope(activation, alpha))
-    dgamma[...] = np.sum(dz * normalised, axis=0)
+    dgamma[...] = np.sum(dz * normalized, axis=0)
     dbeta[...] = np.sum(dz, axis=0)
     count = max(len(x), 1)
-    dx[...] = gamma * inverse_deviation * (dz - dbeta / count - normalised * (dgamma / count))
+    dx[...] = gamma * inverse_deviation * (dz - dbeta / count - normalized * (dgamma / count))
 
 
 def batch_norm_dropout(

@@ -209,7 +209,7 @@ def divide(a: Array, b: Array, c: Array) -> None:
 
 @quiet
 def power(a: Array, b: Array, c: Array) -> None:
-    """a to the power b; 1 where b is 0, NaN where a is negative and b no whole number."""
+    """a to the power b; 1 where b is 0, NaN where a is negative and b no integer."""
     np.power(a, b, out=c)
 
 

@@ -17,7 +17,7 @@ WORD = 0xFFFFFFFF
 def philox(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> tuple[Any, Any, Any, Any]:
     """Four 32-bit words for each counter of four 32-bit words, under a key of two.
 
-    Words are whole numbers or arrays of them, which are broadcast; the result is uint64 arrays with values below 2**32.
+    Words are integers or arrays of them, which are broadcast; the result is uint64 arrays with values below 2**32.
     """
     mask, half = np.uint64(WORD), np.uint64(32)
     c0, c1, c2, c3 = np.broadcast_arrays(*(np.asarray(word, np.uint64) for word in counter))

@@ -1,5 +1,5 @@
 // Runs the threads of one block after another as fibers, in an order drawn from a seed: blocks, warps and the lanes of each
-// warp come in another order each time they go on, and shared memory is filled with NaN for every block. What depends on an
+// warp come in another order each time they continue, and shared memory is filled with NaN for every block. What depends on an
 // order that no barrier makes then gives wrong results, sooner or later. Threads that wait for each other at different places,
 // or for one that has ended, are found at once. See shim.h.
 #include <sys/mman.h>
@@ -183,7 +183,7 @@ void explain(const char* why, int line) {
   throw Stop();
 }
 
-// Lets the lanes go on that wait for each other in one place, each for all others of its mask that have not ended.
+// Lets the lanes continue that wait for each other in one place, each for all others of its mask that have not ended.
 bool open_warp(unsigned first, unsigned end) {
   bool opened = false;
   for (unsigned i = first; i < end; i++) {

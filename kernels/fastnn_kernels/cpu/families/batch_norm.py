@@ -1,4 +1,4 @@
-"""Batch normalisation over the rows of (B, O), with an activation behind it.
+"""Batch normalization over the rows of (B, O), with an activation behind it.
 
 Statistics are taken over blocks of 64 rows in the arrays' own type, shifted by the mean of the rows before, and the blocks are
 put together in float64 in ascending order (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for
@@ -94,7 +94,7 @@ def _scratch(x: Operand, gamma: Operand, *operands: Operand, **attributes: float
 )  # fmt: skip
 def _batch_norm(F: Any, activation: str | None) -> Any:
     pointer, size = POINTERS[F], F.bitwidth // 8
-    normalise = _normalise_and_activate(F, activation)
+    normalize = _normalize_and_activate(F, activation)
 
     def body(op: Any, part: int, parts: int) -> None:
         x, gamma, beta, running_mean, running_variance = (
@@ -105,14 +105,14 @@ def _batch_norm(F: Any, activation: str | None) -> Any:
         momentum, epsilon, alpha = float64_from_bits(op[12]), float64_from_bits(op[13]), F(float64_from_bits(op[14]))
         scratch = op[8] + part * op[9]
         strip = op[9] // (3 * size + 16)
-        centre, deviation = float64_pointer(scratch), float64_pointer(scratch + 8 * strip)  # mean, squared deviations so far
+        center, deviation = float64_pointer(scratch), float64_pointer(scratch + 8 * strip)  # mean, squared deviations so far
         shift = pointer(scratch + 16 * strip)
         sums, squares = pointer(scratch + (16 + size) * strip), pointer(scratch + (16 + 2 * size) * strip)
         first, last = span(width, LANES, part, parts)
         for left in range(first, last, strip):
             columns = min(last - left, strip)
             for j in range(strip):
-                centre[j] = 0.0
+                center[j] = 0.0
                 deviation[j] = 0.0
                 shift[j] = F(0)
             if count > 0:  # the first shift: the mean of the first block
@@ -126,31 +126,31 @@ def _batch_norm(F: Any, activation: str | None) -> Any:
                 share, pair = rows / (low + rows), low * (rows / (low + rows))
                 for j in range(columns):
                     total = types.float64(sums[j])
-                    delta = types.float64(shift[j]) + total / rows - centre[j]
+                    delta = types.float64(shift[j]) + total / rows - center[j]
                     within = max(types.float64(squares[j]) - total * (total / rows), 0.0)
-                    middle = centre[j] + delta * share
+                    middle = center[j] + delta * share
                     deviation[j] += within + delta * (delta * pair)
-                    centre[j] = middle
+                    center[j] = middle
                     shift[j] = F(middle)
             for j in range(columns):
                 variance = deviation[j] / max(count, 1)
                 inverse = 1.0 / math.sqrt(variance + epsilon)
-                mean[left + j] = F(centre[j])
+                mean[left + j] = F(center[j])
                 inverse_deviation[left + j] = F(inverse)
                 sums[j] = gamma[left + j] * F(inverse)
                 if count > 0:
                     unbiased = deviation[j] / max(count - 1, 1)
-                    running_mean[left + j] = F(momentum * types.float64(running_mean[left + j]) + (1.0 - momentum) * centre[j])
+                    running_mean[left + j] = F(momentum * types.float64(running_mean[left + j]) + (1.0 - momentum) * center[j])
                     running_variance[left + j] = F(
                         momentum * types.float64(running_variance[left + j]) + (1.0 - momentum) * unbiased
                     )
-            normalise(x, op[5], left, width, 0, count, columns, mean, sums, beta, alpha)
+            normalize(x, op[5], left, width, 0, count, columns, mean, sums, beta, alpha)
 
     return body
 
 
 @helper
-def _normalise(
+def _normalize(
     x: Any, y: Any, left: int, width: int, low: int, high: int, columns: int, mean: Any, scale: Any, beta: Any
 ) -> None:
     """y = (x - mean) * scale + beta for `columns` columns from `left` on, rows low .. high-1; scale is the strip's own."""
@@ -169,27 +169,27 @@ def _normalise(
 
 
 @functools.cache
-def _normalise_and_activate(F: Any, activation: str | None) -> Any:
-    """`_normalise` with y = activation((x - mean) * scale + beta, alpha); y is given by its address."""
+def _normalize_and_activate(F: Any, activation: str | None) -> Any:
+    """`_normalize` with y = activation((x - mean) * scale + beta, alpha); y is given by its address."""
     pointer, size = POINTERS[F], F.bitwidth // 8
     function, plain = forward_function(F, activation or "identity"), activation is None
 
     @helper
-    def normalise(
+    def normalize(
         x: Any, y: Any, left: int, width: int, first: int, last: int, columns: int, mean: Any, scale: Any, beta: Any, alpha: Any
     ) -> None:
         if plain:
-            _normalise(x, pointer(y), left, width, first, last, columns, mean, scale, beta)
+            _normalize(x, pointer(y), left, width, first, last, columns, mean, scale, beta)
         else:
             some = max(TILE // columns, 1) if columns == width else 1
             for low in range(first, last, some):
                 high = min(low + some, last)
-                _normalise(x, pointer(y), left, width, low, high, columns, mean, scale, beta)
+                _normalize(x, pointer(y), left, width, low, high, columns, mean, scale, beta)
                 values = carray(pointer(y + (low * width + left) * size), (high - low) * columns)
                 for j in range(values.size):
                     values[j] = function(values[j], alpha)
 
-    return normalise
+    return normalize
 
 
 @kernel(
@@ -200,7 +200,7 @@ def _normalise_and_activate(F: Any, activation: str | None) -> Any:
 )
 def _batch_norm_inference(F: Any, activation: str | None) -> Any:
     pointer, size = POINTERS[F], F.bitwidth // 8
-    normalise = _normalise_and_activate(F, activation)
+    normalize = _normalize_and_activate(F, activation)
 
     def body(op: Any, part: int, parts: int) -> None:
         x, gamma, beta, running_mean, running_variance = (
@@ -217,7 +217,7 @@ def _batch_norm_inference(F: Any, activation: str | None) -> Any:
                 for j in range(columns):
                     inverse = 1.0 / math.sqrt(types.float64(running_variance[left + j]) + epsilon)
                     scale[j] = F(types.float64(gamma[left + j]) * inverse)
-                normalise(x, op[5], left, width, low, high, columns, running_mean, scale, beta, alpha)
+                normalize(x, op[5], left, width, low, high, columns, running_mean, scale, beta, alpha)
 
     return body
 
@@ -265,7 +265,7 @@ def _slopes(F: Any, activation: str | None) -> Any:
         some = max(TILE // columns, 1) if columns == width else 1
         for low in range(first, last, some):
             high = min(low + some, last)
-            _normalise(x, pointer(dx), left, width, low, high, columns, mean, scale, beta)
+            _normalize(x, pointer(dx), left, width, low, high, columns, mean, scale, beta)
             start, count = (low * width + left) * size, (high - low) * columns
             given, made = carray(pointer(dy + start), count), carray(pointer(dx + start), count)
             for j in range(count):

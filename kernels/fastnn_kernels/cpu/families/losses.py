@@ -134,14 +134,14 @@ def _soft_gradient(values: Any, start: int, factor: Any, slope: Any, columns: in
 @helper
 def _soft_terms(z: Any, t: Any, row: int, greatest: Any, logarithm: Any, columns: int, terms: Any, start: int) -> None:
     """terms = -t log p = t (logarithm - (z - greatest)), with the logarithm of the sum of the row's exponentials."""
-    centre, total = lanes(z, greatest), lanes(z, logarithm)
+    center, total = lanes(z, greatest), lanes(z, logarithm)
     j = 0
     while columns - j >= LANES:
-        store(terms, start + j, _product_or_zero(load(t, row + j), total - (load(z, row + j) - centre)))
+        store(terms, start + j, _product_or_zero(load(t, row + j), total - (load(z, row + j) - center)))
         j += LANES
     if columns > j:
         rest = columns - j
-        minus_log_p = total - (load_some(z, row + j, rest, 0.0) - centre)
+        minus_log_p = total - (load_some(z, row + j, rest, 0.0) - center)
         store_some(terms, start + j, rest, _product_or_zero(load_some(t, row + j, rest, 0.0), minus_log_p))
 
 
@@ -303,13 +303,13 @@ def _weighted_mean_backward(F: Any) -> Any:
 )
 def _is_correct(F: Any, t_type: Any) -> Any:
     pointer, target_pointer = POINTERS[F], POINTERS[t_type]
-    classes, half = t_type == types.int64, 0 if t_type == types.int64 else t_type(0.5)  # of whole numbers, > 0 is > 0.5
+    classes, half = t_type == types.int64, 0 if t_type == types.int64 else t_type(0.5)  # of integers, > 0 is > 0.5
 
     def body(op: Any, part: int, parts: int) -> None:
         z, t, correct = pointer(op[0]), target_pointer(op[1]), pointer(op[2])
         rows, columns, threshold, multilabel = op[3], op[4], F(float64_from_bits(op[5])), op[6] != 0
         low, high = span(rows, 1, part, parts)
-        if columns == 1:  # a loop of its own: it vectorises
+        if columns == 1:  # a loop of its own: it vectorizes
             for r in range(low, high):
                 correct[r] = F(1) if (z[r] > threshold) == (t[r] > half) else F(0)
         elif multilabel:

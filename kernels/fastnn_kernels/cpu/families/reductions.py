@@ -1,7 +1,7 @@
 """Sums, means and maxima along axes, their converse, and the lanes that every family sums with.
 
 A row is summed in 16 lanes, whatever the width of a register: element j goes to lane j mod 16, and the lanes are added up
-in a fixed tree. So the bits depend on the length alone, and the loops vectorise without any reordering by the compiler.
+in a fixed tree. So the bits depend on the length alone, and the loops vectorize without any reordering by the compiler.
 Columns are summed row by row in ascending order.
 """
 

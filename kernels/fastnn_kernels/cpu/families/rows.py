@@ -91,13 +91,13 @@ def exponentials(F: Any) -> Any:
             row, start = (first + r) * columns, r * columns
             most = row_greatest(x, row, columns)
             greatest[r] = most
-            centre = lanes(x, most)
+            center = lanes(x, most)
             j = 0
             while columns - j >= LANES:
-                store(values, start + j, load(x, row + j) - centre)
+                store(values, start + j, load(x, row + j) - center)
                 j += LANES
             if columns > j:
-                store_some(values, start + j, columns - j, load_some(x, row + j, columns - j, 0.0) - centre)
+                store_some(values, start + j, columns - j, load_some(x, row + j, columns - j, 0.0) - center)
         count = (rows * columns + LANES - 1) // LANES * LANES  # without a remainder, which would be computed one by one
         flat = carray(values, count)
         for i in range(count):
@@ -173,14 +173,14 @@ def _log_softmax(F: Any) -> Any:
                 logarithms[r] = logarithm(logarithms[r])
             for r in range(count):
                 row = (low + r) * columns
-                centre, total = lanes(x, greatest[r]), lanes(x, sums[r])
+                center, total = lanes(x, greatest[r]), lanes(x, sums[r])
                 j = 0
                 while columns - j >= LANES:
-                    store(y, row + j, load(x, row + j) - centre - total)
+                    store(y, row + j, load(x, row + j) - center - total)
                     j += LANES
                 if columns > j:
                     rest = columns - j
-                    store_some(y, row + j, rest, load_some(x, row + j, rest, 0.0) - centre - total)
+                    store_some(y, row + j, rest, load_some(x, row + j, rest, 0.0) - center - total)
             low += count
 
     return body

@@ -77,11 +77,11 @@ def _update_body(F: Any, slots: int, formula: Any) -> Any:
         while k < segments and begin < end:
             l2, l1, rate = penalties[k, 0], penalties[k, 1], scalars[0] * penalties[k, 3]
             decay = rate * penalties[k, 2]
-            penalised = l2 != F(0) or l1 != F(0) or penalties[k, 2] != F(0)
+            penalized = l2 != F(0) or l1 != F(0) or penalties[k, 2] != F(0)
             frozen = penalties[k, 3] == F(0)
             n = (*numbers, rate, scalars[1], scalars[2])
             k += 1
-            # Neighbours with equal penalties are one segment here: a model has many short ones.
+            # Neighbors with equal penalties are one segment here: a model has many short ones.
             while k < segments and (
                 penalties[k, 0] == penalties[k - 1, 0]
                 and penalties[k, 1] == penalties[k - 1, 1]
@@ -101,7 +101,7 @@ def _update_body(F: Any, slots: int, formula: Any) -> Any:
             a = carray(pointer(op[first_state] + offset), count)
             b = carray(pointer(op[second_state] + offset), count)
             # Without clipping the bounds are infinite and the factor is 1, which changes no bit.
-            if penalised:
+            if penalized:
                 for i in range(count):
                     g = gradient[i]
                     g = -clip if g < -clip else g

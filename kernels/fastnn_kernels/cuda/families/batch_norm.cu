@@ -1,6 +1,6 @@
-// Batch normalisation of x (rows, columns) over the rows, with an activation and dropout behind it.
+// Batch normalization of x (rows, columns) over the rows, with an activation and dropout behind it.
 //
-// A block takes a tile of WIDTH columns. Lanes lie over columns, so that neighbours read neighbours, and the threads of a
+// A block takes a tile of WIDTH columns. Lanes lie over columns, so that neighbors read neighbors, and the threads of a
 // column share its rows. What a thread has read it keeps in shared memory where there is room, for the passes that follow. Sums
 // are taken over eight rows in F, and from there on in double: neither many rows nor a large mean cost precision.
 #include "functions.cuh"
@@ -33,7 +33,7 @@ template <class F> struct NormSums {
   F a, b;
 };
 
-// What dropout does to NORM_ROWS rows of a thread. Where rows have a multiple of four columns, four neighbouring columns share
+// What dropout does to NORM_ROWS rows of a thread. Where rows have a multiple of four columns, four neighboring columns share
 // a Philox counter, and the threads that have them share the work: each draws the words of every fourth row, and shows the
 // others which elements are kept.
 template <class F> struct NormDropout {
@@ -53,7 +53,7 @@ template <class F> struct NormDropout {
     return philox((u32)four, (u32)(four >> 32), (u32)dropout.step, (u32)(dropout.step >> 32), dropout.k0, dropout.k1);
   }
 
-  // That of the rows from i on. Threads of four neighbouring columns must take part together.
+  // That of the rows from i on. Threads of four neighboring columns must take part together.
   template <int WIDTH> __device__ __forceinline__ Batch batch(const NormStrip<WIDTH>& strip, int i) const {
     u32 bits = 0;
     if (fours) {
@@ -265,16 +265,16 @@ template <class F, class P> struct NormColumns {
 
 // activation(scale * (x - mean) + beta), for which both passes have the same bits: as a fused multiply-add, and rounded.
 template <class F, class Activation>
-__device__ __forceinline__ F normalised(F x, F mean, F scale, F beta, F alpha) {
+__device__ __forceinline__ F normalized(F x, F mean, F scale, F beta, F alpha) {
   return rounded(Activation::forward(fma(scale, x - mean, beta), alpha));
 }
 
 // y = dropout(activation(scale * (x - mean) + beta)) for the rows x of a thread.
 template <class F, class Activation, int WIDTH, class Y, class Rows, class Drop>
-__device__ __forceinline__ void write_normalised(
+__device__ __forceinline__ void write_normalized(
     const NormStrip<WIDTH>& strip, const Rows& x, Y* y, F mean, F scale, F beta, F alpha, Drop dropout) {
   x.each([&](int i) { return dropout.batch(strip, i); }, [&](const auto& batch, int i, int k, F x) {
-    y[strip.at(i)] = Y(batch.of(normalised<F, Activation>(x, mean, scale, beta, alpha), k));
+    y[strip.at(i)] = Y(batch.of(normalized<F, Activation>(x, mean, scale, beta, alpha), k));
   });
 }
 
@@ -294,7 +294,7 @@ __device__ void batch_norm(
     auto values = norm_inputs<F>(strip, x, grid.shared + NORM_SHARED, kept);
     NormMoments moments = moments_of_column<F, WIDTH>(values, each, grid.shared);
     F inverse = of.finish(moments, rows, each, strip.column, strip.first());
-    write_normalised<F, Activation>(strip, values, y, F(moments.mean), gain * inverse, shift, alpha, dropout);
+    write_normalized<F, Activation>(strip, values, y, F(moments.mean), gain * inverse, shift, alpha, dropout);
   }
 }
 
@@ -348,7 +348,7 @@ __device__ void batch_norm_apply(
     NormMoments moments = corrected(middle, sums, each);
     F inverse = of.finish(moments, rows, each, strip.column, strip.first() && low == 0);
     auto values = norm_inputs<F>(strip, x);
-    write_normalised<F, Activation>(strip, values, y, F(moments.mean), gain * inverse, shift, alpha, dropout);
+    write_normalized<F, Activation>(strip, values, y, F(moments.mean), gain * inverse, shift, alpha, dropout);
   });
 }
 
@@ -362,7 +362,7 @@ __device__ void batch_norm_inference(
     if (!strip.there) return;
     auto values = norm_inputs<F>(strip, x);
     F scale = F(gamma[strip.column]) / sqrt(F(running_variance[strip.column]) + epsilon);
-    write_normalised<F, Activation>(
+    write_normalized<F, Activation>(
         strip, values, y, F(running_mean[strip.column]), scale, F(beta[strip.column]), alpha, NoDropout{});
   });
 }
@@ -397,7 +397,7 @@ template <class F, class Activation, int WIDTH, class D, class X, class Drop> st
   __device__ __forceinline__ auto batch(int i) const { return dropout.batch(strip, i); }
   template <class Batch> __device__ __forceinline__ NormSlope<F> at(const Batch& batch, i64 element, int k) const {
     F given = batch.of(F(dy[element]), k), from = F(x[element]);
-    F y = normalised<F, Activation>(from, of.mean, of.scale, of.beta, alpha);
+    F y = normalized<F, Activation>(from, of.mean, of.scale, of.beta, alpha);
     return {rounded(Activation::backward(given, y, alpha)), from - of.mean};
   }
 };
@@ -427,7 +427,7 @@ __device__ __forceinline__ void write_norm_gradient(
   });
 }
 
-// dgamma = sum dz h, dbeta = sum dz, dx = gamma inverse_deviation / rows (rows dz - dbeta - h dgamma), h the normalised input.
+// dgamma = sum dz h, dbeta = sum dz, dx = gamma inverse_deviation / rows (rows dz - dbeta - h dgamma), h the normalized input.
 // Each thread keeps dz and x - mean of `kept` rows in shared memory.
 template <class F, class Activation, int WIDTH, class D, class X, class P, class E, class... Drop>
 __device__ void batch_norm_backward(

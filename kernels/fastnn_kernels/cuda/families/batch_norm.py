@@ -1,4 +1,4 @@
-"""Batch normalisation: one body up to so many rows that a block reads a tile of columns in a few microseconds, else two.
+"""Batch normalization: one body up to so many rows that a block reads a tile of columns in a few microseconds, else two.
 
 How columns and rows are cut follows from the shape and the dtype alone; the memory of the GPU decides only how many rows are
 kept in it and how many are read again.

@@ -18,7 +18,7 @@ __device__ void dropout(Grid grid, const X* x, const i64* step, i64 ahead, Y* y,
   }
 }
 
-// An element of a data set as one of a mini-batch: converted to F, then scaled; whole numbers stay as they are.
+// An element of a data set as one of a mini-batch: converted to F, then scaled; integers stay as they are.
 template <class F, class S, class Y> struct Converted {
   static __device__ __forceinline__ Y of(S x, F scale) { return Y(F(x) * scale); }
 };

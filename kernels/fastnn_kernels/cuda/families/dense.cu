@@ -19,7 +19,7 @@ template <class F, int TM, int TN, int TK> struct Tile {
   static constexpr int ACROSS = TN / 4, DOWN = TM / 4;  // a thread's elements are so far apart
   static constexpr int SLOT = THREADS + 8;              // elements from one of a thread's sums to the next
   static constexpr int SLICES = THREADS > TM * TN ? THREADS / (TM * TN) : 1;
-  // Neighbours are members of one group, or members of different groups where a group is smaller than what is read at once.
+  // Neighbors are members of one group, or members of different groups where a group is smaller than what is read at once.
   static constexpr bool NEIGHBOURS = MEMBERS >= 8;
   static_assert(TM % 4 == 0 && TN % 4 == 0 && MEMBERS * GROUPS == THREADS && TK % (PIECE * GROUPS) == 0, "no such tile");
   static_assert(SLICES <= WARP && GROUPS % SLICES == 0, "no such tile");
@@ -31,12 +31,12 @@ template <class F, int TM, int TN, int TK> struct Tile {
 
 template <int MOST> __device__ __forceinline__ int at_most(i64 x) { return x < MOST ? (int)x : MOST; }
 
-// One operand on its way to shared memory: TO rows (of op(a); of op(b), columns) by TK, in pieces of P neighbours in memory.
+// One operand on its way to shared memory: TO rows (of op(a); of op(b), columns) by TK, in pieces of P neighbors in memory.
 // Element (o, k) lies at o * pitch + k where ALONG_K, else at k * pitch + o.
 template <class F, class T, int TO, int TK, int PITCH, bool ALONG_K> struct Staged {
   static constexpr int P = 16 / sizeof(F);
   static constexpr int COUNT = TO * TK / P / THREADS;
-  static constexpr int SEGMENT = (TO < 8 ? TO : 8) / P;  // pieces side by side that neighbouring threads load
+  static constexpr int SEGMENT = (TO < 8 ? TO : 8) / P;  // pieces side by side that neighboring threads load
   static_assert(COUNT * P * THREADS == TO * TK, "a tile must give every thread as much to load");
   static_assert(sizeof(T) <= sizeof(F), "a piece must be loaded at once");
   Pack<T, P> held[COUNT];
@@ -87,7 +87,7 @@ template <class F, class T, int TO, int TK, int PITCH, bool ALONG_K> struct Stag
   }
 };
 
-// The sum over all groups of what their member `member` left in slot `slot`. Called by whole warps; SLICES neighbouring threads
+// The sum over all groups of what their member `member` left in slot `slot`. Called by whole warps; SLICES neighboring threads
 // ask for the same sum, share the work, and all get it.
 template <class T, class F> __device__ __forceinline__ F sum_of_groups(const F* sums, int slot, int member) {
   F sum = 0;

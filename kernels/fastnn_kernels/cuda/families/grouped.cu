@@ -1,4 +1,4 @@
-// Linear layers of several small models side by side: neighbouring threads compute the same element of neighbouring models, so
+// Linear layers of several small models side by side: neighboring threads compute the same element of neighboring models, so
 // that whatever differs between models is read and written side by side. A thread adds one element up, in the order of k.
 #include "common.cuh"
 

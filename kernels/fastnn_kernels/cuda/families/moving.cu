@@ -12,7 +12,7 @@ __device__ __forceinline__ void copy_packs(Grid grid, T* y, i64 rows, i64 width,
 }
 
 // The same, 16 bytes at a time where all rows begin and end at multiples of them: where the sources are `aligned`, and all
-// widths and offsets that from(row, column) is made of, or-ed together in `steps`, are whole numbers of packs.
+// widths and offsets that from(row, column) is made of, or-ed together in `steps`, are integers of packs.
 template <class T, class From>
 __device__ __forceinline__ void copy_rows(Grid grid, T* y, i64 rows, i64 width, bool aligned, i64 steps, From from) {
   if (aligned && is_aligned(y) && (width | steps) % PACKED<T> == 0) {

@@ -12,7 +12,7 @@ struct max_reduction {
 
 // y (outer, pieces, inner) = x (outer, length, inner) reduced in pieces of `piece` entries along its second axis, / divisor.
 // A block is cut into THREADS / (lanes * columns) rows of `outer`, by `lanes` threads that share a piece, by `columns`, both
-// powers of two: neighbouring threads read neighbouring columns, or neighbouring entries where there is one column. Entry r of
+// powers of two: neighboring threads read neighboring columns, or neighboring entries where there is one column. Entry r of
 // a piece belongs to lane r % lanes; the lanes are put together in a tree. So the order is set by the numbers given alone.
 // There are fewer than 2^31 tiles of this kind.
 template <class F, class Reduction, class X, class Y>

@@ -87,11 +87,11 @@ __device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> stat
     F g[E], factors[E] = {};
     for (int j = 0; j < E; j++) g[j] = smaller(larger(F(gradients.at[j]), -clip), clip) * scale;
     segment.template runs<E>(first, size, [&](int from, int to) {
-      const bool penalised = segment.factor != 0 && (segment.l2 != 0 || segment.l1 != 0 || segment.decay != 0);
+      const bool penalized = segment.factor != 0 && (segment.l2 != 0 || segment.l1 != 0 || segment.decay != 0);
       for (int j = 0; j < E; j++) {
         if (j < from || j >= to) continue;
         factors[j] = segment.factor;
-        if (!penalised) continue;
+        if (!penalized) continue;
         F old = weights.at[j], sign = old > 0 ? F(1) : old < 0 ? F(-1) : F(0);
         g[j] += segment.l2 * old + segment.l1 * sign;
         weights.at[j] = old - now.rate * segment.factor * segment.decay * old;
