@@ -5,8 +5,7 @@
 #
 # FOLDER holds tests/, bench/, docs/ and pyproject.toml. Takes three minutes on two cores, its own compiling of kernels included.
 #
-#   PYTHON311   Python 3.11                                        (python3.11)
-#   FASTNN_CACHE_DIR   where compiled kernels are kept             (a folder of this run)
+#   PYTHON311   Python 3.11   (python3.11)
 set -euo pipefail
 
 if (($# != 2)); then

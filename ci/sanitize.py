@@ -25,7 +25,7 @@ LARGEST = 100_000
 """Elements of the operands of a call; larger ones are left out."""
 
 os.environ["FASTNN_CUDA_CAPTURE"] = "0"
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 
 def turns() -> Iterator[tuple[Any, str]]:

@@ -126,6 +126,7 @@ ELSEWHERE = {
     "makegaussianquantiles": ("quantiles",),
     "makemoons": ("moons",),
     "meanabsoluteerror": ("mae",),
+    "mish": ('Activation("mish")',),
     "meansquarederror": ("mse",),
     "mlpclassifier": ("Sequential",),
     "mlpregressor": ("Sequential",),

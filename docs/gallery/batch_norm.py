@@ -3,7 +3,7 @@ Batch norm in a deep network
 ============================
 
 Eight sigmoid layers squeeze what comes in until nothing is left to learn from. Batch norm gives the inputs of every layer mean
-0 and deviation 1 over the mini-batch, then a deviation gamma and a mean beta that are learnt: the same network learns the
+0 and deviation 1 over the mini-batch, then a deviation gamma and a mean beta that are learned: the same network learns the
 digits. Predictions use running averages of mean and variance, so that they do not depend on who else is asked about.
 """
 

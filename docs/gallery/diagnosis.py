@@ -3,8 +3,8 @@ Bias and variance
 =================
 
 The errors on training and dev data say what to try next. Of three networks on the bundled digits one is too small (high bias),
-one has learnt 100 examples by heart (high variance), and one, bigger and trained on more, has neither. What is a high bias is a
-question of the base error, too: where nobody errs less than 15 %, an error of 15 % is none. Andrew Ng, Improving Deep Neural
+one has learned 100 examples by heart (high variance), and one, bigger and trained on more, has neither. What is a high bias is
+a question of the base error, too: where nobody errs less than 15 %, an error of 15 % is none. Andrew Ng, Improving Deep Neural
 Networks, week 1.
 """
 

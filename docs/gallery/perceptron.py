@@ -4,8 +4,8 @@ Perceptrons as gates
 
 A perceptron answers 1 where w.x + b > 0, else 0. With w = (-2, -2) and b = 3 it is a NAND gate, of which any circuit can be
 built: XOR here, and a half adder, the sum and the carry of two bits, as networks of perceptrons whose weights are set and not
-learnt. No single perceptron computes XOR: no line parts its answers, and its derivative is 0, so that nothing can be learnt by
-gradients.
+learned. No single perceptron computes XOR: no line parts its answers, and its derivative is 0, so that gradients teach
+it nothing.
 """
 
 import sys

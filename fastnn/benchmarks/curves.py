@@ -10,12 +10,12 @@ from fastnn.benchmarks.record import NOISY, OURS, STATUS_TEXTS, Environment, Rec
 
 DEVICE_LABELS = {"cpu": "CPU", "cuda": "GPU"}
 
-COLOURS = {
+COLORS = {
     "fastnn": "#d55e00", "torch": "#0072b2", "jax": "#009e73", "sklearn": "#cc79a7", "torch-compile": "#56b4e9",
     "torch-reduce": "#4b3aa0", "torch-autotune": "#b8860b", "torch-graph": "#882255", "jax-while": "#7f8f1f",
 }  # fmt: skip
 """Of every contestant, always the same: Okabe and Ito's colors for the CPU's, which are told apart by the color-blind."""
-OTHER_COLOUR = "#777777"
+OTHER_COLOR = "#777777"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def network_label(network: str) -> str:
 
 
 def color(contestant: str) -> str:
-    return COLOURS.get(contestant, OTHER_COLOUR)
+    return COLORS.get(contestant, OTHER_COLOR)
 
 
 def device_label(device: str) -> str:

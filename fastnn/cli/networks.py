@@ -32,6 +32,12 @@ NUMBERS = {
     "weight_decay": {"adamw": "weight_decay", "lion": "weight_decay"},
 }
 """By option, the optimizers that it is for and what they call it."""
+
+
+def _takers(option: str) -> str:
+    return ", ".join(NUMBERS[option])
+
+
 SCHEDULES: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
     "constant": ("Constant", "rate", (), ()),
     "cosine": ("Cosine", "initial", (), ("final",)),
@@ -257,26 +263,32 @@ NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--momentum",
         type=Number(0, 1, max_open=True),
         metavar="M",
-        help="For sgd, momentum and nesterov. [default: 0 for sgd, else 0.9]",
+        help=f"For {_takers('momentum')}. [default: 0 for sgd, else 0.9]",
     ),
     option(
         OPTIMIZER,
         "--beta1",
         type=Number(0, 1, max_open=True),
         metavar="B",
-        help="Decay of the mean: adam, adamw. [default: 0.9]",
+        help=f"Decay of the mean: {_takers('beta1')}. [default: 0.9]",
     ),
     option(
         OPTIMIZER,
         "--beta2",
         type=Number(0, 1, max_open=True),
         metavar="B",
-        help="Decay of the mean square: adam, adamw, rmsprop. [default: 0.999; 0.9 for rmsprop]",
+        help=f"Decay of the mean square: {_takers('beta2')}. [default: 0.999; 0.99 for lion, 0.9 for rmsprop]",
     ),
     option(
-        OPTIMIZER, "--epsilon", type=Number(0, min_open=True), metavar="E", help="For adam, adamw, rmsprop. [default: 1e-8]"
+        OPTIMIZER, "--epsilon", type=Number(0, min_open=True), metavar="E", help=f"For {_takers('epsilon')}. [default: 1e-8]"
     ),
-    option(OPTIMIZER, "--weight-decay", type=Number(0), metavar="DECAY", help="For adamw. [default: 0.01]"),
+    option(
+        OPTIMIZER,
+        "--weight-decay",
+        type=Number(0),
+        metavar="DECAY",
+        help=f"For {_takers('weight_decay')}. [default: 0.01 for adamw, 0 for lion]",
+    ),
     option(
         OPTIMIZER, "--clip-norm", type=Number(0, min_open=True), metavar="NORM", help="Clip the global gradient norm to this."
     ),

@@ -49,7 +49,7 @@ class CudaEngine(Engine):
 
     `capture=False` launches every kernel on its own instead of replaying graphs, for debuggers; the bits are the same.
 
-    With `autotune`, its programs compute their products as timing has found fastest, see `autotune`; else as the rule of
+    With `autotune`, its programs compute their products as timing has found fastest, see `tune`; else as the rule of
     `fastnn_kernels.cuda.families.dense` says. Single operations always follow the rule.
     """
 

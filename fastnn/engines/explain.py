@@ -18,6 +18,7 @@ import numpy as np
 
 from fastnn.program.shapes import describe
 from fastnn.program.trace import Call, Program, Trace
+from fastnn_kernels.contract import KERNELS
 
 if TYPE_CHECKING:
     from fastnn.engines.base import Engine, Instance
@@ -105,8 +106,6 @@ class Explanation:
         return best
 
     def _line(self, call: Call, seconds: float, total: float, limits: Limits) -> Line:
-        from fastnn_kernels.contract import KERNELS
-
         operands = self.instance.operands(call)
         entry = KERNELS[call.kernel]
         operations, moved = entry.operations(operands, call.attributes), entry.traffic(operands)

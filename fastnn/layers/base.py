@@ -102,6 +102,8 @@ class Layer(Keywords):
         for name in ("records_alike", "vectorizes"):  # a subclass may record something else, and says so itself
             if name not in vars(cls):
                 setattr(cls, name, False)
+        if "forward" in vars(cls) and "final_activation" not in vars(cls):
+            cls.final_activation = Layer.final_activation  # type: ignore[method-assign]
 
     def __init__(self) -> None:
         """Without options."""
@@ -131,17 +133,27 @@ class Layer(Keywords):
         """The outputs (B, ...) for inputs (B, ...)."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
-    def forward_vectorized(self, x: Array) -> Array:
-        """The outputs (B, ..., G) of G models in training for inputs (B, ..., G) or (B, ...); their arrays end in an axis G."""
+    def forward_vectorized(self, x: Array, grouped: bool) -> Array:
+        """The outputs of G models in training; their arrays end in an axis G.
+
+        Inputs are (B, ..., G) where `grouped`, and else (B, ...), the same for all models. Outputs end in the axis G where the
+        inputs do or the layer has parameters.
+        """
         return self.forward(x, True)
 
     @property
     def final_activation(self) -> str | None:
-        """The name of the activation whose values the outputs are; None for all others."""
+        """The name of the activation whose values the outputs are; None for all others.
+
+        A layer that names one defines `without_activation` too. A subclass with a `forward` of its own names none unless it
+        says so itself.
+        """
         return None
 
     def without_activation(self) -> Self | None:
         """The layer without its final activation; None where nothing is left of it."""
+        if self.final_activation is not None:
+            raise NotImplementedError(f"{type(self).__name__} has a final_activation and defines no without_activation")
         return self
 
     def in_context(self, following: Sequence[Layer]) -> Self:

@@ -81,7 +81,7 @@ class Dense(Layer):
     def forward(self, x: Array, training: bool) -> Array:
         return ops.dense(x, self.weight, self.bias if self.use_bias else None, self.activation, self.alpha)
 
-    def forward_vectorized(self, x: Array) -> Array:
+    def forward_vectorized(self, x: Array, grouped: bool) -> Array:
         y = ops.grouped_dense(x, self.weight, self.bias if self.use_bias else None)
         return y if self.activation is None else ops.activate(y, self.activation, self.alpha)
 

@@ -15,3 +15,6 @@ class Flatten(Layer):
 
     def forward(self, x: Array, training: bool) -> Array:
         return ops.reshape(x, (x.shape[0], -1))
+
+    def forward_vectorized(self, x: Array, grouped: bool) -> Array:
+        return ops.reshape(x, (x.shape[0], -1, x.shape[-1])) if grouped else self.forward(x, True)

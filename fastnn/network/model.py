@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -253,18 +254,36 @@ class ModelState:
             return Snapshot(self._state.copies(), "" if state is None else state.optimizer, updates, step, epoch)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Put a snapshot of this model back."""
-        state = self._optimizer_state
-        slots = [name for name in snapshot.arrays if name not in ("parameters", "statistics")]
+        """Put a snapshot of this model back.
+
+        Raises InputError for one of another network, and NotReadyError for one of another optimizer (or of none) while the
+        model is being trained; then nothing is changed.
+        """
+        built, slots = self._network, _slots(snapshot)
+        sizes = {"parameters": built.size if built else 0, "statistics": built.statistics_size if built else 0}
+        sizes |= dict.fromkeys(slots, sizes["parameters"])
+        given = {name: math.prod(values.shape) for name, values in snapshot.arrays.items()}
+        if given != sizes:
+            raise InputError(f"restore: expected a snapshot of this network, with arrays of {sizes} numbers, got {given}")
+        if self._training.locked() and not self._keeps(snapshot):
+            raise NotReadyError("restore: the model is being trained by another optimizer than that of the snapshot")
+        self._restore(snapshot)
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        """The same without checks, for what holds the model's training."""
         with self._watched():
-            if not snapshot.optimizer:
-                self._start_slots(None)
-            elif state is None or (state.optimizer, set(state.slots)) != (snapshot.optimizer, set(slots)):
-                self._start_slots(snapshot.optimizer, slots)
+            if not self._keeps(snapshot):
+                self._start_slots(snapshot.optimizer or None, _slots(snapshot))
             self._state.restore(snapshot.arrays, (snapshot.step, snapshot.epoch, snapshot.updates))
         if self._optimizer_state is not None:
             self._optimizer_state.updates = snapshot.updates
         self.counters.step, self.counters.epoch = snapshot.step, snapshot.epoch
+
+    def _keeps(self, snapshot: Snapshot) -> bool:
+        """Whether the optimizer of the snapshot, or none, is the one whose state the model has."""
+        state = self._optimizer_state
+        now = ("", set()) if state is None else (state.optimizer, set(state.slots))
+        return now == (snapshot.optimizer, set(_slots(snapshot)))
 
     def _start_slots(
         self, optimizer: str | None, slots: Sequence[str] = (), updates: int = 0, kept: Collection[str] = ()
@@ -330,6 +349,9 @@ class ModelState:
                 run(X, outputs, self.input_scale)
         return outputs
 
+    def __copy__(self) -> Self:
+        return copy.deepcopy(self)  # two models never share the arrays that training changes
+
     def __getstate__(self) -> dict[str, Any]:
         self._host()
         state = dict(vars(self))
@@ -386,6 +408,11 @@ def as_loss_network(model: ModelState, loss: Loss) -> programs.Network:
     if loss.link is not None and last in ("softmax", "sigmoid", "log_softmax") and last != loss.link:
         raise InputError(f"{loss.name} takes logits or a final {loss.link}, and the last layer applies {last}")
     return model._logits_network(loss.link)
+
+
+def _slots(snapshot: Snapshot) -> list[str]:
+    """The names of what its optimizer keeps."""
+    return [name for name in snapshot.arrays if name not in ("parameters", "statistics")]
 
 
 def _places(declared: Sequence[Any]) -> tuple[programs.Place, ...]:

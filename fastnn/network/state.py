@@ -191,6 +191,10 @@ class Snapshot:
         read = {name: array if isinstance(array, np.ndarray) else array.read() for name, array in self.arrays.items()}
         return Snapshot(read, self.optimizer, self.updates, self.step, self.epoch)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        host = self.on_host()  # arrays of a GPU are not pickled; a copy that is made so lies on the host
+        return Snapshot, (host.arrays, host.optimizer, host.updates, host.step, host.epoch)
+
     def to_config(self) -> dict[str, Any]:
         """Plain values, and the arrays of the host under `arrays.NAME`."""
         counts = {"optimizer": self.optimizer, "updates": self.updates, "step": self.step, "epoch": self.epoch}

@@ -3,7 +3,7 @@
 NumPy arrays are computed at once by the CPU kernels; `Symbol`s are recorded into the program that is being traced; anything
 mixed raises. Shapes are written with `B` batch, `I` inputs, `O` outputs, `C` classes. Arrays are float32 or float64 and all
 of one dtype; labels and indices are integers; conditions are bool. Results are new arrays; nothing is written in place
-except the running statistics of `batch_norm`. Python numbers take the dtype of the arrays they meet.
+except the running statistics of `batch_norm` and what `update` changes. Python numbers take the dtype of the arrays they meet.
 
 Each operation declares its own backward rule beside it, in terms of the vocabulary or of a fused backward kernel.
 """

@@ -31,12 +31,17 @@ def update(
 ) -> None:
     """One step of an optimizer over a whole arena, **in place** in `parameters` (P,) and in each array of `state` (P,).
 
-    `name`: sgd, momentum, nesterov, averaged_momentum, rmsprop or adam (which is AdamW where `penalties` hold a weight decay);
+    `name`: sgd, momentum, nesterov, averaged_momentum, rmsprop, lion or adam (AdamW where `penalties` hold a decay);
     equations, `scalars`, `index`, `starts`, `penalties` and `attributes` as in `fastnn_kernels.contract`.
     """
     if name not in UPDATES:
         raise InputError(f"no update is called {name!r}{nearest(name, UPDATES)}")
     floats(name, gradient, norm, scalars, penalties, parameters, *state)
+    expected = {"clip_value", "clip_norm", *UPDATES[name].attributes}
+    if set(attributes) != expected:
+        raise InputError(
+            f"{name}: expected the attributes {', '.join(sorted(expected))}, got {', '.join(sorted(attributes)) or 'none'}"
+        )
     slots = UPDATES[name].slots
     if len(state) != len(slots) or any(tuple(s.shape) != tuple(parameters.shape) for s in (gradient, *state)):
         raise InputError(f"{name}: expected a gradient and {len(slots)} arrays of state, all of the parameters' shape")

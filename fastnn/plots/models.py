@@ -1,4 +1,4 @@
-"""What a model has learnt: where it parts classes, what it confuses, how its weights spread."""
+"""What a model has learned: where it parts classes, what it confuses, how its weights spread."""
 
 from __future__ import annotations
 

@@ -290,7 +290,7 @@ def family(name: str, *arguments: Any) -> str:
     for x in arguments:
         if isinstance(x, Symbol):
             kinds.add("symbol")
-        elif isinstance(x, bool | int | float | np.generic) and not isinstance(x, np.ndarray):
+        elif isinstance(x, bool | int | float) or (isinstance(x, np.generic) and x.dtype.kind in "biuf"):
             continue
         elif kind(x):
             kinds.add(kind(x))
@@ -370,7 +370,8 @@ def binary(name: str, a: Any, b: Any) -> Symbol:
 def matmul(a: Any, b: Any) -> Symbol:
     """Record a matrix product; see `fastnn.ops.matmul`."""
     attributes = {"transpose_a": False, "transpose_b": False}
-    made: Symbol = a.trace.record("matmul", (a, b), [product(a, b, **attributes)], attributes)[0]
+    output = product(a, b, **attributes)  # refuses what is no symbol
+    made: Symbol = a.trace.record("matmul", (a, b), [output], attributes)[0]
     return made
 
 

@@ -51,7 +51,7 @@ def fit(model: ModelState, X: Any, y: Any, settings: FitOptions) -> History:
                     if network is None:
                         model._forget()
                     else:
-                        model.restore(before)
+                        model._restore(before)
                     vars(model).update(known)
                 raise
     finally:

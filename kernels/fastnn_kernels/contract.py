@@ -1,6 +1,6 @@
 """The kernel table: every kernel once, with what it reads, what it writes, and what it costs.
 
-A kernel set (`numpy`, `cpu`, later `cuda`) exports every name below with the same operands in the same order:
+A kernel set (`numpy`, `cpu`, `cuda`) exports every name below with the same operands in the same order:
 inputs (read), then updated (read and written in place), then outputs (written), then attributes by keyword.
 Kernels check nothing, allocate nothing that outlives the call and print nothing; they are right for every shape,
 0 rows included, in float32 and float64. `F` stands for either of the two; `B` batch, `I` inputs, `O` outputs, `C` classes.

@@ -36,7 +36,9 @@ def entry(name: str) -> Entry:
 @pytest.fixture(autouse=True)
 def _planted_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Contestants' processes find `planted.py` too."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(filter(None, [str(Path(__file__).parents[1] / "support"), os.environ.get("PYTHONPATH")]))
+    )
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Inputs of every form, good ones and ones with a single fault: refused in words, or learnt from as the definition says.
+"""Inputs of every form, good ones and ones with a single fault: refused in words, or learned from as the definition says.
 
 What is accepted is compared with the mathematics in float64 on the same numbers. `FASTNN_EXAMPLES` sets how many are made by
 the long search.

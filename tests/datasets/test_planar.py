@@ -1,4 +1,4 @@
-"""Points in the plane: the same bits everywhere, of the shape that their equations say, and learnt as the course says."""
+"""Points in the plane: the same bits everywhere, of the shape that their equations say, and learned as the course says."""
 
 from __future__ import annotations
 

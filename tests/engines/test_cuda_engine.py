@@ -408,6 +408,16 @@ def test_a_snapshot_undoes_what_came_after_it(cuda_host: HostRuntime) -> None:
     assert model.counters.step == 2 * expected["counts"][0]
 
 
+def test_a_snapshot_of_a_gpu_is_pickled_and_copied(cuda_host: HostRuntime) -> None:
+    model = trained("cuda", noisy(), **NOISY)
+    snapshot, expected = model.snapshot(), everything(copy.deepcopy(model))
+    for again in (pickle.loads(pickle.dumps(snapshot)), copy.deepcopy(snapshot)):
+        trained("cuda", model, **NOISY)
+        model.restore(again)
+        found = everything(model)
+        assert all(np.array_equal(found[name], values) for name, values in expected.items())
+
+
 def test_a_snapshot_of_one_gpu_is_restored_beside_another(cuda_hosts: Hosts) -> None:
     cuda_hosts.install(0)
     cuda_hosts.install(1)

@@ -6,7 +6,6 @@ Every test is skipped where no GPU can be used. `record_property` hands figures 
 from __future__ import annotations
 
 import gc
-import importlib
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ import laws
 import numpy as np
 import pytest
 from cuda_on_host.runtime import HostRuntime
-from trainings import digest, examples, network, run
+from trainings import INTERRUPT, digest, examples, network, run
 from trajectories import OPTIMIZERS, difference, trained
 
 import fastnn
@@ -413,8 +412,7 @@ def test_training_ends_where_there_is_no_room_and_goes_on_when_there_is(gpu: Cud
 @on_gpu
 @pytest.mark.parametrize("delay", [0.3, 0.71])
 def test_an_interrupt_leaves_whole_steps(gpu: CudaEngine, delay: float) -> None:
-    test_model = importlib.import_module("test_model")
-    code = test_model.INTERRUPT.format(path=[p for p in sys.path if p])
+    code = INTERRUPT.format(path=[p for p in sys.path if p])
     ended = subprocess.run(
         [sys.executable, "-c", code, "cuda", str(delay)], capture_output=True, text=True, timeout=120, check=False
     )

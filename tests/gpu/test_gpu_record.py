@@ -26,13 +26,13 @@ pytestmark = pytest.mark.skipif(not (CI / "gpu_record.py").is_file(), reason="ci
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
 JUNIT = """<?xml version="1.0" encoding="utf-8"?><testsuites><testsuite name="pytest" errors="1" failures="1" tests="5">
-<testcase classname="tests.test_gpu" name="test_mnist[float32]" time="2.5">
+<testcase classname="tests.gpu.test_gpu" name="test_mnist[float32]" time="2.5">
 <properties><property name="mnist float32" value="0.9803"/></properties></testcase>
-<testcase classname="tests.test_gpu" name="test_mnist[tf32]" time="1.5">
+<testcase classname="tests.gpu.test_gpu" name="test_mnist[tf32]" time="1.5">
 <properties><property name="mnist tf32" value="0.9788"/></properties></testcase>
-<testcase classname="tests.test_gpu" name="test_a" time="0.25"><failure message="no">E</failure></testcase>
-<testcase classname="tests.test_gpu" name="test_b" time="0.25"><error message="no">E</error></testcase>
-<testcase classname="tests.test_gpu" name="test_c" time="0"><skipped message="no GPU"/></testcase>
+<testcase classname="tests.gpu.test_gpu" name="test_a" time="0.25"><failure message="no">E</failure></testcase>
+<testcase classname="tests.gpu.test_gpu" name="test_b" time="0.25"><error message="no">E</error></testcase>
+<testcase classname="tests.gpu.test_gpu" name="test_c" time="0"><skipped message="no GPU"/></testcase>
 </testsuite></testsuites>
 """
 PASSED = '<testsuites><testsuite><testcase classname="t" name="a" time="1"/></testsuite></testsuites>'
@@ -69,7 +69,7 @@ def test_a_junit_file_is_counted(made: Any, tmp_path: Path) -> None:
         "passed": 2, "failed": 1, "errors": 1, "skipped": 1,
     }  # fmt: skip
     assert found["seconds"] == 4.5
-    assert found["failures"] == ["tests.test_gpu::test_a", "tests.test_gpu::test_b"]
+    assert found["failures"] == ["tests.gpu.test_gpu::test_a", "tests.gpu.test_gpu::test_b"]
     assert found["properties"] == {"mnist float32": "0.9803", "mnist tf32": "0.9788"}
 
 

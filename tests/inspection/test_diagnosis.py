@@ -66,7 +66,7 @@ def test_what_is_no_share_is_refused(name: str, value: Any) -> None:
 
 def test_the_errors_of_a_model_are_measured(rng: np.random.Generator) -> None:
     X = rng.standard_normal((200, 10)).astype(np.float32)
-    y = rng.integers(0, 2, 200)  # noise: what is learnt by heart
+    y = rng.integers(0, 2, 200)  # noise: what is learned by heart
     model = fastnn.Sequential([fastnn.Dense(64, activation="relu"), fastnn.Dense(2)], seed=0)
     with pytest.raises(NotReadyError, match="fit"):
         fastnn.diagnose_model(model, (X, y), (X, y))

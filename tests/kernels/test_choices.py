@@ -533,7 +533,7 @@ def test_masks_compute_the_same(gpu: Timed, precision: str, hidden: tuple[int, .
     without, _ = trained(*hidden, precision=precision)
     assert "dense_with_mask" not in kernels(without, precision=precision)
     assert distance(with_masks, without) < (1e-6 if precision == "tf32" else 2e-2)
-    assert distance(with_masks, network(*hidden).build(FEATURES)) > 1e-2, "something was learnt"
+    assert distance(with_masks, network(*hidden).build(FEATURES)) > 1e-2, "something was learned"
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -284,3 +285,11 @@ class TestSanitizers:
         ended = sanitizing("-m", "cuda_on_host.sanitized", family)
         assert ended.returncode == 0, ended.stderr[:4000]
         assert "calls of" in ended.stdout
+
+
+def test_the_sanitizers_find_their_cases() -> None:
+    """`ci/sanitize.py` needs a GPU for everything but this."""
+    script = Path(__file__).parents[2] / "ci" / "sanitize.py"
+    code = f"import runpy; print(next(runpy.run_path({str(script)!r})['turns']()))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr

@@ -27,7 +27,7 @@ OPTIMIZERS = {
     "rmsprop": fastnn.RMSprop(0.01),
     "adam": fastnn.Adam(0.01),
     "adamw, clipped": fastnn.AdamW(0.01, weight_decay=0.1, clip_norm=0.5, clip_value=0.3),
-    "lion": fastnn.optimizers.Lion(0.001, weight_decay=0.1),
+    "lion": fastnn.Lion(0.001, weight_decay=0.1),
 }
 
 

@@ -88,3 +88,34 @@ def test_layers_without_their_activation() -> None:
     assert fastnn.Activation("softmax").without_activation() is None
     dropout = fastnn.Dropout(0.5)
     assert dropout.without_activation() is dropout
+
+
+def test_a_subclass_with_a_forward_of_its_own_ends_in_no_activation_that_it_does_not_name() -> None:
+    class Twice(fastnn.Activation):
+        def forward(self, x: Any, training: bool) -> Any:
+            return ops.softmax(2.0 * x)
+
+    class Named(Twice):
+        final_activation = "softmax"
+
+    model = fastnn.Sequential([fastnn.Dense(3), Twice("softmax")], seed=0)
+    assert Twice("softmax").final_activation is None
+    X, y = np.random.default_rng(0).normal(size=(60, 4)).astype("float32"), np.arange(60) % 3
+    model.fit(X, y, loss="mean_squared_error", batch_size=20, epochs=1, verbose=0)
+    bare = fastnn.Sequential([fastnn.Dense(3)], seed=0).build(4)
+    bare.set_weights(model.weights)
+    np.testing.assert_allclose(model(X), ops.softmax(np.asarray(2.0 * bare(X), "float32")), rtol=1e-5)
+    assert Named("softmax").final_activation == "softmax"
+
+
+def test_a_final_activation_without_a_way_to_leave_it_out_is_told() -> None:
+    class Soft(fastnn.Layer):
+        final_activation = "softmax"
+
+        def forward(self, x: Any, training: bool) -> Any:
+            return ops.softmax(x)
+
+    model = fastnn.Sequential([fastnn.Dense(3), Soft()], seed=0)
+    with pytest.raises(NotImplementedError, match="Soft has a final_activation and defines no without_activation"):
+        model.fit(np.zeros((6, 4), "float32"), np.arange(6) % 3, verbose=0)
+    assert not model.built

@@ -191,7 +191,7 @@ def test_not_fitted_and_wrong_features() -> None:
         (np.array([[1.7e308], [-1.7e308]]), InputError, "column 0 are too large"),
     ],
 )
-def test_what_cannot_be_learnt_from(X: Any, error: type, message: str) -> None:
+def test_what_cannot_be_learned_from(X: Any, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         fastnn.Standardizer().fit(X)
 

@@ -276,15 +276,17 @@ def test_running_statistics_in_place(kind: str) -> None:
         ({"index": np.array(1)}, "an index from 0 to 0, got 1"),
         ({"norm": np.zeros(1)}, r"expected norm \(\)"),
         ({"scalars": np.zeros((1, 2))}, r"scalars \(N, 3\)"),
+        ({"attributes": {}}, "expected the attributes clip_norm, clip_value, got none"),
+        ({"attributes": {"clip_value": 0.0, "clip_norm": 0.0, "beta": 0.9}}, "got beta, clip_norm, clip_value"),
     ],
 )
-def test_an_update_that_would_read_beyond_its_arrays(given: dict[str, np.ndarray], message: str) -> None:
-    arrays: dict[str, np.ndarray] = {
+def test_an_update_that_would_read_beyond_its_arrays(given: dict[str, Any], message: str) -> None:
+    arrays: dict[str, Any] = {
         "norm": np.array(0.0), "scalars": np.zeros((1, 3)), "index": np.array(0), "starts": np.array([0, 37]),
-        "penalties": np.zeros((1, 4)),
+        "penalties": np.zeros((1, 4)), "attributes": {"clip_value": 0.0, "clip_norm": 0.0},
     }  # fmt: skip
     with pytest.raises(fastnn.errors.FastnnError, match=message):
-        ops.update("sgd", np.zeros(37), [], np.zeros(37), *{**arrays, **given}.values(), {"clip_value": 0.0, "clip_norm": 0.0})
+        ops.update("sgd", np.zeros(37), [], np.zeros(37), *{**arrays, **given}.values())
 
 
 def test_a_program_refuses_what_it_cannot_use_in_place() -> None:

@@ -56,6 +56,8 @@ def symbol_like(x: Symbol, shape: tuple[Any, ...]) -> Symbol:
         (lambda x: x + np.ones(3, "float32"), "mixed"),
         (lambda x: np.ones(3, "float32") + x, "mixed"),
         (lambda x: ops.add(np.ones(3, "float32"), x), "mixed"),
+        (lambda x: np.eye(3, dtype="float32") @ x, "mixed"),
+        (lambda x: x @ np.eye(3, dtype="float32"), "mixed"),
     ],
 )
 def test_what_needs_values_raises_and_names_the_way(use: Any, named: str) -> None:
@@ -64,6 +66,27 @@ def test_what_needs_values_raises_and_names_the_way(use: Any, named: str) -> Non
     if named:
         assert isinstance(caught.value, TracingError)
         assert named in str(caught.value)
+
+
+NO_ARRAY = "(expected an array, got|a Symbol and an array)"
+
+
+@pytest.mark.parametrize("foreign", [2, None, [[1.0]], "2", np.complex64(2 + 3j), np.str_("2.5"), np.datetime64("2020")])
+@pytest.mark.parametrize(
+    "use",
+    [lambda a, x: a @ x, lambda a, x: x @ a, lambda a, x: ops.matmul(a, x)],
+    ids=["reflected", "operator", "operation"],
+)
+def test_what_is_no_matrix_is_refused_in_a_product(use: Any, foreign: Any) -> None:
+    with pytest.raises((InputTypeError, TracingError), match=f"matmul: {NO_ARRAY}"):
+        use(foreign, symbol())
+
+
+@pytest.mark.parametrize("foreign", [None, "2", np.complex64(2 + 3j), np.str_("2.5"), np.datetime64("2020")])
+def test_what_is_no_number_is_refused_by_operators(foreign: Any) -> None:
+    for use in (lambda: symbol() * foreign, lambda: foreign + symbol()):
+        with pytest.raises((InputTypeError, TracingError), match=f"(multiply|add): {NO_ARRAY}"):
+            use()
 
 
 def test_operators_mean_the_vocabulary() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["fastnn.storage.archives", "fastnn.checkpoints"]):
+with atheris.instrument_imports(include=["fastnn.storage.archives", "fastnn.storage.model_file", "fastnn.checkpoints"]):
     from fastnn import checkpoints
     from fastnn.storage import archives
 import fastnn

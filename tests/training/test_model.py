@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from trainings import INTERRUPT, blobs, classifier
 
 import fastnn
 from fastnn.callbacks import Callback
-
-
-def blobs(n: int = 300, classes: int = 3, dtype: str = "float32") -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    centers = 3 * rng.standard_normal((classes, 5))
-    y = rng.integers(0, classes, n)
-    return (centers[y] + rng.standard_normal((n, 5))).astype(dtype), y
-
-
-def classifier(classes: int = 3, **options: Any) -> fastnn.Sequential:
-    return fastnn.Sequential([fastnn.Dense(16, activation="relu"), fastnn.Dense(classes)], **{"seed": 0, **options})
+from fastnn.errors import InputError, NotReadyError
 
 
 def test_the_example_of_the_readme_in_small() -> None:
@@ -462,39 +454,6 @@ def test_the_history_says_how_the_run_was_done(capsys: pytest.CaptureFixture[str
     assert [line.split()[:2] for line in printed] == [["epoch", "1/2"], ["epoch", "2/2"]]
 
 
-INTERRUPT = """
-import sys, signal
-sys.path[:0] = {path!r}
-import numpy as np, fastnn
-from test_model import blobs, classifier
-X, y = blobs(3000)
-device, delay = sys.argv[1], float(sys.argv[2])
-classifier().fit(X, y, epochs=1, batch_size=3, verbose=0, device=device, threads=2)
-model = classifier()
-def stop(*arguments): raise KeyboardInterrupt
-signal.signal(signal.SIGALRM, stop)
-class Timer(fastnn.callbacks.Callback):
-    started = False
-    def chunk_end(self, run, losses):
-        if not self.started:
-            self.started = True
-            signal.setitimer(signal.ITIMER_REAL, delay)
-try:
-    model.fit(X, y, epochs=100_000, batch_size=3, verbose=0, device=device, threads=2, callbacks=[Timer()])
-except KeyboardInterrupt:
-    signal.setitimer(signal.ITIMER_REAL, 0)
-steps = model.counters.step
-assert model.optimizer_state.updates == steps > 0, steps
-twin = classifier()
-order = lambda epoch: fastnn.random.permutation(fastnn.random.key(0, fastnn.random.SHUFFLE), epoch, 3000)
-whole, rest = divmod(steps, 1000)
-twin.fit(X, y, epochs=whole, batch_size=3, verbose=0, device=device, order=order)
-twin.fit(X, y, epochs=1, batch_size=3, verbose=0, device=device, order=lambda _: order(whole)[: 3 * rest]) if rest else None
-assert all(np.array_equal(value, twin.weights[name]) for name, value in model.weights.items()), steps
-print(steps)
-"""
-
-
 SLOW = [
     pytest.param(*each, marks=pytest.mark.slow) for each in [("cpu", 0.113), ("cpu", 0.31), ("numpy", 0.05), ("numpy", 0.31)]
 ]
@@ -637,3 +596,52 @@ def test_small_things_that_went_wrong_once(tmp_path: Path) -> None:
     for options in ({"threads": 1.5}, {"threads": 3000}, {"l2": "a"}, {"callbacks": [object()]}):
         with pytest.raises(fastnn.FastnnError, match=next(iter(options))):
             classifier().fit(*blobs(), verbose=0, **options)
+
+
+def test_a_copy_shares_nothing_with_the_model() -> None:
+    X, y = blobs()
+    model = classifier()
+    model.fit(X, y, epochs=1, verbose=0)
+    before = {name: value.copy() for name, value in model.weights.items()}
+    other = copy.copy(model)
+    with pytest.warns(UserWarning, match="fresh state"):
+        other.fit(X, y, epochs=1, optimizer="sgd", verbose=0)
+    assert all(np.array_equal(value, before[name]) for name, value in model.weights.items())
+    again = pickle.loads(pickle.dumps(model))
+    assert again.optimizer_state.optimizer == "Adam"
+    model.fit(X, y, epochs=1, verbose=0)
+
+
+def test_a_snapshot_that_does_not_fit_changes_nothing() -> None:
+    X, y = blobs()
+    model, wider = classifier(), fastnn.Sequential([fastnn.Dense(17), fastnn.Dense(3)], seed=0)
+    unbuilt = model.snapshot()
+    model.fit(X, y, epochs=1, verbose=0)
+    wider.fit(X, y, epochs=1, optimizer="lion", verbose=0)
+    state = model.optimizer_state
+    assert state is not None
+    before = pickle.dumps((model.weights, state.slots))
+    for snapshot in (wider.snapshot(), unbuilt):
+        with pytest.raises(InputError, match="expected a snapshot of this network"):
+            model.restore(snapshot)
+    assert pickle.dumps((model.weights, model.optimizer_state.slots)) == before  # type: ignore[union-attr]
+
+
+def test_another_optimizers_state_is_not_restored_while_the_model_is_trained() -> None:
+    X, y = blobs()
+    model = classifier()
+    model.fit(X, y, epochs=1, optimizer="lion", verbose=0)
+    lion = model.snapshot()
+
+    class Restores(Callback):
+        def epoch_end(self, run: Any, epoch: int, values: Any) -> None:
+            run.model.restore(run.model.snapshot())
+            with pytest.raises(NotReadyError, match="another optimizer"):
+                run.model.restore(lion)
+
+    with pytest.warns(UserWarning, match="fresh state"):
+        model.fit(X, y, epochs=2, callbacks=[Restores()], verbose=0)
+    assert model.optimizer_state is not None
+    assert model.optimizer_state.optimizer == "Adam"
+    model.restore(lion)
+    assert model.optimizer_state.optimizer == "Lion"

@@ -55,6 +55,11 @@ TASKS: dict[str, tuple[str, Any, Any]] = {
     "one-hot": ("softmax_cross_entropy", (fastnn.Dense(5, "relu", use_bias=False), fastnn.Dense(3)), np.eye(3)[CLASSES]),
     "classes as values": ("quadratic", (fastnn.Dense(5, "relu"), fastnn.Dense(3, "sigmoid")), CLASSES),
     "values": ("mean_squared_error", (fastnn.Dense(6, "silu"), fastnn.Dense(2)), VALUES),
+    "flat": (
+        "softmax_cross_entropy",
+        (fastnn.Flatten(), fastnn.Dense(6, "tanh"), fastnn.Flatten(), fastnn.Dense(3), fastnn.Flatten()),
+        CLASSES,
+    ),
 }
 OPTIMIZERS = [
     fastnn.SGD(0.1), fastnn.Momentum(0.05), fastnn.RMSprop(0.01), fastnn.AdamW(0.01),
@@ -247,7 +252,7 @@ def test_interleaved_each_has_the_bits_of_fit(layers: str, device: str, monkeypa
         model = network(*LAYERS[layers], seed=seed)
         return model.freeze(len(LAYERS[layers]) - 1) if seed % 4 == 3 else model
 
-    monkeypatch.setattr(train, "ABREAST", 3)
+    monkeypatch.setattr(train, "INTERLEAVED", 3)
     groups, rows = 11, scipy.sparse.csr_matrix(np.where(X > 0, X, 0))
     rates, l2 = [0.0, 0.1, 0.01] * 4, [0.0, 0.1] * 6
     common: dict[str, Any] = {

@@ -35,13 +35,13 @@ from fastnn.tuning.together.interleaved import Interleaved
 from fastnn.tuning.together.members import Member, MemberHistory, as_members
 from fastnn.tuning.together.vectorized import train_vectorized
 
-LANE_PARAMETERS = 300
+VECTORIZED_PARAMETERS = 300
 """Models of up to so many parameters are trained side by side: a lane a model wins where layers do not fill the registers
 (measured with 32 models on two cores: 8-20-3 takes 0.7 to 0.8 of the time that it takes on threads, 10-24-3 1.2 to 1.4)."""
 
-ABREAST = 16
+INTERLEAVED = 16
 """Models whose steps one program makes, at most."""
-ABREAST_BYTES = 2_500_000
+INTERLEAVED_BYTES = 2_500_000
 """What their parameters and the optimizer's state may take together, to stay in a cache from mini-batch to mini-batch.
 Measured with 784-H-10: 16 models of 100 KB take 0.65 to 0.8 of the time that they take one by one, 4 of 600 KB 0.85 to 0.9,
 4 of 1.6 MB 1.1 to 1.2."""
@@ -81,7 +81,7 @@ def train_together(
     they would be without it.
 
     `method`: "vectorized" trains all models in one program, "threads" spreads them over the cores; "auto" vectorizes where
-    there are at least `FEWEST` models of `LANE_PARAMETERS` parameters at most, which have not been trained before, of Dense,
+    there are at least `FEWEST` models of `VECTORIZED_PARAMETERS` parameters at most, not trained before, of Dense,
     Activation and Flatten layers without a softmax inside, and without clip_norm. `threads`: cores used, by default all.
 
     X, y, `loss`, `optimizer`, `batch_size`, `epochs`, `validation_data`, `metrics`, `device`: as for `Sequential.fit`. Raises
@@ -117,7 +117,7 @@ def train_together(
         visit = _shuffle(members[0].model, n) if order is None else _Orders(order, n)
         members[0].model.build(features)
         obstacle = _obstacle(members, common, chosen)
-        small = members[0].model.parameter_count <= LANE_PARAMETERS and len(members) >= FEWEST
+        small = members[0].model.parameter_count <= VECTORIZED_PARAMETERS and len(members) >= FEWEST
         if method == "vectorized" and obstacle:
             raise InputError(f'method="vectorized" is not possible: {obstacle}; take "threads"')
         side_by_side = method == "vectorized" or (method == "auto" and small and not obstacle)
@@ -151,7 +151,7 @@ class _Before:
             if self.snapshot is None:
                 self.model._forget()
             else:
-                self.model.restore(self.snapshot)
+                self.model._restore(self.snapshot)
             vars(self.model).update(self.others)
         finally:
             self.model._training.release()
@@ -271,7 +271,7 @@ def _most_interleaved(members: Sequence[Member], optimizer: Optimizer, workers: 
         return 1
     network, each = models[0].network, -(-len(models) // workers)
     own = max(1, network.size) * network.dtype.itemsize * (1 + len(optimizer.slots))
-    return -(-each // -(-each // min(ABREAST, max(1, ABREAST_BYTES // own))))
+    return -(-each // -(-each // min(INTERLEAVED, max(1, INTERLEAVED_BYTES // own))))
 
 
 def _alone(member: Member, X: Any, y: Any, settings: FitOptions, going_on: Callable[[], None]) -> MemberHistory:

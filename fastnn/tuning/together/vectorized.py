@@ -340,9 +340,11 @@ class _Vectorized:
 
 def _forward(network: programs.Network, x: Symbol, parameters: Mapping[str, Symbol], groups: int) -> Symbol:
     """The outputs (B, O, G) of all models for the inputs x that all of them read."""
+    grouped = False
     for number, layer in enumerate(network.layers):
         own = {p.attribute: parameters[p.name] for p in network.parameters if p.layer == number}
-        x = layer.bound(own).forward_vectorized(x)
+        x = layer.bound(own).forward_vectorized(x, grouped)
+        grouped = grouped or bool(own)
     return x
 
 

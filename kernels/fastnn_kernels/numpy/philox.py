@@ -48,7 +48,6 @@ def uniform_integers(key: tuple[int, int], step: int, count: int) -> np.ndarray:
     return (words(key, step, count) >> np.uint32(32 - UNIFORM_BITS)).astype(np.int64)
 
 
-SHUFFLE_ROUNDS = 8
 LEAST_SHUFFLE_BITS = 8
 
 

@@ -20,12 +20,12 @@ template <class F, int TM, int TN, int TK> struct Tile {
   static constexpr int SLOT = THREADS + 8;              // elements from one of a thread's sums to the next
   static constexpr int SLICES = THREADS > TM * TN ? THREADS / (TM * TN) : 1;
   // Neighbors are members of one group, or members of different groups where a group is smaller than what is read at once.
-  static constexpr bool NEIGHBOURS = MEMBERS >= 8;
+  static constexpr bool NEIGHBORS = MEMBERS >= 8;
   static_assert(TM % 4 == 0 && TN % 4 == 0 && MEMBERS * GROUPS == THREADS && TK % (PIECE * GROUPS) == 0, "no such tile");
   static_assert(SLICES <= WARP && GROUPS % SLICES == 0, "no such tile");
 
   static __device__ __forceinline__ int thread(int group, int member) {
-    return NEIGHBOURS ? group * MEMBERS + member : member * GROUPS + group;
+    return NEIGHBORS ? group * MEMBERS + member : member * GROUPS + group;
   }
 };
 
@@ -111,7 +111,7 @@ __device__ __forceinline__ void tiles(const Grid& grid, const A* a, const B* b, 
   F* sums = left_shared;
 
   int t = threadIdx.x;
-  int group = T::NEIGHBOURS ? t / T::MEMBERS : t % T::GROUPS, member = T::NEIGHBOURS ? t % T::MEMBERS : t / T::GROUPS;
+  int group = T::NEIGHBORS ? t / T::MEMBERS : t % T::GROUPS, member = T::NEIGHBORS ? t % T::MEMBERS : t / T::GROUPS;
   int down = member / T::ACROSS, across = member % T::ACROSS;
   i64 pitch_a = TA ? M : K, pitch_b = TB ? K : N;
   using Left = Staged<F, A, TM, TK, T::PITCH, !TA>;
