@@ -1,4 +1,4 @@
-"""`Settings`: what `fit` was given beside the data, and the checks that need nothing else."""
+"""`FitOptions`: what `fit` was given beside the data, and the checks that need nothing else."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def checked_callbacks(callbacks: Any) -> list[Callback]:
     return list(callbacks)
 
 
-def check_numbers(settings: FitOptions) -> None:
-    """Raise InputError for a number out of its range."""
+def check_options(settings: FitOptions) -> None:
+    """Raise InputError or InputTypeError for an option that no data would make right."""
     counts: dict[str, tuple[Any, int]] = {
         "epochs": (settings.epochs, 0),
         "shard_rows": (settings.shard_rows, 1),
@@ -95,6 +95,11 @@ def check_numbers(settings: FitOptions) -> None:
             raise InputError(f"{name}: expected an integer >= {least}{also}, got {value!r}")
     engines.check_threads(settings.threads)
     check_penalties(settings.l2, settings.l1)
+    if settings.order is not None and not callable(settings.order):
+        raise InputTypeError(f"order: expected a function of the epoch, got {type(settings.order).__name__}")
+    pair = settings.validation_data
+    if pair is not None and (not isinstance(pair, tuple | list) or len(pair) != 2):
+        raise InputError("validation_data: expected a pair (X, y)")
 
 
 def check_penalties(l2: object, l1: object) -> None:

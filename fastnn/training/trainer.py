@@ -24,7 +24,7 @@ from fastnn.data.inputs import Inputs, read
 from fastnn.data.orders import as_order, batch_sizes, segments, shuffle_program
 from fastnn.data.prepared import DataLayout, PreparedData, prepare
 from fastnn.data.targets import Task
-from fastnn.errors import DivergenceError, InputError, InputTypeError, warn
+from fastnn.errors import DivergenceError, InputError, warn
 from fastnn.losses import LOSSES, as_loss
 from fastnn.metrics import as_metrics
 from fastnn.network import programs
@@ -38,7 +38,7 @@ from fastnn.training import resume
 from fastnn.training.evaluation import accuracy_attributes, check_measures, evaluate, measures
 from fastnn.training.history import History
 from fastnn.training.interrupts import Interrupts
-from fastnn.training.options import ALL, AUTO, FitOptions, as_optimizer, check_numbers, checked_callbacks
+from fastnn.training.options import ALL, AUTO, FitOptions, as_optimizer, check_options, checked_callbacks
 
 CHUNK_SECONDS = 0.05
 """How long a chunk should take: the pace of the progress bar and of Ctrl-C."""
@@ -63,19 +63,12 @@ class Trainer:
         self.loss, self.optimizer = as_loss(settings.loss), as_optimizer(settings.optimizer)
         self.metrics = as_metrics(settings.metrics, settings.validation_data is not None)
         given = [*checked_callbacks(settings.callbacks), *([Progress()] if settings.verbose else [])]
-        if settings.order is not None and not callable(settings.order):
-            raise InputTypeError(f"order: expected a function of the epoch, got {type(settings.order).__name__}")
         self.callbacks = sorted(given, key=lambda callback: isinstance(callback, Checkpoint))
         """As given, but checkpoints last: they write down what the others know."""
-        device, precision = settings.device, settings.precision
         self.batch_size = 0
         self.batches = Batches(X, settings.epochs) if is_batches(X, y) else None
-        if self.batches is None and device == "auto" and not arrays.on_host(X):
-            device = arrays.device(X)
-        self.engine, self.reason = engines.choose(device, precision, settings.autotune)
-        if precision != "float32" and model.dtype != np.float32:
-            raise InputError(f"precision={precision!r} is for models of float32, and this one is of {model.dtype}")
-        check_numbers(settings)
+        self.engine, self.reason = self._choose_engine(X, settings)
+        check_options(settings)
         self.epochs, self.autotune, self.threads = int(settings.epochs), settings.autotune, settings.threads
         self.penalties = (settings.l2, settings.l1)
         self.pairs = any(layer.needs_two_rows and layer.trainable for layer in model.layers)
@@ -86,15 +79,7 @@ class Trainer:
         else:
             self.examples = self._first_of(self.batches, settings)
             self.steps_per_epoch = settings.steps_per_epoch or 0
-        self.validation: PreparedData | None = None if like is None else like.validation
-        if settings.validation_data is not None and like is None:
-            if not isinstance(settings.validation_data, tuple | list) or len(settings.validation_data) != 2:
-                raise InputError("validation_data: expected a pair (X, y)")
-            known = self.examples.task(self.loss)
-            self.validation = prepare(
-                model.expected, *settings.validation_data, self.loss, None, None, "validation ", known, part=True
-            )
-            check_measures(model, self.validation, self.loss, self.metrics)
+        self.validation: PreparedData | None = like.validation if like else self._read_validation(settings.validation_data)
         self.schedule = as_schedule(self.optimizer.learning_rate)
         self.history = History()
         self.epoch: int = 0
@@ -115,7 +100,26 @@ class Trainer:
         """Whether a step was made, or an earlier run's steps were taken over."""
         self._earlier = tuple(self.history)
 
-    # --- what is trained on -------------------------------------------------------------------------------------
+    # --- what is trained on, and where --------------------------------------------------------------------------
+
+    def _choose_engine(self, X: Any, settings: FitOptions) -> tuple[engines.Engine, str]:
+        """The engine, and why it is that one."""
+        device, precision, dtype = settings.device, settings.precision, self.model.dtype
+        if self.batches is None and device == "auto" and not arrays.on_host(X):
+            device = arrays.device(X)
+        chosen = engines.choose(device, precision, settings.autotune)
+        if precision != "float32" and dtype != np.float32:
+            raise InputError(f"precision={precision!r} is for models of float32, and this one is of {dtype}")
+        return chosen
+
+    def _read_validation(self, pair: tuple[Any, Any] | None) -> PreparedData | None:
+        """The validation data, checked against what is trained on."""
+        if pair is None:
+            return None
+        known = self.examples.task(self.loss)
+        validation = prepare(self.model.expected, *pair, self.loss, None, None, "validation ", known, part=True)
+        check_measures(self.model, validation, self.loss, self.metrics)
+        return validation
 
     def _whole(self, X: Any, y: Any, settings: FitOptions) -> PreparedData:
         """All examples at hand, and the size of their mini-batches."""

@@ -20,7 +20,7 @@ from fastnn import engines, ops, random
 from fastnn.callbacks import Callback
 from fastnn.data import inputs
 from fastnn.data.orders import as_order
-from fastnn.errors import DivergenceError, InputError, InputTypeError, NotReadyError, warn
+from fastnn.errors import DivergenceError, InputError, NotReadyError, warn
 from fastnn.losses import LOSSES, Loss, LossLike, as_loss
 from fastnn.metrics import as_metrics
 from fastnn.network.model import as_loss_network
@@ -29,7 +29,7 @@ from fastnn.schedules import Schedule
 from fastnn.sequential import Sequential
 from fastnn.training.fit import CHANGED, fit
 from fastnn.training.history import History
-from fastnn.training.options import ALL, AUTO, FitOptions, as_optimizer, check_numbers
+from fastnn.training.options import ALL, AUTO, FitOptions, as_optimizer, check_options
 from fastnn.training.trainer import Trainer
 from fastnn.tuning.together.interleaved import Interleaved
 from fastnn.tuning.together.members import Member, MemberHistory, as_members
@@ -91,16 +91,12 @@ def train_together(
     common, chosen = as_optimizer(optimizer), as_loss(loss)
     settings = FitOptions(
         loss=chosen, optimizer=common, batch_size=batch_size, epochs=epochs, validation_data=validation_data, device=device,
-        metrics=metrics, threads=threads, verbose=0,
+        metrics=metrics, order=order, threads=threads, verbose=0,
     )  # fmt: skip
-    check_numbers(settings)
+    check_options(settings)
     as_metrics(metrics, validation_data is not None)
     if batch_size == AUTO:
         raise InputError(f'batch_size: expected a number or "{ALL}" for models that are trained together, got "{AUTO}"')
-    if validation_data is not None and (not isinstance(validation_data, tuple | list) or len(validation_data) != 2):
-        raise InputError("validation_data: expected a pair (X, y)")
-    if order is not None and not callable(order):
-        raise InputTypeError(f"order: expected a function of the epoch, got {type(order).__name__}")
     if method not in ("auto", "vectorized", "threads"):
         raise InputError(f'method: expected "auto", "vectorized" or "threads", got {method!r}')
     if isinstance(common.learning_rate, Schedule) and any(member.learning_rate is not None for member in members):
@@ -116,11 +112,7 @@ def train_together(
             settings = replace(settings, batch_size=n)
         visit = _shuffle(members[0].model, n) if order is None else _Orders(order, n)
         members[0].model.build(features)
-        obstacle = _obstacle(members, common, chosen)
-        small = members[0].model.parameter_count <= VECTORIZED_PARAMETERS and len(members) >= FEWEST
-        if method == "vectorized" and obstacle:
-            raise InputError(f'method="vectorized" is not possible: {obstacle}; take "threads"')
-        side_by_side = method == "vectorized" or (method == "auto" and small and not obstacle)
+        side_by_side = _side_by_side(members, method, common, chosen)
         for member in members:
             if side_by_side or member.model.built:  # those that are new are built by their threads
                 member.model.build(features).network.trained()  # refuses other inputs, and a model that is frozen as a whole
@@ -134,6 +126,15 @@ def train_together(
             before.put_back()
         raise
     return [member.model for member in members], histories
+
+
+def _side_by_side(members: Sequence[Member], method: str, optimizer: Optimizer, loss: Loss) -> bool:
+    """Whether all models are trained in one program. Raises InputError where that was asked for and cannot be."""
+    obstacle = _obstacle(members, optimizer, loss)
+    if method == "vectorized" and obstacle:
+        raise InputError(f'method="vectorized" is not possible: {obstacle}; take "threads"')
+    small = members[0].model.parameter_count <= VECTORIZED_PARAMETERS and len(members) >= FEWEST
+    return method == "vectorized" or (method == "auto" and small and not obstacle)
 
 
 class _Before:
