@@ -15,6 +15,7 @@ from fastnn.benchmarks.watcher import Watcher
 from fastnn.cli.commands import WIDTH, Command, Group, Number, line
 
 if TYPE_CHECKING:
+    from fastnn.benchmarks.grid import Cell
     from fastnn.benchmarks.record import Measured, Record
 
 QUICK = {"rounds": 5, "processes": 3, "peers": 1, "seconds": 0.1, "budget": 30.0}
@@ -104,34 +105,18 @@ def bench(
         raise click.UsageError("--resume continues under the settings of its record, and takes no others")
     from fastnn.benchmarks import record as records
     from fastnn.benchmarks import runner
-    from fastnn.benchmarks.peers import CONTESTANTS
     from fastnn.errors import InputError
 
     if resume is not None:
         record, path = records.read(resume), resume
         runner.resume(record)
     else:
-        wide = full or chosen
-        defaults = GRID if wide else QUICK
-        everyone = None if wide else [name for name in CONTESTANTS if name not in ("fastnn", "torch-compile")]
         try:
-            record = runner.plan(
-                _cells(full, chosen, networks, batch_sizes, devices, precisions),
-                [] if tuple(peers) == ("none",) else list(peers) or everyone,
-                threads,
-                rounds or int(defaults["rounds"]),
-                int(defaults["processes"]),
-                int(defaults["peers"]),
-                seconds or defaults["seconds"],
-                budget or defaults["budget"],
-            )
+            cells = _cells(full, chosen, networks, batch_sizes, devices, precisions)
+            record = _plan(cells, full or chosen, peers, threads, rounds, seconds, budget)
         except InputError as error:
             raise click.UsageError(str(error)) from error
-        path = output or Path(f"fastnn-bench-{record.created[:19].replace('-', '').replace(':', '').replace('T', '-')}.json")
-        if path.exists():
-            raise click.UsageError(f"{path} is there already: --resume {path} continues with it")
-        if not path.resolve().parent.is_dir():
-            raise click.UsageError(f"there is no folder {path.resolve().parent}")
+        path = _new_file(output, record)
         records.write(record, path)
     _heading(record, *_taking_part(record))
     terminal = _Terminal(record)
@@ -197,6 +182,44 @@ def compare(old: Path, new: Path, fail: float, everything: bool, other_machine: 
         click.get_current_context().exit(1)
 
 
+def _plan(
+    cells: Sequence[Cell],
+    wide: bool,
+    peers: Sequence[str],
+    threads: int | None,
+    rounds: int | None,
+    seconds: float | None,
+    budget: float | None,
+) -> Record:
+    """The record of a run that has not begun; what is not given is that of the whole grid if `wide`, else of --quick."""
+    from fastnn.benchmarks import runner
+    from fastnn.benchmarks.peers import CONTESTANTS
+
+    defaults = GRID if wide else QUICK
+    everyone = None if wide else [name for name in CONTESTANTS if name not in ("fastnn", "torch-compile")]
+    return runner.plan(
+        cells,
+        [] if tuple(peers) == ("none",) else list(peers) or everyone,
+        threads,
+        rounds or int(defaults["rounds"]),
+        int(defaults["processes"]),
+        int(defaults["peers"]),
+        seconds or defaults["seconds"],
+        budget or defaults["budget"],
+    )
+
+
+def _new_file(output: Path | None, record: Record) -> Path:
+    """Where the record goes: a file that is not there yet, in a folder that is."""
+    created = record.created[:19].replace("-", "").replace(":", "").replace("T", "-")
+    path = output or Path(f"fastnn-bench-{created}.json")
+    if path.exists():
+        raise click.UsageError(f"{path} is there already: --resume {path} continues with it")
+    if not path.resolve().parent.is_dir():
+        raise click.UsageError(f"there is no folder {path.resolve().parent}")
+    return path
+
+
 def _cells(
     full: bool,
     chosen: bool,
@@ -204,7 +227,7 @@ def _cells(
     batch_sizes: Sequence[int],
     devices: Sequence[str],
     precisions: Sequence[str],
-) -> list[Any]:
+) -> list[Cell]:
     """The cells that were asked for; without a device, the CPU and, if there is one or everything is asked for, the GPU."""
     from fastnn.benchmarks import environment, grid
 

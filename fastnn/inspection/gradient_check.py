@@ -165,13 +165,9 @@ def check_gradients(
     """
     if dropout not in ("refused", "frozen"):
         raise InputError(f"dropout: unknown {dropout!r}{nearest(dropout, ('refused', 'frozen'))}")
-    for index, layer in enumerate(as_model(model).layers):
-        if dropout == "refused" and training and layer.draws_random and getattr(layer, "rate", 1.0) > 0:
-            raise InputError(
-                f"layer {index} ({layer!r}) draws other numbers at each step: the cost is then no function of the parameters; "
-                "give dropout='frozen' to let it draw the same ones at every evaluation, training=False to have it do nothing, "
-                "or check a model without it"
-            )
+    model = as_model(model)
+    if dropout == "refused" and training:
+        _refuse_random(model)
     check_penalties(l2, l1)
     directions = as_count("directions", directions, 0)
     chosen = as_loss(loss)
@@ -179,31 +175,15 @@ def check_gradients(
         inputs = np.asarray(X, np.float64)
     except (TypeError, ValueError) as error:
         raise InputTypeError(f"X: expected numbers, got {type(X).__name__}: {error}") from error
-    twin = Sequential(model.layers, seed=model.seed, dtype="float64", input_scale=model.input_scale)
-    twin.build(inputs.shape[1:] if not model.built else model.network.features)
-    if model.built:
-        twin.set_weights({name: value.astype(np.float64) for name, value in model.weights.items()})
+    twin = _in_float64(model, inputs.shape[1:])
     examples = prepare(twin.expected, inputs, y, chosen, sample_weight, None)
     cost = _Cost(twin, chosen, examples.X * twin.input_scale, examples.y, examples.weights, l2, l1, training, fused)
     places = cost.network.trained()
     start = twin._parameters.copy()
     moved = np.concatenate([np.arange(0), *(np.arange(p.start, p.start + p.size) for p in places)])
     analytic = cost.gradient(start)
-    numeric = np.zeros_like(analytic)
-    for index in moved:
-        step = EPSILON * max(1.0, abs(start[index]))
-        numeric[index] = _difference(cost, start, index, step)
-    worst = 0.0
-    generator = np.random.default_rng(0)
-    for _ in range(directions):
-        direction = np.zeros(start.size)
-        direction[moved] = generator.standard_normal(moved.size)
-        direction /= max(float(np.linalg.norm(direction)), 1e-300)
-        step = EPSILON * max(1.0, float(np.abs(start).max(initial=0.0)))
-        measured = _extrapolated(lambda t, d=direction: cost.value(start + t * d), step)  # type: ignore[misc]
-        expected = float(analytic @ direction)
-        scale = abs(measured) + abs(expected)
-        worst = max(worst, abs(measured - expected) / scale if scale > 1e-10 else 0.0)
+    numeric = _differences(cost, start, moved)
+    worst = _worst_direction(cost, start, moved, analytic, directions)
 
     def split(values: np.ndarray) -> dict[str, np.ndarray]:
         return {p.name: values[p.start : p.start + p.size].reshape(p.shape) for p in places}
@@ -213,14 +193,54 @@ def check_gradients(
     return GradientCheck(tuple(p.name for p in places), split(analytic), split(numeric), worst, layers, frozen)
 
 
-def _difference(cost: _Cost, start: np.ndarray, index: int, step: float) -> float:
-    moved = start.copy()
+def _refuse_random(model: Sequential) -> None:
+    """Raise InputError for a layer with which the cost is another one at each step."""
+    for index, layer in enumerate(model.layers):
+        if layer.draws_random and getattr(layer, "rate", 1.0) > 0:
+            raise InputError(
+                f"layer {index} ({layer!r}) draws other numbers at each step: the cost is then no function of the parameters; "
+                "give dropout='frozen' to let it draw the same ones at every evaluation, training=False to have it do nothing, "
+                "or check a model without it"
+            )
 
-    def at(t: float) -> float:
-        moved[index] = start[index] + t
-        return cost.value(moved)
 
-    return _extrapolated(at, step)
+def _in_float64(model: Sequential, features: tuple[int, ...]) -> Sequential:
+    """A copy of the model in float64, built for inputs of that shape if the model has no parameters yet."""
+    twin = Sequential(model.layers, seed=model.seed, dtype="float64", input_scale=model.input_scale)
+    twin.build(model.network.features if model.built else features)
+    if model.built:
+        twin.set_weights({name: value.astype(np.float64) for name, value in model.weights.items()})
+    return twin
+
+
+def _differences(cost: _Cost, start: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """The derivative of the cost by each of the parameters `moved`; 0 elsewhere."""
+    numeric, point = np.zeros_like(start), start.copy()
+    for index in moved:
+
+        def at(t: float, index: int = index) -> float:
+            point[index] = start[index] + t
+            return cost.value(point)
+
+        numeric[index] = _extrapolated(at, EPSILON * max(1.0, abs(start[index])))
+        point[index] = start[index]
+    return numeric
+
+
+def _worst_direction(cost: _Cost, start: np.ndarray, moved: np.ndarray, analytic: np.ndarray, directions: int) -> float:
+    """The largest relative error of the derivative along so many random directions of the parameters `moved`."""
+    worst = 0.0
+    generator = np.random.default_rng(0)
+    step = EPSILON * max(1.0, float(np.abs(start).max(initial=0.0)))
+    for _ in range(directions):
+        direction = np.zeros(start.size)
+        direction[moved] = generator.standard_normal(moved.size)
+        direction /= max(float(np.linalg.norm(direction)), 1e-300)
+        measured = _extrapolated(lambda t, d=direction: cost.value(start + t * d), step)  # type: ignore[misc]
+        expected = float(analytic @ direction)
+        scale = abs(measured) + abs(expected)
+        worst = max(worst, abs(measured - expected) / scale if scale > 1e-10 else 0.0)
+    return worst
 
 
 def _extrapolated(f: Callable[[float], float], step: float) -> float:
