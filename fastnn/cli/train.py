@@ -19,6 +19,7 @@ from fastnn.cli.networks import NETWORK, TRAINING, Name, Network, network_option
 if TYPE_CHECKING:
     import numpy as np
 
+    from fastnn.callbacks import Checkpoint, EarlyStopping
     from fastnn.datasets import Dataset
     from fastnn.layers import Standardizer
     from fastnn.sequential import Sequential
@@ -199,12 +200,7 @@ def train(
       fastnn train big.parquet --patience 5 --checkpoint run1 --resume
     """
     network = Network(**options)
-    for name, path in {"--save": save, "--log": log, "--plot": plot, "--checkpoint": checkpoint}.items():
-        check_folder(name, path)
-    if save is not None and save.suffix.lower() in FOREIGN:
-        raise click.UsageError(
-            f"--save: the format is safetensors, expected a name such as {save.stem}.safetensors, got {save}"
-        )
+    _check_files(save, log, plot, checkpoint)
     _need("--save", save, {"--save-optimizer": save_optimizer})
     _need("--patience", patience, {"--min-delta": min_delta})
     _need("--patience or --keep-best", patience is not None or keep_best or None, {"--monitor": monitor})
@@ -220,15 +216,14 @@ def train(
     import numpy as np
 
     from fastnn import callbacks, engines, plots
-    from fastnn.cli.tables import Epochs, Record, titles
+    from fastnn.cli.tables import Epochs, Record
     from fastnn.data.inputs import check_finite
     from fastnn.layers import Standardizer
 
     if plot is not None:
         plots.check(plot)
-    record = Record()
+    record, stopping = Record(), None
     watching: list[Any] = [record] if quiet else [record, Epochs()]
-    stopping = None
     watched = monitor or ("val_loss" if validation else "loss")
     if patience is not None:
         stopping = callbacks.EarlyStopping(watched, patience=patience, min_delta=min_delta or 0.0)
@@ -236,12 +231,7 @@ def train(
     watching += [] if log is None else [callbacks.CSVLog(log)]
     if checkpoint is not None:
         best = watched if keep_best else None
-        writer = callbacks.Checkpoint(checkpoint, epochs=checkpoint_epochs, steps=checkpoint_steps, keep=keep or 2, best=best)
-        if not resume and writer.folder.latest() is not None:
-            raise click.UsageError(
-                f"{checkpoint} holds the states of a training already: continue with --resume, or name another"
-            )
-        watching.append(writer)
+        watching.append(_checkpoints(checkpoint, checkpoint_epochs, checkpoint_steps, keep, best, resume))
 
     parts = _Parts.read(data, targets, regression, validation, sample_weight, network.seed)
     dataset, n = parts.dataset, len(parts.X)
@@ -251,10 +241,8 @@ def train(
     check_finite(dataset.X_train, f"{dataset.name}: X", np.dtype(network.dtype), dataset.feature_names)
     check_finite(dataset.y_train, f"{dataset.name}: y")
     loss = network.loss_for(dataset.classes)
-    if standardize_target and (parts.classes is not None or loss != "mean_squared_error"):
-        got = loss if parts.classes is None else "classes"
-        cure = "; add --regression if they are amounts" if parts.classes is not None and parts.classes.dtype.kind == "i" else ""
-        raise click.UsageError(f"--standardize-target is for numbers and mean_squared_error, not for {got}{cure}")
+    if standardize_target:
+        _check_scaled_target(parts.classes, loss)
     class_weights = _class_weights(class_weight, parts.classes)
     outputs = network.outputs_for(dataset.outputs if parts.classes is None else len(parts.classes), dataset.classes)
     chosen, reason = engines.choose(device, precision)
@@ -309,14 +297,7 @@ def train(
         _write(model, record.history, scaling, save, save_optimizer, drawn)
         raise KeyboardInterrupt(_left(model, epochs, checkpoint, save, drawn)) from interrupt
     if not quiet:
-        click.echo()
-        hidden = [f"{name} {value:.4f}" for name, value in _last(history).items() if name not in titles(tuple(history))]
-        if hidden:
-            line("besides", f"after the last epoch {', '.join(hidden)}")
-    if stopping is not None and stopping.best_epoch >= 0 and not quiet:
-        ending = f"stopped after epoch {len(history['loss'])}; " if stopping.stopped else ""
-        best = f"epoch {stopping.best_epoch + 1} ({stopping.watched.name} {stopping.best:.4f})"
-        line("kept", f"{ending}the network is that of {best}")
+        _tell_end(history, stopping)
     _write(model, history, scaling, save, save_optimizer, plot)
     for label, path in {"saved": save, "log": log, "plot": plot, "states": checkpoint}.items():
         if path is not None and not quiet:
@@ -378,6 +359,51 @@ class _Parts:
         """The same, with `function` of the targets."""
         held_back = None if self.held_back is None else (self.held_back[0], function(self.held_back[1]))
         return replace(self, y=function(self.y), held_back=held_back)
+
+
+def _check_files(save: Path | None, log: Path | None, plot: Path | None, checkpoint: Path | None) -> None:
+    """Raise click.UsageError, before any work, for files that could not be written."""
+    for name, path in {"--save": save, "--log": log, "--plot": plot, "--checkpoint": checkpoint}.items():
+        check_folder(name, path)
+    if save is not None and save.suffix.lower() in FOREIGN:
+        raise click.UsageError(
+            f"--save: the format is safetensors, expected a name such as {save.stem}.safetensors, got {save}"
+        )
+
+
+def _checkpoints(
+    folder: Path, epochs: int | None, steps: int | None, keep: int | None, best: str | None, resume: bool
+) -> Checkpoint:
+    """What writes states into the folder, which holds none of another training."""
+    from fastnn import callbacks
+
+    writer = callbacks.Checkpoint(folder, epochs=epochs, steps=steps, keep=keep or 2, best=best)
+    if not resume and writer.folder.latest() is not None:
+        raise click.UsageError(f"{folder} holds the states of a training already: continue with --resume, or name another")
+    return writer
+
+
+def _check_scaled_target(classes: np.ndarray | None, loss: str) -> None:
+    """Raise click.UsageError for a target that cannot be standardized."""
+    if classes is None and loss == "mean_squared_error":
+        return
+    got = loss if classes is None else "classes"
+    cure = "; add --regression if they are amounts" if classes is not None and classes.dtype.kind == "i" else ""
+    raise click.UsageError(f"--standardize-target is for numbers and mean_squared_error, not for {got}{cure}")
+
+
+def _tell_end(history: Mapping[str, Sequence[float]], stopping: EarlyStopping | None) -> None:
+    """What the table of epochs has no room for, and which epoch's network is kept."""
+    from fastnn.cli.tables import titles
+
+    click.echo()
+    hidden = [f"{name} {value:.4f}" for name, value in _last(history).items() if name not in titles(tuple(history))]
+    if hidden:
+        line("besides", f"after the last epoch {', '.join(hidden)}")
+    if stopping is not None and stopping.best_epoch >= 0:
+        ending = f"stopped after epoch {len(history['loss'])}; " if stopping.stopped else ""
+        best = f"epoch {stopping.best_epoch + 1} ({stopping.watched.name} {stopping.best:.4f})"
+        line("kept", f"{ending}the network is that of {best}")
 
 
 def _need(name: str, value: Any, others: Mapping[str, Any]) -> None:
