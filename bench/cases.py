@@ -503,6 +503,7 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
     "nesterov": {"beta": 0.9},
     "averaged_momentum": {"beta": 0.9},
     "rmsprop": {"beta": 0.95, "epsilon": 1e-3, "epsilon_inside": False},
+    "adagrad": {"epsilon": 1e-3},
     "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-4},
     "lion": {"beta1": 0.9, "beta2": 0.99},
 }

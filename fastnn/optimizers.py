@@ -191,6 +191,31 @@ class RMSprop(Optimizer):
 
 
 @dataclass(frozen=True)
+class Adagrad(Optimizer):
+    """The gradient divided by the root of the sum of all its squares: each parameter has a rate of its own, which only falls.
+
+        s += g^2
+        w -= rate * g / (sqrt(s) + epsilon)
+
+    Duchi, Hazan & Singer 2011, section 1.1 (the diagonal form). s starts at 0 and epsilon is outside the root, as in PyTorch;
+    Keras and optax start at 0.1, and optax puts epsilon inside.
+    """
+
+    epsilon: float = 1e-10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        set_number(self, "epsilon", above=0)
+
+    @property
+    def kernel(self) -> str:
+        return "adagrad"
+
+    def _numbers(self) -> dict[str, float | bool]:
+        return {"epsilon": self.epsilon}
+
+
+@dataclass(frozen=True)
 class Adam(Optimizer):
     """Adaptive moment estimation: bias-corrected averages of the gradient (see `Momentum`) and of its square (see `RMSprop`).
 
@@ -271,13 +296,14 @@ class Lion(Optimizer):
         return {"beta1": self.beta1, "beta2": self.beta2}
 
 
-Optimizer.types.update({made.__name__: made for made in (SGD, Momentum, RMSprop, Adam, AdamW, Lion)})
+Optimizer.types.update({made.__name__: made for made in (SGD, Momentum, RMSprop, Adagrad, Adam, AdamW, Lion)})
 
 NAMES: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
     "sgd": (SGD, {}),
     "momentum": (Momentum, {}),
     "nesterov": (SGD, {"momentum": 0.9, "nesterov": True}),
     "rmsprop": (RMSprop, {}),
+    "adagrad": (Adagrad, {}),
     "adam": (Adam, {}),
     "adamw": (AdamW, {}),
     "lion": (Lion, {}),
@@ -297,4 +323,4 @@ def by_name(name: str, **hyperparameters: Any) -> Optimizer:
     return made(**{**defaults, **hyperparameters})
 
 
-__all__ = ["NAMES", "SGD", "Adam", "AdamW", "Lion", "Momentum", "Optimizer", "RMSprop", "by_name"]
+__all__ = ["NAMES", "SGD", "Adagrad", "Adam", "AdamW", "Lion", "Momentum", "Optimizer", "RMSprop", "by_name"]

@@ -17,18 +17,27 @@ from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUT
 # Written out, and not read from the library, what would load NumPy: `--help` is to come at once. A test compares them.
 ACTIVATIONS = tuple(sorted(("identity", *ACTIVATIONS_FROM_OUTPUT, *ACTIVATIONS_FROM_INPUT)))
 LOSSES = ("mean_squared_error", "quadratic", "sigmoid_cross_entropy", "softmax_cross_entropy")
-OPTIMIZERS = ("adam", "adamw", "lion", "momentum", "nesterov", "rmsprop", "sgd")
+OPTIMIZERS = ("adagrad", "adam", "adamw", "lion", "momentum", "nesterov", "rmsprop", "sgd")
 INITIALIZERS = (
     "glorot", "glorot_normal", "glorot_uniform", "he", "he_normal", "he_uniform", "lecun", "lecun_normal", "lecun_uniform",
     "normal", "xavier", "xavier_normal", "xavier_uniform", "zeros",
 )  # fmt: skip
 # With a momentum of 0.9 a step is up to ten times as long as the gradient asks for.
-RATES = {"adam": 1e-3, "adamw": 1e-3, "lion": 1e-4, "rmsprop": 1e-3, "sgd": 0.1, "momentum": 0.1, "nesterov": 0.01}
+RATES = {
+    "adagrad": 0.01,
+    "adam": 1e-3,
+    "adamw": 1e-3,
+    "lion": 1e-4,
+    "rmsprop": 1e-3,
+    "sgd": 0.1,
+    "momentum": 0.1,
+    "nesterov": 0.01,
+}
 NUMBERS = {
     "momentum": {"sgd": "momentum", "momentum": "beta", "nesterov": "momentum"},
     "beta1": {"adam": "beta1", "adamw": "beta1", "lion": "beta1"},
     "beta2": {"adam": "beta2", "adamw": "beta2", "lion": "beta2", "rmsprop": "beta"},
-    "epsilon": {"adam": "epsilon", "adamw": "epsilon", "rmsprop": "epsilon"},
+    "epsilon": {"adagrad": "epsilon", "adam": "epsilon", "adamw": "epsilon", "rmsprop": "epsilon"},
     "weight_decay": {"adamw": "weight_decay", "lion": "weight_decay"},
 }
 """By option, the optimizers that it is for and what they call it."""
@@ -280,7 +289,11 @@ NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help=f"Decay of the mean square: {_takers('beta2')}. [default: 0.999; 0.99 for lion, 0.9 for rmsprop]",
     ),
     option(
-        OPTIMIZER, "--epsilon", type=Number(0, min_open=True), metavar="E", help=f"For {_takers('epsilon')}. [default: 1e-8]"
+        OPTIMIZER,
+        "--epsilon",
+        type=Number(0, min_open=True),
+        metavar="E",
+        help=f"For {_takers('epsilon')}. [default: 1e-8; 1e-10 for adagrad]",
     ),
     option(
         OPTIMIZER,

@@ -31,7 +31,7 @@ def update(
 ) -> None:
     """One step of an optimizer over a whole arena, **in place** in `parameters` (P,) and in each array of `state` (P,).
 
-    `name`: sgd, momentum, nesterov, averaged_momentum, rmsprop, lion or adam (AdamW where `penalties` hold a decay);
+    `name`: sgd, momentum, nesterov, averaged_momentum, rmsprop, adagrad, lion or adam (AdamW where `penalties` hold a decay);
     equations, `scalars`, `index`, `starts`, `penalties` and `attributes` as in `fastnn_kernels.contract`.
     """
     if name not in UPDATES:

@@ -153,6 +153,7 @@ UPDATES: dict[str, Update] = {
     "nesterov": Update(("velocity",), lambda beta: (beta,)),
     "averaged_momentum": Update(("velocity",), lambda beta: (beta, 1.0 - beta)),
     "rmsprop": Update(("square",), _rmsprop_numbers),
+    "adagrad": Update(("square",), lambda epsilon: (epsilon,)),
     "adam": Update(("mean", "square"), lambda beta1, beta2, epsilon: (beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon)),
     "lion": Update(("mean",), lambda beta1, beta2: (beta1, 1.0 - beta1, beta2, 1.0 - beta2)),
 }
@@ -376,6 +377,7 @@ _declare("shuffle", "epoch", "order", attributes="key")
 #   nesterov           v = beta * v + g;              w -= rate * (g + beta * v)
 #   averaged_momentum  v = beta * v + (1 - beta) * g; w -= rate * v
 #   rmsprop            s = beta * s + (1 - beta) * g^2;  w -= rate * g / (sqrt(s) + epsilon), or / sqrt(s + epsilon)
+#   adagrad            s += g^2;  w -= rate * g / (sqrt(s) + epsilon)
 #   lion               w -= rate * sign(beta1 * m + (1 - beta1) * g); m = beta2 * m + (1 - beta2) * g
 #   adam               m = beta1 * m + (1 - beta1) * g; s = beta2 * s + (1 - beta2) * g^2;
 #                      w -= rate * decay * w;  w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon)

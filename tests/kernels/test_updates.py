@@ -24,6 +24,7 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "nesterov": {"beta": 0.9},
     "averaged_momentum": {"beta": 0.9},
     "rmsprop": {"beta": 0.95, "epsilon": 1e-3, "epsilon_inside": False},
+    "adagrad": {"epsilon": 1e-3},
     "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-4},
     "lion": {"beta1": 0.9, "beta2": 0.99},
 }
@@ -260,6 +261,7 @@ def torch_optimizers(torch: Any) -> dict[str, tuple[str, dict[str, Any], Any, di
         "rmsprop": (
             "rmsprop", rmsprop, lambda w, r: optim.RMSprop([w], r, alpha=0.95, eps=1e-6), {"square": "square_avg"}, 0,
         ),
+        "adagrad": ("adagrad", {"epsilon": 1e-6}, lambda w, r: optim.Adagrad([w], r, eps=1e-6), {"square": "sum"}, 0),
         "adam": (
             "adam", adam, lambda w, r: optim.Adam([w], r, betas=(0.9, 0.99), eps=1e-6),
             {"mean": "exp_avg", "square": "exp_avg_sq"}, 0,
@@ -271,7 +273,7 @@ def torch_optimizers(torch: Any) -> dict[str, tuple[str, dict[str, Any], Any, di
     }  # fmt: skip
 
 
-CASES = ("sgd", "momentum", "nesterov", "l2", "rmsprop", "adam", "adamw")
+CASES = ("sgd", "momentum", "nesterov", "l2", "rmsprop", "adagrad", "adam", "adamw")
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

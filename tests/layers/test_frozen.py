@@ -25,6 +25,7 @@ OPTIMIZERS = {
     "nesterov": fastnn.SGD(0.05, momentum=0.9, nesterov=True),
     "averaged momentum": fastnn.Momentum(0.3),
     "rmsprop": fastnn.RMSprop(0.01),
+    "adagrad": fastnn.Adagrad(0.05),
     "adam": fastnn.Adam(0.01),
     "adamw, clipped": fastnn.AdamW(0.01, weight_decay=0.1, clip_norm=0.5, clip_value=0.3),
     "lion": fastnn.Lion(0.001, weight_decay=0.1),

@@ -15,7 +15,7 @@ import pytest
 
 import fastnn_kernels.numpy as numpy_set
 from fastnn.errors import InputError
-from fastnn.optimizers import NAMES, SGD, Adam, AdamW, Lion, Momentum, Optimizer, RMSprop, by_name
+from fastnn.optimizers import NAMES, SGD, Adagrad, Adam, AdamW, Lion, Momentum, Optimizer, RMSprop, by_name
 from fastnn.schedules import Constant, Cosine, as_schedule
 from fastnn_kernels.contract import KERNELS, UPDATES
 
@@ -29,8 +29,9 @@ EACH = [
     Adam(),
     AdamW(Cosine(0.1, per="step"), weight_decay=0.1, clip_norm=1.0, clip_value=0.5),
     Lion(weight_decay=0.2),
+    Adagrad(),
 ]
-KERNEL_NAMES = ["sgd", "momentum", "nesterov", "averaged_momentum", "rmsprop", "rmsprop", "adam", "adam", "lion"]
+KERNEL_NAMES = ["sgd", "momentum", "nesterov", "averaged_momentum", "rmsprop", "rmsprop", "adam", "adam", "lion", "adagrad"]
 
 
 @pytest.mark.parametrize(("optimizer", "kernel"), list(zip(EACH, KERNEL_NAMES, strict=True)), ids=repr)
@@ -53,7 +54,7 @@ def test_attributes() -> None:
     assert Adam(clip_norm=2, clip_value=3).attributes() == {
         "clip_value": 3.0, "clip_norm": 2.0, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8,
     }  # fmt: skip
-    assert [optimizer.weight_decay for optimizer in EACH] == [0, 0, 0, 0, 0, 0, 0, 0.1, 0.2]
+    assert [optimizer.weight_decay for optimizer in EACH] == [0, 0, 0, 0, 0, 0, 0, 0.1, 0.2, 0]
 
 
 @pytest.mark.parametrize("optimizer", EACH[:6], ids=repr)
@@ -255,12 +256,13 @@ def test_bad_input(make: Any, message: str) -> None:
 
 
 def test_by_name() -> None:
-    assert set(NAMES) == {"sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lion"}
+    assert set(NAMES) == {"sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "lion"}
     assert by_name("sgd") == SGD()
     assert by_name("momentum", learning_rate=0.2) == Momentum(0.2)
     assert by_name("nesterov") == SGD(momentum=0.9, nesterov=True)
     assert by_name("nesterov", momentum=0.5, clip_norm=1.0) == SGD(momentum=0.5, nesterov=True, clip_norm=1.0)
     assert by_name("rmsprop") == RMSprop()
+    assert by_name("adagrad", epsilon=1e-7) == Adagrad(epsilon=1e-7)
     assert by_name("adam") == Adam()
     assert by_name("adamw") == AdamW()
     assert by_name("lion", beta2=0.98) == Lion(beta2=0.98)

@@ -17,6 +17,7 @@ from fastnn.losses import as_loss
 from fastnn.network import programs
 from fastnn.program.passes.mixed_precision import PRODUCTS, narrow
 from fastnn.program.trace import Program, Symbol
+from fastnn_kernels.contract import UPDATES
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -151,15 +152,14 @@ def test_one_step_is_that_of_numbers_rounded_at_the_same_places(
     assert model.trained == fastnn.network.state.Trained("cuda:0", "bf16")
 
 
-@pytest.mark.parametrize("kernel", ["sgd", "momentum", "nesterov", "averaged_momentum", "rmsprop", "adam"])
+@pytest.mark.parametrize("kernel", UPDATES)
 @pytest.mark.parametrize("size", [0, 1, 33, 1009])
 def test_the_shadow_is_the_rounded_parameters(kernel: str, size: int, rng: np.random.Generator) -> None:
-    from fastnn_kernels.contract import UPDATES
-
     optimizers = {
         "sgd": fastnn.SGD(0.1), "momentum": fastnn.SGD(0.1, momentum=0.9),
         "nesterov": fastnn.SGD(0.1, momentum=0.9, nesterov=True),
         "averaged_momentum": fastnn.Momentum(0.1), "rmsprop": fastnn.RMSprop(0.1), "adam": fastnn.Adam(0.1),
+        "adagrad": fastnn.Adagrad(0.1), "lion": fastnn.Lion(0.1),
     }  # fmt: skip
     state = [np.abs(rng.normal(size=size)).astype(np.float32) for _ in UPDATES[kernel].slots]
     arrays = [

@@ -15,6 +15,7 @@ OPTIMIZERS: dict[str, Any] = {
     "averaged momentum": fastnn.Momentum(0.3),
     "rmsprop": fastnn.RMSprop(0.001),
     "rmsprop, epsilon inside": fastnn.RMSprop(0.001, epsilon=1e-6, epsilon_inside=True),
+    "adagrad": fastnn.Adagrad(0.05),
     "adam": fastnn.Adam(0.002),
     "adamw": fastnn.AdamW(0.002, weight_decay=0.05),
     "adam, clipped by norm": fastnn.Adam(0.002, clip_norm=0.5),

@@ -40,6 +40,7 @@ def torch_optimizer(torch: Any, name: str, pairs: dict[str, Any]) -> Any:
         # v = beta v + (1 - beta) g with rate 0.3 is the classical form with rate 0.03
         "averaged momentum": lambda: torch.optim.SGD(both, lr=0.3 * (1 - 0.9), momentum=0.9),
         "rmsprop": lambda: torch.optim.RMSprop(both, lr=0.001, alpha=0.9, eps=1e-8),
+        "adagrad": lambda: torch.optim.Adagrad(both, lr=0.05, eps=1e-10),
         "adam": lambda: torch.optim.Adam(both, lr=0.002),
         "adamw": lambda: torch.optim.AdamW(
             [{"params": weights, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=0.002

@@ -15,7 +15,8 @@ import numpy as np
 from fastnn_kernels.contract import SUM_BLOCK
 
 __all__ = [
-    "adam", "averaged_momentum", "block_penalty", "block_sum_squares", "lion", "momentum", "nesterov", "rmsprop", "sgd",
+    "adagrad", "adam", "averaged_momentum", "block_penalty", "block_sum_squares", "lion", "momentum", "nesterov", "rmsprop",
+    "sgd",
 ]  # fmt: skip
 
 
@@ -86,6 +87,20 @@ def rmsprop(
         s[...] = F(beta) * s + F(1 - beta) * (g * g)
         root = np.sqrt(s + F(epsilon)) if epsilon_inside else np.sqrt(s) + F(epsilon)
         w -= (rate * g) / root
+    copy(parameters, shadow)
+
+
+def adagrad(
+    gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
+    penalties: np.ndarray, parameters: np.ndarray, square: np.ndarray, shadow: np.ndarray | None = None,
+    *, clip_value: float, clip_norm: float, epsilon: float,
+) -> None:  # fmt: skip
+    """s += g^2; w -= rate * g / (sqrt(s) + epsilon) (Duchi, Hazan and Singer, JMLR 2011)."""
+    F = parameters.dtype.type
+    clipped = clip(gradient, norm, clip_value, clip_norm)
+    for g, rate, w, s in segments(clipped, scalars[int(index[()]), 0], starts, penalties, parameters, square):
+        s[...] = s + g * g
+        w -= (rate * g) / (np.sqrt(s) + F(epsilon))
     copy(parameters, shadow)
 
 

@@ -152,6 +152,13 @@ def rmsprop(w: Any, s: Any, b: Any, i: Any, old: Any, g: Any, n: Any) -> None:
     w[i] = old - (n[RATE] * g) / (math.sqrt(square + n[2]) + n[3])
 
 
+@update("adagrad")
+def adagrad(w: Any, s: Any, b: Any, i: Any, old: Any, g: Any, n: Any) -> None:
+    square = s[i] + g * g
+    s[i] = square
+    w[i] = old - (n[RATE] * g) / (math.sqrt(square) + n[0])
+
+
 @update("adam")
 def adam(w: Any, m: Any, s: Any, i: Any, old: Any, g: Any, n: Any) -> None:
     mean = n[0] * m[i] + n[1] * g

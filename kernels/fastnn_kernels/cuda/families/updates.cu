@@ -167,6 +167,15 @@ __device__ void rmsprop(Grid grid, F* w, F* s, F beta, F rest, F inside, F outsi
   update(grid, w, States<F, 1>{{s}}, formula, given...);
 }
 
+// s += g^2; w -= rate * g / (sqrt(s) + epsilon).
+template <class F, class... Given> __device__ void adagrad(Grid grid, F* w, F* s, F epsilon, Given... given) {
+  auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
+    state[0] = state[0] + g * g;
+    return old - now.rate * g / (sqrt(state[0]) + epsilon);
+  };
+  update(grid, w, States<F, 1>{{s}}, formula, given...);
+}
+
 // m = beta1 * m + rest1 * g; s = beta2 * s + rest2 * g^2 with rest = 1 - beta;
 // w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon).
 template <class F, class... Given>
