@@ -40,7 +40,7 @@ REGISTERS = {"float32": 128, "float64": 168, "bfloat16": 128}
 SPILLED = {"float32": 16, "float64": 128, "bfloat16": 16}
 """Bytes. The assembler spills a number or two itself where that makes room for another block; double division and elementary
 functions are calls, around which registers are kept on the stack."""
-EARLY = (12, 5)
+EARLY = (12, 4)
 """Compilers before this one use more registers (142) and spill more (52 bytes) in two families; right they are, if slower."""
 
 SETUP = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}\n"
