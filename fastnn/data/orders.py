@@ -33,12 +33,12 @@ def shuffle_program(n: int, key: tuple[int, int], engine: engines.Engine) -> eng
     return instance
 
 
-def segments(n: int, batch_size: int, pairs: bool) -> Iterator[tuple[int, int]]:
+def segments(n: int, batch_size: int, pairs: bool = False) -> Iterator[tuple[int, int]]:
     """(rows, how many such mini-batches in a row) of an epoch of n examples."""
     return grouped(batch_sizes(n, batch_size, pairs))
 
 
-def batch_sizes(n: int, batch_size: int, pairs: bool) -> list[int]:
+def batch_sizes(n: int, batch_size: int, pairs: bool = False) -> list[int]:
     """The sizes of an epoch's mini-batches; with `pairs` a last one of one row joins the one before."""
     sizes = [batch_size] * (n // batch_size) + ([n % batch_size] if n % batch_size else [])
     if pairs and len(sizes) > 1 and sizes[-1] == 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from fastnn import engines, ops
 from fastnn.data import targets
 from fastnn.data.feeds import Feed, feed
+from fastnn.data.orders import segments
 from fastnn.data.prepared import PreparedData
 from fastnn.layers import final_activation
 from fastnn.losses import Loss
@@ -85,52 +88,57 @@ def _play(
     engine: engines.Engine, fed: Feed,
 ) -> dict[str, float]:  # fmt: skip
     """Loss and, where there are classes, accuracy, by the program of evaluation."""
-    n = len(examples.X)
     network = as_loss_network(model, loss)
+    settings = None if accuracy is None else tuple(sorted(accuracy.items()))
+    state = model._state.on(engine)
     sums = {"loss": 0.0, "accuracy": 0.0}
     total = 0.0
-    block = min(n, engine.block_rows)
-    fed.begin(np.arange(n))
-    start = 0
-    for rows, count in _blocks(n, block):
-        settings = None if accuracy is None else tuple(sorted(accuracy.items()))
+
+    def make(rows: int) -> engines.Instance:
+        instance = engine.instantiate(programs.evaluation(network, loss, examples.layout, accuracy), rows, threads)
+        log = engine.zeros((programs.LOG_ROWS, len(programs.LOG_COLUMNS)), model.dtype, mirrored=True)
+        instance.bind(control=engine.zeros((8,), np.int64, mirrored=True), log=log)
+        return instance
+
+    @contextlib.contextmanager
+    def instance_of(rows: int) -> Iterator[engines.Instance]:
         key = ("evaluate", engine.name, engine.precision, engine.tuned, rows, threads, loss, examples.layout, settings)
+        with model._cache.take(key, lambda: make(rows)) as instance:
+            instance.bind(parameters=state["parameters"], statistics=state["statistics"])
+            yield instance
 
-        def make(rows: int = rows) -> engines.Instance:
-            instance = engine.instantiate(programs.evaluation(network, loss, examples.layout, accuracy), rows, threads)
-            log = engine.zeros((programs.LOG_ROWS, len(programs.LOG_COLUMNS)), model.dtype, mirrored=True)
-            instance.bind(control=engine.zeros((8,), np.int64, mirrored=True), log=log)
-            return instance
-
-        with model._cache.take(key, make) as instance:
-            state = model._state.on(engine)
-            instance.bind(parameters=state["parameters"], statistics=state["statistics"], **fed.bindings())
-            done = 0
-            while done < count:
-                here = start + done * rows
-                chunk = min(count - done, programs.LOG_ROWS, fed.most(here, rows) or count)
-                engine.write(instance.bound["control"], (0, fed.ready(here), 0))
-                instance.play(chunk)
-                table = engine.read(instance.bound["log"][:chunk])[0].astype(np.float64)
-                column = table[:, programs.LOG_COLUMNS["weight"]]
-                weight = column if examples.weights is not None else np.full(chunk, rows, np.float64)
-                total += float(weight.sum())
-                for name in sums:
-                    sums[name] += float((table[:, programs.LOG_COLUMNS[name]] * weight).sum())
-                done += chunk
-        start += rows * count
+    for rows, table in played(engine, fed, len(examples.X), instance_of):
+        column = table[:, programs.LOG_COLUMNS["weight"]]
+        weight = column if examples.weights is not None else np.full(len(table), rows, np.float64)
+        total += float(weight.sum())
+        for name in sums:
+            sums[name] += float((table[:, programs.LOG_COLUMNS[name]] * weight).sum())
     result = {"loss": sums["loss"] / total if total else 0.0}
     if accuracy is not None:
         result["accuracy"] = sums["accuracy"] / total if total else 0.0
     return result
 
 
-def _blocks(n: int, block: int) -> Iterator[tuple[int, int]]:
-    """(rows, how many such blocks in a row)."""
-    if n // block:
-        yield block, n // block
-    if n % block:
-        yield n % block, 1
+def played(
+    engine: engines.Engine, fed: Feed, n: int, instance_of: Callable[[int], AbstractContextManager[engines.Instance]]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Play all n examples in blocks; yields how many rows the blocks of a chunk have, and what they wrote down, float64.
+
+    `instance_of(rows)`: a program for blocks of so many rows, with everything bound to it but the examples.
+    """
+    fed.begin(np.arange(n))
+    position = 0
+    for rows, count in segments(n, min(n, engine.block_rows)):
+        with instance_of(rows) as instance:
+            instance.bind(**fed.bindings())
+            end = position + rows * count
+            while position < end:
+                chunk = min((end - position) // rows, programs.LOG_ROWS)
+                chunk = min(chunk, fed.most(position, rows) or chunk)
+                engine.write(instance.bound["control"], (0, fed.ready(position), 0))
+                instance.play(chunk)
+                yield rows, engine.read(instance.bound["log"][:chunk])[0].astype(np.float64)
+                position += rows * chunk
 
 
 def _outputs(model: ModelState, examples: PreparedData, loss: Loss, threads: int | None, engine: engines.Engine) -> np.ndarray:

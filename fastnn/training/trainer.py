@@ -1,8 +1,6 @@
 """`Trainer`: one training, from the first step to the last. This loop and evaluation alone wait for the device.
 
-A run plays its step program in chunks. Between chunks the host writes the table of learning rates, reads the losses of the
-steps and looks for Ctrl-C; chunks end where an epoch ends and where a callback wants to be called, and nothing depends on how
-long they are.
+A run plays its step program in chunks (`fastnn.training.chunks`), and tells its callbacks between them.
 """
 
 from __future__ import annotations
@@ -10,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ from fastnn.configurations import as_number
 from fastnn.data.batches import Batches, is_batches
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.inputs import Inputs, read
-from fastnn.data.orders import as_order, batch_sizes, segments, shuffle_program
+from fastnn.data.orders import as_order, batch_sizes, shuffle_program
 from fastnn.data.prepared import DataLayout, PreparedData, prepare
 from fastnn.data.targets import Task
 from fastnn.errors import DivergenceError, InputError, warn
@@ -35,19 +33,15 @@ from fastnn.program.plan import plan
 from fastnn.program.trace import Program
 from fastnn.schedules import as_schedule
 from fastnn.training import resume
+from fastnn.training.chunks import Chunks, accumulated, learning_rates, write_tables
+from fastnn.training.divergence import Attempt, first_nonfinite
 from fastnn.training.evaluation import accuracy_attributes, check_measures, evaluate, measures
 from fastnn.training.history import History
 from fastnn.training.interrupts import Interrupts
 from fastnn.training.options import ALL, AUTO, FitOptions, as_optimizer, check_options, checked_callbacks
 
-CHUNK_SECONDS = 0.05
-"""How long a chunk should take: the pace of the progress bar and of Ctrl-C."""
-
 BACKUP_SECONDS = 2.0
 """How often the host fetches the model from a GPU, which may be lost."""
-
-SNAPSHOT_SHARE = 20
-"""A chunk takes at least this many times as long as the snapshot before it."""
 
 
 class Trainer:
@@ -93,7 +87,7 @@ class Trainer:
         """Whether an epoch is over and not everybody knows."""
         self._interrupts = Interrupts()
         """Held while the run is not `consistent`."""
-        self._chunk = 0
+        self.chunks = Chunks(self)
         self._looked = time.perf_counter()
         self._borrowed: dict[Any, Any] = {}
         self.started = resume.resume(self, settings.resume)
@@ -259,11 +253,11 @@ class Trainer:
     def train(self) -> History:
         if self.autotune and self.batches is None:
             for rows in sorted(set(self.per_epoch)):
-                self.engine.tune(self._program(), rows)
+                self.engine.tune(self.program(), rows)
         with contextlib.ExitStack() as open_:
             if any(isinstance(callback, Checkpoint) for callback in self.callbacks):
                 open_.enter_context(self._interrupts)
-            self._setup(open_)
+            self.setup(open_)
             begun: list[Callback] = []
             open_.push(lambda kind, error, trace: self._end(begun, error))
             for callback in self.callbacks:
@@ -273,13 +267,13 @@ class Trainer:
                 values = self._epoch()
                 if values is None:  # a callback ended the training within the epoch
                     break
-                self._close(values)
+                self.close_epoch(values)
             self._pad_history(self._earlier, self.epoch)
         if self._last is not None:
             self.model.restore(self._last)
         return self.history
 
-    def _setup(self, open_: contextlib.ExitStack) -> None:
+    def setup(self, open_: contextlib.ExitStack) -> None:
         """Make model and history those of this run, with all that the steps need until `open_` closes."""
         model, engine, history = self.model, self.engine, self.history
         self._start_state()
@@ -296,16 +290,18 @@ class Trainer:
     def _bind_data(self, open_: contextlib.ExitStack) -> None:
         """Get what the steps need, to be given back when `open_` closes."""
         model, engine = self.model, self.engine
-        self.whole: Feed
         self.validation_feed: Feed | None = None
+        self.feed: Feed
+        self.fed = self.examples
+        """Where mini-batches are taken from, and what these examples are: all, or those of a block of an iterable."""
         if self.like is not None:
-            self.whole, self.validation_feed = self.like.whole, self.like.validation_feed
+            self.feed, self.validation_feed = self.like.feed, self.like.validation_feed
         elif self.validation is not None:
             self.validation_feed = feed(engine, self.validation, min(len(self.validation.X), engine.block_rows))
             open_.callback(self.validation_feed.close)
         if self.batches is None and self.like is None:
-            self.whole = feed(engine, self.examples, self.batch_size)
-            open_.callback(self.whole.close)
+            self.feed = feed(engine, self.examples, self.batch_size)
+            open_.callback(self.feed.close)
         storage = model._cache.take(self._storage_key(), lambda: step_storage(self.network, engine))
         self.storage: dict[str, Any] = open_.enter_context(storage)
         engine.write(self.storage["penalties"], self._penalty_table)
@@ -335,7 +331,7 @@ class Trainer:
         if failed is not None:
             raise failed
 
-    def _close(self, values: Mapping[str, float]) -> None:
+    def close_epoch(self, values: Mapping[str, float]) -> None:
         """Count an epoch that is over, and tell the callbacks."""
         self._interrupts.hold()
         self._closing = True
@@ -372,10 +368,23 @@ class Trainer:
 
     def _epoch(self) -> dict[str, float] | None:
         """The steps of an epoch that are left, and what the history gets of it; None where a callback ended the training."""
-        whole = self._epoch_of_batches() if self.batches is not None else self._epoch_of_examples()
-        return self._values() if whole else None
+        if self.batches is None:
+            played = self.chunks.epoch(self.order_of(self.epoch), self.batch_size, self.pairs, self.in_epoch)
+        else:
+            played = self._epoch_of_batches(self.batches)
+        with contextlib.closing(played) as logs:
+            for log in logs:
+                for callback in self.callbacks:
+                    callback.chunk_end(self, log[:, programs.LOG_COLUMNS["loss"]])
+                due = [
+                    callback for callback in self.callbacks if callback.every is not None and self.step % callback.every == 0
+                ]
+                self._notify(due, lambda callback: callback.step_end(self))
+                if self.stopped:
+                    return None
+        return self.epoch_values()
 
-    def _values(self) -> dict[str, float]:
+    def epoch_values(self) -> dict[str, float]:
         """What the history gets of an epoch whose steps are done."""
         sums, seen = self.sums, self.seen
         total = sums["weight"]
@@ -391,182 +400,105 @@ class Trainer:
             values |= {f"val_{name}": value for name, value in found.items()}
         return values
 
-    def _epoch_of_examples(self) -> bool:
-        order = self._order_of(self.epoch)
-        self.whole.begin(order)
-        position, skipped = 0, self.in_epoch
-        for rows, count in segments(len(order), self.batch_size, self.pairs):
-            behind = min(skipped, count)
-            skipped -= behind
-            if behind < count and not self._segment(self.whole, self.examples, rows, behind, count, position):
-                return False
-            position += rows * count
-        return True
-
-    def _epoch_of_batches(self) -> bool:
-        assert self.batches is not None
-        for block in self.batches.blocks(self.in_epoch, self._batch, self.steps_per_epoch or None):
+    def _epoch_of_batches(self, batches: Batches) -> Generator[np.ndarray]:
+        """Play an epoch of an iterable of mini-batches; yields what each chunk wrote down."""
+        for block in batches.blocks(self.in_epoch, self._batch, self.steps_per_epoch or None):
             rows = len(block[0].X)
-            joined = block[0] if len(block) == 1 else PreparedData.joined(block)
-            source = feed(self.engine, joined, rows)
-            try:
-                source.begin(np.arange(len(joined.X)))
-                if not self._segment(source, joined, rows, 0, len(block), 0):
-                    return False
-            finally:
-                source.close()
+            self.fed = block[0] if len(block) == 1 else PreparedData.joined(block)
+            self.feed = feed(self.engine, self.fed, rows)
+            with contextlib.closing(self.feed):
+                self.feed.begin(np.arange(len(self.fed.X)))
+                yield from self.chunks.segment(rows, 0, len(block), 0)
         if not self.in_epoch:
             raise InputError(f"the iterable of mini-batches is empty in epoch {self.epoch + 1}")
-        return True
 
-    def _segment(self, source: Feed, examples: PreparedData, rows: int, done: int, count: int, position: int) -> bool:
-        """Play mini-batches `done` to `count` of `rows` rows each, from `position` of the order on; whether to continue."""
-        self.feed = source
-        instance = self._instance(rows, examples)
-        instance.bind(**source.bindings())
-        while done < count:
-            here = position + done * rows
-            chunk = min(self._chunk or instance.first_chunk(CHUNK_SECONDS), count - done, LOG_ROWS, self._until_call())
-            log = self._play(instance, min(chunk, source.most(here, rows) or chunk), here, self.epoch)
-            done += len(log)
-            self._add(log, rows, examples)
-            for callback in self.callbacks:
-                callback.chunk_end(self, log[:, programs.LOG_COLUMNS["loss"]])
-            due = [callback for callback in self.callbacks if callback.every is not None and self.step % callback.every == 0]
-            self._notify(due, lambda callback: callback.step_end(self))
-            if self.stopped:
-                return False
-        return True
+    # --- the steps of this run, as `Steps` of `fastnn.training.divergence` ------------------------------------------
 
-    def _add(self, log: np.ndarray, rows: int, examples: PreparedData) -> None:
-        """Count what so many steps of `rows` rows each wrote down."""
-        weight = log[:, programs.LOG_COLUMNS["weight"]] if examples.weights is not None else np.full(len(log), rows)
-        for name in ("loss", "accuracy", "penalty"):
-            share = np.full(len(log), rows) if name == "penalty" else weight
-            self.sums[name] = _added(self.sums[name], log[:, programs.LOG_COLUMNS[name]] * share)
-        self.sums["weight"] = _added(self.sums["weight"], weight)
-        self.seen += rows * len(log)
-        self.in_epoch += len(log)
-        self.step += len(log)
-        self._interrupts.release()
-
-    def _until_call(self) -> int:
+    def until_call(self) -> int:
         """Steps until a callback wants to be called."""
         left = [callback.every - self.step % callback.every for callback in self.callbacks if callback.every is not None]
         return min(left, default=LOG_ROWS)
 
-    def _play(self, instance: engines.Instance, count: int, position: int, epoch: int) -> np.ndarray:
-        """One chunk of `count` steps from `position` of the order on; returns what the steps wrote down.
+    def instance(self, rows: int) -> engines.Instance:
+        """The step for `rows` rows of what is fed, with data, storage and the model's arrays bound to it."""
+        made = self._instance(rows, self.fed)
+        made.bind(**self.feed.bindings(), **self.model._state.on(self.engine))  # callbacks may have set the weights
+        return made
 
-        Whatever ends it before its last step is known to be whole (Ctrl-C, a fault of the GPU) undoes all of it, but for a
-        divergence, which leaves the model at the last finite step.
-        """
-        model = self.model
-        started = time.perf_counter()
-        instance.bind(**model._state.on(self.engine))  # callbacks may have set the weights
-        before = model.snapshot()
-        copied = time.perf_counter()
-        try:
-            self._prepare(count, position, epoch)
-            instance.play(count)
-            log, finite = self._finite(count)
-            if not finite:
-                self._diverged(instance, before, count, position, epoch)
-            self._interrupts.hold()  # until `_add`
-            self._count(count)
-        except DivergenceError:
-            raise
-        except BaseException:
-            self._restore(before)
-            self._interrupts.release()
-            raise
-        now = time.perf_counter()
-        if now - self._looked > BACKUP_SECONDS:
-            model._state.read()
-            self._looked = now
-        seconds = max(now - copied, 1e-7)
-        aim = max(CHUNK_SECONDS, SNAPSHOT_SHARE * (copied - started))
-        self._chunk = int(min(LOG_ROWS, max(1, min(8 * count, aim * count / seconds))))
-        return log
+    def snapshot(self) -> Snapshot:
+        """A copy of everything that a step changes."""
+        return self.model.snapshot()
 
-    def _finite(self, count: int) -> tuple[np.ndarray, bool]:
-        """What `count` steps wrote down, and whether their losses and the parameters are finite."""
-        parameters = self.model._state.on(self.engine)["parameters"]
-        spoilt, log = self.engine.read(self.engine.count_nonfinite(parameters), self.storage["log"][:count])
-        table = log.astype(np.float64)
-        return table, not spoilt.any() and bool(np.isfinite(table[:, 0]).all())
-
-    def _count(self, steps: int) -> None:
-        """So many more steps are whole."""
-        self.started = True
-        model = self.model
-        assert model._optimizer_state is not None
-        model.counters.step += steps
-        model._optimizer_state.updates += steps
-        model._state.changed(self.engine, model._progress)
-
-    def _restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: Snapshot) -> None:
         """Put a snapshot back where this run works."""
         self.model.restore(snapshot)
         self.model._state.on(self.engine)
         self.model._state.changed(self.engine, self.model._progress)
 
-    def _prepare(self, count: int, position: int, epoch: int) -> None:
-        """Write the control block and the table of the next `count` steps, which belong to `epoch`."""
+    def prepare(self, count: int, position: int) -> None:
+        """Write what the next `count` steps read, which belong to this epoch."""
         model, state, engine = self.model, self.model._optimizer_state, self.engine
         assert state is not None
         if "shadow" in self.storage:
             engine.compute("identity", (model._state.on(engine)["parameters"], self.storage["shadow"]), {})
-        engine.write(self.storage["control"], (0, self.feed.ready(position), model.counters.step))
-        rates = self._rates(count, epoch) if self.own_rate is None else np.full(count, self.own_rate)
-        updates = np.arange(count) + (state.updates + 1)
-        engine.write(self.storage["scalars"], self.optimizer.scalars(updates, rates))
+        rates = self._rates(count, self.epoch) if self.own_rate is None else np.full(count, self.own_rate)
+        scalars = self.optimizer.scalars(np.arange(count) + (state.updates + 1), rates)
+        write_tables(engine, self.storage, self.feed, position, model.counters.step, scalars)
 
-    def _rates(self, count: int, epoch: int) -> np.ndarray:
-        """The schedule's learning rates of the next `count` steps, which belong to `epoch`."""
-        if self.schedule.per == "epoch":
-            numbers = np.full(count, epoch * max(1, self.steps_per_epoch))
-        else:
-            numbers = np.arange(count) + (self.model.counters.step - self._first_step)
-            if not self.steps_per_epoch:
-                raise InputError(
-                    "the schedule counts steps, and the iterable does not tell how many there are: give steps_per_epoch"
-                )
-        per_epoch = max(1, self.steps_per_epoch)
-        return self.schedule.rates(numbers, per_epoch, self.epochs * per_epoch)
+    def look(self, count: int) -> tuple[np.ndarray, Sequence[int]]:
+        """What the last `count` steps wrote down, float64 (count, columns); and [0] where one or a parameter is not finite."""
+        parameters = self.model._state.on(self.engine)["parameters"]
+        nonfinite, log = self.engine.read(self.engine.count_nonfinite(parameters), self.storage["log"][:count])
+        table = log.astype(np.float64)
+        return table, [0] if nonfinite.any() or not np.isfinite(table[:, 0]).all() else []
 
-    def _diverged(self, instance: engines.Instance, before: Snapshot, count: int, position: int, epoch: int) -> None:
-        """Go back to the last finite step of the chunk, name the tensor that the next one spoils, and raise."""
-        model = self.model
-        good = 0
-        self._restore(before)
-        while good < count:
-            self._prepare(1, position + good * instance.rows, epoch)
-            last = model.snapshot()
-            instance.play(1)
-            if not self._finite(1)[1]:
-                self._restore(last)
-                break
-            good += 1
-            self._count(1)
-        name = self._first_spoilt(instance, position + good * instance.rows, epoch)
-        self._restore(last)
+    def count(self, log: np.ndarray, rows: int) -> None:
+        """Count the steps of `rows` rows each that wrote this down."""
+        self._interrupts.hold()
+        model, steps = self.model, len(log)
+        assert model._optimizer_state is not None
+        self.started = True
+        model.counters.step += steps
+        model._optimizer_state.updates += steps
+        model._state.changed(self.engine, model._progress)
+        examples = np.full(steps, rows)
+        weight = log[:, programs.LOG_COLUMNS["weight"]] if self.fed.weights is not None else examples
+        for name in ("loss", "accuracy", "penalty"):
+            share = examples if name == "penalty" else weight
+            self.sums[name] = float(accumulated(self.sums[name], log[:, programs.LOG_COLUMNS[name]] * share))
+        self.sums["weight"] = float(accumulated(self.sums["weight"], weight))
+        self.seen += rows * steps
+        self.in_epoch += steps
+        self.step += steps
+        self._interrupts.release()
+        now = time.perf_counter()
+        if now - self._looked > BACKUP_SECONDS:
+            model._state.read()
+            self._looked = now
+
+    def drop(self, made: Attempt, position: int) -> Any:
+        """Go back to before this step, and raise DivergenceError with the name of the tensor that it spoils."""
+        self.restore(made.before)
+        self.prepare(1, position)
+        name = first_nonfinite(made.instance)
+        self.restore(made.before)
         rate = float(self.engine.read(self.storage["scalars"])[0][0, 0])
         raise DivergenceError(
-            f"training diverged in epoch {epoch + 1}, step {model.counters.step + 1}: {name} became NaN or infinite. "
+            f"training diverged in epoch {self.epoch + 1}, step {self.model.counters.step + 1}: {name} became NaN or infinite. "
             f"The model is back at its last finite step. Lower the learning rate (it was {rate:g}) or clip the gradient "
             "(clip_norm=1.0)"
         )
 
-    def _first_spoilt(self, instance: engines.Instance, position: int, epoch: int) -> str:
-        """Play the step call by call; the first result that is not finite."""
-        self._prepare(1, position, epoch)
-        for index, call in enumerate(instance.computing()):
-            instance.play_calls(index, 1)
-            for symbol in (*call.updated, *call.outputs):
-                if symbol.dtype.kind == "f" and self.engine.read(self.engine.count_nonfinite(instance.array(symbol)))[0].any():
-                    return f"{symbol.name or 'the result'} of {call.kernel}"
-        return "the loss"
+    def _rates(self, count: int, epoch: int) -> np.ndarray:
+        """The schedule's learning rates of the next `count` steps, which belong to `epoch`."""
+        if self.schedule.per != "epoch" and not self.steps_per_epoch:
+            raise InputError(
+                "the schedule counts steps, and the iterable does not tell how many there are: give steps_per_epoch"
+            )
+        made = self.model.counters.step - self._first_step
+        return learning_rates(self.schedule, count, made, epoch, max(1, self.steps_per_epoch), self.epochs)
+
+    # --- the program and its storage --------------------------------------------------------------------------------
 
     def _start_state(self) -> None:
         """The optimizer's state: resumed if the class is the same, else begun afresh."""
@@ -580,7 +512,7 @@ class Trainer:
         if state is None or set(kept) != set(optimizer.slots):
             model._start_slots(name, optimizer.slots, 0 if state is None else state.updates, kept)
 
-    def _key(self, rows: int, data: DataLayout) -> Any:
+    def step_key(self, rows: int, data: DataLayout) -> Any:
         settings = tuple(sorted(self.optimizer.attributes().items()))
         metric = None if self.accuracy is None else tuple(sorted(self.accuracy.items()))
         return (
@@ -599,7 +531,7 @@ class Trainer:
             self.network.frozen,
         )
 
-    def _program(self, data: DataLayout | None = None) -> Program:
+    def program(self, data: DataLayout | None = None) -> Program:
         """The step that this run plays, for examples such as `data`."""
         optimizer = self.optimizer
         return programs.training(
@@ -609,7 +541,7 @@ class Trainer:
 
     def _largest_batch(self, n: int) -> int:
         """The largest power of two, or n, whose buffers fit into half of the free memory; at least 2 where n is."""
-        program, room = self._program(), self.engine.free() // 2
+        program, room = self.program(), self.engine.free() // 2
         sizes = [*(1 << exponent for exponent in range(1, (n - 1).bit_length())), n]
         fitting = [rows for rows in sizes if plan(program, rows).size <= room]
         return max(fitting, default=min(2, n))
@@ -620,13 +552,13 @@ class Trainer:
     def _instance(self, rows: int, examples: PreparedData) -> engines.Instance:
         """The step for a number of rows of such examples, with this run's storage bound to it."""
         data = examples.layout
-        key = self._key(rows, data)
+        key = self.step_key(rows, data)
         instance: engines.Instance | None = self._borrowed.get(key)
         if instance is None:
             model = self.model
 
             def make() -> engines.Instance:
-                return self.engine.instantiate(self._program(data), rows, self.threads)
+                return self.engine.instantiate(self.program(data), rows, self.threads)
 
             instance = model._cache.take(key, make).item if self.loss.name in LOSSES else make()
             assert instance is not None
@@ -643,7 +575,7 @@ class Trainer:
             instance.play()
             return instance.bound["order"]
 
-    def _order_of(self, epoch: int) -> Any:
+    def order_of(self, epoch: int) -> Any:
         """The order of an epoch: the user's, or the library's shuffle."""
         n = len(self.examples.X)
         if self.part:  # one mini-batch, as it is
@@ -657,8 +589,3 @@ class Trainer:
         if self.pairs and len(order) == 1:
             raise InputError("order(epoch): batch norm cannot be trained on an epoch of one example")
         return order
-
-
-def _added(total: float, values: np.ndarray) -> float:
-    """total + values, one after the other: the same bits wherever chunks end."""
-    return float(np.add.accumulate(np.concatenate(([total], values)))[-1])

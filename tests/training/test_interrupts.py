@@ -14,7 +14,7 @@ import pytest
 import fastnn
 from fastnn.callbacks import Callback, Checkpoint
 from fastnn.checkpoints import Folder
-from fastnn.training import trainer as run_module
+from fastnn.training import trainer as trainer_module
 from fastnn.training.interrupts import Interrupts
 from fastnn.training.trainer import Trainer
 
@@ -80,9 +80,9 @@ def test_once_leaves_a_checkpoint_of_the_last_whole_step(place: str, tmp_path: P
         if place == "closing":
             patch.setattr(Trainer, "_pad_history", at_call(Trainer._pad_history, 4))
         elif place == "counting":
-            patch.setattr(run_module, "_added", at_call(run_module._added, 13))
+            patch.setattr(trainer_module, "accumulated", at_call(trainer_module.accumulated, 13))
         elif place == "playing":
-            patch.setattr(Trainer, "_prepare", at_call(Trainer._prepare, 4))
+            patch.setattr(Trainer, "prepare", at_call(Trainer.prepare, 4))
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "run", told)
     latest = Folder(tmp_path / "run").latest()

@@ -290,8 +290,17 @@ def test_divergence_is_found_and_undone() -> None:
     X, _ = blobs()
     t = (1e3 * X[:, :2]).astype("float32")
     model = fastnn.Sequential([fastnn.Dense(16, activation="relu"), fastnn.Dense(2)], seed=0)
+    counted: list[int] = []
+
+    class Count(Callback):
+        def end(self, run: Any, error: BaseException | None) -> None:
+            counted.append(run.step)
+
     with pytest.raises(fastnn.DivergenceError, match=r"epoch \d+, step \d+: .* became NaN or infinite"):
-        model.fit(X, t, loss="quadratic", optimizer=fastnn.SGD(10.0), epochs=50, batch_size=32, verbose=0)
+        model.fit(
+            X, t, loss="quadratic", optimizer=fastnn.SGD(10.0), epochs=50, batch_size=32, verbose=0, callbacks=[Count()]
+        )  # fmt: skip
+    assert counted == [model.counters.step], "callbacks see the steps that the model made"
     assert all(np.isfinite(value).all() for value in model.weights.values())
     steps = model.counters.step
     twin = fastnn.Sequential([fastnn.Dense(16, activation="relu"), fastnn.Dense(2)], seed=0)

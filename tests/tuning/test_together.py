@@ -350,6 +350,29 @@ def test_interleaved_all_diverge() -> None:
     assert len({history.diverged for history in histories}) == 3
 
 
+def test_vectorized_all_diverge() -> None:
+    """The training ends with the last one, and each is where it is when it is trained alone."""
+
+    def wild(seed: int) -> fastnn.Sequential:
+        model = network(fastnn.Dense(2), seed=seed).build(2)
+        model.set_weights({"0.weight": np.full((2, 2), 10.0 ** (18 - 9 * seed), "float32")})
+        return model
+
+    settings: dict[str, Any] = {"loss": "quadratic", "optimizer": fastnn.SGD(50.0), "batch_size": 20, "epochs": 30}
+    orders: list[int] = []
+    models, histories = train_together(
+        [wild(seed) for seed in range(3)], X, VALUES, method="vectorized",
+        **settings, order=lambda epoch: orders.append(epoch) or shuffled(epoch),
+    )  # fmt: skip
+    for seed, (model, history) in enumerate(zip(models, histories, strict=True)):
+        alone = wild(seed)
+        with pytest.raises(fastnn.DivergenceError, match=history.diverged):
+            alone.fit(X, VALUES, order=shuffled, verbose=0, **settings)
+        assert arrays(model) == arrays(alone)
+        assert model.counters == alone.counters
+    assert len(orders) < 30, "nobody was left to go on"
+
+
 def test_rates_of_their_own() -> None:
     rates = [0.1, 0.01, 0.001, 0.03]
     settings = [{"seed": g, "units": 4, "learning_rate": rate, "l2": 0.1 * g} for g, rate in enumerate(rates)]

@@ -8,17 +8,21 @@ find them in the cache.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from fastnn import engines
-from fastnn.data.orders import segments
+from fastnn.data.feeds import Feed
 from fastnn.errors import DivergenceError
 from fastnn.network.programs import LOG_ROWS
 from fastnn.network.state import Snapshot
 from fastnn.program.trace import Program, Symbol
-from fastnn.training.trainer import CHUNK_SECONDS, SNAPSHOT_SHARE, Trainer
+from fastnn.training.chunks import Chunks
+from fastnn.training.divergence import Attempt
+from fastnn.training.trainer import Trainer
 
 SHARED = ("X", "y", "order")
 """Inputs that only the calls read which are made once."""
@@ -58,70 +62,31 @@ class Interleaved:
         self.diverged: dict[Trainer, str] = {}
         self.instances: dict[int, engines.Instance] = {}
         self.program: Program | None = None
-        self.chunk = 0
+        self.feed: Feed
 
     def train(self) -> None:
         """All epochs."""
         with contextlib.ExitStack() as open_:
             for run in self.all:
-                run._setup(open_)
-            leader = self.all[0]
+                run.setup(open_)
+            leader, chunks = self.all[0], Chunks(self)
+            self.feed = leader.feed
             for epoch in range(leader.epochs):
-                order = leader._order_of(epoch)
-                leader.whole.begin(order)
-                position = 0
-                for rows, count in segments(len(order), leader.batch_size, leader.pairs):
-                    self._segment(rows, count, position)
-                    position += rows * count
+                try:
+                    for _ in chunks.epoch(leader.order_of(epoch), leader.batch_size, leader.pairs):
+                        self.going_on()
+                except DivergenceError:  # of the last one
+                    return
                 for run in self.going:
-                    run._close(run._values())
+                    run.close_epoch(run.epoch_values())
 
-    def _segment(self, rows: int, count: int, position: int) -> None:
-        """Play `count` mini-batches of `rows` rows from `position` of the order on."""
-        done, source = 0, self.all[0].whole
-        while done < count and self.going:
-            instance = self._instance(rows)
-            instance.bind(**{f"{name}.0": array for name, array in source.bindings().items()})
-            here = position + done * rows
-            chunk = min(self.chunk or instance.first_chunk(CHUNK_SECONDS), count - done, LOG_ROWS)
-            chunk = min(chunk, source.most(here, rows) or chunk)
-            self._play(instance, chunk, here)
-            done += chunk
-            self.going_on()
+    # --- the steps of all models that are going on, as `Steps` of `fastnn.training.divergence` ----------------------
 
-    def _play(self, instance: engines.Instance, count: int, position: int) -> None:
-        """One chunk of `count` steps of each model, undone and made again alone by one that it spoils."""
-        started = time.perf_counter()
-        before = [run.model.snapshot() for run in self.going]
-        for run in self.going:
-            run.feed = run.whole
-            run._prepare(count, position, run.epoch)
-        prepared = time.perf_counter()
-        instance.play(count)
-        played = time.perf_counter()
-        for run, snapshot in zip(list(self.going), before, strict=True):
-            log, finite = run._finite(count)
-            if finite:
-                run._count(count)
-                run._add(log, instance.rows, run.examples)
-            else:
-                self._drop(run, snapshot, instance.rows, count, position)
-        aim = max(CHUNK_SECONDS, SNAPSHOT_SHARE * (prepared - started))
-        self.chunk = int(min(LOG_ROWS, max(1, min(8 * count, aim * count / max(played - prepared, 1e-7)))))
+    def until_call(self) -> int:
+        """Nobody is called within an epoch."""
+        return LOG_ROWS
 
-    def _drop(self, run: Trainer, before: Snapshot, rows: int, count: int, position: int) -> None:
-        """Bring a run that diverged in this chunk to its last finite step; the others continue in a program without it."""
-        alone = run._instance(rows, run.examples)
-        alone.bind(**run.whole.bindings())
-        try:
-            run._diverged(alone, before, count, position, run.epoch)
-        except DivergenceError as error:
-            self.diverged[run] = str(error)
-        self.going.remove(run)
-        self.instances.clear()
-        self.program = None
-
-    def _instance(self, rows: int) -> engines.Instance:
+    def instance(self, rows: int) -> engines.Instance:
         """The step of all models that are going on, with what is theirs bound to it."""
         instance = self.instances.get(rows)
         if instance is None:
@@ -135,14 +100,58 @@ class Interleaved:
                     own["gradient"] = leader.storage["gradient"]
                 given = {f"{name}.{k}": array for name, array in own.items()}
                 instance.bind(**{name: array for name, array in given.items() if name in self.program.inputs})
+        instance.bind(**{f"{name}.0": array for name, array in self.feed.bindings().items()})
         return instance
+
+    def snapshot(self) -> list[Snapshot]:
+        """A copy of everything that a step changes."""
+        return [run.snapshot() for run in self.going]
+
+    def restore(self, snapshot: Sequence[Snapshot]) -> None:
+        """Put it back."""
+        for run, own in zip(self.going, snapshot, strict=True):
+            run.restore(own)
+
+    def prepare(self, count: int, position: int) -> None:
+        """Write what the next `count` steps read."""
+        for run in self.going:
+            run.prepare(count, position)
+
+    def look(self, count: int) -> tuple[list[np.ndarray], list[int]]:
+        """What the last `count` steps of each model wrote down, and the numbers of the models that are not finite."""
+        found = [run.look(count) for run in self.going]
+        return [log for log, _ in found], [k for k, (_, nonfinite) in enumerate(found) if nonfinite]
+
+    def count(self, log: Sequence[np.ndarray], rows: int) -> None:
+        """Count the steps that wrote this down."""
+        for run, own in zip(self.going, log, strict=True):
+            run.count(own, rows)
+
+    def drop(self, made: Attempt, position: int) -> list[np.ndarray]:
+        """Bring the runs that this step spoils to before it; the others, if any, continue in a program without them."""
+        for k in made.nonfinite:
+            run = self.going[k]
+            alone = replace(made, instance=run.instance(made.instance.rows), before=made.before[k])
+            try:
+                run.drop(alone, position)
+            except DivergenceError as error:
+                self.diverged[run] = str(error)
+        if len(made.nonfinite) == len(self.going):
+            raise DivergenceError("all models diverged")
+        left = [k for k in range(len(self.going)) if k not in made.nonfinite]
+        self.going = [self.going[k] for k in left]
+        self.instances.clear()
+        self.program = None
+        return [made.log[k] for k in left]
+
+    # --- its program --------------------------------------------------------------------------------------------------
 
     def _programs(self) -> list[Program]:
         """The step of each model that is going on; one for all those for which `fit` would record the same."""
         made: dict[Any, Program] = {}
         for run in self.going:
-            key = run._key(0, run.examples.layout) if all(layer.records_alike for layer in run.model.layers) else run
+            key = run.step_key(0, run.examples.layout) if all(layer.records_alike for layer in run.model.layers) else run
             if key not in made:
-                made[key] = run._program()
+                made[key] = run.program()
             made[run] = made[key]
         return [made[run] for run in self.going]

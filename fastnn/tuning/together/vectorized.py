@@ -6,7 +6,6 @@ Each operation is done for all models at a time, on the same mini-batch (`ops.gr
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,8 +13,9 @@ import numpy as np
 
 from fastnn import engines, ops
 from fastnn.data.feeds import Feed, feed
+from fastnn.data.orders import batch_sizes
 from fastnn.data.prepared import PreparedData, prepare
-from fastnn.errors import NotReadyError
+from fastnn.errors import DivergenceError, NotReadyError
 from fastnn.losses import Loss
 from fastnn.metrics import as_metrics
 from fastnn.network import programs
@@ -28,9 +28,10 @@ from fastnn.program.passes.fuse import fuse
 from fastnn.program.shapes import B, BatchDim, N
 from fastnn.program.trace import Call, Program, Symbol, Trace, constant
 from fastnn.schedules import as_schedule
-from fastnn.training.evaluation import accuracy_attributes, check_measures, measured
+from fastnn.training.chunks import Chunks, accumulated, learning_rates, write_tables
+from fastnn.training.divergence import Attempt
+from fastnn.training.evaluation import accuracy_attributes, check_measures, measured, played
 from fastnn.training.options import ALL, FitOptions
-from fastnn.training.trainer import CHUNK_SECONDS
 from fastnn.tuning.together.members import Member, MemberHistory
 from fastnn_kernels.contract import UPDATES
 from fastnn_kernels.memory import aligned
@@ -111,30 +112,29 @@ class _Vectorized:
             "penalties": engine.place(np.concatenate([table for _, table in self.segments])),
         }  # fmt: skip
         self.instances: dict[Any, engines.Instance] = {}
-        self.step, self.pace = 0, 1e-4
+        self.step, self.epoch, self.per_epoch = 0, 0, 1
+        self.sums = np.zeros(self.storage["log"].shape[1])
         self.histories = [MemberHistory() for _ in members]
         self.left: dict[int, tuple[list[np.ndarray], int, int]] = {}
         """Of models that diverged: their arrays at the last finite step, that step and the epoch."""
 
     def train(self, visit: Callable[[int], Any]) -> None:
         """All epochs."""
-        epochs = int(self.settings.epochs)
-        for epoch in range(epochs):
-            order = visit(epoch)
-            self.feed.begin(order)
-            self.per_epoch = -(-len(order) // self.batch_size)
-            sums = np.zeros(self.storage["log"].shape[1])
-            for start, rows, count in _batch_segments(len(order), self.batch_size):
-                for log in self._stretch(start, rows, count, epoch):
-                    for of_step in log * rows:  # one by one: the bits do not depend on chunks
-                        sums += of_step
-            self._note("", sums / len(order))
+        chunks = Chunks(self)
+        for epoch in range(int(self.settings.epochs)):
+            self.epoch, order = epoch, visit(epoch)
+            self.per_epoch = len(batch_sizes(len(order), self.batch_size))
+            self.sums = np.zeros_like(self.sums)
+            try:
+                for _ in chunks.epoch(order, self.batch_size):
+                    pass
+            except DivergenceError:  # of the last one
+                break
+            self._note("", self.sums / len(order))
             if self.validation is not None:
                 self._note("val_", self._evaluate())
                 if self.accuracy is None or self.metrics:
                     self._measure()
-            if len(self.left) == self.groups:
-                break
         threads = max((instance.threads for instance in self.instances.values()), default=1)
         for history in self.histories:
             history.batch_size, history.threads, history.method = self.batch_size, threads, "vectorized"
@@ -160,90 +160,71 @@ class _Vectorized:
     def _going(self) -> list[int]:
         return [g for g in range(self.groups) if g not in self.left]
 
-    def _stretch(self, start: int, rows: int, count: int, epoch: int) -> Any:
-        """Play `count` mini-batches of `rows` rows from position `start` of the order on; yields what chunks wrote down."""
+    # --- the steps of all models, as `Steps` of `fastnn.training.divergence` ------------------------------------------
+
+    def until_call(self) -> int:
+        """Nobody is called within an epoch."""
+        return LOG_ROWS
+
+    def instance(self, rows: int) -> engines.Instance:
+        """The step of all models for mini-batches of `rows` rows."""
         instance = self._instance(rows, True)
         instance.bind(**self.feed.bindings())
-        done = 0
-        while done < count:
-            here = start + done * rows
-            chunk = min(count - done, LOG_ROWS, max(1, int(CHUNK_SECONDS / self.pace)), self.feed.most(here, rows) or count)
-            before = self._arrays()
-            began = time.perf_counter()
-            log = self._play(instance, here, chunk, epoch)
-            self.pace = (time.perf_counter() - began) / chunk
-            if self._spoilt(log, self._arrays()):
-                log = self._replay(instance, before, here, chunk, epoch)
-            else:
-                self.step += chunk
-            yield log
-            done += chunk
+        return instance
 
-    def _play(self, instance: engines.Instance, position: int, count: int, epoch: int) -> np.ndarray:
-        engine = self.engine
-        numbers = np.full(count, epoch * self.per_epoch) if self.schedule.per == "epoch" else np.arange(count) + self.step
-        rates = self.schedule.rates(numbers, self.per_epoch, int(self.settings.epochs) * self.per_epoch)
-        engine.write(self.storage["control"], (0, self.feed.ready(position), self.step))
-        engine.write(self.storage["scalars"], self.optimizer.scalars(np.arange(count) + self.step + 1, rates))
-        instance.play(count)
-        return engine.read(self.storage["log"][:count])[0].astype(np.float64)
-
-    def _arrays(self) -> list[np.ndarray]:
+    def snapshot(self) -> list[np.ndarray]:
         """Copies of what training changes, (G, P) each."""
         found = self.engine.read(*(self.storage[name] for name in self.kept))
         return [array.reshape(self.groups, -1).copy() for array in found]
 
-    def _write(self, values: Sequence[np.ndarray]) -> None:
-        for name, array in zip(self.kept, values, strict=True):
+    def restore(self, snapshot: Sequence[np.ndarray]) -> None:
+        """Put them back."""
+        for name, array in zip(self.kept, snapshot, strict=True):
             self.engine.write(self.storage[name], array.reshape(-1))
 
-    def _spoilt(self, log: np.ndarray, found: Sequence[np.ndarray]) -> list[int]:
-        """The models that are newly NaN or infinite, in a loss or a parameter."""
-        whole = np.isfinite(log[:, : self.groups]).all(axis=0) & np.isfinite(found[0]).all(axis=1)
-        return [g for g in self._going() if not whole[g]]
+    def prepare(self, count: int, position: int) -> None:
+        """Write what the next `count` steps read, which belong to this epoch."""
+        epochs = int(self.settings.epochs)
+        rates = learning_rates(self.schedule, count, self.step, self.epoch, self.per_epoch, epochs)
+        scalars = self.optimizer.scalars(np.arange(count) + self.step + 1, rates)
+        write_tables(self.engine, self.storage, self.feed, position, self.step, scalars)
 
-    def _replay(
-        self, instance: engines.Instance, before: Sequence[np.ndarray], position: int, count: int, epoch: int
-    ) -> np.ndarray:
-        """Play a chunk again step by step, and leave each model that it spoils at its last finite step.
+    def look(self, count: int) -> tuple[np.ndarray, list[int]]:
+        """What the last `count` steps wrote down, float64 (count, columns x G); and the models that are newly not finite."""
+        log, parameters = self.engine.read(self.storage["log"][:count], self.storage["parameters"])
+        finite = np.isfinite(log[:, : self.groups]).all(axis=0)
+        finite &= np.isfinite(parameters.reshape(self.groups, -1)).all(axis=1)
+        return log.astype(np.float64), [g for g in self._going() if not finite[g]]
 
-        Its place is filled with zeros, which continue without meaning.
-        """
-        self._write(before)
-        logs = []
-        for index in range(count):
-            before = self._arrays()
-            logs.append(self._play(instance, position + index * instance.rows, 1, epoch))
-            after = self._arrays()
-            for g in self._spoilt(logs[-1], after):
-                self.left[g] = ([array[g] for array in before], self.step, epoch)
-                self.histories[g].diverged = f"epoch {epoch + 1}, step {self.step + 1}"
-                for array in after:
-                    array[g] = 0
-            self._write(after)
-            self.step += 1
-        return np.concatenate(logs)
+    def count(self, log: np.ndarray, rows: int) -> None:
+        """Count the steps of `rows` rows that wrote this down."""
+        self.step += len(log)
+        self.sums = accumulated(self.sums, log * rows)
+
+    def drop(self, made: Attempt, position: int) -> np.ndarray:
+        """Leave the models that this step spoils where they were before it. Zeros take their place, which mean nothing."""
+        after = self.snapshot()
+        for g in made.nonfinite:
+            self.left[g] = ([array[g] for array in made.before], self.step, self.epoch)
+            self.histories[g].diverged = f"epoch {self.epoch + 1}, step {self.step + 1}"
+            for array in after:
+                array[g] = 0
+        if len(self.left) == self.groups:
+            raise DivergenceError("all models diverged")
+        self.restore(after)
+        log: np.ndarray = made.log
+        return log
+
+    # --- evaluation, and the programs -------------------------------------------------------------------------------
 
     def _evaluate(self) -> np.ndarray:
         """Loss and accuracy of each model on the validation data."""
-        source, engine = self.validation_feed, self.engine
+        source = self.validation_feed
         assert self.validation is not None
         assert source is not None
-        n = len(self.validation.X)
-        source.begin(np.arange(n))
-        sums = np.zeros(self.storage["log"].shape[1])
-        for start, rows, count in _batch_segments(n, min(n, engine.block_rows)):
-            instance = self._instance(rows, False)
-            instance.bind(**source.bindings())
-            done = 0
-            while done < count:
-                here = start + done * rows
-                chunk = min(count - done, LOG_ROWS, source.most(here, rows) or count)
-                engine.write(self.storage["control"], (0, source.ready(here), 0))
-                instance.play(chunk)
-                table = engine.read(self.storage["log"][:chunk])[0].astype(np.float64) * rows
-                sums += np.ascontiguousarray(table.T).sum(axis=1)  # as `evaluate` sums: one column after another
-                done += chunk
+        n, sums = len(self.validation.X), np.zeros(self.storage["log"].shape[1])
+        for rows, table in played(self.engine, source, n, lambda rows: contextlib.nullcontext(self._instance(rows, False))):
+            sums += np.ascontiguousarray((table * rows).T).sum(axis=1)  # as `evaluate` sums: one column after another
         return sums / n
 
     def _instance(self, rows: int, training: bool) -> engines.Instance:
@@ -320,7 +301,7 @@ class _Vectorized:
         if g in self.left:
             (parameters, *state), step, epoch = self.left[g]
         else:
-            parameters, *state = (array[g] for array in self._arrays())
+            parameters, *state = (array[g] for array in self.snapshot())
             step, epoch = self.step, int(self.settings.epochs)
         model = member.model
         slots = model._start_slots(type(self.optimizer).__name__, self.optimizer.slots, step)
@@ -354,9 +335,3 @@ def _segments(member: Member, optimizer: Optimizer, own_rates: bool) -> tuple[np
     if own_rates:
         table[:, 3] *= member.optimizer(optimizer).learning_rate
     return starts, table
-
-
-def _batch_segments(n: int, batch_size: int) -> list[tuple[int, int, int]]:
-    """(start, rows, how many such mini-batches in a row) of an epoch of n examples."""
-    whole, rest = divmod(n, batch_size)
-    return [s for s in ((0, batch_size, whole), (whole * batch_size, rest, 1 if rest else 0)) if s[2]]

@@ -1,0 +1,85 @@
+"""The loop of every training: the mini-batches of an epoch, played in chunks of steps.
+
+Between chunks the host writes the table of learning rates, reads the losses of the steps and looks for Ctrl-C. Chunks end where
+an epoch ends and where somebody wants to be called; no result depends on how long they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any
+
+import numpy as np
+
+from fastnn.data.feeds import Feed
+from fastnn.data.orders import segments
+from fastnn.engines import Engine
+from fastnn.network.programs import LOG_ROWS
+from fastnn.schedules import Schedule
+from fastnn.training.divergence import Attempt, Steps, attempt, replay
+
+CHUNK_SECONDS = 0.05
+"""How long a chunk should take: the pace of the progress bar and of Ctrl-C."""
+
+SNAPSHOT_SHARE = 20
+"""A chunk takes at least this many times as long as the snapshot before it."""
+
+
+class Chunks:
+    """Deals out steps in chunks, whose length follows the time that the last one took."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+        self.length = 0
+        """Steps of the next chunk; 0 before the first."""
+
+    def epoch(self, order: Any, batch_size: int, pairs: bool = False, done: int = 0) -> Generator[Any]:
+        """Play an epoch that visits `order`, but for its first `done` steps; yields what each chunk wrote down.
+
+        `pairs`: a last mini-batch of one row joins the one before.
+        """
+        self.steps.feed.begin(order)
+        position = 0
+        for rows, count in segments(len(order), batch_size, pairs):
+            behind = min(done, count)
+            done -= behind
+            yield from self.segment(rows, behind, count, position)
+            position += rows * count
+
+    def segment(self, rows: int, done: int, count: int, position: int) -> Generator[Any]:
+        """Play mini-batches `done` to `count` of `rows` rows each, whose first one begins at `position` of the order."""
+        while done < count:
+            here = position + done * rows
+            length = min(self.length or self.steps.instance(rows).first_chunk(CHUNK_SECONDS), count - done, LOG_ROWS)
+            length = min(length, self.steps.until_call())
+            length = min(length, self.steps.feed.most(here, rows) or length)
+            made = attempt(self.steps, rows, length, here)
+            if made.nonfinite:
+                replay(self.steps, made.before, rows, length, here)
+            else:
+                self.steps.count(made.log, rows)
+            self._follow(made, length)
+            done += length
+            yield made.log
+
+    def _follow(self, made: Attempt, length: int) -> None:
+        """Choose how long the next chunk is."""
+        aim = max(CHUNK_SECONDS, SNAPSHOT_SHARE * made.copying)
+        self.length = int(min(LOG_ROWS, max(1, min(8 * length, aim * length / max(made.playing, 1e-7)))))
+
+
+def write_tables(engine: Engine, storage: Mapping[str, Any], feed: Feed, position: int, step: int, scalars: np.ndarray) -> None:
+    """Write what a chunk reads: the control block, and a row of `scalars` for each of its steps."""
+    engine.write(storage["control"], (0, feed.ready(position), step))
+    engine.write(storage["scalars"], scalars)
+
+
+def learning_rates(schedule: Schedule, count: int, step: int, epoch: int, steps_per_epoch: int, epochs: int) -> np.ndarray:
+    """The rates of `count` steps from number `step` of the training on, which belong to `epoch`."""
+    numbers = np.full(count, epoch * steps_per_epoch) if schedule.per == "epoch" else np.arange(count) + step
+    return schedule.rates(numbers, steps_per_epoch, epochs * steps_per_epoch)
+
+
+def accumulated(total: Any, values: np.ndarray) -> Any:
+    """total + values[0] + values[1] + ..., one after the other: the same bits wherever chunks end."""
+    return np.add.accumulate(np.concatenate((np.asarray(total)[np.newaxis], values)))[-1]
