@@ -21,7 +21,7 @@ from fastnn import arrays, engines
 from fastnn.benchmarks.grid import NETWORKS, Cell, make_task
 from fastnn.benchmarks.peers.ours import Fastnn
 from fastnn.engines import CPU, Engine, cores
-from fastnn.network import programs
+from fastnn.network.programs import Prediction
 
 BATCHES = (1, 32, CPU.block_rows, 8 * CPU.block_rows)
 """A single row, a small batch, one that the CPU plays at once, and one that it plays in eight blocks."""
@@ -87,7 +87,7 @@ def run(benchmark: Any, engine: Engine, device: str, method: str, network: str, 
         assert_close(outputs, expected, TOLERANCE, f"probabilities of {network}")
     benchmark(call)
     played = engine.rows_for(rows)
-    work = engine.instantiate(programs.prediction(model.network), played).work()
+    work = engine.instantiate(Prediction().build(model.network), played).work()
     note(
         benchmark, work, threads=cores(), device=device, repeats=-(-rows // played), examples=rows, network=network,
         batch_size=rows, method=method,

@@ -12,17 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastnn import engines, ops
+from fastnn import engines
 from fastnn.configurations import as_count
-from fastnn.data.prepared import prepare
+from fastnn.data.prepared import DataLayout, prepare
 from fastnn.errors import InputError, InputTypeError, nearest
-from fastnn.losses import Loss, LossLike, as_loss, mean_loss
-from fastnn.network import programs
+from fastnn.losses import Loss, LossLike, as_loss
 from fastnn.network.model import as_loss_network
-from fastnn.program.differentiate import gradients, place
-from fastnn.program.passes.fuse import fuse
-from fastnn.program.shapes import B
-from fastnn.program.trace import Symbol, Trace
+from fastnn.network.programs import Cost
 from fastnn.sequential import Sequential, as_model
 from fastnn.training.options import check_penalties
 
@@ -264,31 +260,19 @@ class _Cost:
         self.parameters, self.gradients = np.zeros(size), np.zeros(size)
         starts, penalties = self.network.segments(l2, l1)
         self.l2, self.l1 = (np.repeat(column, np.diff(starts)) for column in penalties.T[:2])
-        rows = len(X)
-        inputs: dict[str, Any] = {"x": X, "t": y, "parameters": self.parameters, "statistics": model._statistics.copy()}
-        if weights is not None:
-            inputs["w"] = weights
+        data = DataLayout("float64", y.dtype.name, y.shape[1:], weights is not None)
+        bound: dict[str, Any] = {
+            "x": X, "t": y, "w": weights, "step": np.array(0), "parameters": self.parameters, "gradient": self.gradients,
+            "statistics": model._statistics.copy(),
+        }  # fmt: skip
 
-        def record(with_gradient: bool) -> engines.Instance:
-            trace = Trace("float64")
-            x = trace.input("x", (B, *self.network.features))
-            t = trace.input("t", (B, *y.shape[1:]), y.dtype)
-            w = None if weights is None else trace.input("w", (B,))
-            step = trace.input("step", (), "int64")
-            outputs, parameters = programs.forward(trace, self.network, x, training, step)
-            cost: Symbol = mean_loss(loss, outputs, programs.loss_targets(outputs, t, loss), w)
-            trained = self.network.trained()
-            if with_gradient and trained:
-                arena = trace.input("gradient", (size,))
-                found = gradients(cost, [parameters[p.name] for p in trained])
-                views = [arena.view(p.shape, p.start, f"d {p.name}") for p in trained]
-                trace.calls = place(trace.calls, list(zip(found, views, strict=True)))
-            program = trace.program({"cost": ops.identity(cost)})
-            instance = engines.instantiate(fuse(program) if fused else program, rows, "cpu", 1)
-            instance.bind(**inputs, step=np.array(0), **({"gradient": self.gradients} if "gradient" in trace.inputs else {}))
-            return instance
+        def instance(with_gradient: bool) -> engines.Instance:
+            program = Cost(loss, data, training, with_gradient, fused).build(self.network)
+            made = engines.instantiate(program, len(X), "cpu", 1)
+            made.bind(**{name: bound[name] for name in program.inputs})
+            return made
 
-        self._value, self._gradient = record(False), record(True)
+        self._value, self._gradient = instance(False), instance(True)
 
     def value(self, parameters: np.ndarray) -> float:
         self.parameters[:] = parameters

@@ -13,19 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from fastnn import arrays, ops
+from fastnn import arrays
 from fastnn.callbacks import Callback
 from fastnn.configurations import as_count, as_number
 from fastnn.data import inputs
-from fastnn.data.prepared import DataLayout
 from fastnn.errors import InputError, NotReadyError, warn
-from fastnn.losses import Loss, mean_loss
-from fastnn.network import programs
+from fastnn.network.programs import PARAMETER_QUANTITIES, ActivationMoments, GradientMagnitudes
 from fastnn.network.summary import shortened
-from fastnn.program.differentiate import gradients
-from fastnn.program.passes.fuse import fuse
-from fastnn.program.shapes import B, N
-from fastnn.program.trace import Program, Symbol, Trace
 
 if TYPE_CHECKING:
     from fastnn.callbacks import RunState
@@ -39,11 +33,8 @@ SMALL = 5e8
 threads that slept: 1.6 ms on one thread and 2 to 24 on two for 784-128-10, on two cores that others used too."""
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 """Multiples of it, modulo 1, lie more evenly than those of any other number: Knuth, The Art of Computer Programming, 6.4."""
-TINY = 1e-30
-"""What an array is divided by at least before its squares are added up."""
 
-OF_PARAMETERS = ("parameter_gradients", "parameters", "updates")
-QUANTITIES = ("activations", "gradients", *OF_PARAMETERS)
+QUANTITIES = ("activations", "gradients", *PARAMETER_QUANTITIES)
 CURES = {
     "vanish": "try relu with He's initial weights, batch norm, or fewer layers",
     "explode": "try smaller initial weights (He's, Glorot's), batch norm, or clip_norm",
@@ -207,10 +198,11 @@ class _Probe:
     def __init__(self, run: Trainer, examples: int, before: np.ndarray | None) -> None:
         model, engine, given = run.model, run.engine, run.examples
         rows = min(examples, len(given.X))
-        program, self.columns = _flow(run.network, run.loss, given.layout, len(model.layers))
+        recipe = GradientMagnitudes(run.loss, given.layout, len(model.layers))
+        self.columns = recipe.columns(run.network)
         self.engine, self.network = engine, run.network
         small = rows * run.network.size < SMALL
-        self.instance = engine.instantiate(program, rows, 1 if small else run.threads)
+        self.instance = engine.instantiate(recipe.build(run.network), rows, 1 if small else run.threads)
         x = engine.zeros((rows, *run.network.features), model.dtype)
         chosen = spread(len(given.X), rows)
         _gather(engine, given.X, chosen, x, model.input_scale)
@@ -246,7 +238,7 @@ class _Probe:
             places = [place for place in self.network.parameters if place.layer == index]
             if places:
                 sizes = np.array([place.size for place in places])
-                for row, quantity in enumerate(OF_PARAMETERS, 2):
+                for row, quantity in enumerate(PARAMETER_QUANTITIES, 2):
                     each = np.array([found[quantity, place.name] for place in places])
                     record[row, index] = math.sqrt(float(sizes @ each**2) / float(sizes.sum()))
         record[-1] = record[-1] / made if made else np.nan
@@ -255,30 +247,6 @@ class _Probe:
     def before(self) -> np.ndarray:
         """The parameters at the last record."""
         return np.array(self.engine.read(self.parameters)[0])
-
-
-def _flow(network: programs.Network, loss: Loss, data: DataLayout, layers: int) -> tuple[Program, list[tuple[str, str]]]:
-    """x, t, parameters, parameters before -> a row of root mean squares; and what each column is: (quantity, layer or name)."""
-    trace = Trace(network.dtype)
-    x = trace.input("x", (B, *network.features))
-    t = trace.input("t", (B, *data.target_shape), data.target)
-    w = trace.input("w", (B,)) if data.weighted else None
-    step = trace.input("step", (), "int64")
-    each: list[Symbol] = []
-    outputs, parameters = programs.forward(trace, network, x, True, step, each)
-    each += (each[-1:] or [x]) * (layers - len(each))  # a last activation that the loss contains has no outputs of its own
-    cost = mean_loss(loss, outputs, programs.loss_targets(outputs, t, loss), w)
-    names = [place.name for place in network.parameters]
-    slopes = gradients(cost, [*each, *(parameters[name] for name in names)])
-    before = trace.input("before", (network.size,))
-    measured: dict[tuple[str, str], Symbol] = {}
-    for index, a in enumerate(each):
-        measured["activations", str(index)], measured["gradients", str(index)] = a, slopes[index]
-    for place, slope in zip(network.parameters, slopes[len(each) :], strict=True):
-        value = parameters[place.name]
-        moved = ops.subtract(value, before.view(place.shape, place.start))
-        measured |= {(quantity, place.name): of for quantity, of in zip(OF_PARAMETERS, (slope, value, moved), strict=True)}
-    return _recorded(trace, [_root_mean_square(symbol) for symbol in measured.values()]), list(measured)
 
 
 def spread(n: int, count: int) -> np.ndarray:
@@ -342,16 +310,7 @@ def activation_statistics(
         raise InputError("X: expected at least one example, got none")
     made = model if model.built else _built(model, given.shape[1:])
     network = made.network
-    trace = Trace(network.dtype)
-    x = trace.input("x", (B, *network.features))
-    each: list[Symbol] = []
-    programs.forward(trace, network, x, training, trace.input("step", (), "int64"), each)
-    symbols: list[Symbol] = []
-    for a in each:
-        mean = ops.mean(a)
-        off = ops.mean(ops.where(ops.equal(a, 0.0), ops.constant_like(a, 1.0), 0.0))
-        symbols += [mean, _root_mean_square(ops.subtract(a, mean)), _root_mean_square(a), off]
-    program = _recorded(trace, symbols)
+    program = ActivationMoments(training).build(network)
     with made._watched():
         engine = made._engine_for(given)
         instance = engine.instantiate(program, len(given), threads)
@@ -361,10 +320,10 @@ def activation_statistics(
         statistics = engine.zeros(state["statistics"].shape, network.dtype)
         engine.copy(statistics, state["statistics"])
         step = engine.place(np.array(made.counters.step))
-        index, log = engine.zeros((), np.int64), engine.zeros((1, len(symbols)), network.dtype)
+        index, log = engine.zeros((), np.int64), engine.zeros((1, 4 * len(network.layers)), network.dtype)
         instance.bind(x=rows, parameters=state["parameters"], statistics=statistics, step=step, index=index, log=log)
         instance.play()
-        found = np.array(engine.read(log)[0], np.float64).reshape(len(each), 4)
+        found = np.array(engine.read(log)[0], np.float64).reshape(-1, 4)
     return ActivationStatistics(tuple(f"{index} {layer!r}" for index, layer in enumerate(made.layers)), *found.T.copy())
 
 
@@ -373,19 +332,3 @@ def _built(model: Sequential, features: Sequence[int]) -> Sequential:
     made = type(model)(model.layers, seed=model.seed, dtype=model.dtype, input_scale=model.input_scale)
     made.device = model.device
     return made.build(tuple(features))
-
-
-def _recorded(trace: Trace, values: Sequence[Symbol]) -> Program:
-    """The program that writes these numbers into the row `index` of `log`."""
-    index, log = trace.input("index", (), "int64"), trace.input("log", (N, len(values)))
-    for column, value in enumerate(values):
-        trace.record("record", (value, index, log), [], {"column": column})
-    return fuse(trace.program({}))
-
-
-def _root_mean_square(x: Symbol) -> Symbol:
-    """sqrt(mean x^2), of numbers whose squares may be beyond the dtype: m sqrt(mean (x/m)^2), m the largest |x|."""
-    largest = ops.max(ops.abs(x))
-    scaled = ops.divide(x, ops.maximum(largest, TINY))
-    found: Symbol = ops.multiply(largest, ops.sqrt(ops.mean(ops.multiply(scaled, scaled))))
-    return found

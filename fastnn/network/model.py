@@ -20,7 +20,8 @@ from fastnn.engines.cache import Instances
 from fastnn.errors import DeviceError, DeviceLostError, InputError, InputTypeError, NotReadyError, nearest
 from fastnn.layers import Layer, final_activation
 from fastnn.losses import LOSSES, Loss
-from fastnn.network import programs
+from fastnn.network.layout import Network, lay_out, places_of
+from fastnn.network.programs import InstanceKey, Prediction
 from fastnn.network.state import Counters, OptimizerState, Snapshot, State, Trained
 from fastnn.program.trace import Program
 
@@ -70,7 +71,7 @@ class ModelState:
         """Be as before `build`."""
         self.counters = Counters()
         self._optimizer_state: OptimizerState | None = None
-        self._network: programs.Network | None = None
+        self._network: Network | None = None
         self._state = State(self.dtype)
         self._state.add(parameters=0, statistics=0)
         self._outputs: tuple[int, ...] = ()
@@ -85,12 +86,12 @@ class ModelState:
             if self._network.features != shape:
                 raise InputError(f"the model has parameters for inputs of shape {self._network.features}, not {shape}")
             return self
-        declared, kept, outputs = programs.lay_out(self.layers, shape, self.dtype)
+        declared, kept, outputs = lay_out(self.layers, shape, self.dtype)
         declared.sort(key=lambda item: not item[2].regularized)  # stable: weights first, so that L1 and L2 act on one stretch
-        parameters = _places(declared)
-        statistics = _places(kept)
+        parameters = places_of(declared)
+        statistics = places_of(kept)
         keys = tuple(random.key(self.seed, layer.purpose, index) for index, layer in enumerate(self.layers))
-        network = programs.Network(self.layers, shape, self.dtype, parameters, statistics, keys, self.input_scale)
+        network = Network(self.layers, shape, self.dtype, parameters, statistics, keys, self.input_scale)
         state = State(self.dtype)
         arena, values = state.add(parameters=network.size, statistics=network.statistics_size).values()
         for (index, attribute, declaration), place in zip(declared, parameters, strict=True):
@@ -149,7 +150,7 @@ class ModelState:
         return self
 
     @property
-    def network(self) -> programs.Network:
+    def network(self) -> Network:
         """The layers and where their arrays lie; raises NotReadyError before `build`."""
         if self._network is None:
             raise NotReadyError("the model has no parameters yet; call fit, or build(n_features)")
@@ -307,13 +308,13 @@ class ModelState:
         self.device = engines.choose(device)[0].name
         return self
 
-    def _threshold(self, network: programs.Network) -> float:
+    def _threshold(self, network: Network) -> float:
         """The output above which a binary answer is yes: 0 for logits, 1/2 for everything else."""
         loss = self.task.loss if self.task else ""
         link = LOSSES[loss].link if loss in LOSSES else None
         return 0.0 if link == "sigmoid" and final_activation(network.layers) != "sigmoid" else 0.5
 
-    def _logits_network(self, link: str | None) -> programs.Network:
+    def _logits_network(self, link: str | None) -> Network:
         """The network without a final activation that the loss takes the place of."""
         network = self.network
         if link is None or final_activation(network.layers) != link:
@@ -325,7 +326,7 @@ class ModelState:
         """Where X is worked on: on the GPU that it lies on, else on the model's device."""
         return engines.named(self.device) if arrays.on_host(X) else engines.of(X)
 
-    def _run(self, network: programs.Network, X: Any, threads: int | None) -> Any:
+    def _run(self, network: Network, X: Any, threads: int | None) -> Any:
         """The outputs of a network for rows of X: an array of the host, or of the GPU that X lies on."""
         with self._watched():
             given = inputs.read(X, network.features, "X", self.feature_names)
@@ -337,14 +338,14 @@ class ModelState:
                     inputs.check_finite(given.array, "X", self.dtype, given.names)
                 raise
 
-    def _outputs_of(self, network: programs.Network, X: Any, threads: int | None, engine: engines.Engine) -> Any:
+    def _outputs_of(self, network: Network, X: Any, threads: int | None, engine: engines.Engine) -> Any:
         """The same for checked inputs, as an array of the engine or of the host, block by block."""
         outputs = engine.outputs(X, (len(X), *self._outputs), self.dtype)
         if len(X):
             rows = engine.rows_for(len(X))
-            what = ("predict", len(network.layers), final_activation(network.layers))
-            key = (*what, engine.name, engine.precision, engine.tuned, rows, threads)
-            with self._cache.take(key, lambda: _Prediction(programs.prediction(network), rows, engine, threads)) as run:
+            recipe = Prediction()
+            key = InstanceKey.of(recipe, network, engine, rows, threads)
+            with self._cache.take(key, lambda: _Prediction(recipe.build(network), rows, engine, threads)) as run:
                 run.bind(self._state.on(engine))
                 run(X, outputs, self.input_scale)
         return outputs
@@ -399,7 +400,7 @@ class _Prediction:
             self.engine.store_rows(outputs, self.instance.output("outputs"), start, count)
 
 
-def as_loss_network(model: ModelState, loss: Loss) -> programs.Network:
+def as_loss_network(model: ModelState, loss: Loss) -> Network:
     """The network whose outputs the loss takes: logits where it has a link.
 
     Raises InputError where the last layer already applies the link of another loss.
@@ -413,12 +414,3 @@ def as_loss_network(model: ModelState, loss: Loss) -> programs.Network:
 def _slots(snapshot: Snapshot) -> list[str]:
     """The names of what its optimizer keeps."""
     return [name for name in snapshot.arrays if name not in ("parameters", "statistics")]
-
-
-def _places(declared: Sequence[Any]) -> tuple[programs.Place, ...]:
-    places, start = [], 0
-    for index, attribute, declaration in declared:
-        place = programs.Place(f"{index}.{attribute}", index, attribute, tuple(declaration.shape), start, declaration)
-        places.append(place)
-        start += place.size
-    return tuple(places)

@@ -1,4 +1,4 @@
-"""The programs of a model: one training step, one step of evaluation, one of prediction. Forward mathematics goes in.
+"""The programs of a model. Forward mathematics goes in; a recipe says of which program, and builds it.
 
 Storage that lives longer than a step is an input: the parameter arena and its gradient, the optimizer's state, the statistics
 of batch norm, the data, the order in which it is visited, and the control block (see `fastnn_kernels.contract`).
@@ -6,24 +6,23 @@ of batch norm, the data, the order in which it is visited, and the control block
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import groupby
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastnn import engines, ops
 from fastnn.data.prepared import DataLayout
-from fastnn.errors import InputError
-from fastnn.layers import Layer, Parameter, Statistic
 from fastnn.losses import Loss, mean_loss
+from fastnn.network.layout import Network, forward
+from fastnn.optimizers import Optimizer
 from fastnn.program.differentiate import gradients, place
 from fastnn.program.passes.fuse import fuse
 from fastnn.program.passes.mixed_precision import bfloat16, narrow
-from fastnn.program.shapes import B, N
-from fastnn.program.trace import Program, Symbol, Trace, constant
+from fastnn.program.shapes import B, BatchDim, N
+from fastnn.program.trace import Call, Program, Symbol, Trace, constant
 from fastnn_kernels.contract import UPDATES
 
 LOG_COLUMNS = {"loss": 0, "accuracy": 1, "weight": 2, "penalty": 3}
@@ -36,200 +35,332 @@ CONTROL = {"index": 0, "position": 1, "step": 2}
 """The words of the control block: step of the chunk, position in the order, step since the model was made."""
 
 
+PARAMETER_QUANTITIES = ("parameter_gradients", "parameters", "updates")
+"""What `GradientMagnitudes` measures of each parameter."""
+
+TINY = 1e-30
+"""What an array is divided by at least before its squares are added up."""
+
+
+class Decision(NamedTuple):
+    """How answers are read off outputs: the attributes of `ops.is_correct`."""
+
+    threshold: float
+    multilabel: bool
+
+
+class Update(NamedTuple):
+    """What a program knows of an optimizer: the kernel, and its attributes by name."""
+
+    kernel: str
+    attributes: tuple[tuple[str, Any], ...]
+
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> Update:
+        """That of this optimizer; its learning rate is data of the program."""
+        return cls(optimizer.kernel, tuple(sorted(optimizer.attributes().items())))
+
+
+class Recipe(ABC):
+    """Which program is built of a network. Equal recipes build the same of one network, as long as its layers stay the same."""
+
+    @abstractmethod
+    def build(self, network: Network) -> Program:
+        """The program."""
+
+
+class InstanceKey(NamedTuple):
+    """What tells the instances of a model apart."""
+
+    recipe: Recipe
+    variant: tuple[Any, ...]
+    engine: str
+    precision: str
+    tuned: int
+    rows: int
+    threads: int | None
+
+    @classmethod
+    def of(cls, recipe: Recipe, network: Network, engine: engines.Engine, rows: int, threads: int | None) -> InstanceKey:
+        """That of a recipe for mini-batches of `rows` rows on this engine."""
+        return cls(recipe, network.variant, engine.name, engine.precision, engine.tuned, rows, threads)
+
+
 @dataclass(frozen=True)
-class Place:
-    """Where a parameter or statistic lies: its name, the layer that declared it, shape and first element in the arena."""
-
-    name: str
-    layer: int
-    attribute: str
-    shape: tuple[int, ...]
-    start: int
-    declaration: Parameter | Statistic
-
-    @property
-    def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
-
-
-@dataclass(frozen=True)
-class Network:
-    """What tracing needs of a model: layers, where their arrays lie, and the random keys of its layers."""
-
-    layers: tuple[Layer, ...]
-    features: tuple[int, ...]
-    dtype: np.dtype[Any]
-    parameters: tuple[Place, ...]
-    statistics: tuple[Place, ...]
-    keys: tuple[tuple[int, int], ...]
-    input_scale: float = 1.0
-
-    @property
-    def size(self) -> int:
-        return sum(place.size for place in self.parameters)
-
-    @property
-    def statistics_size(self) -> int:
-        return sum(place.size for place in self.statistics)
-
-    @property
-    def frozen(self) -> tuple[int, ...]:
-        """The layers that training leaves as they are; of one's own they may have no parameters."""
-        return tuple(index for index, layer in enumerate(self.layers) if not layer.trainable)
-
-    @cached_property
-    def cut_off(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The layers whose parameters no gradient reaches because of `step`, and the layers with steps, frozen or not."""
-        trace = Trace(self.dtype)
-        x, step = trace.input("x", (B, *self.features)), trace.input("step", (), "int64")
-        each: list[Symbol] = []
-        outputs, parameters = forward(trace, self, x, True, step, each)
-        used, reached = {outputs}, {outputs}
-        for call in reversed(trace.calls):
-            for found in (used, reached) if call.kernel != "step" else (used,):
-                if any(symbol in found for symbol in call.outputs):
-                    found.update(call.inputs)
-        using, learning = ({p.layer for p in self.parameters if parameters[p.name] in found} for found in (used, reached))
-        made = [max((i for i, call in enumerate(trace.calls) if call.makes(output)), default=-1) for output in each]
-        steps = [i for i, call in enumerate(trace.calls) if call.kernel == "step" and call.outputs[0] in used]
-        stepping = {next(layer for layer, last in enumerate(made) if i <= last) for i in steps}
-        return tuple(sorted(using - learning)), tuple(sorted(stepping))
-
-    def trained(self) -> tuple[Place, ...]:
-        """The parameters that training changes. Raises InputError where there are parameters and all are frozen."""
-        found = tuple(p for p in self.parameters if self.layers[p.layer].trainable)
-        if self.parameters and not found:
-            raise InputError(
-                "nothing is left to train: every layer with parameters is frozen; model.unfreeze() makes them trainable again"
-            )
-        return found
-
-    def segments(self, l2: float = 0.0, l1: float = 0.0, weight_decay: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-        """`starts` (S + 1,) and `penalties` (S, 4) of the update kernels, for the numbers of a call of `fit`.
-
-        Neighbors whose layers ask for the same are one segment, so that S does not depend on those numbers. Frozen
-        parameters have no penalties, and a factor of 0.
-        """
-
-        def treatment(place: Place) -> tuple[Any, ...]:
-            if not self.layers[place.layer].trainable:
-                return 0.0, 0.0, 0.0, 0.0
-            parameter = place.declaration
-            assert isinstance(parameter, Parameter)
-            if not parameter.regularized:
-                return 0.0, 0.0, 0.0, parameter.learning_rate_factor
-            return parameter.l2, parameter.l1, None, parameter.learning_rate_factor
-
-        starts, table = [], []
-        for own, places in groupby(self.parameters, treatment):
-            starts.append(next(places).start)
-            given = (l2, l1, weight_decay, 1.0)
-            table.append([known if mine is None else mine for mine, known in zip(own, given, strict=True)])
-        return np.array([*starts, self.size], np.int64), np.array(table, self.dtype).reshape(-1, 4)
-
-    def without_last(self) -> Network:
-        """The same network less its last layer, which must have no arrays."""
-        return replace(self, layers=self.layers[:-1])
-
-
-def forward(
-    trace: Trace, network: Network, x: Symbol, training: bool, step: Symbol | None, each: list[Symbol] | None = None
-) -> tuple[Symbol, dict[str, Symbol]]:
-    """Record the layers one after another; returns the outputs and the parameters as views of the arena, by name.
-
-    `each` gets the outputs of every layer.
-    """
-    arena = trace.inputs.get("parameters") or trace.input("parameters", (network.size,))
-    kept = trace.inputs.get("statistics") or trace.input("statistics", (network.statistics_size,))
-    parameters = {p.name: arena.view(p.shape, p.start, p.name) for p in network.parameters}
-    statistics = {p.name: kept.view(p.shape, p.start, p.name) for p in network.statistics}
-    for index, layer in enumerate(network.layers):
-        values: dict[str, Any] = {p.attribute: parameters[p.name] for p in network.parameters if p.layer == index}
-        values |= {p.attribute: statistics[p.name] for p in network.statistics if p.layer == index}
-        values |= {"key": network.keys[index], "step": step}
-        x = layer.bound(values).forward(x, training)
-        if each is not None:
-            each.append(x)
-    return x, parameters
-
-
-def prediction(network: Network) -> Program:
+class Prediction(Recipe):
     """x (B, ...) -> outputs of the last layer in inference mode."""
-    trace = Trace(network.dtype)
-    x = trace.input("x", (B, *network.features))
-    outputs, _ = forward(trace, network, x, False, None)
-    if outputs is x:
-        outputs = ops.identity(x)
-    return fuse(trace.program({"outputs": outputs}))
+
+    def build(self, network: Network) -> Program:
+        trace = Trace(network.dtype)
+        x = trace.input("x", (B, *network.features))
+        outputs, _ = forward(trace, network, x, False, None)
+        if outputs is x:
+            outputs = ops.identity(x)
+        return fuse(trace.program({"outputs": outputs}))
 
 
-def evaluation(network: Network, loss: Loss, data: DataLayout, metric: Mapping[str, Any] | None) -> Program:
-    """Loss and accuracy of a mini-batch in inference mode, written to the log."""
-    trace = Trace(network.dtype)
-    control, x, targets, weights = _batch(trace, network, data)
-    outputs, _ = forward(trace, network, x, False, None)
-    t = loss_targets(outputs, targets, loss)
-    _record(trace, control, "loss", mean_loss(loss, outputs, t, weights))
-    _record_common(trace, control, outputs, targets, weights, metric)
-    trace.record("advance", (control,), [], {"rows": B})
-    return fuse(trace.program({}))
+@dataclass(frozen=True)
+class Evaluation(Recipe):
+    """Loss and accuracy of a mini-batch in inference mode, written to the log. `decision`: None for values."""
+
+    loss: Loss
+    data: DataLayout
+    decision: Decision | None
+
+    def build(self, network: Network) -> Program:
+        trace = Trace(network.dtype)
+        control, x, targets, weights = _batch(trace, network, self.data)
+        mean, outputs, _ = cost(trace, network, self.loss, (x, targets, weights), False, None)
+        _record(trace, control, "loss", mean)
+        _record_common(trace, control, outputs, targets, weights, self.decision)
+        trace.record("advance", (control,), [], {"rows": B})
+        return fuse(trace.program({}))
 
 
-def training(
-    network: Network,
-    loss: Loss,
-    data: DataLayout,
-    metric: Mapping[str, Any] | None,
-    update: str,
-    attributes: Mapping[str, Any],
-    penalized: bool,
-    fused: bool = True,
-    narrowed: bool = False,
-) -> Program:
+@dataclass(frozen=True)
+class TrainingStep(Recipe):
     """One step: mini-batch, forward pass, loss, gradients, update, what is written down, and the control block moved on.
 
     `narrowed`: with bfloat16 products, see `passes.mixed_precision`. The gradient of frozen parameters is neither computed nor
-    written: it must be 0 in `gradient`. Raises InputError where all parameters are frozen.
+    written: it must be 0 in `gradient`. `build` raises InputError where all parameters are frozen.
     """
-    trace = Trace(network.dtype)
-    control, x, targets, weights = _batch(trace, network, data)
-    step = control.view((), CONTROL["step"], "step")
-    index = control.view((), CONTROL["index"], "index")
-    outputs, parameters = forward(trace, network, x, True, step)
-    mean = mean_loss(loss, outputs, loss_targets(outputs, targets, loss), weights)
-    arena = trace.inputs["parameters"]
+
+    loss: Loss
+    data: DataLayout
+    decision: Decision | None
+    update: Update
+    penalized: bool
+    fused: bool = True
+    narrowed: bool = False
+
+    def build(self, network: Network) -> Program:
+        trace = Trace(network.dtype)
+        control, x, targets, weights = _batch(trace, network, self.data)
+        step = control.view((), CONTROL["step"], "step")
+        index = control.view((), CONTROL["index"], "index")
+        mean, outputs, parameters = cost(trace, network, self.loss, (x, targets, weights), True, step)
+        gradient = write_gradients(trace, network, mean, parameters)
+        _record(trace, control, "loss", mean)
+        _record_common(trace, control, outputs, targets, weights, self.decision)
+        arena = trace.inputs["parameters"]
+        count = len(network.segments()[1])
+        starts = trace.input("starts", (count + 1,), "int64")
+        penalties = trace.input("penalties", (count, 4))
+        if self.penalized:
+            _record(trace, control, "penalty", ops.penalty(arena, starts, penalties))
+        kernel, attributes = self.update.kernel, dict(self.update.attributes)
+        if attributes["clip_norm"] > 0:
+            norm = ops.sqrt(ops.sum_of_squares(gradient, attributes["clip_value"]))
+        else:
+            norm = constant(gradient, 0.0)
+        scalars = trace.input("scalars", (N, 3))
+        state = [trace.input(slot, (network.size,)) for slot in UPDATES[kernel].slots]
+        ops.update(kernel, arena, state, gradient, norm, scalars, index, starts, penalties, attributes)
+        trace.record("advance", (control,), [], {"rows": B})
+        program = trace.program({})
+        program = fuse(program) if self.fused else program
+        return narrow(program) if self.narrowed else program
+
+
+@dataclass(frozen=True)
+class Cost(Recipe):
+    """x, t (and w, the weights) -> the mean loss, and with `gradient` its gradient too, written to the input of that name."""
+
+    loss: Loss
+    data: DataLayout
+    training: bool
+    gradient: bool
+    fused: bool
+
+    def build(self, network: Network) -> Program:
+        trace = Trace(network.dtype)
+        step = trace.input("step", (), "int64")
+        mean, _, parameters = cost(trace, network, self.loss, _examples(trace, network, self.data), self.training, step)
+        if self.gradient and network.trained():
+            write_gradients(trace, network, mean, parameters)
+        program = trace.program({"cost": ops.identity(mean)})
+        return fuse(program) if self.fused else program
+
+
+@dataclass(frozen=True)
+class GradientMagnitudes(Recipe):
+    """x, t (and w) -> a row of root mean squares, in the order of `columns`, written to row `index` of `log`.
+
+    Of the outputs of each of `layers` layers, and of the derivative of the mean loss with respect to them; and of each
+    parameter the derivative, the value, and the difference from the one in the input `before`.
+    """
+
+    loss: Loss
+    data: DataLayout
+    layers: int
+
+    def columns(self, network: Network) -> list[tuple[str, str]]:
+        """(quantity, number of the layer or name of the parameter)."""
+        of_layers = [(quantity, str(i)) for i in range(self.layers) for quantity in ("activations", "gradients")]
+        of_parameters = [(quantity, place.name) for place in network.parameters for quantity in PARAMETER_QUANTITIES]
+        return of_layers + of_parameters
+
+    def build(self, network: Network) -> Program:
+        trace = Trace(network.dtype)
+        examples = _examples(trace, network, self.data)
+        each: list[Symbol] = []
+        mean, _, parameters = cost(trace, network, self.loss, examples, True, trace.input("step", (), "int64"), each)
+        # A last activation that the loss contains has no outputs of its own.
+        each += (each[-1:] or [examples[0]]) * (self.layers - len(each))
+        slopes = gradients(mean, [*each, *(parameters[place.name] for place in network.parameters)])
+        before = trace.input("before", (network.size,))
+        values = [symbol for pair in zip(each, slopes[: len(each)], strict=True) for symbol in pair]
+        for place_, slope in zip(network.parameters, slopes[len(each) :], strict=True):
+            value = parameters[place_.name]
+            values += [slope, value, ops.subtract(value, before.view(place_.shape, place_.start))]
+        return _recorded(trace, [root_mean_square(value) for value in values])
+
+
+@dataclass(frozen=True)
+class ActivationMoments(Recipe):
+    """x -> of the outputs of each layer: mean, standard deviation, root mean square and share of zeros, in row `index` of
+    `log`."""
+
+    training: bool
+
+    def build(self, network: Network) -> Program:
+        trace = Trace(network.dtype)
+        x, step = trace.input("x", (B, *network.features)), trace.input("step", (), "int64")
+        each: list[Symbol] = []
+        forward(trace, network, x, self.training, step, each)
+        values: list[Symbol] = []
+        for a in each:
+            mean = ops.mean(a)
+            off = ops.mean(ops.where(ops.equal(a, 0.0), ops.constant_like(a, 1.0), 0.0))
+            values += [mean, root_mean_square(ops.subtract(a, mean)), root_mean_square(a), off]
+        return _recorded(trace, values)
+
+
+@dataclass(frozen=True)
+class VectorizedStep(Recipe):
+    """A step of training, or of evaluation where there is no `update`, of `groups` models of this network side by side.
+
+    The arena holds the arenas of the models, one after another. `segments`: how many segments the update of each has, and
+    whether it has a penalty. Rows are examples; behind the layers each has one row a model. A row of the log has the losses of
+    all models, then their shares of what is right, if there is a `decision`, then the penalties.
+    """
+
+    loss: Loss
+    data: DataLayout
+    decision: Decision | None
+    groups: int
+    update: Update | None
+    segments: tuple[tuple[int, bool], ...]
+
+    @property
+    def columns(self) -> int:
+        """Numbers in a row of the log."""
+        return (3 if self.decision is not None else 2) * self.groups
+
+    def build(self, network: Network) -> Program:
+        groups, size = self.groups, network.size
+        trace = Trace(network.dtype)
+        control, x, t, _ = _batch(trace, network, self.data, self.columns)
+        index, log = control.view((), CONTROL["index"], "index"), trace.inputs["log"]
+        arena = trace.input("parameters", (groups * size,))
+        models = ops.transpose(arena.view((groups, size)))
+        parameters = {p.name: models.view((*p.shape, groups), p.start * groups, p.name) for p in network.parameters}
+        outputs = _forward_vectorized(network, x, parameters)
+        classes = int(outputs.shape[1])  # type: ignore[arg-type]
+        # The rows of a model lie together: the mean over them then has the bits that it has alone.
+        rows = ops.reshape(ops.transpose(outputs, (2, 0, 1)), (BatchDim(groups), classes))
+        if t.dtype.kind == "i":  # nothing but `gather` repeats integers
+            copies = trace.input("copies", (BatchDim(groups),), "int64")
+            (each_target,) = trace.record("gather", (t, copies), [((BatchDim(groups),), t.dtype)])
+        else:
+            each_target = ops.reshape(ops.expand(t, (groups, *t.shape), 0), (BatchDim(groups), *t.shape[1:]))
+        losses = self.loss.function(rows, loss_targets(rows, each_target, self.loss))
+        means = ops.mean(ops.reshape(losses, (groups, B)), 1)
+        gradient = None if self.update is None else _vectorized_gradients(trace, network, means, parameters, groups)
+        trace.record("record", (means, index, log), [], {"column": 0})
+        if self.decision is not None:
+            correct = ops.reshape(ops.is_correct(rows, each_target, **self.decision._asdict()), (groups, B))
+            trace.record("record", (ops.mean(correct, 1), index, log), [], {"column": groups})
+        if gradient is not None:
+            self._update(trace, arena, gradient, index, size)
+        trace.record("advance", (control,), [], {"rows": B})
+        return fuse(trace.program({}))
+
+    def _update(self, trace: Trace, arena: Symbol, gradient: Symbol, index: Symbol, size: int) -> None:
+        """Record the penalties, and the update of all models at a time."""
+        assert self.update is not None
+        kernel, attributes = self.update
+        total = sum(count for count, _ in self.segments)
+        starts = trace.input("starts", (total + 1,), "int64")
+        penalties = trace.input("penalties", (total, 4))
+        own_starts, done = trace.input("own_starts", (total + self.groups,), "int64"), 0
+        for g, (count, penalized) in enumerate(self.segments):
+            own = own_starts.view((count + 1,), done + g), penalties.view((count, 4), 4 * done)
+            if penalized:
+                value = ops.penalty(arena.view((size,), g * size), *own)
+                column = self.columns - self.groups + g
+                trace.record("record", (value, index, trace.inputs["log"]), [], {"column": column})
+            done += count
+        state = [trace.input(slot, (self.groups * size,)) for slot in UPDATES[kernel].slots]
+        scalars = trace.input("scalars", (N, 3))
+        ops.update(
+            kernel, arena, state, gradient, constant(gradient, 0.0), scalars, index, starts, penalties, dict(attributes)
+        )  # fmt: skip
+
+
+def cost(
+    trace: Trace, network: Network, loss: Loss, examples: tuple[Symbol, Symbol, Symbol | None], training: bool,
+    step: Symbol | None, each: list[Symbol] | None = None,
+) -> tuple[Symbol, Symbol, dict[str, Symbol]]:  # fmt: skip
+    """The mean loss of `examples` (x, targets, weights), the outputs, and the parameters by name; `each`: see `forward`."""
+    x, targets, weights = examples
+    outputs, parameters = forward(trace, network, x, training, step, each)
+    return mean_loss(loss, outputs, loss_targets(outputs, targets, loss), weights), outputs, parameters
+
+
+def write_gradients(trace: Trace, network: Network, mean: Symbol, parameters: Mapping[str, Symbol]) -> Symbol:
+    """Write the gradient of `mean` for all parameters that are trained to the input `gradient`, which is returned."""
     gradient = trace.input("gradient", (network.size,))
     trained = network.trained()
     if trained:
         found = gradients(mean, [parameters[p.name] for p in trained])
-        destinations = [gradient.view(p.shape, p.start, f"d {p.name}") for p in trained]
-        trace.calls = place(trace.calls, list(zip(found, destinations, strict=True)))
-    _record(trace, control, "loss", mean)
-    _record_common(trace, control, outputs, targets, weights, metric)
-    count = len(network.segments()[1])
-    starts = trace.input("starts", (count + 1,), "int64")
-    penalties = trace.input("penalties", (count, 4))
-    if penalized:
-        _record(trace, control, "penalty", ops.penalty(arena, starts, penalties))
-    if attributes["clip_norm"] > 0:
-        norm = ops.sqrt(ops.sum_of_squares(gradient, attributes["clip_value"]))
-    else:
-        norm = constant(gradient, 0.0)
-    scalars = trace.input("scalars", (N, 3))
-    state = [trace.input(slot, (network.size,)) for slot in UPDATES[update].slots]
-    ops.update(update, arena, state, gradient, norm, scalars, index, starts, penalties, attributes)
-    trace.record("advance", (control,), [], {"rows": B})
-    program = trace.program({})
-    program = fuse(program) if fused else program
-    return narrow(program) if narrowed else program
+        views = [gradient.view(p.shape, p.start, f"d {p.name}") for p in trained]
+        trace.calls = place(trace.calls, list(zip(found, views, strict=True)))
+    return gradient
 
 
-def _batch(trace: Trace, network: Network, data: DataLayout) -> tuple[Symbol, Symbol, Symbol, Symbol | None]:
+def _vectorized_gradients(
+    trace: Trace, network: Network, means: Symbol, parameters: Mapping[str, Symbol], groups: int
+) -> Symbol:
+    """The same for models side by side, whose gradients are transposed into arenas one after another."""
+    gradient = trace.input("gradient", (groups * network.size,))
+    grouped = trace.input("grouped_gradient", (groups * network.size,))
+    found = gradients(ops.sum(means), list(parameters.values()))
+    views = [grouped.view(s.shape, p.start * groups) for p, s in zip(network.parameters, found, strict=True)]
+    trace.calls = place(trace.calls, list(zip(found, views, strict=True)))
+    whole = grouped.view((network.size, groups)), gradient.view((groups, network.size))
+    trace.calls.append(Call("transpose", whole, {"axes": (1, 0)}))
+    return gradient
+
+
+def _forward_vectorized(network: Network, x: Symbol, parameters: Mapping[str, Symbol]) -> Symbol:
+    """The outputs (B, O, G) of all models for the inputs x that all of them read."""
+    grouped = False
+    for number, layer in enumerate(network.layers):
+        own = {p.attribute: parameters[p.name] for p in network.parameters if p.layer == number}
+        x = layer.bound(own).forward_vectorized(x, grouped)
+        grouped = grouped or bool(own)
+    return x
+
+
+def _batch(
+    trace: Trace, network: Network, data: DataLayout, columns: int = len(LOG_COLUMNS)
+) -> tuple[Symbol, Symbol, Symbol, Symbol | None]:
     """The mini-batch at the position of the control block: (control, x, targets, weights)."""
     control = trace.input("control", (8,), "int64")
     position = control.view((), CONTROL["position"], "position")
     order = trace.input("order", (N,), "int64")
-    trace.input("log", (N, len(LOG_COLUMNS)))
+    trace.input("log", (N, columns))
     source = trace.input("X", (N, *network.features), data.source)
     x = ops.gather_rows(source, order, position, B, network.dtype, network.input_scale)
     target = trace.input("y", (N, *data.target_shape), data.target)
@@ -240,6 +371,13 @@ def _batch(trace: Trace, network: Network, data: DataLayout) -> tuple[Symbol, Sy
     return control, x, t, w
 
 
+def _examples(trace: Trace, network: Network, data: DataLayout) -> tuple[Symbol, Symbol, Symbol | None]:
+    """Examples that are inputs as they are: (x, targets, weights)."""
+    x = trace.input("x", (B, *network.features))
+    t = trace.input("t", (B, *data.target_shape), data.target)
+    return x, t, trace.input("w", (B,)) if data.weighted else None
+
+
 def loss_targets(outputs: Symbol, targets: Symbol, loss: Loss) -> Symbol:
     """Class indices become one-hot rows where the loss wants values."""
     if targets.dtype.kind == "i" and loss.accepts != "classes":
@@ -248,40 +386,35 @@ def loss_targets(outputs: Symbol, targets: Symbol, loss: Loss) -> Symbol:
     return targets
 
 
+def root_mean_square(x: Symbol) -> Symbol:
+    """sqrt(mean x^2), of numbers whose squares may be beyond the dtype: m sqrt(mean (x/m)^2), m the largest |x|."""
+    largest = ops.max(ops.abs(x))
+    scaled = ops.divide(x, ops.maximum(largest, TINY))
+    found: Symbol = ops.multiply(largest, ops.sqrt(ops.mean(ops.multiply(scaled, scaled))))
+    return found
+
+
+def _recorded(trace: Trace, values: Sequence[Symbol]) -> Program:
+    """The program that writes these numbers into the row `index` of `log`."""
+    index, log = trace.input("index", (), "int64"), trace.input("log", (N, len(values)))
+    for column, value in enumerate(values):
+        trace.record("record", (value, index, log), [], {"column": column})
+    return fuse(trace.program({}))
+
+
 def _record(trace: Trace, control: Symbol, column: str, value: Symbol) -> None:
     index = control.view((), CONTROL["index"], "index")
     trace.record("record", (value, index, trace.inputs["log"]), [], {"column": LOG_COLUMNS[column]})
 
 
 def _record_common(
-    trace: Trace, control: Symbol, outputs: Symbol, targets: Symbol, weights: Symbol | None, metric: Mapping[str, Any] | None
+    trace: Trace, control: Symbol, outputs: Symbol, targets: Symbol, weights: Symbol | None, decision: Decision | None
 ) -> None:
-    if metric is not None:
-        correct = ops.is_correct(outputs, targets, **metric)
+    if decision is not None:
+        correct = ops.is_correct(outputs, targets, **decision._asdict())
         _record(trace, control, "accuracy", ops.mean(correct) if weights is None else ops.weighted_mean(correct, weights))
     if weights is not None:
         _record(trace, control, "weight", ops.sum(weights))
-
-
-def lay_out(layers: Sequence[Layer], features: tuple[int, ...], dtype: Any) -> tuple[list[Any], list[Any], tuple[int, ...]]:
-    """Ask the layers, one after another, for their parameters and statistics: lists of (layer, attribute, declaration).
-
-    Shapes are found by recording the forward pass. Returns them and the shape of an output.
-    """
-    parameters: list[Any] = []
-    statistics: list[Any] = []
-    trace = Trace(dtype)
-    x = trace.input("x", (B, *features))
-    step = trace.input("step", (), "int64")
-    for index, layer in enumerate(layers):
-        shape = tuple(int(d) for d in x.shape[1:])  # type: ignore[arg-type]
-        values: dict[str, Any] = {"key": (0, 0), "step": step}
-        for found, declared in ((parameters, layer.parameters(shape)), (statistics, layer.statistics(shape))):
-            for attribute, declaration in declared.items():
-                found.append((index, attribute, declaration))
-                values[attribute] = trace.input(f"{index}.{attribute}", declaration.shape)
-        x = layer.bound(values).forward(x, False)
-    return parameters, statistics, tuple(int(d) for d in x.shape[1:])  # type: ignore[arg-type]
 
 
 def step_storage(network: Network, engine: engines.Engine) -> dict[str, Any]:

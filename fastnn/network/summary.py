@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastnn.network import programs
+from fastnn.network import layout
+from fastnn.network.programs import Prediction
 from fastnn.optimizers import Adam
 from fastnn.program.shapes import B
 from fastnn.program.trace import Symbol, Trace
@@ -67,14 +68,14 @@ def summarize(model: ModelState) -> Summary:
     network = model.network
     trace = Trace(network.dtype)
     each: list[Symbol] = []
-    programs.forward(trace, network, trace.input("x", (B, *network.features)), False, None, each)
+    layout.forward(trace, network, trace.input("x", (B, *network.features)), False, None, each)
     layers = []
     for index, (layer, outputs) in enumerate(zip(model.layers, each, strict=True)):
         parameters, fixed = (sum(p.size for p in of if p.layer == index) for of in (network.parameters, network.statistics))
         trained = parameters if layer.trainable else 0
         shape = tuple(d for d in outputs.shape[1:] if isinstance(d, int))
         layers.append(LayerSummary(repr(layer), shape, trained, fixed + parameters - trained))
-    calls = [call for call in programs.prediction(network).calls if not call.is_view]
+    calls = [call for call in Prediction().build(network).calls if not call.is_view]
     work = sum(KERNELS[c.kernel].operations([symbol.operand(1) for symbol in c.operands], c.attributes) for c in calls)
     optimizer = model._optimizer or Adam()
     size, each_bytes = network.size, network.dtype.itemsize

@@ -17,7 +17,7 @@ from fastnn.plots import look
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from fastnn.network.programs import Network
+    from fastnn.network.layout import Network
     from fastnn.sequential import Sequential
 
 MARGIN = 0.08

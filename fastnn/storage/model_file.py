@@ -26,7 +26,7 @@ from fastnn import random
 from fastnn._version import __version__
 from fastnn.data.targets import Task
 from fastnn.layers import Layer
-from fastnn.network import programs
+from fastnn.network.layout import lay_out
 from fastnn.network.model import ModelState
 from fastnn.network.state import Trained
 from fastnn.optimizers import Optimizer
@@ -298,7 +298,7 @@ class Stored:
 
 def _shapes(model: ModelState, features: Sequence[int]) -> tuple[dict[str, tuple[int, ...]], int]:
     """The shapes of all arrays that the layers ask for, by name, and how many numbers of them are trained."""
-    parameters, statistics, _ = programs.lay_out(model.layers, tuple(features), model.dtype)
+    parameters, statistics, _ = lay_out(model.layers, tuple(features), model.dtype)
     shapes = {f"{index}.{name}": tuple(declared.shape) for index, name, declared in (*parameters, *statistics)}
     return shapes, sum(int(np.prod(declared.shape, dtype=object)) for _, _, declared in parameters)
 

@@ -51,7 +51,7 @@ class Chunks:
         while done < count:
             here = position + done * rows
             length = min(self.length or self.steps.instance(rows).first_chunk(CHUNK_SECONDS), count - done, LOG_ROWS)
-            length = min(length, self.steps.until_call())
+            length = min(length, self.steps.until_call() or length)
             length = min(length, self.steps.feed.most(here, rows) or length)
             made = attempt(self.steps, rows, length, here)
             if made.nonfinite:

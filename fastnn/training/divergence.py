@@ -24,8 +24,8 @@ class Steps(Protocol):
     def instance(self, rows: int) -> Instance:
         """The step for mini-batches of `rows` rows, with all that it reads and writes bound to it."""
 
-    def until_call(self) -> int:
-        """How many steps may be made before somebody wants to be told."""
+    def until_call(self) -> int | None:
+        """How many steps may be made before somebody wants to be told; None: any number."""
 
     def snapshot(self) -> Any:
         """A copy of everything that a step changes."""

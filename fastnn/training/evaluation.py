@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 
@@ -17,23 +16,21 @@ from fastnn.data.prepared import PreparedData
 from fastnn.layers import final_activation
 from fastnn.losses import Loss
 from fastnn.metrics import METRICS, Metric, check_metrics, compute
-from fastnn.network import programs
 from fastnn.network.model import ModelState, as_loss_network
+from fastnn.network.programs import LOG_COLUMNS, LOG_ROWS, Decision, Evaluation, InstanceKey
 
 
-def accuracy_attributes(loss: Loss, kind: str) -> dict[str, Any] | None:
-    """The attributes of `ops.is_correct` for a task; None for values. Logits are yes above 0, everything else above 1/2."""
-    if kind == "values":
-        return None
-    return {"threshold": 0.0 if loss.link == "sigmoid" else 0.5, "multilabel": kind == "multilabel"}
+def decision_of(loss: Loss, kind: str) -> Decision | None:
+    """How the answers of a task are read off outputs, None for values: logits are yes above 0, everything else above 1/2."""
+    return None if kind == "values" else Decision(0.0 if loss.link == "sigmoid" else 0.5, kind == "multilabel")
 
 
-def measures(accuracy: dict[str, Any] | None, metrics: Sequence[Metric] = ()) -> tuple[str, ...]:
-    """The names of what `evaluate` finds for a task with these attributes of `accuracy_attributes`, in their order."""
+def measures(decision: Decision | None, metrics: Sequence[Metric] = ()) -> tuple[str, ...]:
+    """The names of what `evaluate` finds for a task with this `decision_of`, in their order."""
     return (
         "loss",
-        *(("accuracy",) if accuracy is not None else ()),
-        *(metric.name for metric in (*_of_values(accuracy), *metrics)),
+        *(("accuracy",) if decision is not None else ()),
+        *(metric.name for metric in (*_of_values(decision), *metrics)),
     )
 
 
@@ -43,8 +40,8 @@ def check_measures(model: ModelState, examples: PreparedData, loss: Loss, metric
     check_metrics(metrics, examples.kind, examples.classes, probable)
 
 
-def _of_values(accuracy: dict[str, Any] | None) -> tuple[Metric, ...]:
-    return () if accuracy is not None else (METRICS["r2"], METRICS["mae"])
+def _of_values(decision: Decision | None) -> tuple[Metric, ...]:
+    return () if decision is not None else (METRICS["r2"], METRICS["mae"])
 
 
 def evaluate(
@@ -57,10 +54,9 @@ def evaluate(
     metrics: Sequence[Metric] = (),
 ) -> dict[str, float]:
     """Loss, accuracy or r2 and mae, and `metrics`; `fed`: the examples on the engine, if they are there already."""
-    accuracy = accuracy_attributes(loss, examples.kind)
     own = feed(engine, examples, min(len(examples.X), engine.block_rows)) if fed is None else None
     try:
-        result = _play(model, examples, loss, accuracy, threads, engine, own or fed)  # type: ignore[arg-type]
+        result = _play(model, examples, loss, threads, engine, own or fed)  # type: ignore[arg-type]
     finally:
         if own is not None:
             own.close()
@@ -76,7 +72,7 @@ def measured(
     metrics: Sequence[Metric] = (),
 ) -> dict[str, float]:
     """What `evaluate` finds beside loss and accuracy: r2 and mae of values, and `metrics`."""
-    wanted = (*_of_values(accuracy_attributes(loss, examples.kind)), *metrics)
+    wanted = (*_of_values(decision_of(loss, examples.kind)), *metrics)
     if not wanted:
         return {}
     outputs = _outputs(model, examples, loss, threads, engine)
@@ -84,37 +80,36 @@ def measured(
 
 
 def _play(
-    model: ModelState, examples: PreparedData, loss: Loss, accuracy: dict[str, Any] | None, threads: int | None,
-    engine: engines.Engine, fed: Feed,
-) -> dict[str, float]:  # fmt: skip
+    model: ModelState, examples: PreparedData, loss: Loss, threads: int | None, engine: engines.Engine, fed: Feed
+) -> dict[str, float]:
     """Loss and, where there are classes, accuracy, by the program of evaluation."""
     network = as_loss_network(model, loss)
-    settings = None if accuracy is None else tuple(sorted(accuracy.items()))
+    recipe = Evaluation(loss, examples.layout, decision_of(loss, examples.kind))
     state = model._state.on(engine)
     sums = {"loss": 0.0, "accuracy": 0.0}
     total = 0.0
 
     def make(rows: int) -> engines.Instance:
-        instance = engine.instantiate(programs.evaluation(network, loss, examples.layout, accuracy), rows, threads)
-        log = engine.zeros((programs.LOG_ROWS, len(programs.LOG_COLUMNS)), model.dtype, mirrored=True)
+        instance = engine.instantiate(recipe.build(network), rows, threads)
+        log = engine.zeros((LOG_ROWS, len(LOG_COLUMNS)), model.dtype, mirrored=True)
         instance.bind(control=engine.zeros((8,), np.int64, mirrored=True), log=log)
         return instance
 
     @contextlib.contextmanager
     def instance_of(rows: int) -> Iterator[engines.Instance]:
-        key = ("evaluate", engine.name, engine.precision, engine.tuned, rows, threads, loss, examples.layout, settings)
+        key = InstanceKey.of(recipe, network, engine, rows, threads)
         with model._cache.take(key, lambda: make(rows)) as instance:
             instance.bind(parameters=state["parameters"], statistics=state["statistics"])
             yield instance
 
     for rows, table in played(engine, fed, len(examples.X), instance_of):
-        column = table[:, programs.LOG_COLUMNS["weight"]]
+        column = table[:, LOG_COLUMNS["weight"]]
         weight = column if examples.weights is not None else np.full(len(table), rows, np.float64)
         total += float(weight.sum())
         for name in sums:
-            sums[name] += float((table[:, programs.LOG_COLUMNS[name]] * weight).sum())
+            sums[name] += float((table[:, LOG_COLUMNS[name]] * weight).sum())
     result = {"loss": sums["loss"] / total if total else 0.0}
-    if accuracy is not None:
+    if recipe.decision is not None:
         result["accuracy"] = sums["accuracy"] / total if total else 0.0
     return result
 
@@ -133,7 +128,7 @@ def played(
             instance.bind(**fed.bindings())
             end = position + rows * count
             while position < end:
-                chunk = min((end - position) // rows, programs.LOG_ROWS)
+                chunk = min((end - position) // rows, LOG_ROWS)
                 chunk = min(chunk, fed.most(position, rows) or chunk)
                 engine.write(instance.bound["control"], (0, fed.ready(position), 0))
                 instance.play(chunk)

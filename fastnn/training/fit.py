@@ -14,11 +14,10 @@ from fastnn.engines.explain import STEPS, Explanation
 from fastnn.errors import DeviceError, DivergenceError, InputError, NotReadyError
 from fastnn.losses import LOSSES, Loss, LossLike, as_loss
 from fastnn.metrics import as_metrics
-from fastnn.network import programs
 from fastnn.network.model import ModelState, as_loss_network
-from fastnn.network.programs import step_storage
+from fastnn.network.programs import TrainingStep, Update, step_storage
 from fastnn.optimizers import Optimizer
-from fastnn.training.evaluation import check_measures
+from fastnn.training.evaluation import check_measures, decision_of
 from fastnn.training.evaluation import evaluate as evaluate_examples
 from fastnn.training.history import History
 from fastnn.training.options import ALL, FitOptions, as_optimizer
@@ -109,13 +108,12 @@ def step_program(
     else:
         y = np.zeros((batch_size, outputs), model.dtype)
         data = DataLayout(model.dtype.name, model.dtype.name, (outputs,))
-    metric = {"threshold": 0.0, "multilabel": False} if chosen.accepts == "classes" else None
     penalties = network.segments(l2, l1, settings.weight_decay)[1]
     penalized = bool(penalties[:, :2].any())
     engine = engines.choose(device or model.device, precision, autotune)[0]
-    program = programs.training(
-        network, chosen, data, metric, settings.kernel, settings.attributes(), penalized, fused, engine.precision == "bf16"
-    )
+    decision = decision_of(chosen, "classes" if chosen.accepts == "classes" else "values")
+    recipe = TrainingStep(chosen, data, decision, Update.of(settings), penalized, fused, engine.precision == "bf16")
+    program = recipe.build(network)
     engine.tune(program, batch_size)
     instance = engine.instantiate(program, batch_size, threads)
     given = {

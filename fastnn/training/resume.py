@@ -22,7 +22,7 @@ from fastnn.data.prepared import PreparedData
 from fastnn.errors import FileError, FormatError, InputError, InputTypeError, warn
 from fastnn.layers import Parameter
 from fastnn.losses import Loss
-from fastnn.network.programs import Network
+from fastnn.network.layout import Network
 from fastnn.optimizers import Optimizer
 
 LOOKED_AT = 1024

@@ -25,9 +25,8 @@ from fastnn.data.targets import Task
 from fastnn.errors import DivergenceError, InputError, warn
 from fastnn.losses import LOSSES, as_loss
 from fastnn.metrics import as_metrics
-from fastnn.network import programs
 from fastnn.network.model import ModelState, as_loss_network
-from fastnn.network.programs import LOG_ROWS, step_storage
+from fastnn.network.programs import LOG_COLUMNS, InstanceKey, TrainingStep, Update, step_storage
 from fastnn.network.state import Snapshot, Trained
 from fastnn.program.plan import plan
 from fastnn.program.trace import Program
@@ -35,7 +34,7 @@ from fastnn.schedules import as_schedule
 from fastnn.training import resume
 from fastnn.training.chunks import Chunks, accumulated, learning_rates, write_tables
 from fastnn.training.divergence import Attempt, first_nonfinite
-from fastnn.training.evaluation import accuracy_attributes, check_measures, evaluate, measures
+from fastnn.training.evaluation import check_measures, decision_of, evaluate, measures
 from fastnn.training.history import History
 from fastnn.training.interrupts import Interrupts
 from fastnn.training.options import ALL, AUTO, FitOptions, as_optimizer, check_options, checked_callbacks
@@ -80,7 +79,7 @@ class Trainer:
         self.step, self.in_epoch, self.seen = 0, 0, 0
         self.own_rate: float | None = None
         """The learning rate that was set instead of the optimizer's schedule."""
-        self.sums = dict.fromkeys(programs.LOG_COLUMNS, 0.0)
+        self.sums = dict.fromkeys(LOG_COLUMNS, 0.0)
         self._last: Snapshot | None = None
         self.stopped = False
         self._closing = False
@@ -159,7 +158,7 @@ class Trainer:
     def _configure(self, examples: PreparedData) -> None:
         """What follows from the model and the kind of the examples."""
         self.network = as_loss_network(self.model, self.loss)
-        self.accuracy = accuracy_attributes(self.loss, examples.kind)
+        self.decision = decision_of(self.loss, examples.kind)
         self._penalty_table = self.network.segments(*self.penalties, self.optimizer.weight_decay)[1]
         self.penalized = bool(self._penalty_table[:, :2].any())
         """Whether the cost has a penalty: an L2 or L1 of something that is trained."""
@@ -212,10 +211,10 @@ class Trainer:
         """What each epoch puts into the history, but for what callbacks add."""
         own = [
             "loss",
-            *(["accuracy"] if self.accuracy is not None else []),
+            *(["accuracy"] if self.decision is not None else []),
             *(["penalty"] if self.penalized else []),
         ]
-        return own if self.validation is None else [*own, *(f"val_{name}" for name in measures(self.accuracy, self.metrics))]
+        return own if self.validation is None else [*own, *(f"val_{name}" for name in measures(self.decision, self.metrics))]
 
     @property
     def place(self) -> tuple[int, int]:
@@ -375,7 +374,7 @@ class Trainer:
         with contextlib.closing(played) as logs:
             for log in logs:
                 for callback in self.callbacks:
-                    callback.chunk_end(self, log[:, programs.LOG_COLUMNS["loss"]])
+                    callback.chunk_end(self, log[:, LOG_COLUMNS["loss"]])
                 due = [
                     callback for callback in self.callbacks if callback.every is not None and self.step % callback.every == 0
                 ]
@@ -389,7 +388,7 @@ class Trainer:
         sums, seen = self.sums, self.seen
         total = sums["weight"]
         values = {"loss": sums["loss"] / total if total else 0.0}
-        if self.accuracy is not None:
+        if self.decision is not None:
             values["accuracy"] = sums["accuracy"] / total if total else 0.0
         if self.penalized:
             values["penalty"] = sums["penalty"] / seen if seen else 0.0
@@ -414,10 +413,10 @@ class Trainer:
 
     # --- the steps of this run, as `Steps` of `fastnn.training.divergence` ------------------------------------------
 
-    def until_call(self) -> int:
-        """Steps until a callback wants to be called."""
+    def until_call(self) -> int | None:
+        """Steps until a callback wants to be called; None where there is none."""
         left = [callback.every - self.step % callback.every for callback in self.callbacks if callback.every is not None]
-        return min(left, default=LOG_ROWS)
+        return min(left, default=None)
 
     def instance(self, rows: int) -> engines.Instance:
         """The step for `rows` rows of what is fed, with data, storage and the model's arrays bound to it."""
@@ -462,10 +461,10 @@ class Trainer:
         model._optimizer_state.updates += steps
         model._state.changed(self.engine, model._progress)
         examples = np.full(steps, rows)
-        weight = log[:, programs.LOG_COLUMNS["weight"]] if self.fed.weights is not None else examples
+        weight = log[:, LOG_COLUMNS["weight"]] if self.fed.weights is not None else examples
         for name in ("loss", "accuracy", "penalty"):
             share = examples if name == "penalty" else weight
-            self.sums[name] = float(accumulated(self.sums[name], log[:, programs.LOG_COLUMNS[name]] * share))
+            self.sums[name] = float(accumulated(self.sums[name], log[:, LOG_COLUMNS[name]] * share))
         self.sums["weight"] = float(accumulated(self.sums["weight"], weight))
         self.seen += rows * steps
         self.in_epoch += steps
@@ -512,32 +511,16 @@ class Trainer:
         if state is None or set(kept) != set(optimizer.slots):
             model._start_slots(name, optimizer.slots, 0 if state is None else state.updates, kept)
 
-    def step_key(self, rows: int, data: DataLayout) -> Any:
-        settings = tuple(sorted(self.optimizer.attributes().items()))
-        metric = None if self.accuracy is None else tuple(sorted(self.accuracy.items()))
-        return (
-            "fit",
-            self.engine.name,
-            self.engine.precision,
-            self.engine.tuned,
-            self.threads,
-            rows,
-            self.loss,
-            data,
-            metric,
-            self.optimizer.kernel,
-            settings,
-            self.penalized,
-            self.network.frozen,
-        )
-
-    def program(self, data: DataLayout | None = None) -> Program:
-        """The step that this run plays, for examples such as `data`."""
-        optimizer = self.optimizer
-        return programs.training(
-            self.network, self.loss, data or self.examples.layout, self.accuracy, optimizer.kernel, optimizer.attributes(),
-            self.penalized, narrowed=self.engine.precision == "bf16",
+    def recipe(self, data: DataLayout | None = None) -> TrainingStep:
+        """Of the step that this run plays, for examples such as `data`."""
+        return TrainingStep(
+            self.loss, data or self.examples.layout, self.decision, Update.of(self.optimizer), self.penalized,
+            narrowed=self.engine.precision == "bf16",
         )  # fmt: skip
+
+    def program(self) -> Program:
+        """The step that this run plays."""
+        return self.recipe().build(self.network)
 
     def _largest_batch(self, n: int) -> int:
         """The largest power of two, or n, whose buffers fit into half of the free memory; at least 2 where n is."""
@@ -551,14 +534,14 @@ class Trainer:
 
     def _instance(self, rows: int, examples: PreparedData) -> engines.Instance:
         """The step for a number of rows of such examples, with this run's storage bound to it."""
-        data = examples.layout
-        key = self.step_key(rows, data)
+        recipe = self.recipe(examples.layout)
+        key = InstanceKey.of(recipe, self.network, self.engine, rows, self.threads)
         instance: engines.Instance | None = self._borrowed.get(key)
         if instance is None:
             model = self.model
 
             def make() -> engines.Instance:
-                return self.engine.instantiate(self.program(data), rows, self.threads)
+                return self.engine.instantiate(recipe.build(self.network), rows, self.threads)
 
             instance = model._cache.take(key, make).item if self.loss.name in LOSSES else make()
             assert instance is not None

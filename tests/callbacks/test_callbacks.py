@@ -134,9 +134,9 @@ def test_checkpoints_come_last(tmp_path: Path) -> None:
 @pytest.mark.parametrize("chunk", [1, 3, 4096])
 @pytest.mark.parametrize("every", [1, 2, 5, 7, 100])
 def test_every_n_steps(every: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastnn.training import trainer
+    from fastnn.training import chunks
 
-    monkeypatch.setattr(trainer, "LOG_ROWS", chunk)
+    monkeypatch.setattr(chunks, "LOG_ROWS", chunk)
     calls: list[Any] = []
     expected = bits(fit())
     assert bits(fit(Told(calls, every=every))) == expected

@@ -23,7 +23,7 @@ from laws import by_turns
 
 import fastnn
 import fastnn.data.orders
-import fastnn.training.trainer
+import fastnn.training.chunks
 from fastnn import engines, errors, ops, random
 from fastnn.callbacks import Callback
 from fastnn.data import feeds
@@ -221,13 +221,13 @@ def noisy() -> fastnn.Sequential:
 @pytest.mark.parametrize("length", [1, 2, 3, 1000])
 def test_chunks_change_no_bit(length: int, cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = trained("cuda", noisy(), **NOISY)
-    monkeypatch.setattr(fastnn.training.trainer, "LOG_ROWS", length)
+    monkeypatch.setattr(fastnn.training.chunks, "LOG_ROWS", length)
     assert same_bits(trained("cuda", noisy(), **NOISY), expected)
 
 
 def test_the_length_of_the_first_chunk_changes_no_bit(cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = trained("cuda", noisy(), **NOISY)
-    monkeypatch.setattr(fastnn.training.trainer, "CHUNK_SECONDS", 1e-9)
+    monkeypatch.setattr(fastnn.training.chunks, "CHUNK_SECONDS", 1e-9)
     assert same_bits(trained("cuda", noisy(), **NOISY), expected)
 
 
@@ -624,7 +624,7 @@ def test_streaming_changes_no_bit(
     rows: int, length: int | None, cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if length is not None:
-        monkeypatch.setattr(fastnn.training.trainer, "LOG_ROWS", length)
+        monkeypatch.setattr(fastnn.training.chunks, "LOG_ROWS", length)
     X, y = examples()
     options = NOISY | {"validation_data": (X[:40], y[:40])}
     expected = trained("cuda", noisy(), **options)

@@ -16,6 +16,7 @@ from cuda_on_host.runtime import HostRuntime
 from hosts import Hosts
 
 import fastnn
+import fastnn.training.chunks
 import fastnn.training.trainer
 from fastnn import engines, errors
 from fastnn.callbacks import Callback
@@ -85,7 +86,7 @@ def undisturbed(cuda_hosts: Hosts) -> dict[int, bytes]:
     cuda_hosts.install()
     steps = Steps()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fastnn.training.trainer, "LOG_ROWS", 1)
+        patch.setattr(fastnn.training.chunks, "LOG_ROWS", 1)
         fit(network(), epochs=3 * EPOCHS, callbacks=[steps])
     assert sorted(steps.found) == list(range(3 * EPOCHS * PER_EPOCH + 1))
     return steps.found
@@ -153,8 +154,8 @@ def test_a_fault_in_fit_leaves_a_whole_step(
     """In the second of two fits: some values are on the GPU alone, programs are there already, others are not."""
     for name, value in SETTINGS[setting].items():
         monkeypatch.setattr(feeds, name, value)
-    monkeypatch.setattr(fastnn.training.trainer, "LOG_ROWS", 2)  # several chunks an epoch, and as many on a busy machine
-    monkeypatch.setattr(fastnn.training.trainer, "CHUNK_SECONDS", 1e6)
+    monkeypatch.setattr(fastnn.training.chunks, "LOG_ROWS", 2)  # several chunks an epoch, and as many on a busy machine
+    monkeypatch.setattr(fastnn.training.chunks, "CHUNK_SECONDS", 1e6)
     monkeypatch.setattr(fastnn.training.trainer, "BACKUP_SECONDS", 1e6)
     fault, runtime = FAULTS[kind], cuda_hosts.install()
 
@@ -280,7 +281,7 @@ def test_what_the_host_has_fetched_survives_a_lost_gpu(
     undisturbed: dict[int, bytes], cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The backups of a long training, and the weights that a callback has looked at."""
-    monkeypatch.setattr(fastnn.training.trainer, "LOG_ROWS", 1)
+    monkeypatch.setattr(fastnn.training.chunks, "LOG_ROWS", 1)
 
     class Look(Callback):
         def epoch_end(self, run: Any, epoch: int, values: Any) -> None:
@@ -331,7 +332,7 @@ def test_an_order_that_cannot_be_used_leaves_the_epochs_before_it(cuda_host: Hos
 
 @pytest.mark.parametrize("length", [1, 4096])
 def test_a_divergence_is_told_as_on_the_cpu(length: int, cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fastnn.training.trainer, "LOG_ROWS", length)
+    monkeypatch.setattr(fastnn.training.chunks, "LOG_ROWS", length)
     X, y = examples()
     said, models = {}, {}
     for where in ("cuda", "cpu"):

@@ -12,7 +12,7 @@ import pytest
 from trainings import digest, examples, network, run
 
 import fastnn
-import fastnn.training.trainer
+import fastnn.training.chunks
 
 PROGRAM = """
 import sys, hashlib
@@ -39,7 +39,7 @@ def test_threads_change_no_bit(dtype: str, optimizer: Any) -> None:
 @pytest.mark.parametrize("length", [1, 2, 7, 1000])
 def test_chunks_change_no_bit(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = digest(run())
-    monkeypatch.setattr(fastnn.training.trainer, "LOG_ROWS", length)
+    monkeypatch.setattr(fastnn.training.chunks, "LOG_ROWS", length)
     assert digest(run()) == expected
 
 

@@ -22,7 +22,7 @@ from trainings import INTERRUPT, digest, examples, network, run
 from trajectories import OPTIMIZERS, difference, trained
 
 import fastnn
-import fastnn.training.trainer
+import fastnn.training.chunks
 from fastnn import engines, random
 from fastnn.benchmarks import grid
 from fastnn.benchmarks.peers import ours
@@ -184,7 +184,7 @@ def test_graphs_change_no_bit(gpu: CudaEngine, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("length", [1, 7, 1000])
 def test_chunks_change_no_bit(gpu: CudaEngine, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = digest(run(device="cuda"))
-    monkeypatch.setattr(fastnn.training.trainer, "LOG_ROWS", length)
+    monkeypatch.setattr(fastnn.training.chunks, "LOG_ROWS", length)
     assert digest(run(device="cuda")) == expected
 
 

@@ -14,7 +14,7 @@ from fastnn import engines, ops
 from fastnn.data.prepared import DataLayout
 from fastnn.layers import Layer
 from fastnn.losses import as_loss
-from fastnn.network import programs
+from fastnn.network.programs import TrainingStep, Update
 from fastnn.program.passes.mixed_precision import PRODUCTS, narrow
 from fastnn.program.trace import Program, Symbol
 from fastnn_kernels.contract import UPDATES
@@ -31,8 +31,7 @@ def step(layers: list[Layer], loss: Any = "softmax_cross_entropy", features: Any
     model = fastnn.Sequential(layers, seed=0).build(features)
     chosen = as_loss(loss)
     data = DataLayout("float32", "int64", ()) if chosen.accepts == "classes" else DataLayout("float32", "float32", (outputs,))
-    adam = fastnn.Adam()
-    return programs.training(model.network, chosen, data, None, adam.kernel, adam.attributes(), False)
+    return TrainingStep(chosen, data, None, Update.of(fastnn.Adam()), False).build(model.network)
 
 
 def deep() -> list[Layer]:

@@ -12,7 +12,7 @@ from fastnn import engines, ops
 from fastnn.data.prepared import DataLayout
 from fastnn.errors import InputError, InputTypeError, TracingError
 from fastnn.losses import as_loss
-from fastnn.network import programs
+from fastnn.network.programs import Decision, Prediction, TrainingStep, Update
 from fastnn.program.passes import fuse as fusion
 from fastnn.program.plan import plan
 from fastnn.program.shapes import B, BatchDim, concrete
@@ -250,9 +250,8 @@ def step(batch_norm: bool = True) -> Program:
     model = fastnn.Sequential([*layers, fastnn.Activation("relu"), fastnn.Dropout(0.2), fastnn.Dense(3)], seed=0).build(7)
     optimizer = fastnn.Adam(clip_norm=1.0)
     data = DataLayout("float32", "int64", ())
-    metric = {"threshold": 0.5, "multilabel": False}
     loss = as_loss("softmax_cross_entropy")
-    return programs.training(model.network, loss, data, metric, optimizer.kernel, optimizer.attributes(), True)
+    return TrainingStep(loss, data, Decision(0.5, False), Update.of(optimizer), True).build(model.network)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 31, 128])
@@ -317,7 +316,7 @@ def test_explain_times_every_call() -> None:
 
 
 def test_a_wrong_binding_is_refused() -> None:
-    program = programs.prediction(fastnn.Sequential([fastnn.Dense(3)], seed=0).build(5).network)
+    program = Prediction().build(fastnn.Sequential([fastnn.Dense(3)], seed=0).build(5).network)
     instance = engines.instantiate(program, 4)
     for wrong in (np.zeros((3, 5), "f4"), np.zeros((4, 5), "f8"), np.zeros((5, 4), "f4").T):
         with pytest.raises(InputError, match="'x'"):

@@ -316,13 +316,13 @@ def test_older_checkpoints_say_whether_the_run_was_stopped(name: str, shm: Path,
 
 @pytest.mark.parametrize("chunk", [1, 2, 4096])
 def test_the_length_of_chunks_changes_nothing(chunk: int, shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastnn.training import trainer
+    from fastnn.training import chunks
 
     case = CASES["validation, metrics"]
     expected = case.train(shm)
     with pytest.raises(Cut):
         case.train(shm, CutAt(7), Checkpoint(shm / "c"))
-    monkeypatch.setattr(trainer, "LOG_ROWS", chunk)
+    monkeypatch.setattr(chunks, "LOG_ROWS", chunk)
     assert case.train(shm, resume=shm / "c") == expected
 
 

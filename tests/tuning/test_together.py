@@ -13,6 +13,7 @@ import fastnn
 from fastnn import ops, random
 from fastnn.errors import InputError, InputTypeError, NotReadyError
 from fastnn.program.trace import Program
+from fastnn.training import chunks as loop
 from fastnn.training import trainer
 from fastnn.training.options import FitOptions
 from fastnn.tuning.together import interleaved, train
@@ -520,7 +521,7 @@ def test_an_error_in_the_middle_leaves_them_as_they_were(method: str) -> None:
 
 def test_others_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one fails, or Ctrl-C comes, nobody waits for the end of an epoch."""
-    monkeypatch.setattr(trainer, "LOG_ROWS", 1)
+    monkeypatch.setattr(loop, "LOG_ROWS", 1)
 
     def going_on() -> None:
         raise train._Stopped
@@ -532,7 +533,7 @@ def test_others_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_interleaved_models_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interleaved, "LOG_ROWS", 1)
+    monkeypatch.setattr(loop, "LOG_ROWS", 1)
     chunks: list[int] = []
 
     def going_on() -> None:

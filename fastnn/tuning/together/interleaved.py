@@ -17,7 +17,6 @@ import numpy as np
 from fastnn import engines
 from fastnn.data.feeds import Feed
 from fastnn.errors import DivergenceError
-from fastnn.network.programs import LOG_ROWS
 from fastnn.network.state import Snapshot
 from fastnn.program.trace import Program, Symbol
 from fastnn.training.chunks import Chunks
@@ -82,9 +81,8 @@ class Interleaved:
 
     # --- the steps of all models that are going on, as `Steps` of `fastnn.training.divergence` ----------------------
 
-    def until_call(self) -> int:
+    def until_call(self) -> None:
         """Nobody is called within an epoch."""
-        return LOG_ROWS
 
     def instance(self, rows: int) -> engines.Instance:
         """The step of all models that are going on, with what is theirs bound to it."""
@@ -150,7 +148,8 @@ class Interleaved:
         """The step of each model that is going on; one for all those for which `fit` would record the same."""
         made: dict[Any, Program] = {}
         for run in self.going:
-            key = run.step_key(0, run.examples.layout) if all(layer.records_alike for layer in run.model.layers) else run
+            alike = all(layer.records_alike for layer in run.model.layers)
+            key = (run.recipe(), run.network.variant) if alike else run
             if key not in made:
                 made[key] = run.program()
             made[run] = made[key]

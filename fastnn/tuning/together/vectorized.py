@@ -6,34 +6,28 @@ Each operation is done for all models at a time, on the same mini-batch (`ops.gr
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from fastnn import engines, ops
+from fastnn import engines
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.orders import batch_sizes
 from fastnn.data.prepared import PreparedData, prepare
 from fastnn.errors import DivergenceError, NotReadyError
 from fastnn.losses import Loss
 from fastnn.metrics import as_metrics
-from fastnn.network import programs
 from fastnn.network.model import as_loss_network
-from fastnn.network.programs import LOG_ROWS
+from fastnn.network.programs import LOG_ROWS, Update, VectorizedStep
 from fastnn.network.state import Trained
 from fastnn.optimizers import Optimizer
-from fastnn.program.differentiate import gradients, place
-from fastnn.program.passes.fuse import fuse
-from fastnn.program.shapes import B, BatchDim, N
-from fastnn.program.trace import Call, Program, Symbol, Trace, constant
 from fastnn.schedules import as_schedule
 from fastnn.training.chunks import Chunks, accumulated, learning_rates, write_tables
 from fastnn.training.divergence import Attempt
-from fastnn.training.evaluation import accuracy_attributes, check_measures, measured, played
+from fastnn.training.evaluation import check_measures, decision_of, measured, played
 from fastnn.training.options import ALL, FitOptions
 from fastnn.tuning.together.members import Member, MemberHistory
-from fastnn_kernels.contract import UPDATES
 from fastnn_kernels.memory import aligned
 
 
@@ -81,9 +75,9 @@ class _Vectorized:
         self.members, self.examples, self.validation = members, examples, validation
         self.loss, self.optimizer, self.engine, self.settings = loss, optimizer, engine, settings
         self.network = network = as_loss_network(members[0].model, loss)
-        self.accuracy = accuracy_attributes(loss, examples.kind)
+        self.decision = decision_of(loss, examples.kind)
         self.metrics = as_metrics(settings.metrics)
-        self.columns = ("loss",) if self.accuracy is None else ("loss", "accuracy")
+        self.columns = ("loss",) if self.decision is None else ("loss", "accuracy")
         """What a step of training and one of evaluation write down of each model; the former its penalty too."""
         own_rates = any(member.learning_rate is not None for member in members)  # then they are the factors of a rate of 1
         self.groups, self.schedule = len(members), as_schedule(1.0 if own_rates else optimizer.learning_rate)
@@ -99,13 +93,17 @@ class _Vectorized:
         self.segments = [_segments(member, optimizer, own_rates) for member in members]
         self.penalized = [bool(table[:, :2].any()) for _, table in self.segments]
         """Which of the models have a penalty."""
+        segments = tuple(zip((len(table) for _, table in self.segments), self.penalized, strict=True))
+        self.recipe = VectorizedStep(loss, examples.layout, self.decision, self.groups, Update.of(optimizer), segments)
+        if validation is not None:
+            self.evaluation = VectorizedStep(loss, validation.layout, self.decision, self.groups, None, ())
         ends = [first[1:] + g * network.size for g, (first, _) in enumerate(self.segments)]
         self.kept = ("parameters", *optimizer.slots)
         self.storage = {
             "parameters": engine.place(arena.reshape(-1)),
             **{name: engine.zeros((arena.size,), network.dtype) for name in (*optimizer.slots, "gradient", "grouped_gradient")},
             "control": engine.zeros((8,), np.int64, mirrored=True),
-            "log": engine.zeros((LOG_ROWS, (len(self.columns) + 1) * self.groups), network.dtype, mirrored=True),
+            "log": engine.zeros((LOG_ROWS, self.recipe.columns), network.dtype, mirrored=True),
             "scalars": engine.zeros((LOG_ROWS, 3), network.dtype, mirrored=True),
             "starts": engine.place(np.concatenate([[0], *ends])),
             "own_starts": engine.place(np.concatenate([first for first, _ in self.segments])),
@@ -133,7 +131,7 @@ class _Vectorized:
             self._note("", self.sums / len(order))
             if self.validation is not None:
                 self._note("val_", self._evaluate())
-                if self.accuracy is None or self.metrics:
+                if self.decision is None or self.metrics:
                     self._measure()
         threads = max((instance.threads for instance in self.instances.values()), default=1)
         for history in self.histories:
@@ -162,9 +160,8 @@ class _Vectorized:
 
     # --- the steps of all models, as `Steps` of `fastnn.training.divergence` ------------------------------------------
 
-    def until_call(self) -> int:
+    def until_call(self) -> None:
         """Nobody is called within an epoch."""
-        return LOG_ROWS
 
     def instance(self, rows: int) -> engines.Instance:
         """The step of all models for mini-batches of `rows` rows."""
@@ -230,71 +227,12 @@ class _Vectorized:
     def _instance(self, rows: int, training: bool) -> engines.Instance:
         instance = self.instances.get((rows, training))
         if instance is None:
-            program = self._program(training)
+            program = (self.recipe if training else self.evaluation).build(self.network)
             instance = self.engine.instantiate(program, rows, self.settings.threads)
             own = {"copies": self.engine.place(np.tile(np.arange(rows), self.groups))}
             instance.bind(**{k: v for k, v in (self.storage | own).items() if k in program.inputs})
             self.instances[rows, training] = instance
         return instance
-
-    def _program(self, training: bool) -> Program:
-        """A step of training, or of evaluation. Rows are examples; behind the layers each has one row a model."""
-        network, groups, size = self.network, self.groups, self.network.size
-        examples = self.examples if training else self.validation
-        assert examples is not None
-        data = examples.layout
-        trace = Trace(network.dtype)
-        control = trace.input("control", (8,), "int64")
-        index, position = (control.view((), programs.CONTROL[name], name) for name in ("index", "position"))
-        order = trace.input("order", (N,), "int64")
-        log = trace.input("log", (N, self.storage["log"].shape[1]))
-        source = trace.input("X", (N, *network.features), data.source)
-        x = ops.gather_rows(source, order, position, B, network.dtype, network.input_scale)
-        target = trace.input("y", (N, *data.target_shape), data.target)
-        t = ops.gather_rows(target, order, position, B, "int64" if data.target == "int64" else network.dtype)
-        arena = trace.input("parameters", (groups * size,))
-        models = ops.transpose(arena.view((groups, size)))
-        parameters = {p.name: models.view((*p.shape, groups), p.start * groups, p.name) for p in network.parameters}
-        outputs = _forward(network, x, parameters, groups)
-        classes = self.members[0].model._outputs[0]
-        # The rows of a model lie together: the mean over them then has the bits that it has alone.
-        rows = ops.reshape(ops.transpose(outputs, (2, 0, 1)), (BatchDim(groups), classes))
-        if t.dtype.kind == "i":  # nothing but `gather` repeats integers
-            copies = trace.input("copies", (BatchDim(groups),), "int64")
-            (each_target,) = trace.record("gather", (t, copies), [((BatchDim(groups),), t.dtype)])
-        else:
-            each_target = ops.reshape(ops.expand(t, (groups, *t.shape), 0), (BatchDim(groups), *t.shape[1:]))
-        losses = self.loss.function(rows, programs.loss_targets(rows, each_target, self.loss))
-        means = ops.mean(ops.reshape(losses, (groups, B)), 1)
-        if training:
-            gradient = trace.input("gradient", (groups * size,))
-            grouped = trace.input("grouped_gradient", (groups * size,))
-            found = gradients(ops.sum(means), list(parameters.values()))
-            views = [grouped.view(s.shape, p.start * groups) for p, s in zip(network.parameters, found, strict=True)]
-            trace.calls = place(trace.calls, list(zip(found, views, strict=True)))
-            whole = grouped.view((size, groups)), gradient.view((groups, size))
-            trace.calls.append(Call("transpose", whole, {"axes": (1, 0)}))
-        trace.record("record", (means, index, log), [], {"column": 0})
-        if self.accuracy is not None:
-            correct = ops.reshape(ops.is_correct(rows, each_target, **self.accuracy), (groups, B))
-            trace.record("record", (ops.mean(correct, 1), index, log), [], {"column": groups})
-        if training:
-            starts = trace.input("starts", tuple(self.storage["starts"].shape), "int64")
-            penalties = trace.input("penalties", tuple(self.storage["penalties"].shape))
-            own_starts, done = trace.input("own_starts", tuple(self.storage["own_starts"].shape), "int64"), 0
-            for g, (first, table) in enumerate(self.segments):
-                own = own_starts.view(first.shape, done + g), penalties.view(table.shape, 4 * done)
-                if self.penalized[g]:
-                    value = ops.penalty(arena.view((size,), g * size), *own)
-                    trace.record("record", (value, index, log), [], {"column": len(self.columns) * groups + g})
-                done += len(table)
-            state = [trace.input(slot, (groups * size,)) for slot in UPDATES[self.optimizer.kernel].slots]
-            ops.update(
-                self.optimizer.kernel, arena, state, gradient, constant(gradient, 0.0), trace.input("scalars", (N, 3)),
-                index, starts, penalties, self.optimizer.attributes(),
-            )  # fmt: skip
-        trace.record("advance", (control,), [], {"rows": B})
-        return fuse(trace.program({}))
 
     def give_back(self, g: int, member: Member) -> None:
         """Write what became of a model into it."""
@@ -317,16 +255,6 @@ class _Vectorized:
         for source in (self.feed, self.validation_feed):
             if isinstance(source, Feed):
                 source.close()
-
-
-def _forward(network: programs.Network, x: Symbol, parameters: Mapping[str, Symbol], groups: int) -> Symbol:
-    """The outputs (B, O, G) of all models for the inputs x that all of them read."""
-    grouped = False
-    for number, layer in enumerate(network.layers):
-        own = {p.attribute: parameters[p.name] for p in network.parameters if p.layer == number}
-        x = layer.bound(own).forward_vectorized(x, grouped)
-        grouped = grouped or bool(own)
-    return x
 
 
 def _segments(member: Member, optimizer: Optimizer, own_rates: bool) -> tuple[np.ndarray, np.ndarray]:

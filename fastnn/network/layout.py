@@ -1,0 +1,169 @@
+"""What a network is: its layers, where their arrays lie in the arenas, and the layers recorded one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from fastnn.errors import InputError
+from fastnn.layers import Layer, Parameter, Statistic, final_activation
+from fastnn.program.shapes import B
+from fastnn.program.trace import Symbol, Trace
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a parameter or statistic lies: its name, the layer that declared it, shape and first element in the arena."""
+
+    name: str
+    layer: int
+    attribute: str
+    shape: tuple[int, ...]
+    start: int
+    declaration: Parameter | Statistic
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Network:
+    """What tracing needs of a model: layers, where their arrays lie, and the random keys of its layers."""
+
+    layers: tuple[Layer, ...]
+    features: tuple[int, ...]
+    dtype: np.dtype[Any]
+    parameters: tuple[Place, ...]
+    statistics: tuple[Place, ...]
+    keys: tuple[tuple[int, int], ...]
+    input_scale: float = 1.0
+
+    @property
+    def size(self) -> int:
+        return sum(place.size for place in self.parameters)
+
+    @property
+    def statistics_size(self) -> int:
+        return sum(place.size for place in self.statistics)
+
+    @property
+    def frozen(self) -> tuple[int, ...]:
+        """The layers that training leaves as they are; of one's own they may have no parameters."""
+        return tuple(index for index, layer in enumerate(self.layers) if not layer.trainable)
+
+    @property
+    def variant(self) -> tuple[Any, ...]:
+        """What tells the networks of one model apart: it may lack the last activation, and other layers may be frozen."""
+        return len(self.layers), final_activation(self.layers), self.frozen
+
+    @cached_property
+    def cut_off(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The layers whose parameters no gradient reaches because of `step`, and the layers with steps, frozen or not."""
+        trace = Trace(self.dtype)
+        x, step = trace.input("x", (B, *self.features)), trace.input("step", (), "int64")
+        each: list[Symbol] = []
+        outputs, parameters = forward(trace, self, x, True, step, each)
+        used, reached = {outputs}, {outputs}
+        for call in reversed(trace.calls):
+            for found in (used, reached) if call.kernel != "step" else (used,):
+                if any(symbol in found for symbol in call.outputs):
+                    found.update(call.inputs)
+        using, learning = ({p.layer for p in self.parameters if parameters[p.name] in found} for found in (used, reached))
+        made = [max((i for i, call in enumerate(trace.calls) if call.makes(output)), default=-1) for output in each]
+        steps = [i for i, call in enumerate(trace.calls) if call.kernel == "step" and call.outputs[0] in used]
+        stepping = {next(layer for layer, last in enumerate(made) if i <= last) for i in steps}
+        return tuple(sorted(using - learning)), tuple(sorted(stepping))
+
+    def trained(self) -> tuple[Place, ...]:
+        """The parameters that training changes. Raises InputError where there are parameters and all are frozen."""
+        found = tuple(p for p in self.parameters if self.layers[p.layer].trainable)
+        if self.parameters and not found:
+            raise InputError(
+                "nothing is left to train: every layer with parameters is frozen; model.unfreeze() makes them trainable again"
+            )
+        return found
+
+    def segments(self, l2: float = 0.0, l1: float = 0.0, weight_decay: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """`starts` (S + 1,) and `penalties` (S, 4) of the update kernels, for the numbers of a call of `fit`.
+
+        Neighbors whose layers ask for the same are one segment, so that S does not depend on those numbers. Frozen
+        parameters have no penalties, and a factor of 0.
+        """
+
+        def treatment(place: Place) -> tuple[Any, ...]:
+            if not self.layers[place.layer].trainable:
+                return 0.0, 0.0, 0.0, 0.0
+            parameter = place.declaration
+            assert isinstance(parameter, Parameter)
+            if not parameter.regularized:
+                return 0.0, 0.0, 0.0, parameter.learning_rate_factor
+            return parameter.l2, parameter.l1, None, parameter.learning_rate_factor
+
+        starts, table = [], []
+        for own, places in groupby(self.parameters, treatment):
+            starts.append(next(places).start)
+            given = (l2, l1, weight_decay, 1.0)
+            table.append([known if mine is None else mine for mine, known in zip(own, given, strict=True)])
+        return np.array([*starts, self.size], np.int64), np.array(table, self.dtype).reshape(-1, 4)
+
+    def without_last(self) -> Network:
+        """The same network less its last layer, which must have no arrays."""
+        return replace(self, layers=self.layers[:-1])
+
+
+def forward(
+    trace: Trace, network: Network, x: Symbol, training: bool, step: Symbol | None, each: list[Symbol] | None = None
+) -> tuple[Symbol, dict[str, Symbol]]:
+    """Record the layers one after another; returns the outputs and the parameters as views of the arena, by name.
+
+    `each` gets the outputs of every layer.
+    """
+    arena = trace.inputs.get("parameters") or trace.input("parameters", (network.size,))
+    kept = trace.inputs.get("statistics") or trace.input("statistics", (network.statistics_size,))
+    parameters = {p.name: arena.view(p.shape, p.start, p.name) for p in network.parameters}
+    statistics = {p.name: kept.view(p.shape, p.start, p.name) for p in network.statistics}
+    for index, layer in enumerate(network.layers):
+        values: dict[str, Any] = {p.attribute: parameters[p.name] for p in network.parameters if p.layer == index}
+        values |= {p.attribute: statistics[p.name] for p in network.statistics if p.layer == index}
+        values |= {"key": network.keys[index], "step": step}
+        x = layer.bound(values).forward(x, training)
+        if each is not None:
+            each.append(x)
+    return x, parameters
+
+
+def lay_out(layers: Sequence[Layer], features: tuple[int, ...], dtype: Any) -> tuple[list[Any], list[Any], tuple[int, ...]]:
+    """Ask the layers, one after another, for their parameters and statistics: lists of (layer, attribute, declaration).
+
+    Shapes are found by recording the forward pass. Returns them and the shape of an output.
+    """
+    parameters: list[Any] = []
+    statistics: list[Any] = []
+    trace = Trace(dtype)
+    x = trace.input("x", (B, *features))
+    step = trace.input("step", (), "int64")
+    for index, layer in enumerate(layers):
+        shape = tuple(int(d) for d in x.shape[1:])  # type: ignore[arg-type]
+        values: dict[str, Any] = {"key": (0, 0), "step": step}
+        for found, declared in ((parameters, layer.parameters(shape)), (statistics, layer.statistics(shape))):
+            for attribute, declaration in declared.items():
+                found.append((index, attribute, declaration))
+                values[attribute] = trace.input(f"{index}.{attribute}", declaration.shape)
+        x = layer.bound(values).forward(x, False)
+    return parameters, statistics, tuple(int(d) for d in x.shape[1:])  # type: ignore[arg-type]
+
+
+def places_of(declared: Sequence[Any]) -> tuple[Place, ...]:
+    """Where these declarations of `lay_out` lie, one after another."""
+    places, start = [], 0
+    for index, attribute, declaration in declared:
+        place = Place(f"{index}.{attribute}", index, attribute, tuple(declaration.shape), start, declaration)
+        places.append(place)
+        start += place.size
+    return tuple(places)
