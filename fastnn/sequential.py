@@ -12,6 +12,7 @@ from fastnn.data import targets
 from fastnn.errors import InputTypeError, NotReadyError
 from fastnn.layers import final_activation
 from fastnn.losses import LOSSES, LossLike
+from fastnn.network.inference import outputs_of, threshold
 from fastnn.network.model import ModelState
 from fastnn.network.summary import Summary, summarize
 from fastnn.training.fit import evaluate, fit, partial_fit, step_program
@@ -46,7 +47,7 @@ class Sequential(ModelState):
 
         An array of a GPU is predicted on that GPU, any other one on `device`; the result comes in the namespace of X.
         """
-        return arrays.to_device(self._run(self.network, X, threads), X)
+        return arrays.to_device(outputs_of(self, self.network, X, threads), X)
 
     def predict_proba(self, X: Any, *, threads: int | None = None) -> Any:
         """Probabilities: softmax or sigmoid of the logits. (n, C), or (n, O) for sigmoid outputs."""
@@ -60,8 +61,8 @@ class Sequential(ModelState):
             last = final_activation(self.layers)
             if last not in ("softmax", "sigmoid"):
                 raise NotReadyError(f"the loss {self.task.loss} makes no probabilities of outputs without softmax or sigmoid")
-            return self._run(self.network, X, threads)
-        return ops.activate(self._run(self._logits_network(link), X, threads), link)
+            return outputs_of(self, self.network, X, threads)
+        return ops.activate(outputs_of(self, self.network.without_activation(link), X, threads), link)
 
     @property
     def classes_(self) -> np.ndarray:
@@ -81,13 +82,13 @@ class Sequential(ModelState):
             raise NotReadyError("whether to predict classes or values is known after fit; call fit first, or model(X)")
         if self.task.kind == "values":  # shares from 0 to 1 where the loss has a sigmoid of its own
             link = LOSSES[self.task.loss].link if self.task.loss in LOSSES else None
-            outputs = self._run(self.network, X, threads) if link is None else self._probabilities(X, threads)
+            outputs = outputs_of(self, self.network, X, threads) if link is None else self._probabilities(X, threads)
             return arrays.to_device(outputs, X)
-        outputs = self._run(self.network, X, threads)
+        outputs = outputs_of(self, self.network, X, threads)
         if self.task.kind == "classes":
             found = outputs.argmax(axis=1)
         else:
-            decided = (outputs > self._threshold(self.network)).astype(np.int64)
+            decided = (outputs > threshold(self)).astype(np.int64)
             found = decided[:, 0] if self.task.kind == "binary" else decided
         if self.task.indices:
             return arrays.to_device(found, X)
@@ -201,8 +202,8 @@ class Sequential(ModelState):
         than 0, 1, ..., C-1. Errors are those of `fit`.
         """
         settings = FitOptions(
-            loss=loss or self._loss or (self.task.loss if self.task else "softmax_cross_entropy"),
-            optimizer=optimizer or self._optimizer, classes=classes, sample_weight=sample_weight, l2=l2, l1=l1, device=device,
+            loss=loss or self.loss or (self.task.loss if self.task else "softmax_cross_entropy"),
+            optimizer=optimizer or self.optimizer, classes=classes, sample_weight=sample_weight, l2=l2, l1=l1, device=device,
             threads=threads,
         )  # fmt: skip
         return partial_fit(self, X, y, settings)

@@ -59,7 +59,7 @@ def explain(
 
         model = load(data)
         if _source("optimizer") is not ParameterSource.COMMANDLINE:
-            optimizer = model._optimizer or optimizer
+            optimizer = model.optimizer or optimizer
     else:
         classes, scale = outputs, 1.0
         if data is not None:

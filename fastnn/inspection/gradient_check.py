@@ -17,7 +17,7 @@ from fastnn.configurations import as_count
 from fastnn.data.prepared import DataLayout, prepare
 from fastnn.errors import InputError, InputTypeError, nearest
 from fastnn.losses import Loss, LossLike, as_loss
-from fastnn.network.model import as_loss_network
+from fastnn.network.layout import as_loss_network
 from fastnn.network.programs import Cost
 from fastnn.sequential import Sequential, as_model
 from fastnn.training.options import check_penalties
@@ -175,7 +175,7 @@ def check_gradients(
     examples = prepare(twin.expected, inputs, y, chosen, sample_weight, None)
     cost = _Cost(twin, chosen, examples.X * twin.input_scale, examples.y, examples.weights, l2, l1, training, fused)
     places = cost.network.trained()
-    start = twin._parameters.copy()
+    start = twin.snapshot().arrays["parameters"]
     moved = np.concatenate([np.arange(0), *(np.arange(p.start, p.start + p.size) for p in places)])
     analytic = cost.gradient(start)
     numeric = _differences(cost, start, moved)
@@ -254,8 +254,7 @@ class _Cost:
         self, model: Sequential, loss: Loss, X: np.ndarray, y: np.ndarray, weights: np.ndarray | None,
         l2: float, l1: float, training: bool, fused: bool,
     ) -> None:  # fmt: skip
-        self.network = as_loss_network(model, loss)
-        self.statistics = model._statistics
+        self.network = as_loss_network(model.network, loss)
         size = self.network.size
         self.parameters, self.gradients = np.zeros(size), np.zeros(size)
         starts, penalties = self.network.segments(l2, l1)
@@ -263,7 +262,7 @@ class _Cost:
         data = DataLayout("float64", y.dtype.name, y.shape[1:], weights is not None)
         bound: dict[str, Any] = {
             "x": X, "t": y, "w": weights, "step": np.array(0), "parameters": self.parameters, "gradient": self.gradients,
-            "statistics": model._statistics.copy(),
+            "statistics": model.snapshot().arrays["statistics"],
         }  # fmt: skip
 
         def instance(with_gradient: bool) -> engines.Instance:

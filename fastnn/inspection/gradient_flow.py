@@ -18,6 +18,7 @@ from fastnn.callbacks import Callback
 from fastnn.configurations import as_count, as_number
 from fastnn.data import inputs
 from fastnn.errors import InputError, NotReadyError, warn
+from fastnn.network.inference import engine_for
 from fastnn.network.programs import PARAMETER_QUANTITIES, ActivationMoments, GradientMagnitudes
 from fastnn.network.summary import shortened
 
@@ -210,7 +211,7 @@ class _Probe:
         bound = {"x": x, "t": engine.place(np.ascontiguousarray(given.y[chosen])), "log": log}
         if given.weights is not None:
             bound["w"] = engine.place(np.ascontiguousarray(given.weights[chosen]))
-        state = model._state.on(engine)
+        state = model.state.on(engine)
         self.statistics = engine.zeros(state["statistics"].shape, model.dtype)
         self.parameters = engine.zeros(state["parameters"].shape, model.dtype)
         if before is None:
@@ -223,7 +224,7 @@ class _Probe:
 
     def measure(self, run: RunState, made: int) -> np.ndarray:
         """A record, (quantities, layers), `made` steps after the one before."""
-        engine, state = self.engine, run.model._state.on(self.engine)
+        engine, state = self.engine, run.model.state.on(self.engine)
         engine.copy(self.statistics, state["statistics"])  # batch norm moves these
         engine.write(self.step, run.model.counters.step)
         self.instance.bind(parameters=state["parameters"])
@@ -311,12 +312,12 @@ def activation_statistics(
     made = model if model.built else _built(model, given.shape[1:])
     network = made.network
     program = ActivationMoments(training).build(network)
-    with made._watched():
-        engine = made._engine_for(given)
+    with made.watched():
+        engine = engine_for(made, given)
         instance = engine.instantiate(program, len(given), threads)
         rows = engine.zeros((len(given), *network.features), network.dtype)
         engine.load_rows(rows, given, 0, len(given), network.input_scale)
-        state = made._state.on(engine)
+        state = made.state.on(engine)
         statistics = engine.zeros(state["statistics"].shape, network.dtype)
         engine.copy(statistics, state["statistics"])
         step = engine.place(np.array(made.counters.step))

@@ -132,7 +132,7 @@ def find_learning_rate(
         raise InputError(f"divergence_factor: expected a number above 1, got {divergence_factor!r}")
     rising = _Rising(np.geomspace(lowest, highest, steps), float(smoothing), float(divergence_factor))
     twin = copy.deepcopy(as_model(model))
-    twin._start_slots(None)
+    twin.state.start_optimizer(None)
     try:
         twin.fit(
             X, y, loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=steps, sample_weight=sample_weight, l2=l2,

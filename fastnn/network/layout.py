@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from fastnn import random
 from fastnn.errors import InputError
 from fastnn.layers import Layer, Parameter, Statistic, final_activation
+from fastnn.losses import Loss
 from fastnn.program.shapes import B
 from fastnn.program.trace import Symbol, Trace
 
@@ -29,7 +32,7 @@ class Place:
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,9 @@ class Network:
 
     @property
     def variant(self) -> tuple[Any, ...]:
-        """What tells the networks of one model apart: it may lack the last activation, and other layers may be frozen."""
-        return len(self.layers), final_activation(self.layers), self.frozen
+        """What tells the networks of one model apart: before `build` it may be tried with other inputs, it may lack the last
+        activation, and other layers may be frozen."""
+        return self.features, len(self.layers), final_activation(self.layers), self.frozen
 
     @cached_property
     def cut_off(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -112,9 +116,12 @@ class Network:
             table.append([known if mine is None else mine for mine, known in zip(own, given, strict=True)])
         return np.array([*starts, self.size], np.int64), np.array(table, self.dtype).reshape(-1, 4)
 
-    def without_last(self) -> Network:
-        """The same network less its last layer, which must have no arrays."""
-        return replace(self, layers=self.layers[:-1])
+    def without_activation(self, link: str | None) -> Network:
+        """The network without a final activation `link`, which a loss takes the place of; itself where it has none."""
+        if link is None or final_activation(self.layers) != link:
+            return self
+        bare = self.layers[-1].without_activation()  # None: the layer does nothing else
+        return replace(self, layers=self.layers[:-1] if bare is None else (*self.layers[:-1], bare))
 
 
 def forward(
@@ -138,10 +145,18 @@ def forward(
     return x, parameters
 
 
-def lay_out(layers: Sequence[Layer], features: tuple[int, ...], dtype: Any) -> tuple[list[Any], list[Any], tuple[int, ...]]:
-    """Ask the layers, one after another, for their parameters and statistics: lists of (layer, attribute, declaration).
+@dataclass(frozen=True)
+class Layout:
+    """A network for inputs of a shape, and the shape of its outputs for one example."""
 
-    Shapes are found by recording the forward pass. Returns them and the shape of an output.
+    network: Network
+    outputs: tuple[int, ...]
+
+
+def lay_out(layers: Sequence[Layer], features: tuple[int, ...], dtype: Any, seed: int = 0, input_scale: float = 1.0) -> Layout:
+    """Ask the layers, one after another, for their parameters and statistics, and give each its place.
+
+    Shapes are found by recording the forward pass.
     """
     parameters: list[Any] = []
     statistics: list[Any] = []
@@ -156,14 +171,29 @@ def lay_out(layers: Sequence[Layer], features: tuple[int, ...], dtype: Any) -> t
                 found.append((index, attribute, declaration))
                 values[attribute] = trace.input(f"{index}.{attribute}", declaration.shape)
         x = layer.bound(values).forward(x, False)
-    return parameters, statistics, tuple(int(d) for d in x.shape[1:])  # type: ignore[arg-type]
+    outputs = tuple(int(d) for d in x.shape[1:])  # type: ignore[arg-type]
+    parameters.sort(key=lambda item: not item[2].regularized)  # stable: weights first, so that L1 and L2 act on one range
+    keys = tuple(random.key(seed, layer.purpose, index) for index, layer in enumerate(layers))
+    network = Network(tuple(layers), features, np.dtype(dtype), _places(parameters), _places(statistics), keys, input_scale)
+    return Layout(network, outputs)
 
 
-def places_of(declared: Sequence[Any]) -> tuple[Place, ...]:
-    """Where these declarations of `lay_out` lie, one after another."""
+def _places(declared: Sequence[Any]) -> tuple[Place, ...]:
+    """Where declarations (layer, attribute, declaration) lie, one after another."""
     places, start = [], 0
     for index, attribute, declaration in declared:
         place = Place(f"{index}.{attribute}", index, attribute, tuple(declaration.shape), start, declaration)
         places.append(place)
         start += place.size
     return tuple(places)
+
+
+def as_loss_network(network: Network, loss: Loss) -> Network:
+    """The network whose outputs the loss takes: logits where it has a link.
+
+    Raises InputError where the last layer already applies the link of another loss.
+    """
+    last = final_activation(network.layers)
+    if loss.link is not None and last in ("softmax", "sigmoid", "log_softmax") and last != loss.link:
+        raise InputError(f"{loss.name} takes logits or a final {loss.link}, and the last layer applies {last}")
+    return network.without_activation(loss.link)

@@ -6,27 +6,28 @@ import contextlib
 import copy
 import math
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from fastnn import arrays, engines, random
-from fastnn.data import inputs
 from fastnn.data.prepared import Expected
 from fastnn.data.targets import Task
 from fastnn.engines.cache import Instances
 from fastnn.errors import DeviceError, DeviceLostError, InputError, InputTypeError, NotReadyError, nearest
-from fastnn.layers import Layer, final_activation
+from fastnn.layers import Layer, Parameter, Statistic, final_activation
 from fastnn.losses import LOSSES, Loss
-from fastnn.network.layout import Network, lay_out, places_of
-from fastnn.network.programs import InstanceKey, Prediction
+from fastnn.network.layout import Layout, Network, lay_out
 from fastnn.network.state import Counters, OptimizerState, Snapshot, State, Trained
-from fastnn.program.trace import Program
 
 if TYPE_CHECKING:
     from fastnn.optimizers import Optimizer
+
+
+CHANGED = ("state", "_layout", "task", "trained", "loss", "optimizer", "feature_names", "device")
+"""What a training sets."""
 
 
 class ModelState:
@@ -60,49 +61,34 @@ class ModelState:
         self.trained: Trained | None = None
         self.feature_names: tuple[str, ...] | None = None
         self.target_names: tuple[str, ...] | None = None
-        self._loss: Loss | None = None
-        self._optimizer: Optimizer | None = None
+        self.loss: Loss | None = None
+        self.optimizer: Optimizer | None = None
+        """Of the last training; None before it."""
         self.device = "cpu"
-        self._forget()
-        self._cache = Instances()
+        self.state = State(self.dtype)
+        self.state.add(parameters=0, statistics=0)
+        self.instances = Instances()
+        """Programs that are ready for the next call."""
+        self._layout: Layout | None = None
         self._training = threading.Lock()
-
-    def _forget(self) -> None:
-        """Be as before `build`."""
-        self.counters = Counters()
-        self._optimizer_state: OptimizerState | None = None
-        self._network: Network | None = None
-        self._state = State(self.dtype)
-        self._state.add(parameters=0, statistics=0)
-        self._outputs: tuple[int, ...] = ()
 
     def build(self, features: int | Sequence[int]) -> Self:
         """Make the parameters for inputs with `features` columns (or of that shape) and draw their initial values."""
         given = (features,) if isinstance(features, int | np.integer) else features
         if not isinstance(given, tuple | list) or not all(isinstance(d, int | np.integer) and d >= 1 for d in given):
             raise InputError(f"build: expected a number of features of at least 1, or a shape of such, got {features!r}")
-        shape = tuple(int(d) for d in given)
-        if self._network is not None:
-            if self._network.features != shape:
-                raise InputError(f"the model has parameters for inputs of shape {self._network.features}, not {shape}")
-            return self
-        declared, kept, outputs = lay_out(self.layers, shape, self.dtype)
-        declared.sort(key=lambda item: not item[2].regularized)  # stable: weights first, so that L1 and L2 act on one stretch
-        parameters = places_of(declared)
-        statistics = places_of(kept)
-        keys = tuple(random.key(self.seed, layer.purpose, index) for index, layer in enumerate(self.layers))
-        network = Network(self.layers, shape, self.dtype, parameters, statistics, keys, self.input_scale)
-        state = State(self.dtype)
-        arena, values = state.add(parameters=network.size, statistics=network.statistics_size).values()
-        for (index, attribute, declaration), place in zip(declared, parameters, strict=True):
-            beside = sorted(name for i, name, _ in declared if i == index)
-            number = (index << 16) + beside.index(attribute)  # each array draws from a key of its own
-            drawn = declaration.initial(random.key(self.seed, random.INITIAL_WEIGHTS, number), place.shape, self.dtype)
-            arena[place.start : place.start + place.size] = drawn.reshape(-1)
-        for (_, _, declaration), place in zip(kept, statistics, strict=True):
-            values[place.start : place.start + place.size] = np.ravel(declaration.initial)
-        self._state, self._outputs, self._network = state, outputs, network
+        layout = self.layout_for(tuple(int(d) for d in given))
+        if not self.built:
+            self.state, self._layout = _initial_state(layout.network, self.seed), layout
         return self
+
+    def layout_for(self, features: tuple[int, ...]) -> Layout:
+        """The layout for inputs of that shape, as `build` makes it. Raises InputError where the model has another one."""
+        if self._layout is None:
+            return lay_out(self.layers, features, self.dtype, self.seed, self.input_scale)
+        if self.network.features != features:
+            raise InputError(f"the model has parameters for inputs of shape {self.network.features}, not {features}")
+        return self._layout
 
     def freeze(self, *layers: int) -> Self:
         """Let `fit` leave the parameters of these layers as they are, bit for bit, until `unfreeze`; returns the model.
@@ -136,68 +122,69 @@ class ModelState:
             if not -count <= number < count:
                 raise InputError(f"{name}: expected numbers of layers from 0 to {count - 1}, got {number}")
         chosen = {int(number) % count for number in numbers} or set(range(count))
-        if not self._training.acquire(blocking=False):
-            raise NotReadyError(f"{name}: the model is being trained; call it between two calls of fit")
-        try:
+        with self.reserved(f"{name}: the model is being trained; call it between two calls of fit"):
             self.layers = tuple(
                 layer.bound({"trainable": trainable}) if index in chosen and layer.has_parameters else layer
                 for index, layer in enumerate(self.layers)
             )
-            if self._network is not None:
-                self._network = replace(self._network, layers=self.layers)
-        finally:
-            self._training.release()
+            if self._layout is not None:
+                self._layout = replace(self._layout, network=replace(self.network, layers=self.layers))
         return self
+
+    @property
+    def layout(self) -> Layout:
+        """The network and the shape of its outputs; raises NotReadyError before `build`."""
+        if self._layout is None:
+            raise NotReadyError("the model has no parameters yet; call fit, or build(n_features)")
+        return self._layout
 
     @property
     def network(self) -> Network:
         """The layers and where their arrays lie; raises NotReadyError before `build`."""
-        if self._network is None:
-            raise NotReadyError("the model has no parameters yet; call fit, or build(n_features)")
-        return self._network
+        return self.layout.network
 
     @property
     def built(self) -> bool:
-        return self._network is not None
+        return self._layout is not None
+
+    @property
+    def counters(self) -> Counters:
+        """Steps and epochs since the model was made."""
+        return self.state.counters
 
     @property
     def expected(self) -> Expected:
         """What this model expects of data; raises NotReadyError before `build`."""
-        squashed = final_activation(self.layers) == "sigmoid"
-        return Expected(self.network.features, self.feature_names, self.dtype, self._outputs, squashed)
+        return expected_of(self.layout, self.feature_names)
+
+    @contextlib.contextmanager
+    def reserved(self, refusal: str = "this model is being trained already by another call of fit") -> Iterator[None]:
+        """Nobody else trains the model while this is entered. Raises NotReadyError, saying `refusal`, where somebody does."""
+        if not self._training.acquire(blocking=False):
+            raise NotReadyError(refusal)
+        try:
+            yield
+        finally:
+            self._training.release()
 
     @property
-    def _parameters(self) -> np.ndarray:
-        """The parameter arena on the host, to be looked at only."""
-        return self._host()["parameters"]
-
-    @property
-    def _statistics(self) -> np.ndarray:
-        return self._host()["statistics"]
+    def is_reserved(self) -> bool:
+        """Whether somebody trains the model now."""
+        return self._training.locked()
 
     def _host(self, change: bool = False) -> dict[str, np.ndarray]:
         """All arrays with their latest values on the host, to be looked at, or to `change`."""
-        with self._watched():
-            return self._state.host() if change else self._state.read()
-
-    @property
-    def _progress(self) -> tuple[int, int, int]:
-        """Steps, epochs and updates so far: what goes back with the arrays where a GPU is lost."""
-        state = self._optimizer_state
-        return self.counters.step, self.counters.epoch, 0 if state is None else state.updates
+        with self.watched():
+            return self.state.host() if change else self.state.read()
 
     @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
+    def watched(self) -> Iterator[None]:
         """Errors of a GPU as errors of this library; where it is lost, the model continues from what the host has of it."""
         try:
             with engines.translated():
                 yield
         except DeviceLostError:
-            progress = self._state.lose()
-            if progress is not None:
-                self.counters.step, self.counters.epoch, updates = progress
-                if self._optimizer_state is not None:
-                    self._optimizer_state.updates = updates
+            self.state.lose()
             self.device = "cpu"
             raise
 
@@ -205,7 +192,7 @@ class ModelState:
     def optimizer_state(self) -> OptimizerState | None:
         """What the optimizer of the last fit keeps, with the latest values on the host; None before it."""
         self._host(change=True)
-        return self._optimizer_state
+        return self.state.optimizer
 
     def _named(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Views of every parameter and statistic, by name, in the order of the layers."""
@@ -249,10 +236,8 @@ class ModelState:
 
     def snapshot(self) -> Snapshot:
         """A copy of everything that training changes."""
-        state = self._optimizer_state
-        step, epoch, updates = self._progress
-        with self._watched():
-            return Snapshot(self._state.copies(), "" if state is None else state.optimizer, updates, step, epoch)
+        with self.watched():
+            return self.state.snapshot()
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put a snapshot of this model back.
@@ -260,45 +245,16 @@ class ModelState:
         Raises InputError for one of another network, and NotReadyError for one of another optimizer (or of none) while the
         model is being trained; then nothing is changed.
         """
-        built, slots = self._network, _slots(snapshot)
+        built = self.network if self.built else None
         sizes = {"parameters": built.size if built else 0, "statistics": built.statistics_size if built else 0}
-        sizes |= dict.fromkeys(slots, sizes["parameters"])
+        sizes |= dict.fromkeys(snapshot.slots, sizes["parameters"])
         given = {name: math.prod(values.shape) for name, values in snapshot.arrays.items()}
         if given != sizes:
             raise InputError(f"restore: expected a snapshot of this network, with arrays of {sizes} numbers, got {given}")
-        if self._training.locked() and not self._keeps(snapshot):
+        if self.is_reserved and not self.state.keeps(snapshot):
             raise NotReadyError("restore: the model is being trained by another optimizer than that of the snapshot")
-        self._restore(snapshot)
-
-    def _restore(self, snapshot: Snapshot) -> None:
-        """The same without checks, for what holds the model's training."""
-        with self._watched():
-            if not self._keeps(snapshot):
-                self._start_slots(snapshot.optimizer or None, _slots(snapshot))
-            self._state.restore(snapshot.arrays, (snapshot.step, snapshot.epoch, snapshot.updates))
-        if self._optimizer_state is not None:
-            self._optimizer_state.updates = snapshot.updates
-        self.counters.step, self.counters.epoch = snapshot.step, snapshot.epoch
-
-    def _keeps(self, snapshot: Snapshot) -> bool:
-        """Whether the optimizer of the snapshot, or none, is the one whose state the model has."""
-        state = self._optimizer_state
-        now = ("", set()) if state is None else (state.optimizer, set(state.slots))
-        return now == (snapshot.optimizer, set(_slots(snapshot)))
-
-    def _start_slots(
-        self, optimizer: str | None, slots: Sequence[str] = (), updates: int = 0, kept: Collection[str] = ()
-    ) -> dict[str, np.ndarray]:
-        """Let the optimizer keep arrays of these names from now on, and no others; returns them, to be changed on the host.
-
-        Those in `kept`, which must be there, stay as they are; the others are zeros.
-        """
-        if self._optimizer_state is not None:
-            self._state.drop(*(name for name in self._optimizer_state.slots if name not in slots))
-        host = self._state.add(**{name: self.parameter_count for name in slots if name not in kept})
-        made = {name: host[name] for name in slots}
-        self._optimizer_state = None if optimizer is None else OptimizerState(optimizer, made, updates)
-        return made
+        with self.watched():
+            self.state.restore(snapshot)
 
     def to(self, device: str) -> Self:
         """Let arrays of the host be predicted on this device from now on; `fit` sets it to the one that it trains on.
@@ -308,109 +264,60 @@ class ModelState:
         self.device = engines.choose(device)[0].name
         return self
 
-    def _threshold(self, network: Network) -> float:
-        """The output above which a binary answer is yes: 0 for logits, 1/2 for everything else."""
-        loss = self.task.loss if self.task else ""
-        link = LOSSES[loss].link if loss in LOSSES else None
-        return 0.0 if link == "sigmoid" and final_activation(network.layers) != "sigmoid" else 0.5
-
-    def _logits_network(self, link: str | None) -> Network:
-        """The network without a final activation that the loss takes the place of."""
-        network = self.network
-        if link is None or final_activation(network.layers) != link:
-            return network
-        bare = network.layers[-1].without_activation()
-        return network.without_last() if bare is None else replace(network, layers=(*network.layers[:-1], bare))
-
-    def _engine_for(self, X: Any) -> engines.Engine:
-        """Where X is worked on: on the GPU that it lies on, else on the model's device."""
-        return engines.named(self.device) if arrays.on_host(X) else engines.of(X)
-
-    def _run(self, network: Network, X: Any, threads: int | None) -> Any:
-        """The outputs of a network for rows of X: an array of the host, or of the GPU that X lies on."""
-        with self._watched():
-            given = inputs.read(X, network.features, "X", self.feature_names)
-            engine = self._engine_for(given.array)
-            try:
-                return engine.lent(self._outputs_of(network, given.array, threads, engine))
-            except InputError:
-                if arrays.on_host(given.array):  # blocks are checked as they are read; what is wrong with all of it, as in fit
-                    inputs.check_finite(given.array, "X", self.dtype, given.names)
-                raise
-
-    def _outputs_of(self, network: Network, X: Any, threads: int | None, engine: engines.Engine) -> Any:
-        """The same for checked inputs, as an array of the engine or of the host, block by block."""
-        outputs = engine.outputs(X, (len(X), *self._outputs), self.dtype)
-        if len(X):
-            rows = engine.rows_for(len(X))
-            recipe = Prediction()
-            key = InstanceKey.of(recipe, network, engine, rows, threads)
-            with self._cache.take(key, lambda: _Prediction(recipe.build(network), rows, engine, threads)) as run:
-                run.bind(self._state.on(engine))
-                run(X, outputs, self.input_scale)
-        return outputs
-
     def __copy__(self) -> Self:
         return copy.deepcopy(self)  # two models never share the arrays that training changes
 
     def __getstate__(self) -> dict[str, Any]:
         self._host()
         state = dict(vars(self))
-        del state["_cache"], state["_training"]
-        if self._loss is not None and self._loss.name not in LOSSES:
-            state["_loss"] = None  # a function of the user's own may not be picklable; evaluate then asks for it
-        if self._optimizer_state is not None:  # its arrays are those of `_state`
-            kept = self._optimizer_state
-            state["_optimizer_state"] = (kept.optimizer, tuple(kept.slots), kept.updates)
+        del state["instances"], state["_training"]
+        if self.loss is not None and self.loss.name not in LOSSES:
+            state["loss"] = None  # a function of the user's own may not be picklable; evaluate then asks for it
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        if self._optimizer_state is not None:
-            optimizer, names, updates = state["_optimizer_state"]
-            arrays = self._state.read()
-            self._optimizer_state = OptimizerState(optimizer, {name: arrays[name] for name in names}, updates)
         try:
             engines.named(self.device)
         except DeviceError:  # where it comes to life there is no such GPU
             self.device = "cpu"
-        self._cache = Instances()
+        self.instances = Instances()
         self._training = threading.Lock()
 
 
-class _Prediction:
-    """An instance of the prediction program and its input buffer."""
-
-    def __init__(self, program: Program, rows: int, engine: engines.Engine, threads: int | None) -> None:
-        self.engine, self.rows = engine, rows
-        self.instance = engine.instantiate(program, rows, threads)
-        symbol = program.inputs["x"]
-        self.x = engine.zeros((rows, *(int(d) for d in symbol.shape[1:])), symbol.dtype)  # type: ignore[arg-type]
-        self.instance.bind(x=self.x)
-
-    def bind(self, state: Mapping[str, Any]) -> None:
-        self.instance.bind(parameters=state["parameters"], statistics=state["statistics"])
-
-    def __call__(self, X: Any, outputs: Any, scale: float) -> None:
-        count = min(self.rows, len(X))
-        for start in range(0, len(X), count):
-            start = min(start, len(X) - count)  # the last block overlaps the one before: rows do not depend on each other
-            self.engine.load_rows(self.x, X, start, count, scale)
-            self.instance.play()
-            self.engine.store_rows(outputs, self.instance.output("outputs"), start, count)
+def _initial_state(network: Network, seed: int) -> State:
+    """The arrays of a network with their initial values."""
+    state = State(network.dtype)
+    arena, values = state.add(parameters=network.size, statistics=network.statistics_size).values()
+    for place in network.parameters:
+        assert isinstance(place.declaration, Parameter)
+        beside = sorted(other.attribute for other in network.parameters if other.layer == place.layer)
+        number = (place.layer << 16) + beside.index(place.attribute)  # each array draws from a key of its own
+        drawn = place.declaration.initial(random.key(seed, random.INITIAL_WEIGHTS, number), place.shape, network.dtype)
+        arena[place.start : place.start + place.size] = drawn.reshape(-1)
+    for place in network.statistics:
+        assert isinstance(place.declaration, Statistic)
+        values[place.start : place.start + place.size] = np.ravel(place.declaration.initial)
+    return state
 
 
-def as_loss_network(model: ModelState, loss: Loss) -> Network:
-    """The network whose outputs the loss takes: logits where it has a link.
-
-    Raises InputError where the last layer already applies the link of another loss.
-    """
-    last = final_activation(model.layers)
-    if loss.link is not None and last in ("softmax", "sigmoid", "log_softmax") and last != loss.link:
-        raise InputError(f"{loss.name} takes logits or a final {loss.link}, and the last layer applies {last}")
-    return model._logits_network(loss.link)
+def expected_of(layout: Layout, feature_names: tuple[str, ...] | None) -> Expected:
+    """What a model of this layout, trained on columns of these names, expects of data."""
+    network = layout.network
+    squashed = final_activation(network.layers) == "sigmoid"
+    return Expected(network.features, feature_names, network.dtype, layout.outputs, squashed)
 
 
-def _slots(snapshot: Snapshot) -> list[str]:
-    """The names of what its optimizer keeps."""
-    return [name for name in snapshot.arrays if name not in ("parameters", "statistics")]
+class Before:
+    """A model as it was when this was made: what a call that fails puts back."""
+
+    def __init__(self, model: ModelState) -> None:
+        self.model, self.attributes = model, {name: getattr(model, name) for name in CHANGED}
+        self.snapshot = model.snapshot() if model.built else None
+
+    def put_back(self) -> None:
+        """Let the model be so again; whoever calls this has reserved it."""
+        vars(self.model).update(self.attributes)
+        if self.snapshot is not None:
+            with self.model.watched():
+                self.model.state.restore(self.snapshot)

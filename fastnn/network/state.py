@@ -1,4 +1,4 @@
-"""The arrays that training changes, on the host and on a device, and which of the two holds the latest values.
+"""Everything that training changes: arrays, on the host and on a device, and the counts that belong to them.
 
 On the host engines there is one copy, used where it lies. A GPU has a second one: it is filled when the GPU first needs it,
 continues from there, and is fetched when the host next looks.
@@ -10,7 +10,7 @@ file, a pickle, a user) are copied into them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,143 +20,8 @@ from fastnn import arrays
 from fastnn.engines import Engine
 from fastnn_kernels.memory import aligned, owned
 
-Progress = tuple[int, ...]
-"""How far a training is with some values of the arrays: counts that belong to them."""
-
-
-class State:
-    """Flat arrays of one dtype by name."""
-
-    def __init__(self, dtype: Any) -> None:
-        self._dtype = np.dtype(dtype)
-        self._host: dict[str, np.ndarray] = {}
-        self._progress: Progress | None = None  # of the latest values
-        self._fetched: Progress | None = None  # of those on the host
-        self._remote: dict[str, Any] = {}
-        self._engine: Engine | None = None
-        self._ahead = False  # the device holds newer values than the host
-        self._behind = True  # the host holds newer values than the device
-        self._lock = threading.RLock()
-
-    def add(self, **sizes: int) -> dict[str, np.ndarray]:
-        """New arrays of zeros, instead of what went by their names; returns all, to be changed on the host."""
-        with self._lock:
-            self.read()
-            self._host |= {name: aligned(size, self._dtype) for name, size in sizes.items()}
-            self._remote = {name: array for name, array in self._remote.items() if name not in sizes}
-            self._behind = True
-            return self._host
-
-    def drop(self, *names: str) -> None:
-        """Forget arrays."""
-        with self._lock:
-            self.read()
-            for name in names:
-                self._host.pop(name, None)
-                self._remote.pop(name, None)
-
-    def read(self) -> dict[str, np.ndarray]:
-        """The arrays on the host, to be looked at only."""
-        with self._lock:
-            if self._ahead:
-                assert self._engine is not None
-                names = list(self._remote)
-                for name, values in zip(names, self._engine.read(*self._remote.values()), strict=True):
-                    np.copyto(self._host[name], values)
-                self._ahead, self._fetched = False, self._progress
-            return self._host
-
-    def host(self) -> dict[str, np.ndarray]:
-        """The arrays on the host, to be changed there."""
-        with self._lock:
-            found = self.read()
-            self._behind = True
-            return found
-
-    def on(self, engine: Engine) -> dict[str, Any]:
-        """The arrays where `engine` uses them, with the latest values. Call `changed` when a program has changed them."""
-        with self._lock:
-            if engine.is_host:
-                return self.read()
-            if self._engine is None or self._engine.name != engine.name:
-                self.read()
-                self._remote, self._engine, self._behind = {}, engine, True
-            for name, array in self._host.items():
-                if name not in self._remote:
-                    self._remote[name] = engine.place(array)
-                elif self._behind:
-                    engine.write(self._remote[name], array)
-            self._behind = False
-            return dict(self._remote)
-
-    def begin(self, engine: Engine, progress: Progress) -> None:
-        """A training continues from the latest values, which the host gets as well, on `engine`."""
-        with self._lock:
-            self.read()
-            self.on(engine)
-            self._fetched = progress
-            self.changed(engine, progress)
-
-    def changed(self, engine: Engine, progress: Progress | None = None) -> None:
-        """What `on` returned for this engine holds newer values now; `progress` belongs to them."""
-        with self._lock:
-            remote = not engine.is_host
-            self._ahead, self._behind = remote, not remote
-            self._progress = progress
-            if not remote:
-                self._fetched = progress
-
-    def copies(self) -> dict[str, Any]:
-        """A copy of every array, where the latest values are."""
-        with self._lock:
-            if not self._ahead:
-                return {name: array.copy() for name, array in self._host.items()}
-            assert self._engine is not None
-            made = {}
-            for name, array in self._remote.items():
-                made[name] = self._engine.empty(array.shape, array.dtype)
-                self._engine.copy(made[name], array)
-            return made
-
-    def restore(self, copies: Mapping[str, Any], progress: Progress | None = None) -> None:
-        """Put what `copies` returned back, with what belongs to it; arrays that were made since then stay as they are."""
-        with self._lock:
-            engine = self._engine
-            places = {arrays.device(values) for values in copies.values()}
-            if engine is not None and places == {engine.name}:
-                self.on(engine)
-                for name, values in copies.items():
-                    engine.copy(self._remote[name], values)
-                self.changed(engine, progress)
-                return
-            given = {name: values if isinstance(values, np.ndarray) else values.read() for name, values in copies.items()}
-            target = self.host()
-            for name, values in given.items():
-                np.copyto(target[name], values)
-            self._progress = self._fetched = progress
-
-    def lose(self) -> Progress | None:
-        """Continue with what the host holds: the device is lost. Returns its progress, None where it is the latest."""
-        with self._lock:
-            lost, self._ahead = self._ahead, False
-            self._remote, self._engine, self._behind = {}, None, True
-            return self._fetched if lost else None
-
-    def __getstate__(self) -> tuple[str, dict[str, np.ndarray]]:
-        return self._dtype.name, dict(self.read())
-
-    def __setstate__(self, state: tuple[str, dict[str, np.ndarray]]) -> None:
-        dtype, arrays = state
-        self.__init__(dtype)  # type: ignore[misc]
-        self._host = {name: owned(array) for name, array in arrays.items()}  # a pickle may hand over read-only or mapped memory
-
-
-@dataclass(frozen=True)
-class Trained:
-    """How the model was trained last; stored with the model."""
-
-    device: str
-    precision: str
+Progress = tuple[int, int, int]
+"""How far a training is with some values of the arrays: steps, epochs and updates."""
 
 
 @dataclass
@@ -206,3 +71,207 @@ class Snapshot:
         given = {name.removeprefix("arrays."): array for name, array in config.items() if name.startswith("arrays.")}
         counts = (int(config[name]) for name in ("updates", "step", "epoch"))
         return cls(given, str(config["optimizer"]), *counts)
+
+    @property
+    def of_network(self) -> dict[str, Any]:
+        """The arrays of the network: parameters and statistics."""
+        return {name: self.arrays[name] for name in ("parameters", "statistics")}
+
+    @property
+    def slots(self) -> list[str]:
+        """The names of what its optimizer keeps."""
+        return [name for name in self.arrays if name not in ("parameters", "statistics")]
+
+
+class State:
+    """Flat arrays of one dtype by name (the parameters, the statistics, and what an optimizer keeps), and their counts."""
+
+    def __init__(self, dtype: Any) -> None:
+        self._dtype = np.dtype(dtype)
+        self.counters = Counters()
+        self.optimizer: OptimizerState | None = None
+        """Of the last training; None before it."""
+        self._host: dict[str, np.ndarray] = {}
+        self._fetched: Progress | None = None  # of the values on the host
+        self._remote: dict[str, Any] = {}
+        self._engine: Engine | None = None
+        self._ahead = False  # the device holds newer values than the host
+        self._behind = True  # the host holds newer values than the device
+        self._lock = threading.RLock()
+
+    # --- the arrays -------------------------------------------------------------------------------------------------
+
+    def add(self, **sizes: int) -> dict[str, np.ndarray]:
+        """New arrays of zeros, instead of what went by their names; returns all, to be changed on the host."""
+        with self._lock:
+            self.read()
+            self._host |= {name: aligned(size, self._dtype) for name, size in sizes.items()}
+            self._remote = {name: array for name, array in self._remote.items() if name not in sizes}
+            self._behind = True
+            return self._host
+
+    def _drop(self, *names: str) -> None:
+        """Forget arrays."""
+        self.read()
+        for name in names:
+            self._host.pop(name, None)
+            self._remote.pop(name, None)
+
+    def read(self) -> dict[str, np.ndarray]:
+        """The arrays on the host, to be looked at only."""
+        with self._lock:
+            if self._ahead:
+                assert self._engine is not None
+                names = list(self._remote)
+                for name, values in zip(names, self._engine.read(*self._remote.values()), strict=True):
+                    np.copyto(self._host[name], values)
+                self._ahead, self._fetched = False, self._progress
+            return self._host
+
+    def host(self) -> dict[str, np.ndarray]:
+        """The arrays on the host, to be changed there."""
+        with self._lock:
+            found = self.read()
+            self._behind = True
+            return found
+
+    def on(self, engine: Engine) -> dict[str, Any]:
+        """The arrays where `engine` uses them, with the latest values. Call `changed` when a program has changed them."""
+        with self._lock:
+            if not self._ahead:
+                self._fetched = self._progress
+            if engine.is_host:
+                return self.read()
+            if self._engine is None or self._engine.name != engine.name:
+                self.read()
+                self._remote, self._engine, self._behind = {}, engine, True
+            for name, array in self._host.items():
+                if name not in self._remote:
+                    self._remote[name] = engine.place(array)
+                elif self._behind:
+                    engine.write(self._remote[name], array)
+            self._behind = False
+            return dict(self._remote)
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def begin(self, engine: Engine) -> None:
+        """A training continues from the latest values, which the host gets as well, on `engine`."""
+        with self._lock:
+            self.read()
+            self.on(engine)
+            self.changed(engine)
+
+    def changed(self, engine: Engine) -> None:
+        """What `on` returned for this engine holds newer values now, which the counts belong to."""
+        with self._lock:
+            remote = not engine.is_host
+            self._ahead, self._behind = remote, not remote
+            if not remote:
+                self._fetched = self._progress
+
+    def advance(self, engine: Engine, steps: int) -> None:
+        """So many steps on this engine are whole."""
+        with self._lock:
+            assert self.optimizer is not None
+            self.counters.step += steps
+            self.optimizer.updates += steps
+            self.changed(engine)
+
+    @property
+    def _progress(self) -> Progress:
+        """What goes back with the arrays where a GPU is lost."""
+        return self.counters.step, self.counters.epoch, 0 if self.optimizer is None else self.optimizer.updates
+
+    @_progress.setter
+    def _progress(self, progress: Progress) -> None:
+        self.counters.step, self.counters.epoch, updates = progress
+        if self.optimizer is not None:
+            self.optimizer.updates = updates
+
+    def lose(self) -> None:
+        """The device is lost: continue with what the host holds, and with its counts."""
+        with self._lock:
+            if self._ahead and self._fetched is not None:
+                self._progress = self._fetched
+            self._ahead = False
+            self._remote, self._engine, self._behind = {}, None, True
+
+    # --- the optimizer ----------------------------------------------------------------------------------------------
+
+    def start_optimizer(
+        self, optimizer: str | None, slots: Sequence[str] = (), updates: int = 0, kept: Collection[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """Let the optimizer of this class keep arrays of these names from now on, and no others; returns them, to be changed on
+        the host. Those in `kept`, which must be there, stay as they are; the others are zeros.
+        """
+        with self._lock:
+            if self.optimizer is not None:
+                self._drop(*(name for name in self.optimizer.slots if name not in slots))
+            size = self._host["parameters"].size
+            host = self.add(**{name: size for name in slots if name not in kept})
+            made = {name: host[name] for name in slots}
+            self.optimizer = None if optimizer is None else OptimizerState(optimizer, made, updates)
+            return made
+
+    # --- the way back -----------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """A copy of everything; the arrays lie where the latest values are."""
+        with self._lock:
+            step, epoch, updates = self._progress
+            copies: dict[str, Any] = {}
+            if self._ahead:
+                assert self._engine is not None
+                for name, array in self._remote.items():
+                    copies[name] = self._engine.empty(array.shape, array.dtype)
+                    self._engine.copy(copies[name], array)
+            else:
+                copies = {name: array.copy() for name, array in self._host.items()}
+            return Snapshot(copies, "" if self.optimizer is None else self.optimizer.optimizer, updates, step, epoch)
+
+    def keeps(self, snapshot: Snapshot) -> bool:
+        """Whether the optimizer of the snapshot, or none, is the one whose state this has."""
+        now = ("", set()) if self.optimizer is None else (self.optimizer.optimizer, set(self.optimizer.slots))
+        return now == (snapshot.optimizer, set(snapshot.slots))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put a snapshot back; arrays that it lacks, but for those of an optimizer, stay as they are."""
+        with self._lock:
+            if not self.keeps(snapshot):
+                self.start_optimizer(snapshot.optimizer or None, snapshot.slots)
+            engine, copies = self._engine, snapshot.arrays
+            if engine is not None and {arrays.device(values) for values in copies.values()} == {engine.name}:
+                self.on(engine)
+                for name, values in copies.items():
+                    engine.copy(self._remote[name], values)
+                self.changed(engine)
+            else:
+                given = snapshot.on_host().arrays
+                target = self.host()
+                for name, values in given.items():
+                    np.copyto(target[name], values)
+                self._fetched = (snapshot.step, snapshot.epoch, snapshot.updates)
+            self._progress = (snapshot.step, snapshot.epoch, snapshot.updates)
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        kept = self.optimizer
+        optimizer = None if kept is None else (kept.optimizer, tuple(kept.slots), kept.updates)
+        return self._dtype.name, dict(self.read()), self.counters, optimizer
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        dtype, arrays, counters, optimizer = state
+        self.__init__(dtype)  # type: ignore[misc]
+        self._host = {name: owned(array) for name, array in arrays.items()}  # a pickle may hand over read-only or mapped memory
+        self.counters = counters
+        if optimizer is not None:
+            kind, slots, updates = optimizer
+            self.optimizer = OptimizerState(kind, {name: self._host[name] for name in slots}, updates)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How the model was trained last; stored with the model."""
+
+    device: str
+    precision: str

@@ -77,7 +77,7 @@ def summarize(model: ModelState) -> Summary:
         layers.append(LayerSummary(repr(layer), shape, trained, fixed + parameters - trained))
     calls = [call for call in Prediction().build(network).calls if not call.is_view]
     work = sum(KERNELS[c.kernel].operations([symbol.operand(1) for symbol in c.operands], c.attributes) for c in calls)
-    optimizer = model._optimizer or Adam()
+    optimizer = model.optimizer or Adam()
     size, each_bytes = network.size, network.dtype.itemsize
     model_bytes = (size + network.statistics_size) * each_bytes
     training_bytes = model_bytes + size * (1 + len(optimizer.slots)) * each_bytes

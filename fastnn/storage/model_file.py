@@ -108,7 +108,7 @@ def save(model: ModelState, path: str | os.PathLike[str], optimizer: bool = Fals
     values, arrays = (None, {}) if run is None else run
     kept = None
     if state is not None:
-        config = None if model._optimizer is None else model._optimizer.to_config()
+        config = None if model.optimizer is None else model.optimizer.to_config()
         kept = {"kind": state.optimizer, "config": config, "updates": state.updates, "slots": list(state.slots)}
     manifest = {
         "format": FORMAT_VERSION,
@@ -149,8 +149,7 @@ def restore(model: ModelState, path: str | os.PathLike[str]) -> tuple[dict[str, 
     the errors of `load` besides.
     """
     stored = Stored.read(Path(path))
-    stored.compare(model)
-    model.build(stored.manifest.features)
+    stored.compare(model, model.network.features if model.built else tuple(stored.manifest.features))
     stored.put_into(model)
     return stored.manifest.run, stored.arrays
 
@@ -229,7 +228,7 @@ class Stored:
                 dtype=manifest.dtype,
                 input_scale=manifest.input_scale,
             )
-            expected, size = _shapes(model, manifest.features)
+            expected, size = _shapes(model, tuple(manifest.features))
         except Exception as error:  # the layers were told to make something that they cannot, in ways of their own
             archives.refuse(self.path, f"does not describe a model: {error}", error)
         got = {name: values.shape for name, values in self.weights.items()}
@@ -246,9 +245,9 @@ class Stored:
             if values.size != size:
                 archives.refuse(self.path, f"has {OPTIMIZER}{name} of {values.size} numbers for {size} parameters")
 
-    def compare(self, model: ModelState) -> None:
-        """Raise InputError unless this is a state of `model`, saying everything in which they differ."""
-        features = list(model.network.features) if model.built else self.manifest.features
+    def compare(self, model: ModelState, features: tuple[int, ...]) -> None:
+        """Raise InputError unless this is a state of `model` for inputs of that shape, saying everything in which they differ,
+        the seed (which counts the random numbers) included."""
         shapes, size = _shapes(model, features)
         theirs = {
             "dtype": self.manifest.dtype,
@@ -260,7 +259,7 @@ class Stored:
         ours = {
             "dtype": model.dtype.name,
             "input_scale": str(model.input_scale),
-            "features": str(tuple(features)),
+            "features": str(features),
             **{f"layer {index}": _line(config) for index, config in enumerate(_described(model.layers))},
             **{name: str(shape) for name, shape in shapes.items()},
         }
@@ -280,27 +279,28 @@ class Stored:
         self._check_slots(size)
 
     def put_into(self, model: ModelState) -> None:
-        """Let a model of this architecture be in this state."""
+        """Let a model of this architecture be in this state, as far as training changes it."""
         manifest = self.manifest
+        model.build(manifest.features)
         model.set_weights(self.weights)
         kept = manifest.optimizer
-        slots = model._start_slots(None) if kept is None else model._start_slots(kept.kind, tuple(self.slots), kept.updates)
+        kind, updates = (None, 0) if kept is None else (kept.kind, kept.updates)
+        slots = model.state.start_optimizer(kind, tuple(self.slots), updates)
         for name, slot in slots.items():
             slot[...] = self.slots[name]
-        model._optimizer = self.optimizer
+        model.optimizer = self.optimizer
         model.task = self.task
-        if model._loss is not None and (self.task is None or model._loss.name != self.task.loss):
-            model._loss = None
+        if model.loss is not None and (self.task is None or model.loss.name != self.task.loss):
+            model.loss = None
         model.trained = None if manifest.trained is None else Trained(manifest.trained.device, manifest.trained.precision)
         model.feature_names, model.target_names = manifest.feature_names, manifest.target_names
         model.counters.step, model.counters.epoch = manifest.counters.step, manifest.counters.epoch
 
 
-def _shapes(model: ModelState, features: Sequence[int]) -> tuple[dict[str, tuple[int, ...]], int]:
+def _shapes(model: ModelState, features: tuple[int, ...]) -> tuple[dict[str, tuple[int, ...]], int]:
     """The shapes of all arrays that the layers ask for, by name, and how many numbers of them are trained."""
-    parameters, statistics, _ = lay_out(model.layers, tuple(features), model.dtype)
-    shapes = {f"{index}.{name}": tuple(declared.shape) for index, name, declared in (*parameters, *statistics)}
-    return shapes, sum(int(np.prod(declared.shape, dtype=object)) for _, _, declared in parameters)
+    network = lay_out(model.layers, features, model.dtype).network
+    return {place.name: place.shape for place in (*network.parameters, *network.statistics)}, network.size
 
 
 def _line(config: Mapping[str, Any]) -> str:

@@ -16,7 +16,9 @@ from fastnn.data.prepared import PreparedData
 from fastnn.layers import final_activation
 from fastnn.losses import Loss
 from fastnn.metrics import METRICS, Metric, check_metrics, compute
-from fastnn.network.model import ModelState, as_loss_network
+from fastnn.network.inference import outputs_on
+from fastnn.network.layout import Network, as_loss_network
+from fastnn.network.model import ModelState
 from fastnn.network.programs import LOG_COLUMNS, LOG_ROWS, Decision, Evaluation, InstanceKey
 
 
@@ -34,9 +36,9 @@ def measures(decision: Decision | None, metrics: Sequence[Metric] = ()) -> tuple
     )
 
 
-def check_measures(model: ModelState, examples: PreparedData, loss: Loss, metrics: Sequence[Metric]) -> None:
+def check_measures(network: Network, examples: PreparedData, loss: Loss, metrics: Sequence[Metric]) -> None:
     """Raise InputError for a metric that says nothing of these examples."""
-    probable = loss.link is not None or final_activation(model.layers) in ("softmax", "sigmoid")
+    probable = loss.link is not None or final_activation(network.layers) in ("softmax", "sigmoid")
     check_metrics(metrics, examples.kind, examples.classes, probable)
 
 
@@ -83,9 +85,9 @@ def _play(
     model: ModelState, examples: PreparedData, loss: Loss, threads: int | None, engine: engines.Engine, fed: Feed
 ) -> dict[str, float]:
     """Loss and, where there are classes, accuracy, by the program of evaluation."""
-    network = as_loss_network(model, loss)
+    network = as_loss_network(model.network, loss)
     recipe = Evaluation(loss, examples.layout, decision_of(loss, examples.kind))
-    state = model._state.on(engine)
+    state = model.state.on(engine)
     sums = {"loss": 0.0, "accuracy": 0.0}
     total = 0.0
 
@@ -98,7 +100,7 @@ def _play(
     @contextlib.contextmanager
     def instance_of(rows: int) -> Iterator[engines.Instance]:
         key = InstanceKey.of(recipe, network, engine, rows, threads)
-        with model._cache.take(key, lambda: make(rows)) as instance:
+        with model.instances.take(key, lambda: make(rows)) as instance:
             instance.bind(parameters=state["parameters"], statistics=state["statistics"])
             yield instance
 
@@ -138,7 +140,7 @@ def played(
 
 def _outputs(model: ModelState, examples: PreparedData, loss: Loss, threads: int | None, engine: engines.Engine) -> np.ndarray:
     """What the loss takes, on the host: logits where it has a link, else the outputs of the last layer."""
-    outputs = model._outputs_of(as_loss_network(model, loss), examples.X, threads, engine)
+    outputs = outputs_on(model, as_loss_network(model.network, loss), examples.X, threads, engine)
     if not isinstance(outputs, np.ndarray):
         (outputs,) = engine.read(outputs)
     found: np.ndarray = outputs

@@ -1,4 +1,4 @@
-"""What `Sequential.fit`, `partial_fit`, `evaluate` and `program` do: whatever fails leaves the model in one piece."""
+"""What `Sequential.fit`, `partial_fit`, `evaluate` and `program` do."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import numpy as np
 from fastnn import engines
 from fastnn.data.prepared import DataLayout, prepare
 from fastnn.engines.explain import STEPS, Explanation
-from fastnn.errors import DeviceError, DivergenceError, InputError, NotReadyError
+from fastnn.errors import InputError, NotReadyError
 from fastnn.losses import LOSSES, Loss, LossLike, as_loss
 from fastnn.metrics import as_metrics
-from fastnn.network.model import ModelState, as_loss_network
+from fastnn.network.inference import engine_for
+from fastnn.network.layout import as_loss_network
+from fastnn.network.model import ModelState
 from fastnn.network.programs import TrainingStep, Update, step_storage
 from fastnn.optimizers import Optimizer
 from fastnn.training.evaluation import check_measures, decision_of
@@ -23,38 +25,14 @@ from fastnn.training.history import History
 from fastnn.training.options import ALL, FitOptions, as_optimizer
 from fastnn.training.trainer import Trainer
 
-CHANGED = ("task", "trained", "_loss", "_optimizer", "feature_names", "device")
-"""What `fit` sets beside the arrays and the counters of a model."""
-
 
 def fit(model: ModelState, X: Any, y: Any, settings: FitOptions) -> History:
     """Train; see `Sequential.fit`.
 
     An error before the first step leaves the model as it was; a later one leaves it at its last whole step.
     """
-    if not model._training.acquire(blocking=False):
-        raise NotReadyError("this model is being trained already by another call of fit")
-    run: Trainer | None = None
-    try:
-        with model._watched():
-            network = model._network
-            before = model.snapshot()
-            known = {name: getattr(model, name) for name in CHANGED}
-            try:
-                run = Trainer(model, X, y, settings)
-                return run.train()
-            except (DeviceError, DivergenceError):
-                raise  # the model is at its last whole step, as far as it can be brought back
-            except BaseException:
-                if run is None or not run.started:
-                    if network is None:
-                        model._forget()
-                    else:
-                        model._restore(before)
-                    vars(model).update(known)
-                raise
-    finally:
-        model._training.release()
+    with model.reserved(), model.watched():
+        return Trainer(model, X, y, settings).train()
 
 
 def partial_fit(model: ModelState, X: Any, y: Any, settings: FitOptions) -> dict[str, float]:
@@ -76,10 +54,10 @@ def evaluate(
     """Loss and metrics of data; see `Sequential.evaluate`."""
     chosen, wanted = _known_loss(model, loss), as_metrics(metrics)
     trained = model.task is not None and model.task.loss == chosen.name
-    with model._watched():
+    with model.watched():
         examples = prepare(model.expected, X, y, chosen, sample_weight, None, known=model.task if trained else None, part=True)
-        check_measures(model, examples, chosen, wanted)
-        return evaluate_examples(model, examples, chosen, threads, model._engine_for(examples.X), metrics=wanted)
+        check_measures(model.network, examples, chosen, wanted)
+        return evaluate_examples(model, examples, chosen, threads, engine_for(model, examples.X), metrics=wanted)
 
 
 def step_program(
@@ -101,8 +79,8 @@ def step_program(
     if batch_size < 1:
         raise InputError(f"expected batch_size >= 1, got {batch_size}")
     settings = as_optimizer(optimizer)
-    network = as_loss_network(model, chosen)
-    outputs = model._outputs[0]
+    network = as_loss_network(model.network, chosen)
+    outputs = model.layout.outputs[0]
     if chosen.accepts == "classes":
         y, data = np.zeros(batch_size, np.int64), DataLayout(model.dtype.name, "int64", ())
     else:
@@ -118,7 +96,7 @@ def step_program(
     instance = engine.instantiate(program, batch_size, threads)
     given = {
         "X": np.zeros((batch_size, *network.features), model.dtype), "y": y, "order": np.tile(np.arange(batch_size), STEPS),
-        "parameters": model._parameters.copy(), "statistics": model._statistics.copy(),
+        **model.snapshot().on_host().of_network,
         **{name: np.zeros(network.size, model.dtype) for name in settings.slots},
     }  # fmt: skip
     storage = step_storage(network, engine)
@@ -130,8 +108,8 @@ def step_program(
 def _known_loss(model: ModelState, loss: Any, default: str | None = None) -> Loss:
     if loss is not None:
         return as_loss(loss)
-    if model._loss is not None:
-        return model._loss
+    if model.loss is not None:
+        return model.loss
     name = model.task.loss if model.task is not None else default
     if name is None:
         raise NotReadyError("the model was not trained yet, so that its loss is not known; pass loss=")

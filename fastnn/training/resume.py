@@ -6,12 +6,14 @@ a warning that says so.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -24,6 +26,9 @@ from fastnn.layers import Parameter
 from fastnn.losses import Loss
 from fastnn.network.layout import Network
 from fastnn.optimizers import Optimizer
+
+if TYPE_CHECKING:
+    from fastnn.storage.model_file import Stored
 
 LOOKED_AT = 1024
 """Examples that tell data apart: a run is resumed on the data that it began with."""
@@ -50,28 +55,61 @@ class Resumable(RunState, Protocol):
     """The learning rate that was assigned."""
 
 
-def resume(run: Resumable, given: Any) -> bool:
-    """Continue where `given` says (the `resume` of `Sequential.fit`); whether there was anything to continue from."""
+@dataclass(frozen=True)
+class Earlier:
+    """How far an earlier run was, read from a checkpoint and compared with the run that continues it."""
+
+    stored: Stored
+    step: int
+    epoch: int
+    in_epoch: int
+    seen: int
+    own_rate: float | None
+    sums: dict[str, float]
+    history: dict[str, list[float]]
+    callbacks: Sequence[Mapping[str, Any]]
+
+
+def read(run: Resumable, given: Any) -> Earlier | None:
+    """Where `given` (the `resume` of `Sequential.fit`) says to continue from; None to begin afresh. Nothing is changed."""
     path = _checkpoint(run, given)
     if path is None:
-        return False
-    from fastnn.storage import model_file
+        return None
+    from fastnn.storage.model_file import Stored
 
-    values, kept = model_file.restore(run.model, path)
+    stored = Stored.read(path)
+    stored.compare(run.model, run.network.features)
+    values = stored.manifest.run
     if not values:
         raise InputError(f"resume: {path} holds a model, but not how far its training was; Checkpoint writes such files")
-    try:
+    with _understood(path):
         _compare(run, path, values["settings"])
-        run.epoch, run.step, run.in_epoch, run.seen = (int(values[name]) for name in ("epoch", "step", "in_epoch", "seen"))
-        run.own_rate = None if values["learning_rate"] is None else float(values["learning_rate"])
-        run.sums = {name: float(values["sums"][name]) for name in run.sums}
-        run.history.update({str(name): [float(v) for v in column] for name, column in values["history"].items()})
-        _restore(run.callbacks, values["callbacks"], kept)
+        step, epoch, in_epoch, seen = (int(values[name]) for name in ("step", "epoch", "in_epoch", "seen"))
+        rate = None if values["learning_rate"] is None else float(values["learning_rate"])
+        sums = {name: float(values["sums"][name]) for name in run.sums}
+        history = {str(name): [float(v) for v in column] for name, column in values["history"].items()}
+        return Earlier(stored, step, epoch, in_epoch, seen, rate, sums, history, values["callbacks"])
+
+
+def take_over(run: Resumable, earlier: Earlier) -> None:
+    """Continue from there: the model, the counts and the callbacks are as they were."""
+    with _understood(earlier.stored.path):
+        _restore(run.callbacks, earlier.callbacks, earlier.stored.arrays)
+    earlier.stored.put_into(run.model)
+    run.step, run.epoch, run.in_epoch, run.seen = earlier.step, earlier.epoch, earlier.in_epoch, earlier.seen
+    run.own_rate, run.sums = earlier.own_rate, dict(earlier.sums)
+    run.history.update(earlier.history)
+
+
+@contextlib.contextmanager
+def _understood(path: Path) -> Iterator[None]:
+    """What a file lacks, or says otherwise than it should, as FormatError."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise FormatError(f"{path} does not say how far its training was: {error}") from error
-    return True
 
 
 def record(run: Resumable) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -20,12 +20,13 @@ from fastnn.data.batches import Batches, is_batches
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.inputs import Inputs, read
 from fastnn.data.orders import as_order, batch_sizes, shuffle_program
-from fastnn.data.prepared import DataLayout, PreparedData, prepare
+from fastnn.data.prepared import DataLayout, Expected, PreparedData, prepare
 from fastnn.data.targets import Task
-from fastnn.errors import DivergenceError, InputError, warn
+from fastnn.errors import DeviceError, DivergenceError, InputError, warn
 from fastnn.losses import LOSSES, as_loss
 from fastnn.metrics import as_metrics
-from fastnn.network.model import ModelState, as_loss_network
+from fastnn.network.layout import Layout, as_loss_network
+from fastnn.network.model import Before, ModelState, expected_of
 from fastnn.network.programs import LOG_COLUMNS, InstanceKey, TrainingStep, Update, step_storage
 from fastnn.network.state import Snapshot, Trained
 from fastnn.program.plan import plan
@@ -58,6 +59,8 @@ class Trainer:
         given = [*checked_callbacks(settings.callbacks), *([Progress()] if settings.verbose else [])]
         self.callbacks = sorted(given, key=lambda callback: isinstance(callback, Checkpoint))
         """As given, but checkpoints last: they write down what the others know."""
+        self.layout: Layout
+        self.expected: Expected
         self.batch_size = 0
         self.batches = Batches(X, settings.epochs) if is_batches(X, y) else None
         self.engine, self.reason = self._choose_engine(X, settings)
@@ -89,9 +92,9 @@ class Trainer:
         self.chunks = Chunks(self)
         self._looked = time.perf_counter()
         self._borrowed: dict[Any, Any] = {}
-        self.started = resume.resume(self, settings.resume)
+        self.started = False
         """Whether a step was made, or an earlier run's steps were taken over."""
-        self._earlier = tuple(self.history)
+        self.earlier = resume.read(self, settings.resume)
 
     # --- what is trained on, and where --------------------------------------------------------------------------
 
@@ -110,20 +113,19 @@ class Trainer:
         if pair is None:
             return None
         known = self.examples.task(self.loss)
-        validation = prepare(self.model.expected, *pair, self.loss, None, None, "validation ", known, part=True)
-        check_measures(self.model, validation, self.loss, self.metrics)
+        validation = prepare(self.expected, *pair, self.loss, None, None, "validation ", known, part=True)
+        check_measures(self.layout.network, validation, self.loss, self.metrics)
         return validation
 
     def _whole(self, X: Any, y: Any, settings: FitOptions) -> PreparedData:
         """All examples at hand, and the size of their mini-batches."""
-        model = self.model
         if y is None:
             raise InputError("y is missing: give targets, or an iterable of mini-batches (X, y) instead of X")
         if settings.steps_per_epoch is not None:
             raise InputError("steps_per_epoch: arrays are gone through whole; it is for iterables of mini-batches")
         inputs = self._read(X)
         examples = self.like.examples if self.like is not None else prepare(
-            model.expected, inputs, y, self.loss, settings.sample_weight, settings.class_weight, known=self._known(settings),
+            self.expected, inputs, y, self.loss, settings.sample_weight, settings.class_weight, known=self._known(settings),
             classes=settings.classes, part=settings.part,
         )  # fmt: skip
         self._configure(examples)
@@ -157,7 +159,7 @@ class Trainer:
 
     def _configure(self, examples: PreparedData) -> None:
         """What follows from the model and the kind of the examples."""
-        self.network = as_loss_network(self.model, self.loss)
+        self.network = as_loss_network(self.layout.network, self.loss)
         self.decision = decision_of(self.loss, examples.kind)
         self._penalty_table = self.network.segments(*self.penalties, self.optimizer.weight_decay)[1]
         self.penalized = bool(self._penalty_table[:, :2].any())
@@ -167,7 +169,7 @@ class Trainer:
 
     def _warn_of_steps(self) -> None:
         """Say which layers get no gradient because of `step`."""
-        layers, (cut_off, stepping) = self.model.layers, self.model.network.cut_off
+        layers, (cut_off, stepping) = self.model.layers, self.layout.network.cut_off
         cut = [i for i in cut_off if layers[i].trainable]
         if cut:
             named = [", ".join(f"{i} {layers[i]!r}" for i in of) for of in (cut, [i for i in stepping if i >= cut[0]])]
@@ -179,19 +181,19 @@ class Trainer:
     def _batch(self, X: Any, y: Any, weights: Any, what: str = "") -> PreparedData:
         """One mini-batch of an iterable, checked."""
         examples = prepare(
-            self.model.expected, X, y, self.loss, weights, None, what, self._batch_known, classes=self._batch_classes, part=True
+            self.expected, X, y, self.loss, weights, None, what, self._batch_known, classes=self._batch_classes, part=True
         )
         if self.pairs and len(examples.X) == 1:
             raise InputError(f"{what}X: batch norm cannot be trained on a mini-batch of one example")
         return examples
 
     def _read(self, X: Any, what: str = "X") -> Inputs:
-        """Inputs for the model, which is built for such if it is not built yet."""
+        """Inputs for the model, and what the model is, or will be, for such."""
         model = self.model
         inputs = read(X, model.network.features if model.built else None, what, model.feature_names)
-        model.build(inputs.array.shape[1:])
-        model.network.trained()  # refuses a model of which everything is frozen
-        model.feature_names = inputs.names or model.feature_names
+        self.layout = model.layout_for(inputs.array.shape[1:])
+        self.layout.network.trained()  # refuses a model of which everything is frozen
+        self.expected = expected_of(self.layout, inputs.names or model.feature_names)
         return inputs
 
     def _known(self, settings: FitOptions) -> Task | None:
@@ -250,6 +252,18 @@ class Trainer:
     # --- the loop -----------------------------------------------------------------------------------------------
 
     def train(self) -> History:
+        """All epochs. An error before the first step leaves the model as it was, a later one at its last whole step."""
+        before = Before(self.model)
+        try:
+            return self._train()
+        except (DeviceError, DivergenceError):
+            raise  # the model is at its last whole step, as far as it can be brought back
+        except BaseException:
+            if not self.started:
+                before.put_back()
+            raise
+
+    def _train(self) -> History:
         if self.autotune and self.batches is None:
             for rows in sorted(set(self.per_epoch)):
                 self.engine.tune(self.program(), rows)
@@ -267,7 +281,7 @@ class Trainer:
                 if values is None:  # a callback ended the training within the epoch
                     break
                 self.close_epoch(values)
-            self._pad_history(self._earlier, self.epoch)
+            self._pad_history(self._columns_before, self.epoch)
         if self._last is not None:
             self.model.restore(self._last)
         return self.history
@@ -275,12 +289,18 @@ class Trainer:
     def setup(self, open_: contextlib.ExitStack) -> None:
         """Make model and history those of this run, with all that the steps need until `open_` closes."""
         model, engine, history = self.model, self.engine, self.history
-        self._start_state()
+        model.build(self.layout.network.features)
+        model.feature_names = self.expected.feature_names
+        if self.earlier is not None:
+            resume.take_over(self, self.earlier)
+            self.started = True
+        self._columns_before = tuple(history)
+        self._start_optimizer()
         self._bind_data(open_)
-        model._state.begin(engine, model._progress)
+        model.state.begin(engine)
         model.device, model.trained = engine.name, Trained(engine.name, engine.precision)
         model.task = self.examples.task(self.loss)
-        model._loss, model._optimizer = self.loss, self.optimizer
+        model.loss, model.optimizer = self.loss, self.optimizer
         history.device, history.reason, history.seed = engine.name, self.reason, model.seed
         history.precision, history.autotuned, history.batch_size = engine.precision, engine.tuned > 0, self.batch_size
         self._first_step = model.counters.step - self.step
@@ -301,7 +321,7 @@ class Trainer:
         if self.batches is None and self.like is None:
             self.feed = feed(engine, self.examples, self.batch_size)
             open_.callback(self.feed.close)
-        storage = model._cache.take(self._storage_key(), lambda: step_storage(self.network, engine))
+        storage = model.instances.take(self._storage_key(), lambda: step_storage(self.network, engine))
         self.storage: dict[str, Any] = open_.enter_context(storage)
         engine.write(self.storage["penalties"], self._penalty_table)
 
@@ -311,7 +331,7 @@ class Trainer:
         for key, instance in self._borrowed.items():
             instance.unbind()  # the data may go
             if self.loss.name in LOSSES:  # what a loss of the user's own closes over may change
-                self.model._cache.give_back(key, instance)
+                self.model.instances.give_back(key, instance)
         self._borrowed.clear()
 
     def _end(self, begun: Sequence[Callback], error: BaseException | None) -> None:
@@ -337,8 +357,8 @@ class Trainer:
         self.sums, self.seen, self.in_epoch = dict.fromkeys(self.sums, 0.0), 0, 0
         self.epoch += 1
         self.model.counters.epoch += 1
-        self.model._state.changed(self.engine, self.model._progress)
-        self._pad_history((*values, *self._earlier), self.epoch - 1)
+        self.model.state.changed(self.engine)
+        self._pad_history((*values, *self._columns_before), self.epoch - 1)
         for name, value in values.items():
             self.history[name].append(value)
         self._notify(self.callbacks, lambda callback: callback.epoch_end(self, self.epoch - 1, values))
@@ -421,7 +441,7 @@ class Trainer:
     def instance(self, rows: int) -> engines.Instance:
         """The step for `rows` rows of what is fed, with data, storage and the model's arrays bound to it."""
         made = self._instance(rows, self.fed)
-        made.bind(**self.feed.bindings(), **self.model._state.on(self.engine))  # callbacks may have set the weights
+        made.bind(**self.feed.bindings(), **self.model.state.on(self.engine))  # callbacks may have set the weights
         return made
 
     def snapshot(self) -> Snapshot:
@@ -431,22 +451,22 @@ class Trainer:
     def restore(self, snapshot: Snapshot) -> None:
         """Put a snapshot back where this run works."""
         self.model.restore(snapshot)
-        self.model._state.on(self.engine)
-        self.model._state.changed(self.engine, self.model._progress)
+        self.model.state.on(self.engine)
+        self.model.state.changed(self.engine)
 
     def prepare(self, count: int, position: int) -> None:
         """Write what the next `count` steps read, which belong to this epoch."""
-        model, state, engine = self.model, self.model._optimizer_state, self.engine
-        assert state is not None
+        model, kept, engine = self.model, self.model.state.optimizer, self.engine
+        assert kept is not None
         if "shadow" in self.storage:
-            engine.compute("identity", (model._state.on(engine)["parameters"], self.storage["shadow"]), {})
+            engine.compute("identity", (model.state.on(engine)["parameters"], self.storage["shadow"]), {})
         rates = self._rates(count, self.epoch) if self.own_rate is None else np.full(count, self.own_rate)
-        scalars = self.optimizer.scalars(np.arange(count) + (state.updates + 1), rates)
+        scalars = self.optimizer.scalars(np.arange(count) + (kept.updates + 1), rates)
         write_tables(engine, self.storage, self.feed, position, model.counters.step, scalars)
 
     def look(self, count: int) -> tuple[np.ndarray, Sequence[int]]:
         """What the last `count` steps wrote down, float64 (count, columns); and [0] where one or a parameter is not finite."""
-        parameters = self.model._state.on(self.engine)["parameters"]
+        parameters = self.model.state.on(self.engine)["parameters"]
         nonfinite, log = self.engine.read(self.engine.count_nonfinite(parameters), self.storage["log"][:count])
         table = log.astype(np.float64)
         return table, [0] if nonfinite.any() or not np.isfinite(table[:, 0]).all() else []
@@ -454,12 +474,9 @@ class Trainer:
     def count(self, log: np.ndarray, rows: int) -> None:
         """Count the steps of `rows` rows each that wrote this down."""
         self._interrupts.hold()
-        model, steps = self.model, len(log)
-        assert model._optimizer_state is not None
+        steps = len(log)
         self.started = True
-        model.counters.step += steps
-        model._optimizer_state.updates += steps
-        model._state.changed(self.engine, model._progress)
+        self.model.state.advance(self.engine, steps)
         examples = np.full(steps, rows)
         weight = log[:, LOG_COLUMNS["weight"]] if self.fed.weights is not None else examples
         for name in ("loss", "accuracy", "penalty"):
@@ -472,7 +489,7 @@ class Trainer:
         self._interrupts.release()
         now = time.perf_counter()
         if now - self._looked > BACKUP_SECONDS:
-            model._state.read()
+            self.model.state.read()
             self._looked = now
 
     def drop(self, made: Attempt, position: int) -> Any:
@@ -499,17 +516,16 @@ class Trainer:
 
     # --- the program and its storage --------------------------------------------------------------------------------
 
-    def _start_state(self) -> None:
+    def _start_optimizer(self) -> None:
         """The optimizer's state: resumed if the class is the same, else begun afresh."""
-        model, optimizer = self.model, self.optimizer
-        state = model._optimizer_state
-        name = type(optimizer).__name__
-        if state is not None and state.optimizer != name:
-            warn(f"the optimizer state of {state.optimizer} cannot be used by {name}; starting from a fresh state")
-            state = None
-        kept = {} if state is None else state.slots
-        if state is None or set(kept) != set(optimizer.slots):
-            model._start_slots(name, optimizer.slots, 0 if state is None else state.updates, kept)
+        state, optimizer = self.model.state, self.optimizer
+        kept, name = state.optimizer, type(optimizer).__name__
+        if kept is not None and kept.optimizer != name:
+            warn(f"the optimizer state of {kept.optimizer} cannot be used by {name}; starting from a fresh state")
+            kept = None
+        if kept is None or set(kept.slots) != set(optimizer.slots):
+            updates, slots = (0, {}) if kept is None else (kept.updates, kept.slots)
+            state.start_optimizer(name, optimizer.slots, updates, slots)
 
     def recipe(self, data: DataLayout | None = None) -> TrainingStep:
         """Of the step that this run plays, for examples such as `data`."""
@@ -530,7 +546,7 @@ class Trainer:
         return max(fitting, default=min(2, n))
 
     def _storage_key(self) -> Any:
-        return ("storage", self.engine.name, self.engine.precision, self.network.size, self.network.frozen)
+        return ("storage", self.engine.name, self.engine.precision, self.network.variant)
 
     def _instance(self, rows: int, examples: PreparedData) -> engines.Instance:
         """The step for a number of rows of such examples, with this run's storage bound to it."""
@@ -543,9 +559,9 @@ class Trainer:
             def make() -> engines.Instance:
                 return self.engine.instantiate(recipe.build(self.network), rows, self.threads)
 
-            instance = model._cache.take(key, make).item if self.loss.name in LOSSES else make()
+            instance = model.instances.take(key, make).item if self.loss.name in LOSSES else make()
             assert instance is not None
-            instance.bind(**model._state.on(self.engine), **self.storage)
+            instance.bind(**model.state.on(self.engine), **self.storage)
             self._borrowed[key] = instance
         return instance
 
@@ -553,7 +569,7 @@ class Trainer:
         """The library's order of this epoch, on the engine."""
         model, engine = self.model, self.engine
         key = ("shuffle", n, engine.name)
-        with model._cache.take(key, lambda: shuffle_program(n, random.key(model.seed, random.SHUFFLE), engine)) as instance:
+        with model.instances.take(key, lambda: shuffle_program(n, random.key(model.seed, random.SHUFFLE), engine)) as instance:
             engine.write(instance.bound["epoch"], model.counters.epoch)
             instance.play()
             return instance.bound["order"]

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 import fastnn
 from fastnn.data.targets import Task
 from fastnn.errors import DivergenceError, FastnnError
-from fastnn.training.fit import CHANGED
+from fastnn.network.model import Before
 
 # --- models ---------------------------------------------------------------------------------------------------------
 
@@ -45,19 +45,16 @@ LINKS = {"softmax_cross_entropy": "softmax", "sigmoid_cross_entropy": "sigmoid"}
 
 
 @cache
-def kept(
-    network: str, features: int, outputs: int, dtype: str
-) -> tuple[fastnn.Sequential, dict[str, np.ndarray], dict[str, Any]]:
-    """A model, its initial weights and what `fit` sets; kernels and programs of one model are made once for all examples."""
+def kept(network: str, features: int, outputs: int, dtype: str) -> tuple[fastnn.Sequential, dict[str, np.ndarray], Before]:
+    """A model, its initial weights, and the way back to before `build`; its programs are made once for all examples."""
     model = fastnn.Sequential(NETWORKS[network](outputs), seed=3, dtype=dtype)
-    initial = {name: getattr(model, name) for name in CHANGED}
-    return model, model.build(features).weights, initial
+    before = Before(model)
+    return model, model.build(features).weights, before
 
 
 def untrained(network: str, features: int, outputs: int, dtype: str) -> tuple[fastnn.Sequential, dict[str, np.ndarray]]:
-    model, weights, initial = kept(network, features, outputs, dtype)
-    model._forget()
-    vars(model).update(initial)
+    model, weights, before = kept(network, features, outputs, dtype)
+    before.put_back()
     return model, weights
 
 

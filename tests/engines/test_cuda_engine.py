@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -463,19 +463,23 @@ def test_orders_of_the_host_lie_where_they_lay(cuda_host: HostRuntime) -> None:
 class Journeys(RuleBasedStateMachine):
     """Values that go from the host to GPUs and back, beside a plain dict of what they are."""
 
-    NAMES = ("a", "b", "c")
+    OPTIMIZERS: ClassVar[dict[str | None, tuple[str, ...]]] = {
+        None: (), "SGD": (), "Momentum": ("velocity",), "RMSprop": ("square",), "Adam": ("mean", "square"),
+    }  # fmt: skip
+    NAMES = ("parameters", "statistics", "velocity", "mean", "square")
+    DEVICES = ("cpu", "cuda:0", "cuda:1")
 
     def __init__(self) -> None:
         super().__init__()
         self.engines = {"cpu": engines.CPU, **{f"cuda:{n}": CudaEngine(HostRuntime(ordinal=n)) for n in (0, 1)}}
         self.state = State(np.float64)
-        self.state.add(a=3, b=0)
-        self.latest = {"a": np.zeros(3), "b": np.zeros(0)}
-        self.fetched = dict(self.latest)
-        self.progress = self.fetched_progress = (0,)
+        self.state.add(parameters=3, statistics=0)
+        self.latest = {"parameters": np.zeros(3), "statistics": np.zeros(0)}
+        self.optimizer: str | None = None
+        self.progress: tuple[int, int, int] = (0, 0, 0)
+        self.fetched, self.fetched_progress = dict(self.latest), self.progress
         self.where = "cpu"  # the latest values are
         self.count = 0
-        self.state.begin(engines.CPU, (0,))
 
     def fetch(self) -> None:
         """What the host knows from now on."""
@@ -485,17 +489,21 @@ class Journeys(RuleBasedStateMachine):
         self.count += 1
         return np.full(self.latest[name].shape, float(self.count))
 
-    @rule(name=st.sampled_from(NAMES), size=st.integers(0, 4))
-    def set(self, name: str, size: int) -> None:
+    @rule(size=st.integers(0, 4))
+    def set(self, size: int) -> None:
         self.count += 1
-        self.latest[name] = np.full(size, float(self.count))
-        self.state.add(**{name: size})[name][...] = self.latest[name]
+        self.latest["statistics"] = np.full(size, float(self.count))
+        self.state.add(statistics=size)["statistics"][...] = self.latest["statistics"]
         self.fetch()
 
-    @rule(name=st.sampled_from(NAMES))
-    def drop(self, name: str) -> None:
-        self.state.drop(name)
-        self.latest.pop(name, None)
+    @rule(optimizer=st.sampled_from(list(OPTIMIZERS)), keeps=st.booleans())
+    def start(self, optimizer: str | None, keeps: bool) -> None:
+        slots = self.OPTIMIZERS[optimizer]
+        kept = [name for name in slots if name in self.latest] if keeps else []
+        self.state.start_optimizer(optimizer, slots, 7, kept)
+        values = {name: self.latest[name] if name in kept else np.zeros(3) for name in slots}
+        self.latest = {name: self.latest[name] for name in ("parameters", "statistics")} | values
+        self.optimizer, self.progress = optimizer, (*self.progress[:2], 0 if optimizer is None else 7)
         self.fetch()
 
     @rule(name=st.sampled_from(NAMES))
@@ -510,7 +518,7 @@ class Journeys(RuleBasedStateMachine):
         self.check(self.state.read())
         self.fetch()
 
-    @rule(device=st.sampled_from(("cpu", "cuda:0", "cuda:1")))
+    @rule(device=st.sampled_from(DEVICES))
     def use(self, device: str) -> None:
         engine = self.engines[device]
         there = self.state.on(engine)
@@ -518,11 +526,11 @@ class Journeys(RuleBasedStateMachine):
         if device != self.where:
             self.fetch()
 
-    @rule(device=st.sampled_from(("cpu", "cuda:0", "cuda:1")), name=st.sampled_from(NAMES), begins=st.booleans())
+    @rule(device=st.sampled_from(DEVICES), name=st.sampled_from(NAMES), begins=st.booleans())
     def train(self, device: str, name: str, begins: bool) -> None:
         engine = self.engines[device]
         if begins:
-            self.state.begin(engine, self.progress)
+            self.state.begin(engine)
             self.fetch()
         there = self.state.on(engine)
         if device != self.where:
@@ -530,8 +538,14 @@ class Journeys(RuleBasedStateMachine):
         if name in self.latest:
             self.latest[name] = self.fresh(name)
             engine.write(there[name], self.latest[name])
-        self.progress = (self.count,)
-        self.state.changed(engine, self.progress)
+        step, epoch, updates = self.progress
+        if self.optimizer is None:
+            self.state.counters.epoch += 1
+            self.state.changed(engine)
+            self.progress = (step, epoch + 1, updates)
+        else:
+            self.state.advance(engine, 2)
+            self.progress = (step + 2, epoch, updates + 2)
         self.where = device
         if device == "cpu":
             self.fetch()
@@ -540,35 +554,26 @@ class Journeys(RuleBasedStateMachine):
 
     @rule(target=copies)
     def copy(self) -> Any:
-        return self.state.copies(), dict(self.latest), self.where, self.progress
+        return self.state.snapshot(), dict(self.latest), self.where, self.progress, self.optimizer
 
     @rule(copied=copies)
     def restore(self, copied: Any) -> None:
-        copies, values, where, progress = copied
-        missing = {name: value for name, value in values.items() if self.shape(name) != value.shape}
-        if missing:
-            for name, value in missing.items():
-                self.state.add(**{name: value.size})[name][...] = value
-            self.latest |= missing
+        snapshot, values, where, progress, optimizer = copied
+        if self.latest["statistics"].shape != values["statistics"].shape:  # a model has one size of them
+            self.state.add(statistics=values["statistics"].size)
+            self.fetch()
+        if optimizer != self.optimizer:
             self.fetch()
         here = self.state._engine
-        self.state.restore(copies, progress)
-        self.latest |= values
-        self.progress = progress
-        self.where = where
-        if not values or here is None or here.name != where:
+        self.state.restore(snapshot)
+        self.latest, self.progress, self.optimizer, self.where = dict(values), progress, optimizer, where
+        if here is None or here.name != where:
             self.fetch()
-
-    def shape(self, name: str) -> Any:
-        return self.latest[name].shape if name in self.latest else None
 
     @rule()
     def lose(self) -> None:
-        found = self.state.lose()
-        if self.where == "cpu":
-            assert found is None
-        else:
-            assert found == self.fetched_progress
+        self.state.lose()
+        if self.where != "cpu":
             self.latest, self.progress = dict(self.fetched), self.fetched_progress
         self.fetch()
 
@@ -582,28 +587,35 @@ class Journeys(RuleBasedStateMachine):
         assert all(np.array_equal(found[name], value) for name, value in self.latest.items())
 
     @invariant()
-    def copies_are_the_latest(self) -> None:
-        found = self.state.copies()
-        self.check({name: array if isinstance(array, np.ndarray) else array.read() for name, array in found.items()})
+    def snapshots_are_the_latest(self) -> None:
+        found = self.state.snapshot()
+        self.check(found.on_host().arrays)
+        assert (found.step, found.epoch, found.updates) == self.progress
+        assert found.optimizer == (self.optimizer or "")
 
 
 def test_the_host_knows_how_far_its_values_are() -> None:
-    """What `lose` goes back to: the values of the last look, with the progress that belonged to them."""
+    """What `lose` goes back to: the values of the last look, with the counts that belonged to them."""
     engine = CudaEngine(HostRuntime())
     state = State(np.float64)
-    state.add(a=2)
-    state.begin(engine, (1,))
+    state.add(parameters=2, statistics=0)
+    state.start_optimizer("SGD")
+    state.begin(engine)
     for count, looked in ((2, False), (3, True), (4, False)):
-        engine.write(state.on(engine)["a"], np.full(2, float(count)))
-        state.changed(engine, (count,))
+        engine.write(state.on(engine)["parameters"], np.full(2, float(count)))
+        state.advance(engine, 1)
         if looked:
             state.read()
-    assert state.lose() == (3,)
-    assert state.read()["a"].tolist() == [3.0, 3.0]
-    assert state.lose() is None, "the host holds the latest"
-    state.begin(engine, (5,))
-    state.changed(engine, (6,))
-    assert state.lose() == (5,)
+    state.lose()
+    assert state.counters.step == 2
+    assert state.read()["parameters"].tolist() == [3.0, 3.0]
+    state.counters.step = 5
+    state.lose()
+    assert state.counters.step == 5, "the host holds the latest"
+    state.begin(engine)
+    state.advance(engine, 1)
+    state.lose()
+    assert (state.counters.step, state.optimizer and state.optimizer.updates) == (5, 2)
 
 
 TestJourneys = Journeys.TestCase

@@ -68,7 +68,7 @@ def test_more_sizes_of_mini_batches_than_are_kept() -> None:
     for _ in range(3):
         model.fit(batches, epochs=1, device="cpu", verbose=0)
         assert model.predict(X).shape == (len(X),)
-    assert len(kept(model._cache)) == KEPT_INSTANCES
+    assert len(kept(model.instances)) == KEPT_INSTANCES
 
 
 def test_predictions_of_many_sizes_in_callbacks_and_between_fits() -> None:
@@ -87,7 +87,7 @@ def test_predictions_of_many_sizes_in_callbacks_and_between_fits() -> None:
         for rows in range(start, start + 40):
             assert model.predict(X[:rows]).shape == (rows,)
     assert seen == [(1 + step % 60, CLASSES) for step in range(1, len(X) + 1)] * 2
-    assert len(kept(model._cache)) == KEPT_INSTANCES
+    assert len(kept(model.instances)) == KEPT_INSTANCES
 
 
 def resident() -> int:
@@ -135,6 +135,6 @@ def test_a_model_serves_requests_of_all_sizes_while_another_trains() -> None:
             over.set()
         assert training.result() > 3
     assert asked == threads * each
-    assert len(kept(still._cache)) <= KEPT_INSTANCES
+    assert len(kept(still.instances)) <= KEPT_INSTANCES
     assert marks[1] - marks[0] < 2**25, "memory grows with the number of predictions"
     assert still.predict_proba(X[:7]).tobytes() == right[7]

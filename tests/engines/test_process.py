@@ -275,12 +275,8 @@ def test_eight_threads_predict_at_once() -> None:
 
 def test_a_model_is_trained_by_one_caller_at_a_time() -> None:
     model, X, y = small_model()
-    assert model._training.acquire(blocking=False)
-    try:
-        with pytest.raises(fastnn.FastnnError, match="another call of fit"):
-            model.fit(X, y, verbose=0)
-    finally:
-        model._training.release()
+    with model.reserved(), pytest.raises(fastnn.FastnnError, match="another call of fit"):
+        model.fit(X, y, verbose=0)
     model.fit(X, y, epochs=1, verbose=0)
 
 

@@ -111,7 +111,7 @@ def test_shuffles_are_the_same(gpu: CudaEngine, count: int) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_initial_weights_are_the_same(gpu: CudaEngine, dtype: str) -> None:
     here, there = run(dtype, device="cuda", epochs=0), run(dtype, device="cpu", epochs=0)
-    assert here._state._engine is gpu, "the weights have been on the GPU"
+    assert here.state._engine is gpu, "the weights have been on the GPU"
     assert digest(here) == digest(there)
 
 
@@ -172,11 +172,11 @@ def test_20_runs_of_large_products_have_one_digest(gpu: CudaEngine) -> None:
 def test_graphs_change_no_bit(gpu: CudaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu.capture, "FASTNN_CUDA_CAPTURE turns graphs off"
     captured = run(device="cuda", epochs=5)
-    assert captured._state._engine is gpu
+    assert captured.state._engine is gpu
     alone = engines.gpu(0, capture=False)
     monkeypatch.setattr(engines, "gpu", partial(engines.gpu, capture=False))
     launched = run(device="cuda", epochs=5)
-    assert launched._state._engine is alone
+    assert launched.state._engine is alone
     assert digest(launched) == digest(captured)
 
 

@@ -91,7 +91,7 @@ def everything(model: fastnn.Sequential) -> dict[str, bytes]:
 
 def check(model: fastnn.Sequential) -> None:
     """What compiled code writes to lies in memory of ours, and continues as if it had never been elsewhere."""
-    held = model._state.read()
+    held = model.state.read()
     assert set(held) == {"parameters", "statistics", "mean", "square"}
     for name, array in held.items():
         flags = array.flags
@@ -157,9 +157,9 @@ def test_a_deep_copy() -> None:
 
 def test_a_pickle_made_on_a_machine_of_the_other_byte_order() -> None:
     model = trained()
-    dtype, arrays = model._state.__getstate__()
+    dtype, arrays, *counts = model.state.__getstate__()
     swapped = {name: array.astype(array.dtype.newbyteorder()) for name, array in arrays.items()}
-    model._state.__setstate__((dtype, swapped))
+    model.state.__setstate__((dtype, swapped, *counts))
     twin = pickle.loads(pickle.dumps(model))
     check(twin)
 

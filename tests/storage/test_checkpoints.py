@@ -38,10 +38,10 @@ def network(**options: Any) -> fastnn.Sequential:
 def with_state(step: int = 3, **options: Any) -> fastnn.Sequential:
     """A model that looks as if it had been trained."""
     model = network(**options).build(5)
-    slots = model._start_slots("Adam", ("mean", "square"), step)
+    slots = model.state.start_optimizer("Adam", ("mean", "square"), step)
     for slot, factor in zip(slots.values(), (0.5, step), strict=True):
         slot[...] = np.linspace(0, factor, model.parameter_count)
-    model._optimizer = fastnn.Adam(fastnn.schedules.Cosine(0.01))
+    model.optimizer = fastnn.Adam(fastnn.schedules.Cosine(0.01))
     model.counters.step, model.counters.epoch = step, 1
     model.task = Task("softmax_cross_entropy", "classes", np.array(["no", "yes"]))
     model.feature_names = ("a", "b", "c", "d", "ü")
@@ -54,7 +54,7 @@ def state_of(model: fastnn.Sequential) -> dict[str, Any]:
     return {
         "weights": {name: value.tobytes() for name, value in model.weights.items()},
         "slots": None if state is None else {name: value.tobytes() for name, value in state.slots.items()},
-        "optimizer": None if state is None else (state.optimizer, state.updates, model._optimizer),
+        "optimizer": None if state is None else (state.optimizer, state.updates, model.optimizer),
         "counters": (model.counters.step, model.counters.epoch),
         "task": model.task,
         "trained": model.trained,

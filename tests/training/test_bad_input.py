@@ -554,3 +554,21 @@ def test_a_model_is_trained_by_one_call_at_a_time(where: str) -> None:
     assert bits(model.weights) == bits(fitted().weights)
     model.fit(X, y, **options("classifier"))
     assert bits(model.weights) == went_well("classifier", "fitted")
+
+
+def test_a_call_that_fails_before_its_first_step_leaves_no_program_of_its_inputs() -> None:
+    """The programs that it made were for inputs of another shape."""
+
+    class Negative(fastnn.schedules.Schedule):
+        def _rates(self, steps: Any, steps_per_epoch: int, total_steps: int) -> Any:
+            return np.full(len(steps), -1.0)
+
+    X, y = data()
+    model = fresh()
+    with pytest.raises(InputError, match="rate"):
+        model.fit(X, y, **options("classifier"), optimizer=fastnn.SGD(Negative()))
+    assert not model.built
+    twin = fresh()
+    for each in (model, twin):
+        each.fit(X[:, :2], y, **options("classifier"), optimizer=fastnn.SGD(0.1))
+    assert bits(model.weights) == bits(twin.weights)

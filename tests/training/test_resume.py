@@ -406,7 +406,7 @@ def test_a_damaged_newest_file(begun: Path) -> None:
 
 def state_of(model: fastnn.Sequential) -> Any:
     if not model.built:
-        return model.optimizer_state, model.counters.step, model.task, model._loss, model._optimizer
+        return model.optimizer_state, model.counters.step, model.task, model.loss, model.optimizer
     state = model.optimizer_state
     slots = None if state is None else {name: slot.tobytes() for name, slot in state.slots.items()}
     return (
@@ -414,7 +414,7 @@ def state_of(model: fastnn.Sequential) -> Any:
         slots,
         model.counters.step,
         model.counters.epoch,
-        model._optimizer,
+        model.optimizer,
     )
 
 

@@ -492,12 +492,12 @@ def test_what_is_refused_changes_nothing(method: str) -> None:
         train_together(models, np.where(X > 2, np.nan, X), YES, **fine)
     with pytest.raises(InputError, match=r"inputs of shape \(2,\), not \(3,\)"):
         train_together(models, np.hstack([X, X[:, :1]]), YES, **fine)
-    with models[2]._training, pytest.raises(NotReadyError, match="being trained already"):
+    with models[2].reserved(), pytest.raises(NotReadyError, match="being trained already"):
         train_together(models, X, YES, **fine)
     with pytest.raises(InputError, match="nothing is left to train"):
         train_together([*models[:3], small(3).freeze()], X, YES, **fine)
     assert [model.built for model in models] == [False, True, False, False]
-    assert all((model.task, model.trained, model._loss, model._optimizer) == (None,) * 4 for model in models)
+    assert all((model.task, model.trained, model.loss, model.optimizer) == (None,) * 4 for model in models)
     assert all((models[1].weights[name] == array).all() for name, array in before.items())
     assert all(model.counters.step == 0 and model.optimizer_state is None for model in models)
 
@@ -516,7 +516,7 @@ def test_an_error_in_the_middle_leaves_them_as_they_were(method: str) -> None:
         train_together(models, X, YES, loss="sigmoid_cross_entropy", epochs=2, order=order, method=method)
     assert [model.built for model in models] == [True, False, False, False]
     assert all((models[0].weights[name] == array).all() for name, array in before.items())
-    assert all((model.task, model.trained, model._loss, model._optimizer) == (None,) * 4 for model in models)
+    assert all((model.task, model.trained, model.loss, model.optimizer) == (None,) * 4 for model in models)
 
 
 def test_others_stop_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ class Interleaved:
                 self.program = join_programs(self._programs())
             instance = self.instances[rows] = leader.engine.instantiate(self.program, rows, 1)
             for k, run in enumerate(self.going):
-                own: dict[str, Any] = run.model._state.on(run.engine) | run.storage | {"control": leader.storage["control"]}
+                own: dict[str, Any] = run.model.state.on(run.engine) | run.storage | {"control": leader.storage["control"]}
                 if run.network.frozen == leader.network.frozen:  # written and read before the next model's turn
                     own["gradient"] = leader.storage["gradient"]
                 given = {f"{name}.{k}": array for name, array in own.items()}

@@ -19,6 +19,9 @@ NUMBERS = ("learning_rate", "l2", "l1")
 """What models may differ in beside their initial weights."""
 
 
+RESERVED = "one of the models is being trained already by another call of fit"
+
+
 class MemberHistory(History):
     """The history of one of the models. `diverged`: where it became NaN or infinite, nothing if it did not; its lists then end
     with the epoch before, and the model is at its last finite step. `method`: "vectorized" or "threads".

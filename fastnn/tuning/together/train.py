@@ -23,16 +23,17 @@ from fastnn.data.orders import as_order
 from fastnn.errors import DivergenceError, InputError, NotReadyError, warn
 from fastnn.losses import LOSSES, Loss, LossLike, as_loss
 from fastnn.metrics import as_metrics
-from fastnn.network.model import as_loss_network
+from fastnn.network.layout import as_loss_network
+from fastnn.network.model import Before
 from fastnn.optimizers import Optimizer
 from fastnn.schedules import Schedule
 from fastnn.sequential import Sequential
-from fastnn.training.fit import CHANGED, fit
+from fastnn.training.fit import fit
 from fastnn.training.history import History
 from fastnn.training.options import ALL, AUTO, FitOptions, as_optimizer, check_options
 from fastnn.training.trainer import Trainer
 from fastnn.tuning.together.interleaved import Interleaved
-from fastnn.tuning.together.members import Member, MemberHistory, as_members
+from fastnn.tuning.together.members import RESERVED, Member, MemberHistory, as_members
 from fastnn.tuning.together.vectorized import train_vectorized
 
 VECTORIZED_PARAMETERS = 300
@@ -101,9 +102,9 @@ def train_together(
         raise InputError(f'method: expected "auto", "vectorized" or "threads", got {method!r}')
     if isinstance(common.learning_rate, Schedule) and any(member.learning_rate is not None for member in members):
         raise InputError("learning_rate: the optimizer has a schedule; give it a number, or leave learning_rate out")
-    if any(member.model._training.locked() for member in members):
-        raise NotReadyError("one of the models is being trained already by another call of fit")
-    known = [_Before(member.model) for member in members]
+    if any(member.model.is_reserved for member in members):
+        raise NotReadyError(RESERVED)
+    known = [Before(member.model) for member in members]
     try:
         given = inputs.read(X, None, "X")
         n, *features = given.array.shape
@@ -123,7 +124,8 @@ def train_together(
             histories = _on_threads(members, X, y, settings, common, visit)
     except BaseException:
         for before in known:
-            before.put_back()
+            with contextlib.suppress(NotReadyError), before.model.reserved():  # another call of fit may have it now
+                before.put_back()
         raise
     return [member.model for member in members], histories
 
@@ -135,27 +137,6 @@ def _side_by_side(members: Sequence[Member], method: str, optimizer: Optimizer, 
         raise InputError(f'method="vectorized" is not possible: {obstacle}; take "threads"')
     small = members[0].model.parameter_count <= VECTORIZED_PARAMETERS and len(members) >= FEWEST
     return method == "vectorized" or (method == "auto" and small and not obstacle)
-
-
-class _Before:
-    """A model as it was before the training."""
-
-    def __init__(self, model: Sequential) -> None:
-        self.model = model
-        self.snapshot = model.snapshot() if model.built else None
-        self.others = {name: getattr(model, name) for name in CHANGED}
-
-    def put_back(self) -> None:
-        if not self.model._training.acquire(blocking=False):  # another call of fit has it now
-            return
-        try:
-            if self.snapshot is None:
-                self.model._forget()
-            else:
-                self.model._restore(self.snapshot)
-            vars(self.model).update(self.others)
-        finally:
-            self.model._training.release()
 
 
 def _shuffle(model: Sequential, n: int) -> Callable[[int], np.ndarray]:
@@ -183,7 +164,7 @@ class _Orders:
 
 def _obstacle(members: Sequence[Member], optimizer: Optimizer, loss: Loss) -> str:
     """Why these models cannot be vectorized; nothing if they can."""
-    network = as_loss_network(members[0].model, loss)
+    network = as_loss_network(members[0].model.network, loss)
     for layer in network.layers:
         if not layer.vectorizes:
             return f"there is a {type(layer).__name__} layer"
@@ -247,9 +228,7 @@ def _on_threads(
         with contextlib.ExitStack() as open_:
             runs: list[Trainer] = []
             for member in some:
-                if not member.model._training.acquire(blocking=False):
-                    raise NotReadyError("one of the models is being trained already by another call of fit")
-                open_.callback(member.model._training.release)
+                open_.enter_context(member.model.reserved(RESERVED))
                 runs.append(Trainer(member.model, X, y, settings_of(member), runs[0] if runs else None))
             trained = Interleaved(runs, going_on)
             trained.train()
@@ -268,7 +247,7 @@ def _on_threads(
 def _most_interleaved(members: Sequence[Member], optimizer: Optimizer, workers: int) -> int:
     """How many models a core trains at a time, about as many each time: those that were never trained are at the same step."""
     models = [member.model for member in members]
-    if any(model.task is not None or model._optimizer_state is not None or model.counters.step for model in models):
+    if any(model.task is not None or model.state.optimizer is not None or model.counters.step for model in models):
         return 1
     network, each = models[0].network, -(-len(models) // workers)
     own = max(1, network.size) * network.dtype.itemsize * (1 + len(optimizer.slots))

@@ -15,10 +15,10 @@ from fastnn import engines
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.orders import batch_sizes
 from fastnn.data.prepared import PreparedData, prepare
-from fastnn.errors import DivergenceError, NotReadyError
+from fastnn.errors import DivergenceError
 from fastnn.losses import Loss
 from fastnn.metrics import as_metrics
-from fastnn.network.model import as_loss_network
+from fastnn.network.layout import as_loss_network
 from fastnn.network.programs import LOG_ROWS, Update, VectorizedStep
 from fastnn.network.state import Trained
 from fastnn.optimizers import Optimizer
@@ -27,7 +27,7 @@ from fastnn.training.chunks import Chunks, accumulated, learning_rates, write_ta
 from fastnn.training.divergence import Attempt
 from fastnn.training.evaluation import check_measures, decision_of, measured, played
 from fastnn.training.options import ALL, FitOptions
-from fastnn.tuning.together.members import Member, MemberHistory
+from fastnn.tuning.together.members import RESERVED, Member, MemberHistory
 from fastnn_kernels.memory import aligned
 
 
@@ -45,15 +45,13 @@ def train_vectorized(
     engine, reason = engines.choose(settings.device)
     with contextlib.ExitStack() as open_:
         for member in members:
-            if not member.model._training.acquire(blocking=False):
-                raise NotReadyError("one of the models is being trained already by another call of fit")
-            open_.callback(member.model._training.release)
+            open_.enter_context(member.model.reserved(RESERVED))
         examples = prepare(model.expected, X, y, loss, None, None)
         validation = None
         if settings.validation_data is not None:
             known = examples.task(loss)
             validation = prepare(model.expected, *settings.validation_data, loss, None, None, "validation ", known, part=True)
-            check_measures(model, validation, loss, as_metrics(settings.metrics))
+            check_measures(model.network, validation, loss, as_metrics(settings.metrics))
         with engines.translated():
             models = _Vectorized(members, examples, validation, loss, optimizer, engine, settings)
             open_.callback(models.close)
@@ -74,7 +72,7 @@ class _Vectorized:
     ) -> None:  # fmt: skip
         self.members, self.examples, self.validation = members, examples, validation
         self.loss, self.optimizer, self.engine, self.settings = loss, optimizer, engine, settings
-        self.network = network = as_loss_network(members[0].model, loss)
+        self.network = network = as_loss_network(members[0].model.network, loss)
         self.decision = decision_of(loss, examples.kind)
         self.metrics = as_metrics(settings.metrics)
         self.columns = ("loss",) if self.decision is None else ("loss", "accuracy")
@@ -89,7 +87,7 @@ class _Vectorized:
             self.validation_feed = feed(engine, validation, min(len(validation.X), engine.block_rows))
         arena = aligned(self.groups * network.size, network.dtype).reshape(self.groups, network.size)
         for g, member in enumerate(members):
-            arena[g] = member.model._parameters
+            arena[g] = member.model.state.read()["parameters"]
         self.segments = [_segments(member, optimizer, own_rates) for member in members]
         self.penalized = [bool(table[:, :2].any()) for _, table in self.segments]
         """Which of the models have a penalty."""
@@ -150,7 +148,7 @@ class _Vectorized:
         parameters = self.engine.read(self.storage["parameters"])[0].reshape(self.groups, -1)
         for g in self._going():
             model = self.members[g].model
-            model._state.host()["parameters"][...] = parameters[g]
+            model.state.host()["parameters"][...] = parameters[g]
             found = measured(model, self.validation, self.loss, self.settings.threads, self.engine, self.metrics)
             for name, value in found.items():
                 self.histories[g].setdefault(f"val_{name}", []).append(value)
@@ -242,13 +240,13 @@ class _Vectorized:
             parameters, *state = (array[g] for array in self.snapshot())
             step, epoch = self.step, int(self.settings.epochs)
         model = member.model
-        slots = model._start_slots(type(self.optimizer).__name__, self.optimizer.slots, step)
+        slots = model.state.start_optimizer(type(self.optimizer).__name__, self.optimizer.slots, step)
         for slot, values in zip(slots.values(), state, strict=True):
             slot[...] = values
-        model._state.host()["parameters"][...] = parameters
+        model.state.host()["parameters"][...] = parameters
         model.counters.step, model.counters.epoch = step, epoch
-        model.task, model._loss = self.examples.task(self.loss), self.loss
-        model._optimizer = member.optimizer(self.optimizer)
+        model.task, model.loss = self.examples.task(self.loss), self.loss
+        model.optimizer = member.optimizer(self.optimizer)
         model.device, model.trained = self.engine.name, Trained(self.engine.name, "float32")
 
     def close(self) -> None:

@@ -1,0 +1,76 @@
+"""Prediction: the outputs of a network for rows of X, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastnn import arrays, engines
+from fastnn.data import inputs
+from fastnn.errors import InputError
+from fastnn.layers import final_activation
+from fastnn.losses import LOSSES
+from fastnn.network.layout import Network
+from fastnn.network.model import ModelState
+from fastnn.network.programs import InstanceKey, Prediction
+from fastnn.program.trace import Program
+
+
+def threshold(model: ModelState) -> float:
+    """The output above which a binary answer is yes: 0 for logits, 1/2 for everything else."""
+    loss = model.task.loss if model.task else ""
+    link = LOSSES[loss].link if loss in LOSSES else None
+    return 0.0 if link == "sigmoid" and final_activation(model.layers) != "sigmoid" else 0.5
+
+
+def engine_for(model: ModelState, X: Any) -> engines.Engine:
+    """Where X is worked on: on the GPU that it lies on, else on the model's device."""
+    return engines.named(model.device) if arrays.on_host(X) else engines.of(X)
+
+
+def outputs_of(model: ModelState, network: Network, X: Any, threads: int | None) -> Any:
+    """The outputs of a network of the model for rows of X: an array of the host, or of the GPU that X lies on."""
+    with model.watched():
+        given = inputs.read(X, network.features, "X", model.feature_names)
+        engine = engine_for(model, given.array)
+        try:
+            return engine.lent(outputs_on(model, network, given.array, threads, engine))
+        except InputError:
+            if arrays.on_host(given.array):  # blocks are checked as they are read; what is wrong with all of it, as in fit
+                inputs.check_finite(given.array, "X", model.dtype, given.names)
+            raise
+
+
+def outputs_on(model: ModelState, network: Network, X: Any, threads: int | None, engine: engines.Engine) -> Any:
+    """The same for checked inputs, as an array of the engine or of the host, block by block."""
+    outputs = engine.outputs(X, (len(X), *model.layout.outputs), model.dtype)
+    if len(X):
+        rows = engine.rows_for(len(X))
+        recipe = Prediction()
+        key = InstanceKey.of(recipe, network, engine, rows, threads)
+        with model.instances.take(key, lambda: _Prediction(recipe.build(network), rows, engine, threads)) as run:
+            run.bind(model.state.on(engine))
+            run(X, outputs, model.input_scale)
+    return outputs
+
+
+class _Prediction:
+    """An instance of the prediction program and its input buffer."""
+
+    def __init__(self, program: Program, rows: int, engine: engines.Engine, threads: int | None) -> None:
+        self.engine, self.rows = engine, rows
+        self.instance = engine.instantiate(program, rows, threads)
+        symbol = program.inputs["x"]
+        self.x = engine.zeros((rows, *(int(d) for d in symbol.shape[1:])), symbol.dtype)  # type: ignore[arg-type]
+        self.instance.bind(x=self.x)
+
+    def bind(self, state: Mapping[str, Any]) -> None:
+        self.instance.bind(parameters=state["parameters"], statistics=state["statistics"])
+
+    def __call__(self, X: Any, outputs: Any, scale: float) -> None:
+        count = min(self.rows, len(X))
+        for start in range(0, len(X), count):
+            start = min(start, len(X) - count)  # the last block overlaps the one before: rows do not depend on each other
+            self.engine.load_rows(self.x, X, start, count, scale)
+            self.instance.play()
+            self.engine.store_rows(outputs, self.instance.output("outputs"), start, count)
