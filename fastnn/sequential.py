@@ -139,10 +139,10 @@ class Sequential(ModelState):
         gradient of the mean loss alone. Frozen layers (see `freeze`) have no penalty. `metrics`: names, functions of (y,
         predictions), or `fastnn.metrics.Metric`s, computed on `validation_data`, which they need, after each epoch.
 
-        `epochs`: passes over the examples. `batch_size`: "all" is one mini-batch of all examples (batch gradient descent), which
-        the course advises for up to 2000 of them; 1 is stochastic gradient descent; between them a power of two from 64 to 512
-        is usual. "auto" takes the largest power of two, or all, whose buffers fit into half of the memory that is free; which
-        it was is in `history.batch_size`.
+        `epochs`: passes over the examples. `batch_size`: "all" is one mini-batch of all examples (batch gradient descent),
+        which the course advises for up to 2000 of them; 1 is stochastic gradient descent; between them a power of two from 64
+        to 512 is usual. "auto" takes the largest power of two, or all, whose buffers fit into half of the memory that is free;
+        which it was is in `history.batch_size`.
         `order(epoch)` returns the indices that an epoch visits, in that order, of any length; without it the library
         shuffles. A smaller last mini-batch is trained on; with batch norm a last one of one row joins the one before.
         `shard_rows`: shuffle shards of so many rows, and the rows of each, instead of all rows: a memory map larger than
