@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from fastnn.inspection.gradient_flow import GradientFlow, activation_statistics
     from fastnn.inspection.learning_rate_range import find_learning_rate
     from fastnn.layers import Activation, Augment, BatchNorm, Dense, Dropout, Flatten, Layer, Parameter, Standardizer, Statistic
-    from fastnn.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Momentum, RMSprop
+    from fastnn.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Momentum, NAdam, RMSprop
     from fastnn.sequential import Sequential
 
 _MODULES = (
@@ -85,7 +85,7 @@ _HOMES = {
         "Statistic",
     ),
     "fastnn.sequential": ("Sequential",),
-    "fastnn.optimizers": ("SGD", "Adagrad", "Adam", "AdamW", "Lion", "Momentum", "RMSprop"),
+    "fastnn.optimizers": ("SGD", "Adagrad", "Adam", "AdamW", "Lion", "Momentum", "NAdam", "RMSprop"),
     "fastnn.inspection.learning_rate_range": ("find_learning_rate",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -108,6 +108,7 @@ __all__ = [
     "Layer",
     "Lion",
     "Momentum",
+    "NAdam",
     "Parameter",
     "RMSprop",
     "Sequential",

@@ -24,7 +24,7 @@ from fastnn.program.passes.fuse import fuse
 from fastnn.program.passes.mixed_precision import bfloat16, narrow
 from fastnn.program.shapes import B, N
 from fastnn.program.trace import Program, Symbol, Trace, constant
-from fastnn_kernels.contract import UPDATES
+from fastnn_kernels.contract import SCALARS, UPDATES
 
 LOG_COLUMNS = {"loss": 0, "accuracy": 1, "weight": 2, "penalty": 3}
 """What a step writes down: its loss, the share it got right, the sum of its weights, and the penalty before its update."""
@@ -215,7 +215,7 @@ def training(
         norm = ops.sqrt(ops.sum_of_squares(gradient, attributes["clip_value"]))
     else:
         norm = constant(gradient, 0.0)
-    scalars = trace.input("scalars", (N, 3))
+    scalars = trace.input("scalars", (N, len(SCALARS)))
     state = [trace.input(slot, (network.size,)) for slot in UPDATES[update].slots]
     ops.update(update, arena, state, gradient, norm, scalars, index, starts, penalties, attributes)
     trace.record("advance", (control,), [], {"rows": B})
@@ -293,7 +293,7 @@ def step_storage(network: Network, engine: engines.Engine) -> dict[str, Any]:
     storage = {
         "control": engine.zeros((8,), np.int64, mirrored=True),
         "log": engine.zeros((LOG_ROWS, len(LOG_COLUMNS)), network.dtype, mirrored=True),
-        "scalars": engine.zeros((LOG_ROWS, 3), network.dtype, mirrored=True),
+        "scalars": engine.zeros((LOG_ROWS, len(SCALARS)), network.dtype, mirrored=True),
         "gradient": engine.zeros((network.size,), network.dtype),
         "starts": engine.place(starts),
         "penalties": engine.place(penalties),

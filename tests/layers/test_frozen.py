@@ -13,6 +13,7 @@ import pytest
 import fastnn
 from fastnn import errors, ops
 from fastnn.callbacks import Callback, Checkpoint
+from fastnn.optimizers import NAMES, by_name
 from fastnn.storage import archives
 
 if TYPE_CHECKING:
@@ -20,15 +21,10 @@ if TYPE_CHECKING:
 
 N, FEATURES, CLASSES, BATCH = 40, 6, 3, 8
 OPTIMIZERS = {
-    "sgd": fastnn.SGD(0.1),
-    "momentum": fastnn.SGD(0.05, momentum=0.9),
-    "nesterov": fastnn.SGD(0.05, momentum=0.9, nesterov=True),
-    "averaged momentum": fastnn.Momentum(0.3),
-    "rmsprop": fastnn.RMSprop(0.01),
-    "adagrad": fastnn.Adagrad(0.05),
-    "adam": fastnn.Adam(0.01),
+    **{name: by_name(name, learning_rate=0.01) for name in NAMES},
+    "classical momentum": fastnn.SGD(0.05, momentum=0.9),
     "adamw, clipped": fastnn.AdamW(0.01, weight_decay=0.1, clip_norm=0.5, clip_value=0.3),
-    "lion": fastnn.Lion(0.001, weight_decay=0.1),
+    "lion, decayed": fastnn.Lion(0.001, weight_decay=0.1),
 }
 
 

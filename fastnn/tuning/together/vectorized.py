@@ -32,7 +32,7 @@ from fastnn.training.evaluation import accuracy_attributes, check_measures, meas
 from fastnn.training.options import ALL, FitOptions
 from fastnn.training.trainer import CHUNK_SECONDS
 from fastnn.tuning.together.members import Member, MemberHistory
-from fastnn_kernels.contract import UPDATES
+from fastnn_kernels.contract import SCALARS, UPDATES
 from fastnn_kernels.memory import aligned
 
 
@@ -105,7 +105,7 @@ class _Vectorized:
             **{name: engine.zeros((arena.size,), network.dtype) for name in (*optimizer.slots, "gradient", "grouped_gradient")},
             "control": engine.zeros((8,), np.int64, mirrored=True),
             "log": engine.zeros((LOG_ROWS, (len(self.columns) + 1) * self.groups), network.dtype, mirrored=True),
-            "scalars": engine.zeros((LOG_ROWS, 3), network.dtype, mirrored=True),
+            "scalars": engine.zeros((LOG_ROWS, len(SCALARS)), network.dtype, mirrored=True),
             "starts": engine.place(np.concatenate([[0], *ends])),
             "own_starts": engine.place(np.concatenate([first for first, _ in self.segments])),
             "penalties": engine.place(np.concatenate([table for _, table in self.segments])),
@@ -309,8 +309,8 @@ class _Vectorized:
                 done += len(table)
             state = [trace.input(slot, (groups * size,)) for slot in UPDATES[self.optimizer.kernel].slots]
             ops.update(
-                self.optimizer.kernel, arena, state, gradient, constant(gradient, 0.0), trace.input("scalars", (N, 3)),
-                index, starts, penalties, self.optimizer.attributes(),
+                self.optimizer.kernel, arena, state, gradient, constant(gradient, 0.0),
+                trace.input("scalars", (N, len(SCALARS))), index, starts, penalties, self.optimizer.attributes(),
             )  # fmt: skip
         trace.record("advance", (control,), [], {"rows": B})
         return fuse(trace.program({}))
