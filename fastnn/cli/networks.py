@@ -13,7 +13,7 @@ import click
 from fastnn.cli.commands import F, Number, as_options, option
 from fastnn.configurations import BOUNDS
 from fastnn.errors import InputError, nearest
-from fastnn.optimizers import NAMES
+from fastnn.optimizers import NAMES, by_name
 from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT
 
 # Written out, and not read from the library, what would load NumPy: `--help` is to come at once. A test compares them.
@@ -377,7 +377,7 @@ class Network:
         return self.schedule is not None and read_schedule(self.schedule)[0] == TABLE
 
     def numbers(self) -> dict[str, float]:
-        """Those that are given, as fields of the optimizer. Raises click.UsageError for those of another one."""
+        """The numbers that are given, by the optimizer's fields. Raises click.UsageError for those of another one."""
         for name in self.given:
             if self.optimizer not in NUMBERS[name]:
                 dashed = name.replace("_", "-")
@@ -385,8 +385,6 @@ class Network:
         return {NUMBERS[name][self.optimizer].name: value for name, value in self.given.items()}
 
     def build_optimizer(self) -> Any:
-        from fastnn.optimizers import by_name
-
         fields = self.numbers()
         if self.has_table and self.learning_rate is not None:
             raise click.UsageError("--learning-rate: the rates are those of the table in --schedule")
