@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fastnn.optimizers import NAMES, SGD, by_name
 from fastnn_kernels.contract import (
     ACTIVATIONS_FROM_INPUT,
     ACTIVATIONS_FROM_OUTPUT,
@@ -497,16 +498,8 @@ def shuffle(count: int) -> None:
     declare("shuffle", name(count), lambda rng, p: [np.array(3)], as_is(((count,), "int64")), 0, integer=True, key=KEY)
 
 
-HYPERPARAMETERS: dict[str, dict[str, Any]] = {
-    "sgd": {},
-    "momentum": {"beta": 0.9},
-    "nesterov": {"beta": 0.9},
-    "averaged_momentum": {"beta": 0.9},
-    "rmsprop": {"beta": 0.95, "epsilon": 1e-3, "epsilon_inside": False},
-    "adagrad": {"epsilon": 1e-3},
-    "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-4},
-    "lion": {"beta1": 0.9, "beta2": 0.99},
-}
+UPDATERS = {made.kernel: made for made in (SGD(momentum=0.9), *map(by_name, NAMES))}
+"""By update kernel, an optimizer that uses it."""
 
 
 def penalties(precision: str, size: int) -> list[np.ndarray]:
@@ -519,15 +512,15 @@ def update(kernel: str, size: int, clipped: bool) -> None:
     """A step at the learning rate 1e-3: however often it is repeated with the same gradient, everything stays finite."""
 
     def make(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
-        scalars = np.array([[1e-3, 1.0, 1.0], [1e-3, 1.25, 1.5]], precision)
+        scalars = UPDATERS[kernel].scalars(np.array([1, 2]), np.full(2, 1e-3)).astype(precision)
         states = uniform(rng, precision, *((size,) for _ in UPDATES[kernel].slots), least=0.1)
         return [
             *normal(rng, precision, (size,)), np.array(1.7, precision), scalars, np.array(1), *penalties(precision, size),
             *normal(rng, precision, (size,)), *states,
         ]  # fmt: skip
 
-    clipping: dict[str, Any] = {"clip_value": 0.7 * clipped, "clip_norm": 1.1 * clipped}
-    declare(kernel, f"{name(size)}{'-clipped' * clipped}", make, same(), 16, **clipping, **HYPERPARAMETERS[kernel])
+    attributes = {**UPDATERS[kernel].attributes(), "clip_value": 0.7 * clipped, "clip_norm": 1.1 * clipped}
+    declare(kernel, f"{name(size)}{'-clipped' * clipped}", make, same(), 16, **attributes)
 
 
 def block_sums(size: int) -> None:

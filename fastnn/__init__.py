@@ -16,35 +16,54 @@ from typing import TYPE_CHECKING, Any
 from fastnn._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from fastnn import (
-        averages,
-        callbacks,
-        checkpoints,
-        circuits,
-        datasets,
-        engines,
-        errors,
-        initializers,
-        layers,
-        losses,
-        metrics,
-        ops,
-        optimizers,
-        plots,
-        random,
-        schedules,
-        tuning,
-    )
-    from fastnn.checkpoints import load
-    from fastnn.computation import record
-    from fastnn.errors import DivergenceError, FastnnError, TracingError
-    from fastnn.inspection.diagnosis import Diagnosis, diagnose, diagnose_model
-    from fastnn.inspection.gradient_check import check_gradients
-    from fastnn.inspection.gradient_flow import GradientFlow, activation_statistics
-    from fastnn.inspection.learning_rate_range import find_learning_rate
-    from fastnn.layers import Activation, Augment, BatchNorm, Dense, Dropout, Flatten, Layer, Parameter, Standardizer, Statistic
-    from fastnn.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Momentum, RMSprop
-    from fastnn.sequential import Sequential
+    from fastnn import averages as averages
+    from fastnn import callbacks as callbacks
+    from fastnn import checkpoints as checkpoints
+    from fastnn import circuits as circuits
+    from fastnn import datasets as datasets
+    from fastnn import engines as engines
+    from fastnn import errors as errors
+    from fastnn import initializers as initializers
+    from fastnn import layers as layers
+    from fastnn import losses as losses
+    from fastnn import metrics as metrics
+    from fastnn import ops as ops
+    from fastnn import optimizers as optimizers
+    from fastnn import plots as plots
+    from fastnn import random as random
+    from fastnn import schedules as schedules
+    from fastnn import tuning as tuning
+    from fastnn.checkpoints import load as load
+    from fastnn.computation import record as record
+    from fastnn.errors import DivergenceError as DivergenceError
+    from fastnn.errors import FastnnError as FastnnError
+    from fastnn.errors import TracingError as TracingError
+    from fastnn.inspection.diagnosis import Diagnosis as Diagnosis
+    from fastnn.inspection.diagnosis import diagnose as diagnose
+    from fastnn.inspection.diagnosis import diagnose_model as diagnose_model
+    from fastnn.inspection.gradient_check import check_gradients as check_gradients
+    from fastnn.inspection.gradient_flow import GradientFlow as GradientFlow
+    from fastnn.inspection.gradient_flow import activation_statistics as activation_statistics
+    from fastnn.inspection.learning_rate_range import find_learning_rate as find_learning_rate
+    from fastnn.layers import Activation as Activation
+    from fastnn.layers import Augment as Augment
+    from fastnn.layers import BatchNorm as BatchNorm
+    from fastnn.layers import Dense as Dense
+    from fastnn.layers import Dropout as Dropout
+    from fastnn.layers import Flatten as Flatten
+    from fastnn.layers import Layer as Layer
+    from fastnn.layers import Parameter as Parameter
+    from fastnn.layers import Standardizer as Standardizer
+    from fastnn.layers import Statistic as Statistic
+    from fastnn.optimizers import SGD as SGD
+    from fastnn.optimizers import Adagrad as Adagrad
+    from fastnn.optimizers import Adam as Adam
+    from fastnn.optimizers import AdamW as AdamW
+    from fastnn.optimizers import Lion as Lion
+    from fastnn.optimizers import Momentum as Momentum
+    from fastnn.optimizers import NAdam as NAdam
+    from fastnn.optimizers import RMSprop as RMSprop
+    from fastnn.sequential import Sequential as Sequential
 
 _MODULES = (
     "averages",
@@ -85,60 +104,12 @@ _HOMES = {
         "Statistic",
     ),
     "fastnn.sequential": ("Sequential",),
-    "fastnn.optimizers": ("SGD", "Adagrad", "Adam", "AdamW", "Lion", "Momentum", "RMSprop"),
+    "fastnn.optimizers": ("SGD", "Adagrad", "Adam", "AdamW", "Lion", "Momentum", "NAdam", "RMSprop"),
     "fastnn.inspection.learning_rate_range": ("find_learning_rate",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = [
-    "SGD",
-    "Activation",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Augment",
-    "BatchNorm",
-    "Dense",
-    "Diagnosis",
-    "DivergenceError",
-    "Dropout",
-    "FastnnError",
-    "Flatten",
-    "GradientFlow",
-    "Layer",
-    "Lion",
-    "Momentum",
-    "Parameter",
-    "RMSprop",
-    "Sequential",
-    "Standardizer",
-    "Statistic",
-    "TracingError",
-    "activation_statistics",
-    "averages",
-    "callbacks",
-    "check_gradients",
-    "checkpoints",
-    "circuits",
-    "datasets",
-    "diagnose",
-    "diagnose_model",
-    "engines",
-    "errors",
-    "find_learning_rate",
-    "initializers",
-    "layers",
-    "load",
-    "losses",
-    "metrics",
-    "ops",
-    "optimizers",
-    "plots",
-    "random",
-    "record",
-    "schedules",
-    "tuning",
-]
+__all__ = sorted([*_MODULES, *_HOME])
 
 
 def __getattr__(name: str) -> Any:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from inspect import signature
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 from fastnn.errors import InputError, InputTypeError, nearest
+
+BOUNDS = "bounds"
+"""Where the metadata of a field have the bounds of its number."""
 
 
 class Keywords:
@@ -44,7 +47,7 @@ class Configuration(Keywords):
         name = type(self).__name__
         if self.types.get(name) is not type(self):
             raise InputError(f"{name} cannot be stored: expected one of {', '.join(self.types)}")
-        return {"type": name, **{field.name: _plain(getattr(self, field.name)) for field in fields(self)}}
+        return {"type": name, **{each.name: _plain(getattr(self, each.name)) for each in fields(self)}}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -74,7 +77,7 @@ def _plain(value: Any) -> Any:
 
 def check_names(made: type[Configuration], values: Mapping[str, Any]) -> None:
     """Raise InputError if `values` names a field that `made` does not have."""
-    known = [field.name for field in fields(made)]
+    known = [each.name for each in fields(made)]
     for name in values:
         if name not in known:
             raise InputError(f"{made.__name__} has no {name!r}{nearest(name, known)}")
@@ -95,6 +98,18 @@ def as_count(name: str, value: object, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise InputError(f"{name}: expected an integer >= {least}, got {value!r}")
     return int(value)
+
+
+def number(default: float, **bounds: float) -> Any:
+    """A field with that default whose bounds, as in `set_number`, are kept with it; `set_numbers` checks them."""
+    return field(default=default, metadata={BOUNDS: bounds})
+
+
+def set_numbers(configuration: Configuration) -> None:
+    """`set_number` for each field that `number` made."""
+    for each in fields(configuration):
+        if BOUNDS in each.metadata:
+            set_number(configuration, each.name, **each.metadata[BOUNDS])
 
 
 def set_number(

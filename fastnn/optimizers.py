@@ -14,6 +14,8 @@ Where epsilon stands matters, since libraries differ. Adam here adds it to the r
 sqrt(s / (1 - beta2^t)) + epsilon, as do the algorithm of Kingma & Ba 2015, PyTorch and optax; Keras adds it to sqrt(s) and
 corrects afterwards (the paper's "epsilon hat", end of section 2), which in the first steps acts as a larger epsilon. The
 values differ too: 1e-8 here, in PyTorch and in optax, 1e-7 in Keras.
+
+NumPy and the schedules are loaded when an optimizer is made or used: the command line reads names and defaults for its help.
 """
 
 from __future__ import annotations
@@ -21,18 +23,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
-from fastnn.configurations import Configuration, check_names, set_number, set_switch
+from fastnn.configurations import Configuration, check_names, number, set_number, set_numbers, set_switch
 from fastnn.errors import InputError, nearest
-from fastnn.schedules import Schedule, as_schedule
-from fastnn_kernels.contract import UPDATES
+from fastnn_kernels.contract import SCALARS, UPDATES
 
-Floats = npt.NDArray[np.floating[Any]]
-Integers = npt.NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from fastnn.schedules import Schedule
+
+    Floats = npt.NDArray[np.floating[Any]]
+    Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,15 @@ class Optimizer(Configuration):
     clip_value: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        from fastnn.schedules import Schedule, as_schedule
+
         schedule = as_schedule(self.learning_rate)
         is_number = not isinstance(self.learning_rate, (Schedule, Mapping))
         object.__setattr__(self, "learning_rate", float(self.learning_rate) if is_number else schedule)  # type: ignore[arg-type]
         for name in ("clip_norm", "clip_value"):
             if getattr(self, name) is not None:
                 set_number(self, name, above=0)
+        set_numbers(self)
 
     @property
     def kernel(self) -> str:
@@ -73,30 +80,39 @@ class Optimizer(Configuration):
         return {"clip_value": self.clip_value or 0.0, "clip_norm": self.clip_norm or 0.0, **self._numbers()}
 
     def _numbers(self) -> dict[str, float | bool]:
+        """The attributes of the kernel beside clipping: the fields that are called so."""
+        return {name: getattr(self, name) for name in UPDATES[self.kernel].attributes}
+
+    def _corrections(self, steps: Integers) -> dict[str, Floats]:
+        """By column of `SCALARS`, what `scalars` writes where it is not 1."""
         return {}
 
-    @property
-    def _corrected(self) -> tuple[float, float]:
-        """The betas of the two bias corrections; 0 for a correction of 1."""
-        return 0.0, 0.0
-
     def scalars(self, steps: Integers, rates: Floats) -> Floats:
-        """The table (len(steps), 3) of the update kernels: rate, 1 / (1 - beta1^t), 1 / (1 - beta2^t), in float64.
+        """The table (len(steps), len(SCALARS)) of the update kernels in float64: the rates, and corrections such as
+        1 / (1 - beta1^t), 1 where the optimizer has none.
 
-        `steps` are the numbers t of the updates, from 1; `rates` their learning rates. Corrections are 1 where the
-        optimizer has none. 1 - beta^t is taken as -expm1(t * log(beta)): subtracting would lose half the digits of the
-        first steps for a beta near 1.
+        `steps` are the numbers t of the updates, from 1; `rates` their learning rates. The row of a step depends on t and its
+        rate alone, whatever other steps are asked with it.
         """
+        import numpy as np
+
         steps = np.asarray(steps, np.int64)
         if steps.size and steps.min() < 1:
             raise InputError(f"update numbers: expected at least 1, got {steps.min()}")
-        table = np.ones((len(steps), 3))
-        table[:, 0] = rates
-        for column, beta in enumerate(self._corrected, start=1):
-            if beta > 0:
-                with np.errstate(under="ignore"):
-                    table[:, column] = -1.0 / np.expm1(steps * math.log(beta))
+        columns: dict[str, Any] = dict.fromkeys(SCALARS, 1.0)
+        with np.errstate(over="ignore", under="ignore"):  # of exponents, where a power is 0
+            columns |= {"rate": rates, **self._corrections(steps)}
+        table = np.empty((len(steps), len(SCALARS)))
+        for column, name in enumerate(SCALARS):
+            table[:, column] = columns[name]
         return table
+
+
+def _complement(beta: float, steps: Integers) -> Any:
+    """1 - beta^t, as -expm1(t * log(beta)): subtracting would lose half the digits of the first steps for a beta near 1."""
+    import numpy as np
+
+    return -np.expm1(steps * math.log(beta)) if beta > 0 else 1.0
 
 
 @dataclass(frozen=True)
@@ -112,12 +128,11 @@ class SGD(Optimizer):
     written in the shifted variable, at which the gradient is taken. Plain descent: Nielsen's book, chapters 1 and 3.
     """
 
-    momentum: float = 0.0
+    momentum: float = number(0.0, least=0, below=1)
     nesterov: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_number(self, "momentum", least=0, below=1)
         set_switch(self, "nesterov")
         if self.nesterov and self.momentum == 0:
             raise InputError("SGD: nesterov=True expected a momentum above 0, such as 0.9, got 0")
@@ -143,18 +158,11 @@ class Momentum(Optimizer):
     classical step.
     """
 
-    beta: float = 0.9
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        set_number(self, "beta", least=0, below=1)
+    beta: float = number(0.9, least=0, below=1)
 
     @property
     def kernel(self) -> str:
         return "averaged_momentum"
-
-    def _numbers(self) -> dict[str, float | bool]:
-        return {"beta": self.beta}
 
 
 @dataclass(frozen=True)
@@ -172,22 +180,17 @@ class RMSprop(Optimizer):
     """
 
     learning_rate: float | Schedule = 1e-3
-    beta: float = 0.9
-    epsilon: float = 1e-8
+    beta: float = number(0.9, least=0, below=1)
+    epsilon: float = number(1e-8, above=0)
     epsilon_inside: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_number(self, "beta", least=0, below=1)
-        set_number(self, "epsilon", above=0)
         set_switch(self, "epsilon_inside")
 
     @property
     def kernel(self) -> str:
         return "rmsprop"
-
-    def _numbers(self) -> dict[str, float | bool]:
-        return {"beta": self.beta, "epsilon": self.epsilon, "epsilon_inside": self.epsilon_inside}
 
 
 @dataclass(frozen=True)
@@ -201,18 +204,11 @@ class Adagrad(Optimizer):
     Keras and optax start at 0.1, and optax puts epsilon inside.
     """
 
-    epsilon: float = 1e-10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        set_number(self, "epsilon", above=0)
+    epsilon: float = number(1e-10, above=0)
 
     @property
     def kernel(self) -> str:
         return "adagrad"
-
-    def _numbers(self) -> dict[str, float | bool]:
-        return {"epsilon": self.epsilon}
 
 
 @dataclass(frozen=True)
@@ -228,26 +224,16 @@ class Adam(Optimizer):
     """
 
     learning_rate: float | Schedule = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        set_number(self, "beta1", least=0, below=1)
-        set_number(self, "beta2", least=0, below=1)
-        set_number(self, "epsilon", above=0)
+    beta1: float = number(0.9, least=0, below=1)
+    beta2: float = number(0.999, least=0, below=1)
+    epsilon: float = number(1e-8, above=0)
 
     @property
     def kernel(self) -> str:
         return "adam"
 
-    def _numbers(self) -> dict[str, float | bool]:
-        return {"beta1": self.beta1, "beta2": self.beta2, "epsilon": self.epsilon}
-
-    @property
-    def _corrected(self) -> tuple[float, float]:
-        return self.beta1, self.beta2
+    def _corrections(self, steps: Integers) -> dict[str, Floats]:
+        return {"correction1": 1.0 / _complement(self.beta1, steps), "correction2": 1.0 / _complement(self.beta2, steps)}
 
 
 @dataclass(frozen=True)
@@ -259,11 +245,61 @@ class AdamW(Adam):
     alone, so that its lambda is our weight_decay times the learning rate that the schedule multiplies.
     """
 
-    weight_decay: float = 0.01
+    weight_decay: float = number(0.01, least=0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        set_number(self, "weight_decay", least=0)
+
+@dataclass(frozen=True)
+class NAdam(Adam):
+    """Adam with Nesterov momentum, which is built up over the first steps: the gradient takes part in its own step at once.
+
+        m = beta1 * m + (1 - beta1) * g
+        s = beta2 * s + (1 - beta2) * g^2
+        mu_t = beta1 * (1 - 0.96^(t * momentum_decay) / 2),  P_t = mu_1 mu_2 ... mu_t
+        w -= rate * ((1 - mu_t) / (1 - P_t) * g + mu_(t+1) / (1 - P_(t+1)) * m) / (sqrt(s / (1 - beta2^t)) + epsilon)
+
+    Dozat 2016, Incorporating Nesterov momentum into Adam. Epsilon and the schedule of mu are those of PyTorch, which rounds P_t
+    to float32 unless float64 is its default; in optax mu_t is beta1 at every t.
+    """
+
+    learning_rate: float | Schedule = 2e-3
+    momentum_decay: float = number(4e-3, least=0)
+
+    @property
+    def kernel(self) -> str:
+        return "nadam"
+
+    def _corrections(self, steps: Integers) -> dict[str, Floats]:
+        import numpy as np
+
+        t = steps.astype(np.float64)
+        now, following = (0.5 * np.exp(self._decay * times) for times in (t, t + 1.0))  # mu_t is beta1 * (1 - now)
+        return {
+            "correction1": self.beta1 * (1.0 - following) / -np.expm1(self._log_product(t + 1.0)),
+            "correction2": 1.0 / _complement(self.beta2, steps),
+            "gradient_factor": (1.0 - self.beta1 + self.beta1 * now) / -np.expm1(self._log_product(t)),
+        }
+
+    @property
+    def _decay(self) -> float:
+        return self.momentum_decay * math.log(0.96)
+
+    def _log_product(self, t: Floats) -> Floats:
+        """log(P_t) = t * log(beta1) + the sum of log(1 - q^i / 2) over i = 1 .. t, with q = 0.96^momentum_decay.
+
+        In the power series of the logarithm the sum over i is a geometric one: q^k (1 - q^(k t)) / (1 - q^k) for the k-th term.
+        So a step costs the same whatever t is, and needs none of those before it. 50 terms leave out less than 2^-54 of it.
+        """
+        import numpy as np
+
+        logarithm = t * (math.log(self.beta1) if self.beta1 > 0 else -math.inf)
+        felt = logarithm > -40.0  # where P_t is below 2^-57, 1 - P_t is 1 whatever the sum is
+        t, total = t[felt], np.zeros(np.count_nonzero(felt))
+        for k in range(1, 51):
+            of_k = k * self._decay
+            terms = math.exp(of_k) * np.expm1(of_k * t) / math.expm1(of_k) if of_k < 0 else t
+            total += terms * (0.5**k / k)
+        logarithm[felt] -= total
+        return logarithm
 
 
 @dataclass(frozen=True)
@@ -278,25 +314,14 @@ class Lion(Optimizer):
     """
 
     learning_rate: float | Schedule = 1e-4
-    beta1: float = 0.9
-    beta2: float = 0.99
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        set_number(self, "beta1", least=0, below=1)
-        set_number(self, "beta2", least=0, below=1)
-        set_number(self, "weight_decay", least=0)
+    beta1: float = number(0.9, least=0, below=1)
+    beta2: float = number(0.99, least=0, below=1)
+    weight_decay: float = number(0.0, least=0)
 
     @property
     def kernel(self) -> str:
         return "lion"
 
-    def _numbers(self) -> dict[str, float | bool]:
-        return {"beta1": self.beta1, "beta2": self.beta2}
-
-
-Optimizer.types.update({made.__name__: made for made in (SGD, Momentum, RMSprop, Adagrad, Adam, AdamW, Lion)})
 
 NAMES: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
     "sgd": (SGD, {}),
@@ -306,9 +331,12 @@ NAMES: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
     "adagrad": (Adagrad, {}),
     "adam": (Adam, {}),
     "adamw": (AdamW, {}),
+    "nadam": (NAdam, {}),
     "lion": (Lion, {}),
 }
 """The names of `by_name`: the class, and what differs from its defaults."""
+
+Optimizer.types.update({made.__name__: made for made, _ in NAMES.values()})
 
 
 def by_name(name: str, **hyperparameters: Any) -> Optimizer:
@@ -323,4 +351,4 @@ def by_name(name: str, **hyperparameters: Any) -> Optimizer:
     return made(**{**defaults, **hyperparameters})
 
 
-__all__ = ["NAMES", "SGD", "Adagrad", "Adam", "AdamW", "Lion", "Momentum", "Optimizer", "RMSprop", "by_name"]
+__all__ = ["NAMES", "SGD", "Adagrad", "Adam", "AdamW", "Lion", "Momentum", "NAdam", "Optimizer", "RMSprop", "by_name"]

@@ -48,7 +48,7 @@ def explain(
       fastnn explain digits.safetensors --batch-size 128
       fastnn explain --inputs 784 --outputs 10 --hidden 512,512 --batch-size 128
     """
-    network = Network(**options)
+    network = Network.of(options)
     if (data is None) == (inputs is None and outputs is None):
         raise click.UsageError("give either DATA or --inputs and --outputs")
     optimizer = network.build_optimizer()

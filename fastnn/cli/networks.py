@@ -4,48 +4,57 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from fastnn.cli.commands import F, Number, as_options, option
+from fastnn.configurations import BOUNDS
 from fastnn.errors import InputError, nearest
+from fastnn.optimizers import NAMES, by_name
 from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT
 
 # Written out, and not read from the library, what would load NumPy: `--help` is to come at once. A test compares them.
 ACTIVATIONS = tuple(sorted(("identity", *ACTIVATIONS_FROM_OUTPUT, *ACTIVATIONS_FROM_INPUT)))
 LOSSES = ("mean_squared_error", "quadratic", "sigmoid_cross_entropy", "softmax_cross_entropy")
-OPTIMIZERS = ("adagrad", "adam", "adamw", "lion", "momentum", "nesterov", "rmsprop", "sgd")
+OPTIMIZERS = tuple(sorted(NAMES))
 INITIALIZERS = (
     "glorot", "glorot_normal", "glorot_uniform", "he", "he_normal", "he_uniform", "lecun", "lecun_normal", "lecun_uniform",
     "normal", "xavier", "xavier_normal", "xavier_uniform", "zeros",
 )  # fmt: skip
-# With a momentum of 0.9 a step is up to ten times as long as the gradient asks for.
-RATES = {
-    "adagrad": 0.01,
-    "adam": 1e-3,
-    "adamw": 1e-3,
-    "lion": 1e-4,
-    "rmsprop": 1e-3,
-    "sgd": 0.1,
-    "momentum": 0.1,
-    "nesterov": 0.01,
+DEFAULTS: dict[str, dict[str, Any]] = {
+    name: {each.name: own.get(each.name, each.default) for each in dataclasses.fields(made)}
+    for name, (made, own) in NAMES.items()
 }
-NUMBERS = {
-    "momentum": {"sgd": "momentum", "momentum": "beta", "nesterov": "momentum"},
-    "beta1": {"adam": "beta1", "adamw": "beta1", "lion": "beta1"},
-    "beta2": {"adam": "beta2", "adamw": "beta2", "lion": "beta2", "rmsprop": "beta"},
-    "epsilon": {"adagrad": "epsilon", "adam": "epsilon", "adamw": "epsilon", "rmsprop": "epsilon"},
-    "weight_decay": {"adamw": "weight_decay", "lion": "weight_decay"},
+"""By optimizer, the defaults of its fields."""
+# Above those of the library where no momentum makes a step up to ten times as long as the gradient asks for.
+RATES: dict[str, float] = {
+    **{name: defaults["learning_rate"] for name, defaults in DEFAULTS.items()}, "sgd": 0.1, "momentum": 0.1,
+}  # fmt: skip
+NUMBER_HELP = {
+    "momentum": ("M", "For"),
+    "beta1": ("B", "Decay of the mean:"),
+    "beta2": ("B", "Decay of the mean square:"),
+    "epsilon": ("E", "For"),
 }
-"""By option, the optimizers that it is for and what they call it."""
+"""How the help shows the number of an option, and what it says before the optimizers; of others `_number_option` makes it."""
+RENAMED = {("momentum", "beta"): "momentum", ("rmsprop", "beta"): "beta2"}
+"""By optimizer and field, the option where it is not called as the field."""
 
 
-def _takers(option: str) -> str:
-    return ", ".join(NUMBERS[option])
+def _numbers() -> dict[str, dict[str, dataclasses.Field[Any]]]:
+    numbers: dict[str, dict[str, dataclasses.Field[Any]]] = {name: {} for name in NUMBER_HELP}
+    for name, (made, _) in NAMES.items():
+        for each in dataclasses.fields(made):
+            if BOUNDS in each.metadata:
+                numbers.setdefault(RENAMED.get((name, each.name), each.name), {})[name] = each
+    return numbers
 
+
+NUMBERS = _numbers()
+"""By option, the optimizers that it is for and their fields."""
 
 SCHEDULES: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
     "constant": ("Constant", "rate", (), ()),
@@ -169,6 +178,41 @@ def build_schedule(text: str, rate: float) -> Any:
     return schedules.Schedule.from_config({"type": kind, **fields})
 
 
+def _number_option(name: str) -> Callable[[F], F]:
+    """The option of a number of `NUMBERS`, with the bounds and defaults of the optimizers' fields."""
+    takers = NUMBERS[name]
+    metavar, use = NUMBER_HELP.get(name, (name.rpartition("_")[2].upper(), "For"))
+    first, *_ = takers.values()
+    return option(
+        OPTIMIZER,
+        f"--{name.replace('_', '-')}",
+        type=_range(**first.metadata[BOUNDS]),
+        metavar=metavar,
+        help=f"{use} {', '.join(takers)}. [default: {_describe_defaults(name)}]",
+    )
+
+
+def _range(
+    least: float | None = None, above: float | None = None, most: float | None = None, below: float | None = None
+) -> Number:
+    return Number(
+        least if above is None else above,
+        most if below is None else below,
+        min_open=above is not None,
+        max_open=below is not None,
+    )
+
+
+def _describe_defaults(name: str) -> str:
+    """`0.999; 0.9 for rmsprop, 0.99 for lion`: the most common one first."""
+    takers: dict[float, list[str]] = {}
+    for optimizer, each in NUMBERS[name].items():
+        takers.setdefault(DEFAULTS[optimizer][each.name], []).append(optimizer)
+    usual = max(takers, key=lambda value: len(takers[value]))
+    others = [f"{value:g} for {' and '.join(names)}" for value, names in takers.items() if value != usual]
+    return "; ".join([f"{usual:g}", *([", ".join(others)] if others else [])]).replace("e-0", "e-")
+
+
 NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     option(
         NETWORK,
@@ -257,7 +301,7 @@ NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--rate",
         type=Number(0, min_open=True),
         metavar="RATE",
-        help="Learning rate. [default: by the optimizer; 0.001 for adam]",
+        help=f"Learning rate. [default: by the optimizer; {RATES['adam']:g} for adam]",
     ),
     option(
         OPTIMIZER,
@@ -267,41 +311,7 @@ NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help=f"How the learning rate goes: {', '.join(SCHEDULES)}, {TABLE}; e.g. staircase:factor=0.5,every=10, "
         "one_cycle:per=step, warmup:length=5,then=cosine, table:0=0.1,10=0.01.",
     ),
-    option(
-        OPTIMIZER,
-        "--momentum",
-        type=Number(0, 1, max_open=True),
-        metavar="M",
-        help=f"For {_takers('momentum')}. [default: 0 for sgd, else 0.9]",
-    ),
-    option(
-        OPTIMIZER,
-        "--beta1",
-        type=Number(0, 1, max_open=True),
-        metavar="B",
-        help=f"Decay of the mean: {_takers('beta1')}. [default: 0.9]",
-    ),
-    option(
-        OPTIMIZER,
-        "--beta2",
-        type=Number(0, 1, max_open=True),
-        metavar="B",
-        help=f"Decay of the mean square: {_takers('beta2')}. [default: 0.999; 0.99 for lion, 0.9 for rmsprop]",
-    ),
-    option(
-        OPTIMIZER,
-        "--epsilon",
-        type=Number(0, min_open=True),
-        metavar="E",
-        help=f"For {_takers('epsilon')}. [default: 1e-8; 1e-10 for adagrad]",
-    ),
-    option(
-        OPTIMIZER,
-        "--weight-decay",
-        type=Number(0),
-        metavar="DECAY",
-        help=f"For {_takers('weight_decay')}. [default: 0.01 for adamw, 0 for lion]",
-    ),
+    *map(_number_option, NUMBERS),
     option(
         OPTIMIZER, "--clip-norm", type=Number(0, min_open=True), metavar="NORM", help="Clip the global gradient norm to this."
     ),
@@ -339,13 +349,15 @@ class Network:
     optimizer: str
     learning_rate: float | None
     schedule: str | None
-    momentum: float | None
-    beta1: float | None
-    beta2: float | None
-    epsilon: float | None
-    weight_decay: float | None
     clip_norm: float | None
     clip_value: float | None
+    given: Mapping[str, float]
+    """The numbers of the optimizer that are given, by option."""
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Network:
+        given = {name: options[name] for name in NUMBERS if options[name] is not None}
+        return cls(**{name: value for name, value in options.items() if name not in NUMBERS}, given=given)
 
     def loss_for(self, classes: int | None) -> str:
         if self.loss is None:
@@ -365,18 +377,15 @@ class Network:
         return self.schedule is not None and read_schedule(self.schedule)[0] == TABLE
 
     def numbers(self) -> dict[str, float]:
-        """The numbers of the optimizer that are given, by option. Raises click.UsageError for those of another one."""
-        given = {name: getattr(self, name) for name in NUMBERS if getattr(self, name) is not None}
-        for name in given:
+        """The numbers that are given, by the optimizer's fields. Raises click.UsageError for those of another one."""
+        for name in self.given:
             if self.optimizer not in NUMBERS[name]:
                 dashed = name.replace("_", "-")
                 raise click.UsageError(f"--{dashed} is for {', '.join(NUMBERS[name])}, not for {self.optimizer}")
-        return given
+        return {NUMBERS[name][self.optimizer].name: value for name, value in self.given.items()}
 
     def build_optimizer(self) -> Any:
-        from fastnn.optimizers import by_name
-
-        fields = {NUMBERS[name][self.optimizer]: value for name, value in self.numbers().items()}
+        fields = self.numbers()
         if self.has_table and self.learning_rate is not None:
             raise click.UsageError("--learning-rate: the rates are those of the table in --schedule")
         try:
@@ -417,7 +426,7 @@ class Network:
         return " -> ".join([str(inputs), *hidden, str(outputs) if last == "identity" else f"{outputs} {last}"])
 
     def describe_training(self, loss: str) -> str:
-        numbers = {**self.numbers(), **{name: getattr(self, name) for name in ("clip_norm", "clip_value")}}
+        numbers = {**self.given, **{name: getattr(self, name) for name in ("clip_norm", "clip_value")}}
         optimizer = [] if self.has_table else [f"learning rate {self.rate():g}"]
         optimizer += [self.schedule] if self.schedule else []
         optimizer += [f"{name.replace('_', ' ')} {value:g}" for name, value in numbers.items() if value is not None]

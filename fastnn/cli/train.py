@@ -199,7 +199,7 @@ def train(
       fastnn train iris.csv --target species --standardize --save iris.safetensors
       fastnn train big.parquet --patience 5 --checkpoint run1 --resume
     """
-    network = Network(**options)
+    network = Network.of(options)
     _check_files(save, log, plot, checkpoint)
     _need("--save", save, {"--save-optimizer": save_optimizer})
     _need("--patience", patience, {"--min-delta": min_delta})

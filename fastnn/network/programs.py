@@ -23,7 +23,7 @@ from fastnn.program.passes.fuse import fuse
 from fastnn.program.passes.mixed_precision import bfloat16, narrow
 from fastnn.program.shapes import B, BatchDim, N
 from fastnn.program.trace import Call, Program, Symbol, Trace, constant
-from fastnn_kernels.contract import UPDATES
+from fastnn_kernels.contract import SCALARS, UPDATES
 
 LOG_COLUMNS = {"loss": 0, "accuracy": 1, "weight": 2, "penalty": 3}
 """What a step writes down: its loss, the share it got right, the sum of its weights, and the penalty before its update."""
@@ -153,7 +153,7 @@ class TrainingStep(Recipe):
             norm = ops.sqrt(ops.sum_of_squares(gradient, attributes["clip_value"]))
         else:
             norm = constant(gradient, 0.0)
-        scalars = trace.input("scalars", (N, 3))
+        scalars = trace.input("scalars", (N, len(SCALARS)))
         state = [trace.input(slot, (network.size,)) for slot in UPDATES[kernel].slots]
         ops.update(kernel, arena, state, gradient, norm, scalars, index, starts, penalties, attributes)
         trace.record("advance", (control,), [], {"rows": B})
@@ -302,7 +302,7 @@ class VectorizedStep(Recipe):
                 trace.record("record", (value, index, trace.inputs["log"]), [], {"column": column})
             done += count
         state = [trace.input(slot, (self.groups * size,)) for slot in UPDATES[kernel].slots]
-        scalars = trace.input("scalars", (N, 3))
+        scalars = trace.input("scalars", (N, len(SCALARS)))
         ops.update(
             kernel, arena, state, gradient, constant(gradient, 0.0), scalars, index, starts, penalties, dict(attributes)
         )  # fmt: skip
@@ -426,7 +426,7 @@ def step_storage(network: Network, engine: engines.Engine) -> dict[str, Any]:
     storage = {
         "control": engine.zeros((8,), np.int64, mirrored=True),
         "log": engine.zeros((LOG_ROWS, len(LOG_COLUMNS)), network.dtype, mirrored=True),
-        "scalars": engine.zeros((LOG_ROWS, 3), network.dtype, mirrored=True),
+        "scalars": engine.zeros((LOG_ROWS, len(SCALARS)), network.dtype, mirrored=True),
         "gradient": engine.zeros((network.size,), network.dtype),
         "starts": engine.place(starts),
         "penalties": engine.place(penalties),

@@ -12,7 +12,7 @@ from fastnn.ops.algebra import sum
 from fastnn.ops.dispatch import Array, apply, integers
 from fastnn.program.shapes import describe, elements
 from fastnn.program.trace import floats
-from fastnn_kernels.contract import SUM_BLOCK, UPDATES
+from fastnn_kernels.contract import SCALARS, SUM_BLOCK, UPDATES
 
 __all__ = ["penalty", "sum_of_squares", "update"]
 
@@ -31,8 +31,8 @@ def update(
 ) -> None:
     """One step of an optimizer over a whole arena, **in place** in `parameters` (P,) and in each array of `state` (P,).
 
-    `name`: sgd, momentum, nesterov, averaged_momentum, rmsprop, adagrad, lion or adam (AdamW where `penalties` hold a decay);
-    equations, `scalars`, `index`, `starts`, `penalties` and `attributes` as in `fastnn_kernels.contract`.
+    `name`: of `fastnn_kernels.contract.UPDATES`, such as adam (AdamW where `penalties` hold a decay); equations, `scalars`,
+    `index`, `starts`, `penalties` and `attributes` as in that module.
     """
     if name not in UPDATES:
         raise InputError(f"no update is called {name!r}{nearest(name, UPDATES)}")
@@ -46,9 +46,10 @@ def update(
     if len(state) != len(slots) or any(tuple(s.shape) != tuple(parameters.shape) for s in (gradient, *state)):
         raise InputError(f"{name}: expected a gradient and {len(slots)} arrays of state, all of the parameters' shape")
     index, starts = integers(name, index), _segments(name, parameters, starts, penalties)
-    if tuple(norm.shape) != () or tuple(index.shape) != () or len(scalars.shape) != 2 or scalars.shape[1] != 3:
+    columns = len(SCALARS)
+    if tuple(norm.shape) != () or tuple(index.shape) != () or len(scalars.shape) != 2 or scalars.shape[1] != columns:
         got = ", ".join(describe(tuple(x.shape)) for x in (norm, scalars, index))
-        raise InputError(f"{name}: expected norm (), scalars (N, 3) and index (), got {got}")
+        raise InputError(f"{name}: expected norm (), scalars (N, {columns}) and index (), got {got}")
     if isinstance(index, np.ndarray) and not 0 <= int(index) < len(scalars):
         raise InputError(f"{name}: expected an index from 0 to {len(scalars) - 1}, got {int(index)}")
     apply(name, (gradient, norm, scalars, index, starts, penalties, parameters, *state), [], attributes)

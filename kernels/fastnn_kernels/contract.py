@@ -147,6 +147,10 @@ def _rmsprop_numbers(beta: float, epsilon: float, epsilon_inside: bool) -> tuple
     return beta, 1.0 - beta, *((epsilon, 0.0) if epsilon_inside else (0.0, epsilon))
 
 
+def _adam_numbers(beta1: float, beta2: float, epsilon: float) -> tuple[float, ...]:
+    return beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon
+
+
 UPDATES: dict[str, Update] = {
     "sgd": Update((), lambda: ()),
     "momentum": Update(("velocity",), lambda beta: (beta,)),
@@ -154,10 +158,14 @@ UPDATES: dict[str, Update] = {
     "averaged_momentum": Update(("velocity",), lambda beta: (beta, 1.0 - beta)),
     "rmsprop": Update(("square",), _rmsprop_numbers),
     "adagrad": Update(("square",), lambda epsilon: (epsilon,)),
-    "adam": Update(("mean", "square"), lambda beta1, beta2, epsilon: (beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon)),
+    "adam": Update(("mean", "square"), _adam_numbers),
+    "nadam": Update(("mean", "square"), _adam_numbers),
     "lion": Update(("mean",), lambda beta1, beta2: (beta1, 1.0 - beta1, beta2, 1.0 - beta2)),
 }
 """The update kernels."""
+
+SCALARS = ("rate", "correction1", "correction2", "gradient_factor")
+"""The columns of the table `scalars` of the update kernels: what changes from step to step."""
 
 TRANSFORMS = {
     "rotation": (0.0, 0.0),  # turns
@@ -365,10 +373,11 @@ _declare("gather_rows", "source order position", "y", attributes="scale", count=
 # A permutation of 0 .. n-1, (n,) int64: the stateless bijection of fastnn/random.py for (key, epoch).
 _declare("shuffle", "epoch", "order", attributes="key")
 
-# Updates over the whole arena of P parameters. `scalars` (steps, 3) F holds for each step of a chunk the learning
-# rate and the two bias corrections 1/(1 - beta1^t), 1/(1 - beta2^t); `index` (0-d int64) names the row. `starts` (S + 1,) int64
-# cuts the arena into segments, `penalties` (S, 4) F holds l2, l1, decoupled weight decay and the factor of the learning rate of
-# each. Where the factor is 0, w and its states stay exactly as they are.
+# Updates over the whole arena of P parameters. `scalars` (steps, len(SCALARS)) F holds for each step of a chunk the learning
+# rate, the bias corrections 1/(1 - beta1^t) and 1/(1 - beta2^t), and the factor of the gradient; of these an update reads what
+# its formula names (correction1 of nadam is another one, see fastnn/optimizers.py:NAdam). `index` (0-d int64) names the row.
+# `starts` (S + 1,) int64 cuts the arena into segments, `penalties` (S, 4) F holds l2, l1, decoupled weight decay and the factor
+# of the learning rate of each. Where the factor is 0, w and its states stay exactly as they are.
 # g = clip(gradient): first to [-clip_value, clip_value] (0: off), then times min(1, clip_norm / norm) (0: off), with
 # norm (0-d F) that of the value-clipped gradient; then g += l2 * w + l1 * sign(w). Then, with rate the learning rate times
 # the factor, rounded:
@@ -381,6 +390,8 @@ _declare("shuffle", "epoch", "order", attributes="key")
 #   lion               w -= rate * sign(beta1 * m + (1 - beta1) * g); m = beta2 * m + (1 - beta2) * g
 #   adam               m = beta1 * m + (1 - beta1) * g; s = beta2 * s + (1 - beta2) * g^2;
 #                      w -= rate * decay * w;  w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon)
+#   nadam              m and s as in adam;
+#                      w -= rate * (gradient_factor * g + m * correction1) / (sqrt(s * correction2) + epsilon)
 # The optional operand `shadow` (P,) bfloat16 becomes a copy of the new parameters.
 # Every update writes w after w -= rate * decay * w with the old w, decay being the third column of penalties.
 for _name, _update in UPDATES.items():

@@ -89,6 +89,7 @@ def test_the_same_seed_prints_the_same(clouds: Path) -> None:
         "--standardize --rate 0.01 --schedule warmup:length=3,then=cosine --initial he_uniform --clip-norm 1 --beta1 0.8",
         "--optimizer adamw --rate 0.05 --weight-decay 0.1 --epsilon 1e-6 --beta2 0.99 --batch-size all --class-weight 1=2",
         "--optimizer rmsprop --rate 0.1 --schedule staircase:factor=0.5,every=5 --beta2 0.95 --clip-value 5 --batch-size auto",
+        "--optimizer nadam --rate 0.05 --beta1 0.8 --momentum-decay 0.01",
         "--rate 0.05 --schedule one_cycle:per=step --class-weight balanced --shard-rows 32 --patience 20 --monitor val_loss",
     ],
 )
@@ -312,6 +313,10 @@ def test_debug_lets_the_error_through() -> None:
         ("train digits --class-weight 3", "expected balanced, or label=weight"),
         ("train digits --class-weight 10=3", "there is no label '10'"),
         ("train digits --weight-decay 0.1", "--weight-decay is for adamw, lion, not for adam"),
+        ("train digits --optimizer adamw --momentum-decay 0.1", "--momentum-decay is for nadam, not for adamw"),
+        ("train digits --momentum-decay -0.1", "-0.1 is not in the range x>=0"),
+        ("train digits --beta1 1", "1.0 is not in the range 0<=x<1"),
+        ("train digits --epsilon 0", "0.0 is not in the range x>0"),
         ("train digits --min-delta 0.1", "--min-delta goes with --patience, which is missing"),
         ("train digits --resume", "--resume goes with --checkpoint, which is missing"),
         ("train digits --save-optimizer", "--save-optimizer goes with --save, which is missing"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import importlib
 import io
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -505,13 +507,37 @@ def test_a_closed_pipe_is_no_error(folder: Path) -> None:
 
 def test_the_names_are_those_of_the_library() -> None:
     assert set(networks.LOSSES) == set(losses.LOSSES)
-    assert set(networks.OPTIMIZERS) == set(optimizers.NAMES) == set(networks.RATES)
     assert set(networks.INITIALIZERS) == set(initializers.NAMES)
     assert set(sources.METRICS) == set(metrics.METRICS)
     kinds = {kind for kind, *_ in networks.SCHEDULES.values()}
     assert kinds == set(schedules.Schedule.types) - {networks.TABLE.capitalize()}
     for name in importlib.import_module("fastnn.cli.train").MONITORS:  # `fastnn.cli.train` is the command
         callbacks.EarlyStopping(name)
+
+
+@pytest.mark.parametrize("name", optimizers.NAMES)
+def test_every_number_of_an_optimizer_has_an_option(name: str) -> None:
+    made, defaults = optimizers.NAMES[name]
+    numbers = {each.name for each in dataclasses.fields(made) if isinstance(each.default, float)} - {"learning_rate"}
+    options = {takers[name].name: option for option, takers in networks.NUMBERS.items() if name in takers}
+    assert set(options) == numbers
+    given = [word for option in options.values() for word in (f"--{option.replace('_', '-')}", "0.25")]
+    parsed = main.commands["train"].make_context("train", ["digits", "--optimizer", name, *given]).params
+    fields = {each.name for each in dataclasses.fields(networks.Network)} | set(networks.NUMBERS)
+    network = networks.Network.of({option: value for option, value in parsed.items() if option in fields})
+    wanted = made(networks.RATES[name], **{**defaults, **dict.fromkeys(numbers, 0.25)})
+    assert network.build_optimizer() == wanted
+
+
+def test_defaults_are_those_of_the_library() -> None:
+    told = {each.name: each.help or "" for each in main.commands["train"].params if isinstance(each, click.Option)}
+    assert told["momentum"] == "For sgd, momentum, nesterov. [default: 0.9; 0 for sgd]"
+    assert told["momentum_decay"] == "For nadam. [default: 0.004]"
+    assert told["epsilon"].endswith("[default: 1e-8; 1e-10 for adagrad]")
+    assert told["beta2"].endswith("[default: 0.999; 0.9 for rmsprop, 0.99 for lion]")
+    assert networks.RATES["nadam"] == 0.002
+    others = {name for name, rate in networks.RATES.items() if rate != optimizers.by_name(name).learning_rate}
+    assert others == {"sgd", "momentum"}
 
 
 @pytest.mark.parametrize(

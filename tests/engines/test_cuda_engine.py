@@ -112,6 +112,7 @@ CASES: dict[str, tuple[Callable[[str], fastnn.Sequential], dict[str, Any]]] = {
     "averaged momentum, clipped by value": (network, {"optimizer": fastnn.Momentum(0.3, clip_value=0.01)}),
     "rmsprop": (network, {"optimizer": fastnn.RMSprop(0.001)}),
     "adagrad": (network, {"optimizer": fastnn.Adagrad(0.05)}),
+    "nadam": (network, {"optimizer": fastnn.NAdam(0.002)}),
     "adam, clipped by norm": (network, {"optimizer": fastnn.Adam(0.002, clip_norm=0.5)}),
     "adamw, cosine": (
         network, {"optimizer": fastnn.AdamW(fastnn.schedules.Cosine(0.002), weight_decay=0.05)},

@@ -11,23 +11,18 @@ import pytest
 from cuda_on_host import host
 from cuda_on_host.outcomes import bodies, outcomes, placed
 from laws import FLOATS, check_definition, check_kernel
+from trajectories import torch_nadam
 
 import fastnn_kernels.cpu as cpu_set
 import fastnn_kernels.numpy as numpy_set
-from fastnn_kernels.contract import KERNELS, SUM_BLOCK, UPDATES
+from fastnn_kernels.contract import KERNELS, SCALARS, SUM_BLOCK, UPDATES
 from fastnn_kernels.cuda.kernels import kernel
 from fastnn_kernels.cuda.lowering import Ahead, Number, Pointer, Request
 
-ATTRIBUTES: dict[str, dict[str, Any]] = {
-    "sgd": {},
-    "momentum": {"beta": 0.9},
-    "nesterov": {"beta": 0.9},
-    "averaged_momentum": {"beta": 0.9},
-    "rmsprop": {"beta": 0.95, "epsilon": 1e-3, "epsilon_inside": False},
-    "adagrad": {"epsilon": 1e-3},
-    "adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-4},
-    "lion": {"beta1": 0.9, "beta2": 0.99},
-}
+VALUES: dict[str, Any] = {"beta": 0.95, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3, "epsilon_inside": False}
+"""Of attributes; epsilon is large enough to be seen in float32."""
+ATTRIBUTES = {name: {attribute: VALUES[attribute] for attribute in row.attributes} for name, row in UPDATES.items()}
+COLUMNS = len(SCALARS)
 NO_CLIPPING = {"clip_value": 0.0, "clip_norm": 0.0}
 SIZES = (0, 1, 7, 31, 33, 127, 1009)
 
@@ -40,7 +35,7 @@ def cut(size: int, segments: int) -> np.ndarray:
 def operands(name: str, size: int, dtype: str, *, segments: int = 5, penalized: bool = True) -> list[np.ndarray]:
     random = np.random.default_rng(size)
     gradient = random.normal(size=size).astype(dtype)
-    scalars = random.uniform(0.01, 1.5, (4, 3)).astype(dtype)
+    scalars = random.uniform(0.01, 1.5, (4, COLUMNS)).astype(dtype)
     penalties = np.tile(np.array([0, 0, 0, 1], dtype), (segments, 1))
     if penalized:
         penalties[1::2] = [[0.1 * (k + 1), 0.01, 0.2, (1.5, 0.6, 0.0)[k % 3]] for k in range(len(penalties[1::2]))]
@@ -95,8 +90,8 @@ def test_rmsprop_epsilon_inside(dtype: str) -> None:
     check_kernel("rmsprop", operands("rmsprop", 127, dtype), [], tolerance=16, **NO_CLIPPING, **attributes)
     # By hand: s = 0.5 * 2 + 0.5 * 4 = 3, epsilon 1; w = 1 - 2 * 2 / sqrt(4) = -1, and outside 1 - 4 / (sqrt(3) + 1).
     one = np.ones(1, dtype)
-    rate, step, starts, penalties = np.full((1, 3), 2, dtype), np.array(0), np.array([0, 1]), np.array([[0, 0, 0, 1]], dtype)
-    arrays = [2 * one, np.array(0, dtype), rate, step, starts, penalties, one, 2 * one]
+    rate, segment = np.full((1, COLUMNS), 2, dtype), [np.array([0, 1]), np.array([[0, 0, 0, 1]], dtype)]
+    arrays = [2 * one, np.array(0, dtype), rate, np.array(0), *segment, one, 2 * one]
     for inside, expected in ((True, -1.0), (False, 1 - 4 / (math.sqrt(3) + 1))):
         attributes = {"beta": 0.5, "epsilon": 1.0, "epsilon_inside": inside}
         for outcome in run_all("rmsprop", arrays, **NO_CLIPPING, **attributes):
@@ -270,10 +265,25 @@ def torch_optimizers(torch: Any) -> dict[str, tuple[str, dict[str, Any], Any, di
             "adam", adam, lambda w, r: optim.AdamW([w], r, betas=(0.9, 0.99), eps=1e-6, weight_decay=WEIGHT_DECAY),
             {"mean": "exp_avg", "square": "exp_avg_sq"}, 2,
         ),
+        "nadam": (
+            "nadam", adam, lambda w, r: torch_nadam([w], lr=r, betas=(0.9, 0.99), eps=1e-6),
+            {"mean": "exp_avg", "square": "exp_avg_sq"}, 0,
+        ),
     }  # fmt: skip
 
 
-CASES = ("sgd", "momentum", "nesterov", "l2", "rmsprop", "adagrad", "adam", "adamw")
+CASES = ("sgd", "momentum", "nesterov", "l2", "rmsprop", "adagrad", "adam", "adamw", "nadam")
+
+
+def scalars_of_ten_steps(name: str, rate: float, beta1: float = 0.0, beta2: float = 0.0, **_: Any) -> np.ndarray:
+    """As written in the papers; for nadam with a momentum decay of 0.004."""
+    table = [[rate, 1 / (1 - beta1**t), 1 / (1 - beta2**t), 1.0] for t in range(1, 11)]
+    if name == "nadam":
+        momenta = [beta1 * (1 - 0.5 * 0.96 ** (t * 0.004)) for t in range(1, 12)]
+        for t, row in enumerate(table, start=1):
+            row[1] = momenta[t] / (1 - math.prod(momenta[: t + 1]))
+            row[3] = (1 - momenta[t - 1]) / (1 - math.prod(momenta[:t]))
+    return np.array(table)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -286,8 +296,7 @@ def test_ten_steps_of_torch(case: str, dtype: str, clip_value: float) -> None:
     start = random.normal(size=101).astype(dtype)
     gradients = random.normal(size=(10, 101)).astype(dtype)
     rate, tolerance = 0.05, 3e-5 if dtype == "float32" else 1e-12
-    beta1, beta2 = attributes.get("beta1", 0), attributes.get("beta2", 0)
-    scalars = np.array([[rate, 1 / (1 - beta1**t), 1 / (1 - beta2**t)] for t in range(1, 11)]).astype(dtype)
+    scalars = scalars_of_ten_steps(name, rate, **attributes).astype(dtype)
     penalties = np.array([[WEIGHT_DECAY * (decayed == 1), 0, WEIGHT_DECAY * (decayed == 2), 1]], dtype)
     numbers = {"clip_value": clip_value, "clip_norm": 0.0, **attributes}
 
@@ -315,7 +324,7 @@ def test_ten_steps_of_lion_of_optax(dtype: str, decay: float) -> None:
     random = np.random.default_rng(6)
     start, rate = random.normal(size=101).astype(dtype), 0.05
     gradients = random.normal(size=(10, 101)).astype(dtype)
-    scalars, penalties = np.full((10, 3), rate, dtype), np.array([[0, 0, decay, 1]], dtype)
+    scalars, penalties = np.full((10, COLUMNS), rate, dtype), np.array([[0, 0, decay, 1]], dtype)
     ours: list[list[np.ndarray]] = [[start.copy(), np.zeros_like(start)] for _ in range(2)]
     with jax.enable_x64(dtype == "float64"):
         optimizer = optax.lion(rate, b1=0.9, b2=0.99, weight_decay=decay)
@@ -337,7 +346,7 @@ def test_lion_keeps_nan_and_moves_nothing_where_the_average_is_zero() -> None:
     gradient = np.array([np.nan, 0.0, 1e-30, -np.inf])
     for run in (lambda *a, **k: cpu_set.run("lion", a, k), numpy_set.lion):
         w, m = np.zeros(4), np.zeros(4)
-        given = (gradient, np.zeros(()), np.ones((1, 3)), np.array(0), np.array([0, 4]), np.array([[0.0, 0, 0, 1]]))
+        given = (gradient, np.zeros(()), np.ones((1, COLUMNS)), np.array(0), np.array([0, 4]), np.array([[0.0, 0, 0, 1]]))
         run(*given, w, m, **NO_CLIPPING, **ATTRIBUTES["lion"])
         assert np.isnan(w[0])
         assert w[1:].tolist() == [0.0, -1.0, 1.0]
@@ -352,7 +361,7 @@ def test_averaged_momentum_is_momentum_rescaled(dtype: str) -> None:
     weights = torch.nn.Parameter(torch.from_numpy(start.copy()))
     optimizer = torch.optim.SGD([weights], rate * (1 - beta), momentum=beta)
     ours = [start.astype(dtype), np.zeros(53, dtype)]
-    scalars = np.array([[rate, 1, 1]], dtype)
+    scalars = np.full((1, COLUMNS), rate, dtype)
     for gradient in gradients:
         weights.grad = torch.from_numpy(gradient.copy())
         optimizer.step()
@@ -372,8 +381,8 @@ def test_clipping_by_norm_is_that_of_torch() -> None:
         weights = torch.nn.Parameter(torch.zeros(97, dtype=torch.float64))
         weights.grad = torch.from_numpy(gradient.copy())
         norm = torch.nn.utils.clip_grad_norm_([weights], limit)
-        rate, step, starts, penalties = np.ones((1, 3)), np.array(0), np.array([0, 97]), np.array([[0.0, 0, 0, 1]])
-        arrays = [gradient, np.array(norm.item()), rate, step, starts, penalties, np.zeros(97)]
+        rate, segment = np.ones((1, COLUMNS)), [np.array([0, 97]), np.array([[0.0, 0, 0, 1]])]
+        arrays = [gradient, np.array(norm.item()), rate, np.array(0), *segment, np.zeros(97)]
         for outcome in run_all("sgd", arrays, clip_value=0.0, clip_norm=limit):
             np.testing.assert_allclose(-outcome[6], weights.grad.numpy(), rtol=1e-5)  # torch adds 1e-6 to the norm
 
@@ -383,7 +392,8 @@ def test_l1_is_the_gradient_of_its_penalty(dtype: str) -> None:
     """An update of rate 1 from a zero gradient moves by the derivative of block_penalty's l2/2 w^2 + l1 |w|."""
     w = np.array([-2.0, -0.5, 0.0, 0.5, 2.0], dtype)
     penalties = np.array([[0.25, 0.125, 0.0, 1.0]], dtype)
-    arrays = [np.zeros(5, dtype), np.zeros((), dtype), np.ones((1, 3), dtype), np.array(0), np.array([0, 5]), penalties, w]
+    rate, starts = np.ones((1, COLUMNS), dtype), np.array([0, 5])
+    arrays = [np.zeros(5, dtype), np.zeros((), dtype), rate, np.array(0), starts, penalties, w]
     for outcome in run_all("sgd", arrays, **NO_CLIPPING):
         np.testing.assert_array_equal(outcome[6], w - (0.25 * w + 0.125 * np.sign(w)))
 

@@ -13,6 +13,7 @@ import pytest
 import fastnn
 from fastnn import errors, ops
 from fastnn.callbacks import Callback, Checkpoint
+from fastnn.optimizers import NAMES, by_name
 from fastnn.storage import archives
 
 if TYPE_CHECKING:
@@ -20,15 +21,10 @@ if TYPE_CHECKING:
 
 N, FEATURES, CLASSES, BATCH = 40, 6, 3, 8
 OPTIMIZERS = {
-    "sgd": fastnn.SGD(0.1),
-    "momentum": fastnn.SGD(0.05, momentum=0.9),
-    "nesterov": fastnn.SGD(0.05, momentum=0.9, nesterov=True),
-    "averaged momentum": fastnn.Momentum(0.3),
-    "rmsprop": fastnn.RMSprop(0.01),
-    "adagrad": fastnn.Adagrad(0.05),
-    "adam": fastnn.Adam(0.01),
+    **{name: by_name(name, learning_rate=0.01) for name in NAMES},
+    "classical momentum": fastnn.SGD(0.05, momentum=0.9),
     "adamw, clipped": fastnn.AdamW(0.01, weight_decay=0.1, clip_norm=0.5, clip_value=0.3),
-    "lion": fastnn.Lion(0.001, weight_decay=0.1),
+    "lion, decayed": fastnn.Lion(0.001, weight_decay=0.1),
 }
 
 
@@ -108,7 +104,7 @@ def test_clipping_by_norm_does_not_see_gradients_from_before() -> None:
     """The arena of gradients holds nothing of an earlier call in the places of the frozen ones."""
     model, fresh = trained(network("float64"), optimizer=fastnn.SGD(1.0)), network("float64")
     fresh.set_weights(model.weights)
-    fresh.counters = copy.copy(model.counters)
+    fresh.state.counters = copy.copy(model.counters)
     for each in (model, fresh):
         trained(each.freeze(0, 2), optimizer=fastnn.SGD(1.0, clip_norm=0.01))
     assert changed(fresh.weights, model) == set()

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trajectories import torch_nadam
 
 import fastnn_kernels.numpy as numpy_set
 from fastnn.errors import InputError
-from fastnn.optimizers import NAMES, SGD, Adagrad, Adam, AdamW, Lion, Momentum, Optimizer, RMSprop, by_name
+from fastnn.optimizers import NAMES, SGD, Adagrad, Adam, AdamW, Lion, Momentum, NAdam, Optimizer, RMSprop, by_name
 from fastnn.schedules import Constant, Cosine, as_schedule
-from fastnn_kernels.contract import KERNELS, UPDATES
+from fastnn_kernels.contract import KERNELS, SCALARS, UPDATES
 
 EACH = [
     SGD(),
@@ -30,8 +31,11 @@ EACH = [
     AdamW(Cosine(0.1, per="step"), weight_decay=0.1, clip_norm=1.0, clip_value=0.5),
     Lion(weight_decay=0.2),
     Adagrad(),
+    NAdam(0.01, 0.8, momentum_decay=0.1),
 ]
-KERNEL_NAMES = ["sgd", "momentum", "nesterov", "averaged_momentum", "rmsprop", "rmsprop", "adam", "adam", "lion", "adagrad"]
+KERNEL_NAMES = [
+    "sgd", "momentum", "nesterov", "averaged_momentum", "rmsprop", "rmsprop", "adam", "adam", "lion", "adagrad", "nadam",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("optimizer", "kernel"), list(zip(EACH, KERNEL_NAMES, strict=True)), ids=repr)
@@ -54,7 +58,7 @@ def test_attributes() -> None:
     assert Adam(clip_norm=2, clip_value=3).attributes() == {
         "clip_value": 3.0, "clip_norm": 2.0, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8,
     }  # fmt: skip
-    assert [optimizer.weight_decay for optimizer in EACH] == [0, 0, 0, 0, 0, 0, 0, 0.1, 0.2, 0]
+    assert [optimizer.weight_decay for optimizer in EACH] == [0, 0, 0, 0, 0, 0, 0, 0.1, 0.2, 0, 0]
 
 
 @pytest.mark.parametrize("optimizer", EACH[:6], ids=repr)
@@ -62,7 +66,8 @@ def test_scalars_without_corrections(optimizer: Optimizer) -> None:
     rates = np.array([0.1, 0.2, 0.3])
     table = optimizer.scalars(np.arange(1, 4), rates)
     assert table.dtype == np.float64
-    np.testing.assert_array_equal(table, np.stack([rates, np.ones(3), np.ones(3)], axis=1))
+    assert SCALARS[0] == "rate"
+    np.testing.assert_array_equal(table, np.stack([rates, *np.ones((len(SCALARS) - 1, 3))], axis=1))
 
 
 @pytest.mark.parametrize("beta1", [0.0, 1e-300, 0.5, 0.9, 1 - 2.0**-40])
@@ -71,22 +76,44 @@ def test_bias_corrections_are_right_to_the_last_digits(beta1: float, beta2: floa
     steps = np.array([1, 2, 3, 10, 99, 400])
     table = Adam(beta1=beta1, beta2=beta2).scalars(steps, np.full(6, 0.25))
     for row, t in zip(table, steps, strict=True):
-        exact = [0.25, *(float(1 / (1 - Fraction(beta) ** int(t))) for beta in (beta1, beta2))]
+        exact = [0.25, *(float(1 / (1 - Fraction(beta) ** int(t))) for beta in (beta1, beta2)), 1.0]
         # t * log(beta) is rounded, which costs up to t * |log(beta)| units where that is about 1.
         np.testing.assert_allclose(row, exact, rtol=4 * 2.0**-52, atol=0)
 
 
 def test_bias_corrections_become_one() -> None:
     table = AdamW().scalars(np.array([10**6, 10**12, 2**62]), np.ones(3))
-    np.testing.assert_array_equal(table, np.ones((3, 3)))
+    np.testing.assert_array_equal(table, np.ones((3, len(SCALARS))))
 
 
-def test_scalars_do_not_depend_on_the_chunk() -> None:
-    steps = np.arange(1, 200)
-    whole = Adam().scalars(steps, np.ones(199))
-    for start in (0, 1, 7, 100):
+@pytest.mark.parametrize("beta1", [0.0, 1e-300, 0.5, 0.9, 0.9999])
+@pytest.mark.parametrize("momentum_decay", [0.0, 1e-320, 1e-9, 4e-3, 1.0, 1e308])
+def test_scalars_of_nadam_are_those_of_the_running_product(beta1: float, momentum_decay: float) -> None:
+    """To the last digits, over the steps in which the product is felt and beyond."""
+    steps = np.arange(1, 1001)
+    table = NAdam(beta1=beta1, momentum_decay=momentum_decay).scalars(steps, np.full(1000, 0.25))
+    momenta = [Fraction(beta1) * (1 - Fraction(0.96 ** (t * momentum_decay)) / 2) for t in range(1, 1002)]
+    product, bits = Fraction(1), 2**400
+    for row, momentum, following in zip(table, momenta, momenta[1:], strict=False):
+        product = Fraction(round(product * momentum * bits), bits)
+        assert row[0] == 0.25
+        exact = [following / (1 - product * following), (1 - momentum) / (1 - product)]
+        np.testing.assert_allclose(row[[1, 3]], [float(value) for value in exact], rtol=4 * 2.0**-52, atol=0)
+    np.testing.assert_array_equal(table[:, 2], Adam().scalars(steps, np.ones(1000))[:, 2])
+
+
+def test_scalars_of_nadam_after_any_number_of_steps() -> None:
+    table = NAdam(beta1=0.75).scalars(np.array([10**6, 10**12, 2**62]), np.ones(3))
+    np.testing.assert_array_equal(table, [[1.0, 0.75, 1.0, 0.25]] * 3)
+
+
+@pytest.mark.parametrize("optimizer", EACH, ids=repr)
+def test_scalars_do_not_depend_on_the_chunk(optimizer: Optimizer) -> None:
+    steps = np.arange(1, 500)
+    whole = optimizer.scalars(steps, np.ones(499))
+    for start in (0, 1, 7, 100, 350, 390):
         for length in (0, 1, 3, 8, 31, 33):
-            part = Adam().scalars(steps[start : start + length], np.ones(length))
+            part = optimizer.scalars(steps[start : start + length], np.ones(length))
             np.testing.assert_array_equal(part, whole[start : start + length])
 
 
@@ -158,6 +185,10 @@ def torch_train(make: Any, start: np.ndarray, target: np.ndarray, options: dict[
         (Adam(0.05), 0.0, lambda torch: torch.optim.Adam, {"lr": 0.05}),
         (Adam(0.05, 0.0, 0.5, 0.1), 0.0, lambda torch: torch.optim.Adam, {"lr": 0.05, "betas": (0.0, 0.5), "eps": 0.1}),
         (AdamW(0.05), 0.0, lambda torch: torch.optim.AdamW, {"lr": 0.05, "weight_decay": 0.01}),
+        (NAdam(), 0.0, lambda torch: torch_nadam, {}),
+        (NAdam(0.05), 0.1, lambda torch: torch_nadam, {"lr": 0.05, "weight_decay": 0.1}),
+        (NAdam(beta1=0.7, momentum_decay=0.3), 0.0, lambda torch: torch_nadam, {"betas": (0.7, 0.999), "momentum_decay": 0.3}),
+        (NAdam(0.05, 0.0, 0.5, 0.1, 0), 0.0, lambda torch: torch_nadam, {"lr": 0.05, "betas": (0.0, 0.5), "eps": 0.1}),
     ],
     ids=lambda value: repr(value) if isinstance(value, Optimizer) else "",
 )
@@ -248,6 +279,12 @@ def test_learning_rates_stay_what_they_are() -> None:
         (lambda: Adam(beta2=math.inf), "beta2"),
         (lambda: Adam(epsilon=-1e-8), "epsilon"),
         (lambda: AdamW(weight_decay=-0.01), "weight_decay"),
+        (lambda: NAdam(momentum_decay=-0.01), "NAdam: momentum_decay: expected a finite number >= 0, got -0.01"),
+        (lambda: NAdam(momentum_decay=math.inf), "momentum_decay"),
+        (lambda: NAdam(beta1=1.0), "beta1"),
+        (lambda: NAdam(epsilon=0), "epsilon"),
+        (lambda: Lion(beta2=1), "beta2"),
+        (lambda: Adagrad(epsilon="1"), "epsilon"),
     ],
 )
 def test_bad_input(make: Any, message: str) -> None:
@@ -256,7 +293,7 @@ def test_bad_input(make: Any, message: str) -> None:
 
 
 def test_by_name() -> None:
-    assert set(NAMES) == {"sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "lion"}
+    assert set(NAMES) == {"sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "nadam", "lion"}
     assert by_name("sgd") == SGD()
     assert by_name("momentum", learning_rate=0.2) == Momentum(0.2)
     assert by_name("nesterov") == SGD(momentum=0.9, nesterov=True)
@@ -265,6 +302,7 @@ def test_by_name() -> None:
     assert by_name("adagrad", epsilon=1e-7) == Adagrad(epsilon=1e-7)
     assert by_name("adam") == Adam()
     assert by_name("adamw") == AdamW()
+    assert by_name("nadam", momentum_decay=0) == NAdam(momentum_decay=0.0)
     assert by_name("lion", beta2=0.98) == Lion(beta2=0.98)
     with pytest.raises(InputError, match="unknown optimizer 'adm'; did you mean 'adam'"):
         by_name("adm")

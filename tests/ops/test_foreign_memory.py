@@ -22,6 +22,7 @@ from fastnn import engines, ops
 from fastnn.errors import InputError
 from fastnn.program.shapes import B
 from fastnn.program.trace import Trace
+from fastnn_kernels.contract import SCALARS
 from fastnn_kernels.memory import ALIGNMENT, aligned, owned
 
 ROWS, FEATURES, CLASSES = 60, 5, 3
@@ -230,7 +231,7 @@ def updated(make: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
     """Parameters, mean and square after one step of Adam on arrays made by `make`."""
     rng = np.random.default_rng(5)
     arrays = [make(rng.normal(size=37) ** 2) for _ in range(3)]
-    inputs = [make(array) for array in (rng.normal(size=37), np.array(0.0), np.array([[0.1, 1.0, 1.0]]))]
+    inputs = [make(array) for array in (rng.normal(size=37), np.array(0.0), np.full((1, len(SCALARS)), 0.1))]
     index, starts = np.array(0), make(np.array([0, 31, 37], np.int32))
     penalties = make(np.array([[0.1, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]]))
     attributes = {**fastnn.Adam().attributes()}
@@ -275,14 +276,14 @@ def test_running_statistics_in_place(kind: str) -> None:
         ({"penalties": np.zeros((2, 4))}, r"penalties \(S, 4\)"),
         ({"index": np.array(1)}, "an index from 0 to 0, got 1"),
         ({"norm": np.zeros(1)}, r"expected norm \(\)"),
-        ({"scalars": np.zeros((1, 2))}, r"scalars \(N, 3\)"),
+        ({"scalars": np.zeros((1, 2))}, rf"scalars \(N, {len(SCALARS)}\)"),
         ({"attributes": {}}, "expected the attributes clip_norm, clip_value, got none"),
         ({"attributes": {"clip_value": 0.0, "clip_norm": 0.0, "beta": 0.9}}, "got beta, clip_norm, clip_value"),
     ],
 )
 def test_an_update_that_would_read_beyond_its_arrays(given: dict[str, Any], message: str) -> None:
     arrays: dict[str, Any] = {
-        "norm": np.array(0.0), "scalars": np.zeros((1, 3)), "index": np.array(0), "starts": np.array([0, 37]),
+        "norm": np.array(0.0), "scalars": np.zeros((1, len(SCALARS))), "index": np.array(0), "starts": np.array([0, 37]),
         "penalties": np.zeros((1, 4)), "attributes": {"clip_value": 0.0, "clip_norm": 0.0},
     }  # fmt: skip
     with pytest.raises(fastnn.errors.FastnnError, match=message):

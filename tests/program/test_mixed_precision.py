@@ -17,7 +17,7 @@ from fastnn.losses import as_loss
 from fastnn.network.programs import TrainingStep, Update
 from fastnn.program.passes.mixed_precision import PRODUCTS, narrow
 from fastnn.program.trace import Program, Symbol
-from fastnn_kernels.contract import UPDATES
+from fastnn_kernels.contract import SCALARS, UPDATES
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -154,15 +154,12 @@ def test_one_step_is_that_of_numbers_rounded_at_the_same_places(
 @pytest.mark.parametrize("kernel", UPDATES)
 @pytest.mark.parametrize("size", [0, 1, 33, 1009])
 def test_the_shadow_is_the_rounded_parameters(kernel: str, size: int, rng: np.random.Generator) -> None:
-    optimizers = {
-        "sgd": fastnn.SGD(0.1), "momentum": fastnn.SGD(0.1, momentum=0.9),
-        "nesterov": fastnn.SGD(0.1, momentum=0.9, nesterov=True),
-        "averaged_momentum": fastnn.Momentum(0.1), "rmsprop": fastnn.RMSprop(0.1), "adam": fastnn.Adam(0.1),
-        "adagrad": fastnn.Adagrad(0.1), "lion": fastnn.Lion(0.1),
-    }  # fmt: skip
+    named = [fastnn.optimizers.by_name(name) for name in fastnn.optimizers.NAMES]
+    optimizers = {optimizer.kernel: optimizer for optimizer in (fastnn.SGD(momentum=0.9), *named)}
     state = [np.abs(rng.normal(size=size)).astype(np.float32) for _ in UPDATES[kernel].slots]
     arrays = [
-        rng.normal(size=size).astype(np.float32), np.zeros((), np.float32), np.ones((1, 3), np.float32), np.zeros((), np.int64),
+        rng.normal(size=size).astype(np.float32), np.zeros((), np.float32),
+        np.ones((1, len(SCALARS)), np.float32), np.zeros((), np.int64),
         np.array([0, size // 3, size // 2, size]), np.array([[0.1, 0, 0, 1], [0, 0.1, 0, 2], [0, 0, 0, 0]], np.float32),
         rng.normal(size=size).astype(np.float32), *state, np.zeros(size, BFLOAT16),
     ]  # fmt: skip

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import doctest
+import importlib
 import inspect
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,6 +112,17 @@ def test_names_that_lie_elsewhere_are_pointed_to(name: str, says: str) -> None:
     with pytest.raises(AttributeError, match=says):
         getattr(fastnn, name)
     assert not hasattr(fastnn, name)
+
+
+def test_type_checkers_see_the_names_that_are_loaded() -> None:
+    tree = ast.parse(Path(fastnn.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {(alias.asname, node.module) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen == {*((name, "fastnn") for name in fastnn._MODULES), *fastnn._HOME.items()}
+    assert {name for name, _ in seen} == set(fastnn.__all__)
+    for name, home in seen:
+        assert getattr(fastnn, name) is getattr(importlib.import_module(home), name)
+    assert {made.__name__ for made, _ in optimizers.NAMES.values()} <= set(fastnn.__all__)
 
 
 def test_what_a_pointer_names_is_there_at_once() -> None:

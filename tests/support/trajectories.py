@@ -18,6 +18,7 @@ OPTIMIZERS: dict[str, Any] = {
     "adagrad": fastnn.Adagrad(0.05),
     "adam": fastnn.Adam(0.002),
     "adamw": fastnn.AdamW(0.002, weight_decay=0.05),
+    "nadam": fastnn.NAdam(0.002),
     "adam, clipped by norm": fastnn.Adam(0.002, clip_norm=0.5),
     "sgd, clipped by value": fastnn.SGD(0.1, clip_value=0.01),
 }
@@ -54,6 +55,20 @@ def trained(dtype: str, optimizer: Any, device: str, steps: int, norm: bool = Fa
         **options,
     )  # fmt: skip
     return model
+
+
+def torch_nadam(parameters: Any, **options: Any) -> Any:
+    """`torch.optim.NAdam` with its product of momenta in float64; it would begin it in PyTorch's default dtype, float32."""
+    import torch
+
+    optimizer = torch.optim.NAdam(parameters, **options)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter] = {
+                "step": torch.zeros(()), "mu_product": torch.ones((), dtype=torch.float64),
+                "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter),
+            }  # fmt: skip
+    return optimizer
 
 
 def difference(a: fastnn.Sequential, b: dict[str, np.ndarray]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from laws import by_turns
-from trajectories import BATCH, CLASSES, FEATURES, OPTIMIZERS, N, difference, examples, network, order, trained
+from trajectories import BATCH, CLASSES, FEATURES, OPTIMIZERS, N, difference, examples, network, order, torch_nadam, trained
 
 import fastnn
 
@@ -45,6 +45,7 @@ def torch_optimizer(torch: Any, name: str, pairs: dict[str, Any]) -> Any:
         "adamw": lambda: torch.optim.AdamW(
             [{"params": weights, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=0.002
         ),
+        "nadam": lambda: torch_nadam(both, lr=0.002),
         "adam, clipped by norm": lambda: torch.optim.Adam(both, lr=0.002),
         "sgd, clipped by value": lambda: torch.optim.SGD(both, lr=0.1),
     }

@@ -28,6 +28,7 @@ from fastnn.training.divergence import Attempt
 from fastnn.training.evaluation import check_measures, decision_of, measured, played
 from fastnn.training.options import ALL, FitOptions
 from fastnn.tuning.together.members import RESERVED, Member, MemberHistory
+from fastnn_kernels.contract import SCALARS
 from fastnn_kernels.memory import aligned
 
 
@@ -102,7 +103,7 @@ class _Vectorized:
             **{name: engine.zeros((arena.size,), network.dtype) for name in (*optimizer.slots, "gradient", "grouped_gradient")},
             "control": engine.zeros((8,), np.int64, mirrored=True),
             "log": engine.zeros((LOG_ROWS, self.recipe.columns), network.dtype, mirrored=True),
-            "scalars": engine.zeros((LOG_ROWS, 3), network.dtype, mirrored=True),
+            "scalars": engine.zeros((LOG_ROWS, len(SCALARS)), network.dtype, mirrored=True),
             "starts": engine.place(np.concatenate([[0], *ends])),
             "own_starts": engine.place(np.concatenate([first for first, _ in self.segments])),
             "penalties": engine.place(np.concatenate([table for _, table in self.segments])),

@@ -1,8 +1,8 @@
 """Definition of the update kernels: one step of an optimizer over the whole arena of P parameters.
 
-Every function takes `gradient` (P,), `norm` (0-d), `scalars` (steps, 3), `index` (0-d int64), `starts` (S + 1,) int64,
-`penalties` (S, 4), the updated `parameters` and states (P,) and, if given, `shadow` (P,); see the contract. Numbers such as
-1 - beta are computed in float64 and rounded once to the dtype of the arena.
+Every function takes `gradient` (P,), `norm` (0-d), `scalars` (steps, columns of SCALARS), `index` (0-d int64), `starts`
+(S + 1,) int64, `penalties` (S, 4), the updated `parameters` and states (P,) and, if given, `shadow` (P,); see the contract.
+Numbers such as 1 - beta are computed in float64 and rounded once to the dtype of the arena.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from fastnn_kernels.contract import SUM_BLOCK
 
 __all__ = [
-    "adagrad", "adam", "averaged_momentum", "block_penalty", "block_sum_squares", "lion", "momentum", "nesterov", "rmsprop",
-    "sgd",
+    "adagrad", "adam", "averaged_momentum", "block_penalty", "block_sum_squares", "lion", "momentum", "nadam", "nesterov",
+    "rmsprop", "sgd",
 ]  # fmt: skip
 
 
@@ -113,12 +113,29 @@ def adam(
     w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon)
     (Kingma and Ba, ICLR 2015; with decay, AdamW of Loshchilov and Hutter, ICLR 2019)."""
     F = parameters.dtype.type
-    learning_rate, correction1, correction2 = scalars[int(index[()])]
+    learning_rate, correction1, correction2, _ = scalars[int(index[()])]
     clipped = clip(gradient, norm, clip_value, clip_norm)
     for g, rate, w, m, s in segments(clipped, learning_rate, starts, penalties, parameters, mean, square):
         m[...] = F(beta1) * m + F(1 - beta1) * g
         s[...] = F(beta2) * s + F(1 - beta2) * (g * g)
         w -= (rate * (m * correction1)) / (np.sqrt(s * correction2) + F(epsilon))
+    copy(parameters, shadow)
+
+
+def nadam(
+    gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
+    penalties: np.ndarray, parameters: np.ndarray, mean: np.ndarray, square: np.ndarray, shadow: np.ndarray | None = None,
+    *, clip_value: float, clip_norm: float, beta1: float, beta2: float, epsilon: float,
+) -> None:  # fmt: skip
+    """m = beta1 * m + (1 - beta1) * g; s = beta2 * s + (1 - beta2) * g^2;
+    w -= rate * (gradient_factor * g + m * correction1) / (sqrt(s * correction2) + epsilon) (Dozat, ICLR workshop 2016)."""
+    F = parameters.dtype.type
+    learning_rate, correction1, correction2, gradient_factor = scalars[int(index[()])]
+    clipped = clip(gradient, norm, clip_value, clip_norm)
+    for g, rate, w, m, s in segments(clipped, learning_rate, starts, penalties, parameters, mean, square):
+        m[...] = F(beta1) * m + F(1 - beta1) * g
+        s[...] = F(beta2) * s + F(1 - beta2) * (g * g)
+        w -= (rate * (gradient_factor * g + m * correction1)) / (np.sqrt(s * correction2) + F(epsilon))
     copy(parameters, shadow)
 
 

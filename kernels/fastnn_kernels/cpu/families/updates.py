@@ -11,7 +11,7 @@ from typing import Any
 
 from numba import carray  # type: ignore[attr-defined]
 
-from fastnn_kernels.contract import SUM_BLOCK, UPDATES, Operand
+from fastnn_kernels.contract import SCALARS, SUM_BLOCK, UPDATES, Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.families.data import share
 from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, int64_pointer
@@ -19,7 +19,8 @@ from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, int64_poi
 NUMBERS = 5
 """Numbers of an optimizer that reach its formula at most; fewer are padded with zeros."""
 
-RATE, CORRECTION_1, CORRECTION_2 = NUMBERS, NUMBERS + 1, NUMBERS + 2
+COLUMNS = len(SCALARS)
+RATE, CORRECTION_1, CORRECTION_2, GRADIENT_FACTOR = range(NUMBERS, NUMBERS + COLUMNS)
 """Where the scalars of the step lie in the tuple `n` of a formula, behind those numbers."""
 
 
@@ -62,7 +63,7 @@ def _update_body(F: Any, slots: int, formula: Any) -> Any:
             factor = clip_norm / carray(pointer(op[1]), 1)[0]
             if factor > F(1):
                 factor = F(1)
-        scalars = carray(pointer(op[2] + 3 * size_of * carray(int64_pointer(op[3]), 1)[0]), 3)
+        scalars = carray(pointer(op[2] + COLUMNS * size_of * carray(int64_pointer(op[3]), 1)[0]), COLUMNS)
         numbers = (
             F(float64_from_bits(op[after + 4])),
             F(float64_from_bits(op[after + 5])),
@@ -79,7 +80,7 @@ def _update_body(F: Any, slots: int, formula: Any) -> Any:
             decay = rate * penalties[k, 2]
             penalized = l2 != F(0) or l1 != F(0) or penalties[k, 2] != F(0)
             frozen = penalties[k, 3] == F(0)
-            n = (*numbers, rate, scalars[1], scalars[2])
+            n = (*numbers, rate, scalars[1], scalars[2], scalars[3])
             k += 1
             # Neighbors with equal penalties are one segment here: a model has many short ones.
             while k < segments and (
@@ -166,6 +167,16 @@ def adam(w: Any, m: Any, s: Any, i: Any, old: Any, g: Any, n: Any) -> None:
     m[i] = mean
     s[i] = square
     w[i] = old - (n[RATE] * (mean * n[CORRECTION_1])) / (math.sqrt(square * n[CORRECTION_2]) + n[4])
+
+
+@update("nadam")
+def nadam(w: Any, m: Any, s: Any, i: Any, old: Any, g: Any, n: Any) -> None:
+    mean = n[0] * m[i] + n[1] * g
+    square = n[2] * s[i] + n[3] * (g * g)
+    m[i] = mean
+    s[i] = square
+    ahead = n[GRADIENT_FACTOR] * g + mean * n[CORRECTION_1]
+    w[i] = old - (n[RATE] * ahead) / (math.sqrt(square * n[CORRECTION_2]) + n[4])
 
 
 @update("lion")

@@ -37,9 +37,9 @@ template <class F> struct Segment {
   }
 };
 
-// The row of `scalars` of this step: the learning rate and the two bias corrections.
+// A row of `scalars`: the columns SCALARS of the contract.
 template <class F> struct Scalars {
-  F rate, correction1, correction2;
+  F rate, correction1, correction2, gradient_factor;
 };
 
 // The N states that an optimizer keeps, (P,) each.
@@ -65,7 +65,7 @@ __device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> stat
   const i64 step = *index + ahead;
   Segment<F> segment(starts, penalties, segments);
   segment.reach(first);  // what it reads comes while `index` does
-  const Scalars<F> now{scalars[3 * step], scalars[3 * step + 1], scalars[3 * step + 2]};
+  const Scalars<F> now = reinterpret_cast<const Scalars<F>*>(scalars)[step];
   F scale = 1;
   if (clip_norm > 0) scale = smaller(clip_norm / *norm, F(1));
 
@@ -100,7 +100,8 @@ __device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> stat
     for (int j = 0; j < E; j++) {
       F state[N > 0 ? N : 1];
       for (int k = 0; k < N; k++) state[k] = kept[k].at[j];
-      const Scalars<F> own{now.rate * factors[j], now.correction1, now.correction2};
+      Scalars<F> own = now;
+      own.rate = now.rate * factors[j];
       F moved = formula(own, state, weights.at[j], g[j]);
       if (factors[j] == 0) continue;
       weights.at[j] = moved;
@@ -184,6 +185,18 @@ __device__ void adam(Grid grid, F* w, F* m, F* s, F beta1, F rest1, F beta2, F r
     state[0] = beta1 * state[0] + rest1 * g;
     state[1] = beta2 * state[1] + rest2 * (g * g);
     return old - now.rate * (state[0] * now.correction1) / (sqrt(state[1] * now.correction2) + epsilon);
+  };
+  update(grid, w, States<F, 2>{{m, s}}, formula, given...);
+}
+
+// m and s as in adam; w -= rate * (gradient_factor * g + m * correction1) / (sqrt(s * correction2) + epsilon).
+template <class F, class... Given>
+__device__ void nadam(Grid grid, F* w, F* m, F* s, F beta1, F rest1, F beta2, F rest2, F epsilon, Given... given) {
+  auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
+    state[0] = beta1 * state[0] + rest1 * g;
+    state[1] = beta2 * state[1] + rest2 * (g * g);
+    F ahead = now.gradient_factor * g + state[0] * now.correction1;
+    return old - now.rate * ahead / (sqrt(state[1] * now.correction2) + epsilon);
   };
   update(grid, w, States<F, 2>{{m, s}}, formula, given...);
 }
