@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ from fastnn.cli.networks import NETWORK, TRAINING, Name, Network, network_option
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastnn.callbacks import Checkpoint, EarlyStopping
+    from fastnn.callbacks import Callback, Checkpoint, EarlyStopping
+    from fastnn.cli.tables import Record
     from fastnn.datasets import Dataset
     from fastnn.layers import Standardizer
     from fastnn.sequential import Sequential
@@ -154,38 +155,7 @@ def read_weights(text: str) -> dict[str, float]:
 @option(DEVICE, "--threads", type=click.IntRange(1), metavar="N", help="Threads on the CPU. [default: as many as cores]")
 @click.option("--quiet", is_flag=True, help="Print the result alone.")
 @config_option
-def train(
-    data: str,
-    targets: Sequence[str],
-    regression: bool,
-    validation: float | str,
-    sample_weight: str | None,
-    class_weight: str | None,
-    standardize: bool,
-    standardize_target: bool,
-    epochs: int,
-    metrics: Sequence[str],
-    shard_rows: int | None,
-    patience: int | None,
-    monitor: str | None,
-    min_delta: float | None,
-    checkpoint: Path | None,
-    checkpoint_epochs: int | None,
-    checkpoint_steps: int | None,
-    keep: int | None,
-    keep_best: bool,
-    resume: bool,
-    save: Path | None,
-    save_optimizer: bool,
-    log: Path | None,
-    plot: Path | None,
-    device: str,
-    precision: str,
-    autotune: bool,
-    threads: int | None,
-    quiet: bool,
-    **options: Any,
-) -> None:
+def train(**given: Any) -> None:
     """Train a network on DATA and evaluate it on the test data.
 
     DATA is `digits` (bundled), `mnist` (the folder $FASTNN_DATA/mnist), a folder with
@@ -199,112 +169,151 @@ def train(
       fastnn train iris.csv --target species --standardize --save iris.safetensors
       fastnn train big.parquet --patience 5 --checkpoint run1 --resume
     """
-    network = Network.of(options)
-    _check_files(save, log, plot, checkpoint)
-    _need("--save", save, {"--save-optimizer": save_optimizer})
-    _need("--patience", patience, {"--min-delta": min_delta})
-    _need("--patience or --keep-best", patience is not None or keep_best or None, {"--monitor": monitor})
-    kept = {"--checkpoint-epochs": checkpoint_epochs, "--checkpoint-steps": checkpoint_steps, "--keep": keep}
-    _need("--checkpoint", checkpoint, {**kept, "--keep-best": keep_best, "--resume": resume})
-    if standardize_target and (checkpoint is not None or save_optimizer):
-        other = "--save-optimizer" if checkpoint is None else "--checkpoint"
-        raise click.UsageError(
-            f"--standardize-target does not go with {other}, which keeps states of the scaled target; scale the column yourself"
-        )
+    options = _Options(**{field.name: given.pop(field.name) for field in fields(_Options)})
+    network = Network.of(given)
+    options.check()
     optimizer = network.build_optimizer()
-
-    import numpy as np
-
-    from fastnn import callbacks, engines, plots
-    from fastnn.cli.tables import Epochs, Record
-    from fastnn.data.inputs import check_finite
-    from fastnn.layers import Standardizer
-
-    if plot is not None:
-        plots.check(plot)
-    record, stopping = Record(), None
-    watching: list[Any] = [record] if quiet else [record, Epochs()]
-    watched = monitor or ("val_loss" if validation else "loss")
-    if patience is not None:
-        stopping = callbacks.EarlyStopping(watched, patience=patience, min_delta=min_delta or 0.0)
-        watching.append(stopping)
-    watching += [] if log is None else [callbacks.CSVLog(log)]
-    if checkpoint is not None:
-        best = watched if keep_best else None
-        watching.append(_checkpoints(checkpoint, checkpoint_epochs, checkpoint_steps, keep, best, resume))
-
-    parts = _Parts.read(data, targets, regression, validation, sample_weight, network.seed)
-    dataset, n = parts.dataset, len(parts.X)
-    if metrics and parts.held_back is None and dataset.X_test is None:
-        raise click.UsageError("--metric is measured on validation or test data, and there are none; give --validation")
-    # Here, where rows are still those of the file.
-    check_finite(dataset.X_train, f"{dataset.name}: X", np.dtype(network.dtype), dataset.feature_names)
-    check_finite(dataset.y_train, f"{dataset.name}: y")
-    loss = network.loss_for(dataset.classes)
-    if standardize_target:
+    watchers = _Watchers.of(options)
+    parts = _Parts.read(options, network.seed)
+    parts.check(options, network)
+    loss = network.loss_for(parts.dataset.classes)
+    if options.standardize_target:
         _check_scaled_target(parts.classes, loss)
-    class_weights = _class_weights(class_weight, parts.classes)
-    outputs = network.outputs_for(dataset.outputs if parts.classes is None else len(parts.classes), dataset.classes)
-    chosen, reason = engines.choose(device, precision)
+    class_weights = _class_weights(options.class_weight, parts.classes)
+    device = _device(options)
     if isinstance(network.batch_size, int):
-        network = replace(network, batch_size=min(network.batch_size, n))
-    model = _model(network, outputs, loss, parts, standardize)
-    model.target_names = tuple(targets) or None
-    if not quiet:
-        line("data", _describe_examples(parts))
-        line("", _describe_shape(dataset, parts.classes))
-        shape = network.describe(dataset.features, outputs, loss)
-        shape += ", trained on the standardized target" * standardize_target
-        line("network", f"{'standardized ' * standardize}{shape}; {model.parameter_count:,} parameters")
-        line("training", f"{network.describe_training(loss)}, {epochs} epoch{'s' * (epochs > 1)}")
-        line("device", f"{chosen.name}: {reason}")
-        for text in _hints(parts, loss, standardize, standardize_target):
-            line("hint", text)
-        click.echo()
+        network = replace(network, batch_size=min(network.batch_size, len(parts.X)))
+    model = _model(network, loss, parts, options)
+    if not options.quiet:
+        _describe(model, network, loss, parts, options, device)
     scaling = None
-    if standardize_target:
+    if options.standardize_target:
+        from fastnn.layers import Standardizer
+
         scaling = Standardizer().fit(parts.y)
         parts = parts.with_targets(scaling.transform)
-
     try:
         history = model.fit(
-            parts.X,
-            parts.y,
-            loss=loss,
-            optimizer=optimizer,
-            batch_size=network.batch_size,
-            epochs=epochs,
-            validation_data=parts.held_back,
-            sample_weight=parts.weights,
-            class_weight=class_weights,
+            parts.X, parts.y, loss=loss, optimizer=optimizer, batch_size=network.batch_size, epochs=options.epochs,
+            validation_data=parts.held_back, sample_weight=parts.weights, class_weight=class_weights,
             classes=None if parts.classes is None else parts.classes.tolist(),
-            metrics=metrics if parts.held_back else (),
-            l2=network.l2,
-            l1=network.l1,
-            callbacks=watching,
-            resume=resume,
-            shard_rows=shard_rows,
-            device=device,
-            precision=precision,
-            autotune=autotune,
-            threads=threads,
-            verbose=0,
-        )
+            metrics=options.metrics if parts.held_back else (), l2=network.l2, l1=network.l1, callbacks=watchers.callbacks,
+            resume=options.resume, shard_rows=options.shard_rows, device=options.device, precision=options.precision,
+            autotune=options.autotune, threads=options.threads, verbose=0,
+        )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         if not model.counters.step:
             raise KeyboardInterrupt(" before the first step") from interrupt
-        drawn = plot if record.history.get("loss") else None
-        _write(model, record.history, scaling, save, save_optimizer, drawn)
-        raise KeyboardInterrupt(_left(model, epochs, checkpoint, save, drawn)) from interrupt
-    if not quiet:
-        _tell_end(history, stopping)
-    _write(model, history, scaling, save, save_optimizer, plot)
-    for label, path in {"saved": save, "log": log, "plot": plot, "states": checkpoint}.items():
-        if path is not None and not quiet:
-            line(label, str(path))
-    _report(model, dataset, metrics)
-    if quiet and dataset.X_test is None:
-        _report_last(history, metrics)
+        drawn = options.plot if watchers.record.history.get("loss") else None
+        _write(model, watchers.record.history, scaling, options, drawn)
+        raise KeyboardInterrupt(_left(model, options, drawn)) from interrupt
+    if not options.quiet:
+        _tell_end(history, watchers.stopping)
+    _write(model, history, scaling, options, options.plot)
+    if not options.quiet:
+        options.tell_files()
+    _report(model, parts.dataset, options.metrics)
+    if options.quiet and parts.dataset.X_test is None:
+        _report_last(history, options.metrics)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What the command was given, but for the options of the network."""
+
+    data: str
+    targets: Sequence[str]
+    regression: bool
+    validation: float | str
+    sample_weight: str | None
+    class_weight: str | None
+    standardize: bool
+    standardize_target: bool
+    epochs: int
+    metrics: Sequence[str]
+    shard_rows: int | None
+    patience: int | None
+    monitor: str | None
+    min_delta: float | None
+    checkpoint: Path | None
+    checkpoint_epochs: int | None
+    checkpoint_steps: int | None
+    keep: int | None
+    keep_best: bool
+    resume: bool
+    save: Path | None
+    save_optimizer: bool
+    log: Path | None
+    plot: Path | None
+    device: str
+    precision: str
+    autotune: bool
+    threads: int | None
+    quiet: bool
+
+    @property
+    def watched(self) -> str:
+        """What has to become better."""
+        return self.monitor or ("val_loss" if self.validation else "loss")
+
+    def check(self) -> None:
+        """Raise click.UsageError, before any work, for options that do not go together, and files that could not be written."""
+        for name, path in {
+            "--save": self.save,
+            "--log": self.log,
+            "--plot": self.plot,
+            "--checkpoint": self.checkpoint,
+        }.items():
+            check_folder(name, path)
+        if self.save is not None and self.save.suffix.lower() in FOREIGN:
+            raise click.UsageError(
+                f"--save: the format is safetensors, expected a name such as {self.save.stem}.safetensors, got {self.save}"
+            )
+        _need("--save", self.save, {"--save-optimizer": self.save_optimizer})
+        _need("--patience", self.patience, {"--min-delta": self.min_delta})
+        _need("--patience or --keep-best", self.patience is not None or self.keep_best or None, {"--monitor": self.monitor})
+        kept = {
+            "--checkpoint-epochs": self.checkpoint_epochs, "--checkpoint-steps": self.checkpoint_steps, "--keep": self.keep,
+            "--keep-best": self.keep_best, "--resume": self.resume,
+        }  # fmt: skip
+        _need("--checkpoint", self.checkpoint, kept)
+        if self.standardize_target and (self.checkpoint is not None or self.save_optimizer):
+            other = "--save-optimizer" if self.checkpoint is None else "--checkpoint"
+            raise click.UsageError(
+                f"--standardize-target does not go with {other}, which keeps states of the scaled target; "
+                "scale the column yourself"
+            )
+
+    def tell_files(self) -> None:
+        """Print where everything was written to."""
+        for label, path in {"saved": self.save, "log": self.log, "plot": self.plot, "states": self.checkpoint}.items():
+            if path is not None:
+                line(label, str(path))
+
+
+@dataclass(frozen=True)
+class _Watchers:
+    """The callbacks of the training."""
+
+    record: Record
+    stopping: EarlyStopping | None
+    callbacks: Sequence[Callback]
+
+    @classmethod
+    def of(cls, options: _Options) -> _Watchers:
+        from fastnn import callbacks, plots
+        from fastnn.cli.tables import Epochs, Record
+
+        if options.plot is not None:
+            plots.check(options.plot)
+        record, stopping = Record(), None
+        watching: list[Callback] = [record] if options.quiet else [record, Epochs()]
+        if options.patience is not None:
+            stopping = callbacks.EarlyStopping(options.watched, patience=options.patience, min_delta=options.min_delta or 0.0)
+            watching.append(stopping)
+        watching += [] if options.log is None else [callbacks.CSVLog(options.log)]
+        watching += [] if options.checkpoint is None else [_checkpoints(options.checkpoint, options)]
+        return cls(record, stopping, watching)
 
 
 @dataclass(frozen=True)
@@ -320,17 +329,16 @@ class _Parts:
     """All labels that occur, sorted; None for targets."""
 
     @classmethod
-    def read(
-        cls, data: str, targets: Sequence[str], regression: bool, validation: float | str, sample_weight: str | None, seed: int
-    ) -> _Parts:
+    def read(cls, options: _Options, seed: int) -> _Parts:
         import numpy as np
 
         from fastnn.datasets import split
         from fastnn.errors import InputError
 
-        dataset, weights = sources.read(data, targets, regression), None
-        if sample_weight is not None:
-            dataset, weights = sources.without(dataset, sample_weight)
+        targets, regression, validation = options.targets, options.regression, options.validation
+        dataset, weights = sources.read(options.data, targets, regression), None
+        if options.sample_weight is not None:
+            dataset, weights = sources.without(dataset, options.sample_weight)
         X, y, held_back = dataset.X_train, dataset.y_train, None
         if isinstance(validation, str):
             whole = regression or dataset.classes is None  # amounts may all be whole there
@@ -355,32 +363,61 @@ class _Parts:
                 raise InputError(f"the target of {dataset.name} holds one class only ({classes[0].item()!r})")
         return cls(dataset, X, y, weights, held_back, classes)
 
+    def check(self, options: _Options, network: Network) -> None:
+        """Raise click.UsageError and InputError for data that cannot be trained on; here, rows are still those of the file."""
+        import numpy as np
+
+        from fastnn.data.inputs import check_finite
+
+        dataset = self.dataset
+        if options.metrics and self.held_back is None and dataset.X_test is None:
+            raise click.UsageError("--metric is measured on validation or test data, and there are none; give --validation")
+        check_finite(dataset.X_train, f"{dataset.name}: X", np.dtype(network.dtype), dataset.feature_names)
+        check_finite(dataset.y_train, f"{dataset.name}: y")
+
+    def outputs(self, network: Network) -> int:
+        """How many outputs the network has for the targets."""
+        return network.outputs_for(self.dataset.outputs if self.classes is None else len(self.classes), self.dataset.classes)
+
     def with_targets(self, function: Callable[[np.ndarray], np.ndarray]) -> _Parts:
         """The same, with `function` of the targets."""
         held_back = None if self.held_back is None else (self.held_back[0], function(self.held_back[1]))
         return replace(self, y=function(self.y), held_back=held_back)
 
 
-def _check_files(save: Path | None, log: Path | None, plot: Path | None, checkpoint: Path | None) -> None:
-    """Raise click.UsageError, before any work, for files that could not be written."""
-    for name, path in {"--save": save, "--log": log, "--plot": plot, "--checkpoint": checkpoint}.items():
-        check_folder(name, path)
-    if save is not None and save.suffix.lower() in FOREIGN:
-        raise click.UsageError(
-            f"--save: the format is safetensors, expected a name such as {save.stem}.safetensors, got {save}"
-        )
-
-
-def _checkpoints(
-    folder: Path, epochs: int | None, steps: int | None, keep: int | None, best: str | None, resume: bool
-) -> Checkpoint:
+def _checkpoints(folder: Path, options: _Options) -> Checkpoint:
     """What writes states into the folder, which holds none of another training."""
     from fastnn import callbacks
 
-    writer = callbacks.Checkpoint(folder, epochs=epochs, steps=steps, keep=keep or 2, best=best)
-    if not resume and writer.folder.latest() is not None:
+    writer = callbacks.Checkpoint(
+        folder, epochs=options.checkpoint_epochs, steps=options.checkpoint_steps, keep=options.keep or 2,
+        best=options.watched if options.keep_best else None,
+    )  # fmt: skip
+    if not options.resume and writer.folder.latest() is not None:
         raise click.UsageError(f"{folder} holds the states of a training already: continue with --resume, or name another")
     return writer
+
+
+def _device(options: _Options) -> str:
+    """The device, and why it is that one."""
+    from fastnn import engines
+
+    chosen, reason = engines.choose(options.device, options.precision)
+    return f"{chosen.name}: {reason}"
+
+
+def _describe(model: Sequential, network: Network, loss: str, parts: _Parts, options: _Options, device: str) -> None:
+    """Print what is trained on what, where, and what the data ask for."""
+    line("data", _describe_examples(parts))
+    line("", _describe_shape(parts.dataset, parts.classes))
+    shape = network.describe(parts.dataset.features, parts.outputs(network), loss)
+    shape = "standardized " * options.standardize + shape + ", trained on the standardized target" * options.standardize_target
+    line("network", f"{shape}; {model.parameter_count:,} parameters")
+    line("training", f"{network.describe_training(loss)}, {options.epochs} epoch{'s' * (options.epochs > 1)}")
+    line("device", device)
+    for text in _hints(parts, loss, options.standardize, options.standardize_target):
+        line("hint", text)
+    click.echo()
 
 
 def _check_scaled_target(classes: np.ndarray | None, loss: str) -> None:
@@ -413,13 +450,14 @@ def _need(name: str, value: Any, others: Mapping[str, Any]) -> None:
             raise click.UsageError(f"{other} goes with {name}, which is missing")
 
 
-def _model(network: Network, outputs: int, loss: str, parts: _Parts, standardize: bool) -> Sequential:
+def _model(network: Network, loss: str, parts: _Parts, options: _Options) -> Sequential:
+    """The network, with its initial weights."""
     from fastnn.layers import Standardizer
 
-    first = [Standardizer().fit(parts.X)] if standardize else []
-    scale = 1.0 if standardize else parts.dataset.scale
-    model: Sequential = network.build_model(outputs, loss, scale, first).build(parts.dataset.features)
-    model.feature_names = parts.dataset.feature_names
+    first = [Standardizer().fit(parts.X)] if options.standardize else []
+    scale = 1.0 if options.standardize else parts.dataset.scale
+    model: Sequential = network.build_model(parts.outputs(network), loss, scale, first).build(parts.dataset.features)
+    model.feature_names, model.target_names = parts.dataset.feature_names, tuple(options.targets) or None
     return model
 
 
@@ -469,9 +507,8 @@ def _number(value: float) -> str:
 def _write(
     model: Sequential,
     history: Mapping[str, Sequence[float]],
-    scaling: Any,
-    save: Path | None,
-    optimizer: bool,
+    scaling: Standardizer | None,
+    options: _Options,
     plot: Path | None,
 ) -> None:
     """Write what a training was to leave, and let its network predict in the units of the data."""
@@ -479,8 +516,8 @@ def _write(
 
     if scaling is not None:
         _fold(model, scaling)
-    if save is not None:
-        model.save(save, optimizer=optimizer)
+    if options.save is not None:
+        model.save(options.save, optimizer=options.save_optimizer)
     if plot is not None:
         plots.save(history, plot)
 
@@ -493,10 +530,11 @@ def _fold(model: Sequential, scaling: Standardizer) -> None:
     model.set_weights({name: array.astype(model.dtype) for name, array in folded.items()})
 
 
-def _left(model: Sequential, epochs: int, checkpoint: Path | None, save: Path | None, plot: Path | None) -> str:
+def _left(model: Sequential, options: _Options, plot: Path | None) -> str:
     """What an interrupted training leaves: where it stands, what was written, and how to continue."""
     from fastnn.checkpoints import Folder
 
+    epochs, save, checkpoint = options.epochs, options.save, options.checkpoint
     text = f" after step {model.counters.step:,}, in epoch {min(model.counters.epoch + 1, epochs)} of {epochs}"
     text += "" if save is None else f"; the network is saved as it was then: {save}"
     text += "" if plot is None else f"; the curves are in {plot}"

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastnn import random
 from fastnn.errors import FileError, InputError, InputTypeError, PackageError, nearest, warn
@@ -15,6 +15,9 @@ from fastnn.tuning.results import Results
 from fastnn.tuning.space import Distribution, Space
 from fastnn.tuning.strategies import STRATEGIES, Settings
 from fastnn.tuning.trial import Job, Outcome, Train
+
+if TYPE_CHECKING:
+    from fastnn.tuning.study import Study
 
 PRUNERS = ("median", "halving")
 MODES = ("min", "max")
@@ -72,23 +75,12 @@ def search(
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise InputError(f"workers: expected an integer >= 1, got {workers!r}")
     _check_name(name)
-    import optuna
-
-    from fastnn.tuning import workers as runners
-    from fastnn.tuning.study import close_storage, latest, open_study, quiet, results_of
+    from fastnn.tuning.study import close_storage, open_study, quiet
 
     study = open_study(storage, name, replace(settings, prunes=pruned_by is not None), given, pruned_by)
     try:
-        with quiet(), study.alive(), _bar(study.settings, bool(verbose)) as told:
-            if workers == 1:
-                runners.run_here(study, train, told)
-            else:
-                runners.run_in_processes(study, train, told, workers)
-        found = latest(study.study.get_trials(deepcopy=False))
-        asked = {k: trial for k, trial in found.items() if k < study.settings.total or trial.state.is_finished()}
-        results = results_of(study.settings.space, mode, asked)
-    except optuna.exceptions.StorageInternalError as error:
-        raise FileError(f"storage {storage} failed: {error.__cause__ or error}") from error
+        with _storage_errors(storage), quiet(), study.alive():
+            results = _run(study, train, workers, bool(verbose))
     finally:
         close_storage(study.storage)
     failed = results.failed
@@ -96,6 +88,32 @@ def search(
         which = f"all {len(failed)} trials failed, the last" if len(failed) > 1 else "the only trial failed,"
         warn(f"{which} with {failed[-1].error}")
     return results
+
+
+def _run(study: Study, train: Train, workers: int, shown: bool) -> Results:
+    """Run the trials of a study that are left, here or in processes; what came of all that this call asked for."""
+    from fastnn.tuning import workers as runners
+    from fastnn.tuning.study import latest, results_of
+
+    with _bar(study.settings, shown) as told:
+        if workers == 1:
+            runners.run_here(study, train, told)
+        else:
+            runners.run_in_processes(study, train, told, workers)
+    found = latest(study.study.get_trials(deepcopy=False))
+    asked = {k: trial for k, trial in found.items() if k < study.settings.total or trial.state.is_finished()}
+    return results_of(study.settings.space, study.settings.mode, asked)
+
+
+@contextlib.contextmanager
+def _storage_errors(storage: Any) -> Iterator[None]:
+    """Failures of the storage as FileError."""
+    import optuna
+
+    try:
+        yield
+    except optuna.exceptions.StorageInternalError as error:
+        raise FileError(f"storage {storage} failed: {error.__cause__ or error}") from error
 
 
 def load(storage: str | os.PathLike[str], name: str = "search") -> Results:

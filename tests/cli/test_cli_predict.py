@@ -294,9 +294,11 @@ def test_a_share_has_as_much_of_each_class(tmp_path: Path) -> None:
 
     def labels(y: np.ndarray) -> np.ndarray:
         np.savez(tmp_path / "t.npz", X=generator.normal(size=(len(y), 2)), y=y)
-        return parts.read(str(tmp_path / "t.npz"), (), False, 0.1, None, 3).held_back[1]
+        given = command.train.make_context("train", [str(tmp_path / "t.npz")]).params
+        options = command._Options(**{field.name: given[field.name] for field in dataclasses.fields(command._Options)})
+        return command._Parts.read(options, 3).held_back[1]
 
-    parts = importlib.import_module("fastnn.cli.train")._Parts
+    command: Any = importlib.import_module("fastnn.cli.train")
     y = np.repeat([0, 1, 2], [100, 50, 10])
     held_back = labels(y)
     assert np.bincount(held_back).tolist() == [10, 5, 1]
