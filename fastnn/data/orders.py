@@ -33,7 +33,7 @@ def shuffle_program(n: int, key: tuple[int, int], engine: engines.Engine) -> eng
     return instance
 
 
-def segments(n: int, batch_size: int, pairs: bool = False) -> Iterator[tuple[int, int]]:
+def batch_runs(n: int, batch_size: int, pairs: bool = False) -> Iterator[tuple[int, int]]:
     """(rows, how many such mini-batches in a row) of an epoch of n examples."""
     return grouped(batch_sizes(n, batch_size, pairs))
 

@@ -257,7 +257,7 @@ class _Cost:
         self.network = as_loss_network(model.network, loss)
         size = self.network.size
         self.parameters, self.gradients = np.zeros(size), np.zeros(size)
-        starts, penalties = self.network.segments(l2, l1)
+        starts, penalties = self.network.penalty_table(l2, l1)
         self.l2, self.l1 = (np.repeat(column, np.diff(starts)) for column in penalties.T[:2])
         data = DataLayout("float64", y.dtype.name, y.shape[1:], weights is not None)
         bound: dict[str, Any] = {

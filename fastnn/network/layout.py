@@ -93,14 +93,14 @@ class Network:
             )
         return found
 
-    def segments(self, l2: float = 0.0, l1: float = 0.0, weight_decay: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    def penalty_table(self, l2: float = 0.0, l1: float = 0.0, weight_decay: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """`starts` (S + 1,) and `penalties` (S, 4) of the update kernels, for the numbers of a call of `fit`.
 
         Neighbors whose layers ask for the same are one segment, so that S does not depend on those numbers. Frozen
         parameters have no penalties, and a factor of 0.
         """
 
-        def treatment(place: Place) -> tuple[Any, ...]:
+        def own(place: Place) -> tuple[Any, ...]:
             if not self.layers[place.layer].trainable:
                 return 0.0, 0.0, 0.0, 0.0
             parameter = place.declaration
@@ -110,10 +110,10 @@ class Network:
             return parameter.l2, parameter.l1, None, parameter.learning_rate_factor
 
         starts, table = [], []
-        for own, places in groupby(self.parameters, treatment):
+        for found, places in groupby(self.parameters, own):
             starts.append(next(places).start)
             given = (l2, l1, weight_decay, 1.0)
-            table.append([known if mine is None else mine for mine, known in zip(own, given, strict=True)])
+            table.append([known if mine is None else mine for mine, known in zip(found, given, strict=True)])
         return np.array([*starts, self.size], np.int64), np.array(table, self.dtype).reshape(-1, 4)
 
     def without_activation(self, link: str | None) -> Network:

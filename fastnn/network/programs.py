@@ -143,7 +143,7 @@ class TrainingStep(Recipe):
         _record(trace, control, "loss", mean)
         _record_common(trace, control, outputs, targets, weights, self.decision)
         arena = trace.inputs["parameters"]
-        count = len(network.segments()[1])
+        count = len(network.penalty_table()[1])
         starts = trace.input("starts", (count + 1,), "int64")
         penalties = trace.input("penalties", (count, 4))
         if self.penalized:
@@ -422,7 +422,7 @@ def step_storage(network: Network, engine: engines.Engine) -> dict[str, Any]:
 
     The gradient of frozen parameters stays 0, since no step writes it.
     """
-    starts, penalties = network.segments()
+    starts, penalties = network.penalty_table()
     storage = {
         "control": engine.zeros((8,), np.int64, mirrored=True),
         "log": engine.zeros((LOG_ROWS, len(LOG_COLUMNS)), network.dtype, mirrored=True),

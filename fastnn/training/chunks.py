@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastnn.data.feeds import Feed
-from fastnn.data.orders import segments
+from fastnn.data.orders import batch_runs
 from fastnn.engines import Engine
 from fastnn.network.programs import LOG_ROWS
 from fastnn.schedules import Schedule
@@ -40,13 +40,13 @@ class Chunks:
         """
         self.steps.feed.begin(order)
         position = 0
-        for rows, count in segments(len(order), batch_size, pairs):
+        for rows, count in batch_runs(len(order), batch_size, pairs):
             behind = min(done, count)
             done -= behind
-            yield from self.segment(rows, behind, count, position)
+            yield from self.play(rows, behind, count, position)
             position += rows * count
 
-    def segment(self, rows: int, done: int, count: int, position: int) -> Generator[Any]:
+    def play(self, rows: int, done: int, count: int, position: int) -> Generator[Any]:
         """Play mini-batches `done` to `count` of `rows` rows each, whose first one begins at `position` of the order."""
         while done < count:
             here = position + done * rows

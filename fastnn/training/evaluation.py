@@ -11,7 +11,7 @@ import numpy as np
 from fastnn import engines, ops
 from fastnn.data import targets
 from fastnn.data.feeds import Feed, feed
-from fastnn.data.orders import segments
+from fastnn.data.orders import batch_runs
 from fastnn.data.prepared import PreparedData
 from fastnn.layers import final_activation
 from fastnn.losses import Loss
@@ -125,7 +125,7 @@ def played(
     """
     fed.begin(np.arange(n))
     position = 0
-    for rows, count in segments(n, min(n, engine.block_rows)):
+    for rows, count in batch_runs(n, min(n, engine.block_rows)):
         with instance_of(rows) as instance:
             instance.bind(**fed.bindings())
             end = position + rows * count

@@ -86,7 +86,7 @@ def step_program(
     else:
         y = np.zeros((batch_size, outputs), model.dtype)
         data = DataLayout(model.dtype.name, model.dtype.name, (outputs,))
-    penalties = network.segments(l2, l1, settings.weight_decay)[1]
+    penalties = network.penalty_table(l2, l1, settings.weight_decay)[1]
     penalized = bool(penalties[:, :2].any())
     engine = engines.choose(device or model.device, precision, autotune)[0]
     decision = decision_of(chosen, "classes" if chosen.accepts == "classes" else "values")

@@ -161,7 +161,7 @@ class Trainer:
         """What follows from the model and the kind of the examples."""
         self.network = as_loss_network(self.layout.network, self.loss)
         self.decision = decision_of(self.loss, examples.kind)
-        self._penalty_table = self.network.segments(*self.penalties, self.optimizer.weight_decay)[1]
+        self._penalty_table = self.network.penalty_table(*self.penalties, self.optimizer.weight_decay)[1]
         self.penalized = bool(self._penalty_table[:, :2].any())
         """Whether the cost has a penalty: an L2 or L1 of something that is trained."""
         if not self.part:
@@ -427,7 +427,7 @@ class Trainer:
             self.feed = feed(self.engine, self.fed, rows)
             with contextlib.closing(self.feed):
                 self.feed.begin(np.arange(len(self.fed.X)))
-                yield from self.chunks.segment(rows, 0, len(block), 0)
+                yield from self.chunks.play(rows, 0, len(block), 0)
         if not self.in_epoch:
             raise InputError(f"the iterable of mini-batches is empty in epoch {self.epoch + 1}")
 

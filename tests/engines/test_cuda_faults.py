@@ -108,6 +108,13 @@ def old_objects_are_left_alone() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def a_busy_machine_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit asks as often there as on an idle one: no time decides how long chunks are, or when a copy is fetched."""
+    monkeypatch.setattr(fastnn.training.chunks, "CHUNK_SECONDS", 1e6)
+    monkeypatch.setattr(fastnn.training.trainer, "BACKUP_SECONDS", 1e6)
+
+
 def emptied(runtime: HostRuntime) -> dict[int, int]:
     """What the GPU still holds when nobody uses it."""
     gc.collect()
@@ -154,9 +161,7 @@ def test_a_fault_in_fit_leaves_a_whole_step(
     """In the second of two fits: some values are on the GPU alone, programs are there already, others are not."""
     for name, value in SETTINGS[setting].items():
         monkeypatch.setattr(feeds, name, value)
-    monkeypatch.setattr(fastnn.training.chunks, "LOG_ROWS", 2)  # several chunks an epoch, and as many on a busy machine
-    monkeypatch.setattr(fastnn.training.chunks, "CHUNK_SECONDS", 1e6)
-    monkeypatch.setattr(fastnn.training.trainer, "BACKUP_SECONDS", 1e6)
+    monkeypatch.setattr(fastnn.training.chunks, "LOG_ROWS", 2)  # several chunks an epoch
     fault, runtime = FAULTS[kind], cuda_hosts.install()
 
     def first() -> fastnn.Sequential:

@@ -154,7 +154,7 @@ def test_a_model_of_other_layers_goes_on_with_the_weights() -> None:
     made = fastnn.Sequential([fastnn.Dense(6, l2=0.5), *model.layers[1:]], seed=1).build(FEATURES)
     made.set_weights(model.weights)
     assert all(np.array_equal(value, made.weights[name]) for name, value in model.weights.items())
-    assert made.network.segments()[1][0, 0] == 0.5
+    assert made.network.penalty_table()[1][0, 0] == 0.5
 
 
 def test_a_factor_of_batch_norm() -> None:

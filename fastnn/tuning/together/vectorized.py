@@ -257,8 +257,8 @@ class _Vectorized:
 
 
 def _segments(member: Member, optimizer: Optimizer, own_rates: bool) -> tuple[np.ndarray, np.ndarray]:
-    """`Network.segments` of a model, with its rate as a factor where some have rates of their own."""
-    starts, table = member.model.network.segments(member.l2, member.l1, optimizer.weight_decay)  # of its own frozen layers
+    """`Network.penalty_table` of a model, with its rate as a factor where some have rates of their own."""
+    starts, table = member.model.network.penalty_table(member.l2, member.l1, optimizer.weight_decay)  # of its own frozen layers
     if own_rates:
         table[:, 3] *= member.optimizer(optimizer).learning_rate
     return starts, table
