@@ -11,8 +11,8 @@ from fastnn import arrays, ops
 from fastnn.data import targets
 from fastnn.errors import InputTypeError, NotReadyError
 from fastnn.layers import final_activation
-from fastnn.losses import LOSSES, LossLike
-from fastnn.network.inference import outputs_of, threshold
+from fastnn.losses import LossLike
+from fastnn.network.inference import answers, outputs_of
 from fastnn.network.model import ModelState
 from fastnn.network.summary import Summary, summarize
 from fastnn.training.fit import evaluate, fit, partial_fit, step_program
@@ -56,13 +56,16 @@ class Sequential(ModelState):
     def _probabilities(self, X: Any, threads: int | None) -> Any:
         if self.task is None:
             raise NotReadyError("probabilities need a loss that says what the outputs mean; call fit first, or load a model")
-        link = LOSSES[self.task.loss].link if self.task.loss in LOSSES else None
-        if link is None:
-            last = final_activation(self.layers)
-            if last not in ("softmax", "sigmoid"):
-                raise NotReadyError(f"the loss {self.task.loss} makes no probabilities of outputs without softmax or sigmoid")
-            return outputs_of(self, self.network, X, threads)
-        return ops.activate(outputs_of(self, self.network.without_activation(link), X, threads), link)
+        if self.task.link is not None:
+            return ops.activate(self._taken(X, threads), self.task.link)
+        if final_activation(self.layers) not in ("softmax", "sigmoid"):
+            raise NotReadyError(f"the loss {self.task.loss} makes no probabilities of outputs without softmax or sigmoid")
+        return outputs_of(self, self.network, X, threads)
+
+    def _taken(self, X: Any, threads: int | None) -> Any:
+        """What the loss takes, of which all answers are read off: logits where it has a link, else the outputs."""
+        assert self.task is not None
+        return outputs_of(self, self.network.without_activation(self.task.link), X, threads)
 
     @property
     def classes_(self) -> np.ndarray:
@@ -81,15 +84,9 @@ class Sequential(ModelState):
         if self.task is None:
             raise NotReadyError("whether to predict classes or values is known after fit; call fit first, or model(X)")
         if self.task.kind == "values":  # shares from 0 to 1 where the loss has a sigmoid of its own
-            link = LOSSES[self.task.loss].link if self.task.loss in LOSSES else None
-            outputs = outputs_of(self, self.network, X, threads) if link is None else self._probabilities(X, threads)
+            outputs = self._taken(X, threads) if self.task.link is None else self._probabilities(X, threads)
             return arrays.to_device(outputs, X)
-        outputs = outputs_of(self, self.network, X, threads)
-        if self.task.kind == "classes":
-            found = outputs.argmax(axis=1)
-        else:
-            decided = (outputs > threshold(self)).astype(np.int64)
-            found = decided[:, 0] if self.task.kind == "binary" else decided
+        found = answers(self._taken(X, threads), self.task.kind, self.task.link)
         if self.task.indices:
             return arrays.to_device(found, X)
         return targets.decode(self.task, arrays.to_host(found))

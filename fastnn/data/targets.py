@@ -18,7 +18,7 @@ from fastnn import arrays
 from fastnn.configurations import as_number
 from fastnn.engines.host import spot
 from fastnn.errors import InputError, InputTypeError, nearest
-from fastnn.losses import Loss
+from fastnn.losses import LOSSES, Loss
 
 KINDS = ("classes", "binary", "multilabel", "values")
 """What a model can be trained for: one of C classes, yes or no, several yeses or noes, numbers."""
@@ -43,8 +43,12 @@ class Task:
     kind: str
     """`"classes"`, `"binary"`, `"multilabel"` or `"values"`."""
     classes: np.ndarray | None = None
+    link: str | None = None
+    """The activation that the loss takes the place of: "softmax", "sigmoid", or None. Of the library's losses it is theirs."""
 
     def __post_init__(self) -> None:
+        if self.loss in LOSSES:
+            object.__setattr__(self, "link", LOSSES[self.loss].link)
         if self.kind not in KINDS:
             raise InputError(f"Task: unknown kind {self.kind!r}{nearest(self.kind, KINDS)}")
         if (self.classes is not None) != (self.kind in WITH_CLASSES):
@@ -73,18 +77,21 @@ class Task:
 
     def to_config(self) -> dict[str, Any]:
         """A dict of plain JSON values; the type of the classes is that of the values in the list."""
-        return {"loss": self.loss, "kind": self.kind, "classes": None if self.classes is None else self.classes.tolist()}
+        classes = None if self.classes is None else self.classes.tolist()
+        return {"loss": self.loss, "kind": self.kind, "classes": classes, "link": self.link}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The task that `to_config` described. Raises InputError for what is none."""
-        if not isinstance(config, Mapping) or set(config) != {"loss", "kind", "classes"}:
-            raise InputError(f'expected a dict with "loss", "kind" and "classes", got {config!r}')
-        loss, kind, classes = config["loss"], config["kind"], config["classes"]
+        """The task that `to_config` described; older ones have no "link". Raises InputError for what is none."""
+        if not isinstance(config, Mapping) or set(config) | {"link"} != {"loss", "kind", "classes", "link"}:
+            raise InputError(f'expected a dict with "loss", "kind", "classes" and "link", got {config!r}')
+        loss, kind, classes, link = config["loss"], config["kind"], config["classes"], config.get("link")
         if not isinstance(loss, str) or not isinstance(kind, str) or not isinstance(classes, list | None):
             raise InputError(f"expected a loss and a kind by name and a list of classes or None, got {config!r}")
+        if link not in (None, "softmax", "sigmoid"):
+            raise InputError(f'expected a link "softmax", "sigmoid" or None, got {link!r}')
         try:
-            return cls(loss, kind, None if classes is None else np.asarray(classes, dtype=object))
+            return cls(loss, kind, None if classes is None else np.asarray(classes, dtype=object), link)
         except InputTypeError as error:
             raise InputError(str(error)) from error
 

@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from fastnn import arrays, engines
 from fastnn.data import inputs
 from fastnn.errors import InputError
-from fastnn.layers import final_activation
-from fastnn.losses import LOSSES
 from fastnn.network.layout import Network
 from fastnn.network.model import ModelState
-from fastnn.network.programs import InstanceKey, Prediction
+from fastnn.network.programs import Decision, InstanceKey, Prediction
 from fastnn.program.trace import Program
 
 
-def threshold(model: ModelState) -> float:
-    """The output above which a binary answer is yes: 0 for logits, 1/2 for everything else."""
-    loss = model.task.loss if model.task else ""
-    link = LOSSES[loss].link if loss in LOSSES else None
-    return 0.0 if link == "sigmoid" and final_activation(model.layers) != "sigmoid" else 0.5
+def answers(outputs: Any, kind: str, link: str | None) -> Any:
+    """What outputs (n, O), as a loss takes them, say: class indices (n,), 0/1 (n,) of "binary", 0/1 (n, O) of "multilabel".
+
+    `kind`: of the task; `link`: of the loss.
+    """
+    if kind == "classes":
+        return outputs.argmax(axis=1)
+    decision = Decision.of(kind, link)
+    assert decision is not None
+    decided = (outputs > decision.threshold).astype(np.int64)
+    return decided if decision.multilabel else decided[:, 0]
 
 
 def engine_for(model: ModelState, X: Any) -> engines.Engine:

@@ -43,10 +43,15 @@ TINY = 1e-30
 
 
 class Decision(NamedTuple):
-    """How answers are read off outputs: the attributes of `ops.is_correct`."""
+    """How answers are read off what a loss takes: the attributes of `ops.is_correct`."""
 
     threshold: float
     multilabel: bool
+
+    @classmethod
+    def of(cls, kind: str, link: str | None) -> Decision | None:
+        """That of a kind of task; None for values. `link`: of the loss. Logits are yes above 0, everything else above 1/2."""
+        return None if kind == "values" else cls(0.0 if link == "sigmoid" else 0.5, kind == "multilabel")
 
 
 class Update(NamedTuple):

@@ -41,8 +41,9 @@ def misclassified(model: Sequential, images: Any, y: Any, count: int = 15, *, ax
         raise InputError(f"expected images (n, {', '.join(map(str, features))}) and y (n,), got {images.shape} and {y.shape}")
     count = as_count("count", count)
     shown = images.reshape(len(images), *_side(images.shape[1:]))
-    shares = shares_of(model, images.reshape(-1, *features))
-    found, true = shares.argmax(axis=1), targets.indices(y, model.classes_)
+    rows = images.reshape(-1, *features)
+    shares = shares_of(model, rows)
+    found, true = (targets.indices(labels, model.classes_) for labels in (arrays.to_host(model.predict(rows)), y))
     wrong = np.flatnonzero(found != true)
     chosen = wrong[np.argsort(-shares[wrong, found[wrong]], kind="stable")][:count]
     classes = model.classes_

@@ -55,7 +55,9 @@ def decision_boundary(model: Sequential, X: Any, y: Any, *, resolution: int = 20
         axes.contourf(first, second, shares[:, :, 1], levels, cmap=between, alpha=0.45, vmin=0.0, vmax=1.0)
         _lines(axes, first, second, shares[:, :, 1], 0.5)
     else:
-        best = shares.argmax(axis=2)
+        best = targets.indices(arrays.to_host(model.predict(grid.astype(model.dtype))), model.classes_).reshape(
+            shares.shape[:2]
+        )
         tints = [look.color(index) for index in range(shares.shape[2])]
         edges = np.arange(shares.shape[2] + 1) - 0.5
         axes.contourf(first, second, best, edges, colors=tints, alpha=0.35)

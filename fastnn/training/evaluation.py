@@ -16,19 +16,14 @@ from fastnn.data.prepared import PreparedData
 from fastnn.layers import final_activation
 from fastnn.losses import Loss
 from fastnn.metrics import METRICS, Metric, check_metrics, compute
-from fastnn.network.inference import outputs_on
+from fastnn.network.inference import answers, outputs_on
 from fastnn.network.layout import Network, as_loss_network
 from fastnn.network.model import ModelState
 from fastnn.network.programs import LOG_COLUMNS, LOG_ROWS, Decision, Evaluation, InstanceKey
 
 
-def decision_of(loss: Loss, kind: str) -> Decision | None:
-    """How the answers of a task are read off outputs, None for values: logits are yes above 0, everything else above 1/2."""
-    return None if kind == "values" else Decision(0.0 if loss.link == "sigmoid" else 0.5, kind == "multilabel")
-
-
 def measures(decision: Decision | None, metrics: Sequence[Metric] = ()) -> tuple[str, ...]:
-    """The names of what `evaluate` finds for a task with this `decision_of`, in their order."""
+    """The names of what `evaluate` finds for a task with this decision, in their order."""
     return (
         "loss",
         *(("accuracy",) if decision is not None else ()),
@@ -74,7 +69,7 @@ def measured(
     metrics: Sequence[Metric] = (),
 ) -> dict[str, float]:
     """What `evaluate` finds beside loss and accuracy: r2 and mae of values, and `metrics`."""
-    wanted = (*_of_values(decision_of(loss, examples.kind)), *metrics)
+    wanted = (*_of_values(Decision.of(examples.kind, loss.link)), *metrics)
     if not wanted:
         return {}
     outputs = _outputs(model, examples, loss, threads, engine)
@@ -86,7 +81,7 @@ def _play(
 ) -> dict[str, float]:
     """Loss and, where there are classes, accuracy, by the program of evaluation."""
     network = as_loss_network(model.network, loss)
-    recipe = Evaluation(loss, examples.layout, decision_of(loss, examples.kind))
+    recipe = Evaluation(loss, examples.layout, Decision.of(examples.kind, loss.link))
     state = model.state.on(engine)
     sums = {"loss": 0.0, "accuracy": 0.0}
     total = 0.0
@@ -160,9 +155,5 @@ def _measure(model: ModelState, metric: Metric, examples: PreparedData, loss: Lo
         return compute(metric, examples.labels(task), shares, examples.weights, task.classes)
     if examples.kind == "values":
         return compute(metric, examples.y, shares, examples.weights)
-    if examples.kind == "classes":
-        found = outputs.argmax(axis=1)
-    else:
-        decided = (outputs > (0.0 if loss.link == "sigmoid" else 0.5)).astype(np.int64)
-        found = decided[:, 0] if examples.kind == "binary" else decided
+    found = answers(outputs, examples.kind, loss.link)
     return compute(metric, examples.labels(task), targets.decode(task, found), examples.weights, task.classes)

@@ -17,9 +17,9 @@ from fastnn.metrics import as_metrics
 from fastnn.network.inference import engine_for
 from fastnn.network.layout import as_loss_network
 from fastnn.network.model import ModelState
-from fastnn.network.programs import TrainingStep, Update, step_storage
+from fastnn.network.programs import Decision, TrainingStep, Update, step_storage
 from fastnn.optimizers import Optimizer
-from fastnn.training.evaluation import check_measures, decision_of
+from fastnn.training.evaluation import check_measures
 from fastnn.training.evaluation import evaluate as evaluate_examples
 from fastnn.training.history import History
 from fastnn.training.options import ALL, FitOptions, as_optimizer
@@ -89,7 +89,7 @@ def step_program(
     penalties = network.penalty_table(l2, l1, settings.weight_decay)[1]
     penalized = bool(penalties[:, :2].any())
     engine = engines.choose(device or model.device, precision, autotune)[0]
-    decision = decision_of(chosen, "classes" if chosen.accepts == "classes" else "values")
+    decision = Decision.of("classes" if chosen.accepts == "classes" else "values", chosen.link)
     recipe = TrainingStep(chosen, data, decision, Update.of(settings), penalized, fused, engine.precision == "bf16")
     program = recipe.build(network)
     engine.tune(program, batch_size)

@@ -27,7 +27,7 @@ from fastnn.losses import LOSSES, as_loss
 from fastnn.metrics import as_metrics
 from fastnn.network.layout import Layout, as_loss_network
 from fastnn.network.model import Before, ModelState, expected_of
-from fastnn.network.programs import LOG_COLUMNS, InstanceKey, TrainingStep, Update, step_storage
+from fastnn.network.programs import LOG_COLUMNS, Decision, InstanceKey, TrainingStep, Update, step_storage
 from fastnn.network.state import Snapshot, Trained
 from fastnn.program.plan import plan
 from fastnn.program.trace import Program
@@ -35,7 +35,7 @@ from fastnn.schedules import as_schedule
 from fastnn.training import resume
 from fastnn.training.chunks import Chunks, accumulated, learning_rates, write_tables
 from fastnn.training.divergence import Attempt, first_nonfinite
-from fastnn.training.evaluation import check_measures, decision_of, evaluate, measures
+from fastnn.training.evaluation import check_measures, evaluate, measures
 from fastnn.training.history import History
 from fastnn.training.interrupts import Interrupts
 from fastnn.training.options import ALL, AUTO, FitOptions, as_optimizer, check_options, checked_callbacks
@@ -160,7 +160,7 @@ class Trainer:
     def _configure(self, examples: PreparedData) -> None:
         """What follows from the model and the kind of the examples."""
         self.network = as_loss_network(self.layout.network, self.loss)
-        self.decision = decision_of(self.loss, examples.kind)
+        self.decision = Decision.of(examples.kind, self.loss.link)
         self._penalty_table = self.network.penalty_table(*self.penalties, self.optimizer.weight_decay)[1]
         self.penalized = bool(self._penalty_table[:, :2].any())
         """Whether the cost has a penalty: an L2 or L1 of something that is trained."""

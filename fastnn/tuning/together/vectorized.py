@@ -19,13 +19,13 @@ from fastnn.errors import DivergenceError
 from fastnn.losses import Loss
 from fastnn.metrics import as_metrics
 from fastnn.network.layout import as_loss_network
-from fastnn.network.programs import LOG_ROWS, Update, VectorizedStep
+from fastnn.network.programs import LOG_ROWS, Decision, Update, VectorizedStep
 from fastnn.network.state import Trained
 from fastnn.optimizers import Optimizer
 from fastnn.schedules import as_schedule
 from fastnn.training.chunks import Chunks, accumulated, learning_rates, write_tables
 from fastnn.training.divergence import Attempt
-from fastnn.training.evaluation import check_measures, decision_of, measured, played
+from fastnn.training.evaluation import check_measures, measured, played
 from fastnn.training.options import ALL, FitOptions
 from fastnn.tuning.together.members import RESERVED, Member, MemberHistory
 from fastnn_kernels.contract import SCALARS
@@ -74,7 +74,7 @@ class _Vectorized:
         self.members, self.examples, self.validation = members, examples, validation
         self.loss, self.optimizer, self.engine, self.settings = loss, optimizer, engine, settings
         self.network = network = as_loss_network(members[0].model.network, loss)
-        self.decision = decision_of(loss, examples.kind)
+        self.decision = Decision.of(examples.kind, loss.link)
         self.metrics = as_metrics(settings.metrics)
         self.columns = ("loss",) if self.decision is None else ("loss", "accuracy")
         """What a step of training and one of evaluation write down of each model; the former its penalty too."""
