@@ -307,7 +307,7 @@ def _value(name: str, symbol: Symbol, given: Any, engine: engines.Engine) -> Any
     if arrays.on_host(given):
         value = _on_host(name, symbol, given)
     else:
-        value = engine.place(engines.of(given).place(given))
+        value = engine.place(given)
         if value.dtype != symbol.dtype:
             raise InputTypeError(f"{name}: expected {symbol.dtype} on a GPU, got {value.dtype}; convert it where it lies")
     shape = tuple(value.shape)

@@ -178,7 +178,7 @@ def readable(given: Inputs, dtype: np.dtype[Any], name: str) -> Any:
     """
     X = given.array
     if not isinstance(X, np.ndarray | RowSource):
-        return _readable_on_gpu(X, dtype, name)
+        return _readable_elsewhere(X, dtype, name)
     check_finite(X, name, dtype, given.names)
     if isinstance(X, RowSource):
         return X.readable(dtype)
@@ -320,8 +320,8 @@ def _sparse(X: Any, name: str) -> SparseRows:
     return SparseRows(matrix)
 
 
-def _readable_on_gpu(X: Any, dtype: np.dtype[Any], name: str) -> Any:
-    """An array on a GPU, which is looked at and left there."""
+def _readable_elsewhere(X: Any, dtype: np.dtype[Any], name: str) -> Any:
+    """An array that does not lie on the host, which is looked at and left there."""
     if X.dtype not in READABLE or (X.dtype == np.float64 and dtype != np.float64):
         raise InputTypeError(f"{name}: expected uint8 or {dtype} on a GPU, got {X.dtype}; convert it with .astype('{dtype}')")
     if X.dtype.kind == "f":

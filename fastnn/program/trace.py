@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fastnn.arrays import kind
+from fastnn.arrays import kind, mixed
 from fastnn.errors import InputError, InputTypeError, TracingError
 from fastnn.program.shapes import Dimension, Shape, broadcast_shapes, concrete, describe
 from fastnn_kernels.contract import COMPARISONS, KERNELS, Operand
@@ -285,7 +285,7 @@ def _kind(symbol: Symbol) -> str:
 
 
 def family(name: str, *arguments: Any) -> str:
-    """`"symbol"`, `"numpy"` or `"cupy"`: what all arguments are; Python numbers go with any."""
+    """`"symbol"` or the `fastnn.arrays.kind` of arrays: what all arguments are; Python numbers go with any."""
     kinds = set()
     for x in arguments:
         if isinstance(x, Symbol):
@@ -303,7 +303,7 @@ def family(name: str, *arguments: Any) -> str:
             raise TracingError(
                 f"{name}: a Symbol and an array cannot be mixed; while a program is recorded, arrays come in as its inputs"
             )
-        raise InputTypeError(f"{name}: NumPy and CuPy arrays cannot be mixed; move one of them with fastnn.arrays.to_host")
+        raise InputTypeError(f"{name}: {mixed(kinds)} cannot be mixed; move one of them with fastnn.arrays.to_host")
     return kinds.pop()
 
 
