@@ -227,12 +227,13 @@ def is_readable(array: np.ndarray) -> bool:
 def mapping(array: np.ndarray) -> Any:
     """The shared memory map that an array of the host looks into; None for private ones and for other memory."""
     found = _memmap(array)
-    return None if found is None or found.mode == "c" else found._mmap
+    return None if found is None or found.mode == "c" else found.base
 
 
 def _memmap(array: Any) -> Any:
+    """The memory map that an array looks into, as it was made: its base is the mapping."""
     while isinstance(array, np.ndarray):
-        if isinstance(array, np.memmap) and array._mmap is not None:  # type: ignore[attr-defined]
+        if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap):
             return array
         array = array.base
     return None

@@ -20,7 +20,7 @@ from fastnn import arrays
 from fastnn.engines.base import Engine, Instance
 from fastnn.engines.host import CPU, NUMPY, cores
 from fastnn.engines.host import check_threads as check_threads
-from fastnn.errors import DeviceError, DeviceMemoryError, InputError, nearest, warn
+from fastnn.errors import DeviceError, DeviceMemoryError, InputError, meant, nearest, warn
 from fastnn.program.trace import Program
 
 if TYPE_CHECKING:
@@ -75,11 +75,15 @@ def _engine(prefix: str) -> type[Engine]:
 
 def check_name(device: object) -> tuple[str, int]:
     """What a device is called, without and as a number: `"cuda:1"` is ("cuda", 1). Raises InputError for an unknown name."""
+    cure = nearest(device, DEVICES)
     if isinstance(device, str):
-        prefix, colon, ordinal = device.partition(":")
-        if device in DEVICES or (colon and prefix in _elsewhere() and re.fullmatch("[0-9]+", ordinal)):
+        prefix, _, ordinal = device.partition(":")
+        numbered = bool(re.fullmatch("[0-9]+", ordinal))
+        if device in DEVICES or (numbered and prefix in _elsewhere()):
             return prefix, int(ordinal or 0)
-    raise InputError(f"no device is called {device!r}{nearest(device, DEVICES)}")
+        if numbered and (near := meant(prefix, _elsewhere())) is not None:
+            cure = f"; did you mean '{near[0]}:{ordinal}'?"
+    raise InputError(f"no device is called {device!r}{cure}")
 
 
 def choose(device: str, precision: str = "float32", autotune: bool = False) -> tuple[Engine, str]:

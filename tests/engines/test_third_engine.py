@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import elsewhere
 import numpy as np
 import pytest
@@ -60,6 +61,8 @@ def test_devices_have_the_name_that_was_registered(name: str, number: int) -> No
     ("name", "says"),
     [
         ("shlef", r"no device is called 'shlef'; did you mean 'shelf'\?"),
+        ("sehlf:1", r"no device is called 'sehlf:1'; did you mean 'shelf:1'\?"),
+        ("GPU:1", r"no device is called 'GPU:1'; did you mean 'cuda:1'\?"),
         ("shelf:", "no device is called 'shelf:'"),
         ("shelf:one", "no device is called 'shelf:one'"),
         ("shelf:-1", "no device is called 'shelf:-1'"),
@@ -152,6 +155,15 @@ def test_the_whole_engine_is_one_file_that_no_other_names() -> None:
     assigned = [target for node in ast.walk(tree) if isinstance(node, ast.Assign) for target in node.targets]
     patched = [ast.unparse(target) for target in assigned if isinstance(target, ast.Attribute)]
     assert all(target.startswith("self.") for target in patched), "it changes nothing of the library"
+
+
+@pytest.mark.parametrize("name", ["shelf", "shelf:1"])
+def test_the_command_line_takes_it(name: str) -> None:
+    from fastnn.cli.commands import Device
+
+    assert Device().convert(name, None, None) == name
+    with pytest.raises(click.BadParameter, match=r"no device is called 'shelfs'; did you mean 'shelf'\?"):
+        Device().convert("shelfs", None, None)
 
 
 # --- what is done on it ---------------------------------------------------------------------------------------------------
