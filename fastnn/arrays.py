@@ -45,12 +45,6 @@ def _place(x: Any) -> tuple[Elsewhere, int] | None:
     return None if found is None else (found, int(ordinal))
 
 
-def ordinal(x: Any) -> int | None:
-    """The number of the device that `x` lies on among those of its kind (1 for "cuda:1"); None for arrays of the host."""
-    found = _place(x)
-    return None if found is None else found[1]
-
-
 def device(x: Any) -> str:
     """The name of the device that `x` lies on, as `fit` takes it: "cpu" or, say, "cuda:1"."""
     found = _place(x)
@@ -68,7 +62,8 @@ def namespace(*arrays: object) -> Any:
     kinds = {kind(x) for x in arrays}
     if "" in kinds:
         odd = next(x for x in arrays if not kind(x))
-        raise InputTypeError(f"expected NumPy or CuPy arrays, got {type(odd).__name__}; convert it with numpy.asarray")
+        known = " or ".join(["numpy", *(there.library for there in ELSEWHERE.values())])
+        raise InputTypeError(f"expected arrays of {known}, got {type(odd).__name__}; convert it with numpy.asarray")
     if len(kinds) > 1:
         raise InputTypeError(
             f"expected arrays of one library, got {mixed(kinds)} together; move one with fastnn.arrays.to_host"
@@ -101,6 +96,8 @@ def to_host(x: Any) -> np.ndarray:
 
 def _fetched(x: Any, library: str) -> Any:
     """An array of another library that does not lie on the host, copied there by that library."""
+    if hasattr(x, "get"):  # the method of CuPy, which needs no other package
+        return x.get()
     array_api_compat = _array_api_compat()
     if array_api_compat.is_jax_array(x):  # which knows no device "cpu", and copies when it is made a NumPy array
         return x

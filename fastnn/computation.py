@@ -309,7 +309,9 @@ def _value(name: str, symbol: Symbol, given: Any, engine: engines.Engine) -> Any
     else:
         value = engine.place(given)
         if value.dtype != symbol.dtype:
-            raise InputTypeError(f"{name}: expected {symbol.dtype} on a GPU, got {value.dtype}; convert it where it lies")
+            raise InputTypeError(
+                f"{name}: expected {symbol.dtype} on {engine.name}, got {value.dtype}; convert it where it lies"
+            )
     shape = tuple(value.shape)
     fits = len(shape) == symbol.ndim and all(
         isinstance(d, BatchDim) or d == n for d, n in zip(symbol.shape, shape, strict=True)

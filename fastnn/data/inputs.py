@@ -324,7 +324,9 @@ def _sparse(X: Any, name: str) -> SparseRows:
 def _readable_elsewhere(X: Any, dtype: np.dtype[Any], name: str) -> Any:
     """An array that does not lie on the host, which is looked at and left there."""
     if X.dtype not in READABLE or (X.dtype == np.float64 and dtype != np.float64):
-        raise InputTypeError(f"{name}: expected uint8 or {dtype} on a GPU, got {X.dtype}; convert it with .astype('{dtype}')")
+        raise InputTypeError(
+            f"{name}: expected uint8 or {dtype} on {arrays.device(X)}, got {X.dtype}; convert it with .astype('{dtype}')"
+        )
     if X.dtype.kind == "f":
         engine = engines.of(X)
         bad = int(engine.read(engine.count_nonfinite(X))[0].sum())

@@ -38,22 +38,24 @@ PRECISIONS = ("float32", "tf32", "bf16")
 """Of products of float32 numbers; others than the first on a GPU only."""
 
 
-def register(prefix: str, dlpack: int, engine: type[Engine]) -> None:
-    """Let the devices `prefix`, `prefix:0`, `prefix:1`, ... be those that the class `engine` opens.
+def register(prefix: str, dlpack: int | None, engine: type[Engine]) -> None:
+    """Let the devices `prefix`, `prefix:0`, `prefix:1`, ... be those that the class `engine` opens, an `Engine` in any file.
 
         fastnn.engines.register("npu", 12, NpuEngine)
         model.fit(X, y, device="npu:1")
 
     `dlpack`: DLPack's number of this kind of device (dlpack.h, DLDeviceType): `__dlpack_device__` of an array that lies there
-    gives it. `"auto"` asks for such a device after those that were known before. Raises InputError where the name or the number
-    is taken, or the name is no lower-case identifier.
+    gives it; None for an engine whose arrays are NumPy's, the name of which has no number. `"auto"` asks for such a device
+    after those that were known before, and for none of the host. Raises InputError where the name or the number is taken, or
+    the name is no lower-case identifier.
     """
     global DEVICES
     if not re.fullmatch(r"[a-z_][a-z0-9_]*", prefix) or prefix in DEVICES:
         raise InputError(f"expected a name in lower-case letters that no device has yet, got {prefix!r}")
     if dlpack in arrays.ELSEWHERE or dlpack == arrays.HOST:
         raise InputError(f"DLPack's kind of device {dlpack} is that of another engine")
-    arrays.ELSEWHERE[dlpack] = arrays.Elsewhere(prefix, engine.kind)
+    if dlpack is not None:
+        arrays.ELSEWHERE[dlpack] = arrays.Elsewhere(prefix, engine.kind)
     _registered[prefix] = engine
     DEVICES = (*DEVICES, prefix)
 

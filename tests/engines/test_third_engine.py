@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import ast
 import copy
+import os
 import pickle
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,7 @@ from fastnn.callbacks import Callback, Checkpoint, EarlyStopping
 from fastnn.data import feeds
 from fastnn.engines import cuda
 from fastnn.engines.base import Ring
+from fastnn.engines.host import HostEngine
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +171,46 @@ def test_the_command_line_takes_it(name: str) -> None:
         Device().convert("shelfs", None, None)
 
 
+ALONE = """
+import sys
+import numpy as np
+import fastnn
+from fastnn import arrays, engines
+assert "fastnn.engines.shelf" not in sys.modules and "shelf" in engines.DEVICES
+X, y = np.random.default_rng(0).normal(size=(50, 4)).astype("float32"), np.arange(50) % 3
+found = []
+for given, device in ((X, "numpy"), (X, "shelf:1")):
+    model = fastnn.Sequential([fastnn.Dense(3)], seed=0)
+    model.fit(given, y, batch_size=16, epochs=2, device=device, verbose=0)
+    found.append(model(X).tobytes())
+assert found[0] == found[1] and model.device == "shelf:1"
+there = sys.modules["fastnn.engines.shelf"].Array(X)
+assert model.fit(there, y, epochs=1, verbose=0).device == "shelf:0"
+assert engines.choose("auto")[0].name in ("cuda:0", "shelf:0")
+with engines.translated():
+    raise sys.modules["fastnn.engines.shelf"].ShelfFull("no room")
+"""
+
+
+def test_in_the_library_it_is_a_file_and_a_row(tmp_path: Path) -> None:
+    """The same file in a copy of the library, found by its name: nothing is registered."""
+    library = Path(fastnn.__file__).parent
+    shutil.copytree(library, tmp_path / "fastnn", ignore=shutil.ignore_patterns("__pycache__", "benchmarks"))
+    engine = Path(elsewhere.__file__).read_text().replace("kind = __name__", 'kind = "fastnn"')
+    (tmp_path / "fastnn" / "engines" / "shelf.py").write_text(engine)
+    path = tmp_path / "fastnn" / "arrays.py"
+    row = '{2: Elsewhere("cuda", "cupy"), 12: Elsewhere("shelf", "fastnn")}'
+    changed = path.read_text().replace('{2: Elsewhere("cuda", "cupy")}', row)
+    assert row in changed
+    path.write_text(changed)
+    paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", ALONE], env=os.environ | {"PYTHONPATH": paths}, cwd=tmp_path, capture_output=True,
+        text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert ran.stderr.splitlines()[-1] == "fastnn.errors.DeviceMemoryError: no room", ran.stderr
+
+
 # --- what is done on it ---------------------------------------------------------------------------------------------------
 
 
@@ -226,7 +271,7 @@ def test_arrays_there_are_moved_to_the_device_that_is_asked_for(cuda_hosts: Host
 def test_values_there_are_checked_there() -> None:
     X, y = examples()
     model = run(device="shelf")
-    with pytest.raises(errors.InputTypeError, match="expected uint8 or float32"):
+    with pytest.raises(errors.InputTypeError, match="X: expected uint8 or float32 on shelf:0, got float64"):
         network().fit(Array(X.astype("float64")), y, verbose=0)
     X[3, 2] = np.inf
     for use in (lambda: network().fit(Array(X), y, verbose=0), lambda: model(Array(X)), lambda: model.evaluate(Array(X), y)):
@@ -328,6 +373,31 @@ def test_models_are_trained_together_there(method: str) -> None:
     assert found["shelf"] == found["numpy"]
 
 
+def test_an_engine_of_the_host_is_registered_without_a_number_of_devices() -> None:
+    class Defined(HostEngine):
+        """The definition under another name."""
+
+        @classmethod
+        def open(cls, ordinal: int, precision: str = "float32", autotune: bool = False) -> Defined:
+            return cls("defined")
+
+        def compute(self, *given: Any) -> None:
+            engines.NUMPY.compute(*given)
+
+        def instance(self, *given: Any) -> Any:
+            return engines.NUMPY.instance(*given)
+
+    before = dict(arrays.ELSEWHERE)
+    engines.register("defined", None, Defined)
+    assert before == arrays.ELSEWHERE
+    assert engines.DEVICES[-1] == "defined"
+    model = run(device="defined")
+    assert model.device == "defined"
+    assert digest(model) == digest(run(device="numpy"))
+    with pytest.raises(errors.InputError, match="no device is called 'defined:0'"):
+        engines.choose("defined:0")
+
+
 # --- computations and operations ------------------------------------------------------------------------------------------
 
 
@@ -353,7 +423,7 @@ def test_a_recorded_computation_runs_there(rng: np.random.Generator) -> None:
             assert host(array).tobytes() == expected[name].tobytes()
     with pytest.raises(errors.InputError, match="t: softmax_cross_entropy expects numbers from 0 to 2, got 0 to 3"):
         computation(x=x, t=Array([0, 3] + 7 * [1]), w=w)
-    with pytest.raises(errors.InputTypeError, match="x: expected float32"):
+    with pytest.raises(errors.InputTypeError, match="x: expected float32 on shelf:0, got float64"):
         computation(x=Array(x.astype("float64")), t=t, w=w)
     assert "softmax_cross_entropy" in computation.explain({"x": Array(x), "t": t, "w": w})
 
@@ -381,6 +451,30 @@ def test_operations_are_computed_where_their_arrays_lie(rng: np.random.Generator
         arrays.namespace(Array(a), b)
     assert np.array_equal(arrays.to_host(Array(a)), a)
     assert np.array_equal(arrays.to_host(engines.named("shelf").place(a)), a)
+
+
+def test_the_host_gets_arrays_by_their_own_library(rng: np.random.Generator) -> None:
+    """By `get` where they have it, as CuPy's do, else by the array API, else by DLPack and the library of the device."""
+    a = rng.normal(size=(5, 4))
+
+    class Getting(Array):
+        def get(self) -> np.ndarray:
+            return 2 * self._values
+
+    class Foreign:
+        content = a
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return elsewhere.DLPACK, 1
+
+    assert np.array_equal(arrays.to_host(Getting(a)), 2 * a)
+    assert np.array_equal(arrays.to_host(Array(a)), a)
+    assert np.array_equal(arrays.to_host(Foreign()), a)
+    assert (arrays.kind(Getting(a)), arrays.kind(Foreign()), arrays.device(Foreign())) == ("elsewhere", "", "shelf:1")
+    with pytest.raises(errors.InputTypeError, match="exp: expected an array, got Foreign"):
+        ops.exp(Foreign())
+    with pytest.raises(errors.InputTypeError, match="expected arrays of numpy or cupy or elsewhere, got Foreign"):
+        arrays.namespace(Foreign())
 
 
 def test_data_sets_there_are_split_there() -> None:

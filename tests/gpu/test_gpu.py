@@ -308,7 +308,7 @@ def test_arrays_of_others_are_used_where_they_lie(gpu: CudaEngine, make: Callabl
     for method in ("predict", "predict_proba", "__call__"):
         found, expected = getattr(model, method)(array), getattr(twin, method)(X)
         assert type(found) is type(array), method
-        assert fastnn.arrays.ordinal(found) == 0, method
+        assert fastnn.arrays.device(found) == "cuda:0", method
         np.testing.assert_allclose(fastnn.arrays.to_host(found), expected, rtol=0, atol=1e-6, err_msg=method)
     assert model.evaluate(array, y) == twin.evaluate(X, y)
 
@@ -370,7 +370,7 @@ def test_work_waits_for_torch_and_torch_for_it(gpu: CudaEngine) -> None:
 def test_a_benchmark_trains_on_data_of_the_gpu(gpu: CudaEngine) -> None:
     cell = grid.Cell("planar", 400, "cuda")
     contestant = ours.Fastnn(grid.make_task(cell, 1, checking=True))
-    assert fastnn.arrays.ordinal(contestant.X) == 0
+    assert fastnn.arrays.device(contestant.X) == "cuda:0"
     there = ours.Fastnn(grid.make_task(cell, 1, checking=True), device="cpu")
     order = grid.check_order(cell)
     np.testing.assert_allclose(contestant.losses(order), there.losses(order), rtol=0, atol=2e-5)

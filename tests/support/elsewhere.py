@@ -81,6 +81,11 @@ def asarray(values: np.ndarray, /, *, device: int) -> Array:
     return Array(values, device)
 
 
+def from_dlpack(array: Any, /) -> Array:
+    """An array of another library on a shelf."""
+    return Array(array.content, array.__dlpack_device__()[1])
+
+
 # --- the engine ----------------------------------------------------------------------------------------------------------
 
 
