@@ -38,7 +38,7 @@ sort -u "$work/oldest.txt"
 # Of each family of the library what meets its dependencies.
 subset=(archives averages batches benchmark_pages benchmark_records checkpoints choices cli cli_configuration cli_predict datasets
     doctor feeds foreign_memory generated_inputs inputs instances targets laws metrics missing_packages model mixed_precision optimizers
-    planar plots plots_drawn process random reductions split standardizer tables trajectories tuning tuning_space)
+    planar plots plots_drawn process program random reductions split standardizer tables third_engine trajectories tuning tuning_space)
 files=()
 for name in "${subset[@]}"; do
     mapfile -t -O "${#files[@]}" files < <(find tests -name "test_$name.py")

@@ -2,44 +2,58 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+import importlib
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastnn.errors import InputTypeError, PackageError
 
-GPU = 2
-"""The number of NVIDIA GPUs among DLPack's kinds of device (dlpack.h, kDLCUDA)."""
+HOST = 1
+"""The number of the host among DLPack's kinds of devices (dlpack.h, kDLCPU)."""
+
+
+class Elsewhere(NamedTuple):
+    """Devices that are not the host: what the names of such begin with, and the library whose arrays users have there."""
+
+    prefix: str
+    library: str
+
+
+ELSEWHERE: dict[int, Elsewhere] = {2: Elsewhere("cuda", "cupy")}
+"""The devices that there is an engine for, by DLPack's number of their kind (dlpack.h, DLDeviceType). What lies on others is
+taken for an array of the host, where NumPy has the last word."""
 
 
 def kind(x: object) -> str:
-    """`"numpy"`, `"cupy"` or `""` for anything else. Imports nothing that is not imported already."""
+    """`"numpy"`; the name of the library, such as `"cupy"`, of an array that an engine takes where it lies; `""` for others."""
     if isinstance(x, np.ndarray | np.generic):
         return "numpy"
-    cupy = sys.modules.get("cupy")
-    if cupy is not None and isinstance(x, cupy.ndarray):
-        return "cupy"
-    return ""
+    found = _place(x)
+    if found is None:
+        return ""
+    library = found[0].library
+    return library if any(base.__module__.partition(".")[0] == library for base in type(x).__mro__) else ""
 
 
-def ordinal(x: Any) -> int | None:
-    """The number of the GPU that an array of any library that speaks DLPack lies on; None for arrays of the host."""
+def _place(x: Any) -> tuple[Elsewhere, int] | None:
+    """The kind of device that an array of any library that speaks DLPack lies on, and its number; None: the host."""
     if isinstance(x, np.ndarray) or not hasattr(x, "__dlpack_device__"):
         return None
-    device, number = x.__dlpack_device__()
-    return int(number) if int(device) == GPU else None
+    number, ordinal = x.__dlpack_device__()
+    found = ELSEWHERE.get(int(number))
+    return None if found is None else (found, int(ordinal))
 
 
 def device(x: Any) -> str:
     """The name of the device that `x` lies on, as `fit` takes it: "cpu" or, say, "cuda:1"."""
-    number = ordinal(x)
-    return "cpu" if number is None else f"cuda:{number}"
+    found = _place(x)
+    return "cpu" if found is None else f"{found[0].prefix}:{found[1]}"
 
 
 def on_host(x: Any) -> bool:
     """Whether `x` lies on the host."""
-    return ordinal(x) is None
+    return _place(x) is None
 
 
 def namespace(*arrays: object) -> Any:
@@ -48,12 +62,18 @@ def namespace(*arrays: object) -> Any:
     kinds = {kind(x) for x in arrays}
     if "" in kinds:
         odd = next(x for x in arrays if not kind(x))
-        raise InputTypeError(f"expected NumPy or CuPy arrays, got {type(odd).__name__}; convert it with numpy.asarray")
+        known = " or ".join(["numpy", *(there.library for there in ELSEWHERE.values())])
+        raise InputTypeError(f"expected arrays of {known}, got {type(odd).__name__}; convert it with numpy.asarray")
     if len(kinds) > 1:
         raise InputTypeError(
-            "expected arrays of one kind, got NumPy and CuPy arrays together; move one with fastnn.arrays.to_host"
+            f"expected arrays of one library, got {mixed(kinds)} together; move one with fastnn.arrays.to_host"
         )
     return array_api_compat.array_namespace(*arrays)
+
+
+def mixed(kinds: set[str]) -> str:
+    """Several kinds, for messages: `arrays of cupy and numpy`."""
+    return f"arrays of {' and '.join(sorted(kinds))}"
 
 
 def _array_api_compat() -> Any:
@@ -65,28 +85,36 @@ def _array_api_compat() -> Any:
 
 
 def to_host(x: Any) -> np.ndarray:
-    """`x` as a NumPy array: itself where it is one, a copy of what lies on a GPU, else what `numpy.asarray` makes of it."""
-    if kind(x) == "cupy":
-        return np.asarray(x.get())
-    number = ordinal(x)
-    if number is not None:  # another library's array on a GPU
-        import cupy
-
-        with cupy.cuda.Device(number):
-            return np.asarray(cupy.from_dlpack(x).get())
+    """`x` as a NumPy array: itself where it is one, a copy of what lies elsewhere, else what `numpy.asarray` makes of it."""
+    found = _place(x)
+    if found is not None:
+        x = x.read() if hasattr(x, "read") else _fetched(x, found[0].library)  # those of engines are read
     if hasattr(x, "detach"):  # a PyTorch tensor that takes part in a differentiation refuses to be a NumPy array
         x = x.detach()
     return np.asarray(x)
 
 
+def _fetched(x: Any, library: str) -> Any:
+    """An array of another library that does not lie on the host, copied there by that library."""
+    if hasattr(x, "get"):  # the method of CuPy, which needs no other package
+        return x.get()
+    array_api_compat = _array_api_compat()
+    if array_api_compat.is_jax_array(x):  # which knows no device "cpu", and copies when it is made a NumPy array
+        return x
+    if not array_api_compat.is_array_api_obj(x):
+        x = importlib.import_module(library).from_dlpack(x)
+    return array_api_compat.to_device(x, "cpu")
+
+
 def to_device(x: Any, like: Any) -> Any:
-    """The array `x`, of the host or of the GPU of `like`, in the namespace of `like`; as it is where that is NumPy or none."""
-    if isinstance(like, np.ndarray) or kind(like) == "cupy" == kind(x):
+    """The array `x`, of the host or of the device of `like`, in the namespace of `like`; as it is if that is NumPy or none."""
+    elsewhere = not on_host(like)
+    if isinstance(like, np.ndarray) or (elsewhere and kind(x) and kind(x) == kind(like)):
         return x
     array_api_compat = _array_api_compat()
     if not array_api_compat.is_array_api_obj(like):
         return x
     space = array_api_compat.array_namespace(like)
-    if not on_host(like) and not isinstance(x, np.ndarray):
+    if elsewhere and not isinstance(x, np.ndarray):
         return space.from_dlpack(x)
     return space.asarray(x, device=array_api_compat.device(like))

@@ -307,9 +307,11 @@ def _value(name: str, symbol: Symbol, given: Any, engine: engines.Engine) -> Any
     if arrays.on_host(given):
         value = _on_host(name, symbol, given)
     else:
-        value = engine.place(engines.of(given).place(given))
+        value = engine.place(given)
         if value.dtype != symbol.dtype:
-            raise InputTypeError(f"{name}: expected {symbol.dtype} on a GPU, got {value.dtype}; convert it where it lies")
+            raise InputTypeError(
+                f"{name}: expected {symbol.dtype} on {engine.name}, got {value.dtype}; convert it where it lies"
+            )
     shape = tuple(value.shape)
     fits = len(shape) == symbol.ndim and all(
         isinstance(d, BatchDim) or d == n for d, n in zip(symbol.shape, shape, strict=True)

@@ -25,6 +25,10 @@ class TracingError(FastnnError, TypeError):
     """Something was asked of a `Symbol` that only an array can do."""
 
 
+class SymbolAttributeError(TracingError, AttributeError):
+    """A `Symbol` was asked for an attribute that only an array has."""
+
+
 class NotReadyError(FastnnError, RuntimeError):
     """A model was asked for something before it has parameters, or before it was trained."""
 
@@ -216,5 +220,6 @@ __all__ = [
     "MissingError",
     "NotReadyError",
     "PackageError",
+    "SymbolAttributeError",
     "TracingError",
 ]

@@ -42,13 +42,12 @@ def cuda_hosts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
     from hosts import Hosts
 
     import fastnn_kernels.cuda
-    from fastnn import engines
     from fastnn.engines import cuda
 
     hosts = Hosts()
     monkeypatch.setattr(fastnn_kernels.cuda, "runtime", hosts.runtime)
-    monkeypatch.setattr(engines, "_cuda", {})
-    monkeypatch.setattr(engines, "_unusable", [])
+    monkeypatch.setattr(cuda, "_opened", {})
+    monkeypatch.setattr(cuda, "_unusable", [])
     yield hosts
     cuda._single.cache_clear()
 

@@ -166,13 +166,14 @@ class Device(click.ParamType[str]):
     name = "device"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from fastnn.errors import nearest
+        from fastnn.engines import check_name
+        from fastnn.errors import InputError
 
         text = str(value)
-        if not re.fullmatch(r"auto|cpu|numpy|cuda(:\d+)?", text):
-            meant = text.lower().replace("gpu", "cuda")
-            cure = f"; did you mean {meant!r}?" if meant.startswith("cuda") else nearest(text, ("auto", "cpu", "cuda"))
-            self.fail(f"no device is called {text!r}{cure}", param, ctx)
+        try:
+            check_name(text)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
         return text
 
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 
 from fastnn.data.inputs import RowSource
 from fastnn.data.prepared import PreparedData
 from fastnn.engines import Engine
-
-if TYPE_CHECKING:
-    from fastnn.engines.cuda import CudaEngine
 
 BLOCK_BYTES = 2**26
 """About how many bytes of examples one block of a stream holds; there are two of them."""
@@ -60,7 +57,7 @@ class Feed:
 
 
 class Blocks(Feed):
-    """Blocks of an integer of mini-batches, in a ring of two on the engine."""
+    """Blocks of an integer of mini-batches, in a ring of two on the engine, which knows how they come there."""
 
     def __init__(self, engine: Engine, examples: PreparedData, batch_size: int) -> None:
         self.engine, self.examples = engine, examples
@@ -69,7 +66,8 @@ class Blocks(Feed):
         most = -(-len(examples.X) // batch_size)
         self.rows = min(most, max(1, BLOCK_BYTES // max(1, each) // batch_size)) * batch_size
         self.stride = self.rows + 1  # a last mini-batch of one row may have joined the one before it
-        self.arrays = {n: engine.empty((2 * self.stride, *a.shape[1:]), a.dtype) for n, a in given.items()}
+        self.ring = engine.feed(self.stride, given)
+        self.arrays = self.ring.arrays
         self.numbers = engine.place(np.arange(2 * self.stride))
         self.pool = ThreadPoolExecutor(1, "fastnn-stream")
         self.coming: Future[None] | None = None
@@ -94,12 +92,12 @@ class Blocks(Feed):
         block = min(position // self.rows, self.blocks - 1)
         if block != self.block:
             if self.block >= 0:
-                self._leave(self.block % 2)
+                self.ring.leave(self.block % 2)
             if self.coming is None or block != self.block + 1:
                 self._wait()
                 self.coming = self.pool.submit(self._load, block)
             self._wait()
-            self._enter(block % 2)
+            self.ring.enter(block % 2)
             self.block = block
             if block + 1 < self.blocks:
                 self.coming = self.pool.submit(self._load, block + 1)
@@ -109,18 +107,8 @@ class Blocks(Feed):
         """Gather a block into its half of the ring, which nobody reads any more."""
         start = block * self.rows
         end = len(self.visits) if block == self.blocks - 1 else start + self.rows
-        self._fill(block % 2, self.visits[start:end])
-
-    def _fill(self, half: int, visits: np.ndarray) -> None:
-        for name, array in self.examples.arrays().items():
-            start = half * self.stride
-            _gather(array, visits, self.arrays[name][start : start + len(visits)])
-
-    def _leave(self, half: int) -> None:
-        """All work on a half of the ring has been given to the engine."""
-
-    def _enter(self, half: int) -> None:
-        """Work on a half of the ring follows."""
+        visits, given = self.visits[start:end], self.examples.arrays()
+        self.ring.fill(block % 2, len(visits), lambda name, out: _gather(given[name], visits, out))
 
     def _wait(self) -> None:
         if self.coming is not None:
@@ -131,48 +119,14 @@ class Blocks(Feed):
         self.pool.shutdown()  # waits for a block that is still coming and that nobody needs any more
 
 
-class Stream(Blocks):
-    """The same with the ring on a GPU: blocks are gathered into pinned memory and copied from there, beside the work."""
-
-    engine: CudaEngine
-
-    def __init__(self, engine: CudaEngine, examples: PreparedData, batch_size: int) -> None:
-        super().__init__(engine, examples, batch_size)
-        runtime = engine.runtime
-
-        def pinned(like: np.ndarray | RowSource) -> np.ndarray:
-            return runtime.pinned(self.stride * _row_bytes(like)).view(like.dtype).reshape(self.stride, *like.shape[1:])
-
-        self.pinned = [{name: pinned(array) for name, array in examples.arrays().items()} for _ in range(2)]
-        self.uploaded = [runtime.event(), runtime.event()]
-        self.used = [runtime.event(), runtime.event()]
-
-    def _fill(self, half: int, visits: np.ndarray) -> None:
-        """Gather a block and begin to copy it to its half of the ring, once nobody reads that any more."""
-        runtime = self.engine.runtime
-        runtime.wait(runtime.copies, self.used[half])
-        for name, array in self.examples.arrays().items():
-            rows = self.pinned[half][name][: len(visits)]
-            _gather(array, visits, rows)
-            runtime.upload(self.arrays[name].rows(half * self.stride, len(visits)).address, rows, runtime.copies)
-        runtime.record(self.uploaded[half], runtime.copies)
-        runtime.synchronize(runtime.copies)  # the pinned half may be filled again when this returns
-
-    def _leave(self, half: int) -> None:
-        self.engine.runtime.record(self.used[half], self.engine.runtime.stream)
-
-    def _enter(self, half: int) -> None:
-        self.engine.runtime.wait(self.engine.runtime.stream, self.uploaded[half])
-
-
 def feed(engine: Engine, examples: PreparedData, batch_size: int) -> Feed:
-    """The examples on the engine, or a stream of them where they are not dense or do not fit."""
+    """The examples on the engine, or blocks of them where they are not dense or do not fit."""
     room, X = engine.room(), examples.X
-    if room is None and isinstance(X, RowSource):
-        return Blocks(engine, examples, batch_size)
-    if room is None or not isinstance(X, np.ndarray | RowSource) or X.nbytes <= RESIDENT_SHARE * room:
-        return Feed(engine, examples)
-    return Stream(cast("CudaEngine", engine), examples, batch_size)
+    if room is None:
+        in_blocks = isinstance(X, RowSource)
+    else:
+        in_blocks = isinstance(X, np.ndarray | RowSource) and X.nbytes > RESIDENT_SHARE * room
+    return Blocks(engine, examples, batch_size) if in_blocks else Feed(engine, examples)
 
 
 def _row_bytes(array: np.ndarray | RowSource) -> int:
@@ -187,7 +141,7 @@ def _gather(array: np.ndarray | RowSource, visits: np.ndarray, out: np.ndarray) 
 
 
 def _placed(engine: Engine, array: Any) -> Any:
-    """An array on the engine; rows that are not dense are brought to a GPU block by block."""
+    """An array on the engine; rows that are not dense are brought there block by block."""
     if not isinstance(array, RowSource):
         return engine.place(array)
     made = engine.empty(array.shape, array.dtype)

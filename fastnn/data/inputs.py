@@ -178,7 +178,7 @@ def readable(given: Inputs, dtype: np.dtype[Any], name: str) -> Any:
     """
     X = given.array
     if not isinstance(X, np.ndarray | RowSource):
-        return _readable_on_gpu(X, dtype, name)
+        return _readable_elsewhere(X, dtype, name)
     check_finite(X, name, dtype, given.names)
     if isinstance(X, RowSource):
         return X.readable(dtype)
@@ -227,12 +227,13 @@ def is_readable(array: np.ndarray) -> bool:
 def mapping(array: np.ndarray) -> Any:
     """The shared memory map that an array of the host looks into; None for private ones and for other memory."""
     found = _memmap(array)
-    return None if found is None or found.mode == "c" else found._mmap
+    return None if found is None or found.mode == "c" else found.base
 
 
 def _memmap(array: Any) -> Any:
+    """The memory map that an array looks into, as it was made: its base is the mapping."""
     while isinstance(array, np.ndarray):
-        if isinstance(array, np.memmap) and array._mmap is not None:  # type: ignore[attr-defined]
+        if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap):
             return array
         array = array.base
     return None
@@ -320,10 +321,12 @@ def _sparse(X: Any, name: str) -> SparseRows:
     return SparseRows(matrix)
 
 
-def _readable_on_gpu(X: Any, dtype: np.dtype[Any], name: str) -> Any:
-    """An array on a GPU, which is looked at and left there."""
+def _readable_elsewhere(X: Any, dtype: np.dtype[Any], name: str) -> Any:
+    """An array that does not lie on the host, which is looked at and left there."""
     if X.dtype not in READABLE or (X.dtype == np.float64 and dtype != np.float64):
-        raise InputTypeError(f"{name}: expected uint8 or {dtype} on a GPU, got {X.dtype}; convert it with .astype('{dtype}')")
+        raise InputTypeError(
+            f"{name}: expected uint8 or {dtype} on {arrays.device(X)}, got {X.dtype}; convert it with .astype('{dtype}')"
+        )
     if X.dtype.kind == "f":
         engine = engines.of(X)
         bad = int(engine.read(engine.count_nonfinite(X))[0].sum())

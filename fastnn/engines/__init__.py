@@ -2,15 +2,17 @@
 
 An engine plays a program for a number of rows. `numpy` runs the definition call by call, in Python; `cpu` plays compiled
 kernels in a compiled loop on several threads; `cuda` replays CUDA graphs.
+
+An engine for other devices than the host is a class (`fastnn.engines.base.Engine`) in a file of its own, found by what the
+names of its devices begin with: that of `cuda:1` is `ENGINE` in `fastnn/engines/cuda.py`, and `register` adds others.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import importlib
 import re
 import sys
-import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +20,72 @@ from fastnn import arrays
 from fastnn.engines.base import Engine, Instance
 from fastnn.engines.host import CPU, NUMPY, cores
 from fastnn.engines.host import check_threads as check_threads
-from fastnn.errors import DeviceError, DeviceLostError, DeviceMemoryError, InputError, nearest, warn
+from fastnn.errors import DeviceError, DeviceMemoryError, InputError, meant, nearest, warn
 from fastnn.program.trace import Program
 
 if TYPE_CHECKING:
     from fastnn.engines.cuda import CudaEngine
 
-DEVICES = ("auto", "cpu", "cuda", "numpy")
-"""Names of devices; `cuda:1` is the second GPU."""
+_HOST: dict[str, Engine] = {engine.name: engine for engine in (CPU, NUMPY)}
+
+_registered: dict[str, type[Engine]] = {}
+"""The classes that `register` was given, by the beginning of the names of their devices."""
+
+DEVICES = ("auto", *sorted({*_HOST, *(there.prefix for there in arrays.ELSEWHERE.values())}))
+"""Names of devices; `cuda:1` is the second GPU. More where `register` was called."""
 
 PRECISIONS = ("float32", "tf32", "bf16")
 """Of products of float32 numbers; others than the first on a GPU only."""
+
+
+def register(prefix: str, dlpack: int | None, engine: type[Engine]) -> None:
+    """Let the devices `prefix`, `prefix:0`, `prefix:1`, ... be those that the class `engine` opens, an `Engine` in any file.
+
+        fastnn.engines.register("npu", 12, NpuEngine)
+        model.fit(X, y, device="npu:1")
+
+    `dlpack`: DLPack's number of this kind of device (dlpack.h, DLDeviceType): `__dlpack_device__` of an array that lies there
+    gives it; None for an engine whose arrays are NumPy's, the name of which has no number. `"auto"` asks for such a device
+    after those that were known before, and for none of the host. Raises InputError where the name or the number is taken, or
+    the name is no lower-case identifier.
+    """
+    global DEVICES
+    if not re.fullmatch(r"[a-z_][a-z0-9_]*", prefix) or prefix in DEVICES:
+        raise InputError(f"expected a name in lower-case letters that no device has yet, got {prefix!r}")
+    if dlpack in arrays.ELSEWHERE or dlpack == arrays.HOST:
+        raise InputError(f"DLPack's kind of device {dlpack} is that of another engine")
+    if dlpack is not None:
+        arrays.ELSEWHERE[dlpack] = arrays.Elsewhere(prefix, engine.kind)
+    _registered[prefix] = engine
+    DEVICES = (*DEVICES, prefix)
+
+
+def _elsewhere() -> list[str]:
+    """What the names of devices that are not the host begin with."""
+    return [there.prefix for there in arrays.ELSEWHERE.values()]
+
+
+def _module(prefix: str) -> str:
+    return f"{__name__}.{prefix}"
+
+
+def _engine(prefix: str) -> type[Engine]:
+    """The class of the engines of these devices."""
+    found: type[Engine] | None = _registered.get(prefix)
+    return importlib.import_module(_module(prefix)).ENGINE if found is None else found
+
+
+def check_name(device: object) -> tuple[str, int]:
+    """What a device is called, without and as a number: `"cuda:1"` is ("cuda", 1). Raises InputError for an unknown name."""
+    cure = nearest(device, DEVICES)
+    if isinstance(device, str):
+        prefix, _, ordinal = device.partition(":")
+        numbered = bool(re.fullmatch("[0-9]+", ordinal))
+        if device in DEVICES or (numbered and prefix in _elsewhere()):
+            return prefix, int(ordinal or 0)
+        if numbered and (near := meant(prefix, _elsewhere())) is not None:
+            cure = f"; did you mean '{near[0]}:{ordinal}'?"
+    raise InputError(f"no device is called {device!r}{cure}")
 
 
 def choose(device: str, precision: str = "float32", autotune: bool = False) -> tuple[Engine, str]:
@@ -36,30 +93,26 @@ def choose(device: str, precision: str = "float32", autotune: bool = False) -> t
 
     `"auto"` takes the best that is usable. Raises DeviceError for one that is not, InputError for an unknown name.
     """
-    ordinal = re.fullmatch(r"cuda(?::(\d+))?", device) if isinstance(device, str) else None
-    if device not in DEVICES and ordinal is None:
-        raise InputError(f"no device is called {device!r}{nearest(device, DEVICES)}")
+    name, ordinal = check_name(device)
     if precision not in PRECISIONS:
         raise InputError(f"no precision is called {precision!r}{nearest(precision, PRECISIONS)}")
-    if ordinal is not None:
-        return gpu(int(ordinal[1] or 0), precision, autotune=autotune), "as asked"
     reason = "as asked"
-    if device == "auto":
-        try:
-            return gpu(0, precision, autotune=autotune), "a GPU is here"
-        except DeviceError as error:
-            device, reason = "cpu", str(error).split(";")[0]
-            _warn_if_broken(error)
+    if name == "auto":
+        name, reasons = CPU.name, []
+        for prefix in _elsewhere():
+            known = _engine(prefix)
+            try:
+                return known.open(0, precision, autotune), f"a {known.noun} is here"
+            except DeviceError as error:
+                reasons.append(str(error).split(";")[0])
+                if known.is_broken(error):
+                    warn(f"the {known.noun} cannot be used: {error}", RuntimeWarning)
+        reason = reasons[0]
+    if name not in _HOST:
+        return _engine(name).open(ordinal, precision, autotune), reason
     if precision != "float32":
-        raise DeviceError(
-            f"precision={precision!r} needs a GPU; {reason if reason != 'as asked' else 'the device is ' + device}"
-        )
-    return NUMPY if device == "numpy" else CPU, reason
-
-
-_cuda: dict[tuple[int, str, bool, bool], CudaEngine] = {}
-_unusable: list[str] = []
-_lock = threading.Lock()
+        raise DeviceError(f"precision={precision!r} needs a GPU; {reason if reason != 'as asked' else 'the device is ' + name}")
+    return _HOST[name], reason
 
 
 def gpu(ordinal: int = 0, precision: str = "float32", capture: bool | None = None, autotune: bool = False) -> CudaEngine:
@@ -69,59 +122,39 @@ def gpu(ordinal: int = 0, precision: str = "float32", capture: bool | None = Non
     which debuggers and sanitizers see every kernel on its own. The bits are the same. A model continues with the programs that
     it has: set the variable before its first `fit`.
     """
-    if capture is None:
-        capture = os.environ.get("FASTNN_CUDA_CAPTURE") != "0"
-    with _lock:
-        key = (ordinal, precision, capture, autotune)
-        found = _cuda.get(key)
-        if found is None:
-            if ordinal == 0 and _unusable:  # asked once a process: a driver that fails may take seconds to say so
-                raise DeviceError(_unusable[0])
-            import fastnn_kernels.cuda as kernels
-            from fastnn.engines.cuda import CudaEngine
-            from fastnn_kernels.cuda.runtime import CudaUnavailable
+    from fastnn.engines.cuda import CudaEngine
 
-            try:
-                found = _cuda[key] = CudaEngine(kernels.runtime(ordinal), precision, capture, autotune)
-            except CudaUnavailable as error:
-                if ordinal == 0:
-                    _unusable.append(str(error))
-                raise DeviceError(str(error)) from error
-        return found
+    return CudaEngine.open(ordinal, precision, autotune, capture)
 
 
-def _warn_if_broken(error: DeviceError) -> None:
-    """Say, where the driver was asked just now, what keeps a GPU from being used that seems to be here."""
-    from fastnn_kernels.cuda.runtime import CudaAbsent
-
-    if error.__cause__ is not None and not isinstance(error.__cause__, CudaAbsent):
-        warn(f"the GPU cannot be used: {error}", RuntimeWarning)
+def _translation(error: Exception) -> DeviceError | None:
+    """An error of the runtime of an engine that was loaded as one of this library; None for other errors."""
+    loaded = (sys.modules.get(_module(prefix)) for prefix in _elsewhere())
+    known = [*(module.ENGINE for module in loaded if module is not None), *_registered.values()]
+    return next((ours for engine in known if (ours := engine.translate(error)) is not None), None)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a GPU had no room for something."""
-    runtime = sys.modules.get("fastnn_kernels.cuda.runtime")
-    return runtime is not None and isinstance(error, runtime.CudaOutOfMemory)
+    """Whether a device had no room for something."""
+    return isinstance(_translation(error), DeviceMemoryError)
 
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Errors of a GPU as errors of this library."""
+    """Errors of a device's runtime as errors of this library."""
     try:
         yield
     except RuntimeError as error:
-        runtime = sys.modules.get("fastnn_kernels.cuda.runtime")
-        if runtime is None or not isinstance(error, runtime.CudaError):
+        ours = _translation(error)
+        if ours is None:
             raise
-        kinds = ((runtime.CudaOutOfMemory, DeviceMemoryError), (runtime.CudaLost, DeviceLostError))
-        kind = next((ours for theirs, ours in kinds if isinstance(error, theirs)), DeviceError)
-        raise kind(str(error)) from error
+        raise ours from error
 
 
 def of(array: Any) -> Engine:
     """The engine on which an operation on this array is computed at once: where it lies."""
-    ordinal = arrays.ordinal(array)
-    return CPU if ordinal is None else gpu(ordinal)
+    device = arrays.device(array)
+    return CPU if device == CPU.name else named(device)
 
 
 def named(name: str) -> Engine:
@@ -135,4 +168,4 @@ def instantiate(program: Program, rows: int, engine: str | Engine = "cpu", threa
     return chosen.instantiate(program, rows, threads)
 
 
-__all__ = ["DEVICES", "PRECISIONS", "Engine", "Instance", "choose", "cores", "gpu", "instantiate", "named", "of"]
+__all__ = ["DEVICES", "PRECISIONS", "Engine", "Instance", "choose", "cores", "gpu", "instantiate", "named", "of", "register"]

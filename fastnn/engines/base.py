@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from fastnn.errors import InputError
+from fastnn import arrays
+from fastnn.errors import DeviceError, InputError, nearest
 from fastnn.program.plan import plan
 from fastnn.program.shapes import BatchDim, concrete
 from fastnn.program.trace import Call, Program, Symbol
@@ -18,15 +19,50 @@ Pass = Callable[[Program], Program]
 """A function from program to program; see `fastnn.program.passes`."""
 
 Placed = Any
-"""An array where an engine uses it: a NumPy array on the host, a `DeviceArray` on a GPU."""
+"""An array where an engine uses it: a NumPy array on the host, elsewhere a `PlacedArray`, such as `DeviceArray` on a GPU."""
+
+
+class PlacedArray(Protocol):
+    """What the library asks of an array that does not lie on the host; it is C-contiguous."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def ndim(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """DLPack's number of the kind of device, and the number of the device."""
+
+    def __getitem__(self, entries: slice) -> PlacedArray:
+        """Entries of the first axis that follow each other, in the same memory."""
+
+    def rows(self, start: int, count: int) -> PlacedArray:
+        """`count` entries of the first axis from `start` on, in the same memory."""
+
+    def read(self) -> np.ndarray:
+        """A copy on the host, now."""
 
 
 class Engine(ABC):
-    """One place where programs run, and the few things that training does to arrays there."""
+    """One place where programs run, and the few things that training does to arrays there.
+
+    A subclass for devices that are not the host is all that the library knows of them: see `fastnn.engines.register`.
+    """
 
     name: str
+    """For devices that are not the host `prefix:ordinal`, such as "cuda:0"."""
+    noun: str = "device"
+    """What messages call such a device."""
     is_host: bool = False
     """Whether arrays are NumPy arrays and are used where they lie."""
+    kind: str = "numpy"
+    """The library of the arrays that users have there and operations take: what `fastnn.arrays.kind` says of them."""
     precision: str = "float32"
     """Of products of float32 numbers: "float32", "tf32" or "bf16"."""
     block_rows: int = 256
@@ -35,6 +71,27 @@ class Engine(ABC):
     """Of the square product by which the limit of the device is measured; it stays in the cache of a processor."""
     more_copies: tuple[int, ...] = ()
     """Bytes moved by copies that are measured beside those of `fastnn.engines.explain`."""
+
+    @classmethod
+    def open(cls, ordinal: int, precision: str = "float32", autotune: bool = False) -> Engine:
+        """The engine of the device with this number, the same one each time. Raises DeviceError, in one line with the cure,
+        where there is none or it cannot be used so."""
+        raise DeviceError(f"{cls.__name__} opens no device")
+
+    @classmethod
+    def is_broken(cls, error: DeviceError) -> bool:
+        """Whether an error of `open` says that a device seems to be here that does not work: `"auto"` then warns."""
+        return False
+
+    @classmethod
+    def translate(cls, error: Exception) -> DeviceError | None:
+        """An error of this engine's runtime (they are RuntimeErrors) as one of this library: DeviceMemoryError where memory was
+        missing, DeviceLostError where the device is lost, else DeviceError; None for all other errors."""
+        return None
+
+    def adopts(self, array: Any) -> bool:
+        """Whether an array, of any library that speaks DLPack, lies where this engine reads it in place."""
+        return arrays.device(array) == self.name
 
     @property
     def tuned(self) -> int:
@@ -47,12 +104,13 @@ class Engine(ABC):
 
     @abstractmethod
     def place(self, array: Any) -> Placed:
-        """An array of the host, or of another library, there, for programs to read; not copied where it lies there already,
-        contiguous and aligned."""
+        """An array of the host, or of another library, there, for programs to read; not copied where it lies there already
+        (`adopts`), contiguous and aligned; from other devices by way of the host."""
 
     @abstractmethod
     def write(self, target: Placed, values: Any) -> None:
-        """Set the first entries of `target` (or the only one, where it is 0-d) to `values` of the host."""
+        """Set the first entries of `target` (or the only one, where it is 0-d) to `values` of the host, which may be changed
+        once this returns."""
 
     @abstractmethod
     def read(self, *arrays: Placed) -> list[np.ndarray]:
@@ -77,6 +135,11 @@ class Engine(ABC):
     def room(self) -> int | None:
         """Bytes that are free for data; None where data are used in place."""
         return None
+
+    def feed(self, rows: int, like: Mapping[str, Any]) -> Ring:
+        """Where data come to that do not fit here, or do not lie here as programs read them, block by block: room for two
+        blocks of `rows` examples each, of the arrays `like`."""
+        return Ring(self, rows, like)
 
     @abstractmethod
     def wait(self) -> None:
@@ -131,6 +194,41 @@ class Engine(ABC):
         return made
 
 
+class Ring:
+    """Two halves, each of which takes a block of examples: one is filled, in another thread, while the other is worked on.
+
+    In this one blocks are gathered on the host, and written from there before the work on them begins.
+    """
+
+    def __init__(self, engine: Engine, rows: int, like: Mapping[str, Any]) -> None:
+        self.engine, self.rows = engine, rows
+        self.arrays: dict[str, Placed] = {
+            name: engine.empty((2 * rows, *array.shape[1:]), array.dtype) for name, array in like.items()
+        }
+        """The halves one after the other: row r of half h is row h * rows + r."""
+        self._staged = [self.staging(like) for _ in range(2)]
+        self._counts = [0, 0]
+
+    def staging(self, like: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Memory of the host that a block is gathered in."""
+        return {name: np.empty((self.rows, *array.shape[1:]), array.dtype) for name, array in like.items()}
+
+    def fill(self, half: int, count: int, gather: Callable[[str, np.ndarray], None]) -> None:
+        """Bring a block of `count` rows to a half that nobody reads any more: `gather` writes those of one array. Called in a
+        thread of its own; it returns when memory that was gathered in may be used again."""
+        self._counts[half] = count
+        for name, rows in self._staged[half].items():
+            gather(name, rows[:count])
+
+    def enter(self, half: int) -> None:
+        """Work on a half that was filled follows."""
+        for name, rows in self._staged[half].items():
+            self.engine.write(self.arrays[name][half * self.rows :], rows[: self._counts[half]])
+
+    def leave(self, half: int) -> None:
+        """All work on a half has been given to the engine."""
+
+
 class Instance(ABC):
     """A program with buffers, on one engine, for one number of rows. One caller at a time.
 
@@ -175,6 +273,8 @@ class Instance(ABC):
         may be any), which can be written to where the program updates them. Raises InputError for others.
         """
         for name, array in arrays.items():
+            if name not in self.program.inputs:
+                raise InputError(f"the program has no input {name!r}{nearest(name, self.program.inputs)}")
             symbol = self.program.inputs[name]
             expected = concrete(symbol.shape, self.rows)
             unknown = [isinstance(d, BatchDim) and d.factor == 0 for d in symbol.shape]

@@ -30,7 +30,7 @@ class Instances:
         if found is None:
             try:
                 found = make()
-            except RuntimeError as error:  # a GPU without room for it may have room when the others have gone
+            except RuntimeError as error:  # a device without room for it may have room when the others have gone
                 if not is_out_of_memory(error) or not self.clear():
                     raise
                 found = make()

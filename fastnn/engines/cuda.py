@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastnn import arrays
-from fastnn.engines.base import Engine, Instance, Pass
+from fastnn.engines.base import Engine, Instance, Pass, Ring
 from fastnn.engines.host import convert_rows
-from fastnn.errors import InputError, InputTypeError, PackageError
+from fastnn.errors import DeviceError, DeviceLostError, DeviceMemoryError, InputError, InputTypeError, PackageError
 from fastnn.program.passes.elementwise import chain_elementwise
 from fastnn.program.passes.norm_dropout import merge_norm_dropout
 from fastnn.program.passes.relu_mask import Variant, alternatives, choose_relu_masks
@@ -25,7 +26,7 @@ from fastnn_kernels.cuda.arrays import DeviceArray
 from fastnn_kernels.cuda.families import dense
 from fastnn_kernels.cuda.lowering import ALIGNMENT, LOWERINGS, VECTOR, request
 from fastnn_kernels.cuda.player import PlacedCall, Player
-from fastnn_kernels.cuda.runtime import Runtime
+from fastnn_kernels.cuda.runtime import CudaAbsent, CudaError, CudaLost, CudaOutOfMemory, CudaUnavailable, Runtime
 from fastnn_kernels.cuda.schedule import Place
 from fastnn_kernels.cuda.variants import Choice
 
@@ -42,6 +43,11 @@ RATE = 5e12  # floating-point operations a second
 BANDWIDTH = 2e11  # bytes a second
 
 
+_opened: dict[tuple[int, str, bool, bool], CudaEngine] = {}
+_unusable: list[str] = []
+_lock = threading.Lock()
+
+
 class CudaEngine(Engine):
     """One GPU. Everything is given to one stream, in order; only `read` and `wait` wait for it.
 
@@ -53,6 +59,8 @@ class CudaEngine(Engine):
     `fastnn_kernels.cuda.families.dense` says. Single operations always follow the rule.
     """
 
+    noun = "GPU"
+    kind = "cupy"
     block_rows = 8192
     product_size = 8192
     more_copies = (2**30,)
@@ -64,6 +72,39 @@ class CudaEngine(Engine):
         self._numbers: DeviceArray | None = None
         self._choices = _choices(runtime) if autotune else None
 
+    @classmethod
+    def open(cls, ordinal: int, precision: str = "float32", autotune: bool = False, capture: bool | None = None) -> CudaEngine:
+        """`capture`: None for what `FASTNN_CUDA_CAPTURE` says, see `fastnn.engines.gpu`."""
+        import fastnn_kernels.cuda as kernels
+
+        if capture is None:
+            capture = os.environ.get("FASTNN_CUDA_CAPTURE") != "0"
+        with _lock:
+            key = (ordinal, precision, capture, autotune)
+            found = _opened.get(key)
+            if found is None:
+                if ordinal == 0 and _unusable:  # asked once a process: a driver that fails may take seconds to say so
+                    raise DeviceError(_unusable[0])
+                try:
+                    found = _opened[key] = cls(kernels.runtime(ordinal), precision, capture, autotune)
+                except CudaUnavailable as error:
+                    if ordinal == 0:
+                        _unusable.append(str(error))
+                    raise DeviceError(str(error)) from error
+            return found
+
+    @classmethod
+    def is_broken(cls, error: DeviceError) -> bool:
+        """Whether the driver was asked just now, and something keeps a GPU from being used that seems to be here."""
+        return error.__cause__ is not None and not isinstance(error.__cause__, CudaAbsent)
+
+    @classmethod
+    def translate(cls, error: Exception) -> DeviceError | None:
+        if not isinstance(error, CudaError):
+            return None
+        kinds = ((CudaOutOfMemory, DeviceMemoryError), (CudaLost, DeviceLostError))
+        return next((ours for theirs, ours in kinds if isinstance(error, theirs)), DeviceError)(str(error))
+
     def empty(self, shape: tuple[int, ...], dtype: Any, mirrored: bool = False) -> DeviceArray:
         return DeviceArray.empty(self.runtime, shape, dtype, mirrored)
 
@@ -71,8 +112,9 @@ class CudaEngine(Engine):
         if isinstance(array, DeviceArray):
             if array.runtime is self.runtime:
                 return array
-            array = array.read()  # from one GPU to another by way of the host
-        if isinstance(array, np.ndarray):
+            array = array.read()
+        if not self.adopts(array):
+            array = arrays.to_host(array)
             made = self.empty(array.shape, array.dtype)
             made.write(array)
             return made
@@ -108,6 +150,9 @@ class CudaEngine(Engine):
 
     def room(self) -> int:
         return self.free()
+
+    def feed(self, rows: int, like: Mapping[str, Any]) -> PinnedRing:
+        return PinnedRing(self, rows, like)
 
     def outputs(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
         return np.empty(shape, dtype) if arrays.on_host(like) else self.empty(shape, dtype)
@@ -192,6 +237,45 @@ class CudaEngine(Engine):
             if with_mask and all(dense.precision(call) in dense.MASKED and dense.is_all_of(call) for call in with_mask):
                 return way
         return ways[0]
+
+
+ENGINE = CudaEngine
+
+
+class PinnedRing(Ring):
+    """Blocks are gathered into pinned memory and copied from there, beside the work."""
+
+    engine: CudaEngine
+
+    def __init__(self, engine: CudaEngine, rows: int, like: Mapping[str, Any]) -> None:
+        super().__init__(engine, rows, like)
+        self.uploaded = [engine.runtime.event(), engine.runtime.event()]
+        self.used = [engine.runtime.event(), engine.runtime.event()]
+
+    def staging(self, like: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        def pinned(array: Any) -> np.ndarray:
+            shape = (self.rows, *array.shape[1:])
+            memory: np.ndarray = self.engine.runtime.pinned(math.prod(shape) * array.dtype.itemsize)
+            return np.ndarray(shape, array.dtype, memory)
+
+        return {name: pinned(array) for name, array in like.items()}
+
+    def fill(self, half: int, count: int, gather: Callable[[str, np.ndarray], None]) -> None:
+        """Gather a block and begin to copy it to its half of the ring, once nobody reads that any more."""
+        runtime = self.engine.runtime
+        runtime.wait(runtime.copies, self.used[half])
+        for name, pinned in self._staged[half].items():
+            rows = pinned[:count]
+            gather(name, rows)
+            runtime.upload(self.arrays[name].rows(half * self.rows, count).address, rows, runtime.copies)
+        runtime.record(self.uploaded[half], runtime.copies)
+        runtime.synchronize(runtime.copies)  # the pinned half may be filled again when this returns
+
+    def leave(self, half: int) -> None:
+        self.engine.runtime.record(self.used[half], self.engine.runtime.stream)
+
+    def enter(self, half: int) -> None:
+        self.engine.runtime.wait(self.engine.runtime.stream, self.uploaded[half])
 
 
 def _choices(runtime: Runtime) -> Choices:

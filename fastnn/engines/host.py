@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastnn import arrays
-from fastnn.engines.base import Engine, Instance
+from fastnn.engines.base import Engine, Instance, Ring
 from fastnn.engines.thread_count import ThreadCountTuner
 from fastnn.errors import InputError, PackageError
 from fastnn.program.shapes import concrete
@@ -60,7 +60,10 @@ class HostEngine(Engine):
         return aligned(math.prod(shape), dtype).reshape(shape)
 
     def place(self, array: Any) -> np.ndarray:
-        return np.require(array.read() if not arrays.on_host(array) else array, requirements=["C", "A", "E"])
+        return np.require(arrays.to_host(array), requirements=["C", "A", "E"])
+
+    def adopts(self, array: Any) -> bool:
+        return arrays.on_host(array)
 
     def write(self, target: np.ndarray, values: Any) -> None:
         if target.ndim:
@@ -97,11 +100,28 @@ class HostEngine(Engine):
     def free(self) -> int:
         return free_memory()
 
+    def feed(self, rows: int, like: Mapping[str, Any]) -> Ring:
+        return HostRing(self, rows, like)
+
     def wait(self) -> None:
         """Whatever is asked is done when the call returns."""
 
     def instance(self, program: Program, rows: int, threads: int | None) -> HostInstance:
         return HostInstance(program, rows, self, threads)
+
+
+class HostRing(Ring):
+    """One whose blocks are gathered where programs read them."""
+
+    def staging(self, like: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        return {}
+
+    def fill(self, half: int, count: int, gather: Callable[[str, np.ndarray], None]) -> None:
+        for name, array in self.arrays.items():
+            gather(name, array[half * self.rows : half * self.rows + count])
+
+    def enter(self, half: int) -> None:
+        """Nothing is to be brought."""
 
 
 CPU = HostEngine("cpu")

@@ -10,12 +10,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from fastnn.arrays import kind
-from fastnn.errors import InputError, InputTypeError, TracingError
+from fastnn.arrays import kind, mixed
+from fastnn.errors import InputError, InputTypeError, SymbolAttributeError, TracingError
 from fastnn.program.shapes import Dimension, Shape, broadcast_shapes, concrete, describe
 from fastnn_kernels.contract import COMPARISONS, KERNELS, Operand
 
@@ -30,7 +30,6 @@ class Symbol:
     """
 
     __slots__ = ("base", "dtype", "name", "offset", "shape", "trace")
-    __array_ufunc__ = None  # NumPy arrays then leave mixed arithmetic to the methods below, which refuse it clearly
 
     def __init__(
         self, trace: Trace, shape: Shape, dtype: Any, name: str = "", base: Symbol | None = None, offset: int = 0
@@ -120,6 +119,51 @@ class Symbol:
     def __abs__(self) -> Symbol:
         return unary("abs", self)
 
+    def __array_ufunc__(self, function: np.ufunc, method: str, *inputs: Any, **options: Any) -> Symbol:
+        """A number or an array of NumPy stands on the left of an operator, which is ours then; all else is refused."""
+        name = function.__name__
+        operator = REFLECTED.get(name)
+        if operator is not None and method == "__call__" and len(inputs) == 2 and not isinstance(inputs[0], Symbol):
+            left = inputs[0]
+            if name in COMPARISONS and isinstance(left, np.ndarray) and left.ndim == 0:
+                left = left[()]  # NumPy makes arrays of its numbers to compare them
+            made: Symbol = getattr(self, operator)(left)
+            return made
+        _refuse(f"numpy.{name}" + ("" if method == "__call__" else f".{method}"), _equivalent(name, method))
+
+    def __floordiv__(self, other: Any) -> NoReturn:
+        _lacks("//", "ops.divide")
+
+    def __rfloordiv__(self, other: Any) -> NoReturn:
+        _lacks("//", "ops.divide")
+
+    def __mod__(self, other: Any) -> NoReturn:
+        _lacks("%")
+
+    def __rmod__(self, other: Any) -> NoReturn:
+        _lacks("%")
+
+    def __and__(self, other: Any) -> NoReturn:
+        _lacks("&", "ops.where")
+
+    def __rand__(self, other: Any) -> NoReturn:
+        _lacks("&", "ops.where")
+
+    def __or__(self, other: Any) -> NoReturn:
+        _lacks("|", "ops.where")
+
+    def __ror__(self, other: Any) -> NoReturn:
+        _lacks("|", "ops.where")
+
+    def __invert__(self) -> NoReturn:
+        _lacks("~", "ops.where")
+
+    def __pos__(self) -> NoReturn:
+        _lacks("unary +", "the symbol itself")
+
+    def __setitem__(self, index: object, value: object) -> None:
+        _lacks("assignment to elements", "ops.where")
+
     def __len__(self) -> int:
         _refuse("len()", "its .shape")
 
@@ -138,11 +182,21 @@ class Symbol:
     def __int__(self) -> int:
         _refuse("int()", "the symbol itself: operations take it as it is")
 
+    def __index__(self) -> int:
+        _refuse("an integer", "its .shape, or the symbol itself: operations take it as it is")
+
     def __array__(self, *args: object, **kwargs: object) -> NoReturn:
         _refuse("a NumPy function", "the operation of the same name in fastnn.ops")
 
     def __array_function__(self, function: Callable[..., Any], *args: object) -> NoReturn:
         _refuse(f"numpy.{function.__name__}", f"{_equivalent(function.__name__)}")
+
+    if not TYPE_CHECKING:  # names that are not there are found by type checkers without it
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if (instead := _equivalent(name)) == ANY:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            raise SymbolAttributeError(f"a Symbol has no .{name}; use {instead}")
 
     def __hash__(self) -> int:
         return id(self)
@@ -158,8 +212,30 @@ class Symbol:
         _refuse("!=", "ops.not_equal")
 
 
-def _equivalent(name: str) -> str:
-    return f"ops.{name}" if hasattr(sys.modules.get("fastnn.ops"), name) else "an operation of fastnn.ops"
+ANY = "an operation of fastnn.ops"
+
+ALSO = {"T": "transpose", "absolute": "abs", "amax": "max", "amin": "min", "true_divide": "divide", "dot": "matmul"}
+"""Names that NumPy has for operations: ours."""
+
+
+REFLECTED = {
+    "add": "__radd__", "subtract": "__rsub__", "multiply": "__rmul__", "divide": "__rtruediv__", "power": "__rpow__",
+    "matmul": "__rmatmul__", "floor_divide": "__rfloordiv__", "remainder": "__rmod__", "bitwise_and": "__rand__",
+    "bitwise_or": "__ror__", "less": "__gt__", "less_equal": "__ge__", "greater": "__lt__", "greater_equal": "__le__",
+}  # fmt: skip
+"""Methods of `Symbol` by the functions that NumPy calls for an operator with a number or an array of its own on the left."""
+
+REDUCTIONS = {"add": "sum", "maximum": "max", "minimum": "min"}
+"""What `reduce` of NumPy's functions is called."""
+
+
+def _equivalent(name: str, method: str = "__call__") -> str:
+    own = ALSO.get(name, name) if method == "__call__" else REDUCTIONS.get(name, "") if method == "reduce" else ""
+    return f"ops.{own}" if own in getattr(sys.modules.get("fastnn.ops"), "__all__", ()) else ANY
+
+
+def _lacks(what: str, instead: str = ANY) -> NoReturn:
+    raise TracingError(f"a Symbol has no {what}; use {instead}")
 
 
 def _refuse(what: str, instead: str) -> NoReturn:
@@ -285,7 +361,7 @@ def _kind(symbol: Symbol) -> str:
 
 
 def family(name: str, *arguments: Any) -> str:
-    """`"symbol"`, `"numpy"` or `"cupy"`: what all arguments are; Python numbers go with any."""
+    """`"symbol"` or the `fastnn.arrays.kind` of arrays: what all arguments are; Python numbers go with any."""
     kinds = set()
     for x in arguments:
         if isinstance(x, Symbol):
@@ -303,7 +379,7 @@ def family(name: str, *arguments: Any) -> str:
             raise TracingError(
                 f"{name}: a Symbol and an array cannot be mixed; while a program is recorded, arrays come in as its inputs"
             )
-        raise InputTypeError(f"{name}: NumPy and CuPy arrays cannot be mixed; move one of them with fastnn.arrays.to_host")
+        raise InputTypeError(f"{name}: {mixed(kinds)} cannot be mixed; move one of them with fastnn.arrays.to_host")
     return kinds.pop()
 
 

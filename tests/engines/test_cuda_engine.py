@@ -27,6 +27,7 @@ import fastnn.training.chunks
 from fastnn import engines, errors, ops, random
 from fastnn.callbacks import Callback
 from fastnn.data import feeds
+from fastnn.engines import cuda
 from fastnn.engines.cuda import CudaEngine
 from fastnn.network.state import State
 from fastnn_kernels.cuda.player import Player
@@ -881,7 +882,7 @@ def test_a_pickled_model_comes_to_life_where_there_is_no_gpu(cuda_hosts: Hosts) 
     assert (model.device, there.device) == ("cuda:0", "cuda:0")
     content = pickle.dumps(model)
     cuda_hosts.installed.clear()
-    engines._cuda.clear()
+    cuda._opened.clear()
     found = pickle.loads(content)
     assert found.device == "cpu"
     X = np.random.default_rng(3).standard_normal((9, FEATURES)).astype("float32")

@@ -21,6 +21,7 @@ import fastnn.training.trainer
 from fastnn import engines, errors
 from fastnn.callbacks import Callback
 from fastnn.data import feeds
+from fastnn.engines import cuda
 from fastnn_kernels.cuda import device
 from fastnn_kernels.cuda.runtime import CudaError, CudaLost, CudaOutOfMemory, CudaUnavailable
 
@@ -419,8 +420,8 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Driver |
         monkeypatch.setitem(sys.modules, "cupy", cupy)
         return driver
 
-    monkeypatch.setattr(engines, "_cuda", {})
-    monkeypatch.setattr(engines, "_unusable", [])
+    monkeypatch.setattr(cuda, "_opened", {})
+    monkeypatch.setattr(cuda, "_unusable", [])
     device.open_device.cache_clear()
     yield set_up
     device.open_device.cache_clear()

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +173,7 @@ def test_graphs_change_no_bit(gpu: CudaEngine, monkeypatch: pytest.MonkeyPatch) 
     captured = run(device="cuda", epochs=5)
     assert captured.state._engine is gpu
     alone = engines.gpu(0, capture=False)
-    monkeypatch.setattr(engines, "gpu", partial(engines.gpu, capture=False))
+    monkeypatch.setenv("FASTNN_CUDA_CAPTURE", "0")
     launched = run(device="cuda", epochs=5)
     assert launched.state._engine is alone
     assert digest(launched) == digest(captured)
@@ -200,8 +199,8 @@ def test_streaming_changes_no_bit(gpu: CudaEngine, dtype: str, monkeypatch: pyte
         return digest(model)
 
     made = []
-    begin = feeds.Stream.begin
-    monkeypatch.setattr(feeds.Stream, "begin", lambda feed, order: (made.append(feed.rows), begin(feed, order))[1])
+    begin = feeds.Blocks.begin
+    monkeypatch.setattr(feeds.Blocks, "begin", lambda feed, order: (made.append(feed.rows), begin(feed, order))[1])
     expected = streamed()
     assert not made
     monkeypatch.setattr(feeds, "RESIDENT_SHARE", 0.0)
@@ -309,7 +308,7 @@ def test_arrays_of_others_are_used_where_they_lie(gpu: CudaEngine, make: Callabl
     for method in ("predict", "predict_proba", "__call__"):
         found, expected = getattr(model, method)(array), getattr(twin, method)(X)
         assert type(found) is type(array), method
-        assert fastnn.arrays.ordinal(found) == 0, method
+        assert fastnn.arrays.device(found) == "cuda:0", method
         np.testing.assert_allclose(fastnn.arrays.to_host(found), expected, rtol=0, atol=1e-6, err_msg=method)
     assert model.evaluate(array, y) == twin.evaluate(X, y)
 
@@ -371,7 +370,7 @@ def test_work_waits_for_torch_and_torch_for_it(gpu: CudaEngine) -> None:
 def test_a_benchmark_trains_on_data_of_the_gpu(gpu: CudaEngine) -> None:
     cell = grid.Cell("planar", 400, "cuda")
     contestant = ours.Fastnn(grid.make_task(cell, 1, checking=True))
-    assert fastnn.arrays.ordinal(contestant.X) == 0
+    assert fastnn.arrays.device(contestant.X) == "cuda:0"
     there = ours.Fastnn(grid.make_task(cell, 1, checking=True), device="cpu")
     order = grid.check_order(cell)
     np.testing.assert_allclose(contestant.losses(order), there.losses(order), rtol=0, atol=2e-5)

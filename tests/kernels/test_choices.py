@@ -24,6 +24,7 @@ from laws import EPSILON, FLOATS, PRODUCT_SHAPES, assert_close, check_kernel, wi
 import fastnn
 import fastnn_kernels.numpy as definition
 from fastnn import engines
+from fastnn.engines import cuda
 from fastnn.engines.cuda import CudaEngine
 from fastnn.program.passes.relu_mask import Variant, alternatives, choose_relu_masks
 from fastnn.program.shapes import B
@@ -358,7 +359,7 @@ def test_explain_says_who_computes_a_product(gpu: Timed, monkeypatch: pytest.Mon
 
 def tuned(gpu: Timed, cuda_hosts: Hosts) -> CudaEngine:
     """The engine of a new process, after tuning one product."""
-    engines._cuda.clear()
+    cuda._opened.clear()
     engine = engines.gpu(0, autotune=True)
     gpu.asked.clear()
     engine.tune(product_program(), 5)
@@ -389,7 +390,7 @@ def test_choices_are_kept(gpu: Timed, cuda_hosts: Hosts, tmp_path: Path) -> None
 
 
 def test_processes_add_to_what_is_kept(gpu: Timed, cuda_hosts: Hosts) -> None:
-    engines._cuda.clear()
+    cuda._opened.clear()
     here = engines.gpu(0, autotune=True)
     there = CudaEngine(gpu, "tf32", autotune=True)
     here.tune(product_program(), 5)
@@ -433,7 +434,7 @@ def test_a_file_that_is_damaged_or_of_another_costs_one_warning(
     whole = path.read_text()
     good = f'{{"device": "{gpu.name}", "cublaslt": 1, "choice_version": {dense.CHOICE_VERSION}, "choices": {{{GOOD}}}}}'
     path.write_text(good)
-    engines._cuda.clear()
+    cuda._opened.clear()
     assert list(engines.gpu(0, autotune=True).choices) == ["matmul"], "this one is whole"
     path.write_bytes(content.replace(b"VERSION", b"%d" % dense.CHOICE_VERSION))
     with pytest.warns(RuntimeWarning, match="cannot be used") as raised:
@@ -460,7 +461,7 @@ def test_a_choice_that_means_nothing_here_is_left(gpu: Timed, tmp_path: Path, cu
 
     def noted(way: dict[str, Any]) -> str:
         path.write_text(json.dumps(kept | {"choices": {name: {"seconds": 1.0} | way}}))
-        engines._cuda.clear()
+        cuda._opened.clear()
         engine = engines.gpu(0, autotune=True)
         instance = engine.instantiate(product_program(), 5)
         a, b = engine.place(np.ones((5, 6), "float32")), engine.place(np.ones((6, 7), "float32"))
@@ -529,7 +530,7 @@ def test_masks_compute_the_same(gpu: Timed, precision: str, hidden: tuple[int, .
     with_masks, _ = trained(*hidden, precision=precision)
     assert "dense_with_mask" in kernels(with_masks, precision=precision)
     monkeypatch.setattr(dense, "MASKED", ())
-    engines._cuda.clear()
+    cuda._opened.clear()
     without, _ = trained(*hidden, precision=precision)
     assert "dense_with_mask" not in kernels(without, precision=precision)
     assert distance(with_masks, without) < (1e-6 if precision == "tf32" else 2e-2)
@@ -559,7 +560,7 @@ def test_timing_decides_on_masks(gpu: Timed, precision: str) -> None:
     assert sum("with_mask" in name for name in kernels(model, precision=precision, autotune=True)) == 2
     gpu.cost = without_masks(even)
     gpu.version = 2
-    engines._cuda.clear()
+    cuda._opened.clear()
     other, _ = trained(precision=precision, autotune=True)
     assert sum("with_mask" in name for name in kernels(other, precision=precision, autotune=True)) == 0
     assert distance(model, other) < (1e-6 if precision != "bf16" else 2e-2)

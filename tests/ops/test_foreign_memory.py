@@ -296,6 +296,9 @@ def test_a_program_refuses_what_it_cannot_use_in_place() -> None:
     mean = trace.input("mean", (3,))
     ops.batch_norm(x, mean, mean, total, trace.input("variance", (3,)), training=True)
     instance = engines.instantiate(trace.program({}), 4)
+    with pytest.raises(InputError, match=r"the program has no input 'totl'; did you mean 'total'\?"):
+        instance.bind(totl=np.ones(3))
+    assert not instance.bound
     for kind in ("read_only", "foreign"):
         instance.bind(x=KINDS[kind](np.ones((4, 3))))
         with pytest.raises(InputError, match="'total': the program writes to it, and this array is read-only"):

@@ -86,7 +86,7 @@ def test_a_value_on_a_gpu_keeps_everything_there(cuda_host: HostRuntime, rng: np
         found[name] = np.empty(array.shape, array.dtype)
         cuda_host.download(found[name], array.memory.address, cuda_host.stream)
     check(found, expected(**given))
-    with pytest.raises(InputTypeError, match="x: expected float32 on a GPU, got float64"):
+    with pytest.raises(InputTypeError, match="x: expected float32 on cuda:0, got float64"):
         linear(dtype="float32").run({**given, "x": there})
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from cuda_on_host.runtime import HostRuntime
 
-from fastnn import engines
+from fastnn.engines import cuda
 from fastnn_kernels.cuda.runtime import CudaUnavailable
 
 
@@ -18,8 +18,8 @@ class Hosts:
 
     def install(self, ordinal: int = 0, **options: Any) -> HostRuntime:
         """A fresh one instead of `cuda:<ordinal>`, made with the options of `HostRuntime`."""
-        for key in [key for key in engines._cuda if key[0] == ordinal]:
-            del engines._cuda[key]
+        for key in [key for key in cuda._opened if key[0] == ordinal]:
+            del cuda._opened[key]
         made = self.installed[ordinal] = HostRuntime(ordinal=ordinal, **options)
         return made
 
