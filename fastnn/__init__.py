@@ -42,7 +42,19 @@ if TYPE_CHECKING:
     from fastnn.inspection.gradient_check import check_gradients
     from fastnn.inspection.gradient_flow import GradientFlow, activation_statistics
     from fastnn.inspection.learning_rate_range import find_learning_rate
-    from fastnn.layers import Activation, Augment, BatchNorm, Dense, Dropout, Flatten, Layer, Parameter, Standardizer, Statistic
+    from fastnn.layers import (
+        Activation,
+        Augment,
+        BatchNorm,
+        Dense,
+        Dropout,
+        Flatten,
+        Layer,
+        LayerNorm,
+        Parameter,
+        Standardizer,
+        Statistic,
+    )
     from fastnn.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Momentum, RMSprop
     from fastnn.sequential import Sequential
 
@@ -80,6 +92,7 @@ _HOMES = {
         "Dropout",
         "Flatten",
         "Layer",
+        "LayerNorm",
         "Parameter",
         "Standardizer",
         "Statistic",
@@ -106,6 +119,7 @@ __all__ = [
     "Flatten",
     "GradientFlow",
     "Layer",
+    "LayerNorm",
     "Lion",
     "Momentum",
     "Parameter",
