@@ -45,8 +45,10 @@ TILE = 2048
 """Elements of a tile, if a row has no more."""
 ROWS_OF_SUM = 64
 """Rows whose sums down a column are taken in the arrays' own type before they go to float64."""
-ROWS = 8
-"""Rows taken together in the backward pass: enough streams for the prefetcher, no more."""
+ROWS = 16
+"""Rows taken together in the backward pass. Of 8, the wait for the sums of the rows takes over 10 % where rows are short; of
+32, less stays in the first-level cache between the two times that they are read (measured with AVX-512).
+"""
 STRIP = 1024
 """Columns whose sums over all rows a part takes at a time: their scratch memory fits the second-level cache."""
 
@@ -356,52 +358,27 @@ def _layer_norm_backward(F: Any, activation: str | None) -> Any:
                 products[j] = F(0)
             low = 0
             while low < count:
-                high = min(low + ROWS, count)
+                # the next rows: all of this part or all of others, and of one block of sums
+                high = min(low + ROWS, count, (low // ROWS_OF_SUM + 1) * ROWS_OF_SUM)
                 if low < own:
                     high = min(high, own)
                 elif low < end:
                     high = min(high, end)
-                high = min(high, (low // ROWS_OF_SUM + 1) * ROWS_OF_SUM)
                 if left == first and own <= low < end:
                     if not plain:
                         slopes(
-                            op[0],
-                            x,
-                            op[6],
-                            low * width,
-                            low,
-                            high,
-                            width,
-                            0,
-                            width,
-                            mean,
-                            inverse_deviation,
-                            gamma,
-                            beta,
+                            op[0], x, op[6], low * width, low, high, width, 0, width, mean, inverse_deviation, gamma, beta,
                             alpha,
-                        )
+                        )  # fmt: skip
                     dz = dy if plain else dx
                     for i in range(low, high):
                         level, tilt = _row_products(dz, x, gamma, i * width, width, mean[i])
                         levels[i - low] = F(-types.float64(level) * each)
                         tilts[i - low] = F(-types.float64(tilt) * inverse_deviation[i] * each)
                     _finish_with_products(
-                        dz,
-                        x,
-                        gamma,
-                        dx,
-                        low,
-                        high,
-                        width,
-                        left,
-                        columns,
-                        mean,
-                        inverse_deviation,
-                        levels,
-                        tilts,
-                        sums,
+                        dz, x, gamma, dx, low, high, width, left, columns, mean, inverse_deviation, levels, tilts, sums,
                         products,
-                    )
+                    )  # fmt: skip
                     if columns < width:
                         for begin, stop in ((0, left), (left + columns, width)):
                             _finish(dz, x, gamma, dx, low, high, width, begin, stop, mean, inverse_deviation, levels, tilts)
