@@ -237,11 +237,12 @@ def test_a_nan_spoils_its_row_and_no_other(dtype, rng):
         forward, backward = outputs((3, 100), dtype)
         written = check_kernel("layer_norm", arrays, forward, tolerance=100, epsilon=EPSILON_OF_LAYER, **PLAIN)
         given = [rng.normal(size=(3, 100)).astype(dtype), *arrays, *written[1:]]
-        dx, dgamma, _ = check_kernel("layer_norm_backward", given, backward, tolerance=100, **PLAIN)
-        assert np.isnan(dgamma).all()
-        for array in (*written, dx):
-            assert np.isnan(array[1]).all()
-            assert not np.isnan(array[[0, 2]]).any()
+        for parts in (1, 2, 3):  # of two NaN, compilers are free to pass on either: their bits may differ
+            dx, dgamma, _ = check_kernel("layer_norm_backward", given, backward, tolerance=100, parts=(parts,), **PLAIN)
+            assert np.isnan(dgamma).all()
+            for array in (*written, dx):
+                assert np.isnan(array[1]).all()
+                assert not np.isnan(array[[0, 2]]).any()
 
 
 def test_a_step_is_one_launch_on_a_gpu_up_to_512_rows():
