@@ -290,7 +290,7 @@ for _shape in ((128, 512), (1009,), ()):
     declare("fill", name(*_shape), lambda rng, p: [], same(_shape), 1, value=0.1)
 
 
-# --- rows, batch norm, dropout ----------------------------------------------------------------------------------------
+# --- rows, norms, dropout ---------------------------------------------------------------------------------------------
 
 
 def rows_of(rows: int, columns: int) -> None:
@@ -346,6 +346,29 @@ def batch_norm(rows: int, columns: int) -> None:
     declare("batch_norm_dropout_backward", label, with_step(backward, 6), written, tolerance, examples=rows, **drop)
 
 
+def layer_norm(rows: int, columns: int) -> None:
+    shape, row, column, label = (rows, columns), (columns,), (rows,), name(rows, columns)
+
+    def forward(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
+        """x, gamma, beta."""
+        return [2 * normal(rng, precision, shape)[0] + 3, *normal(rng, precision, row, row)]
+
+    def backward(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
+        x, gamma, beta = forward(rng, precision)
+        wide = x.astype(np.float64)
+        mean, inverse = wide.mean(axis=1), 1 / np.sqrt(wide.var(axis=1) + 1e-5)
+        dy = normal(rng, precision, shape)[0]
+        dy *= np.abs(gamma * ((wide.T - mean) * inverse).T + beta) > 1e-3  # as in batch_norm
+        return [dy, x, gamma, beta, mean.astype(precision), inverse.astype(precision)]
+
+    for activation in (None, "relu"):
+        each = f"{label}-{activation}" if activation else label
+        declare(
+            "layer_norm", each, forward, same(shape, column, column), 100, examples=rows, activation=activation, epsilon=1e-5
+        )
+        declare("layer_norm_backward", each, backward, same(shape, row, row), 100 + rows, examples=rows, activation=activation)
+
+
 def dropout(*shape: int) -> None:
     declare("dropout", name(*shape), lambda rng, p: [*normal(rng, p, shape), np.array(5)], same(shape), 1, rate=0.2, key=KEY)
 
@@ -354,6 +377,7 @@ for _rows, _columns in ((128, 10), (31, 33), (3, 1025)):
     rows_of(_rows, _columns)
 for _rows, _columns in ((128, 512), (8, 512), (31, 33)):
     batch_norm(_rows, _columns)
+    layer_norm(_rows, _columns)
 for _shape in SHAPES:
     dropout(*_shape)
 

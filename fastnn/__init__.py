@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from fastnn.layers import Dropout as Dropout
     from fastnn.layers import Flatten as Flatten
     from fastnn.layers import Layer as Layer
+    from fastnn.layers import LayerNorm as LayerNorm
     from fastnn.layers import Parameter as Parameter
     from fastnn.layers import Standardizer as Standardizer
     from fastnn.layers import Statistic as Statistic
@@ -99,6 +100,7 @@ _HOMES = {
         "Dropout",
         "Flatten",
         "Layer",
+        "LayerNorm",
         "Parameter",
         "Standardizer",
         "Statistic",

@@ -115,6 +115,7 @@ ELSEWHERE = {
     "leakyrelu": ('Activation("leaky_relu")',),
     "learningrateinit": ("learning_rate",),
     "learningratescheduler": ("LearningRate",),
+    "layernormalization": ("LayerNorm",),
     "lecunnormal": ('LeCun("normal")',),
     "lecununiform": ('LeCun("uniform")',),
     "linear": ("Dense", "identity"),

@@ -233,6 +233,7 @@ NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help=f"Activation of the hidden layers: {', '.join(ACTIVATIONS)}.",
     ),
     option(NETWORK, "--batch-norm", is_flag=True, help="Normalize each hidden layer over the mini-batch."),
+    option(NETWORK, "--layer-norm", is_flag=True, help="Normalize each hidden layer example by example."),
     option(
         NETWORK,
         "--dropout",
@@ -338,6 +339,7 @@ class Network:
     hidden: tuple[int, ...]
     activation: str
     batch_norm: bool
+    layer_norm: bool
     dropout: float
     initial: str | None
     dtype: str
@@ -367,6 +369,13 @@ class Network:
     def outputs_for(self, outputs: int, classes: int | None) -> int:
         """One output says yes or no; several without a softmax are a yes or no each."""
         return 1 if classes == 2 and self.loss == "sigmoid_cross_entropy" else outputs
+
+    @property
+    def norm(self) -> str:
+        """What normalizes the hidden layers, if anything. Raises click.UsageError for two at once."""
+        if self.batch_norm and self.layer_norm:
+            raise click.UsageError("give either --batch-norm or --layer-norm")
+        return "batch norm" if self.batch_norm else "layer norm" if self.layer_norm else ""
 
     def rate(self) -> float:
         return RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
@@ -406,10 +415,10 @@ class Network:
         import fastnn
 
         dense = functools.partial(fastnn.Dense, weight_init=self.initial)
-        layers = list(first)
+        layers, norms = list(first), {"batch norm": fastnn.BatchNorm, "layer norm": fastnn.LayerNorm}
         for size in self.hidden:
-            if self.batch_norm:
-                layers += [dense(size), fastnn.BatchNorm(), fastnn.Activation(self.activation)]
+            if self.norm:
+                layers += [dense(size), norms[self.norm](), fastnn.Activation(self.activation)]
             else:
                 layers.append(dense(size, activation=self.activation))
             if self.dropout:
@@ -419,7 +428,7 @@ class Network:
 
     def describe(self, inputs: int, outputs: int, loss: str) -> str:
         """`64 -> 128 relu -> 10`."""
-        extras = [*(["batch norm"] if self.batch_norm else []), self.activation]
+        extras = [*([self.norm] if self.norm else []), self.activation]
         extras += [f"dropout {self.dropout:g}"] if self.dropout else []
         hidden = [" ".join([str(size), ", ".join(extras)]) for size in self.hidden]
         last = self.output_activation(loss)

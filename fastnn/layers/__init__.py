@@ -11,10 +11,11 @@ from fastnn.layers.batch_norm import BatchNorm
 from fastnn.layers.dense import Dense
 from fastnn.layers.dropout import Dropout
 from fastnn.layers.flatten import Flatten
+from fastnn.layers.layer_norm import LayerNorm
 from fastnn.layers.standardizer import Standardizer
 
 BUILT_IN: dict[str, type[Layer]] = {
-    layer.__name__: layer for layer in (Activation, Augment, BatchNorm, Dense, Dropout, Flatten, Standardizer)
+    layer.__name__: layer for layer in (Activation, Augment, BatchNorm, Dense, Dropout, Flatten, LayerNorm, Standardizer)
 }  # fmt: skip
 """The layers that a saved model may name."""
 
@@ -33,6 +34,7 @@ __all__ = [
     "Dropout",
     "Flatten",
     "Layer",
+    "LayerNorm",
     "Parameter",
     "Standardizer",
     "Statistic",

@@ -1,4 +1,4 @@
-"""Batch normalization."""
+"""Batch normalization and layer normalization."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastnn.program.shapes import describe
 from fastnn.program.trace import Call, Symbol, check_matrix, floats
 from fastnn_kernels.contract import NO_ACTIVATION
 
-__all__ = ["batch_norm"]
+__all__ = ["batch_norm", "layer_norm"]
 
 
 def batch_norm(
@@ -34,11 +34,9 @@ def batch_norm(
     """
     dtype = floats("batch_norm", x, gamma, beta, running_mean, running_variance)
     check_matrix("batch_norm", "x (B, O)", x)
-    for name, value in {
-        "gamma": gamma, "beta": beta, "running_mean": running_mean, "running_variance": running_variance
-    }.items():  # fmt: skip
-        if tuple(value.shape) != (x.shape[1],):
-            raise InputError(f"batch_norm: expected {name} of shape ({x.shape[1]},), got {describe(tuple(value.shape))}")
+    _check_columns(
+        "batch_norm", x, gamma=gamma, beta=beta, running_mean=running_mean, running_variance=running_variance
+    )  # fmt: skip
     if not 0.0 <= momentum <= 1.0 or not epsilon > 0.0:
         raise InputError(f"batch_norm: expected 0 <= momentum <= 1 and epsilon > 0, got {momentum} and {epsilon}")
     shape, columns = tuple(x.shape), (x.shape[1],)
@@ -54,13 +52,40 @@ def batch_norm(
     return y
 
 
-@backward("batch_norm")
-def _batch_norm_backward(call: Call, dy: Symbol, *statistics: None) -> Sequence[Symbol]:
+def layer_norm(x: Array, gamma: Array, beta: Array, *, epsilon: float = 1e-5) -> Array:
+    """y (B, O) = gamma (x - mean) / sqrt(variance + epsilon) + beta, gamma and beta (O,).
+
+    Mean and biased variance are those of each row, in training and at inference. Raises InputError for other shapes and for
+    epsilon <= 0. Source: Ba, Kiros & Hinton 2016, section 3.
+
+        ops.layer_norm(x, np.ones(3), np.zeros(3))
+    """
+    dtype = floats("layer_norm", x, gamma, beta)
+    check_matrix("layer_norm", "x (B, O)", x)
+    _check_columns("layer_norm", x, gamma=gamma, beta=beta)
+    if not epsilon > 0.0:
+        raise InputError(f"layer_norm: expected epsilon > 0, got {epsilon}")
+    shape, rows = tuple(x.shape), (x.shape[0],)
+    y, _, _ = apply(
+        "layer_norm", (x, gamma, beta), [(shape, dtype), (rows, dtype), (rows, dtype)], {"epsilon": epsilon, **NO_ACTIVATION}
+    )
+    return y
+
+
+def _check_columns(operation: str, x: Array, **values: Array) -> None:
+    """Raise InputError where one of `values` does not have a number for each column of x."""
+    for name, value in values.items():
+        if tuple(value.shape) != (x.shape[1],):
+            raise InputError(f"{operation}: expected {name} of shape ({x.shape[1]},), got {describe(tuple(value.shape))}")
+
+
+@backward("batch_norm", "layer_norm")
+def _norm_backward(call: Call, dy: Symbol, *statistics: None) -> Sequence[Symbol]:
     x, gamma, beta = call.inputs
     _, mean_, inverse_deviation = call.outputs
     outputs = [(x.shape, x.dtype), (gamma.shape, x.dtype), (gamma.shape, x.dtype)]
     reads = (dy, x, gamma, beta, mean_, inverse_deviation)
-    made: Sequence[Symbol] = apply("batch_norm_backward", reads, outputs, NO_ACTIVATION)
+    made: Sequence[Symbol] = apply(f"{call.kernel}_backward", reads, outputs, NO_ACTIVATION)
     return made
 
 

@@ -328,6 +328,15 @@ _declare(
     attributes="activation alpha rate key", count=_each("x", 12), sets="numpy cuda",
 )  # fmt: skip
 
+# Layer normalization of the rows of x (B, O); mean and inverse_deviation (B,) are kept for the backward pass:
+# y = activation(gamma * (x - mean) * inverse_deviation + beta), inverse_deviation = 1 / sqrt(biased variance + epsilon);
+# activation as in batch_norm, and y is computed anew in the same way.
+_declare("layer_norm", "x gamma beta", "y mean inverse_deviation", attributes="epsilon activation alpha", count=_each("x", 8))
+_declare(
+    "layer_norm_backward", "dy x gamma beta mean inverse_deviation", "dx dgamma dbeta", attributes="activation alpha",
+    count=_each("x", 13),
+)  # fmt: skip
+
 # y = x / (1 - rate) where the uniform of (key, step, element) is >= rate, else 0. The same call on dy is the backward.
 # `step` is a 0-d int64 operand, `key` a pair of 32-bit words. See fastnn/random.py for the stream.
 _declare("dropout", "x step", "y", attributes="rate key", count=_each("x", 2))

@@ -82,6 +82,7 @@ def test_the_same_seed_prints_the_same(clouds: Path) -> None:
     [
         "--hidden none --batch-size 1",
         "--hidden 5,3 --activation tanh --batch-norm --dropout 0.1 --optimizer sgd --rate 0.05 --momentum 0.5",
+        "--hidden 5,3 --activation elu --layer-norm --optimizer sgd --rate 0.05 --momentum 0.5",
         "--hidden 8 --loss quadratic --activation sigmoid --optimizer nesterov --learning-rate 0.3",
         "--hidden 8 --loss sigmoid_cross_entropy --optimizer momentum --l2 0.01 --l1 0.001 --validation 0",
         "--hidden 8 --loss mean_squared_error --optimizer rmsprop --rate 0.05 --dtype float64 --validation 0.5 --threads 1",
@@ -327,6 +328,8 @@ def test_debug_lets_the_error_through() -> None:
         ("explain", "give either DATA or --inputs and --outputs"),
         ("explain digits --inputs 3", "give either DATA or --inputs and --outputs"),
         ("explain --inputs 3", "--outputs is missing"),
+        ("explain digits --batch-norm --layer-norm", "give either --batch-norm or --layer-norm"),
+        ("train digits --batch-norm --layer-norm", "give either --batch-norm or --layer-norm"),
     ],
 )
 def test_wrong_usage(arguments: str, message: str) -> None:

@@ -43,8 +43,10 @@ def examples(dtype: str = "float32") -> tuple[np.ndarray, np.ndarray]:
     return (centers[y] + rng.standard_normal((N, FEATURES))).astype(dtype), y
 
 
-def network(dtype: str = "float32", norm: bool = False, dropout: float = 0.0, last: int = CLASSES) -> fastnn.Sequential:
-    layers = [fastnn.Dense(9), fastnn.BatchNorm(), fastnn.Activation("relu")] if norm else [fastnn.Dense(9, activation="tanh")]
+def network(
+    dtype: str = "float32", norm: type[fastnn.Layer] | None = None, dropout: float = 0.0, last: int = CLASSES
+) -> fastnn.Sequential:
+    layers = [fastnn.Dense(9), norm(), fastnn.Activation("relu")] if norm else [fastnn.Dense(9, activation="tanh")]
     layers += [fastnn.Dropout(dropout)] if dropout else []
     return fastnn.Sequential([*layers, fastnn.Dense(last)], seed=3, dtype=dtype)
 
@@ -118,7 +120,8 @@ CASES: dict[str, tuple[Callable[[str], fastnn.Sequential], dict[str, Any]]] = {
     "adamw, cosine": (
         network, {"optimizer": fastnn.AdamW(fastnn.schedules.Cosine(0.002), weight_decay=0.05)},
     ),
-    "batch norm": (lambda dtype: network(dtype, norm=True), SMOOTH),
+    "batch norm": (lambda dtype: network(dtype, norm=fastnn.BatchNorm), SMOOTH),
+    "layer norm": (lambda dtype: network(dtype, norm=fastnn.LayerNorm), SMOOTH),
     "dropout": (lambda dtype: network(dtype, dropout=0.3), SMOOTH),
     "weights": (network, {**SMOOTH, "sample_weight": np.linspace(0.0, 2.0, N), "class_weight": "balanced"}),
     "one-hot": (network, {**SMOOTH, "y": np.eye(CLASSES)[examples()[1]]}),
@@ -145,7 +148,7 @@ def test_steps_follow_the_cpu(case: str, steps: int, cuda_host: HostRuntime) -> 
     assert "launch" in cuda_host.asked
 
 
-@pytest.mark.parametrize("case", ["adam, clipped by norm", "batch norm", "dropout", "a loss of one's own"])
+@pytest.mark.parametrize("case", ["adam, clipped by norm", "batch norm", "layer norm", "dropout", "a loss of one's own"])
 def test_20_steps_follow_the_cpu_in_float64(case: str, cuda_host: HostRuntime) -> None:
     make, options = CASES[case]
     assert distance(*(trained(device, make("float64"), epochs=4, **options) for device in ("cuda", "cpu"))) < 1e-11
@@ -217,7 +220,7 @@ NOISY: dict[str, Any] = {"epochs": 3, "l2": 1e-3, "optimizer": fastnn.Adam(clip_
 
 
 def noisy() -> fastnn.Sequential:
-    return network(norm=True, dropout=0.3)
+    return network(norm=fastnn.BatchNorm, dropout=0.3)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 1000])

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from cuda_on_host.runtime import HostRuntime
 from trainings import INTERRUPT, digest, examples, network, run
-from trajectories import OPTIMIZERS, difference, trained
+from trajectories import NORMS, OPTIMIZERS, difference, trained
 
 import fastnn
 import fastnn.training.chunks
@@ -68,9 +68,9 @@ def large(rows: int = 2048) -> tuple[fastnn.Sequential, np.ndarray, np.ndarray]:
 
 
 @on_gpu
-@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("norm", ["", *NORMS])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_100_steps_in_float32_follow_the_cpu(gpu: CudaEngine, name: str, norm: bool) -> None:
+def test_100_steps_in_float32_follow_the_cpu(gpu: CudaEngine, name: str, norm: str) -> None:
     options = {"l2": 1e-3, "l1": 1e-4}
     here = trained("float32", OPTIMIZERS[name], "cuda", 100, norm, **options)
     there = trained("float32", OPTIMIZERS[name], "cpu", 100, norm, **options)

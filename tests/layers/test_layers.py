@@ -19,6 +19,7 @@ SAYS = {
     "Dense": {"records_alike", "vectorizes"},
     "Dropout": {"draws_random", "keeps_activation"},
     "Flatten": {"records_alike", "vectorizes"},
+    "LayerNorm": {"keeps_activation", "records_alike"},
     "Standardizer": set(),
 }
 

@@ -62,6 +62,7 @@ CASES: dict[str, tuple[Callable[..., Any], list[np.ndarray], list[np.ndarray]]] 
         lambda x, g, b, m, v: ops.batch_norm(x, g, b, m, v, training=False), [away(ROWS, 3), away(3), away(3)],
         [away(3), positive(3)],
     ),
+    "layer_norm": (ops.layer_norm, [away(ROWS, 3), away(3), away(3)], []),
     "dropout": (lambda x, step: ops.dropout(x, 0.4, (11, 12), step), [away(ROWS, 7)], [np.array(3)]),
     "softmax_cross_entropy": (ops.softmax_cross_entropy, [away(ROWS, 3)], [LABELS]),
     "softmax_cross_entropy, shares": (

@@ -10,6 +10,7 @@ import pytest
 from cuda_on_host import host
 
 import fastnn
+import fastnn_kernels.numpy as numpy_set
 from fastnn import engines, ops
 from fastnn.data.prepared import DataLayout
 from fastnn.layers import Layer
@@ -75,6 +76,29 @@ def test_sums_losses_logits_and_parameters_stay_float32() -> None:
     update = by_kernel["adam"]
     assert [symbol.name for symbol in update.outputs] == ["shadow"]
     assert {symbol.dtype.name for symbol in update.updated} == {"float32"}
+
+
+def test_layer_norm_hands_on_bfloat16_and_keeps_its_statistics(rng: np.random.Generator) -> None:
+    """What it computes is the definition's of the rounded inputs, rounded."""
+    program = narrow(step([fastnn.Dense(6), fastnn.LayerNorm(), fastnn.Activation("relu"), fastnn.Dense(5)]))
+    by_kernel = {call.kernel: call for call in program.calls}
+    forward, backward = by_kernel["layer_norm"], by_kernel["layer_norm_backward"]
+    assert [symbol.dtype.name for symbol in forward.inputs] == ["bfloat16", "float32", "float32"]
+    assert [symbol.dtype.name for symbol in forward.outputs] == ["bfloat16", "float32", "float32"]
+    assert [symbol.dtype.name for symbol in backward.inputs] == ["bfloat16", "bfloat16", *["float32"] * 4]
+    assert [symbol.dtype.name for symbol in backward.outputs] == ["bfloat16", "float32", "float32"]
+    x, dy = (rng.normal(size=(13, 6)).astype(BFLOAT16) for _ in range(2))
+    gamma, beta = rng.normal(size=(2, 6)).astype(np.float32)
+    rows, columns = np.zeros((2, 13), np.float32), np.zeros((2, 6), np.float32)
+    y, dx = np.zeros_like(x), np.zeros_like(x)
+    host.run("layer_norm", [x, gamma, beta, y, *rows], dict(forward.attributes))
+    host.run("layer_norm_backward", [dy, x, gamma, beta, *rows, dx, *columns], dict(backward.attributes))
+    wide = [array.astype(np.float64) for array in (dy, x, gamma, beta, y, *rows, dx, *columns)]
+    numpy_set.layer_norm(*wide[1:4], *wide[4:7], **forward.attributes)
+    numpy_set.layer_norm_backward(*wide[:4], *wide[5:7], *wide[7:], **backward.attributes)
+    for made, expected in zip((y, *rows, dx, *columns), wide[4:], strict=True):
+        exact = made.dtype == np.float32
+        np.testing.assert_allclose(made.astype(np.float64), expected, rtol=1e-5 if exact else 2.0**-8, atol=1e-5)
 
 
 def test_views_of_views_are_narrow() -> None:
@@ -184,11 +208,12 @@ def test_rounding_is_to_nearest_even_and_keeps_nan_and_infinity() -> None:
     np.testing.assert_array_equal(y.view(np.uint16)[known], expected.view(np.uint16)[known])
 
 
-def test_it_learns_and_goes_on_in_other_precisions(cuda_host: Any) -> None:
+@pytest.mark.parametrize("norm", [fastnn.BatchNorm, fastnn.LayerNorm])
+def test_it_learns_and_goes_on_in_other_precisions(norm: type[Layer], cuda_host: Any) -> None:
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 300)
     X = (rng.normal(size=(300, 6)) + 2 * np.eye(3, 6)[y]).astype(np.float32)
-    model = fastnn.Sequential([fastnn.Dense(16, activation="relu"), fastnn.BatchNorm(), fastnn.Dense(3)], seed=1)
+    model = fastnn.Sequential([fastnn.Dense(16, activation="relu"), norm(), fastnn.Dense(3)], seed=1)
     options: dict[str, Any] = {"batch_size": 50, "optimizer": fastnn.Adam(0.02), "device": "cuda", "verbose": 0}
     model.fit(X, y, epochs=10, precision="bf16", **options)
     assert model.evaluate(X, y)["accuracy"] > 0.9

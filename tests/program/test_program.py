@@ -193,6 +193,10 @@ def test_reshape_keeps_the_rows() -> None:
         (lambda: ops.concatenate([np.ones((2, 3)), np.ones((3, 3))], axis=1), InputError, "differ"),
         (lambda: ops.one_hot(np.array([0, 5]), 3), InputError, "0 to 2"),
         (lambda: ops.batch_norm(*[np.ones((1, 2))], *[np.ones(2)] * 4, training=True), InputError, "one row"),
+        (lambda: ops.layer_norm(np.ones((2, 3)), np.ones(2), np.ones(3)), InputError, r"gamma of shape \(3,\), got \(2,\)"),
+        (lambda: ops.layer_norm(np.ones((2, 3)), np.ones(3), np.ones((1, 3))), InputError, r"beta of shape \(3,\)"),
+        (lambda: ops.layer_norm(np.ones(3), np.ones(3), np.ones(3)), InputError, r"x \(B, O\)"),
+        (lambda: ops.layer_norm(np.ones((2, 3)), *[np.ones(3)] * 2, epsilon=0.0), InputError, "epsilon > 0, got 0.0"),
     ],
 )
 def test_bad_arguments_say_what_was_expected(wrong: Any, error: type[Exception], says: str) -> None:

@@ -38,14 +38,16 @@ def order(epoch: int) -> np.ndarray:
     return np.random.default_rng(100 + epoch).permutation(N)
 
 
-def network(dtype: str, norm: bool = False) -> fastnn.Sequential:
-    hidden = (
-        [fastnn.Dense(17), fastnn.BatchNorm(), fastnn.Activation("relu")] if norm else [fastnn.Dense(17, activation="tanh")]
-    )
+NORMS: dict[str, Any] = {"batch norm": fastnn.BatchNorm, "layer norm": fastnn.LayerNorm}
+
+
+def network(dtype: str, norm: str = "") -> fastnn.Sequential:
+    """One hidden layer: with a norm of NORMS and ReLU, else with tanh."""
+    hidden = [fastnn.Dense(17), NORMS[norm](), fastnn.Activation("relu")] if norm else [fastnn.Dense(17, activation="tanh")]
     return fastnn.Sequential([*hidden, fastnn.Dense(CLASSES)], seed=3, dtype=dtype)
 
 
-def trained(dtype: str, optimizer: Any, device: str, steps: int, norm: bool = False, **options: Any) -> fastnn.Sequential:
+def trained(dtype: str, optimizer: Any, device: str, steps: int, norm: str = "", **options: Any) -> fastnn.Sequential:
     """A model after at least `steps` steps."""
     X, y = examples(dtype)
     model = network(dtype, norm)

@@ -8,7 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 from laws import by_turns
-from trajectories import BATCH, CLASSES, FEATURES, OPTIMIZERS, N, difference, examples, network, order, torch_nadam, trained
+from trajectories import (
+    BATCH,
+    CLASSES,
+    FEATURES,
+    NORMS,
+    OPTIMIZERS,
+    N,
+    difference,
+    examples,
+    network,
+    order,
+    torch_nadam,
+    trained,
+)  # fmt: skip
 
 import fastnn
 
@@ -20,11 +33,11 @@ def clip_by_norm(torch: Any, pairs: dict[str, Any], largest: float) -> None:
         parameter.grad.mul_(torch.clamp(largest / norm, max=1.0))
 
 
-def torch_parameters(twin: Any, norm: bool) -> dict[str, Any]:
+def torch_parameters(twin: Any, norm: str) -> dict[str, Any]:
     if norm:
         return {
-            "0.weight": twin[0].weight, "1.gamma": twin[1].weight, "1.beta": twin[1].bias,
-            "3.weight": twin[3].weight, "3.bias": twin[3].bias,
+            "0.weight": twin[0].weight, **({"0.bias": twin[0].bias} if norm == "layer norm" else {}),
+            "1.gamma": twin[1].weight, "1.beta": twin[1].bias, "3.weight": twin[3].weight, "3.bias": twin[3].bias,
         }  # fmt: skip
     return {"0.weight": twin[0].weight, "0.bias": twin[0].bias, "1.weight": twin[2].weight, "1.bias": twin[2].bias}
 
@@ -52,8 +65,8 @@ def torch_optimizer(torch: Any, name: str, pairs: dict[str, Any]) -> Any:
     return make[name]()
 
 
-@pytest.mark.parametrize(("name", "norm"), by_turns(OPTIMIZERS, [False, True]))
-def test_100_steps_in_float32_follow_the_definition(name: str, norm: bool) -> None:
+@pytest.mark.parametrize(("name", "norm"), by_turns(OPTIMIZERS, ["", *NORMS]))
+def test_100_steps_in_float32_follow_the_definition(name: str, norm: str) -> None:
     options = {"l2": 1e-3, "l1": 1e-4}
     ours = trained("float32", OPTIMIZERS[name], "cpu", 100, norm, **options)
     theirs = trained("float32", OPTIMIZERS[name], "numpy", 100, norm, **options)
@@ -69,16 +82,22 @@ def test_3000_steps_in_float64_follow_the_definition(name: str) -> None:
 
 
 @pytest.mark.parametrize("steps", [100, pytest.param(3000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("name", "norm"), by_turns([n for n in OPTIMIZERS if n != "rmsprop, epsilon inside"], [True, False]))
-def test_steps_follow_pytorch(name: str, norm: bool, steps: int) -> None:
-    """float32 over 100 steps, float64 over 3,000. PyTorch has no RMSprop with epsilon inside the root."""
+@pytest.mark.parametrize(("name", "norm"), by_turns([n for n in OPTIMIZERS if n != "rmsprop, epsilon inside"], [*NORMS, ""]))
+def test_steps_follow_pytorch(name: str, norm: str, steps: int) -> None:
+    """float32 over 100 steps, float64 over 3,000. PyTorch has no RMSprop with epsilon inside the root.
+
+    With layer norm over 1,000: by step 3,000 the rates for momentum are too high for it. The loss then jumps from 0.002 to 0.1,
+    and the definition itself ends 1e-13 away where its initial weights differ in the last bit.
+    """
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)  # waiting for one another costs its threads more than products of this size
     dtype = "float32" if steps == 100 else "float64"
+    steps = min(steps, 1000) if norm == "layer norm" else steps
     model = network(dtype, norm).build(FEATURES)
     start = model.weights
-    layers: list[Any] = [torch.nn.Linear(FEATURES, 17, bias=not norm)]
-    layers += [torch.nn.BatchNorm1d(17), torch.nn.ReLU()] if norm else [torch.nn.Tanh()]
+    layers: list[Any] = [torch.nn.Linear(FEATURES, 17, bias=norm != "batch norm")]
+    theirs = {"batch norm": torch.nn.BatchNorm1d, "layer norm": torch.nn.LayerNorm}
+    layers += [theirs[norm](17), torch.nn.ReLU()] if norm else [torch.nn.Tanh()]
     layers += [torch.nn.Linear(17, CLASSES)]
     twin = torch.nn.Sequential(*layers).to(getattr(torch, dtype))
     pairs = torch_parameters(twin, norm)
@@ -108,7 +127,7 @@ def test_steps_follow_pytorch(name: str, norm: bool, steps: int) -> None:
         X, y, optimizer=OPTIMIZERS[name], batch_size=BATCH, epochs=-(-steps // per_epoch), order=order, verbose=0, l2=l2
     )  # fmt: skip
     expected = {k: (p.detach().numpy().T if k.endswith("weight") else p.detach().numpy()) for k, p in pairs.items()}
-    if norm:
+    if norm == "batch norm":
         expected |= {"1.running_mean": twin[1].running_mean.numpy(), "1.running_variance": twin[1].running_var.numpy()}
     assert set(expected) == set(model.weights)
     assert difference(model, expected) < (5e-6 if dtype == "float32" else 1e-12)

@@ -238,6 +238,7 @@ def own_loss(outputs: Any, targets: Any) -> Any:
 
 LAYERS: dict[str, tuple[Any, ...]] = {
     "batch norm": (fastnn.Dense(4), fastnn.BatchNorm(), fastnn.Activation("relu"), fastnn.Dense(2)),
+    "layer norm": (fastnn.Dense(4), fastnn.LayerNorm(), fastnn.Activation("relu"), fastnn.Dense(2)),
     "dropout": (fastnn.Dense(8, "elu"), fastnn.Dropout(0.4), fastnn.Dense(2)),
     "flat": (fastnn.Flatten(), fastnn.Dense(4, "gelu"), fastnn.Dense(2)),
 }

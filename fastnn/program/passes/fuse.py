@@ -9,7 +9,8 @@ from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, NO_ACTIVATION
 
 LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy", "squared_error")
-ACTIVATED = ("dense", "batch_norm", "batch_norm_inference")
+ACTIVATED = ("dense", "batch_norm", "batch_norm_inference", "layer_norm")
+NORMS = {"batch_norm_backward": "batch_norm", "layer_norm_backward": "layer_norm"}
 COMPARED = ("relu", "leaky_relu")
 """Activations that cost a comparison: computing them anew is as fast on every engine as reading what was computed."""
 GRADIENTS = {f"{name}_backward": name for name in ACTIVATIONS_FROM_OUTPUT}
@@ -67,12 +68,12 @@ def fuse_activation(program: Program) -> Program:
     return replace_calls(program, replaced)
 
 
-def fuse_batch_norm_gradient(program: Program, activations: Collection[str] = COMPARED) -> Program:
-    """The derivative of one of these activations behind a batch norm, then batch_norm_backward -> the latter with both."""
+def fuse_norm_gradient(program: Program, activations: Collection[str] = COMPARED) -> Program:
+    """The derivative of one of these activations behind a norm, then the norm's backward call -> the latter with both."""
     uses, makers = count_uses(program), find_makers(program)
     replaced: dict[Call, Call | None] = {}
     for call in program.calls:
-        if call.kernel != "batch_norm_backward" or call.attributes["activation"]:
+        if call.kernel not in NORMS or call.attributes["activation"]:
             continue
         dz, *of_norm = call.inputs
         slope = makers.get(dz)
@@ -80,7 +81,7 @@ def fuse_batch_norm_gradient(program: Program, activations: Collection[str] = CO
             continue
         dy, y = slope.inputs
         norm, activation = makers.get(y), _activation(GRADIENTS[slope.kernel], slope)
-        if norm is None or norm.kernel != "batch_norm" or not activation.items() <= norm.attributes.items():
+        if norm is None or norm.kernel != NORMS[call.kernel] or not activation.items() <= norm.attributes.items():
             continue
         if all(a is b for a, b in zip(of_norm, (*norm.inputs, *norm.outputs[1:]), strict=True)):
             replaced[slope] = None
@@ -152,7 +153,7 @@ def fuse_loss_gradient(program: Program) -> Program:
 FUSIONS: tuple[Callable[[Program], Program], ...] = (
     fuse_bias,
     fuse_activation,
-    fuse_batch_norm_gradient,
+    fuse_norm_gradient,
     fuse_activation_gradient,
     fuse_bias_gradient,
     fuse_loss_gradient,

@@ -2,7 +2,7 @@
 
 Parameters, the optimizer's state, losses, logits, sums and gradients of parameters stay float32. A second arena, the shadow,
 holds the parameters rounded to bfloat16: the products read it, and the update writes it in the same pass. What products,
-activations, dropout, batch norm and the gathering of examples hand to each other is stored as bfloat16 and computed with as
+activations, dropout, norms and the gathering of examples hand to each other is stored as bfloat16 and computed with as
 float32. Everything else, such as what a loss of the user's own computes, is left as it is.
 """
 
@@ -23,7 +23,7 @@ PRODUCTS = ("matmul", "dense", "dense_backward_input", "dense_backward_weight")
 _ACTIVATIONS = ACTIVATIONS_FROM_OUTPUT + ACTIVATIONS_FROM_INPUT
 CARRIERS = {
     *PRODUCTS, *_ACTIVATIONS, *(f"{name}_backward" for name in _ACTIVATIONS),
-    "dropout", "batch_norm", "batch_norm_backward", "gather_rows", "identity",
+    "dropout", "batch_norm", "batch_norm_backward", "layer_norm", "layer_norm_backward", "gather_rows", "identity",
 }  # fmt: skip
 """Kernels between which rows are handed on as bfloat16."""
 

@@ -5,14 +5,14 @@ The mask is drawn again where it is needed, so that nothing between the two is e
 
 from __future__ import annotations
 
-from fastnn.program.passes.fuse import count_uses, find_makers, fuse_batch_norm_gradient, replace_calls
+from fastnn.program.passes.fuse import count_uses, find_makers, fuse_norm_gradient, replace_calls
 from fastnn.program.trace import Call, Program
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT
 
 
 def merge_norm_dropout(program: Program) -> Program:
     """The program with every batch norm, the activation behind it and dropout behind that in one call, and their gradients."""
-    return _merge_gradient(_merge(fuse_batch_norm_gradient(program, ACTIVATIONS_FROM_OUTPUT)))
+    return _merge_gradient(_merge(fuse_norm_gradient(program, ACTIVATIONS_FROM_OUTPUT)))
 
 
 def _merge(program: Program) -> Program:

@@ -14,7 +14,8 @@ from fastnn_kernels.cpu.player import play
 from fastnn_kernels.memory import aligned
 
 FAMILIES = (
-    "augment", "batch_norm", "data", "dense", "elementwise", "grouped", "losses", "moving", "reductions", "rows", "updates",
+    "augment", "batch_norm", "data", "dense", "elementwise", "grouped", "layer_norm", "losses", "moving", "reductions", "rows",
+    "updates",
 )  # fmt: skip
 for _family in FAMILIES:
     importlib.import_module(f"fastnn_kernels.cpu.families.{_family}")

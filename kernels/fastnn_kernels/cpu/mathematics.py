@@ -32,11 +32,11 @@ FUSED = "fma" in features() or platform.machine().lower() in ("aarch64", "arm64"
 
 
 @helper
-def _multiply_then_add(a: Any, b: Any, c: Any) -> Any:
+def multiply_then_add(a: Any, b: Any, c: Any) -> Any:
     return a * b + c
 
 
-multiply_add: Any = fma if FUSED else _multiply_then_add
+multiply_add: Any = fma if FUSED else multiply_then_add
 """a * b + c, with one rounding where the processor can."""
 
 

@@ -11,6 +11,7 @@ from fastnn_kernels.numpy.data import *  # noqa: F403
 from fastnn_kernels.numpy.dense import *  # noqa: F403
 from fastnn_kernels.numpy.elementwise import *  # noqa: F403
 from fastnn_kernels.numpy.grouped import *  # noqa: F403
+from fastnn_kernels.numpy.layer_norm import *  # noqa: F403
 from fastnn_kernels.numpy.losses import *  # noqa: F403
 from fastnn_kernels.numpy.moving import *  # noqa: F403
 from fastnn_kernels.numpy.reductions import *  # noqa: F403

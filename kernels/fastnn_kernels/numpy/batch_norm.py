@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fastnn_kernels.numpy import elementwise
 from fastnn_kernels.numpy.data import dropout
+from fastnn_kernels.numpy.elementwise import activate, activate_backward
 
 __all__ = [
     "batch_norm", "batch_norm_backward", "batch_norm_dropout", "batch_norm_dropout_backward", "batch_norm_inference",
@@ -47,7 +47,7 @@ def batch_norm(
     squares = np.sum(deviations**2, axis=0) - left_over**2 / max(count, 1)
     mean += left_over / max(count, 1)
     inverse_deviation[...] = 1 / np.sqrt(squares / max(count, 1) + epsilon)
-    _activate(gamma * (x - mean) * inverse_deviation + beta, y, activation, alpha)
+    activate(gamma * (x - mean) * inverse_deviation + beta, y, activation, alpha)
     if count > 0:
         running_mean[...] = momentum * running_mean + (1 - momentum) * mean
         running_variance[...] = momentum * running_variance + (1 - momentum) * squares / max(count - 1, 1)
@@ -67,7 +67,7 @@ def batch_norm_inference(
     alpha: float = 0.0,
 ) -> None:
     """y = activation(gamma * (x - running_mean) / sqrt(running_variance + epsilon) + beta)."""
-    _activate(gamma * (x - running_mean) / np.sqrt(running_variance + epsilon) + beta, y, activation, alpha)
+    activate(gamma * (x - running_mean) / np.sqrt(running_variance + epsilon) + beta, y, activation, alpha)
 
 
 @np.errstate(all="ignore")
@@ -91,11 +91,9 @@ def batch_norm_backward(
     through the activation); sums run over B.
     """
     normalized = (x - mean) * inverse_deviation
-    dz = dy
-    if activation is not None:
-        y, dz = np.empty_like(x), np.empty_like(x)
-        _activate(gamma * (x - mean) * inverse_deviation + beta, y, activation, alpha)
-        getattr(elementwise, f"{activation}_backward")(dy, y, dz, **elementwise.slope(activation, alpha))
+    y, dz = np.empty_like(x), np.empty_like(x)
+    activate(gamma * (x - mean) * inverse_deviation + beta, y, activation, alpha)
+    activate_backward(dy, y, dz, activation, alpha)
     dgamma[...] = np.sum(dz * normalized, axis=0)
     dbeta[...] = np.sum(dz, axis=0)
     count = max(len(x), 1)
@@ -152,11 +150,3 @@ def batch_norm_dropout_backward(
     batch_norm_backward(
         kept, x, gamma, beta, mean, inverse_deviation, dx, dgamma, dbeta, activation=activation, alpha=alpha
     )  # fmt: skip
-
-
-def _activate(z: Array, y: Array, activation: str | None, alpha: float) -> None:
-    """y = activation(z)."""
-    if activation is None:
-        y[...] = z
-    else:
-        getattr(elementwise, activation)(z, y, **elementwise.slope(activation, alpha))

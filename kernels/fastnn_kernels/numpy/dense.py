@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnn_kernels.numpy import elementwise
+from fastnn_kernels.numpy.elementwise import activate, activate_backward
 
 Array = NDArray[Any]
 
@@ -23,22 +23,14 @@ def matmul(a: Array, b: Array, c: Array, *, transpose_a: bool = False, transpose
 
 def dense(x: Array, w: Array, b: Array, y: Array, *, activation: str | None = None, alpha: float = 0.0) -> None:
     """y (B, O) = activation(x (B, I) @ w (I, O) + b (O,))."""
-    z = x @ w + b
-    if activation is None:
-        y[...] = z
-    else:
-        getattr(elementwise, activation)(z, y, **elementwise.slope(activation, alpha))
+    activate(x @ w + b, y, activation, alpha)
 
 
 def dense_backward_input(
     dz: Array, w: Array, y: Array, dx: Array, *, activation: str | None = None, alpha: float = 0.0
 ) -> None:
     """dx (B, I) = (dz (B, O) @ w (I, O).T) * activation'(at y (B, I)), y the output of the layer below."""
-    dy = dz @ w.T
-    if activation is None:
-        dx[...] = dy
-    else:
-        getattr(elementwise, f"{activation}_backward")(dy, y, dx, **elementwise.slope(activation, alpha))
+    activate_backward(dz @ w.T, y, dx, activation, alpha)
 
 
 def dense_backward_weight(x: Array, dz: Array, dw: Array, db: Array) -> None:

@@ -184,6 +184,22 @@ def slope(activation: str, alpha: float) -> dict[str, float]:
     return {"alpha": alpha} if activation in ALPHA_ACTIVATIONS else {}
 
 
+def activate(z: Array, y: Array, activation: str | None, alpha: float) -> None:
+    """y = activation(z), the activation that a layer applies, if any."""
+    if activation is None:
+        y[...] = z
+    else:
+        globals()[activation](z, y, **slope(activation, alpha))
+
+
+def activate_backward(dy: Array, y: Array, dz: Array, activation: str | None, alpha: float) -> None:
+    """dz = dy * activation'(at its output y)."""
+    if activation is None:
+        dz[...] = dy
+    else:
+        globals()[f"{activation}_backward"](dy, y, dz, **slope(activation, alpha))
+
+
 # Two operands, with broadcasting.
 
 

@@ -25,6 +25,8 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "batch_norm_backward": ACTIVATED,
     "batch_norm_dropout": ACTIVATED,
     "batch_norm_dropout_backward": ACTIVATED,
+    "layer_norm": ACTIVATED,
+    "layer_norm_backward": ACTIVATED,
     "matmul": [{"transpose_a": a, "transpose_b": b} for a in (False, True) for b in (False, True)],
     "expand": [{"mean": False}],
     "dropout": [{"rate": 0.0}, {"rate": 0.5}],
@@ -93,7 +95,10 @@ def cases() -> Any:
             module.is_correct(rows, columns, multilabel)
         if rows:
             module.batch_norm(rows, columns)
+            module.layer_norm(rows, columns)
     module.batch_norm(2003, 5)
+    module.layer_norm(2003, 5)
+    module.layer_norm(2, 9001)
     module.weighted_mean(0)
     module.weighted_mean(31)
     for rows, inputs, outputs in ((1, 1, 1), (0, 3, 2), (33, 65, 67), (129, 3, 130)):

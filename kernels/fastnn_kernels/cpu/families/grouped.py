@@ -8,26 +8,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from llvmlite import ir
-from numba.core import cgutils
-
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
-from fastnn_kernels.cpu.families.reductions import LANES, intrinsic, lanes, load, load_some, span, store, store_some
+from fastnn_kernels.cpu.families.reductions import LANES, fma_lanes, lanes, load, load_some, span, store, store_some
 from fastnn_kernels.cpu.intrinsics import POINTERS
-
-
-@intrinsic
-def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c with one rounding, lane by lane."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector = args[0].type
-        kind = ir.FunctionType(vector, [vector] * 3)
-        name = f"llvm.fma.v{LANES}f{a.element.bitwidth}"
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)  # type: ignore[no-untyped-call]
-
-    return a(a, b, c), codegen
 
 
 @helper
@@ -80,10 +64,10 @@ def _products(load_a: Any, load_b: Any) -> Any:
             s0 = s1 = s2 = s3 = lanes(c, 0.0)
             for k in range(inner):
                 i, j = k * a_k, k * b_k
-                s0 = _fma(load_a(a, m0 * a_m + i, count), load_b(b, n0 * b_n + j, count), s0)
-                s1 = _fma(load_a(a, m1 * a_m + i, count), load_b(b, n1 * b_n + j, count), s1)
-                s2 = _fma(load_a(a, m2 * a_m + i, count), load_b(b, n2 * b_n + j, count), s2)
-                s3 = _fma(load_a(a, m3 * a_m + i, count), load_b(b, n3 * b_n + j, count), s3)
+                s0 = fma_lanes(load_a(a, m0 * a_m + i, count), load_b(b, n0 * b_n + j, count), s0)
+                s1 = fma_lanes(load_a(a, m1 * a_m + i, count), load_b(b, n1 * b_n + j, count), s1)
+                s2 = fma_lanes(load_a(a, m2 * a_m + i, count), load_b(b, n2 * b_n + j, count), s2)
+                s3 = fma_lanes(load_a(a, m3 * a_m + i, count), load_b(b, n3 * b_n + j, count), s3)
             if biased:
                 s0 = s0 + load_b(bias, n0 * groups, count)
                 s1 = s1 + load_b(bias, n1 * groups, count)
@@ -98,7 +82,7 @@ def _products(load_a: Any, load_b: Any) -> Any:
         while e < high:
             s = lanes(c, 0.0)
             for k in range(inner):
-                s = _fma(load_a(a, m0 * a_m + k * a_k, count), load_b(b, n0 * b_n + k * b_k, count), s)
+                s = fma_lanes(load_a(a, m0 * a_m + k * a_k, count), load_b(b, n0 * b_n + k * b_k, count), s)
             if biased:
                 s = s + load_b(bias, n0 * groups, count)
             _put(c, e * groups, count, s)

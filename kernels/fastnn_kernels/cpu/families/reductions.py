@@ -197,6 +197,17 @@ def _lanewise(combine: Any) -> Any:
     return function
 
 
+@intrinsic
+def fma_lanes(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c with one rounding, lane by lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(args[0].type, [args[0].type] * 3)
+        return builder.call(_external(builder, kind, f"llvm.fma.v{LANES}f{a.element.bitwidth}"), args)
+
+    return a(a, b, c), codegen
+
+
 add_lanes = _tree(lambda builder, a, b: builder.fadd(a, b))
 """Sum of the lanes: lane j and j + 8, then j and j + 4, j + 2, j + 1."""
 greatest_lane = _tree(_greater)
