@@ -143,7 +143,7 @@ def test_cuda(benchmark: Any, case: Case, precision: str) -> None:
     benchmark.group = f"cuda: {case.kernel}"
     engine = engines.gpu()
     before, work = case.arrays(precision), work_of(case, precision)
-    arrays = [engine.place(array) for array in before]
+    arrays = [engine.to_device(array) for array in before]
     instance = one_call(case, arrays, 1, engine)
     instance.play()
     check(case, precision, before, engine.read(*arrays))

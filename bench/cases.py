@@ -567,6 +567,8 @@ for _size, _clipped in ((PARAMETERS, False), (1009, True)):
     for _kernel in UPDATES:
         update(_kernel, _size, _clipped)
     block_sums(_size)
-declare("record", "1024x3", lambda rng, p: [np.array(2.5, p), np.array(17), np.zeros((1024, 3), p)], same(), 0, column=1)
-declare("record", "1024x64", lambda rng, p: [np.full(33, 2.5, p), np.array(17), np.zeros((1024, 64), p)], same(), 0, column=31)
+declare("log_value", "1024x3", lambda rng, p: [np.array(2.5, p), np.array(17), np.zeros((1024, 3), p)], same(), 0, column=1)
+declare(
+    "log_value", "1024x64", lambda rng, p: [np.full(33, 2.5, p), np.array(17), np.zeros((1024, 64), p)], same(), 0, column=31
+)
 declare("advance", "8", lambda rng, p: [np.zeros(8, np.int64)], same(), 0, integer=True, rows=128)

@@ -88,7 +88,7 @@ def main() -> int:
         if case.kernel in failed or sum(array.size for array in arrays) > LARGEST:
             continue
         try:
-            engine.compute(case.kernel, [engine.place(array) for array in arrays], case.attributes)
+            engine.compute(case.kernel, [engine.to_device(array) for array in arrays], case.attributes)
             engine.wait()
         except Exception as error:
             failed[case.kernel] = repr(error)

@@ -189,7 +189,7 @@ class _Buffers:
         copies = {name: self.engine.outputs(like, array.shape, array.dtype) for name, array in found.items()}
         for name, array in found.items():
             self.engine.copy(copies[name], array)
-        return {name: arrays.to_device(self.engine.lent(array), like) for name, array in copies.items()}
+        return {name: arrays.to_device(self.engine.exported(array), like) for name, array in copies.items()}
 
 
 # --- what is recorded -------------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def _value(name: str, symbol: Symbol, given: Any, engine: engines.Engine) -> Any
     if arrays.on_host(given):
         value = _on_host(name, symbol, given)
     else:
-        value = engine.place(given)
+        value = engine.to_device(given)
         if value.dtype != symbol.dtype:
             raise InputTypeError(
                 f"{name}: expected {symbol.dtype} on {engine.name}, got {value.dtype}; convert it where it lies"

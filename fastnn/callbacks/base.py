@@ -45,7 +45,7 @@ class RunState(Protocol):
         """What each epoch adds to the history, but for what callbacks measure."""
 
     @property
-    def place(self) -> tuple[int, int]:
+    def progress(self) -> tuple[int, int]:
         """Steps and epochs so far, to be compared."""
 
     @property
@@ -59,7 +59,7 @@ class RunState(Protocol):
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None: ...
 
-    def record(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def checkpoint_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Plain values and arrays that a checkpoint keeps beside the model, so that the training can be resumed."""
 
     def keep(self, snapshot: Snapshot) -> None:

@@ -82,7 +82,7 @@ class Checkpoint(Callback):
             value = self.watched.value(values)
             if math.isnan(self.best) or self.watched.is_better(value, self.best, 0.0):
                 self.best = value
-                self._try(lambda: self.folder.write_best(run.model, run.record()))
+                self._try(lambda: self.folder.write_best(run.model, run.checkpoint_state()))
         if self.epochs is not None and run.epoch % self.epochs == 0:
             self._write(run)
 
@@ -105,10 +105,10 @@ class Checkpoint(Callback):
         self._restored = True
 
     def _write(self, run: RunState) -> None:
-        if run.place == self._written:
+        if run.progress == self._written:
             return
-        self._try(lambda: self.folder.write(run.model, run.record()))
-        self._written = run.place
+        self._try(lambda: self.folder.write(run.model, run.checkpoint_state()))
+        self._written = run.progress
 
     def _try(self, write: Callable[[], Any]) -> None:
         try:

@@ -37,7 +37,7 @@ class Feed:
         if isinstance(order, np.ndarray) and self._written is not None and len(order) == len(self._written):
             self.engine.write(self._written, order)  # graphs know where it lies
             return
-        self.order = self.engine.place(order)
+        self.order = self.engine.to_device(order)
         self._written = None if self.order is order else self.order
 
     def bindings(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Blocks(Feed):
         self.stride = self.rows + 1  # a last mini-batch of one row may have joined the one before it
         self.ring = engine.feed(self.stride, given)
         self.arrays = self.ring.arrays
-        self.numbers = engine.place(np.arange(2 * self.stride))
+        self.numbers = engine.to_device(np.arange(2 * self.stride))
         self.pool = ThreadPoolExecutor(1, "fastnn-stream")
         self.coming: Future[None] | None = None
         self.visits = np.zeros(0, np.int64)
@@ -143,7 +143,7 @@ def _gather(array: np.ndarray | RowSource, visits: np.ndarray, out: np.ndarray) 
 def _placed(engine: Engine, array: Any) -> Any:
     """An array on the engine; rows that are not dense are brought there block by block."""
     if not isinstance(array, RowSource):
-        return engine.place(array)
+        return engine.to_device(array)
     made = engine.empty(array.shape, array.dtype)
     rows = max(1, BLOCK_BYTES // max(1, _row_bytes(array)))
     for start in range(0, len(array), rows):

@@ -205,11 +205,11 @@ def check_finite(
         block = stored[start : start + rows]
         if np.isfinite(block).all() and (largest == math.inf or np.abs(block).max(initial=0.0) <= largest):
             continue
-        spoilt = ~(np.isfinite(block) & (np.abs(block) <= largest))
+        nonfinite = ~(np.isfinite(block) & (np.abs(block) <= largest))
         if not bad:
-            row, *rest = map(int, np.unravel_index(spoilt.argmax(), spoilt.shape))
+            row, *rest = map(int, np.unravel_index(nonfinite.argmax(), nonfinite.shape))
             first, value = (start + row, *rest), float(block[row, *rest])
-        bad += int(np.count_nonzero(spoilt))
+        bad += int(np.count_nonzero(nonfinite))
     if bad:
         place = values.spot(first[0]) if isinstance(values, SparseRows) else first
         cure = f", too large for {dtype}: scale the features, or make the model with dtype='float64'"
@@ -255,7 +255,7 @@ def _inputs(X: Any, name: str, feature_names: Sequence[str] | None) -> Inputs:
     if isinstance(X, np.ma.MaskedArray) and (mask := np.ma.getmaskarray(X)).any():
         first = spot(tuple(int(i) for i in np.argwhere(mask)[0]))
         raise InputError(f"{name}: {mask.sum()} values are masked, the first in {first}; fill them with {name}.filled(value)")
-    array = arrays.to_host(X) if arrays.on_host(X) else engines.of(X).place(X)
+    array = arrays.to_host(X) if arrays.on_host(X) else engines.of(X).to_device(X)
     _check_dtype(array.dtype, X, name)
     if isinstance(array, np.ndarray) and _memmap(array) is not None:
         private_or_small = array.nbytes < LARGE_BYTES or mapping(array) is None

@@ -282,9 +282,9 @@ def _check_whole(path: Path, name: str, column: Any) -> None:
     """Raise FormatError where values are missing, NaN or infinite."""
     _check_present(path, name, column)
     bad = [~np.isfinite(values) if (values := _numbers(chunk)).dtype.kind == "f" else None for chunk in column.chunks]
-    if any(spoilt is not None and spoilt.any() for spoilt in bad):
-        spoilt = np.concatenate([spoilt for spoilt in bad if spoilt is not None])
-        raise FormatError(_missing(path, name, spoilt, "NaN or infinite"))
+    if any(nonfinite is not None and nonfinite.any() for nonfinite in bad):
+        nonfinite = np.concatenate([nonfinite for nonfinite in bad if nonfinite is not None])
+        raise FormatError(_missing(path, name, nonfinite, "NaN or infinite"))
 
 
 def _missing(path: Path, name: str, bad: np.ndarray, what: str = "missing") -> str:

@@ -103,7 +103,7 @@ class Engine(ABC):
         """An array there, zeros on the host; `mirrored`: the host writes or reads it often."""
 
     @abstractmethod
-    def place(self, array: Any) -> Placed:
+    def to_device(self, array: Any) -> Placed:
         """An array of the host, or of another library, there, for programs to read; not copied where it lies there already
         (`adopts`), contiguous and aligned; from other devices by way of the host."""
 
@@ -179,7 +179,7 @@ class Engine(ABC):
     def store_rows(self, target: Any, source: Placed, start: int, count: int) -> None:
         """The first `count` rows of `source` into `target` from `start` on."""
 
-    def lent(self, array: Any) -> Any:
+    def exported(self, array: Any) -> Any:
         """An array of `outputs` as one that users know."""
         return array
 

@@ -108,7 +108,7 @@ class CudaEngine(Engine):
     def empty(self, shape: tuple[int, ...], dtype: Any, mirrored: bool = False) -> DeviceArray:
         return DeviceArray.empty(self.runtime, shape, dtype, mirrored)
 
-    def place(self, array: Any) -> DeviceArray:
+    def to_device(self, array: Any) -> DeviceArray:
         if isinstance(array, DeviceArray):
             if array.runtime is self.runtime:
                 return array
@@ -164,7 +164,7 @@ class CudaEngine(Engine):
             convert_rows(values, source[start : start + count], scale, start)
             rows.write(values)
             return
-        given = self.place(source).rows(start, count)
+        given = self.to_device(source).rows(start, count)
         if given.dtype.kind == "f":
             bad = int(self.read(self.count_nonfinite(given))[0].sum())
             if bad:
@@ -181,7 +181,7 @@ class CudaEngine(Engine):
         else:
             target[start : start + count] = found.read()
 
-    def lent(self, array: Any) -> Any:
+    def exported(self, array: Any) -> Any:
         return array.lend() if isinstance(array, DeviceArray) else array
 
     def rows_for(self, count: int) -> int:
@@ -191,7 +191,7 @@ class CudaEngine(Engine):
     def _order(self, count: int) -> DeviceArray:
         """0, 1, ..., count - 1 on the GPU."""
         if self._numbers is None or len(self._numbers) < count:
-            self._numbers = self.place(np.arange(max(count, self.block_rows)))
+            self._numbers = self.to_device(np.arange(max(count, self.block_rows)))
         return self._numbers.rows(0, count)
 
     def wait(self) -> None:

@@ -194,7 +194,7 @@ def _measured(threads: int, dtype: str, engine: Engine) -> Limits:
         symbols = tuple(trace.input(f"x{index}", shape) for index, shape in enumerate(shapes))
         trace.calls.append(Call(kernel, symbols, attributes))
         instance = engine.instantiate(trace.program({}), 0, threads)
-        instance.bind(**{f"x{index}": engine.place(np.ones(shape, dtype)) for index, shape in enumerate(shapes)})
+        instance.bind(**{f"x{index}": engine.to_device(np.ones(shape, dtype)) for index, shape in enumerate(shapes)})
         return _fastest(instance, instance.play)
 
     size = engine.product_size

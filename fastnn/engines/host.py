@@ -59,7 +59,7 @@ class HostEngine(Engine):
     def empty(self, shape: tuple[int, ...], dtype: Any, mirrored: bool = False) -> np.ndarray:
         return aligned(math.prod(shape), dtype).reshape(shape)
 
-    def place(self, array: Any) -> np.ndarray:
+    def to_device(self, array: Any) -> np.ndarray:
         return np.require(arrays.to_host(array), requirements=["C", "A", "E"])
 
     def adopts(self, array: Any) -> bool:
@@ -135,10 +135,10 @@ def convert_rows(target: np.ndarray, rows: np.ndarray, scale: float, start: int 
         if scale != 1.0:
             target *= target.dtype.type(scale)
     if not np.isfinite(target).all():
-        spoilt = np.argwhere(~np.isfinite(target))
-        row, *rest = map(int, spoilt[0])
+        nonfinite = np.argwhere(~np.isfinite(target))
+        row, *rest = map(int, nonfinite[0])
         raise InputError(
-            f"X: {len(spoilt)} values are NaN or infinite in {target.dtype}, the first in {spot((start + row, *rest))}; "
+            f"X: {len(nonfinite)} values are NaN or infinite in {target.dtype}, the first in {spot((start + row, *rest))}; "
             "remove or replace them"
         )
 

@@ -208,9 +208,9 @@ class _Probe:
         chosen = spread(len(given.X), rows)
         _gather(engine, given.X, chosen, x, model.input_scale)
         log = engine.zeros((1, max(1, len(self.columns))), model.dtype, mirrored=True)
-        bound = {"x": x, "t": engine.place(np.ascontiguousarray(given.y[chosen])), "log": log}
+        bound = {"x": x, "t": engine.to_device(np.ascontiguousarray(given.y[chosen])), "log": log}
         if given.weights is not None:
-            bound["w"] = engine.place(np.ascontiguousarray(given.weights[chosen]))
+            bound["w"] = engine.to_device(np.ascontiguousarray(given.weights[chosen]))
         state = model.state.on(engine)
         self.statistics = engine.zeros(state["statistics"].shape, model.dtype)
         self.parameters = engine.zeros(state["parameters"].shape, model.dtype)
@@ -264,7 +264,7 @@ def spread(n: int, count: int) -> np.ndarray:
 def _gather(engine: Engine, X: Any, chosen: np.ndarray, x: Any, scale: float) -> None:
     """x = X[chosen] * scale, on the engine; no other row of what lies elsewhere is brought there or made dense."""
     if not arrays.on_host(X):
-        operands = (engine.place(X), engine.place(chosen), engine.place(np.array(0)), x)
+        operands = (engine.to_device(X), engine.to_device(chosen), engine.to_device(np.array(0)), x)
         engine.compute("gather_rows", operands, {"scale": scale})
         return
     if isinstance(X, inputs.RowSource):
@@ -320,7 +320,7 @@ def activation_statistics(
         state = made.state.on(engine)
         statistics = engine.zeros(state["statistics"].shape, network.dtype)
         engine.copy(statistics, state["statistics"])
-        step = engine.place(np.array(made.counters.step))
+        step = engine.to_device(np.array(made.counters.step))
         index, log = engine.zeros((), np.int64), engine.zeros((1, 4 * len(network.layers)), network.dtype)
         instance.bind(x=rows, parameters=state["parameters"], statistics=statistics, step=step, index=index, log=log)
         instance.play()

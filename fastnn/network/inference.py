@@ -40,7 +40,7 @@ def outputs_of(model: ModelState, network: Network, X: Any, threads: int | None)
         given = inputs.read(X, network.features, "X", model.feature_names)
         engine = engine_for(model, given.array)
         try:
-            return engine.lent(outputs_on(model, network, given.array, threads, engine))
+            return engine.exported(outputs_on(model, network, given.array, threads, engine))
         except InputError:
             if arrays.on_host(given.array):  # blocks are checked as they are read; what is wrong with all of it, as in fit
                 inputs.check_finite(given.array, "X", model.dtype, given.names)

@@ -18,7 +18,7 @@ from fastnn.data.prepared import DataLayout
 from fastnn.losses import Loss, mean_loss
 from fastnn.network.layout import Network, forward
 from fastnn.optimizers import Optimizer
-from fastnn.program.differentiate import gradients, place
+from fastnn.program.differentiate import gradients, write_into
 from fastnn.program.passes.fuse import fuse
 from fastnn.program.passes.mixed_precision import bfloat16, narrow
 from fastnn.program.shapes import B, BatchDim, N
@@ -116,9 +116,9 @@ class Evaluation(Recipe):
         trace = Trace(network.dtype)
         control, x, targets, weights = _batch(trace, network, self.data)
         mean, outputs, _ = cost(trace, network, self.loss, (x, targets, weights), False, None)
-        _record(trace, control, "loss", mean)
-        _record_common(trace, control, outputs, targets, weights, self.decision)
-        trace.record("advance", (control,), [], {"rows": B})
+        _log(trace, control, "loss", mean)
+        _log_common(trace, control, outputs, targets, weights, self.decision)
+        trace.append("advance", (control,), [], {"rows": B})
         return fuse(trace.program({}))
 
 
@@ -145,14 +145,14 @@ class TrainingStep(Recipe):
         index = control.view((), CONTROL["index"], "index")
         mean, outputs, parameters = cost(trace, network, self.loss, (x, targets, weights), True, step)
         gradient = write_gradients(trace, network, mean, parameters)
-        _record(trace, control, "loss", mean)
-        _record_common(trace, control, outputs, targets, weights, self.decision)
+        _log(trace, control, "loss", mean)
+        _log_common(trace, control, outputs, targets, weights, self.decision)
         arena = trace.inputs["parameters"]
         count = len(network.penalty_table()[1])
         starts = trace.input("starts", (count + 1,), "int64")
         penalties = trace.input("penalties", (count, 4))
         if self.penalized:
-            _record(trace, control, "penalty", ops.penalty(arena, starts, penalties))
+            _log(trace, control, "penalty", ops.penalty(arena, starts, penalties))
         kernel, attributes = self.update.kernel, dict(self.update.attributes)
         if attributes["clip_norm"] > 0:
             norm = ops.sqrt(ops.sum_of_squares(gradient, attributes["clip_value"]))
@@ -161,7 +161,7 @@ class TrainingStep(Recipe):
         scalars = trace.input("scalars", (N, len(SCALARS)))
         state = [trace.input(slot, (network.size,)) for slot in UPDATES[kernel].slots]
         ops.update(kernel, arena, state, gradient, norm, scalars, index, starts, penalties, attributes)
-        trace.record("advance", (control,), [], {"rows": B})
+        trace.append("advance", (control,), [], {"rows": B})
         program = trace.program({})
         program = fuse(program) if self.fused else program
         return narrow(program) if self.narrowed else program
@@ -218,7 +218,7 @@ class GradientMagnitudes(Recipe):
         for place_, slope in zip(network.parameters, slopes[len(each) :], strict=True):
             value = parameters[place_.name]
             values += [slope, value, ops.subtract(value, before.view(place_.shape, place_.start))]
-        return _recorded(trace, [root_mean_square(value) for value in values])
+        return _logged(trace, [root_mean_square(value) for value in values])
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class ActivationMoments(Recipe):
             mean = ops.mean(a)
             off = ops.mean(ops.where(ops.equal(a, 0.0), ops.constant_like(a, 1.0), 0.0))
             values += [mean, root_mean_square(ops.subtract(a, mean)), root_mean_square(a), off]
-        return _recorded(trace, values)
+        return _logged(trace, values)
 
 
 @dataclass(frozen=True)
@@ -276,19 +276,19 @@ class VectorizedStep(Recipe):
         rows = ops.reshape(ops.transpose(outputs, (2, 0, 1)), (BatchDim(groups), classes))
         if t.dtype.kind == "i":  # nothing but `gather` repeats integers
             copies = trace.input("copies", (BatchDim(groups),), "int64")
-            (each_target,) = trace.record("gather", (t, copies), [((BatchDim(groups),), t.dtype)])
+            (each_target,) = trace.append("gather", (t, copies), [((BatchDim(groups),), t.dtype)])
         else:
             each_target = ops.reshape(ops.expand(t, (groups, *t.shape), 0), (BatchDim(groups), *t.shape[1:]))
         losses = self.loss.function(rows, loss_targets(rows, each_target, self.loss))
         means = ops.mean(ops.reshape(losses, (groups, B)), 1)
         gradient = None if self.update is None else _vectorized_gradients(trace, network, means, parameters, groups)
-        trace.record("record", (means, index, log), [], {"column": 0})
+        trace.append("log_value", (means, index, log), [], {"column": 0})
         if self.decision is not None:
             correct = ops.reshape(ops.is_correct(rows, each_target, **self.decision._asdict()), (groups, B))
-            trace.record("record", (ops.mean(correct, 1), index, log), [], {"column": groups})
+            trace.append("log_value", (ops.mean(correct, 1), index, log), [], {"column": groups})
         if gradient is not None:
             self._update(trace, arena, gradient, index, size)
-        trace.record("advance", (control,), [], {"rows": B})
+        trace.append("advance", (control,), [], {"rows": B})
         return fuse(trace.program({}))
 
     def _update(self, trace: Trace, arena: Symbol, gradient: Symbol, index: Symbol, size: int) -> None:
@@ -304,7 +304,7 @@ class VectorizedStep(Recipe):
             if penalized:
                 value = ops.penalty(arena.view((size,), g * size), *own)
                 column = self.columns - self.groups + g
-                trace.record("record", (value, index, trace.inputs["log"]), [], {"column": column})
+                trace.append("log_value", (value, index, trace.inputs["log"]), [], {"column": column})
             done += count
         state = [trace.input(slot, (self.groups * size,)) for slot in UPDATES[kernel].slots]
         scalars = trace.input("scalars", (N, len(SCALARS)))
@@ -330,7 +330,7 @@ def write_gradients(trace: Trace, network: Network, mean: Symbol, parameters: Ma
     if trained:
         found = gradients(mean, [parameters[p.name] for p in trained])
         views = [gradient.view(p.shape, p.start, f"d {p.name}") for p in trained]
-        trace.calls = place(trace.calls, list(zip(found, views, strict=True)))
+        trace.calls = write_into(trace.calls, list(zip(found, views, strict=True)))
     return gradient
 
 
@@ -342,7 +342,7 @@ def _vectorized_gradients(
     grouped = trace.input("grouped_gradient", (groups * network.size,))
     found = gradients(ops.sum(means), list(parameters.values()))
     views = [grouped.view(s.shape, p.start * groups) for p, s in zip(network.parameters, found, strict=True)]
-    trace.calls = place(trace.calls, list(zip(found, views, strict=True)))
+    trace.calls = write_into(trace.calls, list(zip(found, views, strict=True)))
     whole = grouped.view((network.size, groups)), gradient.view((groups, network.size))
     trace.calls.append(Call("transpose", whole, {"axes": (1, 0)}))
     return gradient
@@ -399,27 +399,27 @@ def root_mean_square(x: Symbol) -> Symbol:
     return found
 
 
-def _recorded(trace: Trace, values: Sequence[Symbol]) -> Program:
+def _logged(trace: Trace, values: Sequence[Symbol]) -> Program:
     """The program that writes these numbers into the row `index` of `log`."""
     index, log = trace.input("index", (), "int64"), trace.input("log", (N, len(values)))
     for column, value in enumerate(values):
-        trace.record("record", (value, index, log), [], {"column": column})
+        trace.append("log_value", (value, index, log), [], {"column": column})
     return fuse(trace.program({}))
 
 
-def _record(trace: Trace, control: Symbol, column: str, value: Symbol) -> None:
+def _log(trace: Trace, control: Symbol, column: str, value: Symbol) -> None:
     index = control.view((), CONTROL["index"], "index")
-    trace.record("record", (value, index, trace.inputs["log"]), [], {"column": LOG_COLUMNS[column]})
+    trace.append("log_value", (value, index, trace.inputs["log"]), [], {"column": LOG_COLUMNS[column]})
 
 
-def _record_common(
+def _log_common(
     trace: Trace, control: Symbol, outputs: Symbol, targets: Symbol, weights: Symbol | None, decision: Decision | None
 ) -> None:
     if decision is not None:
         correct = ops.is_correct(outputs, targets, **decision._asdict())
-        _record(trace, control, "accuracy", ops.mean(correct) if weights is None else ops.weighted_mean(correct, weights))
+        _log(trace, control, "accuracy", ops.mean(correct) if weights is None else ops.weighted_mean(correct, weights))
     if weights is not None:
-        _record(trace, control, "weight", ops.sum(weights))
+        _log(trace, control, "weight", ops.sum(weights))
 
 
 def step_storage(network: Network, engine: engines.Engine) -> dict[str, Any]:
@@ -433,8 +433,8 @@ def step_storage(network: Network, engine: engines.Engine) -> dict[str, Any]:
         "log": engine.zeros((LOG_ROWS, len(LOG_COLUMNS)), network.dtype, mirrored=True),
         "scalars": engine.zeros((LOG_ROWS, len(SCALARS)), network.dtype, mirrored=True),
         "gradient": engine.zeros((network.size,), network.dtype),
-        "starts": engine.place(starts),
-        "penalties": engine.place(penalties),
+        "starts": engine.to_device(starts),
+        "penalties": engine.to_device(penalties),
     }
     if engine.precision == "bf16":
         storage["shadow"] = engine.empty((network.size,), bfloat16())

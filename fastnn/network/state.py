@@ -147,7 +147,7 @@ class State:
                 self._remote, self._engine, self._behind = {}, engine, True
             for name, array in self._host.items():
                 if name not in self._remote:
-                    self._remote[name] = engine.place(array)
+                    self._remote[name] = engine.to_device(array)
                 elif self._behind:
                     engine.write(self._remote[name], array)
             self._behind = False

@@ -25,7 +25,7 @@ def apply(
     attributes = dict(attributes or {})
     results: Sequence[Any]
     if isinstance(reads[0], Symbol):
-        results = reads[0].trace.record(kernel, reads, outputs, attributes)
+        results = reads[0].trace.append(kernel, reads, outputs, attributes)
     else:
         results = compute(kernel, reads, outputs, attributes)
     return results[0] if len(results) == 1 else tuple(results)  # an update in place has none
@@ -37,19 +37,19 @@ def compute(
     with engines.translated():
         engine = engines.of(reads[0])
         entry = KERNELS[kernel]
-        inputs = [engine.place(x) for x in reads[: len(entry.inputs)]]
+        inputs = [engine.to_device(x) for x in reads[: len(entry.inputs)]]
         targets = dict(zip(entry.updated, reads[len(inputs) :], strict=True))
         for name, target in targets.items():
             if isinstance(target, np.ndarray) and not target.flags.writeable:
                 raise InputError(f"{kernel}: {name} is updated in place, and this array is read-only; pass a copy")
         # Kernels never write to memory of others, which may have any strides and alignment: NumPy does.
-        updated = [owned(x) if isinstance(x, np.ndarray) else engine.place(x) for x in targets.values()]
+        updated = [owned(x) if isinstance(x, np.ndarray) else engine.to_device(x) for x in targets.values()]
         made = [engine.outputs(reads[0], concrete(shape, 0), dtype) for shape, dtype in outputs]
         engine.compute(kernel, [*inputs, *updated, *made], attributes)
         for target, values in zip(targets.values(), updated, strict=True):
             if isinstance(target, np.ndarray):
                 target[...] = values
-        return [engine.lent(array) for array in made]
+        return [engine.exported(array) for array in made]
 
 
 def integers(name: str, x: Any) -> Any:

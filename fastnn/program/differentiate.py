@@ -57,7 +57,7 @@ def gradients(loss: Symbol, wanted: Sequence[Symbol]) -> list[Symbol]:
     return [found[symbol] if symbol in found else _zeros(symbol) for symbol in wanted]
 
 
-def place(calls: Sequence[Call], destinations: Sequence[tuple[Symbol, Symbol]]) -> list[Call]:
+def write_into(calls: Sequence[Call], destinations: Sequence[tuple[Symbol, Symbol]]) -> list[Call]:
     """Let each gradient of `(gradient, destination)` be made in its destination: by its own call, or else by a copy."""
     calls = list(calls)
     moved: dict[Symbol, Symbol] = {}
@@ -73,7 +73,7 @@ def place(calls: Sequence[Call], destinations: Sequence[tuple[Symbol, Symbol]]) 
 
 
 def _accumulate(a: Symbol, b: Symbol) -> Symbol:
-    return a.trace.record("add", (a, b), [(a.shape, a.dtype)])[0]
+    return a.trace.append("add", (a, b), [(a.shape, a.dtype)])[0]
 
 
 def _zeros(symbol: Symbol) -> Symbol:

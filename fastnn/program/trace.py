@@ -301,7 +301,7 @@ class Trace:
         self.inputs[name] = symbol
         return symbol
 
-    def record(
+    def append(
         self,
         kernel: str,
         reads: Sequence[Symbol],
@@ -417,7 +417,7 @@ def promote(name: str, *arguments: Any) -> tuple[Any, ...]:
 
 def constant(like: Symbol, value: float, shape: Shape = ()) -> Symbol:
     """A symbol of this shape that is filled with `value`, in the recording and dtype of `like`."""
-    return like.trace.record("fill", (), [(shape, like.dtype)], {"value": float(value)})[0]
+    return like.trace.append("fill", (), [(shape, like.dtype)], {"value": float(value)})[0]
 
 
 def check_matrix(name: str, what: str, x: Any) -> None:
@@ -432,14 +432,14 @@ def check_same(name: str, expected: Dimension, got: Dimension, what: str) -> Non
 
 def unary(name: str, x: Symbol) -> Symbol:
     """Record a kernel of one operand, element by element."""
-    return x.trace.record(name, (x,), [(x.shape, floats(name, x))])[0]
+    return x.trace.append(name, (x,), [(x.shape, floats(name, x))])[0]
 
 
 def binary(name: str, a: Any, b: Any) -> Symbol:
     """Record a kernel of two operands, element by element, one of which may be a number; shapes are broadcast."""
     a, b = promote(name, a, b)
     shape = broadcast_shapes(name, a.shape, b.shape)
-    made: Symbol = a.trace.record(name, (a, b), [(shape, np.dtype(bool) if name in COMPARISONS else a.dtype)])[0]
+    made: Symbol = a.trace.append(name, (a, b), [(shape, np.dtype(bool) if name in COMPARISONS else a.dtype)])[0]
     return made
 
 
@@ -447,7 +447,7 @@ def matmul(a: Any, b: Any) -> Symbol:
     """Record a matrix product; see `fastnn.ops.matmul`."""
     attributes = {"transpose_a": False, "transpose_b": False}
     output = product(a, b, **attributes)  # refuses what is no symbol
-    made: Symbol = a.trace.record("matmul", (a, b), [output], attributes)[0]
+    made: Symbol = a.trace.append("matmul", (a, b), [output], attributes)[0]
     return made
 
 

@@ -101,7 +101,7 @@ def step_program(
     }  # fmt: skip
     storage = step_storage(network, engine)
     engine.write(storage["penalties"], penalties)
-    instance.bind(**{name: engine.place(array) for name, array in given.items()}, **storage)
+    instance.bind(**{name: engine.to_device(array) for name, array in given.items()}, **storage)
     return Explanation(instance, f"training step of {model!r}, {chosen.name}, {settings!r}, mini-batch {batch_size}")
 
 

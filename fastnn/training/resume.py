@@ -112,7 +112,7 @@ def _understood(path: Path) -> Iterator[None]:
         raise FormatError(f"{path} does not say how far its training was: {error}") from error
 
 
-def record(run: Resumable) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def checkpoint_state(run: Resumable) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """How far the run is, as plain values and arrays: what a checkpoint keeps beside the model."""
     states, kept = [], {}
     for index, callback in enumerate(run.callbacks):

@@ -219,7 +219,7 @@ class Trainer:
         return own if self.validation is None else [*own, *(f"val_{name}" for name in measures(self.decision, self.metrics))]
 
     @property
-    def place(self) -> tuple[int, int]:
+    def progress(self) -> tuple[int, int]:
         """How far the run is, to be compared."""
         return self.step, self.epoch
 
@@ -241,9 +241,9 @@ class Trainer:
             raise InputError(f"learning_rate: expected a finite number >= 0, got {rate!r}")
         self.own_rate = float(rate)
 
-    def record(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def checkpoint_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """How far the run is, as plain values and arrays: what a checkpoint keeps beside the model."""
-        return resume.record(self)
+        return resume.checkpoint_state(self)
 
     def keep(self, snapshot: Snapshot) -> None:
         """Put this snapshot of the model back when the run is over, unless an error ends it."""

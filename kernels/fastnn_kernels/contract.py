@@ -415,8 +415,8 @@ _declare("block_sum_squares", "x", "partial", attributes="clip_value", count=_ea
 _declare("block_penalty", "parameters starts penalties", "partial", count=_each("parameters", 4))
 
 # The control block (8,) int64: [0] step of the chunk, [1] position in the order, [2] step since the model was made.
-# record: log[index, column : column + K] = value (K numbers F, or a 0-d one). advance: control += (1, rows, 1).
-_declare("record", "value index", "", updated="log", attributes="column", log="value")
+# log_value: log[index, column : column + K] = value (K numbers F, or a 0-d one). advance: control += (1, rows, 1).
+_declare("log_value", "value index", "", updated="log", attributes="column", log="value")
 _declare("advance", "", "", updated="control", attributes="rows")
 # How many elements of each block of SUM_BLOCK are NaN or infinite.
 _declare("count_nonfinite", "x", "counts", count=_each("x"))

@@ -742,15 +742,15 @@ def test_arrays_on_the_gpu_stay_there(cuda_host: HostRuntime, monkeypatch: pytes
     X, y = examples()
     there = foreign(cuda_host, X)
     bound: list[int] = []
-    place = CudaEngine.place
+    to_device = CudaEngine.to_device
 
     def note(self: CudaEngine, array: Any) -> Any:
-        placed = place(self, array)
+        placed = to_device(self, array)
         if placed.shape == X.shape:
             bound.append(placed.address)
         return placed
 
-    monkeypatch.setattr(CudaEngine, "place", note)
+    monkeypatch.setattr(CudaEngine, "to_device", note)
     sizes = uploads(cuda_host, monkeypatch)
     model = trained("auto", X=there, y=y, epochs=3)
     assert model.device == "cuda:0", "where X lies"

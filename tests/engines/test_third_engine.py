@@ -432,7 +432,7 @@ def test_values_of_two_engines_meet_by_way_of_the_host(cuda_hosts: Hosts, rng: n
     runtime = cuda_hosts.install()
     x, w = (rng.normal(size=shape).astype("float32") for shape in ((9, 4), (4, 3)))
     computation = recorded()
-    given = {"x": Array(x), "t": rng.integers(0, 3, 9), "w": engines.gpu().place(w)}
+    given = {"x": Array(x), "t": rng.integers(0, 3, 9), "w": engines.gpu().to_device(w)}
     expected = computation.run({**given, "x": x, "w": w}, device="numpy")
     found = computation(**given)
     assert all(host(found[name]).tobytes() == expected[name].tobytes() for name in expected)
@@ -450,7 +450,7 @@ def test_operations_are_computed_where_their_arrays_lie(rng: np.random.Generator
     with pytest.raises(errors.InputTypeError, match="arrays of elsewhere and numpy together"):
         arrays.namespace(Array(a), b)
     assert np.array_equal(arrays.to_host(Array(a)), a)
-    assert np.array_equal(arrays.to_host(engines.named("shelf").place(a)), a)
+    assert np.array_equal(arrays.to_host(engines.named("shelf").to_device(a)), a)
 
 
 def test_the_host_gets_arrays_by_their_own_library(rng: np.random.Generator) -> None:

@@ -90,7 +90,7 @@ def test_dropout_drops_the_same_elements(gpu: CudaEngine, dtype: str) -> None:
     key = random.key(7, random.DROPOUT, 3)
     x, step = np.ones((331, 127), dtype), np.array(11, np.int64)
     y = gpu.empty(x.shape, dtype)
-    gpu.compute("dropout", (gpu.place(x), gpu.place(step), y), {"rate": 0.3, "key": key})
+    gpu.compute("dropout", (gpu.to_device(x), gpu.to_device(step), y), {"rate": 0.3, "key": key})
     expected = np.empty_like(x)
     engines.CPU.compute("dropout", (x, step, expected), {"rate": 0.3, "key": key})
     assert 0.25 < (expected == 0).mean() < 0.35
@@ -102,7 +102,7 @@ def test_dropout_drops_the_same_elements(gpu: CudaEngine, dtype: str) -> None:
 def test_shuffles_are_the_same(gpu: CudaEngine, count: int) -> None:
     key = random.key(7, random.SHUFFLE)
     order = gpu.empty((count,), np.int64)
-    gpu.compute("shuffle", (gpu.place(np.array(5, np.int64)), order), {"key": key})
+    gpu.compute("shuffle", (gpu.to_device(np.array(5, np.int64)), order), {"key": key})
     np.testing.assert_array_equal(order.read(), random.permutation(key, 5, count))
 
 
@@ -298,7 +298,7 @@ def test_arrays_of_others_are_used_where_they_lie(gpu: CudaEngine, make: Callabl
     pytest.importorskip("array_api_compat")
     X, y = examples()
     array, address = make(X)
-    assert gpu.place(array).address == address
+    assert gpu.to_device(array).address == address
     model = network()
     history = model.fit(array, y, batch_size=32, epochs=2, verbose=0)
     assert history.device == gpu.name, "auto takes the GPU that X lies on"

@@ -62,7 +62,7 @@ def engine() -> CudaEngine:
 
 def play(program: Program, rows: int, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the program makes of copies of the inputs, which belong to it if it writes them."""
-    placed = {name: engine().place(array) for name, array in inputs.items()}
+    placed = {name: engine().to_device(array) for name, array in inputs.items()}
     instance = CudaInstance(program, rows, engine())
     instance.bind(**placed)
     instance.play()
@@ -218,7 +218,7 @@ def test_activation_and_dropout_forward_and_backward(dtype: str, columns: int) -
     """The output of ReLU is computed anew in the backward chain, so that it is written nowhere."""
     r = Recorded(dtype, columns)
     y = ops.relu(r.x)
-    (dx,) = r.trace.record("relu_backward", (r.dropout(r.dy), y), [(y.shape, y.dtype)])
+    (dx,) = r.trace.append("relu_backward", (r.dropout(r.dy), y), [(y.shape, y.dtype)])
     program = r.check(z=r.dropout(y), dx=dx)
     assert kernels_of(program) == ["chain_3", "chain_2"]
     assert list(map(steps_of, program.calls)) == [["relu", "dropout", "relu_backward"], ["relu", "dropout"]]
@@ -326,7 +326,7 @@ def test_constants_are_computed_before_the_first_play() -> None:
     program = r.check(y=r.x * known + known)
     assert kernels_of(program) == ["fill", "exp", "chain_2"]
     r = Recorded()
-    (twos,) = r.trace.record("fill", (), [(r.x.shape, r.x.dtype)], {"value": 2.0})
+    (twos,) = r.trace.append("fill", (), [(r.x.shape, r.x.dtype)], {"value": 2.0})
     program = r.check(y=ops.exp(twos) + r.x)
     assert kernels_of(program) == ["fill", "exp", "add"]
 
@@ -357,7 +357,7 @@ def test_what_would_be_stored_in_16_bits_is_rounded_to_them() -> None:
         Call("gelu", (narrow, activated)),
         Call("dropout", (activated, r.step, dropped), {"rate": 0.3, "key": KEY}),
     ]
-    (y,) = r.trace.record("multiply", (dropped, r.x), [(r.x.shape, r.x.dtype)])
+    (y,) = r.trace.append("multiply", (dropped, r.x), [(r.x.shape, r.x.dtype)])
     assert [each.stored for each in r.check(y=y).calls[0].attributes["steps"]] == [*["bfloat16"] * 3, ""]
     program = r.check(y=y, dropped=dropped)
     assert kernels_of(program) == ["chain_2", "multiply"]

@@ -232,7 +232,7 @@ def test_the_median_of_several_rounds_counts(gpu: Timed, monkeypatch: pytest.Mon
 def product_program(columns: int = 7) -> Program:
     trace = Trace()
     a, b = trace.input("a", (B, 6)), trace.input("b", (6, columns))
-    (c,) = trace.record("matmul", (a, b), [((B, columns), "float32")], {"transpose_a": False, "transpose_b": False})
+    (c,) = trace.append("matmul", (a, b), [((B, columns), "float32")], {"transpose_a": False, "transpose_b": False})
     return trace.program({"c": c})
 
 
@@ -254,7 +254,7 @@ def test_alignment_is_part_of_what_is_timed(gpu: Timed) -> None:
     whole = trace.input("whole", (100,))
     for start in (0, 4, 8, 3, 7, 6):
         a = trace.input(f"a{start}", (B, 6))
-        trace.record("matmul", (a, whole.view((6, 7), start)), [((B, 7), "float32")], {})
+        trace.append("matmul", (a, whole.view((6, 7), start)), [((B, 7), "float32")], {})
     engine = engines.gpu(0, autotune=True)
     engine.tune(trace.program({}), 5)
     found = sorted(re.findall(r"b@\d+|$", name)[0] for name in engine.choices)
@@ -464,7 +464,7 @@ def test_a_choice_that_means_nothing_here_is_left(gpu: Timed, tmp_path: Path, cu
         cuda._opened.clear()
         engine = engines.gpu(0, autotune=True)
         instance = engine.instantiate(product_program(), 5)
-        a, b = engine.place(np.ones((5, 6), "float32")), engine.place(np.ones((6, 7), "float32"))
+        a, b = engine.to_device(np.ones((5, 6), "float32")), engine.to_device(np.ones((6, 7), "float32"))
         instance.bind(a=a, b=b)
         instance.play()
         assert (engine.read(instance.output("c"))[0] == 6).all()

@@ -156,7 +156,7 @@ def step_calls() -> list[PlacedCall]:
         PlacedCall("sum", (y, total), {"axis": (0, 1)}, (Place("y", 0), Place("total", 0))),
         PlacedCall("add", (y, y, y), {}, (Place("y", 0), state, state)),
         PlacedCall(
-            "record", (total, operand(dtype=INT), operand(STEPS, 4)), {"column": 1},
+            "log_value", (total, operand(dtype=INT), operand(STEPS, 4)), {"column": 1},
             (Place("total", 0), Place(CONTROL, 0), Place("log", 0, open=True)),
         ),
         PlacedCall("advance", (operand(8, dtype=INT),), {"rows": ROWS}, (Place(CONTROL, 0),)),
@@ -215,7 +215,7 @@ def ahead_of(player: Player, steps: int, function: str) -> list[int | float | bo
 def test_each_step_of_a_graph_is_told_how_far_it_is_ahead() -> None:
     player = Bound(step_calls()).player
     assert ahead_of(player, 4, "gather_rows") == [0, ROWS, 2 * ROWS, 3 * ROWS]
-    assert ahead_of(player, 4, "record") == [0, 1, 2, 3]
+    assert ahead_of(player, 4, "log_value") == [0, 1, 2, 3]
     assert ahead_of(player, 4, "advance") == [3], "once a graph, for all its steps"
     assert ahead_of(player, 1, "advance") == [0]
     last = list(lanes(player.nodes(4)))[-1]

@@ -144,9 +144,9 @@ def test_shuffle(n: int) -> None:
 
 def test_record_and_advance() -> None:
     log = np.zeros((5, 3), np.float32)
-    check_kernel("record", [np.array(2.5, np.float32), np.array(3), log], [], tolerance=0, column=1)
+    check_kernel("log_value", [np.array(2.5, np.float32), np.array(3), log], [], tolerance=0, column=1)
     log64 = np.random.default_rng(0).normal(size=(4, 2))
-    (after,) = check_kernel("record", [np.array(np.nan), np.array(0), log64], [], tolerance=0, column=0)
+    (after,) = check_kernel("log_value", [np.array(np.nan), np.array(0), log64], [], tolerance=0, column=0)
     assert np.isnan(after[0, 0])
     (control,) = check_kernel("advance", [np.array([1, 2**40, 3, 4, 5, 6, 7, 8])], [], tolerance=0, rows=128)
     assert control.tolist() == [2, 2**40 + 128, 4, 4, 5, 6, 7, 8]
@@ -191,7 +191,7 @@ def test_steps_ahead_of_the_control_block(monkeypatch: pytest.MonkeyPatch) -> No
     calls: list[tuple[str, list[np.ndarray], dict[str, Any], str, int]] = [
         ("dropout", [x, np.array(5), np.empty_like(x)], {"rate": 0.5, "key": KEY}, "step", 1),
         ("gather_rows", [source, order, np.array(4), np.empty(9)], {"scale": 1.0}, "position", 9),
-        ("record", [np.array(2.5), np.array(1), np.zeros((5, 3))], {"column": 1}, "index", 1),
+        ("log_value", [np.array(2.5), np.array(1), np.zeros((5, 3))], {"column": 1}, "index", 1),
     ]
     for name, arrays, attributes, operand, unit in calls:
         place = KERNELS[name].operands.index(operand)

@@ -335,7 +335,7 @@ def test_engines_agree(dtype: str, cuda_host: HostRuntime) -> None:
         values = {"key": stream.key(1, stream.AUGMENTATION), "step": symbols[1]}
         program = trace.program({"y": layer.bound(values).forward(symbols[0], True)})
         instance = engines.instantiate(program, 33, device)
-        instance.bind(x=instance.engine.place(x), step=instance.engine.place(np.array(6)))
+        instance.bind(x=instance.engine.to_device(x), step=instance.engine.to_device(np.array(6)))
         instance.play()
         (found,) = instance.engine.read(instance.output("y"))
         assert found.tobytes() == expected.tobytes(), device

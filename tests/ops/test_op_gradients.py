@@ -185,7 +185,7 @@ def test_eager_equals_recorded_equals_fused(name: str, dtype: str) -> None:
 
 def test_every_kernel_of_the_vocabulary_has_a_backward_rule() -> None:
     no_gradient = {
-        "record", "advance", "count_nonfinite", "block_penalty", "block_sum_squares", "scatter_add",
+        "log_value", "advance", "count_nonfinite", "block_penalty", "block_sum_squares", "scatter_add",
         *UPDATES, "dense", "dense_backward_input",
         "dense_backward_weight", "grouped_dense_backward_input", "grouped_dense_backward_weight", "dense_with_mask",
         "dense_backward_input_with_mask", "batch_norm_dropout",

@@ -104,10 +104,10 @@ def test_only_the_slope_of_the_very_activation_is_merged(other: str) -> None:
     h = ops.leaky_relu(z, 0.25)
     _, mean, inverse_deviation = trace.calls[0].outputs
     alpha = {"alpha": 0.5 if other == "slope" else 0.25}
-    (dz,) = trace.record("leaky_relu_backward", (dy, apart if other == "output" else h), [((B, 5), "float32")], alpha)
+    (dz,) = trace.append("leaky_relu_backward", (dy, apart if other == "output" else h), [((B, 5), "float32")], alpha)
     reads = (dz, apart if other == "input" else x, *arrays[:2], mean, inverse_deviation)
     outputs = [((B, 5), "float32"), ((5,), "float32"), ((5,), "float32")]
-    dx, dgamma, dbeta = trace.record("batch_norm_backward", reads, outputs, NO_ACTIVATION)
+    dx, dgamma, dbeta = trace.append("batch_norm_backward", reads, outputs, NO_ACTIVATION)
     results = {"h": h, "dx": dx, "dgamma": dgamma, "dbeta": dbeta, **({"dz": dz} if other == "reader" else {})}
     expected = {"batch_norm": 1, "batch_norm_backward": 1, **({"leaky_relu_backward": 1} if other else {})}
     assert kernels(merge_norm_dropout(fuse.fuse(trace.program(results)))) == expected

@@ -291,8 +291,8 @@ def test_unread_calls_are_dropped_and_updates_are_kept() -> None:
     index = trace.input("index", (), "int64")
     ops.exp(x)
     total = ops.sum(x)
-    trace.record("record", (total, index, log), [], {"column": 0})
-    assert kernels(fusion.drop_unread(trace.program({}))) == ["sum", "record"]
+    trace.append("log_value", (total, index, log), [], {"column": 0})
+    assert kernels(fusion.drop_unread(trace.program({}))) == ["sum", "log_value"]
 
 
 # --- planning -------------------------------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ def test_the_contract_counts() -> None:
     assert KERNELS["matmul"].traffic((a, b, c)) == 4 * (32 * 784 + 784 * 128 + 32 * 128)
     source, order, position = Operand((60000, 784), np.dtype("uint8")), Operand((60000,), np.dtype("int64")), Operand((), f4)
     assert KERNELS["gather_rows"].traffic((source, order, position, a)) == 32 * 784 * (1 + 4) + 8 * 60000 + 4
-    assert KERNELS["record"].traffic((position, position, Operand((4096, 4), f4))) == 4 + 4 + 2 * 4
+    assert KERNELS["log_value"].traffic((position, position, Operand((4096, 4), f4))) == 4 + 4 + 2 * 4
     assert KERNELS["matmul"].operations((Operand((784, 32), f4), b, Operand((32, 128), f4))) == 2 * 32 * 784 * 128
 
 

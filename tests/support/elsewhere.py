@@ -142,7 +142,7 @@ class ShelfEngine(Engine):
         values.reshape(-1).view(np.uint8).fill(255)  # NaN until it is written
         return Placed(values, self.ordinal)
 
-    def place(self, array: Any) -> Placed:
+    def to_device(self, array: Any) -> Placed:
         if isinstance(array, Placed) and self.adopts(array):
             return array
         return Placed(array._values if self.adopts(array) else arrays.to_host(array).copy(), self.ordinal)
@@ -190,7 +190,7 @@ class ShelfEngine(Engine):
         values = target if isinstance(target, np.ndarray) else target._values
         values[start : start + count] = source._values[:count]
 
-    def lent(self, array: Any) -> Any:
+    def exported(self, array: Any) -> Any:
         return Array(array._values, self.ordinal) if isinstance(array, Placed) else array
 
 

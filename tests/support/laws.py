@@ -165,7 +165,7 @@ def run_on_gpu(name: str, arrays: Sequence[np.ndarray], attributes: Mapping[str,
         start = ALIGNMENT + beyond * array.itemsize
         whole = np.full(start + array.nbytes + ALIGNMENT, 0xA5, np.uint8)
         whole[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        there = engine.place(whole)
+        there = engine.to_device(whole)
         inner = DeviceArray(engine.runtime, there.owner, there.address + start, array.shape, array.dtype)
         placed.append((start, whole, there, inner))
     engine.compute(name, [inner for *_, inner in placed], attributes)

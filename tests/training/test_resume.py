@@ -303,13 +303,13 @@ def test_older_checkpoints_say_whether_the_run_was_stopped(name: str, shm: Path,
     """Which is not asked any more: what ended the run says itself whether it stays ended."""
     from fastnn.training import resume
 
-    def older(run: Any, record: Any = resume.record) -> Any:
+    def older(run: Any, record: Any = resume.checkpoint_state) -> Any:
         values, kept = record(run)
         return {**values, "stopped": run.stopped}, kept
 
     case = CASES[name]
     expected = case.train(shm)
-    monkeypatch.setattr(resume, "record", older)
+    monkeypatch.setattr(resume, "checkpoint_state", older)
     case.train(shm, PauseAt(7), Checkpoint(shm / "c"))
     assert case.train(shm, Checkpoint(shm / "c"), resume=True) == expected
     assert case.train(shm, Checkpoint(shm / "c"), resume=True) == expected

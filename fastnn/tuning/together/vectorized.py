@@ -99,14 +99,14 @@ class _Vectorized:
         ends = [first[1:] + g * network.size for g, (first, _) in enumerate(self.segments)]
         self.kept = ("parameters", *optimizer.slots)
         self.storage = {
-            "parameters": engine.place(arena.reshape(-1)),
+            "parameters": engine.to_device(arena.reshape(-1)),
             **{name: engine.zeros((arena.size,), network.dtype) for name in (*optimizer.slots, "gradient", "grouped_gradient")},
             "control": engine.zeros((8,), np.int64, mirrored=True),
             "log": engine.zeros((LOG_ROWS, self.recipe.columns), network.dtype, mirrored=True),
             "scalars": engine.zeros((LOG_ROWS, len(SCALARS)), network.dtype, mirrored=True),
-            "starts": engine.place(np.concatenate([[0], *ends])),
-            "own_starts": engine.place(np.concatenate([first for first, _ in self.segments])),
-            "penalties": engine.place(np.concatenate([table for _, table in self.segments])),
+            "starts": engine.to_device(np.concatenate([[0], *ends])),
+            "own_starts": engine.to_device(np.concatenate([first for first, _ in self.segments])),
+            "penalties": engine.to_device(np.concatenate([table for _, table in self.segments])),
         }  # fmt: skip
         self.instances: dict[Any, engines.Instance] = {}
         self.step, self.epoch, self.per_epoch = 0, 0, 1
@@ -228,7 +228,7 @@ class _Vectorized:
         if instance is None:
             program = (self.recipe if training else self.evaluation).build(self.network)
             instance = self.engine.instantiate(program, rows, self.settings.threads)
-            own = {"copies": self.engine.place(np.tile(np.arange(rows), self.groups))}
+            own = {"copies": self.engine.to_device(np.tile(np.arange(rows), self.groups))}
             instance.bind(**{k: v for k, v in (self.storage | own).items() if k in program.inputs})
             self.instances[rows, training] = instance
         return instance

@@ -9,7 +9,7 @@ import numpy as np
 from fastnn_kernels.contract import SUM_BLOCK
 from fastnn_kernels.numpy.philox import UNIFORM_BITS, shuffle_bits, shuffle_tables, uniform_integers
 
-__all__ = ["advance", "count_nonfinite", "dropout", "fill", "gather_rows", "record", "shuffle"]
+__all__ = ["advance", "count_nonfinite", "dropout", "fill", "gather_rows", "log_value", "shuffle"]
 
 
 def dropout(x: np.ndarray, step: np.ndarray, y: np.ndarray, *, rate: float, key: tuple[int, int]) -> None:
@@ -53,7 +53,7 @@ def shuffle(epoch: np.ndarray, order: np.ndarray, *, key: tuple[int, int]) -> No
     order[...] = place
 
 
-def record(value: np.ndarray, index: np.ndarray, log: np.ndarray, *, column: int) -> None:
+def log_value(value: np.ndarray, index: np.ndarray, log: np.ndarray, *, column: int) -> None:
     """log[index, column : column + K] = value, K numbers."""
     log[int(index[()]), column : column + value.size] = value
 

@@ -180,12 +180,12 @@ def shuffle(F: Any) -> Any:
     return body
 
 
-def _record_sizes(value: Operand, index: Operand, log: Operand, *, column: int) -> tuple[int, ...]:
+def _log_value_sizes(value: Operand, index: Operand, log: Operand, *, column: int) -> tuple[int, ...]:
     return log.shape[1], column, value.size
 
 
-@kernel("record", sizes=_record_sizes)
-def record(F: Any) -> Any:
+@kernel("log_value", sizes=_log_value_sizes)
+def log_value(F: Any) -> Any:
     pointer = POINTERS[F]
     size_of = F.bitwidth // 8
 

@@ -79,7 +79,7 @@ template <class F, class Y, class V> __device__ void fill(Grid grid, Y* y, V val
 
 // log[index, column + k] = value[k] for k < count.
 template <class F, class V, class L>
-__device__ void record(Grid grid, const V* value, const i64* index, i64 ahead, L* log, i64 columns, i64 column, i64 count) {
+__device__ void log_value(Grid grid, const V* value, const i64* index, i64 ahead, L* log, i64 columns, i64 column, i64 count) {
   if (grid.block) return;
   for (i64 k = threadIdx.x; k < count; k += THREADS) log[(*index + ahead) * columns + column + k] = L(F(value[k]));
 }

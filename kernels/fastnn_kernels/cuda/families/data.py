@@ -57,10 +57,12 @@ def fill(call: Request) -> Iterable[Work]:
     yield call.body("fill", call["y"], number, y.size, blocks=spread(y.size, call.device, each=VECTOR // y.dtype.itemsize))
 
 
-@lowering("record", family="data")
-def record(call: Request) -> Iterable[Work]:
+@lowering("log_value", family="data")
+def log_value(call: Request) -> Iterable[Work]:
     columns, column, count = call.shape("log")[1], call.attributes["column"], call.size("value")
-    yield call.body("record", call["value"], call["index"], call.ahead("index"), call["log"], columns, column, count, blocks=1)
+    yield call.body(
+        "log_value", call["value"], call["index"], call.ahead("index"), call["log"], columns, column, count, blocks=1
+    )
 
 
 @lowering("advance", family="data")
