@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,23 +32,16 @@ def shuffle_program(n: int, key: tuple[int, int], engine: engines.Engine) -> eng
     return instance
 
 
-def batch_runs(n: int, batch_size: int, pairs: bool = False) -> Iterator[tuple[int, int]]:
-    """(rows, how many such mini-batches in a row) of an epoch of n examples."""
-    return grouped(batch_sizes(n, batch_size, pairs))
+def batch_runs(n: int, batch_size: int, pairs: bool = False) -> list[tuple[int, int]]:
+    """(rows, how many such mini-batches in a row) of an epoch of n examples; with `pairs` a last one of one row joins the
+    one before."""
+    whole, rest = divmod(n, batch_size)
+    runs = [(batch_size, whole), (rest, 1)]
+    if pairs and rest == 1 and whole:
+        runs = [(batch_size, whole - 1), (batch_size + 1, 1)]
+    return [(rows, count) for rows, count in runs if rows and count]
 
 
-def batch_sizes(n: int, batch_size: int, pairs: bool = False) -> list[int]:
-    """The sizes of an epoch's mini-batches; with `pairs` a last one of one row joins the one before."""
-    sizes = [batch_size] * (n // batch_size) + ([n % batch_size] if n % batch_size else [])
-    if pairs and len(sizes) > 1 and sizes[-1] == 1:
-        sizes[-2:] = [batch_size + 1]
-    return sizes
-
-
-def grouped(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """(size, how many in a row)."""
-    start = 0
-    for index in range(1, len(sizes) + 1):
-        if index == len(sizes) or sizes[index] != sizes[start]:
-            yield sizes[start], index - start
-            start = index
+def batch_count(n: int, batch_size: int, pairs: bool = False) -> int:
+    """How many mini-batches those are."""
+    return sum(count for _, count in batch_runs(n, batch_size, pairs))

@@ -19,7 +19,7 @@ from fastnn.configurations import as_number
 from fastnn.data.batches import Batches, is_batches
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.inputs import Inputs, read
-from fastnn.data.orders import as_order, batch_sizes, shuffle_program
+from fastnn.data.orders import as_order, batch_runs, shuffle_program
 from fastnn.data.prepared import DataLayout, Expected, PreparedData, prepare
 from fastnn.data.targets import Task
 from fastnn.errors import DeviceError, DivergenceError, InputError, warn
@@ -70,8 +70,8 @@ class Trainer:
         self.pairs = any(layer.needs_two_rows and layer.trainable for layer in model.layers)
         if self.batches is None:
             self.examples = self._whole(X, y, settings)
-            self.per_epoch = batch_sizes(len(self.examples.X), self.batch_size, self.pairs)
-            self.steps_per_epoch: int = len(self.per_epoch)
+            self.runs = batch_runs(len(self.examples.X), self.batch_size, self.pairs)
+            self.steps_per_epoch: int = sum(count for _, count in self.runs)
         else:
             self.examples = self._first_of(self.batches, settings)
             self.steps_per_epoch = settings.steps_per_epoch or 0
@@ -91,7 +91,8 @@ class Trainer:
         """Held while the run is not `consistent`."""
         self.chunks = Chunks(self)
         self._looked = time.perf_counter()
-        self._borrowed: dict[Any, Any] = {}
+        self._borrowed: dict[tuple[int, DataLayout], tuple[InstanceKey, engines.Instance]] = {}
+        """Instances that are the model's, and go back to it."""
         self.started = False
         """Whether a step was made, or an earlier run's steps were taken over."""
         self.earlier = resume.read(self, settings.resume)
@@ -265,7 +266,7 @@ class Trainer:
 
     def _train(self) -> History:
         if self.autotune and self.batches is None:
-            for rows in sorted(set(self.per_epoch)):
+            for rows, _ in sorted(self.runs):
                 self.engine.tune(self.program(), rows)
         with contextlib.ExitStack() as open_:
             if any(isinstance(callback, Checkpoint) for callback in self.callbacks):
@@ -327,8 +328,8 @@ class Trainer:
 
     def _release(self) -> None:
         """Give the borrowed instances back."""
-        self.history.threads = max((i.threads for i in self._borrowed.values()), default=1)
-        for key, instance in self._borrowed.items():
+        self.history.threads = max((instance.threads for _, instance in self._borrowed.values()), default=1)
+        for key, instance in self._borrowed.values():
             instance.unbind()  # the data may go
             if self.loss.name in LOSSES:  # what a loss of the user's own closes over may change
                 self.model.instances.give_back(key, instance)
@@ -550,20 +551,19 @@ class Trainer:
 
     def _instance(self, rows: int, examples: PreparedData) -> engines.Instance:
         """The step for a number of rows of such examples, with this run's storage bound to it."""
-        recipe = self.recipe(examples.layout)
-        key = InstanceKey.of(recipe, self.network, self.engine, rows, self.threads)
-        instance: engines.Instance | None = self._borrowed.get(key)
-        if instance is None:
-            model = self.model
+        layout = examples.layout
+        borrowed = self._borrowed.get((rows, layout))
+        if borrowed is None:
+            recipe = self.recipe(layout)
+            key = InstanceKey.of(recipe, self.network, self.engine, rows, self.threads)
 
             def make() -> engines.Instance:
                 return self.engine.instantiate(recipe.build(self.network), rows, self.threads)
 
-            instance = model.instances.take(key, make).item if self.loss.name in LOSSES else make()
-            assert instance is not None
-            instance.bind(**model.state.on(self.engine), **self.storage)
-            self._borrowed[key] = instance
-        return instance
+            instance: engines.Instance = self.model.instances.take(key, make).item if self.loss.name in LOSSES else make()
+            instance.bind(**self.storage)
+            borrowed = self._borrowed[rows, layout] = key, instance
+        return borrowed[1]
 
     def _shuffle(self, n: int) -> Any:
         """The library's order of this epoch, on the engine."""

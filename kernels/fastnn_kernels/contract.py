@@ -16,6 +16,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # nothing is loaded for the names alone
@@ -137,7 +138,7 @@ class Update:
     slots: tuple[str, ...]
     numbers: Callable[..., tuple[float, ...]]
 
-    @property
+    @cached_property
     def attributes(self) -> tuple[str, ...]:
         """The names of its own attributes; all updates have `clip_value` and `clip_norm` as well."""
         return tuple(inspect.signature(self.numbers).parameters)

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastnn import engines
 from fastnn.data.feeds import Feed, feed
-from fastnn.data.orders import batch_sizes
+from fastnn.data.orders import batch_count
 from fastnn.data.prepared import PreparedData, prepare
 from fastnn.errors import DivergenceError
 from fastnn.losses import Loss
@@ -120,7 +120,7 @@ class _Vectorized:
         chunks = Chunks(self)
         for epoch in range(int(self.settings.epochs)):
             self.epoch, order = epoch, visit(epoch)
-            self.per_epoch = len(batch_sizes(len(order), self.batch_size))
+            self.per_epoch = batch_count(len(order), self.batch_size)
             self.sums = np.zeros_like(self.sums)
             try:
                 for _ in chunks.epoch(order, self.batch_size):
