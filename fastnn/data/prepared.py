@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ class PreparedData:
         decided = self.y.astype(np.int64)
         return targets.decode(task, decided[:, 0]) if self.kind == "binary" else decided
 
-    @property
+    @cached_property
     def layout(self) -> DataLayout:
         return DataLayout(self.X.dtype.name, self.y.dtype.name, self.y.shape[1:], self.weights is not None)
 

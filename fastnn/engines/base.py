@@ -247,7 +247,8 @@ class Instance(ABC):
         self._names = {symbol: name for name, symbol in program.inputs.items()}
         self._views: dict[Symbol, Placed] = {}
         self._ready = False
-        self._written = {symbol.root for call in program.calls for symbol in (*call.updated, *call.outputs)}
+        written = {symbol.root for call in program.calls for symbol in (*call.updated, *call.outputs)}
+        self._writes = {name for name, symbol in program.inputs.items() if symbol in written}
 
     @abstractmethod
     def _bound(self, symbol: Symbol, array: Placed) -> None:
@@ -273,27 +274,35 @@ class Instance(ABC):
         may be any), which can be written to where the program updates them. Raises InputError for others.
         """
         for name, array in arrays.items():
+            if self.bound.get(name) is array and (name not in self._writes or self._is_writable(array)):
+                continue  # checked when it was bound first
             if name not in self.program.inputs:
                 raise InputError(f"the program has no input {name!r}{nearest(name, self.program.inputs)}")
             symbol = self.program.inputs[name]
-            expected = concrete(symbol.shape, self.rows)
-            unknown = [isinstance(d, BatchDim) and d.factor == 0 for d in symbol.shape]
-            fits = len(expected) == array.ndim and all(
-                free or e == a for e, a, free in zip(expected, array.shape, unknown, strict=True)
+            self._check(name, symbol, array)
+            self.bound[name] = array
+            self._views.clear()
+            self._bound(symbol, array)
+
+    def _check(self, name: str, symbol: Symbol, array: Placed) -> None:
+        """Raise InputError for an array that cannot be this input."""
+        expected = concrete(symbol.shape, self.rows)
+        unknown = [isinstance(d, BatchDim) and d.factor == 0 for d in symbol.shape]
+        fits = len(expected) == array.ndim and all(
+            free or e == a for e, a, free in zip(expected, array.shape, unknown, strict=True)
+        )
+        if not fits or array.dtype != symbol.dtype:
+            raise InputError(
+                f"input {name!r}: expected {symbol.dtype} of shape {expected}, got {array.dtype} of shape {array.shape}"
             )
-            if not fits or array.dtype != symbol.dtype:
-                raise InputError(
-                    f"input {name!r}: expected {symbol.dtype} of shape {expected}, got {array.dtype} of shape {array.shape}"
-                )
-            if isinstance(array, np.ndarray):
-                if not (array.flags.c_contiguous and array.flags.aligned):
-                    raise InputError(f"input {name!r}: expected a contiguous, aligned array; pass numpy.require(x, None, 'CA')")
-                if symbol in self._written and not array.flags.writeable:
-                    raise InputError(f"input {name!r}: the program writes to it, and this array is read-only; pass a copy")
-            if self.bound.get(name) is not array:
-                self.bound[name] = array
-                self._views.clear()
-                self._bound(symbol, array)
+        if isinstance(array, np.ndarray) and not (array.flags.c_contiguous and array.flags.aligned):
+            raise InputError(f"input {name!r}: expected a contiguous, aligned array; pass numpy.require(x, None, 'CA')")
+        if name in self._writes and not self._is_writable(array):
+            raise InputError(f"input {name!r}: the program writes to it, and this array is read-only; pass a copy")
+
+    @staticmethod
+    def _is_writable(array: Placed) -> bool:
+        return not isinstance(array, np.ndarray) or bool(array.flags.writeable)
 
     def unbind(self) -> None:
         """Let go of the arrays that were bound; they must be bound anew before the next play."""

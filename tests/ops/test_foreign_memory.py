@@ -330,3 +330,18 @@ def test_owned_is_of_this_machines_byte_order() -> None:
     assert made.dtype.isnative
     assert made.tolist() == [0, 1, 2, 3, 4]
     assert aligned(5, np.float32).dtype == made.dtype
+
+
+def test_memory_that_was_bound_and_then_made_read_only() -> None:
+    """An array that an instance has already is looked at again where the program writes to it."""
+    trace = Trace("float64")
+    control = trace.input("control", (3,), "int64")
+    trace.append("advance", (control,), [], {"rows": B})
+    instance = engines.instantiate(trace.program({}), 4, "cpu", 1)
+    memory = np.zeros(3, np.int64)
+    instance.bind(control=memory)
+    instance.play()
+    memory.flags.writeable = False
+    with pytest.raises(InputError, match="read-only"):
+        instance.bind(control=memory)
+    assert memory.tolist() == [1, 4, 1]
