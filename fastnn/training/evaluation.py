@@ -51,13 +51,8 @@ def evaluate(
     metrics: Sequence[Metric] = (),
 ) -> dict[str, float]:
     """Loss, accuracy or r2 and mae, and `metrics`; `fed`: the examples on the engine, if they are there already."""
-    own = feed(engine, examples, min(len(examples.X), engine.block_rows)) if fed is None else None
-    try:
-        result = _play(model, examples, loss, threads, engine, own or fed)  # type: ignore[arg-type]
-    finally:
-        if own is not None:
-            own.close()
-    return result | measured(model, examples, loss, threads, engine, metrics)
+    found = loss_and_accuracy(model, examples, loss, threads, engine, fed)
+    return found | measured(model, examples, loss, threads, engine, metrics)
 
 
 def measured(
@@ -76,10 +71,13 @@ def measured(
     return {metric.name: _measure(model, metric, examples, loss, outputs) for metric in wanted}
 
 
-def _play(
-    model: ModelState, examples: PreparedData, loss: Loss, threads: int | None, engine: engines.Engine, fed: Feed
+def loss_and_accuracy(
+    model: ModelState, examples: PreparedData, loss: Loss, threads: int | None, engine: engines.Engine, fed: Feed | None = None
 ) -> dict[str, float]:
-    """Loss and, where there are classes, accuracy, by the program of evaluation."""
+    """Loss and, where there are classes, accuracy, by the program of evaluation; `fed` as for `evaluate`."""
+    if fed is None:
+        with contextlib.closing(feed(engine, examples, min(len(examples.X), engine.block_rows))) as own:
+            return loss_and_accuracy(model, examples, loss, threads, engine, own)
     network = as_loss_network(model.network, loss)
     recipe = Evaluation(loss, examples.layout, Decision.of(examples.kind, loss.link))
     state = model.state.on(engine)

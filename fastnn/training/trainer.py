@@ -35,7 +35,7 @@ from fastnn.schedules import as_schedule
 from fastnn.training import resume
 from fastnn.training.chunks import Chunks, accumulated, learning_rates, write_tables
 from fastnn.training.divergence import Attempt, first_nonfinite
-from fastnn.training.evaluation import check_measures, evaluate, measures
+from fastnn.training.evaluation import check_measures, loss_and_accuracy, measured, measures
 from fastnn.training.history import History
 from fastnn.training.interrupts import Interrupts
 from fastnn.training.options import ALL, AUTO, FitOptions, as_optimizer, check_options, checked_callbacks
@@ -414,9 +414,15 @@ class Trainer:
         if self.penalized:
             values["penalty"] = sums["penalty"] / seen if seen else 0.0
         if self.validation is not None:
-            found = evaluate(
-                self.model, self.validation, self.loss, self.threads, self.engine, self.validation_feed, self.metrics
-            )
+            given = self.model, self.validation, self.loss, self.threads, self.engine
+            found = loss_and_accuracy(*given, self.validation_feed)
+            if not math.isfinite(found["loss"]):
+                raise DivergenceError(
+                    f"training diverged in epoch {self.epoch + 1}: after step {self.model.counters.step} the loss of the "
+                    "validation data is NaN or infinite. The model is at that step. Lower the learning rate or clip the "
+                    "gradient (clip_norm=1.0)"
+                )
+            found |= measured(*given, self.metrics)
             values |= {f"val_{name}": value for name, value in found.items()}
         return values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -350,6 +351,35 @@ def test_interleaved_all_diverge() -> None:
         assert arrays(model) == arrays(alone)
         assert model.counters == alone.counters
     assert len({history.diverged for history in histories}) == 3
+
+
+@pytest.mark.parametrize("method", ["vectorized", "threads"])
+@pytest.mark.parametrize("wild", [{3}, set(range(6))])
+def test_divergences_that_validation_shows(method: str, wild: set[int]) -> None:
+    """The models whose outputs for the validation data are not finite leave the others, as a training of their own ends."""
+
+    def made(seed: int) -> fastnn.Sequential:
+        model = network(fastnn.Dense(2), seed=seed).build(2)
+        model.set_weights({"0.weight": np.full((2, 2), 2.0 if seed in wild else 0.1, "float32")})
+        return model
+
+    far = np.full((4, 2), 1e19, "float32"), np.zeros((4, 2), "float32")  # the squares of what the wild ones say overflow
+    near = np.zeros((len(X), 2), "float32"), np.zeros((len(X), 2), "float32")
+    options: dict[str, Any] = {
+        "loss": "quadratic", "optimizer": fastnn.SGD(0.0), "batch_size": 20, "epochs": 2, "validation_data": far,
+    }  # fmt: skip
+    models, histories = train_together([made(seed) for seed in range(6)], *near, method=method, threads=1, **options)
+    for seed, (model, history) in enumerate(zip(models, histories, strict=True)):
+        alone = made(seed)
+        if seed in wild:
+            with pytest.raises(fastnn.DivergenceError, match=re.escape(history.diverged)):
+                alone.fit(*near, verbose=0, **options)
+            assert history == {}
+        else:
+            assert not history.diverged
+            assert history == alone.fit(*near, order=shuffled, verbose=0, **options)
+        assert arrays(model) == arrays(alone)
+        assert model.counters == alone.counters
 
 
 def test_vectorized_all_diverge() -> None:

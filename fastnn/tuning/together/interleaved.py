@@ -76,8 +76,25 @@ class Interleaved:
                         self.going_on()
                 except DivergenceError:  # of the last one
                     return
-                for run in self.going:
-                    run.close_epoch(run.epoch_values())
+                for run in list(self.going):
+                    self._close(run)
+                if not self.going:
+                    return
+
+    def _close(self, run: Trainer) -> None:
+        """Count an epoch of a run that is over, unless it diverged on the validation data."""
+        try:
+            values = run.epoch_values()
+        except DivergenceError as error:
+            self.diverged[run] = str(error)
+            self._go_on_without([run])
+        else:
+            run.close_epoch(values)
+
+    def _go_on_without(self, runs: Sequence[Trainer]) -> None:
+        self.going = [run for run in self.going if run not in runs]
+        self.instances.clear()
+        self.program = None
 
     # --- the steps of all models that are going on, as `Steps` of `fastnn.training.divergence` ----------------------
 
@@ -127,8 +144,8 @@ class Interleaved:
 
     def drop(self, made: Attempt, position: int) -> list[np.ndarray]:
         """Bring the runs that this step spoils to before it; the others, if any, continue in a program without them."""
-        for k in made.nonfinite:
-            run = self.going[k]
+        dropped = [self.going[k] for k in made.nonfinite]
+        for k, run in zip(made.nonfinite, dropped, strict=True):
             alone = replace(made, instance=run.instance(made.instance.rows), before=made.before[k])
             try:
                 run.drop(alone, position)
@@ -137,9 +154,7 @@ class Interleaved:
         if len(made.nonfinite) == len(self.going):
             raise DivergenceError("all models diverged")
         left = [k for k in range(len(self.going)) if k not in made.nonfinite]
-        self.going = [self.going[k] for k in left]
-        self.instances.clear()
-        self.program = None
+        self._go_on_without(dropped)
         return [made.log[k] for k in left]
 
     # --- its program --------------------------------------------------------------------------------------------------

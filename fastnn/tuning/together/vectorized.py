@@ -127,14 +127,27 @@ class _Vectorized:
                     pass
             except DivergenceError:  # of the last one
                 break
+            validation = None if self.validation is None else self._evaluate()
+            if validation is not None:
+                self._leave_nonfinite(validation[: self.groups])
             self._note("", self.sums / len(order))
-            if self.validation is not None:
-                self._note("val_", self._evaluate())
+            if len(self.left) == self.groups:
+                break
+            if validation is not None:
+                self._note("val_", validation)
                 if self.decision is None or self.metrics:
                     self._measure()
         threads = max((instance.threads for instance in self.instances.values()), default=1)
         for history in self.histories:
             history.batch_size, history.threads, history.method = self.batch_size, threads, "vectorized"
+
+    def _leave_nonfinite(self, losses: np.ndarray) -> None:
+        """Leave the models where they are whose losses on the validation data are not finite."""
+        spoiled = [g for g in self._going() if not np.isfinite(losses[g])]
+        arrays = self.snapshot() if spoiled else []
+        for g in spoiled:
+            self.left[g] = ([array[g] for array in arrays], self.step, self.epoch)
+            self.histories[g].diverged = f"epoch {self.epoch + 1}: after step {self.step}"
 
     def _note(self, prefix: str, means: np.ndarray) -> None:
         """Put the means of an epoch into the histories; (columns, G), of training with the penalties as the last column."""
