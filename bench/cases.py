@@ -550,7 +550,7 @@ def update(kernel: str, size: int, clipped: bool) -> None:
 def block_sums(size: int) -> None:
     """Over the whole arena."""
     label, blocks = name(size), (-(-size // SUM_BLOCK),)
-    declare("block_sum_squares", label, lambda rng, p: normal(rng, p, (size,)), same(blocks), 8, clip_value=0.0)
+    declare("block_sum_squares", label, lambda rng, p: normal(rng, p, (size,)), same(blocks), 8, clip_value=0.0, scale=1.0)
     declare("block_penalty", label, lambda rng, p: [*normal(rng, p, (size,)), *penalties(p, size)], same(blocks), 8)
     declare("count_nonfinite", label, lambda rng, p: normal(rng, p, (size,)), as_is((blocks, "int64")), 0)
 

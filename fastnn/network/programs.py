@@ -154,10 +154,8 @@ class TrainingStep(Recipe):
         if self.penalized:
             _log(trace, control, "penalty", ops.penalty(arena, starts, penalties))
         kernel, attributes = self.update.kernel, dict(self.update.attributes)
-        if attributes["clip_norm"] > 0:
-            norm = ops.sqrt(ops.sum_of_squares(gradient, attributes["clip_value"]))
-        else:
-            norm = constant(gradient, 0.0)
+        clips = attributes["clip_norm"] > 0
+        norm = ops.global_norm(gradient, attributes["clip_value"]) if clips else constant(gradient, 0.0)
         scalars = trace.input("scalars", (N, len(SCALARS)))
         state = [trace.input(slot, (network.size,)) for slot in UPDATES[kernel].slots]
         ops.update(kernel, arena, state, gradient, norm, scalars, index, starts, penalties, attributes)

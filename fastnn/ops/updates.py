@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastnn.errors import InputError, TracingError, nearest
-from fastnn.ops.algebra import sum
+from fastnn.ops.algebra import less, multiply, sqrt, sum, where
 from fastnn.ops.dispatch import Array, apply, integers
 from fastnn.program.shapes import describe, elements
 from fastnn.program.trace import floats
 from fastnn_kernels.contract import SCALARS, SUM_BLOCK, UPDATES
 
-__all__ = ["penalty", "sum_of_squares", "update"]
+SCALES = {"float32": 2.0**-96, "float64": 2.0**-768}
+"""Numbers whose squares overflow are multiplied by it; what is lost then is far below the last digit of the sum."""
+
+__all__ = ["global_norm", "penalty", "sum_of_squares", "update"]
 
 
 def update(
@@ -55,11 +59,24 @@ def update(
     apply(name, (gradient, norm, scalars, index, starts, penalties, parameters, *state), [], attributes)
 
 
-def sum_of_squares(x: Array, clip_value: float = 0.0) -> Array:
-    """sum x^2 over everything, a 0-d array; with clip_value > 0 of min(max(x, -clip_value), clip_value) instead of x."""
+def sum_of_squares(x: Array, clip_value: float = 0.0, scale: float = 1.0) -> Array:
+    """sum (scale x)^2 over everything, a 0-d array; with clip_value > 0 of min(max(x, -clip_value), clip_value) for x."""
     dtype = floats("sum_of_squares", x)
     blocks = _blocks("sum_of_squares", x)
-    return sum(apply("block_sum_squares", (x,), [((blocks,), dtype)], {"clip_value": float(clip_value)}))
+    attributes = {"clip_value": float(clip_value), "scale": float(scale)}
+    return sum(apply("block_sum_squares", (x,), [((blocks,), dtype)], attributes))
+
+
+def global_norm(x: Array, clip_value: float = 0.0) -> Array:
+    """sqrt(sum x^2) over everything, a 0-d array, also where the sum of the squares overflows; `clip_value` as in
+    `sum_of_squares`.
+
+    Where the squares overflow, it is sqrt(sum (x / s)^2) s with s a power of two.
+    """
+    scale = SCALES[floats("global_norm", x).name]
+    squares = sum_of_squares(x, clip_value)
+    scaled = multiply(sqrt(sum_of_squares(x, clip_value, scale)), 1.0 / scale)
+    return where(less(squares, math.inf), sqrt(squares), scaled)
 
 
 def penalty(parameters: Array, starts: Array, penalties: Array) -> Array:

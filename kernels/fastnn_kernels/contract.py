@@ -410,9 +410,9 @@ for _name, _update in UPDATES.items():
         attributes=" ".join(("clip_value", "clip_norm", *_update.attributes)),
         count=_each("gradient", 4 + 5 * len(_update.slots)), optional="shadow",
     )  # fmt: skip
-# Partial sums over blocks of SUM_BLOCK elements, one a block: of min(max(x, -clip), clip)^2 (clip 0: of x^2);
+# Partial sums over blocks of SUM_BLOCK elements, one a block: of (scale * min(max(x, -clip), clip))^2, clip 0 being no clip;
 # and of l2/2 * w^2 + l1 * |w| (segments as above; blocks run over the arena, not over the segment).
-_declare("block_sum_squares", "x", "partial", attributes="clip_value", count=_each("x", 2))
+_declare("block_sum_squares", "x", "partial", attributes="clip_value scale", count=_each("x", 3))
 _declare("block_penalty", "parameters starts penalties", "partial", count=_each("parameters", 4))
 
 # The control block (8,) int64: [0] step of the chunk, [1] position in the order, [2] step since the model was made.

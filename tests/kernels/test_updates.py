@@ -207,7 +207,7 @@ def test_gradient_in_16_bits(name: str) -> None:
     for outcome in outcomes(name, [short, *arrays[1:]], attributes):
         for got, expected in zip(outcome[1:], definition[1:], strict=True):
             assert got.tobytes() == expected.tobytes()
-    for _, partial in outcomes("block_sum_squares", [short, np.zeros(2, np.float32)], {"clip_value": 0.7}):
+    for _, partial in outcomes("block_sum_squares", [short, np.zeros(2, np.float32)], {"clip_value": 0.7, "scale": 1.0}):
         exact = [math.fsum(np.clip(part.astype(float), -0.7, 0.7) ** 2) for part in (short[:SUM_BLOCK], short[SUM_BLOCK:])]
         np.testing.assert_allclose(partial, exact, rtol=2e-6)
 
@@ -406,11 +406,15 @@ BLOCKS = (0, 1, 31, 33, 1009, SUM_BLOCK - 1, SUM_BLOCK, SUM_BLOCK + 1, 3 * SUM_B
 def test_block_sum_squares(size: int, dtype: str) -> None:
     x = np.random.default_rng(size).normal(size=size).astype(dtype)
     blocks = -(-size // SUM_BLOCK)
-    for clip_value in (0.0, 0.5):
-        (partial,) = check_kernel("block_sum_squares", [x], [((blocks,), dtype)], tolerance=8, clip_value=clip_value)
+    for clip_value, scale in ((0.0, 1.0), (0.5, 1.0), (0.0, 0.25), (0.5, 0.25)):
+        (partial,) = check_kernel(
+            "block_sum_squares", [x], [((blocks,), dtype)], tolerance=8, clip_value=clip_value, scale=scale
+        )
         clipped = np.clip(x, -0.5, 0.5) if clip_value else x
-        exact = [math.fsum(float(v) ** 2 for v in clipped[k * SUM_BLOCK : (k + 1) * SUM_BLOCK]) for k in range(blocks)]
-        check_definition("block_sum_squares", [x], {"partial": np.array(exact, dtype)}, 16, clip_value=clip_value)
+        exact = [
+            math.fsum((scale * float(v)) ** 2 for v in clipped[k * SUM_BLOCK : (k + 1) * SUM_BLOCK]) for k in range(blocks)
+        ]
+        check_definition("block_sum_squares", [x], {"partial": np.array(exact, dtype)}, 16, clip_value=clip_value, scale=scale)
         np.testing.assert_allclose(partial, exact, rtol=2e-6 if dtype == "float32" else 1e-14)
 
 
@@ -434,7 +438,7 @@ def test_block_sums_depend_on_nothing_but_the_shape(size: int, dtype: str) -> No
     x, partial = np.random.default_rng(size).normal(size=size).astype(dtype), np.zeros(-(-size // SUM_BLOCK), dtype)
     penalties = np.random.default_rng(0).random((40, 4)).astype(dtype)
     for name, arrays, attributes in (
-        ("block_sum_squares", [x, partial], {"clip_value": 0.5}),
+        ("block_sum_squares", [x, partial], {"clip_value": 0.5, "scale": 1.0}),
         ("block_penalty", [x, cut(size, 40), penalties, partial], {}),
     ):
         first, *others = outcomes(name, arrays, attributes)
@@ -446,6 +450,6 @@ def test_block_sums_depend_on_nothing_but_the_shape(size: int, dtype: str) -> No
 def test_sums_do_not_hide_infinity() -> None:
     x = np.ones(SUM_BLOCK + 5, np.float32)
     x[3], x[SUM_BLOCK + 2] = np.inf, np.nan
-    (partial,) = check_kernel("block_sum_squares", [x], [((2,), "float32")], tolerance=8, clip_value=0.0)
+    (partial,) = check_kernel("block_sum_squares", [x], [((2,), "float32")], tolerance=8, clip_value=0.0, scale=1.0)
     assert partial[0] == np.inf
     assert np.isnan(partial[1])

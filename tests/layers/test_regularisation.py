@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import errors
+from fastnn import errors, ops
 
 if TYPE_CHECKING:
     from cuda_on_host.runtime import HostRuntime
@@ -180,3 +180,32 @@ def test_on_a_gpu_made_of_the_host(cuda_host: HostRuntime) -> None:
     np.testing.assert_allclose(histories[0]["penalty"], histories[1]["penalty"], rtol=1e-12)
     for name, value in models[0].weights.items():
         np.testing.assert_allclose(value, models[1].weights[name], rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("device", ["numpy", "cpu"])
+@pytest.mark.parametrize(("dtype", "large"), [("float32", 1e20), ("float64", 1e200)])
+def test_clipping_by_norm_where_the_square_of_the_norm_overflows(dtype: str, large: float, device: str) -> None:
+    """One step of length 1 towards the target, however long the gradient is."""
+    model = fastnn.Sequential([fastnn.Dense(1, use_bias=False)], seed=0, dtype=dtype).build(1)
+    model.set_weights({"0.weight": np.zeros((1, 1), dtype)})
+    X, t = np.full((1, 1), large, dtype), np.full((1, 1), -0.5, dtype)
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 1, "verbose": 0, "device": device}
+    model.fit(X, t, loss="quadratic", optimizer=fastnn.SGD(1.0, clip_norm=1.0), **options)
+    assert model.weights["0.weight"].tolist() == [[-1.0]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_norm_of_anything(dtype: str) -> None:
+    """As extended precision finds it, from small numbers to those whose squares overflow; and of what has none."""
+    rng = np.random.default_rng(3)
+    largest = {"float32": 37, "float64": 307}[dtype]
+    for exponent in (-largest // 3, 0, largest // 2 - 1, largest // 2 + 1, largest - 5):
+        x = (rng.normal(size=9001) * 10.0**exponent).astype(dtype)
+        exact = float(np.sqrt(np.sum((x.astype(np.longdouble)) ** 2)))
+        assert float(ops.global_norm(x)) == pytest.approx(exact, rel=1e-6 if dtype == "float32" else 1e-14)
+        clip = abs(float(x[0]))
+        clipped = np.clip(x.astype(np.longdouble), -clip, clip)
+        assert float(ops.global_norm(x, clip)) == pytest.approx(float(np.sqrt(np.sum(clipped**2))), rel=1e-6)
+    assert float(ops.global_norm(np.array([1.0, np.inf], dtype))) == np.inf
+    assert np.isnan(float(ops.global_norm(np.array([1.0, np.nan], dtype))))
+    assert float(ops.global_norm(np.zeros(0, dtype))) == 0.0

@@ -191,9 +191,9 @@ def segments(
         yield g, rate, w, *own
 
 
-def block_sum_squares(x: np.ndarray, partial: np.ndarray, *, clip_value: float) -> None:
-    """partial[k] = sum of min(max(x, -clip_value), clip_value)^2 over block k of `SUM_BLOCK` elements; clip_value 0: of x^2."""
-    values = np.clip(x, -clip_value, clip_value) if clip_value else x
+def block_sum_squares(x: np.ndarray, partial: np.ndarray, *, clip_value: float, scale: float) -> None:
+    """partial[k] = sum of (scale * min(max(x, -clip_value), clip_value))^2 over block k of `SUM_BLOCK` elements; 0: no clip."""
+    values = x.dtype.type(scale) * (np.clip(x, -clip_value, clip_value) if clip_value else x)
     for k in range(len(partial)):
         partial[k] = np.sum(np.square(values[k * SUM_BLOCK : (k + 1) * SUM_BLOCK]))
 

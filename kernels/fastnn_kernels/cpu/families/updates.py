@@ -218,21 +218,21 @@ EIGHTH = SUM_BLOCK // 8
 
 @kernel(
     "block_sum_squares",
-    sizes=lambda x, partial, clip_value: (x.size, float(clip_value) or math.inf),
-    scratch=lambda x, partial, clip_value: SUM_BLOCK * x.dtype.itemsize,
+    sizes=lambda x, partial, clip_value, scale: (x.size, float(clip_value) or math.inf, float(scale)),
+    scratch=lambda x, partial, clip_value, scale: SUM_BLOCK * x.dtype.itemsize,
 )
 def block_sum_squares(F: Any) -> Any:
     pointer = POINTERS[F]
     size_of = F.bitwidth // 8
 
     @helper
-    def squared(x: Any, clip: Any) -> Any:
+    def squared(x: Any, clip: Any, scale: Any) -> Any:
         x = -clip if x < -clip else x
         x = clip if x > clip else x
-        return x * x
+        return (scale * x) * (scale * x)
 
     def body(op: Any, part: Any, parts: Any) -> None:
-        size, clip = op[4], F(float64_from_bits(op[5]))
+        size, clip, scale = op[4], F(float64_from_bits(op[5])), F(float64_from_bits(op[6]))
         blocks = (size + SUM_BLOCK - 1) // SUM_BLOCK
         partial = carray(pointer(op[1]), blocks)
         sums = carray(pointer(op[2] + part * op[3]), SUM_BLOCK)
@@ -243,7 +243,7 @@ def block_sum_squares(F: Any) -> Any:
             if count < SUM_BLOCK:
                 x = carray(pointer(start), count)
                 for j in range(count):
-                    sums[j] = squared(x[j], clip)
+                    sums[j] = squared(x[j], clip, scale)
                 partial[block] = halving_sum(sums, padded(sums, count))
                 continue
             # The first three halvings at once, from eight eighths of the block.
@@ -253,8 +253,12 @@ def block_sum_squares(F: Any) -> Any:
             x4, x5 = carray(pointer(start + 4 * step), EIGHTH), carray(pointer(start + 5 * step), EIGHTH)
             x6, x7 = carray(pointer(start + 6 * step), EIGHTH), carray(pointer(start + 7 * step), EIGHTH)
             for j in range(EIGHTH):
-                even = (squared(x0[j], clip) + squared(x4[j], clip)) + (squared(x2[j], clip) + squared(x6[j], clip))
-                odd = (squared(x1[j], clip) + squared(x5[j], clip)) + (squared(x3[j], clip) + squared(x7[j], clip))
+                even = (squared(x0[j], clip, scale) + squared(x4[j], clip, scale)) + (
+                    squared(x2[j], clip, scale) + squared(x6[j], clip, scale)
+                )
+                odd = (squared(x1[j], clip, scale) + squared(x5[j], clip, scale)) + (
+                    squared(x3[j], clip, scale) + squared(x7[j], clip, scale)
+                )
                 sums[j] = even + odd
             partial[block] = halving_sum(sums, EIGHTH)
 

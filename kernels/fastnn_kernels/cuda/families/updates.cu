@@ -212,12 +212,13 @@ __device__ void lion(Grid grid, F* w, F* m, F beta1, F rest1, F beta2, F rest2, 
   update(grid, w, States<F, 1>{{m}}, formula, given...);
 }
 
-// partial[k] = sum of min(max(x, -clip), clip)^2 over block k; infinite `clip`: of x^2.
-template <class F, class X> __device__ void block_sum_squares(Grid grid, const X* x, F* partial, i64 size, F clip) {
+// partial[k] = sum of (scale * min(max(x, -clip), clip))^2 over block k; infinite `clip`: of (scale * x)^2.
+template <class F, class X>
+__device__ void block_sum_squares(Grid grid, const X* x, F* partial, i64 size, F clip, F scale) {
   sum_blocks<F>(grid, x, partial, size, [=](i64, const auto& pack) {
     F sum = 0;
     for (X element : pack.at) {
-      F value = smaller(larger(F(element), -clip), clip);
+      F value = scale * smaller(larger(F(element), -clip), clip);
       sum += value * value;
     }
     return sum;

@@ -26,8 +26,9 @@ def update(call: Request) -> Iterable[Work]:
 
 @lowering("block_sum_squares", family="updates")
 def block_sum_squares(call: Request) -> Iterable[Work]:
-    size, clip = call.size("x"), bound(call.attributes["clip_value"])
-    yield call.body("block_sum_squares", call["x"], call["partial"], size, clip, blocks=ceil(size, SUM_BLOCK), shared=8 * WARPS)
+    size, clip, scale = call.size("x"), bound(call.attributes["clip_value"]), call.attributes["scale"]
+    blocks = ceil(size, SUM_BLOCK)
+    yield call.body("block_sum_squares", call["x"], call["partial"], size, clip, scale, blocks=blocks, shared=8 * WARPS)
 
 
 @lowering("block_penalty", family="updates")
