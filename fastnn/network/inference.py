@@ -42,7 +42,9 @@ def outputs_of(model: ModelState, network: Network, X: Any, threads: int | None)
         try:
             return engine.exported(outputs_on(model, network, given.array, threads, engine))
         except InputError:
-            if arrays.on_host(given.array):  # blocks are checked as they are read; what is wrong with all of it, as in fit
+            if arrays.on_host(
+                given.array
+            ):  # blocks are checked as they are read: report problems of the whole array, as fit does
                 inputs.check_finite(given.array, "X", model.dtype, given.names)
             raise
 

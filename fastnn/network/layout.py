@@ -57,7 +57,7 @@ class Network:
 
     @property
     def frozen(self) -> tuple[int, ...]:
-        """The layers that training leaves as they are; of one's own they may have no parameters."""
+        """The layers that training leaves as they are; user-defined ones among them may have no parameters."""
         return tuple(index for index, layer in enumerate(self.layers) if not layer.trainable)
 
     @property

@@ -1,4 +1,4 @@
-"""What training works on: layers, the arena that holds their parameters, the state of an optimizer, and the way back."""
+"""What training works on: layers, the arena that holds their parameters, the state of an optimizer, and snapshots of them."""
 
 from __future__ import annotations
 
@@ -99,14 +99,14 @@ class ModelState:
 
         `layers`: their numbers, as in the names of the parameters, negative ones from the end; without any, all layers.
         Those without parameters stay as they are. The gradients of frozen parameters are not computed, and frozen layers at
-        the beginning are not passed backwards at all. Frozen weights have no part in the norm that `clip_norm` limits, nor
+        the beginning are skipped in the backward pass. Frozen weights have no part in the norm that `clip_norm` limits, nor
         in the penalty, which is that of what is trained. A frozen BatchNorm uses its running statistics and keeps them;
         Dropout continues dropping. A Dense layer in front of a frozen BatchNorm learns no shift unless it was made with
         `use_bias=True`: beta stood for its bias and is frozen, and freezing adds no parameters to a model. What the
         optimizer keeps of frozen parameters stays as it is. What is frozen is saved with the model; a layer may be made so as
         well (`trainable=False`).
 
-        Raises InputTypeError and InputError for what is no layer, NotReadyError while the model is being trained.
+        Raises InputTypeError and InputError for an invalid layer number, NotReadyError while the model is being trained.
         """
         return self._set_trainable("freeze", layers, False)
 
@@ -159,7 +159,7 @@ class ModelState:
 
     @contextlib.contextmanager
     def reserved(self, refusal: str = "this model is being trained already by another call of fit") -> Iterator[None]:
-        """Nobody else trains the model while this is entered. Raises NotReadyError, saying `refusal`, where somebody does."""
+        """Reserve the model for training. Raises NotReadyError, saying `refusal`, if another call holds it."""
         if not self._training.acquire(blocking=False):
             raise NotReadyError(refusal)
         try:
@@ -169,7 +169,7 @@ class ModelState:
 
     @property
     def is_reserved(self) -> bool:
-        """Whether somebody trains the model now."""
+        """Whether a call of `fit` trains the model now."""
         return self._training.locked()
 
     def _host(self, change: bool = False) -> dict[str, np.ndarray]:
@@ -279,7 +279,7 @@ class ModelState:
         vars(self).update(state)
         try:
             engines.named(self.device)
-        except DeviceError:  # where it comes to life there is no such GPU
+        except DeviceError:  # the machine that unpickles it has no such GPU
             self.device = "cpu"
         self.instances = Instances()
         self._training = threading.Lock()

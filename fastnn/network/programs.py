@@ -1,4 +1,4 @@
-"""The programs of a model. Forward mathematics goes in; a recipe says of which program, and builds it.
+"""The programs of a model. A recipe describes one program, and builds it from the forward passes of the layers.
 
 Storage that lives longer than a step is an input: the parameter arena and its gradient, the optimizer's state, the statistics
 of batch norm, the data, the order in which it is visited, and the control block (see `fastnn_kernels.contract`).

@@ -102,7 +102,7 @@ class State:
     # --- the arrays -------------------------------------------------------------------------------------------------
 
     def add(self, **sizes: int) -> dict[str, np.ndarray]:
-        """New arrays of zeros, instead of what went by their names; returns all, to be changed on the host."""
+        """Replace the arrays of these names with zeros of these sizes; returns all arrays, to be changed on the host."""
         with self._lock:
             self.read()
             self._host |= {name: aligned(size, self._dtype) for name, size in sizes.items()}
@@ -180,7 +180,7 @@ class State:
 
     @property
     def _progress(self) -> Progress:
-        """What goes back with the arrays where a GPU is lost."""
+        """The counts to restore with the arrays if a GPU is lost."""
         return self.counters.step, self.counters.epoch, 0 if self.optimizer is None else self.optimizer.updates
 
     @_progress.setter
@@ -214,7 +214,7 @@ class State:
             self.optimizer = None if optimizer is None else OptimizerState(optimizer, made, updates)
             return made
 
-    # --- the way back -----------------------------------------------------------------------------------------------
+    # --- snapshots --------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
         """A copy of everything; the arrays lie where the latest values are."""

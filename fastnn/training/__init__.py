@@ -1,1 +1,1 @@
-"""The loop: the only place, with evaluation, that waits for the device."""
+"""The loop of a training, and evaluation: where the host waits for the device."""

@@ -1,7 +1,7 @@
 """The loop of every training: the mini-batches of an epoch, played in chunks of steps.
 
 Between chunks the host writes the table of learning rates, reads the losses of the steps and looks for Ctrl-C. Chunks end where
-an epoch ends and where somebody wants to be called; no result depends on how long they are.
+an epoch ends or a callback is due; no result depends on how long they are.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Steps that make a model NaN or infinite: they are undone, made again one by one, and the first of them is found.
 
-Whatever ends a chunk before its last step is known to be whole (Ctrl-C, a fault of the GPU) undoes all of it. A chunk after
-which a loss or a parameter is not finite is undone too, and its steps are made again one at a time.
+If anything (Ctrl-C, a fault of the GPU) interrupts a chunk before its last step is confirmed complete, the whole chunk is
+undone. A chunk after which a loss or a parameter is not finite is undone too, and its steps are made again one at a time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Steps(Protocol):
         """The step for mini-batches of `rows` rows, with all that it reads and writes bound to it."""
 
     def until_call(self) -> int | None:
-        """How many steps may be made before somebody wants to be told; None: any number."""
+        """How many steps may be made before the next callback is due; None: any number."""
 
     def snapshot(self) -> Any:
         """A copy of everything that a step changes."""
@@ -43,8 +43,10 @@ class Steps(Protocol):
         """The steps of `rows` rows each that wrote this down are whole."""
 
     def drop(self, made: Attempt, position: int) -> Any:
-        """Bring the models that this one step at `position` made NaN or infinite to where they were before it; returns what is
-        to be counted of the others, or raises DivergenceError where there are none."""
+        """Bring the models that this one step at `position` made NaN or infinite to where they were before it.
+
+        Returns the log of the remaining models; raises DivergenceError if none remain.
+        """
 
 
 @dataclass(frozen=True)

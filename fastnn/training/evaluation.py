@@ -32,7 +32,7 @@ def measures(decision: Decision | None, metrics: Sequence[Metric] = ()) -> tuple
 
 
 def check_measures(network: Network, examples: PreparedData, loss: Loss, metrics: Sequence[Metric]) -> None:
-    """Raise InputError for a metric that says nothing of these examples."""
+    """Raise InputError for a metric that does not apply to these examples."""
     probable = loss.link is not None or final_activation(network.layers) in ("softmax", "sigmoid")
     check_metrics(metrics, examples.kind, examples.classes, probable)
 

@@ -11,7 +11,7 @@ from typing import Any
 class Interrupts(AbstractContextManager["Interrupts", None]):
     """While this is entered, a first Ctrl-C between `hold` and `release` waits for `release`; a second one does not.
 
-    The handler that was there (Python's raises KeyboardInterrupt) answers it then, and is there again afterwards. Where the
+    The previous handler (Python's raises KeyboardInterrupt) then handles it, and is restored on exit. Where the
     signal is ignored or left to the system, and in other threads than the main one, which get none, nothing changes.
     """
 
@@ -43,7 +43,7 @@ class Interrupts(AbstractContextManager["Interrupts", None]):
         self.holding = True
 
     def release(self) -> None:
-        """Answer the one that waited, if one did."""
+        """Handle the pending Ctrl-C, if there is one."""
         self.holding = False
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None

@@ -79,7 +79,7 @@ def checked_callbacks(callbacks: Any) -> list[Callback]:
 
 
 def check_options(settings: FitOptions) -> None:
-    """Raise InputError or InputTypeError for an option that no data would make right."""
+    """Raise InputError or InputTypeError for an option that is invalid whatever the data are."""
     counts: dict[str, tuple[Any, int]] = {
         "epochs": (settings.epochs, 0),
         "shard_rows": (settings.shard_rows, 1),
@@ -103,7 +103,7 @@ def check_options(settings: FitOptions) -> None:
 
 
 def check_penalties(l2: object, l1: object) -> None:
-    """Raise InputError for what is no penalty."""
+    """Raise InputError for an invalid penalty."""
     for name, penalty in {"l2": l2, "l1": l1}.items():
         if not 0.0 <= as_number(penalty) < math.inf:
             raise InputError(f"{name}: expected a number >= 0, got {penalty!r}")

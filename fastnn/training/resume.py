@@ -103,7 +103,7 @@ def take_over(run: Resumable, earlier: Earlier) -> None:
 
 @contextlib.contextmanager
 def _understood(path: Path) -> Iterator[None]:
-    """What a file lacks, or says otherwise than it should, as FormatError."""
+    """Turn missing or malformed fields of the file into FormatError."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:

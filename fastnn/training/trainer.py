@@ -1,4 +1,4 @@
-"""`Trainer`: one training, from the first step to the last. This loop and evaluation alone wait for the device.
+"""`Trainer`: one training, from the first step to the last.
 
 A run plays its step program in chunks (`fastnn.training.chunks`), and tells its callbacks between them.
 """
@@ -86,7 +86,7 @@ class Trainer:
         self._last: Snapshot | None = None
         self.stopped = False
         self._closing = False
-        """Whether an epoch is over and not everybody knows."""
+        """Whether an epoch has ended, but not all callbacks have been told."""
         self._interrupts = Interrupts()
         """Held while the run is not `consistent`."""
         self.chunks = Chunks(self)
@@ -198,7 +198,7 @@ class Trainer:
         return inputs
 
     def _known(self, settings: FitOptions) -> Task | None:
-        """The task that the model is trained for already, where its labels are looked up in what it knows."""
+        """The task that the model is trained for already, if new labels must be among the classes that it knows."""
         task = self.model.task
         return task if task is not None and task.classes is not None and settings.classes is None else None
 
@@ -524,7 +524,7 @@ class Trainer:
     # --- the program and its storage --------------------------------------------------------------------------------
 
     def _start_optimizer(self) -> None:
-        """The optimizer's state: resumed if the class is the same, else begun afresh."""
+        """The optimizer's state: resumed if the class is the same, else started from scratch."""
         state, optimizer = self.model.state, self.optimizer
         kept, name = state.optimizer, type(optimizer).__name__
         if kept is not None and kept.optimizer != name:
