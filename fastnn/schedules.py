@@ -27,9 +27,13 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Schedule(Configuration):
-    """The base of all schedules. One of your own defines `rate_at(t, length)` and is a frozen dataclass too."""
+    """The base of all schedules. One of your own defines `rate_at(t, length)` and is a frozen dataclass too; it says
+    `depends_on_length = False` if it does not use `length`.
+    """
 
     types: ClassVar[dict[str, type[Configuration]]] = {}
+    depends_on_length: ClassVar[bool] = True
+    """Whether the rates depend on how long the run is. `partial_fit`, whose run has no end, takes only others."""
     per: Literal["epoch", "step"] = field(default="epoch", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -69,6 +73,8 @@ class Schedule(Configuration):
 class Constant(Schedule):
     """rate, always."""
 
+    depends_on_length: ClassVar[bool] = False
+
     rate: float
 
     def __post_init__(self) -> None:
@@ -82,6 +88,8 @@ class Constant(Schedule):
 @dataclass(frozen=True)
 class InverseTime(Schedule):
     """initial / (1 + decay * t): the decay of Andrew Ng's course."""
+
+    depends_on_length: ClassVar[bool] = False
 
     initial: float
     decay: float
@@ -98,6 +106,8 @@ class InverseTime(Schedule):
 @dataclass(frozen=True)
 class Exponential(Schedule):
     """initial * base^t; the course's example is base = 0.95. A base above 1 grows (a search for the largest usable rate)."""
+
+    depends_on_length: ClassVar[bool] = False
 
     initial: float
     base: float = 0.95
@@ -116,6 +126,8 @@ class Exponential(Schedule):
 class InverseSqrt(Schedule):
     """k / sqrt(t + 1) * initial: the course's k / sqrt(epoch) with epochs counted from 1."""
 
+    depends_on_length: ClassVar[bool] = False
+
     initial: float
     k: float = 1.0
 
@@ -132,6 +144,8 @@ class InverseSqrt(Schedule):
 @dataclass(frozen=True)
 class Staircase(Schedule):
     """initial * factor^floor(t / every): a drop by `factor` every `every` epochs or steps."""
+
+    depends_on_length: ClassVar[bool] = False
 
     initial: float
     factor: float
@@ -154,6 +168,8 @@ class Table(Schedule):
 
     `Table({0: 0.1, 10: 0.01})`. Kept as a sorted tuple of pairs.
     """
+
+    depends_on_length: ClassVar[bool] = False
 
     entries: Mapping[int, float] | Sequence[Sequence[float]]
 
@@ -239,6 +255,11 @@ class Warmup(Schedule):
         super().__post_init__()
         set_count(self, "length")
         object.__setattr__(self, "then", as_schedule(self.then))
+
+    @property
+    def depends_on_length(self) -> bool:  # type: ignore[override]
+        """As the schedule behind the warm-up does."""
+        return as_schedule(self.then).depends_on_length
 
     def _rates(self, steps: Integers, steps_per_epoch: int, total_steps: int) -> Floats:
         then = as_schedule(self.then)

@@ -195,8 +195,9 @@ class Sequential(ModelState):
         """One step on all rows of X as one mini-batch; returns its loss (and accuracy), from before the step.
 
         `loss` and `optimizer` are those of the last call unless others are given (at first softmax cross-entropy and Adam).
-        `classes`: all labels that will come, in the order of the outputs; needed in the first call where labels are others
-        than 0, 1, ..., C-1. Errors are those of `fit`.
+        A schedule of the learning rate goes on from call to call, and counts the updates of the optimizer: it has `per="step"`,
+        and does not depend on how long the run is. `classes`: all labels that will come, in the order of the outputs; needed
+        in the first call where labels are others than 0, 1, ..., C-1. Errors are those of `fit`.
         """
         settings = FitOptions(
             loss=loss or self.loss or (self.task.loss if self.task else "softmax_cross_entropy"),

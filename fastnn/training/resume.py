@@ -26,6 +26,7 @@ from fastnn.layers import Parameter
 from fastnn.losses import Loss
 from fastnn.network.layout import Network
 from fastnn.optimizers import Optimizer
+from fastnn.schedules import Schedule
 
 if TYPE_CHECKING:
     from fastnn.storage.model_file import Stored
@@ -53,6 +54,9 @@ class Resumable(RunState, Protocol):
     sums: dict[str, float]
     own_rate: float | None
     """The learning rate that was assigned."""
+    schedule: Schedule
+    steps_per_epoch: int
+    """0 where an iterable does not tell how long it is."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def read(run: Resumable, given: Any) -> Earlier | None:
         raise InputError(f"resume: {path} holds a model, but not how far its training was; Checkpoint writes such files")
     with _understood(path):
         _compare(run, path, values["settings"])
+        _compare_length(run, int(values["step"]), values.get("epochs"))
         step, epoch, in_epoch, seen = (int(values[name]) for name in ("step", "epoch", "in_epoch", "seen"))
         rate = None if values["learning_rate"] is None else float(values["learning_rate"])
         sums = {name: float(values["sums"][name]) for name in run.sums}
@@ -125,7 +130,7 @@ def checkpoint_state(run: Resumable) -> tuple[dict[str, Any], dict[str, np.ndarr
         states.append({"type": type(callback).__name__, **state})
     values = {
         "settings": {**_identity(run), **_changeable(run)},
-        "epoch": run.epoch, "step": run.step, "in_epoch": run.in_epoch, "seen": run.seen,
+        "epochs": run.epochs, "epoch": run.epoch, "step": run.step, "in_epoch": run.in_epoch, "seen": run.seen,
         "learning_rate": run.own_rate, "sums": run.sums, "history": dict(run.history), "callbacks": states,
     }  # fmt: skip
     plain: dict[str, Any] = _plain(values)
@@ -174,6 +179,19 @@ def _compare(run: Resumable, path: Path, found: Mapping[str, Any]) -> None:
     ]
     if changed:
         warn(f"resume: continues with {', '.join(changed)}")
+
+
+def _compare_length(run: Resumable, step: int, epochs: Any) -> None:
+    """Warn if the learning rate jumps because the schedule goes over another number of epochs, which older files do not say."""
+    per_epoch = run.steps_per_epoch
+    if epochs is None or not per_epoch or not run.schedule.depends_on_length or run.own_rate is not None:
+        return
+    before, now = (float(run.schedule.rates(np.array([step]), per_epoch, n * per_epoch)[0]) for n in (int(epochs), run.epochs))
+    if before != now:
+        warn(
+            f"resume: {type(run.schedule).__name__} goes over {run.epochs} epochs now, and went over {int(epochs)}: "
+            f"the learning rate of the next step is {now:g} instead of {before:g}"
+        )
 
 
 def _restore(callbacks: Sequence[Callback], states: Sequence[Mapping[str, Any]], kept: Mapping[str, np.ndarray]) -> None:

@@ -31,7 +31,7 @@ from fastnn.network.programs import LOG_COLUMNS, Decision, InstanceKey, Training
 from fastnn.network.state import Snapshot, Trained
 from fastnn.program.plan import plan
 from fastnn.program.trace import Program
-from fastnn.schedules import as_schedule
+from fastnn.schedules import Constant, Schedule, Warmup, as_schedule
 from fastnn.training import resume
 from fastnn.training.chunks import Chunks, accumulated, learning_rates, write_tables
 from fastnn.training.divergence import Attempt, first_nonfinite
@@ -77,6 +77,8 @@ class Trainer:
             self.steps_per_epoch = settings.steps_per_epoch or 0
         self.validation: PreparedData | None = like.validation if like else self._read_validation(settings.validation_data)
         self.schedule = as_schedule(self.optimizer.learning_rate)
+        if self.part:
+            _check_endless(self.schedule)
         self.history = History()
         self.epoch: int = 0
         self.step, self.in_epoch, self.seen = 0, 0, 0
@@ -519,6 +521,9 @@ class Trainer:
                 "the schedule counts steps, and the iterable does not tell how many there are: give steps_per_epoch"
             )
         made = self.model.counters.step - self._first_step
+        if self.part:  # the training goes on from call to call
+            kept = self.model.state.optimizer
+            made = 0 if kept is None else kept.updates
         return learning_rates(self.schedule, count, made, epoch, max(1, self.steps_per_epoch), self.epochs)
 
     # --- the program and its storage --------------------------------------------------------------------------------
@@ -594,3 +599,16 @@ class Trainer:
         if self.pairs and len(order) == 1:
             raise InputError("order(epoch): batch norm cannot be trained on an epoch of one example")
         return order
+
+
+def _check_endless(schedule: Schedule) -> None:
+    """Raise InputError for a schedule that `partial_fit` cannot follow: its steps are of no epoch, and of a run without end."""
+    name = type(schedule).__name__
+    if isinstance(schedule, Warmup):
+        _check_endless(as_schedule(schedule.then))
+    if schedule.depends_on_length:
+        raise InputError(
+            f"partial_fit: the rates of {name} depend on how long the run is, which is not known; use another schedule"
+        )
+    if schedule.per == "epoch" and not isinstance(schedule, Constant):
+        raise InputError(f'partial_fit makes single steps and knows no epochs; give {name} per="step"')

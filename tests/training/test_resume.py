@@ -15,6 +15,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -707,3 +708,23 @@ def test_resumed_in_another_process(begun: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == expected
+
+
+@pytest.mark.parametrize(
+    ("schedule", "jumps"),
+    [(schedules.Cosine(0.25), True), (schedules.OneCycle(0.1), True), (schedules.Exponential(0.1), False), (0.1, False)],
+    ids=str,
+)
+def test_a_schedule_over_more_epochs(schedule: Any, jumps: bool, tmp_path: Path) -> None:
+    """The learning rate jumps where a run that ended is made longer: it is said, with both rates."""
+    X, y = examples()
+    options: dict[str, Any] = {"optimizer": fastnn.SGD(schedule), "batch_size": 16, "verbose": 0}
+    network().fit(X, y, epochs=2, callbacks=[Checkpoint(tmp_path)], **options)
+    again = partial(network().fit, X, y, epochs=4, resume=tmp_path, **options)
+    if jumps:
+        with pytest.warns(
+            UserWarning, match=rf"{type(schedule).__name__} goes over 4 epochs now, and went over 2: the learning"
+        ):
+            again()
+    else:
+        again()  # a warning would be an error
