@@ -15,7 +15,7 @@ import numpy as np
 
 from fastnn import engines, ops
 from fastnn.data.prepared import DataLayout
-from fastnn.losses import Loss, mean_loss
+from fastnn.losses import LOSSES, Loss, mean_loss
 from fastnn.network.layout import Network, forward
 from fastnn.optimizers import Optimizer
 from fastnn.program.differentiate import gradients, write_into
@@ -387,6 +387,16 @@ def loss_targets(outputs: Symbol, targets: Symbol, loss: Loss) -> Symbol:
         made: Symbol = ops.one_hot(targets, int(outputs.shape[1]), outputs.dtype)  # type: ignore[arg-type]
         return made
     return targets
+
+
+def is_of_all_rows(loss: Loss, outputs: tuple[int, ...], dtype: Any, data: DataLayout) -> bool:
+    """Whether the loss is one number for a mini-batch, such as a root of a mean, and no mean over examples."""
+    if loss.name in LOSSES:
+        return False
+    trace = Trace(dtype)
+    a, t = trace.input("outputs", (B, *outputs)), trace.input("t", (B, *data.target_shape), data.target)
+    found = loss.function(a, loss_targets(a, t, loss))
+    return isinstance(found, Symbol) and found.shape == ()
 
 
 def root_mean_square(x: Symbol) -> Symbol:

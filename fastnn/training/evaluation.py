@@ -19,7 +19,7 @@ from fastnn.metrics import METRICS, Metric, check_metrics, compute
 from fastnn.network.inference import answers, outputs_on
 from fastnn.network.layout import Network, as_loss_network
 from fastnn.network.model import ModelState
-from fastnn.network.programs import LOG_COLUMNS, LOG_ROWS, Decision, Evaluation, InstanceKey
+from fastnn.network.programs import LOG_COLUMNS, LOG_ROWS, Decision, Evaluation, InstanceKey, is_of_all_rows
 
 
 def measures(decision: Decision | None, metrics: Sequence[Metric] = ()) -> tuple[str, ...]:
@@ -74,7 +74,10 @@ def measured(
 def loss_and_accuracy(
     model: ModelState, examples: PreparedData, loss: Loss, threads: int | None, engine: engines.Engine, fed: Feed | None = None
 ) -> dict[str, float]:
-    """Loss and, where there are classes, accuracy, by the program of evaluation; `fed` as for `evaluate`."""
+    """Loss and, where there are classes, accuracy, by the program of evaluation; `fed` as for `evaluate`.
+
+    A loss that is one number for a mini-batch is that of all examples as one, not a mean over blocks.
+    """
     if fed is None:
         with contextlib.closing(feed(engine, examples, min(len(examples.X), engine.block_rows))) as own:
             return loss_and_accuracy(model, examples, loss, threads, engine, own)
@@ -104,6 +107,9 @@ def loss_and_accuracy(
         for name in sums:
             sums[name] += float((table[:, LOG_COLUMNS[name]] * weight).sum())
     result = {"loss": sums["loss"] / total if total else 0.0}
+    if is_of_all_rows(loss, model.layout.outputs, model.dtype, examples.layout):
+        outputs = _outputs(model, examples, loss, threads, engine)
+        result["loss"] = float(loss.function(outputs, _expected(examples, loss, outputs)))
     if recipe.decision is not None:
         result["accuracy"] = sums["accuracy"] / total if total else 0.0
     return result
@@ -140,13 +146,18 @@ def _outputs(model: ModelState, examples: PreparedData, loss: Loss, threads: int
     return found
 
 
+def _expected(examples: PreparedData, loss: Loss, outputs: np.ndarray) -> np.ndarray:
+    """The targets as the loss takes them: class indices become one-hot rows where it wants values."""
+    if examples.y.dtype.kind == "i" and loss.accepts != "classes":
+        rows: np.ndarray = np.eye(outputs.shape[1], dtype=outputs.dtype)[examples.y]
+        return rows
+    return examples.y
+
+
 def _measure(model: ModelState, metric: Metric, examples: PreparedData, loss: Loss, outputs: np.ndarray) -> float:
     """One metric of all examples."""
     if metric.takes == "outputs":
-        expected = examples.y
-        if expected.dtype.kind == "i" and loss.accepts != "classes":
-            expected = np.eye(outputs.shape[1], dtype=outputs.dtype)[expected]
-        return compute(metric, expected, outputs, examples.weights, examples.classes)
+        return compute(metric, _expected(examples, loss, outputs), outputs, examples.weights, examples.classes)
     shares = outputs if loss.link is None else ops.activate(outputs, loss.link)
     task = examples.task(loss)
     if metric.takes == "probabilities":

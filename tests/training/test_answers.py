@@ -137,3 +137,38 @@ def test_every_way_to_ask(name: str, kind: str, final: bool, bias: np.ndarray, d
         assert (predicted == labels[np.argmax(bias)]).all()
     elif link == "sigmoid":
         assert (predicted == (bias > 0)).all()
+
+
+def root_mean_squared_error(outputs: Any, targets: Any) -> Any:
+    """One number for all rows; the mean of those of blocks is another one."""
+    return ops.sqrt(ops.mean((outputs - targets) * (outputs - targets)))
+
+
+def spread(outputs: Any, targets: Any) -> Any:
+    """The same of one-hot rows."""
+    return ops.max(ops.abs(outputs - targets))
+
+
+@pytest.mark.parametrize("rows", [1, 255, 256, 257, 512, 1000])
+def test_a_loss_that_is_one_number(rows: int) -> None:
+    """It is that of all rows, also where they are evaluated in blocks: here errors of 10 in half of them, and of 1 in the others."""
+    X, t = np.zeros((rows, 1), np.float32), np.ones((rows, 1), np.float32)
+    t[: rows // 2] = 10.0
+    model = fastnn.Sequential([fastnn.Dense(1)], seed=0).build(1)
+    model.set_weights({"0.weight": np.zeros((1, 1), np.float32)})
+    expected = float(np.sqrt(np.mean(t.astype(np.float64) ** 2)))
+    options: dict[str, Any] = {"optimizer": fastnn.SGD(0.0), "batch_size": "all", "epochs": 1, "verbose": 0}
+    history = model.fit(X, t, loss=root_mean_squared_error, validation_data=(X, t), **options)
+    assert history["loss"][0] == pytest.approx(expected, rel=1e-6)
+    assert history["val_loss"][0] == pytest.approx(expected, rel=1e-6)
+    assert model.evaluate(X, t)["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_loss_of_classes_that_is_one_number() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(700, 2)).astype("float32"), np.arange(700) % 3
+    model = fastnn.Sequential([fastnn.Dense(3)], seed=0)
+    model.fit(X, y, loss=spread, optimizer=fastnn.SGD(0.01), epochs=1, verbose=0)
+    found = model.evaluate(X, y)
+    assert found["loss"] == pytest.approx(float(np.abs(model(X) - np.eye(3)[y]).max()), rel=1e-6)
+    assert found["accuracy"] == pytest.approx((model.predict(X) == y).mean(), abs=1e-6)
