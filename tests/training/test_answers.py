@@ -151,7 +151,7 @@ def spread(outputs: Any, targets: Any) -> Any:
 
 @pytest.mark.parametrize("rows", [1, 255, 256, 257, 512, 1000])
 def test_a_loss_that_is_one_number(rows: int) -> None:
-    """It is that of all rows, also where they are evaluated in blocks: here errors of 10 in half of them, and of 1 in the others."""
+    """It is that of all rows, also where they are evaluated in blocks: errors of 10 in half of them, of 1 in the others."""
     X, t = np.zeros((rows, 1), np.float32), np.ones((rows, 1), np.float32)
     t[: rows // 2] = 10.0
     model = fastnn.Sequential([fastnn.Dense(1)], seed=0).build(1)
