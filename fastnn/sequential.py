@@ -50,8 +50,13 @@ class Sequential(ModelState):
         return arrays.to_device(outputs_of(self, self.network, X, threads), X)
 
     def predict_proba(self, X: Any, *, threads: int | None = None) -> Any:
-        """Probabilities: softmax or sigmoid of the logits. (n, C), or (n, O) for sigmoid outputs."""
-        return arrays.to_device(self._probabilities(X, threads), X)
+        """Probabilities: softmax or sigmoid of the logits. (n, C), a column for each of `classes_`, both of a yes-or-no output
+        as well; or (n, O) for several binary outputs, and for shares.
+        """
+        shares = self._probabilities(X, threads)
+        if self.task is not None and self.task.kind == "binary":
+            shares = ops.concatenate([ops.subtract(1.0, shares), shares], 1)
+        return arrays.to_device(shares, X)
 
     def _probabilities(self, X: Any, threads: int | None) -> Any:
         if self.task is None:
@@ -77,7 +82,8 @@ class Sequential(ModelState):
         return self.task.classes.copy()
 
     def predict(self, X: Any, *, threads: int | None = None) -> Any:
-        """What `y` was in training: labels (n,), 0/1 (n, O) for several binary outputs, or values (n, O) for regression.
+        """What `y` was in training: labels (n,), 0/1 (n, O) for several binary outputs, or values for regression, of the shape
+        that `y` had, (n,) or (n, O).
 
         Labels that were class indices come as int64 in the namespace of X; any others as a NumPy array of their own dtype.
         """
@@ -85,7 +91,7 @@ class Sequential(ModelState):
             raise NotReadyError("whether to predict classes or values is known after fit; call fit first, or model(X)")
         if self.task.kind == "values":  # shares from 0 to 1 where the loss has a sigmoid of its own
             outputs = self._taken(X, threads) if self.task.link is None else self._probabilities(X, threads)
-            return arrays.to_device(outputs, X)
+            return arrays.to_device(outputs[:, 0] if self.task.flat else outputs, X)
         found = answers(self._taken(X, threads), self.task.kind, self.task.link)
         if self.task.indices:
             return arrays.to_device(found, X)

@@ -82,13 +82,10 @@ def _named(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
 
 def _shares(network: Sequential, X: np.ndarray, threads: int | None) -> dict[str, np.ndarray]:
     """A column of probabilities for each class, named after it."""
-    import numpy as np
 
     shares = network.predict_proba(X, threads=threads)
     if network.task is None or network.task.classes is None:
         return _named("probability", shares)
-    if shares.shape[1] == 1:
-        shares = np.hstack([1 - shares, shares])
     return {str(label): column for label, column in zip(network.classes_.tolist(), shares.T, strict=True)}
 
 

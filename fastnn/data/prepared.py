@@ -53,6 +53,7 @@ class PreparedData:
     weights: np.ndarray | None
     kind: str
     classes: np.ndarray | None = None
+    flat: bool = False
 
     @classmethod
     def joined(cls, parts: Sequence[PreparedData]) -> PreparedData:
@@ -60,7 +61,7 @@ class PreparedData:
         first = parts[0]
         weights = None if first.weights is None else np.concatenate([part.weights for part in parts])
         X, y = (np.concatenate([getattr(part, name) for part in parts]) for name in ("X", "y"))
-        return cls(X, y, weights, first.kind, first.classes)
+        return cls(X, y, weights, first.kind, first.classes, first.flat)
 
     @property
     def on_host(self) -> bool:
@@ -69,7 +70,7 @@ class PreparedData:
 
     def task(self, loss: Loss) -> Task:
         """What a model that is trained on these is trained for."""
-        return Task(loss.name, self.kind, self.classes, loss.link)
+        return Task(loss.name, self.kind, self.classes, loss.link, self.flat)
 
     def labels(self, task: Task) -> np.ndarray:
         """The targets as the user wrote them: labels, 0/1, or values."""
@@ -116,4 +117,4 @@ def prepare(
     outputs, dtype = expected.outputs[0], expected.dtype
     read = targets.read(y, n, outputs, loss, expected.squashed, dtype, f"{what}y", classes, known, part)
     weights = targets.weights(read, n, sample_weight, class_weight, dtype, outputs, what)
-    return PreparedData(rows, read.values, weights, read.kind, read.classes)
+    return PreparedData(rows, read.values, weights, read.kind, read.classes, read.flat)

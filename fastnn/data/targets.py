@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -45,6 +45,8 @@ class Task:
     classes: np.ndarray | None = None
     link: str | None = None
     """The activation that the loss takes the place of: "softmax", "sigmoid", or None. Of the library's losses it is theirs."""
+    flat: bool = False
+    """Whether values were one a row, (n,), and are predicted so; else they are (n, O)."""
 
     def __post_init__(self) -> None:
         if self.loss in LOSSES:
@@ -78,20 +80,24 @@ class Task:
     def to_config(self) -> dict[str, Any]:
         """A dict of plain JSON values; the type of the classes is that of the values in the list."""
         classes = None if self.classes is None else self.classes.tolist()
-        return {"loss": self.loss, "kind": self.kind, "classes": classes, "link": self.link}
+        return {"loss": self.loss, "kind": self.kind, "classes": classes, "link": self.link, "flat": self.flat}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The task that `to_config` described; older ones have no "link". Raises InputError for what is none."""
-        if not isinstance(config, Mapping) or set(config) | {"link"} != {"loss", "kind", "classes", "link"}:
-            raise InputError(f'expected a dict with "loss", "kind", "classes" and "link", got {config!r}')
+        """The task that `to_config` described; older ones have no "link" and "flat". Raises InputError for what is none."""
+        names, later = {"loss", "kind", "classes"}, {"link", "flat"}
+        if not isinstance(config, Mapping) or set(config) | later != names | later:
+            raise InputError(f'expected a dict with "loss", "kind", "classes", "link" and "flat", got {config!r}')
         loss, kind, classes, link = config["loss"], config["kind"], config["classes"], config.get("link")
         if not isinstance(loss, str) or not isinstance(kind, str) or not isinstance(classes, list | None):
             raise InputError(f"expected a loss and a kind by name and a list of classes or None, got {config!r}")
         if link not in (None, "softmax", "sigmoid"):
             raise InputError(f'expected a link "softmax", "sigmoid" or None, got {link!r}')
+        flat = config.get("flat", False)
+        if not isinstance(flat, bool):
+            raise InputError(f"expected flat to be a boolean, got {flat!r}")
         try:
-            return cls(loss, kind, None if classes is None else np.asarray(classes, dtype=object), link)
+            return cls(loss, kind, None if classes is None else np.asarray(classes, dtype=object), link, flat)
         except InputTypeError as error:
             raise InputError(str(error)) from error
 
@@ -106,6 +112,8 @@ class Targets:
     values: np.ndarray
     kind: str
     classes: np.ndarray | None
+    flat: bool = False
+    """Whether values were given one a row, (n,)."""
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -141,6 +149,7 @@ def read(
     Raises InputError and InputTypeError, with the first row that is wrong.
     """
     array = plain(y, what)
+    flat = array.ndim == 1
     if array.ndim == 2 and array.shape[1] == 1 and (outputs == 1 or hasattr(y, "columns")):
         array = array[:, 0]
     if array.ndim == 0 or len(array) != n:
@@ -157,7 +166,10 @@ def read(
     reader = _Reader(outputs, loss, squashed, dtype, what, _named(classes, known, outputs), kind, part)
     if array.ndim > 1:
         return reader.rows(array)
-    return reader.labels(array) if outputs > 1 else reader.single(array)
+    if outputs > 1:
+        return reader.labels(array)
+    found = reader.single(array)
+    return replace(found, flat=flat and found.kind == "values")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from fastnn.data import targets
 from fastnn.errors import InputError, nearest
 from fastnn.network.summary import shortened
 from fastnn.plots import look
-from fastnn.plots.models import network_of, require_classifier, shares_of
+from fastnn.plots.models import network_of, require_classifier
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +42,7 @@ def misclassified(model: Sequential, images: Any, y: Any, count: int = 15, *, ax
     count = as_count("count", count)
     shown = images.reshape(len(images), *_side(images.shape[1:]))
     rows = images.reshape(-1, *features)
-    shares = shares_of(model, rows)
+    shares = arrays.to_host(model.predict_proba(rows))
     found, true = (targets.indices(labels, model.classes_) for labels in (arrays.to_host(model.predict(rows)), y))
     wrong = np.flatnonzero(found != true)
     chosen = wrong[np.argsort(-shares[wrong, found[wrong]], kind="stable")][:count]

@@ -45,7 +45,9 @@ def decision_boundary(model: Sequential, X: Any, y: Any, *, resolution: int = 20
     reach = MARGIN * np.where(high > low, high - low, 1.0)
     first, second = (np.linspace(low[i] - reach[i], high[i] + reach[i], resolution) for i in range(2))
     grid = np.stack([a.ravel() for a in np.meshgrid(first, second)], axis=1)
-    shares = shares_of(model, grid.astype(model.dtype)).reshape(resolution, resolution, -1).astype(np.float64)
+    shares = (
+        arrays.to_host(model.predict_proba(grid.astype(model.dtype))).reshape(resolution, resolution, -1).astype(np.float64)
+    )
     axes = look.axes_for(ax)
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -150,12 +152,6 @@ def require_classifier(model: Sequential, what: str) -> None:
         raise NotReadyError(f"{what} needs a model that was trained to classify; call fit first")
     if model.task.kind not in ("classes", "binary"):
         raise InputError(f"{what} needs a model that tells classes apart, and this one was trained for {model.task.kind}")
-
-
-def shares_of(model: Sequential, X: np.ndarray) -> np.ndarray:
-    """The probabilities (n, C) of all classes, of both where the model has one output for the second."""
-    shares = arrays.to_host(model.predict_proba(X))
-    return np.concatenate([1.0 - shares, shares], axis=1) if shares.shape[1] == 1 else shares
 
 
 def _points(model: Any, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

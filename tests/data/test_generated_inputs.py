@@ -467,7 +467,9 @@ def check(case: Case) -> None:
         if clear.all():
             assert np.asarray(found).tolist() == labels.tolist(), "labels"
     else:
-        np.testing.assert_allclose(np.asarray(found, np.float64), a, rtol=0, atol=tolerance * scale, err_msg="predictions")
+        wanted = a[:, 0] if np.asarray(case.y).ndim == 1 else a
+        assert found.shape == wanted.shape, "of the shape that y had"
+        np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=0, atol=tolerance * scale, err_msg="predictions")
 
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.data_too_large]

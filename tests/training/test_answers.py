@@ -72,7 +72,7 @@ def test_the_link_of_a_loss_of_ones_own() -> None:
     y = [0, 1, 1, 0]
     model = fixed([0.2], None, FOCAL, y)  # a share of 0.55, which is yes
     assert model.predict([[1.0]]).tolist() == [1]
-    assert model.predict_proba([[1.0]])[0, 0] == pytest.approx(1 / (1 + np.exp(-0.2)), rel=1e-6)
+    assert model.predict_proba([[1.0]])[0, 1] == pytest.approx(1 / (1 + np.exp(-0.2)), rel=1e-6)
     assert model.evaluate([[1.0]], [1])["accuracy"] == 1.0
 
 
@@ -82,7 +82,7 @@ def test_the_link_is_kept_in_a_file(tmp_path: Path) -> None:
     assert read.task is not None
     assert (read.task.loss, read.task.link) == ("focal", "sigmoid")
     assert read.predict([[1.0]]).tolist() == [1]
-    assert read.predict_proba([[1.0]])[0, 0] > 0.5
+    assert read.predict_proba([[1.0]])[0, 1] > 0.5
     assert read.evaluate([[1.0]], [1], loss=FOCAL)["accuracy"] == 1.0
 
 
@@ -172,3 +172,35 @@ def test_a_loss_of_classes_that_is_one_number() -> None:
     found = model.evaluate(X, y)
     assert found["loss"] == pytest.approx(float(np.abs(model(X) - np.eye(3)[y]).max()), rel=1e-6)
     assert found["accuracy"] == pytest.approx((model.predict(X) == y).mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_values_come_in_the_shape_that_they_had(saved: bool, tmp_path: Path) -> None:
+    """Also after a journey through a file, so that p - y is of n numbers, and not of n times n."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(50, 3)).astype("float32")
+    y = X @ np.array([1.0, -2.0, 0.5], "float32")
+    for target, shape in ((y, (50,)), (y[:, None], (50, 1)), (np.stack([y, -y], 1), (50, 2))):
+        model = fastnn.Sequential([fastnn.Dense(1 if target.ndim == 1 else target.shape[1])], seed=0)
+        model.fit(X, target, loss="mean_squared_error", optimizer=fastnn.Adam(0.1), epochs=60, batch_size=10, verbose=0)
+        if saved:
+            model.save(tmp_path / "m.safetensors")
+            model = fastnn.load(tmp_path / "m.safetensors")
+        assert model.predict(X).shape == shape
+        assert ((model.predict(X) - target) ** 2).mean() < 1e-3
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [False, True], ["no", "yes"], [3, 7]])
+def test_probabilities_of_one_yes_or_no_output(labels: list[Any]) -> None:
+    """A column for each of the classes, as several outputs have, and as scikit-learn's classifiers answer."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 2)).astype("float32")
+    y = np.array(labels)[(X[:, 0] > 0).astype(int)]
+    model = fastnn.Sequential([fastnn.Dense(1)], seed=0)
+    model.fit(X, y, loss="sigmoid_cross_entropy", optimizer=fastnn.Adam(0.1), epochs=20, batch_size=10, verbose=0)
+    shares = model.predict_proba(X)
+    assert shares.shape == (60, 2)
+    assert model.classes_.tolist() == labels
+    np.testing.assert_allclose(shares[:, 1], 1 / (1 + np.exp(-model(X)[:, 0])), rtol=1e-5)
+    np.testing.assert_array_equal(shares[:, 0], 1 - shares[:, 1])
+    assert (model.classes_[shares.argmax(1)] == model.predict(X)).all()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from trainings import INTERRUPT, blobs, classifier
 
@@ -85,7 +86,10 @@ def test_yes_or_no_with_one_output() -> None:
     model = classifier(1)
     model.fit(X, y, loss="sigmoid_cross_entropy", optimizer=fastnn.Adam(0.01), epochs=10, batch_size=32, verbose=0)
     assert model.predict(X).shape == (300,)
-    assert model.predict_proba(X).shape == (300, 1)
+    shares = model.predict_proba(X)
+    assert shares.shape == (300, 2), "a column for each of the classes, in their order"
+    assert (model.classes_[shares.argmax(axis=1)] == model.predict(X)).all()
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
     accuracy = (model.predict(X) == y).mean()
     assert accuracy > 0.95
     assert model.evaluate(X, y)["accuracy"] == pytest.approx(accuracy, abs=1e-6)
@@ -120,8 +124,11 @@ def test_regression(loss: str) -> None:
     expected = 0.5 * error.sum(1).mean() if loss == "quadratic" else error.mean()
     assert model.evaluate(X, t)["loss"] == pytest.approx(expected, rel=1e-5)
     one = fastnn.Sequential([fastnn.Dense(1)], seed=0)
-    one.fit(X, t[:, 1], loss=loss, epochs=1, verbose=0)
-    assert one.predict(X).shape == (300, 1)
+    for given, shape in ((t[:, 1], (300,)), (t[:, 1:], (300, 1)), (list(t[:, 1]), (300,)), (pd.Series(t[:, 1]), (300,))):
+        one.fit(X, given, loss=loss, epochs=1, verbose=0)
+        assert one.predict(X).shape == shape, "as y was"
+    one.fit(X, t[:, 1], loss=loss, optimizer=fastnn.Adam(0.05), epochs=40, batch_size=32, verbose=0)
+    assert ((one.predict(X) - t[:, 1]) ** 2).mean() < 1e-2
 
 
 def test_class_indices_and_one_hot_rows_train_alike() -> None:
