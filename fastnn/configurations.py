@@ -7,14 +7,18 @@ checkpoint names no code of its own.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from inspect import signature
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 
 from fastnn.errors import InputError, InputTypeError, nearest
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 BOUNDS = "bounds"
 """Where the metadata of a field have the bounds of its number."""
@@ -36,6 +40,26 @@ class Keywords:
         return super().__new__(cls)
 
 
+def answers_keywords(function: Callable[P, R]) -> Callable[P, R]:
+    """A function or method that answers a keyword that it does not take with the one of its own that is meant.
+
+    Raises InputTypeError, which is a TypeError.
+    """
+    known = [
+        parameter.name for parameter in signature(function).parameters.values() if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    taken = frozenset(signature(function).parameters)
+
+    @functools.wraps(function)
+    def answering(*arguments: P.args, **keywords: P.kwargs) -> R:
+        unknown = next((name for name in keywords if name not in taken), None)
+        if unknown is not None:
+            raise InputTypeError(f"{function.__name__} has no {unknown!r}{nearest(unknown, known)}")
+        return function(*arguments, **keywords)
+
+    return answering
+
+
 @dataclass(frozen=True)
 class Configuration(Keywords):
     """The base of one family per subclass that sets `types`; `from_config` of the family reads any member of it."""
@@ -46,7 +70,11 @@ class Configuration(Keywords):
         """A dict of plain JSON values: the class under "type", then the fields. Raises for a class outside the table."""
         name = type(self).__name__
         if self.types.get(name) is not type(self):
-            raise InputError(f"{name} cannot be stored: expected one of {', '.join(self.types)}")
+            family = next(base.__name__ for base in type(self).__mro__ if "types" in vars(base))
+            raise InputError(
+                f"{name} cannot be stored: expected one of {', '.join(self.types)}; let files name it by "
+                f"{family}.types[{name!r}] = {name}"
+            )
         return {"type": name, **{each.name: _plain(getattr(self, each.name)) for each in fields(self)}}
 
     @classmethod

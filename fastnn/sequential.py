@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn import arrays, ops
+from fastnn.configurations import answers_keywords
 from fastnn.data import targets
 from fastnn.errors import InputTypeError, NotReadyError
 from fastnn.layers import final_activation
@@ -97,6 +98,7 @@ class Sequential(ModelState):
             return arrays.to_device(found, X)
         return targets.decode(self.task, arrays.to_host(found))
 
+    @answers_keywords
     def fit(
         self,
         X: Any,
@@ -184,6 +186,7 @@ class Sequential(ModelState):
         )  # fmt: skip
         return fit(self, X, y, settings)
 
+    @answers_keywords
     def partial_fit(
         self,
         X: Any,
@@ -212,6 +215,7 @@ class Sequential(ModelState):
         )  # fmt: skip
         return partial_fit(self, X, y, settings)
 
+    @answers_keywords
     def evaluate(
         self,
         X: Any,

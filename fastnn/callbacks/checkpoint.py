@@ -59,6 +59,7 @@ class Checkpoint(Callback):
     def begin(self, run: RunState) -> None:
         if self.watched is not None:
             self.watched.check(run)
+        run.model.optimizer.to_config()  # refuses now what no file could hold after the first epoch
         if not self._restored:
             self.best = math.nan
         self._restored = False

@@ -15,6 +15,7 @@ from fastnn.callbacks import Callback
 from fastnn.configurations import as_number
 from fastnn.errors import InputError, InputTypeError
 from fastnn.optimizers import Adam, Optimizer, by_name
+from fastnn_kernels.contract import UPDATES
 
 if TYPE_CHECKING:
     from fastnn.losses import LossLike
@@ -63,6 +64,15 @@ def as_optimizer(optimizer: str | Optimizer | None) -> Optimizer:
         return by_name(optimizer)
     if not isinstance(optimizer, Optimizer):
         raise InputTypeError(f"optimizer: expected one such as fastnn.Adam(), got {type(optimizer).__name__}")
+    try:
+        known = optimizer.kernel in UPDATES
+    except NotImplementedError:
+        known = False
+    if not known:
+        raise InputError(
+            f"optimizer: {type(optimizer).__name__} names no update kernel: derive it from a class such as fastnn.SGD, or let "
+            f"its property kernel return one of {', '.join(UPDATES)}"
+        )
     return optimizer
 
 

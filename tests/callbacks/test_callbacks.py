@@ -848,3 +848,27 @@ def test_losses_of_steps_that_nobody_wrote_down_are_nan(tmp_path: Path) -> None:
     late = StepLosses()
     network().fit(X, y, epochs=2, batch_size=BATCH, verbose=0, callbacks=[late], resume=tmp_path)
     np.testing.assert_array_equal(np.isnan(late.losses), np.arange(2 * PER_EPOCH) < PER_EPOCH)
+
+
+class Sawtooth(fastnn.schedules.Schedule):
+    """A schedule of one's own, which no file can name unless it is registered."""
+
+    def rate_at(self, t: Any, length: int) -> Any:
+        return 0.01 / (1.0 + t % 3)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "warn"])
+def test_a_checkpoint_of_a_schedule_that_files_cannot_name(on_error: str, tmp_path: Path) -> None:
+    """It is refused before the first step, with what registers the schedule; then it is written and read."""
+    X, y = examples()
+    model, optimizer = network(), fastnn.SGD(Sawtooth())
+    options: dict[str, Any] = {"optimizer": optimizer, "batch_size": 16, "verbose": 0}
+    with pytest.raises(InputError, match=r"Sawtooth cannot be stored.*Schedule.types\['Sawtooth'\] = Sawtooth"):
+        model.fit(X, y, epochs=2, callbacks=[Checkpoint(tmp_path / "c", on_error=on_error)], **options)
+    assert not model.built
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(fastnn.schedules.Schedule.types, "Sawtooth", Sawtooth)
+        model.fit(X, y, epochs=2, callbacks=[Checkpoint(tmp_path / "c", on_error=on_error)], **options)
+        again = network()
+        again.fit(X, y, epochs=3, resume=tmp_path / "c", **options)
+    assert again.counters.epoch == 3

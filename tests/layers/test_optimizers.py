@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from trajectories import torch_nadam
 
+import fastnn
 import fastnn_kernels.numpy as numpy_set
 from fastnn.errors import InputError
 from fastnn.optimizers import NAMES, SGD, Adagrad, Adam, AdamW, Lion, Momentum, NAdam, Optimizer, RMSprop, by_name
@@ -321,3 +322,27 @@ def test_immutable() -> None:
     for optimizer in EACH:
         with pytest.raises(FrozenInstanceError):
             optimizer.learning_rate = 1.0  # type: ignore[misc]
+
+
+def test_an_optimizer_of_ones_own_needs_an_update_kernel() -> None:
+    class Mine(Optimizer):
+        pass
+
+    class Odd(Optimizer):
+        @property
+        def kernel(self) -> str:
+            return "odd"
+
+    class Slow(SGD):
+        @property
+        def kernel(self) -> str:
+            return "sgd"
+
+    model = fastnn.Sequential([fastnn.Dense(1)], seed=0)
+    X, t = np.ones((4, 1)), np.ones((4, 1))
+    for made in (Mine(), Odd()):
+        with pytest.raises(InputError, match=f"{type(made).__name__} names no update kernel: derive it from a class such as"):
+            model.fit(X, t, loss="quadratic", optimizer=made, batch_size="all", epochs=1, verbose=0)
+        assert not model.built
+    model.fit(X, t, loss="quadratic", optimizer=Slow(0.1), batch_size="all", epochs=1, verbose=0)
+    assert model.counters.step == 1

@@ -65,6 +65,7 @@ def test_every_name_of_the_table_leads_to_one_that_is_here() -> None:
         *losses.LOSSES, *metrics.METRICS, *optimizers.NAMES, *initializers.NAMES, *ops.ACTIVATIONS, *fastnn.engines.DEVICES,
         *fastnn.__all__, *(name for module in fastnn._MODULES for name in vars(getattr(fastnn, module))),
         *(argument for made in classes for argument in inspect.signature(made).parameters),
+        *inspect.signature(fastnn.Sequential.fit).parameters,
     }  # fmt: skip
     for name, entries in ELSEWHERE.items():
         assert name == name.lower()
@@ -201,6 +202,28 @@ def test_arguments_that_others_use_are_answered_with_ours(make: Any, arguments: 
         make(**arguments)
     assert str(caught.value) == says
     assert isinstance(caught.value, FastnnError)
+
+
+@pytest.mark.parametrize(
+    ("method", "keyword", "says"),
+    [
+        ("fit", "lr", "fit has no 'lr'; did you mean 'optimizer=Adam(lr)'?"),
+        ("fit", "learning_rate", "did you mean 'optimizer=Adam(learning_rate)'?"),
+        ("fit", "nb_epoch", "did you mean 'epochs'?"),
+        ("fit", "batchsize", "did you mean 'batch_size'?"),
+        ("fit", "max_iter", "did you mean 'epochs'?"),
+        ("fit", "shuffle", "did you mean 'order=lambda epoch: range(n)'?"),
+        ("fit", "validation_split", "did you mean 'validation_data=(X_dev, y_dev), cut off by fastnn.datasets.split'?"),
+        ("fit", "zzz", "fit has no 'zzz'; known are 'autotune', 'batch_size'"),
+        ("partial_fit", "sample_weights", "partial_fit has no 'sample_weights'; did you mean 'sample_weight'?"),
+        ("evaluate", "metric", "evaluate has no 'metric'; did you mean 'metrics'?"),
+    ],
+)
+def test_arguments_of_fit_that_others_use(method: str, keyword: str, says: str) -> None:
+    model = fastnn.Sequential([fastnn.Dense(1)], seed=0)
+    with pytest.raises(TypeError, match=re.escape(says)):
+        getattr(model, method)([[1.0]], [1.0], **{keyword: 1})
+    assert not model.built
 
 
 def test_signatures_are_those_of_the_constructors() -> None:
