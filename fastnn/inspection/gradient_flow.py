@@ -7,7 +7,7 @@ Networks and Deep Learning, chapter 5; Glorot & Bengio 2010, section 4; Andrew N
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -309,7 +309,7 @@ def activation_statistics(
     given = inputs.read(X, model.network.features if model.built else None, "X", model.feature_names).array
     if not len(given):
         raise InputError("X: expected at least one example, got none")
-    made = model if model.built else _built(model, given.shape[1:])
+    made = model if model.built else model.clone().build(given.shape[1:])
     network = made.network
     program = ActivationMoments(training).build(network)
     with made.watched():
@@ -326,10 +326,3 @@ def activation_statistics(
         instance.play()
         found = np.array(engine.read(log)[0], np.float64).reshape(-1, 4)
     return ActivationStatistics(tuple(f"{index} {layer!r}" for index, layer in enumerate(made.layers)), *found.T.copy())
-
-
-def _built(model: Sequential, features: Sequence[int]) -> Sequential:
-    """A model such as this one, with parameters."""
-    made = type(model)(model.layers, seed=model.seed, dtype=model.dtype, input_scale=model.input_scale)
-    made.device = model.device
-    return made.build(tuple(features))

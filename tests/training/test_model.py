@@ -678,3 +678,36 @@ def test_another_optimizers_state_is_not_restored_while_the_model_is_trained() -
     assert model.optimizer_state.optimizer == "Adam"
     model.restore(lion)
     assert model.optimizer_state.optimizer == "Lion"
+
+
+def test_a_clone_is_untrained() -> None:
+    """It has the layers, the seed and the dtype, and none of what was learned, also where layers hold arrays or are frozen."""
+    X, y = blobs()
+    layers = [fastnn.Standardizer().fit(X), fastnn.Dense(8, trainable=False), fastnn.BatchNorm(), fastnn.Activation("relu")]
+    model = fastnn.Sequential([*layers, fastnn.Dropout(0.2), fastnn.Dense(3)], seed=4, dtype="float64", input_scale=0.5)
+    before = model.clone()
+    model.fit(X, y, epochs=2, batch_size=32, verbose=0)
+    clone = model.clone()
+    assert (clone.built, clone.task, clone.trained, clone.loss, clone.optimizer) == (False, None, None, None, None)
+    assert (clone.counters.step, clone.optimizer_state, clone.feature_names) == (0, None, None)
+    assert repr(clone) == repr(model) == repr(before)
+    for each in (before, clone):
+        each.fit(X, y, epochs=2, batch_size=32, verbose=0)
+        assert all(array.tobytes() == model.weights[name].tobytes() for name, array in each.weights.items())
+    other = model.clone(seed=5)
+    assert other.seed == 5
+    assert not np.array_equal(other.build(5).weights["5.weight"], clone.clone().build(5).weights["5.weight"])
+
+
+def test_clones_score_noise_as_noise() -> None:
+    """Folds of a cross-validation know nothing of each other."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(120, 20)).astype("float32"), rng.integers(0, 2, 120)
+    model = fastnn.Sequential([fastnn.Dense(32, activation="tanh"), fastnn.Dense(2)], seed=0)
+    scores = []
+    for fold in range(4):
+        dev = np.arange(120) % 4 == fold
+        twin = model.clone()
+        twin.fit(X[~dev], y[~dev], optimizer=fastnn.Adam(0.01), batch_size=30, epochs=40, verbose=0)
+        scores.append(twin.evaluate(X[dev], y[dev])["accuracy"])
+    assert 0.3 < np.mean(scores) < 0.7
