@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastnn.layers import BUILT_IN, Layer
 from fastnn.sequential import Sequential
+from fastnn.storage.archives import File
 from fastnn.storage.folder import Folder
 from fastnn.storage.model_file import Stored, restore, save
 
@@ -23,17 +22,17 @@ class Content(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-def load(path: str | os.PathLike[str], layers: Mapping[str, type[Layer]] | None = None) -> Sequential:
-    """Read a model that `save` wrote; `layers` names the classes of layers of your own.
+def load(path: File, layers: Mapping[str, type[Layer]] | None = None) -> Sequential:
+    """Read a model that `save` wrote, from a path or a binary file object; `layers` names the classes of layers of your own.
 
     Raises FileError if the file cannot be read, FormatError if it is not a whole model of a version that is understood.
     """
     return read_run(path, layers).model
 
 
-def read_run(path: str | os.PathLike[str], layers: Mapping[str, type[Layer]] | None = None) -> Content:
+def read_run(path: File, layers: Mapping[str, type[Layer]] | None = None) -> Content:
     """The same, and what was stored beside the model."""
-    stored = Stored.read(Path(path))
+    stored = Stored.read(path)
     model = stored.make({**BUILT_IN, **(layers or {})}, Sequential)
     stored.put_into(model)
     return Content(model, stored.manifest.run, stored.arrays)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -268,8 +268,9 @@ class Sequential(ModelState):
             fused=fused,
         )
 
-    def save(self, path: str | os.PathLike[str], *, optimizer: bool = False) -> None:
-        """Write the model to a safetensors file, with `optimizer` the optimizer's state too; see `fastnn.checkpoints.save`."""
+    def save(self, path: str | os.PathLike[str] | IO[bytes], *, optimizer: bool = False) -> None:
+        """Write the model to a safetensors file, or a binary file object, with `optimizer` the optimizer's state too; see
+        `fastnn.checkpoints.save`."""
         from fastnn.storage import model_file  # needs msgspec, which training does without
 
         model_file.save(self, path, optimizer=optimizer)

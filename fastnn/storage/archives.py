@@ -13,8 +13,8 @@ does not fit exactly is an error. The layout: https://github.com/huggingface/saf
 
 from __future__ import annotations
 
-import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -51,8 +51,22 @@ _STRANGERS = {
 }
 
 
-def write(path: str | os.PathLike[str], manifest: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-    """Write `path` whole or not at all. `tensors`: float32, float64 and int64 arrays of up to 8 axes.
+File = str | os.PathLike[str] | IO[bytes]
+"""A path, or a binary file object that is open already."""
+
+
+def path_of(file: File) -> Path:
+    """The path of a file, for messages; of a file object its name, if it has one."""
+    if isinstance(file, str | os.PathLike):
+        return Path(file)
+    name = getattr(file, "name", None)
+    return Path(name if isinstance(name, str) else f"<{type(file).__name__}>")
+
+
+def write(file: File, manifest: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Write a path whole or not at all, or to a binary file object.
+
+    `tensors`: float32, float64 and int64 arrays of up to 8 axes.
 
     Raises InputError for what an archive cannot hold, FileError where the system refuses.
     """
@@ -79,18 +93,26 @@ def write(path: str | os.PathLike[str], manifest: Mapping[str, Any], tensors: Ma
     header += b" " * (-len(header) % 8)
     if len(header) > HEADER_LIMIT:
         raise InputError(f"what belongs to the model takes {len(header)} bytes as JSON; a file holds up to {HEADER_LIMIT}")
-    write_whole(Path(path), (len(header).to_bytes(8, "little"), header, *map(_bytes, arrays.values())))
+    pieces: tuple[Any, ...] = (len(header).to_bytes(8, "little"), header, *map(_bytes, arrays.values()))
+    if isinstance(file, str | os.PathLike):
+        write_whole(Path(file), pieces)
+        return
+    for piece in pieces:
+        file.write(piece)
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The manifest and the arrays of a file that `write` wrote, in the order of the file.
+def read(file: File) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The manifest and the arrays of a file that `write` wrote, in the order of the file; of a file object what is left of it.
 
     Raises FormatError for everything that is not such a file, whole and unchanged; FileError where the system refuses.
     """
-    path = Path(path)
+    path = path_of(file)
     try:
-        with _open(path) as file:
-            return _read(file)
+        if not isinstance(file, str | os.PathLike):
+            content = file.read()
+            return _read(io.BytesIO(content), len(content))
+        with _open(path) as opened:
+            return _read(opened, os.fstat(opened.fileno()).st_size)
     except FastnnError:
         raise
     except (ValueError, RecursionError) as error:
@@ -107,7 +129,7 @@ def refuse(path: Path, why: str, error: BaseException | None = None) -> NoReturn
 
 def _open(path: Path) -> IO[bytes]:
     """A regular file, opened without waiting for whoever is at the other end of a pipe."""
-    names = ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
+    names = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
     flags = os.O_RDONLY | sum(getattr(os, name, 0) for name in names)
     try:
         file = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115
@@ -115,10 +137,6 @@ def _open(path: Path) -> IO[bytes]:
         raise FileError(f"there is no file {path}") from error
     except IsADirectoryError as error:
         refuse(path, "is a folder, not a file", error)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            refuse(path, "is a symbolic link; give the file that it stands for", error)
-        raise
     try:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             refuse(path, "is a device or a pipe, not a file")
@@ -138,8 +156,7 @@ class _Entry(NamedTuple):
     end: int
 
 
-def _read(file: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    size = os.fstat(file.fileno()).st_size
+def _read(file: IO[bytes], size: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     manifest, entries = _header(file, size)
     digests = manifest.pop(DIGESTS, None)
     if not isinstance(digests, dict) or set(digests) != {entry.name for entry in entries}:

@@ -131,7 +131,7 @@ class Folder:
         step = model.counters.step
         path = self.path / f"step-{step:09d}.safetensors"
         with self.locked():
-            save(model, path, optimizer=True, run=run)
+            self._save(model, path, run)
             for _, old in [(number, old) for number, old in self._generations() if number <= step][self.keep :]:
                 self._remove(old)
         return path
@@ -139,8 +139,14 @@ class Folder:
     def write_best(self, model: ModelState, run: Run | None = None) -> Path:
         """Write the same as `best.safetensors`, instead of the one before."""
         with self.locked():
-            save(model, self.best, optimizer=True, run=run)
+            self._save(model, self.best, run)
         return self.best
+
+    def _save(self, model: ModelState, path: Path, run: Run | None) -> None:
+        """Write a file of this folder; a symbolic link that is in its place goes, and what it points to stays as it is."""
+        if path.is_symlink():
+            self._remove(path)
+        save(model, path, optimizer=True, run=run)
 
     def latest(self) -> Path | None:
         """The newest generation that is whole, with one warning if newer ones are damaged; None where there is none at all.

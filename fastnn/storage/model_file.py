@@ -92,8 +92,9 @@ class _Manifest(_Struct):
     """Absent in older files."""
 
 
-def save(model: ModelState, path: str | os.PathLike[str], optimizer: bool = False, run: Run | None = None) -> None:
-    """Write architecture, parameters, running statistics, seed, counters, task of `model`, and how it was trained to `path`.
+def save(model: ModelState, path: archives.File, optimizer: bool = False, run: Run | None = None) -> None:
+    """Write architecture, parameters, running statistics, seed, counters, task of `model`, and how it was trained to `path`: a
+    path, whose file is replaced whole (behind a symbolic link the file that it points to), or a binary file object.
 
     `optimizer`: also its numbers, its state and the count of its updates, so that `fit` on the loaded model continues as it
     would have here. `run`: plain values (a dict that JSON can hold) and arrays (float32, float64, int64) of your own, for
@@ -131,6 +132,8 @@ def save(model: ModelState, path: str | os.PathLike[str], optimizer: bool = Fals
     if state is not None:
         tensors |= {OPTIMIZER + name: slot for name, slot in state.slots.items()}
     tensors |= {RUN + name: np.asarray(array) for name, array in arrays.items()}
+    if isinstance(path, str | os.PathLike) and Path(path).is_symlink():
+        path = os.path.realpath(path)
     archives.write(path, manifest, tensors)
 
 
@@ -142,13 +145,13 @@ def _described(layers: Sequence[Layer]) -> list[dict[str, Any]]:
 # --- what is read ---------------------------------------------------------------------------------------------------
 
 
-def restore(model: ModelState, path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, dict[str, np.ndarray]]:
+def restore(model: ModelState, path: archives.File) -> tuple[dict[str, Any] | None, dict[str, np.ndarray]]:
     """Put everything that training changes back into `model` from a file, and return the values and arrays of its run.
 
     Raises InputError, and changes nothing, if the file is of another architecture or seed (which counts the random numbers);
     the errors of `load` besides.
     """
-    stored = Stored.read(Path(path))
+    stored = Stored.read(path)
     stored.compare(model, model.network.features if model.built else tuple(stored.manifest.features))
     stored.put_into(model)
     return stored.manifest.run, stored.arrays
@@ -167,8 +170,9 @@ class Stored:
     arrays: dict[str, np.ndarray]
 
     @classmethod
-    def read(cls, path: Path) -> Stored:
-        found, tensors = archives.read(path)
+    def read(cls, file: archives.File) -> Stored:
+        found, tensors = archives.read(file)
+        path = archives.path_of(file)
         version, library = found.get("format"), str(found.get("fastnn"))
         if version != FORMAT_VERSION:
             newer = isinstance(version, int) and version > FORMAT_VERSION

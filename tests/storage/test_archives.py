@@ -378,10 +378,10 @@ def test_reading_takes_the_memory_of_the_file(tmp_path: Path) -> None:
 
 
 def test_what_is_no_regular_file_is_refused_without_waiting(path: Path, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(path)
     os.mkfifo(tmp_path / "pipe")
-    assert "symbolic link" in refused(tmp_path / "link")
+    (tmp_path / "link to a pipe").symlink_to(tmp_path / "pipe")
     assert "pipe" in refused(tmp_path / "pipe")
+    assert "pipe" in refused(tmp_path / "link to a pipe")
     assert "folder" in refused(tmp_path)
     assert "device" in refused(Path("/dev/zero"))
     with socket.socket(socket.AF_UNIX) as server:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ import sys
 import time
 import tracemalloc
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -535,3 +537,55 @@ def test_the_manifest_is_what_the_documentation_says(tmp_path: Path) -> None:
     assert set(manifest) == {*model_file._Manifest.__struct_fields__, "sha256"}
     data = with_state().weights["0.weight"]
     assert manifest["sha256"]["0.weight"] == hashlib.sha256(b"F32 [5, 4] " + data.tobytes()).hexdigest()
+
+
+# --- other ways to a file ---------------------------------------------------------------------------------------------------
+
+
+def test_behind_symbolic_links(tmp_path: Path) -> None:
+    """As caches keep their files: a name that points to a blob. What is saved replaces the blob, and the link stays."""
+    blob, link, chain = tmp_path / "blobs" / "abc", tmp_path / "model.safetensors", tmp_path / "again.safetensors"
+    blob.parent.mkdir()
+    first, second = with_state(1), with_state(2)
+    first.save(blob)
+    link.symlink_to(blob)
+    chain.symlink_to(link)
+    for path in (link, chain):
+        assert fastnn.load(path).counters.step == 1
+    second.save(chain)
+    assert chain.is_symlink()
+    assert link.is_symlink()
+    assert fastnn.load(blob).counters.step == 2
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["abc", "again.safetensors", "blobs", "model.safetensors"]
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    with pytest.raises(FileError, match="there is no file"):
+        fastnn.load(tmp_path / "dangling")
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    with pytest.raises(FileError, match="cannot be read"):
+        fastnn.load(tmp_path / "self")
+
+
+def test_file_objects(tmp_path: Path) -> None:
+    """A buffer, a file that is open already, and one in a zip archive."""
+    model, buffer = with_state(3), io.BytesIO()
+    model.save(buffer, optimizer=True)
+    model.save(tmp_path / "m.safetensors", optimizer=True)
+    assert buffer.getvalue() == (tmp_path / "m.safetensors").read_bytes()
+    buffer.seek(0)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packing:
+        packing.writestr("m", buffer.getvalue())
+    with (
+        (tmp_path / "m.safetensors").open("rb") as opened,
+        zipfile.ZipFile(tmp_path / "a.zip") as archive,
+        archive.open("m") as packed,
+    ):
+        for file in (buffer, opened, packed):
+            read = fastnn.load(file)
+            assert read.counters.step == 3
+            assert all(array.tobytes() == model.weights[name].tobytes() for name, array in read.weights.items())
+    with pytest.raises(FormatError, match="<BytesIO> is not a model of fastnn"):
+        fastnn.load(io.BytesIO(b"PK\3\4"))
+    with (tmp_path / "cut").open("wb") as opened:
+        opened.write(buffer.getvalue()[:-5])
+    with (tmp_path / "cut").open("rb") as opened, pytest.raises(FormatError, match="cut"):
+        fastnn.load(opened)
