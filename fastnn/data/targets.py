@@ -349,9 +349,9 @@ def _look_up(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.nd
         return np.zeros(len(labels), np.int64), np.ones(len(labels), bool)
     if labels.dtype.kind in "iub" and classes.dtype.kind in "ib":
         labels, classes = labels.astype(np.int64, copy=False), classes.astype(np.int64, copy=False)
-        start, stop = classes[0], classes[0] + len(classes)
-        if (classes == np.arange(start, stop)).all():  # one pass instead of a search for each
-            return labels - start if start else labels, (labels < start) | (labels >= stop)
+        first, last = int(classes[0]), int(classes[-1])
+        if last - first == len(classes) - 1 and (np.diff(classes) == 1).all():  # one pass instead of a search for each
+            return labels - first if first else labels, (labels < first) | (labels > last)
     order = np.argsort(classes)
     places = np.minimum(np.searchsorted(classes, labels, sorter=order), len(classes) - 1)
     found = order[places]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fastnn
 from fastnn.data.targets import Targets, Task, decode, read, weights
 from fastnn.errors import FastnnError, InputError, InputTypeError
 from fastnn.losses import LOSSES, Loss
@@ -458,3 +459,21 @@ def test_weights_multiply() -> None:
 def test_weights_that_cannot_be(found: Targets, sample: Any, by_class: Any, error: type, says: str) -> None:
     with pytest.raises(error, match=re.escape(says)):
         weighed(found, sample, by_class)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize(
+    "labels", [(2**63 - 2, 2**63 - 1), (-(2**63), -(2**63) + 1), (-(2**63), 2**63 - 1), (-1, 0), (5, 6), (6, 8)], ids=str
+)
+def test_labels_at_the_ends_of_int64(labels: tuple[int, int], outputs: int) -> None:
+    X = np.linspace(-1, 1, 40, dtype=np.float32)[:, np.newaxis]
+    y = np.array(labels, np.int64)[(X[:, 0] > 0).astype(int)]
+    model = fastnn.Sequential([fastnn.Dense(outputs)], seed=0)
+    loss = "softmax_cross_entropy" if outputs == 2 else "sigmoid_cross_entropy"
+    options: dict[str, Any] = {"loss": loss, "optimizer": fastnn.Adam(0.2), "batch_size": 10, "epochs": 20, "verbose": 0}
+    model.fit(X, y, **options)
+    assert model.classes_.tolist() == list(labels)
+    assert (model.predict(X) == y).mean() > 0.9
+    other = 7 if 7 not in labels else 9
+    with pytest.raises(InputError, match=f"{other}"):
+        model.evaluate(X[:2], [labels[0], other])
