@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -34,6 +35,8 @@ class Standardizer(Layer):
 
     mean: np.ndarray | None
     deviation: np.ndarray | None
+    feature_names: tuple[str, ...] | None = None
+    """The columns of the frame that was fitted; `transform` finds those of other frames by name. A model keeps its own."""
     offset: Array
     scale: Array
 
@@ -49,12 +52,14 @@ class Standardizer(Layer):
                 raise InputError(f"Standardizer: deviation: expected numbers above 0, got {self.deviation.min():g}")
 
     def fit(self, X: Any) -> Self:
-        """A standardizer with mean and deviation of the examples X (n, ...), n >= 1, of any real dtype.
+        """Learn mean and deviation of the examples X (n, ...), n >= 1, of any real dtype; returns the standardizer itself.
 
         X is read in blocks, twice, and never copied whole. One warning names the elements that never change. Raises
-        InputError for NaN and infinite values.
+        InputError for NaN and infinite values, and if it is fitted already: models that have it would change.
         """
-        x, names = _examples(X), getattr(X, "columns", None)
+        if self.mean is not None:
+            raise InputError("Standardizer: it is fitted already; make a new one, Standardizer().fit(X)")
+        x, names = _examples(X), _columns(X)
         if not x.size:
             raise InputError(f"Standardizer: expected examples to learn from, got shape {x.shape}")
         n, features = len(x), math.prod(x.shape[1:])
@@ -87,18 +92,20 @@ class Standardizer(Layer):
             many = f"{len(constant)} columns that never change" if len(constant) > 1 else "a column that never changes"
             warn(f"Standardizer: {many} ({shown}): the deviation counts as 1")
             deviation[constant] = 1.0
-        return type(self)(mean, deviation)
+        found = {"mean": _numbers("mean", mean), "deviation": _numbers("deviation", deviation), "feature_names": names}
+        vars(self).update(found)  # options of a layer do not change otherwise
+        return self
 
     def transform(self, X: Any) -> np.ndarray:
         """(X - mean) / deviation of examples (n, ...), computed in float64: of X's dtype if that is a floating-point one, else
         float32."""
         mean, deviation = self._fitted()
-        return self._mapped(X, lambda block: (block - mean) / deviation)
+        return self._mapped(self._in_order(X), lambda block: (block - mean) / deviation)
 
     def inverse(self, Z: Any) -> np.ndarray:
         """Z deviation + mean: what `transform` made Z of, up to rounding."""
         mean, deviation = self._fitted()
-        return self._mapped(Z, lambda block: block * deviation + mean)
+        return self._mapped(self._in_order(Z), lambda block: block * deviation + mean)
 
     def statistics(self, shape: tuple[int, ...]) -> Mapping[str, Statistic]:
         mean, deviation = self._fitted(math.prod(shape))
@@ -122,6 +129,19 @@ class Standardizer(Layer):
         if features is not None and self.mean.size != features:
             raise InputError(f"Standardizer: expected {self.mean.size} features, as in fit, got {features}")
         return self.mean, self.deviation
+
+    def _in_order(self, X: Any) -> Any:
+        """A frame with the columns of the one that was fitted, in their order; everything else as it is."""
+        names, given = self.feature_names, _columns(X)
+        if names is None or given is None or names == given:
+            return X
+        missing = [name for name in names if name not in given]
+        if missing or len(set(given)) < len(given):
+            what = f"misses {', '.join(map(repr, missing[:5]))}" if missing else "has columns of the same name"
+            raise InputError(
+                f"Standardizer: expected a frame with the columns of fit, {', '.join(map(repr, names))}; this one {what}"
+            )
+        return X[list(names)]
 
     def _mapped(self, X: Any, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         x = _examples(X)
@@ -150,6 +170,9 @@ def _examples(X: Any) -> np.ndarray:
         cure = "convert it with .toarray()" if hasattr(X, "tocsr") else "convert it with numpy.asarray"
         raise InputTypeError(f"Standardizer: expected an array, got {type(X).__name__}; {cure}")
     x = arrays.to_host(X)
+    if x.dtype.kind == "O" and _columns(X) is not None:  # columns of several dtypes, such as booleans beside numbers
+        with contextlib.suppress(TypeError, ValueError):
+            x = np.asarray(X, np.float64)
     if x.dtype.kind not in "fiub":
         raise InputTypeError(f"Standardizer: expected numbers, got dtype {x.dtype}")
     if x.ndim < 2:
@@ -165,5 +188,12 @@ def _blocks(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield start, block.astype(np.float64).reshape(len(block), -1)
 
 
-def _named(names: Any, column: int) -> str:
+def _columns(X: Any) -> tuple[str, ...] | None:
+    """The names of the columns of a frame; None for everything else, and for numbered columns."""
+    columns = getattr(X, "columns", None)
+    names = None if columns is None else tuple(columns)
+    return names if names and all(isinstance(name, str) for name in names) else None
+
+
+def _named(names: Sequence[str] | None, column: int) -> str:
     return str(column) if names is None else repr(names[column])

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 
 import fastnn
@@ -143,10 +145,51 @@ def test_config_is_exact() -> None:
     assert (repr(made), repr(fastnn.Standardizer())) == ("Standardizer(3 features)", "Standardizer()")
 
 
-def test_fit_leaves_the_layer_as_it_was() -> None:
+def test_fit_is_of_the_layer_itself() -> None:
+    """As scikit-learn's: it returns the object that it was called on. Once fitted, it does not change."""
     bare = fastnn.Standardizer()
-    bare.fit(np.array([[1.0], [2.0]]))
-    assert bare.mean is None
+    model = fastnn.Sequential([bare, fastnn.Dense(2)], seed=0)
+    assert bare.fit(np.array([[1.0], [2.0]])) is bare
+    assert bare.mean is not None
+    assert bare.mean.tolist() == [1.5]
+    np.testing.assert_allclose(bare.transform(np.array([[1.0], [2.0]])), [[-1], [1]])
+    assert model.build(1).weights["0.offset"].tolist() == [1.5]
+    with pytest.raises(InputError, match="it is fitted already; make a new one"):
+        bare.fit(np.array([[5.0], [2.0]]))
+    assert bare.mean.tolist() == [1.5]
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame])
+def test_columns_of_a_frame_are_found_by_name(make: Any) -> None:
+    rng = np.random.default_rng(0)
+    columns = {"age": rng.normal(40, 10, 50), "income": rng.normal(5e4, 1e4, 50), "member": rng.random(50) > 0.5}
+    frame = make(columns)
+    standardizer = fastnn.Standardizer().fit(frame)
+    expected = np.stack([(c - c.mean()) / c.std() for c in (np.asarray(c, float) for c in columns.values())], 1)
+    np.testing.assert_allclose(standardizer.transform(frame), expected, rtol=1e-9)
+    other = frame[["member", "income", "age"]]
+    np.testing.assert_allclose(standardizer.transform(other), expected, rtol=1e-9)
+    np.testing.assert_allclose(standardizer.transform(make({"more": columns["age"], **columns})), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        standardizer.transform(np.asarray(other[["age", "income", "member"]], float)), expected, rtol=1e-9
+    )
+    with pytest.raises(InputError, match="the columns of fit, 'age', 'income', 'member'; this one misses 'age'"):
+        standardizer.transform(frame[["income", "member"]])
+    with pytest.raises(InputError, match="expected 3 features"):
+        standardizer.transform(np.asarray(frame[["income", "age"]], float))
+
+
+def test_dummies_beside_numbers() -> None:
+    """Booleans, integers and numbers that pandas keeps in columns of several dtypes."""
+    frame = pd.get_dummies(pd.DataFrame({"size": [1.5, 2.5, 4.0, 8.0], "rooms": [1, 2, 2, 3], "town": list("abba")}))
+    frame["nullable"] = pd.array([1, 2, 3, 5], dtype="Int64")
+    found = fastnn.Standardizer().fit(frame)
+    wanted = frame.astype(float).to_numpy()
+    np.testing.assert_allclose(found.mean, wanted.mean(0))
+    np.testing.assert_allclose(found.transform(frame), (wanted - wanted.mean(0)) / wanted.std(0))
+
+
+def test_what_it_is_given_stays_as_it_is() -> None:
     values = np.array([1.0, 2.0])
     made = fastnn.Standardizer(values, [1.0, 1.0])
     values[0] = 9
