@@ -21,8 +21,16 @@ Function = Callable[..., Any]
 
 TAKES = ("predictions", "probabilities", "outputs")
 EXTRAS = ("weights", "classes")
-OF_LABELS = ("accuracy", "precision", "recall", "f1")
-OF_NUMBERS = ("r2", "mae", "mse")
+OF_LABELS = (
+    "accuracy", "precision", "recall", "f1", "balanced_accuracy", "top_k_accuracy", "auc", "average_precision", "brier",
+)  # fmt: skip
+OF_ONE_LABEL = ("balanced_accuracy", "top_k_accuracy", "brier")
+OF_NUMBERS = ("r2", "mae", "mse", "rmse")
+OF_SCORES = (
+    "roc_auc_score", "average_precision_score", "brier_score_loss", "log_loss", "top_k_accuracy_score", "d2_log_loss_score",
+    "d2_brier_score", "hinge_loss", "roc_curve", "precision_recall_curve", "det_curve", "dcg_score", "ndcg_score",
+)  # fmt: skip
+"""Functions of scikit-learn that take scores, and are wrong about labels."""
 RESERVED = ("loss", "penalty")
 """What a history holds under these names is something else."""
 
@@ -83,6 +91,12 @@ def mean_squared_error(y: np.ndarray, predictions: np.ndarray, weights: np.ndarr
     return _mean((_columns(y) - _columns(predictions)) ** 2, weights)
 
 
+def root_mean_squared_error(y: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """The root of the mean of (y - a)^2, rows weighted; of several outputs (n, O) the mean of the roots."""
+    squares = (_columns(y) - _columns(predictions)) ** 2
+    return float(np.mean(np.sqrt(np.average(squares, axis=0, weights=_row_weights(weights, len(squares))))))
+
+
 # --- classes --------------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +148,107 @@ def log_loss(y: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | Non
     return _mean(-(yes * np.log(p) + (1.0 - yes) * np.log1p(-p)).sum(axis=1), weights)
 
 
+def balanced_accuracy(y: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """The mean over the classes that occur in y (n,) of the share of each that is predicted right."""
+    y, predictions = plain(y, "y"), plain(predictions, "predictions")
+    if y.ndim > 1:
+        raise InputError(f"balanced_accuracy: expected labels (n,), got {y.shape}")
+    found = np.unique(y, return_inverse=True)[1]
+    w = _row_weights(weights, len(y))
+    right, whole = np.bincount(found, w * (y == predictions)), np.bincount(found, w)
+    return float(np.mean(right[whole > 0] / whole[whole > 0]))
+
+
+def top_k_accuracy(
+    y: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None, classes: Any = None, k: int = 2
+) -> float:
+    """The share of examples whose class is among the k most probable ones; of equal ones the later class comes first."""
+    _, found, p = _classes_and_shares("top_k_accuracy", y, probabilities, classes)
+    best = np.argsort(p, axis=1, kind="stable")[:, ::-1][:, :k]
+    return _mean((best == found[:, np.newaxis]).any(axis=1), weights)
+
+
+def brier(y: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None, classes: Any = None) -> float:
+    """The mean of sum_c (t_c - p_c)^2 with one-hot rows t; of two classes that of (t - p)^2 for the second, half of it."""
+    _, found, p = _classes_and_shares("brier", y, probabilities, classes)
+    squares = ((np.eye(p.shape[1])[found] - p) ** 2).sum(axis=1)
+    return _mean(squares / 2.0 if p.shape[1] == 2 else squares, weights)
+
+
+def auc(y: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None, classes: Any = None) -> float:
+    """The area under the curve of true against false positives: how probable it is that a yes is said to be more probable than
+    a no, ties counting half. Of more than two classes, each against the rest, and of binary answers (n, O), the mean.
+
+    NaN where there are yeses or noes only. Hanley & McNeil 1982.
+    """
+    return _mean_over_classes("auc", _auc, y, probabilities, weights, classes)
+
+
+def average_precision(
+    y: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None, classes: Any = None
+) -> float:
+    """sum_n (R_n - R_(n-1)) P_n, precision P and recall R at each distinct probability as the threshold, from the largest down.
+
+    Means as in `auc`; 0 where there is no yes.
+    """
+    return _mean_over_classes("average_precision", _average_precision, y, probabilities, weights, classes)
+
+
+def _mean_over_classes(
+    name: str,
+    of_two: Callable[[np.ndarray, np.ndarray, np.ndarray], float],
+    y: Any,
+    probabilities: Any,
+    weights: Any,
+    classes: Any,
+) -> float:
+    y = plain(y, "y")
+    w = _row_weights(weights, len(y))
+    if y.ndim > 1:
+        p = _columns(probabilities)
+        return float(np.mean([of_two(yes != 0, share, w) for yes, share in zip(y.T, p.T, strict=True)]))
+    count, found, p = _classes_and_shares(name, y, probabilities, classes)
+    if count == 2:
+        return of_two(found == 1, p[:, 1], w)
+    return float(np.mean([of_two(found == c, p[:, c], w) for c in range(count)]))
+
+
+def _classes_and_shares(name: str, y: Any, probabilities: Any, classes: Any) -> tuple[int, np.ndarray, np.ndarray]:
+    """How many classes there are, the index of that of each example, and the shares (n, C) of all of them."""
+    y, p = plain(y, "y"), _columns(probabilities)
+    if y.ndim > 1:
+        raise InputError(f"{name}: expected labels (n,), got {y.shape}")
+    p = np.concatenate([1.0 - p, p], axis=1) if p.shape[1] == 1 else p
+    known = np.unique(y) if classes is None else np.asarray(classes)
+    if len(known) != p.shape[1]:
+        raise InputError(f"{name}: expected {p.shape[1]} classes for these probabilities, got {abridged(known)}")
+    return len(known), indices(y, known), p
+
+
+def _steps(yes: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The weights of true and of false positives at each distinct score as the threshold, from the largest down."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    w = weights[order]
+    return np.cumsum(w * yes[order])[last], np.cumsum(w * ~yes[order])[last]
+
+
+def _auc(yes: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
+    true, false = (np.concatenate([[0.0], found]) for found in _steps(yes, scores, weights))
+    if true[-1] == 0 or false[-1] == 0:
+        return math.nan
+    return float((np.diff(false) * (true[1:] + true[:-1])).sum() / (2.0 * true[-1] * false[-1]))
+
+
+def _average_precision(yes: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
+    true, false = _steps(yes, scores, weights)
+    if true[-1] == 0:
+        return 0.0
+    found = true + false
+    share = np.divide(true, found, out=np.zeros(len(true)), where=found > 0)
+    return float((np.diff(true, prepend=0.0) * share).sum() / true[-1])
+
+
 def _counts(y: Any, predictions: Any, weights: np.ndarray | None, classes: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The weight of what was predicted right, of what was predicted and of what is there, one number a class (see `f1`)."""
     y, predictions = plain(y, "y"), plain(predictions, "predictions")
@@ -181,7 +296,13 @@ METRICS = {
         Metric("f1", f1, extras=EXTRAS),
         Metric("precision", precision, extras=EXTRAS),
         Metric("recall", recall, extras=EXTRAS),
+        Metric("rmse", root_mean_squared_error, extras=("weights",)),
+        Metric("balanced_accuracy", balanced_accuracy, extras=("weights",)),
         Metric("log_loss", log_loss, "probabilities", EXTRAS),
+        Metric("auc", auc, "probabilities", EXTRAS),
+        Metric("average_precision", average_precision, "probabilities", EXTRAS),
+        Metric("brier", brier, "probabilities", EXTRAS),
+        Metric("top_k_accuracy", top_k_accuracy, "probabilities", EXTRAS),
     )
 }
 """The metrics that `fit` and `evaluate` know by name."""
@@ -207,10 +328,22 @@ def as_metric(metric: str | Metric | Function) -> Metric:
         name = getattr(metric, "__name__", "<nameless>")
         if name.startswith("<"):
             raise InputError('a metric needs a name, and this function has none; use Metric("name", function)')
-        metric = Metric(name, metric)
+        scores = name in OF_SCORES and (getattr(metric, "__module__", None) or "").startswith("sklearn.")
+        metric = _of_scores(name, metric) if scores else Metric(name, metric)
     if metric.name in METRICS and metric is not METRICS[metric.name]:
         raise InputError(f"your metric has the name of the library's {metric.name}; give it a name of its own")
     return metric
+
+
+def _of_scores(name: str, function: Function) -> Metric:
+    """A function of scikit-learn that takes scores: shares of all classes, or of the second of two, whose label is then 1."""
+
+    def scored(y: np.ndarray, shares: np.ndarray, weights: np.ndarray | None, classes: np.ndarray | None) -> Any:
+        if classes is not None and len(classes) == 2:
+            y, shares = (np.asarray(y) == classes[1]).astype(np.int64), shares[:, -1]
+        return function(y, shares, sample_weight=weights)
+
+    return Metric(f"{name} of scikit-learn" if name in METRICS else name, scored, "probabilities", EXTRAS)
 
 
 def as_metrics(metrics: Iterable[str | Metric | Function], validated: bool = True) -> tuple[Metric, ...]:
@@ -243,6 +376,8 @@ def check_metrics(metrics: Iterable[Metric], kind: str, classes: np.ndarray | No
             raise InputError(
                 f"the metric {metric.name} is for numbers, and y holds the labels {abridged(classes)}; use f1 or log_loss"
             )
+        if kind == "multilabel" and metric.name in OF_ONE_LABEL:
+            raise InputError(f"the metric {metric.name} is for one label an example, and y holds several answers each")
         if metric.takes == "probabilities" and not probable:
             raise InputError(
                 f"the metric {metric.name} takes probabilities, and the outputs are none; use a cross-entropy as the loss, or "
@@ -290,6 +425,10 @@ __all__ = [
     "METRICS",
     "Metric",
     "accuracy",
+    "auc",
+    "average_precision",
+    "balanced_accuracy",
+    "brier",
     "f1",
     "log_loss",
     "mean_absolute_error",
@@ -297,4 +436,6 @@ __all__ = [
     "precision",
     "r2",
     "recall",
+    "root_mean_squared_error",
+    "top_k_accuracy",
 ]

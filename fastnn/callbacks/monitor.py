@@ -9,10 +9,9 @@ from fastnn.callbacks.base import Callback, RunState
 from fastnn.errors import InputError, InputTypeError, nearest
 from fastnn.metrics import METRICS
 
-LOWER = ("loss", "penalty", "mae", "mse", "log_loss")
-
-
-HIGHER = ("accuracy", "r2", "f1", "precision", "recall")
+LOWER = ("loss", "penalty", "mae", "mse", "rmse", "log_loss", "brier")
+HIGHER = tuple(name for name in METRICS if name not in LOWER)
+"""Columns whose lower, or higher, values are better."""
 
 
 class Monitor:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from fastnn.datasets import Dataset
 
 DATA = "Data"
-METRICS = ("accuracy", "f1", "log_loss", "mae", "mse", "precision", "r2", "recall")
+METRICS = (
+    "accuracy", "auc", "average_precision", "balanced_accuracy", "brier", "f1", "log_loss", "mae", "mse", "precision", "r2",
+    "recall", "rmse", "top_k_accuracy",
+)  # fmt: skip
 
 
 def target_option(default: str = "y, target, label or class") -> Callable[[F], F]:
