@@ -58,14 +58,12 @@ def forward(model: fastnn.Sequential, X: np.ndarray) -> np.ndarray:
             x = own["gamma"] * (x - own["running_mean"]) / deviation + own["beta"]
         elif isinstance(layer, fastnn.Activation):
             x = ACTIVATIONS[layer.name](x)
-    probabilities: np.ndarray = expit(x) if x.shape[1] == 1 else softmax(x, axis=1)
+    probabilities: np.ndarray = np.hstack([expit(-x), expit(x)]) if x.shape[1] == 1 else softmax(x, axis=1)
     return probabilities
 
 
 def check_classes(classes: np.ndarray, probabilities: np.ndarray) -> None:
     """Every class is the most probable one, but for rounding."""
-    if probabilities.shape[1] == 1:
-        probabilities = np.hstack([1 - probabilities, probabilities])
     chosen = np.take_along_axis(probabilities, classes.reshape(-1, 1), axis=1)[:, 0]
     assert (chosen >= probabilities.max(axis=1) - TOLERANCE).all()
 
