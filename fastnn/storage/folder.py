@@ -149,20 +149,26 @@ class Folder:
         save(model, path, optimizer=True, run=run)
 
     def latest(self) -> Path | None:
-        """The newest generation that is whole, with one warning if newer ones are damaged; None where there is none at all.
+        """The newest generation that is whole; see `read_latest`."""
+        found = self.read_latest()
+        return None if found is None else found.path
+
+    def read_latest(self) -> Stored | None:
+        """The content of the newest generation that is whole, with one warning if newer ones are damaged; None where there is
+        none at all.
 
         Raises FormatError if all are damaged.
         """
         damaged: list[str] = []
         for _, path in self._generations():
             try:
-                Stored.read(path)
+                found = Stored.read(path)
             except FileError as error:
                 damaged.append(str(error))
                 continue
             if damaged:
                 warn(f"{path} is used: {'; '.join(damaged)}")
-            return path
+            return found
         if damaged:
             raise FormatError(f"{self.path} holds no whole file: {'; '.join(damaged)}")
         return None

@@ -76,12 +76,10 @@ class Earlier:
 
 def read(run: Resumable, given: Any) -> Earlier | None:
     """Where `given` (the `resume` of `Sequential.fit`) says to continue from; None to begin afresh. Nothing is changed."""
-    path = _checkpoint(run, given)
-    if path is None:
+    stored = _checkpoint(run, given)
+    if stored is None:
         return None
-    from fastnn.storage.model_file import Stored
-
-    stored = Stored.read(path)
+    path = stored.path
     stored.compare(run.model, run.network.features)
     values = stored.manifest.run
     if not values:
@@ -137,25 +135,26 @@ def checkpoint_state(run: Resumable) -> tuple[dict[str, Any], dict[str, np.ndarr
     return plain, kept
 
 
-def _checkpoint(run: Resumable, given: Any) -> Path | None:
-    """The file to continue from; None to begin afresh."""
+def _checkpoint(run: Resumable, given: Any) -> Stored | None:
+    """What to continue from; None to begin afresh."""
     if given is None or given is False:
         return None
     if given is True:
         folders = [callback.folder for callback in run.callbacks if isinstance(callback, Checkpoint)]
         if not folders:
             raise InputError("resume=True continues from the folder of a Checkpoint among the callbacks, and there is none")
-        return folders[0].latest()
+        return folders[0].read_latest()
     if not isinstance(given, str | os.PathLike):
         raise InputTypeError(f"resume: expected a path, True or None, got {type(given).__name__}")
     path = Path(given)
     if not path.exists():
         raise FileError(f"resume: there is neither a checkpoint nor a folder of checkpoints at {path}")
-    if not path.is_dir():
-        return path
     from fastnn.storage.folder import Folder
+    from fastnn.storage.model_file import Stored
 
-    latest = Folder(path).latest()
+    if not path.is_dir():
+        return Stored.read(path)
+    latest = Folder(path).read_latest()
     if latest is None:
         raise InputError(f"resume: there is no checkpoint in the folder {path}")
     return latest

@@ -728,3 +728,14 @@ def test_a_schedule_over_more_epochs(schedule: Any, jumps: bool, tmp_path: Path)
             again()
     else:
         again()  # a warning would be an error
+
+
+def test_a_checkpoint_is_read_once(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a large model takes long to read."""
+    from fastnn.storage import model_file
+
+    opened: list[Any] = []
+    real = archives.read
+    monkeypatch.setattr(model_file.archives, "read", lambda file: opened.append(file) or real(file))
+    CASES["adam"].train(begun, resume=begun)
+    assert len(opened) == 1
