@@ -104,7 +104,7 @@ class HostRuntime:
 
     def _inside(self, address: int, nbytes: int) -> None:
         """Every copy must stay within memory that is allocated."""
-        assert any(start <= address and address + nbytes <= start + held for start, held in self.held.items()), (
+        assert any(start <= address and address + nbytes <= start + held for start, held in self.held.copy().items()), (
             "a copy reaches beyond what is allocated"
         )
 
