@@ -381,11 +381,10 @@ def _examples(trace: Trace, network: Network, data: DataLayout) -> tuple[Symbol,
     return x, t, trace.input("w", (B,)) if data.weighted else None
 
 
-def loss_targets(outputs: Symbol, targets: Symbol, loss: Loss) -> Symbol:
-    """Class indices become one-hot rows where the loss wants values."""
+def loss_targets(outputs: Any, targets: Any, loss: Loss) -> Any:
+    """Class indices become one-hot rows where the loss wants values; of symbols or of arrays."""
     if targets.dtype.kind == "i" and loss.accepts != "classes":
-        made: Symbol = ops.one_hot(targets, int(outputs.shape[1]), outputs.dtype)  # type: ignore[arg-type]
-        return made
+        return ops.one_hot(targets, int(outputs.shape[1]), outputs.dtype)
     return targets
 
 

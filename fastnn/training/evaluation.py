@@ -19,7 +19,7 @@ from fastnn.metrics import METRICS, Metric, check_metrics, compute
 from fastnn.network.inference import answers, outputs_on
 from fastnn.network.layout import Network, as_loss_network
 from fastnn.network.model import ModelState
-from fastnn.network.programs import LOG_COLUMNS, LOG_ROWS, Decision, Evaluation, InstanceKey, is_of_all_rows
+from fastnn.network.programs import LOG_COLUMNS, LOG_ROWS, Decision, Evaluation, InstanceKey, is_of_all_rows, loss_targets
 
 
 def measures(decision: Decision | None, metrics: Sequence[Metric] = ()) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ def loss_and_accuracy(
     result = {"loss": sums["loss"] / total if total else 0.0}
     if is_of_all_rows(loss, model.layout.outputs, model.dtype, examples.layout):
         outputs = _outputs(model, examples, loss, threads, engine)
-        result["loss"] = float(loss.function(outputs, _expected(examples, loss, outputs)))
+        result["loss"] = float(loss.function(outputs, loss_targets(outputs, examples.y, loss)))
     if recipe.decision is not None:
         result["accuracy"] = sums["accuracy"] / total if total else 0.0
     return result
@@ -146,18 +146,10 @@ def _outputs(model: ModelState, examples: PreparedData, loss: Loss, threads: int
     return found
 
 
-def _expected(examples: PreparedData, loss: Loss, outputs: np.ndarray) -> np.ndarray:
-    """The targets as the loss takes them: class indices become one-hot rows where it wants values."""
-    if examples.y.dtype.kind == "i" and loss.accepts != "classes":
-        rows: np.ndarray = np.eye(outputs.shape[1], dtype=outputs.dtype)[examples.y]
-        return rows
-    return examples.y
-
-
 def _measure(model: ModelState, metric: Metric, examples: PreparedData, loss: Loss, outputs: np.ndarray) -> float:
     """One metric of all examples."""
     if metric.takes == "outputs":
-        return compute(metric, _expected(examples, loss, outputs), outputs, examples.weights, examples.classes)
+        return compute(metric, loss_targets(outputs, examples.y, loss), outputs, examples.weights, examples.classes)
     shares = outputs if loss.link is None else ops.activate(outputs, loss.link)
     task = examples.task(loss)
     if metric.takes == "probabilities":
