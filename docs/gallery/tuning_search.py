@@ -44,7 +44,7 @@ for axes, strategy in zip(figure.subplots(3, 3), ("grid", "random", "coarse-to-f
         panel.set(yscale="log", ylim=(0.1, 10.0), ylabel="cost")  # rates that are far too large lie above
     axes[0].set_title(strategy)
 fastnn.plots.save(figure, FOLDER / "tuning_search.png")
-print(f"\n{found['coarse-to-fine']}\n\nthe next box: {found['coarse-to-fine'].narrowed()}")
+print(f"\n{found['coarse-to-fine']}\n\nthe next box: {found['coarse-to-fine'].narrow()}")
 
 tried = {strategy: len(np.unique(results["learning_rate"])) for strategy, results in found.items()}
 assert tried["grid"] == 5

@@ -16,7 +16,7 @@ import numpy as np
 from fastnn.errors import InputError, NotReadyError, nearest
 from fastnn.storage.atomic import write_whole
 from fastnn.tuning.space import Space
-from fastnn.tuning.strategies import narrowed
+from fastnn.tuning.strategies import narrow
 
 WIDTH = 80
 SHOWN = 20
@@ -56,7 +56,7 @@ class Results(Sequence[TrialResult]):
 
     @property
     def scales(self) -> dict[str, str]:
-        return {name: given.scale for name, given in self.space.items()}
+        return {name: distribution.scale for name, distribution in self.space.items()}
 
     @property
     def values(self) -> np.ndarray:
@@ -83,13 +83,13 @@ class Results(Sequence[TrialResult]):
     @property
     def best(self) -> TrialResult:
         """The complete trial with the best value. Raises NotReadyError where there is none."""
-        ranked = self._ranked()
+        ranked = self._ranking()
         if not ranked:
             why = f"; the first that failed: {self.failed[0].error}" if self.failed else ""
             raise NotReadyError(f"none of the {len(self.trials)} trials is complete{why}")
         return ranked[0]
 
-    def _ranked(self) -> list[TrialResult]:
+    def _ranking(self) -> list[TrialResult]:
         """Complete trials, the best first."""
         sign = 1.0 if self.mode == "min" else -1.0
         return sorted((trial for trial in self.trials if trial.state == "complete"), key=lambda trial: sign * trial.value)
@@ -99,7 +99,7 @@ class Results(Sequence[TrialResult]):
         parameter. Raises InputError for another name.
         """
         if by == "value":
-            ranked = self._ranked()
+            ranked = self._ranking()
             order = ranked + [trial for trial in self.trials if trial.state != "complete"]
         elif by in ("number", "seconds", "state"):
             order = sorted(self.trials, key=lambda trial: _key(getattr(trial, by)))
@@ -112,14 +112,14 @@ class Results(Sequence[TrialResult]):
     def _with(self, trials: Sequence[TrialResult]) -> Results:
         return Results(self.space, trials, self.mode)
 
-    def narrowed(self, share: float = 0.25) -> Space:
+    def narrow(self, share: float = 0.25) -> Space:
         """The smallest box, on the scales of the space, around the best `share` of the complete trials.
 
         Five trials at least are in it; where there are fewer, it is the whole space.
         """
         if not 0.0 < share <= 1.0:
             raise InputError(f"share: expected a number above 0 and at most 1, got {share!r}")
-        return narrowed(self.space, [trial.parameters for trial in self._ranked()], share)
+        return narrow(self.space, [trial.parameters for trial in self._ranking()], share)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """A row for each trial: number, state, value, seconds, the parameters and the error. Raises FileError."""

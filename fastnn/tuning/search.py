@@ -13,7 +13,7 @@ from fastnn import random
 from fastnn.errors import FileError, InputError, InputTypeError, PackageError, nearest, warn
 from fastnn.tuning.results import Results
 from fastnn.tuning.space import Distribution, Space
-from fastnn.tuning.strategies import STRATEGIES, Settings
+from fastnn.tuning.strategies import STRATEGIES, SearchOptions
 from fastnn.tuning.trial import Job, Outcome, Train
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def search(
     failed. `trials`: how many. Those that a storage holds already count; a larger number adds trials ("random" and "tpe" only).
     `strategy`: "random"; "grid", in equal steps on each scale, at most `trials` points; "tpe", the tree-structured Parzen
     estimator (Bergstra et al. 2011) of Optuna; "coarse-to-fine": `rounds` (3) rounds of random points, from the second on in
-    `Results.narrowed(share)` of the rounds before (`share` is 0.25 by default). `workers`: processes, each with one thread,
+    `Results.narrow(share)` of the rounds before (`share` is 0.25 by default). `workers`: processes, each with one thread,
     that run trials side by side; 1 runs them in this process. `storage`: a file that keeps the study `name`, or the URL of a
     database for `optuna.storages.RDBStorage`; one that exists is resumed. A file is SQLite's, or, where its name ends in
     `.journal`, a journal, which may lie in a folder that machines share; searches of the same storage and name, on any number
@@ -70,14 +70,14 @@ def search(
 
     Raises InputError and InputTypeError for arguments that cannot be used, and FileError for a storage that cannot.
     """
-    settings, given = _settings(train, space, trials, strategy, mode, seed, rounds, share)
+    options, explicit = _search_options(train, space, trials, strategy, mode, seed, rounds, share)
     pruned_by = _pruner(pruner)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise InputError(f"workers: expected an integer >= 1, got {workers!r}")
     _check_name(name)
     from fastnn.tuning.study import close_storage, open_study, quiet
 
-    study = open_study(storage, name, replace(settings, prunes=pruned_by is not None), given, pruned_by)
+    study = open_study(storage, name, replace(options, prunes=pruned_by is not None), explicit, pruned_by)
     try:
         with _storage_errors(storage), quiet(), study.alive():
             results = _run(study, train, workers, bool(verbose))
@@ -95,14 +95,14 @@ def _run(study: Study, train: Train, workers: int, shown: bool) -> Results:
     from fastnn.tuning import workers as runners
     from fastnn.tuning.study import latest, results_of
 
-    with _bar(study.settings, shown) as told:
+    with _bar(study.options, shown) as notify:
         if workers == 1:
-            runners.run_here(study, train, told)
+            runners.run_here(study, train, notify)
         else:
-            runners.run_in_processes(study, train, told, workers)
-    found = latest(study.study.get_trials(deepcopy=False))
-    asked = {k: trial for k, trial in found.items() if k < study.settings.total or trial.state.is_finished()}
-    return results_of(study.settings.space, study.settings.mode, asked)
+            runners.run_in_processes(study, train, notify, workers)
+    trials = latest(study.study.get_trials(deepcopy=False))
+    asked = {k: trial for k, trial in trials.items() if k < study.options.total or trial.state.is_finished()}
+    return results_of(study.options.space, study.options.mode, asked)
 
 
 @contextlib.contextmanager
@@ -122,7 +122,7 @@ def load(storage: str | os.PathLike[str], name: str = "search") -> Results:
     _require()
     import optuna
 
-    from fastnn.tuning.study import SETTINGS, close_storage, latest, open_storage, quiet, results_of
+    from fastnn.tuning.study import OPTIONS, close_storage, latest, open_storage, quiet, results_of
 
     kept = open_storage(storage, make=False)
     try:
@@ -131,7 +131,7 @@ def load(storage: str | os.PathLike[str], name: str = "search") -> Results:
             if name not in known:
                 raise InputError(f"{storage} has no study {name!r}{nearest(name, known)}")
             study = optuna.load_study(storage=kept, study_name=name)
-        config = study.user_attrs.get(SETTINGS)
+        config = study.user_attrs.get(OPTIONS)
         if config is None:
             raise InputError(f"the study {name!r} of {storage} was not made by fastnn")
         return results_of(Space.from_config(config["space"]), config["mode"], latest(study.get_trials(deepcopy=False)))
@@ -139,14 +139,14 @@ def load(storage: str | os.PathLike[str], name: str = "search") -> Results:
         close_storage(kept)
 
 
-def _settings(
+def _search_options(
     train: Any, space: Any, trials: Any, strategy: Any, mode: Any, seed: Any, rounds: Any, share: Any
-) -> tuple[Settings, list[str]]:
-    """The checked settings, and which of those with a default were given."""
+) -> tuple[SearchOptions, list[str]]:
+    """The checked options, and which of those with a default are explicit."""
     _require()
     if not callable(train):
         raise InputTypeError(f"train: expected a function of (parameters, trial), got {type(train).__name__}")
-    given = [key for key, value in (("seed", seed), ("rounds", rounds), ("share", share)) if value is not None]
+    explicit = [key for key, value in (("seed", seed), ("rounds", rounds), ("share", share)) if value is not None]
     rounds = 3 if rounds is None else rounds
     share = 0.25 if share is None else share
     for key, value in (("trials", trials), ("rounds", rounds)):
@@ -161,10 +161,9 @@ def _settings(
         seed = random.draw_seed()
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise InputError(f"seed: expected an integer from 0 to 2^63 - 1, got {seed!r}")
-    made = Space(space)
-    settings = Settings(made, trials, strategy, mode, seed, min(rounds, trials), float(share))
-    assert settings.total > 0  # a grid that has no room for its options says so now
-    return settings, given
+    options = SearchOptions(Space(space), trials, strategy, mode, seed, min(rounds, trials), float(share))
+    assert options.total > 0  # a grid that has no room for its options says so now
+    return options, explicit
 
 
 def _require() -> None:
@@ -192,19 +191,19 @@ def _pruner(pruner: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _bar(settings: Settings, shown: bool) -> Iterator[Any]:
+def _bar(options: SearchOptions, shown: bool) -> Iterator[Any]:
     """A bar over the trials of this search, with the best value so far."""
     from tqdm.auto import tqdm
 
-    sign = 1.0 if settings.mode == "min" else -1.0
+    sign = 1.0 if options.mode == "min" else -1.0
     best: list[float] = []
     hidden = not shown or not sys.stderr.isatty()
-    with tqdm(total=settings.total, unit="trial", leave=False, disable=hidden, dynamic_ncols=True) as bar:
+    with tqdm(total=options.total, unit="trial", leave=False, disable=hidden, dynamic_ncols=True) as bar:
 
-        def told(job: Job, outcome: Outcome) -> None:
+        def advance(job: Job, outcome: Outcome) -> None:
             if outcome.value is not None:
                 best[:] = [min([*best, outcome.value], key=lambda value: sign * value)]
                 bar.set_postfix_str(f"best {best[0]:.4g}", refresh=False)
             bar.update()
 
-        yield told
+        yield advance

@@ -57,7 +57,7 @@ class Distribution(Configuration):
         """Optuna's distribution of `stored(value)`."""
         raise NotImplementedError
 
-    def stored(self, value: Any) -> Any:
+    def to_stored(self, value: Any) -> Any:
         """What Optuna keeps for this value; `value` is its inverse."""
         return value
 
@@ -143,7 +143,7 @@ class OneMinus(Distribution):
     def to_optuna(self) -> BaseDistribution:
         return self.of.to_optuna()
 
-    def stored(self, value: float) -> float:
+    def to_stored(self, value: float) -> float:
         return self.of._within(1.0 - value)
 
     def value(self, stored: float) -> float:
@@ -214,10 +214,8 @@ class Choice(Distribution):
             raise InputError("Choice: expected at least one option, got none")
         for option in self.options:
             if not isinstance(option, str | bool | int | float | None):
-                found = type(option).__name__
-                raise InputTypeError(
-                    f"Choice: expected strings, numbers, booleans or None, got a {found}; look it up by a name"
-                )
+                kind = type(option).__name__
+                raise InputTypeError(f"Choice: expected strings, numbers, booleans or None, got a {kind}; look it up by a name")
             if option != option:
                 raise InputError("Choice: expected options that equal themselves, got NaN")
         if len({(type(option), option) for option in self.options}) < len(self.options):
@@ -247,7 +245,7 @@ class Choice(Distribution):
         return CategoricalDistribution(self.options)
 
 
-Distribution.types.update({made.__name__: made for made in (Uniform, LogUniform, OneMinus, Integers, Choice)})
+Distribution.types.update({kind.__name__: kind for kind in (Uniform, LogUniform, OneMinus, Integers, Choice)})
 
 
 class Space(Mapping[str, Distribution]):
@@ -303,22 +301,22 @@ class Space(Mapping[str, Distribution]):
         `points`: how many values by name; or how many points there are at most: steps are then shared out evenly, and every
         option of a `Choice` is taken. Raises InputError where not even one value of each parameter fits.
         """
-        counts = {name: int(number) for name, number in points.items()} if isinstance(points, Mapping) else self._shared(points)
+        counts = {name: int(number) for name, number in points.items()} if isinstance(points, Mapping) else self._counts(points)
         for name, number in counts.items():
             if number < 1:
                 raise InputError(f"grid: {name}: expected at least 1 value, got {number}")
             self[name]
         if len(counts) < len(self):
             raise InputError(f"grid: expected a number of values for each of {', '.join(self)}; got {', '.join(counts)}")
-        found: list[dict[str, Any]] = [{}]
+        combinations: list[dict[str, Any]] = [{}]
         for name, distribution in self.items():
             values = distribution.grid(counts[name])
-            found = [point | {name: value} for point in found for value in values]
-        return found
+            combinations = [point | {name: value} for point in combinations for value in values]
+        return combinations
 
-    def _shared(self, points: int) -> dict[str, int]:
+    def _counts(self, points: int) -> dict[str, int]:
         """As many values of each as make at most so many points."""
-        counts = {name: int(given.most) if given.scale == "choice" else 1 for name, given in self.items()}
+        counts = {name: int(distribution.most) if distribution.scale == "choice" else 1 for name, distribution in self.items()}
         if math.prod(counts.values()) > points:
             raise InputError(f"grid: {points} points are too few for {math.prod(counts.values())} combinations of options")
         growing = True
@@ -330,37 +328,37 @@ class Space(Mapping[str, Distribution]):
                     counts, growing = larger, True
         return counts
 
-    def narrowed(self, points: Sequence[Mapping[str, Any]]) -> Space:
+    def narrow(self, points: Sequence[Mapping[str, Any]]) -> Space:
         """The smallest box, on these scales, in which all the points lie: from coarse to fine."""
         if not points:
-            raise InputError("narrowed: expected at least one point, got none")
-        return Space({name: given.around([point[name] for point in points]) for name, given in self.items()})
+            raise InputError("narrow: expected at least one point, got none")
+        return Space({name: distribution.around([point[name] for point in points]) for name, distribution in self.items()})
 
     def to_optuna(self) -> dict[str, BaseDistribution]:
         """Optuna's distributions, by the names that its studies know; `from_optuna` gives this space back."""
-        return {_stored_name(name, given): given.to_optuna() for name, given in self.items()}
+        return {_stored_name(name, distribution): distribution.to_optuna() for name, distribution in self.items()}
 
     @classmethod
     def from_optuna(cls, distributions: Mapping[str, BaseDistribution]) -> Self:
         """The space of such distributions. Raises InputError for one with steps, which has no counterpart here."""
-        found: dict[str, Distribution] = {}
+        space: dict[str, Distribution] = {}
         for name, distribution in distributions.items():
-            given = _from_optuna(name, distribution)
+            converted = _from_optuna(name, distribution)
             if name.startswith(ONE_MINUS):
-                found[name.removeprefix(ONE_MINUS)] = OneMinus(given)  # type: ignore[arg-type]
+                space[name.removeprefix(ONE_MINUS)] = OneMinus(converted)  # type: ignore[arg-type]
             else:
-                found[name] = given
-        return cls(found)
+                space[name] = converted
+        return cls(space)
 
-    def stored(self, point: Mapping[str, Any]) -> dict[str, Any]:
+    def to_stored(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """The point as Optuna keeps it; `point` is the inverse."""
-        return {_stored_name(name, given): given.stored(point[name]) for name, given in self.items()}
+        return {_stored_name(name, distribution): distribution.to_stored(point[name]) for name, distribution in self.items()}
 
     def point(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            name: given.value(stored[_stored_name(name, given)])
-            for name, given in self.items()
-            if _stored_name(name, given) in stored
+            name: distribution.value(stored[_stored_name(name, distribution)])
+            for name, distribution in self.items()
+            if _stored_name(name, distribution) in stored
         }
 
     def to_config(self) -> dict[str, Any]:
@@ -370,7 +368,7 @@ class Space(Mapping[str, Distribution]):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """The space that `to_config` described."""
-        return cls({name: _from_config(given) for name, given in config.items()})
+        return cls({name: _from_config(description) for name, description in config.items()})
 
 
 def _from_config(config: Mapping[str, Any]) -> Distribution:

@@ -28,7 +28,7 @@ LEAST = 5
 
 
 @dataclass(frozen=True)
-class Settings:
+class SearchOptions:
     """What determines the points of a search; kept in the study."""
 
     space: Space
@@ -44,16 +44,16 @@ class Settings:
         kept = ("trials", "strategy", "mode", "seed", "rounds", "share")
         return {"space": self.space.to_config(), **{name: getattr(self, name) for name in kept}}
 
-    def join_programs(self, before: Mapping[str, Any], given: Sequence[str], name: str) -> Self:
-        """These settings, continuing with a study that was made with others: more trials may be added to some strategies only.
+    def continue_from(self, before: Mapping[str, Any], explicit: Sequence[str], name: str) -> Self:
+        """These options, continuing with a study that was made with others: more trials may be added to some strategies only.
 
-        Raises InputError for another value of one that was given by the user, or that has no default.
+        Raises InputError for another value of one that the user gave, or that has no default.
         """
         now = self.to_config()
         extensible = self.strategy in ("random", "tpe")
         fixed = ["space", "strategy", "mode", *([] if extensible else ["trials", "rounds", "share"]), "seed"]
         for key in fixed:
-            if now[key] != before[key] and (key in given or key not in ("seed", "rounds", "share")):
+            if now[key] != before[key] and (key in explicit or key not in ("seed", "rounds", "share")):
                 was, got = (Space.from_config(c[key]) if key == "space" else c[key] for c in (before, now))
                 raise InputError(f"the study {name!r} was made with {key}={was!r}, got {got!r}; keep it, or give another name=")
         return replace(self, seed=before["seed"], rounds=before["rounds"], share=before["share"])
@@ -91,17 +91,17 @@ class Settings:
             ended = [trials[k] for k in range(start) if trials[k].state.name == "COMPLETE"]
             sign = 1.0 if self.mode == "min" else -1.0
             ended.sort(key=lambda trial: sign * float(trial.value))  # type: ignore[arg-type]
-            space = narrowed(space, [space.point(trial.params) for trial in ended], self.share)
+            space = narrow(space, [space.point(trial.params) for trial in ended], self.share)
         return space.sample(np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(POINT, number))))
 
     def sampler(self, count: int) -> BaseSampler:
         """Optuna's sampler for the next trial of a study that has `count`."""
         import optuna
 
-        return optuna.samplers.TPESampler(seed=self.seed_of(count, TPE)) if self.strategy == "tpe" else planned({})
+        return optuna.samplers.TPESampler(seed=self.seed_of(count, TPE)) if self.strategy == "tpe" else point_sampler({})
 
 
-def planned(point: Mapping[str, Any]) -> BaseSampler:
+def point_sampler(point: Mapping[str, Any]) -> BaseSampler:
     """Optuna's sampler of one point only."""
     import optuna
 
@@ -118,8 +118,8 @@ def planned(point: Mapping[str, Any]) -> BaseSampler:
     return Planned()
 
 
-def narrowed(space: Space, best_first: Sequence[Mapping[str, Any]], share: float) -> Space:
+def narrow(space: Space, best_first: Sequence[Mapping[str, Any]], share: float) -> Space:
     """The smallest box around the best `share` of the points, `LEAST` at least; all of the space where there are fewer."""
     if len(best_first) < LEAST:
         return space
-    return space.narrowed(best_first[: max(LEAST, round(share * len(best_first)))])
+    return space.narrow(best_first[: max(LEAST, round(share * len(best_first)))])

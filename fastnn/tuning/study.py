@@ -27,14 +27,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastnn.errors import FileError, InputError
 from fastnn.tuning.results import Results, TrialResult
 from fastnn.tuning.space import Space
-from fastnn.tuning.strategies import Settings, planned
+from fastnn.tuning.strategies import SearchOptions, point_sampler
 from fastnn.tuning.trial import Job, Outcome
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-SETTINGS = "fastnn"
+OPTIONS = "fastnn"
 OWNER, LOST, NUMBER, ERROR = "owner", "lost", "number", "error"
 STOPPED, SURPLUS = "stopped", "surplus"
 """Why a trial was lost: it was stopped, or it is one more than were asked for."""
@@ -52,14 +52,14 @@ LOCK_SECONDS = 60.0
 JOURNAL_SECONDS = 10
 """After how long without a change the lock of a journal is taken from a process that was killed while it wrote."""
 MADE_SECONDS = 2.0
-"""How long a study may go without its settings: they are written right after it was made."""
+"""How long a study may go without its options: they are written right after it was made."""
 UNOWNED_SECONDS = 10.0
 """How long a trial may go without an owner: it is written right after the trial was made."""
 
 
 def me() -> str:
     """This process among all processes of all machines."""
-    return f"{_machine()} {os.getpid()} {_started(os.getpid())}"
+    return f"{_machine()} {os.getpid()} {_start_time(os.getpid())}"
 
 
 def _machine() -> str:
@@ -69,7 +69,7 @@ def _machine() -> str:
     return socket.gethostname()
 
 
-def _started(process: int) -> str:
+def _start_time(process: int) -> str:
     """When a process of this machine began, in clock ticks; "" where there is none, "?" where the system does not tell."""
     if not os.path.isdir("/proc/self"):
         try:
@@ -94,15 +94,15 @@ def _is_gone(trial: FrozenTrial) -> bool:
         return begun is None or (datetime.now() - begun).total_seconds() > UNOWNED_SECONDS
     machine, process, started = owner["process"].rsplit(" ", 2)
     if machine == _machine():
-        return bool(_started(int(process)) != started)
+        return bool(_start_time(int(process)) != started)
     return time.time() - float(owner["seen"]) > GONE_SECONDS
 
 
 class Study:
     """The trials of one search; `open_study` makes it."""
 
-    def __init__(self, study: optuna.Study, storage: Any, settings: Settings, shared: bool) -> None:
-        self.study, self.storage, self.settings = study, storage, settings
+    def __init__(self, study: optuna.Study, storage: Any, options: SearchOptions, shared: bool) -> None:
+        self.study, self.storage, self.options = study, storage, options
         self.shared = shared
         """Whether others may see the trials: now in other processes, or later in another search."""
         self.running: dict[int, optuna.Trial] = {}
@@ -119,35 +119,35 @@ class Study:
         trials = self._trials()
         if not any(trial.state.name == "WAITING" for trial in trials):
             fresh = _fresh(trials)
-            if fresh >= self.settings.total:
+            if fresh >= self.options.total:
                 if any(OWNER not in trial.user_attrs for trial in trials if trial.state.name == "RUNNING"):
                     self._looked = -BEAT_SECONDS
                     return "wait"
                 return None
-            if not self.settings.is_ready(fresh, latest(trials)):
+            if not self.options.is_ready(fresh, latest(trials)):
                 return "wait"
-        self.study.sampler = self.settings.sampler(len(trials))
+        self.study.sampler = self.options.sampler(len(trials))
         trial = self.running[ASKED] = self.study.ask()
         if self.shared:
             self._sign(trial._trial_id)
         trials = self._trials()[: trial.number + 1]
         again = trials[-1].user_attrs.get(NUMBER)
         number = _fresh(trials) - 1 if again is None else int(again)
-        if number >= self.settings.total:  # another search has begun the last one at the same moment
+        if number >= self.options.total:  # another search has begun the last one at the same moment
             surplus = self.running.pop(ASKED)
             self._lose(surplus._trial_id, surplus.number, SURPLUS)
             return None
-        if self.settings.strategy != "tpe":
-            self.study.sampler = planned(self.settings.space.stored(self.settings.point(number, latest(trials))))
-        for name, distribution in self.settings.space.to_optuna().items():
+        if self.options.strategy != "tpe":
+            self.study.sampler = point_sampler(self.options.space.to_stored(self.options.point(number, latest(trials))))
+        for name, distribution in self.options.space.to_optuna().items():
             _suggest(trial, name, distribution)
         self.running[number] = self.running.pop(ASKED)
-        seed = self.settings.seed_of(number)
-        return Job(number, self.settings.space.point(trial.params), seed, self.settings.mode)
+        seed = self.options.seed_of(number)
+        return Job(number, self.options.space.point(trial.params), seed, self.options.mode)
 
     def report(self, job: Job, value: float, step: int) -> bool:
         """Keep a value for the pruner, if there is one; whether it says that the trial should end."""
-        if not self.settings.prunes:
+        if not self.options.prunes:
             return False
         trial = self.running[job.number]
         trial.report(value, step)
@@ -159,7 +159,7 @@ class Study:
 
         trial = self.running[job.number]
         if outcome.error:
-            with _finished_by_others():
+            with _ignore_finished():
                 trial.set_user_attr(ERROR, outcome.error)
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         self.study.tell(trial.number, outcome.value, state=states[outcome.state], skip_if_finished=True)
@@ -201,8 +201,8 @@ class Study:
             if trial.state.name == "RUNNING" and trial.number not in mine and _is_gone(trial):
                 self._lose(trial._trial_id, trial.number)
         for number, trial in latest(self._trials()).items():
-            if trial.state.name == "FAIL" and LOST in trial.user_attrs and number < self.settings.total:
-                names = self.settings.space.to_optuna()
+            if trial.state.name == "FAIL" and LOST in trial.user_attrs and number < self.options.total:
+                names = self.options.space.to_optuna()
                 known = trial.params if len(trial.params) == len(names) else {}
                 self.study.enqueue_trial(known, user_attrs={NUMBER: number})
 
@@ -213,7 +213,7 @@ class Study:
     def _lose(self, trial_id: int, number: int, why: str = STOPPED) -> None:
         from optuna.trial import TrialState
 
-        with _finished_by_others():
+        with _ignore_finished():
             self.storage.set_trial_user_attr(trial_id, LOST, why)
             self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
@@ -223,15 +223,15 @@ class Study:
 
 def latest(trials: Sequence[FrozenTrial]) -> dict[int, FrozenTrial]:
     """By number, the trial that counts: the last one that was put back, unless an earlier one has come to its end after all."""
-    found: dict[int, FrozenTrial] = {}
+    current: dict[int, FrozenTrial] = {}
     fresh = 0
     for trial in trials:
         number = trial.user_attrs.get(NUMBER)
         if number is None:
             number, fresh = fresh, fresh + 1
-        if number not in found or LOST in found[number].user_attrs or found[number].state.name in ("RUNNING", "WAITING"):
-            found[number] = trial
-    return dict(sorted(found.items()))
+        if number not in current or LOST in current[number].user_attrs or current[number].state.name in ("RUNNING", "WAITING"):
+            current[number] = trial
+    return dict(sorted(current.items()))
 
 
 def results_of(space: Space, mode: str, trials: dict[int, FrozenTrial]) -> Results:
@@ -265,7 +265,7 @@ def _suggest(trial: optuna.Trial, name: str, distribution: Any) -> None:
 
 
 @contextlib.contextmanager
-def _finished_by_others() -> Iterator[None]:
+def _ignore_finished() -> Iterator[None]:
     """A trial that was taken for lost, and was not, may be finished by two."""
     from optuna.exceptions import UpdateFinishedTrialError
 
@@ -348,42 +348,42 @@ def close_storage(storage: Any) -> None:
 
 
 def open_study(
-    storage: str | os.PathLike[str] | None, name: str, settings: Settings, given: Sequence[str], pruner: Any
+    storage: str | os.PathLike[str] | None, name: str, options: SearchOptions, explicit: Sequence[str], pruner: Any
 ) -> Study:
-    """The study of that name, made or resumed. Raises FileError, and InputError where its settings differ in one of those
-    that were `given`."""
+    """The study of that name, made or resumed. Raises FileError, and InputError where its options differ in one of those
+    that are `explicit`."""
     kept = open_storage(storage, make=True)
     try:
         with quiet():
             try:
-                study, before = _study_in(kept, name, settings, pruner)
+                study, before = _study_in(kept, name, options, pruner)
             except Exception as error:
                 raise FileError(f"storage {storage} cannot be used: {error}") from error
         if before is None:
             raise InputError(f"the study {name!r} of {storage} was not made by fastnn; give another name=")
-        return Study(study, kept, settings.join_programs(before, given, name), shared=storage is not None)
+        return Study(study, kept, options.continue_from(before, explicit, name), shared=storage is not None)
     except BaseException:
         close_storage(kept)
         raise
 
 
-def _study_in(kept: Any, name: str, settings: Settings, pruner: Any) -> tuple[optuna.Study, dict[str, Any] | None]:
-    """The study of that name, and the settings that it was made with: those of whoever made it, where several begin at the same
+def _study_in(kept: Any, name: str, options: SearchOptions, pruner: Any) -> tuple[optuna.Study, dict[str, Any] | None]:
+    """The study of that name, and the options that it was made with: those of whoever made it, where several begin at the same
     moment. None where it is somebody else's."""
     import optuna
 
     directions = optuna.study.StudyDirection
-    direction = directions.MINIMIZE if settings.mode == "min" else directions.MAXIMIZE
+    direction = directions.MINIMIZE if options.mode == "min" else directions.MAXIMIZE
     try:
         study = optuna.create_study(storage=kept, study_name=name, direction=direction, pruner=pruner)
     except optuna.exceptions.DuplicatedStudyError:
         study = optuna.load_study(storage=kept, study_name=name, pruner=pruner)
         until = time.monotonic() + MADE_SECONDS
-        while SETTINGS not in study.user_attrs and not study.get_trials(deepcopy=False) and time.monotonic() < until:
+        while OPTIONS not in study.user_attrs and not study.get_trials(deepcopy=False) and time.monotonic() < until:
             time.sleep(MADE_SECONDS / 40)
-    if SETTINGS not in study.user_attrs and not study.get_trials(deepcopy=False):
-        study.set_user_attr(SETTINGS, settings.to_config())
-    return study, study.user_attrs.get(SETTINGS)
+    if OPTIONS not in study.user_attrs and not study.get_trials(deepcopy=False):
+        study.set_user_attr(OPTIONS, options.to_config())
+    return study, study.user_attrs.get(OPTIONS)
 
 
 @contextlib.contextmanager

@@ -106,11 +106,11 @@ def outcome_of(train: Train, trial: Trial) -> Outcome:
         if number is None or not math.isfinite(number):
             return Outcome("failed", error=f"expected a finite number from the function, got {value!r}"[:LONGEST_ERROR])
     except Exception as error:  # of what was returned too: an integer beyond float64
-        return Outcome("failed", error=_described(error))
+        return Outcome("failed", error=_describe(error))
     return Outcome("complete", number)
 
 
-def _described(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     """The exception, and the line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

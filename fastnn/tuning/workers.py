@@ -32,7 +32,7 @@ Tell = Callable[[Job, Outcome], None]
 """Called after each trial."""
 
 
-def run_here(study: Study, train: Train, told: Tell) -> None:
+def run_here(study: Study, train: Train, notify: Tell) -> None:
     """One trial after another in this process."""
     while (job := study.ask()) is not None:
         if job == "wait":
@@ -40,10 +40,10 @@ def run_here(study: Study, train: Train, told: Tell) -> None:
             continue
         outcome = outcome_of(train, Trial(job, lambda value, step, job=job: study.report(job, value, step)))  # type: ignore[misc]
         study.tell(job, outcome)
-        told(job, outcome)
+        notify(job, outcome)
 
 
-def run_in_processes(study: Study, train: Train, told: Tell, count: int) -> None:
+def run_in_processes(study: Study, train: Train, notify: Tell, count: int) -> None:
     """Trials side by side, in so many processes. Raises InputError for a function that other processes cannot find."""
     try:
         function = bytes(ForkingPickler.dumps(train))
@@ -76,7 +76,7 @@ def run_in_processes(study: Study, train: Train, told: Tell, count: int) -> None
                 if ended is not None:
                     job, outcome = ended
                     study.tell(job, outcome)
-                    told(job, outcome)
+                    notify(job, outcome)
                 if not worker.lives:
                     workers.remove(worker)
     finally:

@@ -723,7 +723,7 @@ def test_csv(tmp_path: Path) -> None:
 def test_narrowed() -> None:
     results = search(bowl, SPACE, trials=40, seed=0)
     best = sorted(results, key=lambda trial: trial.value)[:10]
-    assert results.narrowed(0.25) == SPACE.narrowed([trial.parameters for trial in best])
-    assert results[:3].narrowed() == SPACE  # too few to say where
+    assert results.narrow(0.25) == SPACE.narrow([trial.parameters for trial in best])
+    assert results[:3].narrow() == SPACE  # too few to say where
     with pytest.raises(InputError, match="share"):
-        results.narrowed(0)
+        results.narrow(0)

@@ -85,7 +85,7 @@ def test_the_points_of_a_grid() -> None:
 
 def test_the_smallest_box_around_points(rng: np.random.Generator) -> None:
     points = [SPACE.sample(rng) for _ in range(9)]
-    box = SPACE.narrowed(points)
+    box = SPACE.narrow(points)
     for name in ("learning_rate", "keep", "units"):
         values = [point[name] for point in points]
         given: Any = box[name]
@@ -94,7 +94,7 @@ def test_the_smallest_box_around_points(rng: np.random.Generator) -> None:
     beta: Any = box["beta"]
     np.testing.assert_allclose([beta.at(0.0), beta.at(1.0)], [min(p["beta"] for p in points), max(p["beta"] for p in points)])
     assert set(box["activation"].options) == {point["activation"] for point in points}  # type: ignore[attr-defined]
-    assert SPACE.narrowed(points[:1]).sample(3) == points[0]
+    assert SPACE.narrow(points[:1]).sample(3) == points[0]
 
 
 def test_to_optuna_and_back() -> None:
@@ -113,7 +113,7 @@ def test_to_optuna_and_back() -> None:
 def test_points_as_optuna_keeps_them() -> None:
     for seed in range(100):
         point = SPACE.sample(seed)
-        stored = SPACE.stored(point)
+        stored = SPACE.to_stored(point)
         assert stored["1 - beta"] == 1 - point["beta"]
         assert SPACE.point(stored) == point
 
@@ -151,7 +151,7 @@ def test_to_json_and_back() -> None:
         (lambda: SPACE.grid({"unit": 3}), InputError, "did you mean 'units'"),
         (lambda: SPACE.grid({"units": 3}), InputError, "a number of values for each of"),
         (lambda: SPACE.grid(5), InputError, "5 points are too few for 6 combinations"),
-        (lambda: SPACE.narrowed([]), InputError, "at least one point"),
+        (lambda: SPACE.narrow([]), InputError, "at least one point"),
     ],
 )
 def test_bad_spaces(make: Any, kind: type[FastnnError], message: str) -> None:

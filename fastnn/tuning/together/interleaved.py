@@ -37,16 +37,16 @@ def join_programs(programs: Sequence[Program]) -> Program:
     first: list[Symbol] = []
     for k, program in enumerate(programs):
         roots = {symbol.root for call in program.calls for symbol in call.operands} | set(program.inputs.values())
-        own = {root: Symbol(root.trace, root.shape, root.dtype, root.name) for root in roots}
+        copies = {root: Symbol(root.trace, root.shape, root.dtype, root.name) for root in roots}
         gathered = [call.outputs[0] for call in program.calls if call.kernel == "gather_rows"]
-        first = first or [own[symbol] for symbol in gathered]
-        own |= dict(zip(gathered, first, strict=True))
-        inputs |= {f"{name}.{k}": own[symbol] for name, symbol in program.inputs.items() if not k or name not in SHARED}
+        first = first or [copies[symbol] for symbol in gathered]
+        copies |= dict(zip(gathered, first, strict=True))
+        inputs |= {f"{name}.{k}": copies[symbol] for name, symbol in program.inputs.items() if not k or name not in SHARED}
         for call in program.calls:
             if (k and call.kernel == "gather_rows") or (k < len(programs) - 1 and call.kernel == "advance"):
                 continue
-            there = {s: own[s] if s in own else own[s.root].view(s.shape, s.start, s.name) for s in call.operands}
-            calls.append(call.replace(there))
+            operands = {s: copies[s] if s in copies else copies[s.root].view(s.shape, s.start, s.name) for s in call.operands}
+            calls.append(call.replace(operands))
     return Program(inputs, tuple(calls), {})
 
 
@@ -110,11 +110,11 @@ class Interleaved:
                 self.program = join_programs(self._programs())
             instance = self.instances[rows] = leader.engine.instantiate(self.program, rows, 1)
             for k, run in enumerate(self.going):
-                own: dict[str, Any] = run.model.state.on(run.engine) | run.storage | {"control": leader.storage["control"]}
+                arrays: dict[str, Any] = run.model.state.on(run.engine) | run.storage | {"control": leader.storage["control"]}
                 if run.network.frozen == leader.network.frozen:  # written and read before the next model's turn
-                    own["gradient"] = leader.storage["gradient"]
-                given = {f"{name}.{k}": array for name, array in own.items()}
-                instance.bind(**{name: array for name, array in given.items() if name in self.program.inputs})
+                    arrays["gradient"] = leader.storage["gradient"]
+                inputs = {f"{name}.{k}": array for name, array in arrays.items()}
+                instance.bind(**{name: array for name, array in inputs.items() if name in self.program.inputs})
         instance.bind(**{f"{name}.0": array for name, array in self.feed.bindings().items()})
         return instance
 
@@ -124,8 +124,8 @@ class Interleaved:
 
     def restore(self, snapshot: Sequence[Snapshot]) -> None:
         """Put it back."""
-        for run, own in zip(self.going, snapshot, strict=True):
-            run.restore(own)
+        for run, run_snapshot in zip(self.going, snapshot, strict=True):
+            run.restore(run_snapshot)
 
     def prepare(self, count: int, position: int) -> None:
         """Write what the next `count` steps read."""
@@ -134,38 +134,38 @@ class Interleaved:
 
     def look(self, count: int) -> tuple[list[np.ndarray], list[int]]:
         """What the last `count` steps of each model wrote down, and the numbers of the models that are not finite."""
-        found = [run.look(count) for run in self.going]
-        return [log for log, _ in found], [k for k, (_, nonfinite) in enumerate(found) if nonfinite]
+        pairs = [run.look(count) for run in self.going]
+        return [log for log, _ in pairs], [k for k, (_, nonfinite) in enumerate(pairs) if nonfinite]
 
     def count(self, log: Sequence[np.ndarray], rows: int) -> None:
         """Count the steps that wrote this down."""
-        for run, own in zip(self.going, log, strict=True):
-            run.count(own, rows)
+        for run, run_log in zip(self.going, log, strict=True):
+            run.count(run_log, rows)
 
-    def drop(self, made: Attempt, position: int) -> list[np.ndarray]:
+    def drop(self, attempt: Attempt, position: int) -> list[np.ndarray]:
         """Bring the runs that this step spoils to before it; the others, if any, continue in a program without them."""
-        dropped = [self.going[k] for k in made.nonfinite]
-        for k, run in zip(made.nonfinite, dropped, strict=True):
-            alone = replace(made, instance=run.instance(made.instance.rows), before=made.before[k])
+        dropped = [self.going[k] for k in attempt.nonfinite]
+        for k, run in zip(attempt.nonfinite, dropped, strict=True):
+            alone = replace(attempt, instance=run.instance(attempt.instance.rows), before=attempt.before[k])
             try:
                 run.drop(alone, position)
             except DivergenceError as error:
                 self.diverged[run] = str(error)
-        if len(made.nonfinite) == len(self.going):
+        if len(attempt.nonfinite) == len(self.going):
             raise DivergenceError("all models diverged")
-        left = [k for k in range(len(self.going)) if k not in made.nonfinite]
+        left = [k for k in range(len(self.going)) if k not in attempt.nonfinite]
         self._go_on_without(dropped)
-        return [made.log[k] for k in left]
+        return [attempt.log[k] for k in left]
 
     # --- its program --------------------------------------------------------------------------------------------------
 
     def _programs(self) -> list[Program]:
         """The step of each model that is going on; one for all those for which `fit` would record the same."""
-        made: dict[Any, Program] = {}
+        programs: dict[Any, Program] = {}
         for run in self.going:
             alike = all(layer.records_alike for layer in run.model.layers)
             key = (run.recipe(), run.network.variant) if alike else run
-            if key not in made:
-                made[key] = run.program()
-            made[run] = made[key]
-        return [made[run] for run in self.going]
+            if key not in programs:
+                programs[key] = run.program()
+            programs[run] = programs[key]
+        return [programs[run] for run in self.going]

@@ -48,31 +48,31 @@ def as_members(models: Any, learning_rate: Any, l2: Any, l1: Any) -> list[Member
     """The models that `train_together` is given, with their numbers; InputError or InputTypeError for what does not fit."""
     numbers: dict[str, Any] = {"learning_rate": learning_rate, "l2": l2, "l1": l1}
     if isinstance(models, tuple) and len(models) == 2 and callable(models[0]) and not isinstance(models[0], Sequential):
-        build, given = models
-        if not all(isinstance(setting, Mapping) for setting in given):
+        build, settings = models
+        if not all(isinstance(setting, Mapping) for setting in settings):
             raise InputTypeError("models: expected a function and a list of settings, each a dict")
         for name, value in numbers.items():
-            numbers[name] = [setting.get(name, value) for setting in given]
-        models = [build(**{k: v for k, v in setting.items() if k not in NUMBERS}) for setting in given]
-    found = list(models)
-    if not found:
+            numbers[name] = [setting.get(name, value) for setting in settings]
+        models = [build(**{k: v for k, v in setting.items() if k not in NUMBERS}) for setting in settings]
+    models = list(models)
+    if not models:
         raise InputError("models: expected at least one model, got none")
-    for index, model in enumerate(found):
+    for index, model in enumerate(models):
         if not isinstance(model, Sequential):
             raise InputTypeError(f"models: expected Sequential models, got {type(model).__name__} at {index}")
-        _same_shape(found[0], model, index)
-    if len(set(map(id, found))) < len(found):
+        _same_shape(models[0], model, index)
+    if len(set(map(id, models))) < len(models):
         raise InputError("models: the same model is there twice; make one for each place")
     columns = {}
     for name, value in numbers.items():
-        each = [value] * len(found) if np.ndim(value) == 0 else list(value)
-        if len(each) != len(found):
-            raise InputError(f"{name}: expected a number or {len(found)} of them, one a model, got {len(each)}")
+        each = [value] * len(models) if np.ndim(value) == 0 else list(value)
+        if len(each) != len(models):
+            raise InputError(f"{name}: expected a number or {len(models)} of them, one a model, got {len(each)}")
         for number in each:
             if number is not None and not 0.0 <= as_number(number) < math.inf:
                 raise InputError(f"{name}: expected a finite number >= 0, got {number!r}")
         columns[name] = each
-    return [Member(*values) for values in zip(found, *(columns[name] for name in NUMBERS), strict=True)]
+    return [Member(*values) for values in zip(models, *(columns[name] for name in NUMBERS), strict=True)]
 
 
 def _same_shape(first: Sequential, model: Sequential, index: int) -> None:

@@ -106,8 +106,8 @@ def train_together(
         raise NotReadyError(RESERVED)
     known = [Before(member.model) for member in members]
     try:
-        given = inputs.read(X, None, "X")
-        n, *features = given.array.shape
+        rows = inputs.read(X, None, "X")
+        n, *features = rows.array.shape
         if batch_size != ALL and int(batch_size) > n > 0:
             warn(f"batch_size {batch_size} is more than the {n} examples; {n} is used")
             settings = replace(settings, batch_size=n)
@@ -117,7 +117,7 @@ def train_together(
         for member in members:
             if side_by_side or member.model.built:  # those that are new are built by their threads
                 member.model.build(features).network.trained()  # refuses other inputs, and a model that is frozen as a whole
-            member.model.feature_names = member.model.feature_names or given.names
+            member.model.feature_names = member.model.feature_names or rows.names
         if side_by_side:
             histories = train_vectorized(members, X, y, settings, common, chosen, visit)
         else:
@@ -217,9 +217,9 @@ def _on_threads(
             raise _Stopped
 
     def settings_of(member: Member) -> FitOptions:
-        own = member.optimizer(optimizer)
+        adjusted = member.optimizer(optimizer)
         return replace(
-            settings, optimizer=own, l2=member.l2, l1=member.l1, order=visit, threads=1 if on_host else None, verbose=0
+            settings, optimizer=adjusted, l2=member.l2, l1=member.l1, order=visit, threads=1 if on_host else None, verbose=0
         )
 
     def train(some: Sequence[Member]) -> list[MemberHistory]:
@@ -250,8 +250,8 @@ def _most_interleaved(members: Sequence[Member], optimizer: Optimizer, workers: 
     if any(model.task is not None or model.state.optimizer is not None or model.counters.step for model in models):
         return 1
     network, each = models[0].network, -(-len(models) // workers)
-    own = max(1, network.size) * network.dtype.itemsize * (1 + len(optimizer.slots))
-    return -(-each // -(-each // min(INTERLEAVED, max(1, INTERLEAVED_BYTES // own))))
+    model_bytes = max(1, network.size) * network.dtype.itemsize * (1 + len(optimizer.slots))
+    return -(-each // -(-each // min(INTERLEAVED, max(1, INTERLEAVED_BYTES // model_bytes))))
 
 
 def _alone(member: Member, X: Any, y: Any, settings: FitOptions, going_on: Callable[[], None]) -> MemberHistory:
@@ -265,6 +265,6 @@ def _alone(member: Member, X: Any, y: Any, settings: FitOptions, going_on: Calla
 
 
 def _history(history: History, diverged: str) -> MemberHistory:
-    found = MemberHistory(history)
-    vars(found).update(vars(history), diverged=diverged, method="threads")
-    return found
+    member_history = MemberHistory(history)
+    vars(member_history).update(vars(history), diverged=diverged, method="threads")
+    return member_history

@@ -80,8 +80,8 @@ class _Vectorized:
         """What a step of training and one of evaluation write down of each model; the former its penalty too."""
         own_rates = any(member.learning_rate is not None for member in members)  # then they are the factors of a rate of 1
         self.groups, self.schedule = len(members), as_schedule(1.0 if own_rates else optimizer.learning_rate)
-        n, given = len(examples.X), settings.batch_size
-        self.batch_size = n if given == ALL else min(int(given), n)
+        n, batch_size = len(examples.X), settings.batch_size
+        self.batch_size = n if batch_size == ALL else min(int(batch_size), n)
         self.feed = feed(engine, examples, self.batch_size)
         self.validation_feed = None
         if validation is not None:
@@ -163,8 +163,8 @@ class _Vectorized:
         for g in self._going():
             model = self.members[g].model
             model.state.host()["parameters"][...] = parameters[g]
-            found = measured(model, self.validation, self.loss, self.settings.threads, self.engine, self.metrics)
-            for name, value in found.items():
+            values = measured(model, self.validation, self.loss, self.settings.threads, self.engine, self.metrics)
+            for name, value in values.items():
                 self.histories[g].setdefault(f"val_{name}", []).append(value)
 
     def _going(self) -> list[int]:
@@ -183,8 +183,8 @@ class _Vectorized:
 
     def snapshot(self) -> list[np.ndarray]:
         """Copies of what training changes, (G, P) each."""
-        found = self.engine.read(*(self.storage[name] for name in self.kept))
-        return [array.reshape(self.groups, -1).copy() for array in found]
+        arrays = self.engine.read(*(self.storage[name] for name in self.kept))
+        return [array.reshape(self.groups, -1).copy() for array in arrays]
 
     def restore(self, snapshot: Sequence[np.ndarray]) -> None:
         """Put them back."""
@@ -210,18 +210,18 @@ class _Vectorized:
         self.step += len(log)
         self.sums = accumulated(self.sums, log * rows)
 
-    def drop(self, made: Attempt, position: int) -> np.ndarray:
+    def drop(self, attempt: Attempt, position: int) -> np.ndarray:
         """Leave the models that this step spoils where they were before it. Zeros take their place, which mean nothing."""
         after = self.snapshot()
-        for g in made.nonfinite:
-            self.left[g] = ([array[g] for array in made.before], self.step, self.epoch)
+        for g in attempt.nonfinite:
+            self.left[g] = ([array[g] for array in attempt.before], self.step, self.epoch)
             self.histories[g].diverged = f"epoch {self.epoch + 1}, step {self.step + 1}"
             for array in after:
                 array[g] = 0
         if len(self.left) == self.groups:
             raise DivergenceError("all models diverged")
         self.restore(after)
-        log: np.ndarray = made.log
+        log: np.ndarray = attempt.log
         return log
 
     # --- evaluation, and the programs -------------------------------------------------------------------------------
@@ -241,8 +241,8 @@ class _Vectorized:
         if instance is None:
             program = (self.recipe if training else self.evaluation).build(self.network)
             instance = self.engine.instantiate(program, rows, self.settings.threads)
-            own = {"copies": self.engine.to_device(np.tile(np.arange(rows), self.groups))}
-            instance.bind(**{k: v for k, v in (self.storage | own).items() if k in program.inputs})
+            copies = {"copies": self.engine.to_device(np.tile(np.arange(rows), self.groups))}
+            instance.bind(**{k: v for k, v in (self.storage | copies).items() if k in program.inputs})
             self.instances[rows, training] = instance
         return instance
 
