@@ -87,11 +87,11 @@ def compare(old: Record, new: Record, *, other_machine: bool = False, name: str 
             pairs.append((first, second))
     if not pairs:
         raise InputError("the records have no cell in common that both have measured")
-    found = [_test(first, second, name) for first, second in pairs]
-    corrected = holm([p for _, _, p in found])
+    tests = [_test(first, second, name) for first, second in pairs]
+    corrected = holm([p for _, _, p in tests])
     changes = tuple(
         _change(first, second, name, factor, spread, p)
-        for (first, second), (factor, spread, _), p in zip(pairs, found, corrected, strict=True)
+        for (first, second), (factor, spread, _), p in zip(pairs, tests, corrected, strict=True)
     )
     return Comparison(changes, tuple(others), tuple(_notes(old, new)))
 
@@ -121,11 +121,11 @@ def _test(first: Measured, second: Measured, name: str) -> tuple[float, float, f
     By both workloads the smaller change, the larger spread and the larger p; where by one it is faster and by the other
     slower, there is no change.
     """
-    found = [
+    tests = [
         _test_by(values(first, unit, name), values(second, other, name))
         for unit, other in zip(references(first), references(second), strict=True)
     ]
-    factors, spreads, ps = zip(*found, strict=True)
+    factors, spreads, ps = zip(*tests, strict=True)
     if min(factors) < 1 < max(factors):
         return 1.0, max(spreads), math.nan if math.isnan(ps[0]) else 1.0
     return min(factors, key=lambda factor: abs(math.log(factor))), max(spreads), max(ps)
@@ -150,11 +150,11 @@ def holm(ps: Sequence[float]) -> list[float]:
 
     NaN, where no test was possible, stays and does not count.
     """
-    found = sorted((p, index) for index, p in enumerate(ps) if not math.isnan(p))
+    ranked = sorted((p, index) for index, p in enumerate(ps) if not math.isnan(p))
     corrected = [math.nan] * len(ps)
     largest = 0.0
-    for rank, (p, index) in enumerate(found):
-        largest = max(largest, min(1.0, p * (len(found) - rank)))
+    for rank, (p, index) in enumerate(ranked):
+        largest = max(largest, min(1.0, p * (len(ranked) - rank)))
         corrected[index] = largest
     return corrected
 

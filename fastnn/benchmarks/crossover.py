@@ -39,15 +39,15 @@ def crossovers(record: Record) -> list[Crossover]:
             cell = measured.cell
             key = (cell.network, cell.device, cell.precision)
             rates.setdefault(key, {})[cell.batch_size] = measured.examples_per_second(OURS)
-    found = []
+    crossings = []
     for (network, device, precision), gpu in rates.items():
         cpu = rates.get((network, "cpu", "float32"), {})
         both = sorted(cpu.keys() & gpu.keys())
         if device == "cuda" and both:
             slower = [index for index, size in enumerate(both) if gpu[size] <= cpu[size]]
             since = both[slower[-1] + 1 :] if slower else both
-            found.append(Crossover(network, precision, tuple(both), since[0] if since else None))
-    return found
+            crossings.append(Crossover(network, precision, tuple(both), since[0] if since else None))
+    return crossings
 
 
 def crossover_lines(record: Record) -> list[str]:

@@ -87,11 +87,11 @@ def panels(record: Record) -> list[Panel]:
             limits.setdefault(place, {}).setdefault(cell.device, []).append((cell.batch_size, limit))
     order = list(dict.fromkeys(measured.cell.network for measured in record.done))
     precisions = precisions_of(record)
-    found = []
+    panels = []
     for place in sorted(points, key=lambda place: (order.index(place[0]), precisions.index(place[1]))):
         network, precision = place
         keys = sorted(points[place], key=lambda key: key[0] == OURS)
-        found.append(
+        panels.append(
             Panel(
                 network, precision,
                 network_label(network) + (f"  in {precision}" if len(precisions) > 1 else ""),
@@ -99,7 +99,7 @@ def panels(record: Record) -> list[Panel]:
                 tuple(LimitCurve(device, tuple(rates)) for device, rates in limits.get(place, {}).items()),
             )
         )  # fmt: skip
-    return found
+    return panels
 
 
 def _point(cell: Cell, result: Result) -> Point:
@@ -107,15 +107,15 @@ def _point(cell: Cell, result: Result) -> Point:
     return Point(cell.batch_size, median, slowest, fastest, result.noisy)
 
 
-def shown_contestants(found: list[Panel], record: Record) -> list[str]:
+def shown_contestants(panels: list[Panel], record: Record) -> list[str]:
     """Those with a curve, in the order of the record."""
-    names = {curve.contestant for panel in found for curve in panel.curves}
+    names = {curve.contestant for panel in panels for curve in panel.curves}
     return [name for name in record.contestants if name in names]
 
 
-def shown_devices(found: list[Panel]) -> list[str]:
+def shown_devices(panels: list[Panel]) -> list[str]:
     """Those with a curve, the CPU first."""
-    return sorted({curve.device for panel in found for curve in panel.curves}, key=lambda device: (device != "cpu", device))
+    return sorted({curve.device for panel in panels for curve in panel.curves}, key=lambda device: (device != "cpu", device))
 
 
 def precisions_of(record: Record) -> list[str]:

@@ -23,23 +23,23 @@ FEATURES = ("avx512f", "avx2", "fma", "asimd", "sve")
 
 def environment() -> Environment:
     """Of this machine and this installation, found without importing any peer."""
-    processor, features, memory, found = _processor(), _features(), _memory(), gpu()
-    hardware = (processor, features, cores(), round(memory / 2**30), "" if found is None else found.name)
+    processor, features, memory, device = _processor(), _features(), _memory(), gpu()
+    hardware = (processor, features, cores(), round(memory / 2**30), "" if device is None else device.name)
     return Environment(
         machine=hashlib.sha256(repr(hardware).encode()).hexdigest()[:12],
         processor=processor, features=features, cores=cores(), memory=memory,
         system=f"{platform.system()} {platform.machine()}", python=platform.python_version(),
-        versions=versions(), commit=commit(), gpu=found,
+        versions=versions(), commit=commit(), gpu=device,
     )  # fmt: skip
 
 
 def versions() -> dict[str, str]:
     """Of fastnn and of every package here that it is compared with or built on."""
-    found = {"fastnn": __version__}
+    installed = {"fastnn": __version__}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            installed[package] = importlib.metadata.version(package)
+    return installed
 
 
 def commit() -> str | None:
@@ -55,8 +55,8 @@ def commit() -> str | None:
         text = importlib.metadata.distribution("fastnn-xp").read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
         return None
-    found = json.loads(text or "{}").get("vcs_info", {}).get("commit_id")
-    return found[:12] if isinstance(found, str) else None
+    commit_id = json.loads(text or "{}").get("vcs_info", {}).get("commit_id")
+    return commit_id[:12] if isinstance(commit_id, str) else None
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -93,9 +93,9 @@ def gpu() -> Gpu | None:
 
 def _cpuinfo(field: str) -> str:
     with contextlib.suppress(OSError):
-        found = re.search(rf"^{field}\s*: *(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        if found:
-            return found[1].strip()
+        match = re.search(rf"^{field}\s*: *(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if match:
+            return match[1].strip()
     return ""
 
 

@@ -109,17 +109,17 @@ def cells(
     for size in batch_sizes:
         if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 2**20:
             raise InputError(f"mini-batch size: expected an integer from 1 to {2**20}, got {size!r}")
-    found = []
+    grid = []
     for device, precision, name in itertools.product(devices, precisions, networks or NETWORKS):
         network = NETWORKS[name]
         sizes = batch_sizes or sorted({*BATCH_SIZES[device], *network.more_batches})
         if precision in PRECISIONS[device]:
-            found += [Cell(name, size, device, precision) for size in sizes if size >= network.least_batch]
-    if not found:
+            grid += [Cell(name, size, device, precision) for size in sizes if size >= network.least_batch]
+    if not grid:
         raise InputError(
             "no cell is left: deep starts at a mini-batch of 8 (batch norm), and the CPU has no precision but float32"
         )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(grid))
 
 
 def check_names(kind: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -38,10 +38,10 @@ class Meter(Contestant):
     def limits(self) -> list[Limit]:
         device, threads = self.task.cell.device, self.task.threads
         if device == "cuda":
-            return [Limit(device=device, precision=p, best=found, now=found) for p, found in measure_cuda(threads).items()]
+            return [Limit(device=device, precision=p, best=best, now=best) for p, best in measure_cuda(threads).items()]
         return [
-            Limit(device=device, precision="float32", best=found, now=found)
-            for found in map(measure_cpu, sorted({1, threads}))
+            Limit(device=device, precision="float32", best=best, now=best)
+            for best in map(measure_cpu, sorted({1, threads}))
         ]  # fmt: skip
 
 
@@ -49,10 +49,10 @@ def measure_cpu(threads: int) -> Limits:
     """Of float32 on so many threads: the best of the library's own product and of NumPy's BLAS; the library's own copy."""
     from threadpoolctl import threadpool_limits
 
-    own = measure_limits(threads)
+    measured = measure_limits(threads)
     with threadpool_limits(threads):
         blas = max(_product(size, _numpy_product(size)) for size in SIZES)
-    return Limits(threads, max(own.operations, blas), own.copies)
+    return Limits(threads, max(measured.operations, blas), measured.copies)
 
 
 def _numpy_product(size: int) -> Callable[[], Any]:
@@ -103,7 +103,7 @@ def measure_cuda(threads: int) -> dict[str, Limits]:
             cupy.cuda.get_current_stream().ptr,
         )  # fmt: skip
         copies.append((moved, moved / seconds(copy)))
-    found = {}
+    limits = {}
     # Zeros would be multiplied faster: the GPU takes less power for them.
     numbers = np.random.default_rng(0).standard_normal((size, size), np.float32)
     for precision in PRECISIONS["cuda"]:
@@ -115,8 +115,8 @@ def measure_cuda(threads: int) -> dict[str, Limits]:
             cublas.gemmEx, handle, 0, 0, size, size, size, one.ctypes.data, a.data.ptr, kind, size, b.data.ptr, kind, size,
             zero.ctypes.data, c.data.ptr, 0, size, compute, -1,
         )  # fmt: skip
-        found[precision] = Limits(threads, 2 * size**3 / seconds(multiply), tuple(copies))
-    return found
+        limits[precision] = Limits(threads, 2 * size**3 / seconds(multiply), tuple(copies))
+    return limits
 
 
 def best_known(measured: list[Limit], machine: str) -> list[Limit]:
@@ -129,15 +129,15 @@ def best_known(measured: list[Limit], machine: str) -> list[Limit]:
         with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
             known = msgspec.json.decode((folder / FILE).read_bytes(), type=dict[str, list[Limit]])
     before = {_name(limit): limit.best for limit in known.get(machine, ())}
-    found = [
+    updated = [
         Limit(device=limit.device, precision=limit.precision, best=_better(limit.now, before.get(_name(limit))), now=limit.now)
         for limit in measured
     ]  # fmt: skip
-    kept = {_name(limit): limit for limit in (*known.get(machine, ()), *found)}
+    kept = {_name(limit): limit for limit in (*known.get(machine, ()), *updated)}
     if folder is not None:
         with contextlib.suppress(FileError):
             write_whole(folder / FILE, msgspec.json.encode({**known, machine: list(kept.values())}))
-    return found
+    return updated
 
 
 def _name(limit: Limit) -> tuple[str, str, int]:

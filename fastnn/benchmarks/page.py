@@ -38,7 +38,7 @@ def render(record: Record) -> str:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise PackageError.of("plotly", "a page", error) from error
-    found = curves.panels(record)
+    panels = curves.panels(record)
     plotly, script = get_plotlyjs(), _resource("page.js")
     environment = record.environment
     parts = {
@@ -49,8 +49,8 @@ def render(record: Record) -> str:
         "machine": escape(curves.machine_line(environment)),
         "settings": escape(curves.settings_line(record)),
         "created": escape(record.created),
-        "keys": _keys(record, found),
-        "plots": "".join(_plot(panel) for panel in found) or "<p>Nothing was measured.</p>",
+        "keys": _keys(record, panels),
+        "plots": "".join(_plot(panel) for panel in panels) or "<p>Nothing was measured.</p>",
         "absences": _absences(record),
         "summary": _summary(record),
         "crossovers": _list(crossover_lines(record)),
@@ -59,7 +59,7 @@ def render(record: Record) -> str:
         "contestants": _contestants(record),
         "environment": _environment(record),
         "limits": _limits(record),
-        "figures": _json([_figure(panel, record, curves.shown_devices(found)) for panel in found]),
+        "figures": _json([_figure(panel, record, curves.shown_devices(panels)) for panel in panels]),
         "plotly": plotly,
         "script": script,
     }
@@ -118,8 +118,8 @@ def _figure(panel: curves.Panel, record: Record, devices: list[str]) -> dict[str
         },
         yaxis=axis | _between(panel) | {"type": "log", "title": {"text": "throughput (examples/s)"}, "tickformat": "~s"},
     )  # fmt: skip
-    made: dict[str, Any] = json.loads(figure.to_json())
-    return made
+    data: dict[str, Any] = json.loads(figure.to_json())
+    return data
 
 
 def _between(panel: curves.Panel) -> dict[str, Any]:
@@ -171,24 +171,24 @@ def _plot(panel: curves.Panel) -> str:
     return f'<figure><figcaption>{title}</figcaption><div class="plot" role="img" aria-label="{label}"></div></figure>'
 
 
-def _keys(record: Record, found: list[curves.Panel]) -> str:
+def _keys(record: Record, panels: list[curves.Panel]) -> str:
     """The legend of all plots: a switch for every contestant, then what lines and marks mean."""
-    made = []
-    for name in curves.shown_contestants(found, record):
+    entries = []
+    for name in curves.shown_contestants(panels, record):
         mark = f'<span style="color:{curves.color(name)}">{SYMBOLS.get(name, OTHER_SYMBOL)[1]}</span>'
-        made.append(
+        entries.append(
             f'<button type="button" aria-pressed="true" data-contestant="{escape(name)}"{_class("ours", name == OURS)}>'
             f"{mark} {escape(record.contestants[name].label)}</button>"
         )
-    devices = curves.shown_devices(found)
+    devices = curves.shown_devices(panels)
     if len(devices) > 1:
         for device, dash in zip(devices, DASHES, strict=False):
-            made.append(f'<span><span class="sample {dash}"></span>{escape(curves.device_label(device))}</span>')
-    if any(panel.limits for panel in found):
-        made.append('<span><span class="sample dash"></span>limit of the machine</span>')
-    if any(point.noisy for panel in found for curve in panel.curves for point in curve.points):
-        made.append(f"<span>hollow: noisy, {curves.noise_text()}</span>")
-    return "".join(made)
+            entries.append(f'<span><span class="sample {dash}"></span>{escape(curves.device_label(device))}</span>')
+    if any(panel.limits for panel in panels):
+        entries.append('<span><span class="sample dash"></span>limit of the machine</span>')
+    if any(point.noisy for panel in panels for curve in panel.curves for point in curve.points):
+        entries.append(f"<span>hollow: noisy, {curves.noise_text()}</span>")
+    return "".join(entries)
 
 
 def _absences(record: Record) -> str:

@@ -62,12 +62,12 @@ def draw(record: Record) -> Figure:
     with _style():
         from matplotlib.figure import Figure
 
-        found = curves.panels(record)
-        devices, notes, footer = curves.shown_devices(found), _notes(record), _footer(record)
-        columns = 2 if len(found) == 4 else min(COLUMNS, max(1, len(found)))
-        rows = max(1, math.ceil(len(found) / columns))
-        height = PANEL_HEIGHT if len(found) > 1 else 1.6 * PANEL_HEIGHT
-        keys = [(handles, 5 if longest <= 18 else 3) for handles, longest in _keys(record, found, devices) if handles]
+        panels = curves.panels(record)
+        devices, notes, footer = curves.shown_devices(panels), _notes(record), _footer(record)
+        columns = 2 if len(panels) == 4 else min(COLUMNS, max(1, len(panels)))
+        rows = max(1, math.ceil(len(panels) / columns))
+        height = PANEL_HEIGHT if len(panels) > 1 else 1.6 * PANEL_HEIGHT
+        keys = [(handles, 5 if longest <= 18 else 3) for handles, longest in _keys(record, panels, devices) if handles]
         top = TITLE + sum(KEY * math.ceil(len(handles) / across) for handles, across in keys) + 0.3
         total = top + rows * height + (rows - 1) * GAP + 0.55 + LINE * (len(notes) + len(footer) + bool(notes)) + 0.1
         figure = Figure(figsize=(WIDTH, total))
@@ -84,16 +84,16 @@ def draw(record: Record) -> Figure:
                 label.set_parse_math(False)
             y += KEY * math.ceil(len(handles) / across)
         width = (WIDTH - LEFT - RIGHT - (columns - 1) * LEFT) / columns
-        for index, panel in enumerate(found):
+        for index, panel in enumerate(panels):
             row, column = divmod(index, columns)
             x, y = LEFT + column * (width + LEFT), total - top - height - row * (height + GAP)
             axes = figure.add_axes((x / WIDTH, y / total, width / WIDTH, height / total))
             _draw_panel(axes, panel, record, devices, (width, height))
-            if index + columns >= len(found):
+            if index + columns >= len(panels):
                 axes.set_xlabel("mini-batch size (examples)")
             if column == 0:
                 axes.set_ylabel("throughput (examples/s)")
-        if not found:
+        if not panels:
             figure.text(0.5, 1 - (top + height / 2) / total, "nothing was measured", ha="center", size=12, color=FAINT)
         lines = [*((text, INK) for text in notes), *([("", INK)] if notes else []), *((text, FAINT) for text in footer)]
         for index, (text, ink) in enumerate(reversed(lines)):
@@ -215,14 +215,14 @@ def _name_points(axes: Axes, panel: curves.Panel, record: Record, devices: list[
     from matplotlib.ticker import EngFormatter
 
     low, high = (math.log(limit) for limit in axes.get_ylim())
-    found = sorted(panel.curves, key=lambda curve: curve.points[0].rate)
-    heights = [(math.log(curve.points[0].rate) - low) / (high - low) for curve in found]
+    ascending = sorted(panel.curves, key=lambda curve: curve.points[0].rate)
+    heights = [(math.log(curve.points[0].rate) - low) / (high - low) for curve in ascending]
     for index in range(1, len(heights)):
         heights[index] = max(heights[index], heights[index - 1] + gap)
     for index in reversed(range(len(heights) - 1)):
         heights[index] = min(heights[index], heights[index + 1] - gap)
     rate = EngFormatter(sep=" ", places=1)
-    for height, curve in zip(heights, found, strict=True):
+    for height, curve in zip(heights, ascending, strict=True):
         device = f", {curves.device_label(curve.device)}" if len(devices) > 1 else ""
         axes.annotate(
             f"{record.contestants[curve.contestant].label}{device}  {rate(curve.points[0].rate)}", (0.5, height), (9, 0),
@@ -240,11 +240,11 @@ def _look(contestant: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _keys(record: Record, found: list[curves.Panel], devices: list[str]) -> list[tuple[list[Line2D], int]]:
+def _keys(record: Record, panels: list[curves.Panel], devices: list[str]) -> list[tuple[list[Line2D], int]]:
     """The legend in two parts, each with the letters of its longest label: the contestants, and what lines and marks mean."""
     from matplotlib.lines import Line2D
 
-    names = curves.shown_contestants(found, record)
+    names = curves.shown_contestants(panels, record)
     who = [Line2D([], [], label=record.contestants[name].label, **_look(name)) for name in names]
     what = []
     if len(devices) > 1:
@@ -252,9 +252,9 @@ def _keys(record: Record, found: list[curves.Panel], devices: list[str]) -> list
             Line2D([], [], color=INK, linewidth=1.1, linestyle=dashes, label=curves.device_label(device))
             for device, dashes in zip(devices, DASHES, strict=False)
         ]
-    if any(panel.limits for panel in found):
+    if any(panel.limits for panel in panels):
         what.append(Line2D([], [], color=FAINT, linewidth=1, linestyle="--", label="limit of the machine"))
-    if any(point.noisy for panel in found for curve in panel.curves for point in curve.points):
+    if any(point.noisy for panel in panels for curve in panel.curves for point in curve.points):
         label = f"noisy: {curves.noise_text()}"
         what.append(Line2D([], [], color=INK, marker="o", markerfacecolor="white", markersize=4, linestyle="none", label=label))
     return [(who, max((len(str(line.get_label())) for line in who), default=0)), (what, 0)]

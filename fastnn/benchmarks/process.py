@@ -53,8 +53,8 @@ class Worker:
         self.contestant: Any = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = getattr(self, "do_" + request.pop("do"))(**request)
-        return found
+        reply: dict[str, Any] = getattr(self, "do_" + request.pop("do"))(**request)
+        return reply
 
     def do_hello(self) -> dict[str, Any]:
         """Import the library."""
@@ -67,8 +67,8 @@ class Worker:
 
     def do_losses(self, cell: dict[str, Any], dropout: bool, **options: Any) -> dict[str, Any]:
         """The losses of the first steps, on the same mini-batches for everybody, with and without dropout."""
-        made = msgspec.convert(cell, Cell)
-        return {"losses": self.make(made, checking=not dropout, **options).losses(check_order(made))}
+        converted = msgspec.convert(cell, Cell)
+        return {"losses": self.make(converted, checking=not dropout, **options).losses(check_order(converted))}
 
     def do_prepare(self, cell: dict[str, Any]) -> dict[str, Any]:
         """Get ready for the turns: one epoch, in which everything is compiled that can be."""
@@ -143,20 +143,20 @@ def pin(threads: int) -> None:
 
 def variables(entry: Entry, device: str, threads: int) -> dict[str, str]:
     """The environment that makes every library use so many threads, and the device that is meant."""
-    made = dict(os.environ)
+    values = dict(os.environ)
     for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM"):
-        made[f"{library}_NUM_THREADS"] = str(threads)
-    made["JAX_PLATFORMS"] = "cuda" if device == "cuda" else "cpu"
-    made["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # else JAX takes most of a GPU's memory, and the others share the rest
-    made["PYTHONWARNINGS"] = "ignore"
-    flags = [made.get("XLA_FLAGS", "")]
+        values[f"{library}_NUM_THREADS"] = str(threads)
+    values["JAX_PLATFORMS"] = "cuda" if device == "cuda" else "cpu"
+    values["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # else JAX takes most of a GPU's memory, and the others share the rest
+    values["PYTHONWARNINGS"] = "ignore"
+    flags = [values.get("XLA_FLAGS", "")]
     if device == "cpu":
-        made["CUDA_VISIBLE_DEVICES"] = ""
-        made["PJRT_NPROC"] = str(threads)
+        values["CUDA_VISIBLE_DEVICES"] = ""
+        values["PJRT_NPROC"] = str(threads)
         flags.append(f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}")
     flags.append(entry.flags)
-    made["XLA_FLAGS"] = " ".join(filter(None, flags))
-    return made
+    values["XLA_FLAGS"] = " ".join(filter(None, flags))
+    return values
 
 
 class Process:
@@ -195,12 +195,12 @@ class Process:
             raise TimedOut(f"no answer in {seconds:.0f} s")
         if not answer:
             raise Failed(self._end())
-        found: dict[str, Any] = json.loads(answer)
-        if "cannot" in found:
-            raise Cannot(found["cannot"])
-        if "failed" in found:
-            raise Failed(found["failed"])
-        return found
+        reply: dict[str, Any] = json.loads(answer)
+        if "cannot" in reply:
+            raise Cannot(reply["cannot"])
+        if "failed" in reply:
+            raise Failed(reply["failed"])
+        return reply
 
     def ask(self, do: str, seconds: float, **request: Any) -> dict[str, Any]:
         """A request and its answer."""

@@ -264,8 +264,8 @@ def check(record: Record, path: Path) -> None:
 
 def schema() -> dict[str, Any]:
     """The JSON schema of a record. Descriptions are docstrings less their indentation, which some versions of msgspec keep."""
-    made: dict[str, Any] = msgspec.json.schema(Record)
-    for entry in made["$defs"].values():
+    document: dict[str, Any] = msgspec.json.schema(Record)
+    for entry in document["$defs"].values():
         if "description" in entry:
             entry["description"] = inspect.cleandoc(entry["description"])
-    return made
+    return document

@@ -165,7 +165,7 @@ class _Field:
                 # What one leaves of its share is there for the next.
                 share = (ends - time.monotonic()) / (1 + len(left))
                 try:
-                    results[entry.name] = self._prepared(cell, entry, expected, time.monotonic() + share)
+                    results[entry.name] = self._prepare(cell, entry, expected, time.monotonic() + share)
                 except TimedOut as error:
                     raise TimedOut(f"not ready in {share:.0f} s") from error
         self._race(cell, ready, measured, began + self.settings.budget)
@@ -174,23 +174,23 @@ class _Field:
                 results[entry.name].peak_bytes = self._process(entry, cell.device).ask("end", 30.0)["peak_bytes"]
         return measured
 
-    def _prepared(self, cell: Cell, entry: Entry, expected: Mapping[bool, list[float]], ends: float) -> Result:
+    def _prepare(self, cell: Cell, entry: Entry, expected: Mapping[bool, list[float]], ends: float) -> Result:
         """Check that its losses are ours, then let it train its first epoch."""
         network, process = NETWORKS[cell.network], self._process(entry, cell.device)
         process.ask("hello", HELLO)
         asked = msgspec.to_builtins(cell)
-        found: dict[bool, list[float]] = {}
+        computed: dict[bool, list[float]] = {}
         for dropout, losses in expected.items():
-            found[dropout] = process.ask("losses", ends - time.monotonic(), cell=asked, dropout=dropout)["losses"]
+            computed[dropout] = process.ask("losses", ends - time.monotonic(), cell=asked, dropout=dropout)["losses"]
             tolerance = DROPOUT_TOLERANCE if dropout else network.tolerance * GPU_TOLERANCE[cell.precision]
-            reason = disagreement(losses, found[dropout], tolerance)
+            reason = disagreement(losses, computed[dropout], tolerance)
             if reason:
                 raise Disagrees(reason)
-        if len(found) > 1 and not disagreement(found[False], found[True], network.tolerance):
+        if len(computed) > 1 and not disagreement(computed[False], computed[True], network.tolerance):
             raise Disagrees("its losses are the same with and without dropout")
         self.watcher.stage(f"{cell}: {entry.label} warms up")
         first = process.ask("prepare", ends - time.monotonic(), cell=asked)["first_seconds"]
-        return Result(status="failed", reason="was not timed", losses=found[False], first_seconds=first)
+        return Result(status="failed", reason="was not timed", losses=computed[False], first_seconds=first)
 
     def _contestants(self, cell: Cell) -> tuple[dict[str, Result], list[Entry]]:
         """A result for each, to be filled in, and those who can start."""
@@ -245,8 +245,8 @@ class _Field:
             except (Failed, Cannot) as error:
                 self.watcher.warn(f"the limits of {device} could not be measured: {error}")
                 return
-        found = msgspec.convert(answer["limits"], list[Limit])
-        self.record.limits += limits.best_known(found, self.record.environment.machine)
+        measured = msgspec.convert(answer["limits"], list[Limit])
+        self.record.limits += limits.best_known(measured, self.record.environment.machine)
 
     def _oracle(self, cell: Cell, do: str, deadline: float, **request: Any) -> dict[str, Any]:
         """What fastnn says on the CPU, whatever the device of the cell."""
@@ -329,14 +329,14 @@ def _dropouts(cell: Cell) -> list[bool]:
     return [False, True] if NETWORKS[cell.network].dropout else [False]
 
 
-def disagreement(expected: Sequence[float], found: Sequence[float], tolerance: float) -> str:
+def disagreement(expected: Sequence[float], actual: Sequence[float], tolerance: float) -> str:
     """Why two lists of losses are not of the same computation; empty if they may be.
 
     They may differ by `tolerance`, relative where the expected one is above 1. NaN agrees with nothing.
     """
-    if len(expected) != len(found):
-        return f"{len(found)} losses where {len(expected)} were expected"
-    for step, (a, b) in enumerate(zip(expected, found, strict=True), 1):
+    if len(expected) != len(actual):
+        return f"{len(actual)} losses where {len(expected)} were expected"
+    for step, (a, b) in enumerate(zip(expected, actual, strict=True), 1):
         if not abs(b - a) <= tolerance * max(1.0, abs(a)):
             return f"its loss of step {step} is {b:.6g}, and ours {a:.6g}"
     return ""

@@ -141,15 +141,15 @@ def show(record: Path, by_ratio: bool, no_plots: bool) -> None:
     from fastnn.benchmarks import record as records
     from fastnn.benchmarks import table
 
-    found = records.read(record)
-    _heading(found, [name for name in found.contestants if any(name in measured.measured for measured in found.done)])
+    results = records.read(record)
+    _heading(results, [name for name in results.contestants if any(name in measured.measured for measured in results.done)])
     click.echo(table.HEADER)
-    cells = [measured for measured in found.done if not (by_ratio and math.isnan(measured.ratio))]
+    cells = [measured for measured in results.done if not (by_ratio and math.isnan(measured.ratio))]
     for measured in sorted(cells, key=lambda measured: measured.ratio) if by_ratio else cells:
-        click.echo(table.row(found, measured))
-    _footer(found)
+        click.echo(table.row(results, measured))
+    _footer(results)
     if not no_plots:
-        _draw(found, record)
+        _draw(results, record)
 
 
 @bench.command(cls=Command, short_help="Find what became faster or slower.")
@@ -175,10 +175,10 @@ def compare(old: Path, new: Path, fail: float, everything: bool, other_machine: 
     from fastnn.benchmarks import compare as comparing
     from fastnn.benchmarks import record as records
 
-    found = comparing.compare(records.read(old), records.read(new), other_machine=other_machine)
-    for text in comparing.lines(found, fail, everything):
+    comparison = comparing.compare(records.read(old), records.read(new), other_machine=other_machine)
+    for text in comparing.lines(comparison, fail, everything):
         click.echo(text)
-    if found.regressions(fail):
+    if comparison.regressions(fail):
         click.get_current_context().exit(1)
 
 
@@ -257,12 +257,12 @@ def _taking_part(record: Record) -> tuple[list[str], list[tuple[str, str]]]:
 
 def _heading(record: Record, taking_part: Sequence[str], absent: Sequence[tuple[str, str]] = ()) -> None:
     """What is measured, where, and with whom."""
-    settings, here = record.settings, record.environment
+    settings, environment = record.settings, record.environment
     threads = f"{settings.threads} thread{'s' * (settings.threads > 1)}"
     line(
         "machine",
-        f"{here.processor}, {here.cores} cores, {here.memory / 2**30:.0f} GiB; "
-        + (here.gpu.name if here.gpu else "no GPU here"),
+        f"{environment.processor}, {environment.cores} cores, {environment.memory / 2**30:.0f} GiB; "
+        + (environment.gpu.name if environment.gpu else "no GPU here"),
     )
     line("cells", f"{len(settings.cells)}, examples of training a second; {threads} for everybody, on as many cores")
     line("in turns", ", ".join(taking_part) + f"; {settings.rounds} rounds of {settings.seconds:g} s each")

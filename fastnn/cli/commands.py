@@ -100,8 +100,8 @@ class Group(Command, click.Group):
 def command_line(*more: str) -> str:
     """The command that runs, as it was given, with `more` where that is missing."""
     context = click.get_current_context()
-    given = context.meta[ARGUMENTS]
-    return shlex.join(["fastnn", context.info_name or "", *given, *(word for word in more if word not in given)])
+    arguments = context.meta[ARGUMENTS]
+    return shlex.join(["fastnn", context.info_name or "", *arguments, *(word for word in more if word not in arguments)])
 
 
 def check_folder(name: str, path: Path | None) -> None:
@@ -125,14 +125,14 @@ def as_options(text: str) -> str:
     options = {each.opts[0][2:].replace("-", "_"): each.opts[0] for each in context.command.params if each.opts[0][:2] == "--"}
     options |= {name: option for name, option in SYNONYMS.items() if option in options.values()}
 
-    def translated(match: re.Match[str]) -> str:
+    def translate(match: re.Match[str]) -> str:
         option = options.get(match["name"] or "")
         if option is None or not (match["sign"] or "_" in match["name"] or (match.start() == 0 and match["colon"] is not None)):
             return match[0]
         value = match["quoted"] or match["bare"]
         return option if value in (None, "", "True") else f"{option} {shlex.quote(value)}"
 
-    return ARGUMENT.sub(translated, re.sub(r"metrics=\['(\w+)'\]", r"--metric \1", text))
+    return ARGUMENT.sub(translate, re.sub(r"metrics=\['(\w+)'\]", r"--metric \1", text))
 
 
 def describe(error: Exception) -> str:

@@ -67,11 +67,11 @@ def _read(context: click.Context, parameter: click.Parameter, path: Path | None)
         if name not in commands:
             raise click.UsageError(f"{path}: there is no command {name!r} for [{name}]{nearest(name, commands)}", context)
     general = {key: value for key, value in content.items() if key not in sections}
-    own = sections.get(command.name or "", {})
+    section = sections.get(command.name or "", {})
     context.default_map = {
         **(context.default_map or {}),
         **_defaults(context, known, general, path, ""),
-        **_defaults(context, known, own, path, f"{command.name}."),
+        **_defaults(context, known, section, path, f"{command.name}."),
     }
 
 
@@ -102,20 +102,20 @@ def _defaults(
     context: click.Context, known: Mapping[str, click.Parameter], table: Mapping[str, Any], path: Path, section: str
 ) -> dict[str, Any]:
     """By the names of parameters, what the keys of `table` say. Raises click.UsageError for a key or value that is wrong."""
-    found: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     for key, value in table.items():
         parameter = known.get(_key(key))
         if parameter is None or parameter.name is None:
             raise click.UsageError(f"{path}: {context.command_path} has no option {section + key!r}{nearest(_key(key), known)}")
         hint = f"{section + key!r} in {path}"
-        if parameter.name in found:
+        if parameter.name in defaults:
             raise click.BadParameter("the option is given twice, under two names", context, param_hint=hint)
         try:
-            found[parameter.name] = _as_given(parameter, value)
-            parameter.process_value(context, found[parameter.name])
+            defaults[parameter.name] = _as_given(parameter, value)
+            parameter.process_value(context, defaults[parameter.name])
         except click.UsageError as error:
             raise click.BadParameter(error.message, context, param_hint=hint) from error
-    return found
+    return defaults
 
 
 def _as_given(parameter: click.Parameter, value: Any) -> Any:

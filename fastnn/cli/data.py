@@ -78,12 +78,12 @@ def in_order(dataset: Dataset, names: Sequence[str] | None) -> Dataset:
     """The data set with the columns of these names, in this order, where it is a table and the names are known."""
     from fastnn.errors import InputError, nearest
 
-    found = dataset.feature_names
-    if names is None or found is None or tuple(names) == found:
+    columns = dataset.feature_names
+    if names is None or columns is None or tuple(names) == columns:
         return dataset
     for name in names:
-        if name not in found:
-            raise InputError(f"{dataset.name} has no column {name!r}, which the network takes{nearest(name, found)}")
-    order = [found.index(name) for name in names]
+        if name not in columns:
+            raise InputError(f"{dataset.name} has no column {name!r}, which the network takes{nearest(name, columns)}")
+    order = [columns.index(name) for name in names]
     X_test = None if dataset.X_test is None else dataset.X_test[:, order]
     return replace(dataset, X_train=dataset.X_train[:, order], X_test=X_test, shape=(len(order),), feature_names=tuple(names))

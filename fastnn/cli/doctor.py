@@ -74,14 +74,14 @@ def _versions() -> Found:
     facts: dict[str, Any] = {"fastnn": fastnn.__version__, "commit": commit(), "python": platform.python_version()}
     facts |= {name: _version(name) for name in REQUIRED}
     fastnn_version = f"fastnn {facts['fastnn']}" + (f" ({facts['commit']})" if facts["commit"] else "")
-    here = [fastnn_version, f"Python {facts['python']}", *(f"{name} {facts[name]}" for name in REQUIRED if facts[name])]
+    installed = [fastnn_version, f"Python {facts['python']}", *(f"{name} {facts[name]}" for name in REQUIRED if facts[name])]
     absent = [(name, name) for name in REQUIRED if not facts[name]]
     for package, names in OPTIONAL.items():
         versions: dict[str, str | None] = {name: version for name in names if (version := _version(name))}
         facts |= versions or {names[-1]: None}
-        here += [f"{name} {version}" for name, version in versions.items()]
+        installed += [f"{name} {version}" for name, version in versions.items()]
         absent += [] if versions else [(names[-1], package)]
-    return facts, [", ".join(here), *(f"{name} is not installed: pip install {package}" for name, package in absent)]
+    return facts, [", ".join(installed), *(f"{name} is not installed: pip install {package}" for name, package in absent)]
 
 
 def _version(distribution: str) -> str | None:
@@ -97,24 +97,24 @@ def _processor() -> Found:
     from fastnn.benchmarks.environment import environment
     from fastnn_kernels.cpu.processor import level
 
-    here = environment()
-    facts = {"model": here.processor, "system": here.system, "features": here.features.split(), "level": level()}
-    return facts, [f"{here.processor}, {here.system}; kernels are made for {level()} ({here.features or 'features unknown'})"]
+    host = environment()
+    facts = {"model": host.processor, "system": host.system, "features": host.features.split(), "level": level()}
+    return facts, [f"{host.processor}, {host.system}; kernels are made for {level()} ({host.features or 'features unknown'})"]
 
 
 def _threads() -> Found:
     from fastnn.engines import cores
 
-    usable, there = cores(), os.cpu_count() or 1
+    usable, total = cores(), os.cpu_count() or 1
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     quota = _quota()
     variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-    facts = {"usable": usable, "cores": there, "quota": quota, "load": load, "environment": variables}
+    facts = {"usable": usable, "cores": total, "quota": quota, "load": load, "environment": variables}
     busy = "" if load is None else f", load {load:.1f}"
     if quota is not None and quota < usable:
         busy += f", but the time of {quota:g} alone: give threads={max(1, int(quota))}"
     settings = [f"{name} is {value}" for name, value in variables.items()]
-    return facts, ["; ".join([f"up to {usable}, on {usable} of {there} cores{busy}", *settings])]
+    return facts, ["; ".join([f"up to {usable}, on {usable} of {total} cores{busy}", *settings])]
 
 
 def _quota() -> float | None:
@@ -172,12 +172,12 @@ def _data() -> Found:
     sentences = [f"FASTNN_DATA is {root or 'not set'}"]
     for name in ("digits", "mnist"):
         try:
-            found = load(name)
+            dataset = load(name)
         except FastnnError as error:
             facts[name] = {"error": describe(error)}
             sentences.append(f"{name}: {describe(error)}")
             continue
-        training, test = len(found.X_train), 0 if found.X_test is None else len(found.X_test)
+        training, test = len(dataset.X_train), 0 if dataset.X_test is None else len(dataset.X_test)
         facts[name] = {"training": training, "test": test}
         sentences[0] += f"; {name}: {training:,} + {test:,} examples"
     return facts, sentences

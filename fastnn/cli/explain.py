@@ -86,6 +86,6 @@ def _source(name: str) -> ParameterSource | None:
 def _refuse_network() -> None:
     """Raise click.UsageError for options that describe a network, where it comes from a file."""
     for parameter in click.get_current_context().command.params:
-        given = parameter.name is not None and _source(parameter.name) is ParameterSource.COMMANDLINE
-        if given and getattr(parameter, "heading", None) == NETWORK:
+        explicit = parameter.name is not None and _source(parameter.name) is ParameterSource.COMMANDLINE
+        if explicit and getattr(parameter, "heading", None) == NETWORK:
             raise click.UsageError(f"{parameter.opts[0]}: the network is in the file already")

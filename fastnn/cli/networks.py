@@ -25,8 +25,8 @@ INITIALIZERS = (
     "normal", "xavier", "xavier_normal", "xavier_uniform", "zeros",
 )  # fmt: skip
 DEFAULTS: dict[str, dict[str, Any]] = {
-    name: {each.name: own.get(each.name, each.default) for each in dataclasses.fields(made)}
-    for name, (made, own) in NAMES.items()
+    name: {each.name: preset.get(each.name, each.default) for each in dataclasses.fields(kind)}
+    for name, (kind, preset) in NAMES.items()
 }
 """By optimizer, the defaults of its fields."""
 # Above those of the library where no momentum makes a step up to ten times as long as the gradient asks for.
@@ -46,8 +46,8 @@ RENAMED = {("momentum", "beta"): "momentum", ("rmsprop", "beta"): "beta2"}
 
 def _numbers() -> dict[str, dict[str, dataclasses.Field[Any]]]:
     numbers: dict[str, dict[str, dataclasses.Field[Any]]] = {name: {} for name in NUMBER_HELP}
-    for name, (made, _) in NAMES.items():
-        for each in dataclasses.fields(made):
+    for name, (kind, _) in NAMES.items():
+        for each in dataclasses.fields(kind):
             if BOUNDS in each.metadata:
                 numbers.setdefault(RENAMED.get((name, each.name), each.name), {})[name] = each
     return numbers
@@ -353,13 +353,13 @@ class Network:
     schedule: str | None
     clip_norm: float | None
     clip_value: float | None
-    given: Mapping[str, float]
+    overrides: Mapping[str, float]
     """The numbers of the optimizer that are given, by option."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Network:
-        given = {name: options[name] for name in NUMBERS if options[name] is not None}
-        return cls(**{name: value for name, value in options.items() if name not in NUMBERS}, given=given)
+        overrides = {name: options[name] for name in NUMBERS if options[name] is not None}
+        return cls(**{name: value for name, value in options.items() if name not in NUMBERS}, overrides=overrides)
 
     def loss_for(self, classes: int | None) -> str:
         if self.loss is None:
@@ -387,11 +387,11 @@ class Network:
 
     def numbers(self) -> dict[str, float]:
         """The numbers that are given, by the optimizer's fields. Raises click.UsageError for those of another one."""
-        for name in self.given:
+        for name in self.overrides:
             if self.optimizer not in NUMBERS[name]:
                 dashed = name.replace("_", "-")
                 raise click.UsageError(f"--{dashed} is for {', '.join(NUMBERS[name])}, not for {self.optimizer}")
-        return {NUMBERS[name][self.optimizer].name: value for name, value in self.given.items()}
+        return {NUMBERS[name][self.optimizer].name: value for name, value in self.overrides.items()}
 
     def build_optimizer(self) -> Any:
         fields = self.numbers()
@@ -435,7 +435,7 @@ class Network:
         return " -> ".join([str(inputs), *hidden, str(outputs) if last == "identity" else f"{outputs} {last}"])
 
     def describe_training(self, loss: str) -> str:
-        numbers = {**self.given, **{name: getattr(self, name) for name in ("clip_norm", "clip_value")}}
+        numbers = {**self.overrides, **{name: getattr(self, name) for name in ("clip_norm", "clip_value")}}
         optimizer = [] if self.has_table else [f"learning rate {self.rate():g}"]
         optimizer += [self.schedule] if self.schedule else []
         optimizer += [f"{name.replace('_', ' ')} {value:g}" for name, value in numbers.items() if value is not None]

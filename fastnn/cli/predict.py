@@ -48,7 +48,7 @@ def predict(model: Path, data: str, output: Path | None, proba: bool, device: st
 
     network = fastnn.load(model).to(device)
     X = _inputs(data, network)
-    columns = _shares(network, X, threads) if proba else _named("prediction", network.predict(X, threads=threads))
+    columns = _shares(network, X, threads) if proba else _columns("prediction", network.predict(X, threads=threads))
     if output is None:
         for text in _as_csv(columns):
             click.echo(text, nl=False)
@@ -73,7 +73,7 @@ def _inputs(data: str, network: Sequential) -> np.ndarray:
     return dataset.X_train if dataset.X_test is None else dataset.X_test
 
 
-def _named(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+def _columns(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
     """Columns (n,) by name: numbered from 1 where there are several."""
     if values.ndim == 1 or values.shape[1] == 1:
         return {name: values.reshape(-1)}
@@ -85,7 +85,7 @@ def _shares(network: Sequential, X: np.ndarray, threads: int | None) -> dict[str
 
     shares = network.predict_proba(X, threads=threads)
     if network.task is None or network.task.classes is None:
-        return _named("probability", shares)
+        return _columns("probability", shares)
     return {str(label): column for label, column in zip(network.classes_.tolist(), shares.T, strict=True)}
 
 

@@ -155,7 +155,7 @@ def read_weights(text: str) -> dict[str, float]:
 @option(DEVICE, "--threads", type=click.IntRange(1), metavar="N", help="Threads on the CPU. [default: as many as cores]")
 @click.option("--quiet", is_flag=True, help="Print the result alone.")
 @config_option
-def train(**given: Any) -> None:
+def train(**values: Any) -> None:
     """Train a network on DATA and evaluate it on the test data.
 
     DATA is `digits` (bundled), `mnist` (the folder $FASTNN_DATA/mnist), a folder with
@@ -169,8 +169,8 @@ def train(**given: Any) -> None:
       fastnn train iris.csv --target species --standardize --save iris.safetensors
       fastnn train big.parquet --patience 5 --checkpoint run1 --resume
     """
-    options = _Options(**{field.name: given.pop(field.name) for field in fields(_Options)})
-    network = Network.of(given)
+    options = _Options(**{field.name: values.pop(field.name) for field in fields(_Options)})
+    network = Network.of(values)
     options.check()
     optimizer = network.build_optimizer()
     watchers = _Watchers.of(options)
@@ -206,7 +206,7 @@ def train(**given: Any) -> None:
             raise KeyboardInterrupt(" before the first step") from interrupt
         drawn = options.plot if watchers.record.history.get("loss") else None
         _write(model, watchers.record.history, scaling, options, drawn)
-        raise KeyboardInterrupt(_left(model, options, drawn)) from interrupt
+        raise KeyboardInterrupt(_describe_interruption(model, options, drawn)) from interrupt
     if not options.quiet:
         _tell_end(history, watchers.stopping)
     _write(model, history, scaling, options, options.plot)
@@ -357,8 +357,8 @@ class _Parts:
             weights, held_back = (rest[0] if rest else None), held_back[:2]
         classes = None
         if dataset.classes is not None:
-            found = [dataset.y_train, *(each for each in (dataset.y_test, held_back and held_back[1]) if each is not None)]
-            classes = np.unique(np.concatenate(found))
+            label_sets = [dataset.y_train, *(each for each in (dataset.y_test, held_back and held_back[1]) if each is not None)]
+            classes = np.unique(np.concatenate(label_sets))
             if len(classes) == 1:
                 raise InputError(f"the target of {dataset.name} holds one class only ({classes[0].item()!r})")
         return cls(dataset, X, y, weights, held_back, classes)
@@ -445,8 +445,8 @@ def _tell_end(history: Mapping[str, Sequence[float]], stopping: EarlyStopping | 
 
 def _need(name: str, value: Any, others: Mapping[str, Any]) -> None:
     """Raise click.UsageError for options that mean nothing without another one."""
-    for other, given in others.items():
-        if value is None and given not in (None, False):
+    for other, other_value in others.items():
+        if value is None and other_value not in (None, False):
             raise click.UsageError(f"{other} goes with {name}, which is missing")
 
 
@@ -530,7 +530,7 @@ def _fold(model: Sequential, scaling: Standardizer) -> None:
     model.set_weights({name: array.astype(model.dtype) for name, array in folded.items()})
 
 
-def _left(model: Sequential, options: _Options, plot: Path | None) -> str:
+def _describe_interruption(model: Sequential, options: _Options, plot: Path | None) -> str:
     """What an interrupted training leaves: where it stands, what was written, and how to continue."""
     from fastnn.checkpoints import Folder
 

@@ -41,27 +41,27 @@ class DistributionComparison:
     @property
     def shifted(self) -> tuple[str, ...]:
         """The names whose adjusted p-value is below the level, the least probable first."""
-        return tuple(self.names[i] for i in self._ordered() if self.adjusted[i] < self.level)
+        return tuple(self.names[i] for i in self._order() if self.adjusted[i] < self.level)
 
     @property
     def same(self) -> bool:
         return not self.shifted
 
-    def _ordered(self) -> list[int]:
+    def _order(self) -> list[int]:
         return np.lexsort((-self.statistics, self.p_values)).tolist()  # type: ignore[no-any-return]
 
     def __str__(self) -> str:
         width = max(7, *(len(name) for name in self.names))
         rows = [f"{'feature':<{width}}  {'distance':>8}  {'p-value':>9}  {'adjusted':>9}"]
-        order = self._ordered()
+        order = self._order()
         for i in order[:SHOWN]:
             rows.append(
                 f"{self.names[i]:<{width}}  {self.statistics[i]:8.3f}  {self.p_values[i]:9.2e}  {self.adjusted[i]:9.2e}"
             )
         rows += [f"... and {len(order) - SHOWN} more"] if len(order) > SHOWN else []
         first, second = self.sizes
-        found = "look alike" if self.same else f"do not look alike: {_listed(self.shifted)}"
-        return "\n".join([*rows, f"{first:,} and {second:,} examples {found} (level {self.level:g})"])
+        verdict = "look alike" if self.same else f"do not look alike: {_listing(self.shifted)}"
+        return "\n".join([*rows, f"{first:,} and {second:,} examples {verdict} (level {self.level:g})"])
 
 
 def compare(first: Any, second: Any, *, level: float = 0.01) -> DistributionComparison:
@@ -100,15 +100,15 @@ def compare(first: Any, second: Any, *, level: float = 0.01) -> DistributionComp
         statistics.append(float(np.abs(shares[0] - shares[1]).sum() / 2))
         p_values.append(float(stats.chi2_contingency(counts, correction=False).pvalue) if counts.shape[1] > 1 else 1.0)
     p = np.array(p_values)
-    found = DistributionComparison(tuple(found_names), np.array(statistics), p, _holm(p), float(level), (len(A), len(B)))
-    if not found.same:
-        warn(f"the two sets do not look alike: {_listed(found.shifted)}")
-    return found
+    comparison = DistributionComparison(tuple(found_names), np.array(statistics), p, _holm(p), float(level), (len(A), len(B)))
+    if not comparison.same:
+        warn(f"the two sets do not look alike: {_listing(comparison.shifted)}")
+    return comparison
 
 
-def _read(given: Any, which: str) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
+def _read(data: Any, which: str) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
     """Features (n, F), labels (n,) or None, and the names of the features."""
-    X, y = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+    X, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
     rows = inputs.read(X, None, f"{which} X")
     features = arrays.to_host(rows.array[:])
     if not len(features):
@@ -116,10 +116,10 @@ def _read(given: Any, which: str) -> tuple[np.ndarray, np.ndarray | None, tuple[
     features = features.reshape(len(features), -1)
     if features.dtype.kind == "f" and not np.isfinite(features).all():
         raise InputError(f"{which} X: {np.count_nonzero(~np.isfinite(features))} values are NaN or infinite")
-    found = None if y is None else targets.plain(y, f"{which} y")
-    if found is not None and found.shape != (len(features),):
-        raise InputError(f"{which} y: expected a label for each of the {len(features)} examples, got shape {found.shape}")
-    return features, found, rows.names
+    labels = None if y is None else targets.plain(y, f"{which} y")
+    if labels is not None and labels.shape != (len(features),):
+        raise InputError(f"{which} y: expected a label for each of the {len(features)} examples, got shape {labels.shape}")
+    return features, labels, rows.names
 
 
 def _counts(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -137,8 +137,8 @@ def _holm(p: np.ndarray) -> np.ndarray:
 
 
 def _features(X: np.ndarray, names: tuple[str, ...] | None) -> str:
-    return f"{X.shape[1]} ({_listed(names)})" if names else f"{X.shape[1]}"
+    return f"{X.shape[1]} ({_listing(names)})" if names else f"{X.shape[1]}"
 
 
-def _listed(names: tuple[str, ...]) -> str:
+def _listing(names: tuple[str, ...]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -20,7 +20,7 @@ import fastnn.random
 from fastnn.datasets.idx import read_idx
 from fastnn.datasets.planar import PLANAR
 from fastnn.datasets.splitting import split
-from fastnn.datasets.tables import ENDS, Table, is_number, is_table, listed, read_table, select
+from fastnn.datasets.tables import ENDS, Table, is_number, is_table, listing, read_table, select
 from fastnn.errors import FileError, FormatError, InputError, InputTypeError, nearest
 
 DIGITS_TEST = 360
@@ -129,9 +129,9 @@ def read_features(
         return select(table, chosen), chosen
     if path.suffix != ".npz":
         raise FormatError(f"cannot read {path}: {FORMATS}") if path.exists() else FileError(f"there is no file {path}")
-    arrays, found = _read_npz(path)
+    arrays, contents = _read_npz(path)
     if "x" not in arrays:
-        raise FormatError(f"{path} has no array 'X'; it holds {found}")
+        raise FormatError(f"{path} has no array 'X'; it holds {contents}")
     X = _numbers(path, "X", arrays["x"])
     if names is not None and math.prod(X.shape[1:]) != len(names):
         raise FormatError(f"{path}: expected {len(names)} features, got X of shape {X.shape}")
@@ -147,14 +147,14 @@ def _planar(name: str) -> Dataset:
 def _table(table: Table, target: str | Sequence[str] | None) -> Dataset:
     path = table.path
     if target is None:
-        found = [name for name in TARGETS if name in table.names]
-        if len(found) != 1:
-            which = f"{' and '.join(map(repr, found))} might be it" if found else f"there are {listed(table.names)}"
-            example = (found or table.names)[-1]
+        candidates = [name for name in TARGETS if name in table.names]
+        if len(candidates) != 1:
+            which = f"{' and '.join(map(repr, candidates))} might be it" if candidates else f"there are {listing(table.names)}"
+            example = (candidates or table.names)[-1]
             values = any(re.fullmatch(r"[-+]?\d*\.\d+", name) for name in table.names)
             which += "; if these are values, put the names of the columns above them" * values
             raise InputError(f"{path}: which column is the target? Name it, as in target={example!r}; {which}")
-        target = found[0]
+        target = candidates[0]
     several = not isinstance(target, str)
     targets = [target] if isinstance(target, str) else list(target)
     if not targets or len(set(targets)) < len(targets):
@@ -166,8 +166,8 @@ def _table(table: Table, target: str | Sequence[str] | None) -> Dataset:
     labels = y.dtype.kind in "Ub" and target in np.unique(y).astype(str)
     if labels and all(map(is_number, names)):  # a spam mail may be called so in a column called so
         raise FormatError(
-            f"{path}: expected the names of the columns in the first row, got {listed(table.names)}, and {target!r} is a label "
-            "in other rows too; put the names there"
+            f"{path}: expected the names of the columns in the first row, got {listing(table.names)}, and {target!r} is a "
+            "label in other rows too; put the names there"
         )
     X = select(table, names)
     source = f"Table in {path}."
@@ -219,8 +219,8 @@ def _idx_folder(folder: Path, name: str | None = None) -> Dataset:
         X, y = read_idx(images), read_idx(labels)
         for array, path, dimensions in ((X, images, 3), (y, labels, 1)):
             if array.dtype != np.uint8 or array.ndim != dimensions:
-                found = f"{array.dtype} of shape {array.shape}"
-                raise FormatError(f"{path} holds {found}, expected uint8 of {dimensions} dimensions")
+                actual = f"{array.dtype} of shape {array.shape}"
+                raise FormatError(f"{path} holds {actual}, expected uint8 of {dimensions} dimensions")
         if len(X) != len(y):
             raise FormatError(f"{images} holds {len(X)} images and {labels} {len(y)} labels: they do not belong together")
         parts[part] = X, y
@@ -252,12 +252,12 @@ def _find_idx(folder: Path, prefix: str, what: str, dimensions: int) -> Path:
 
 
 def _npz(path: Path) -> Dataset:
-    arrays, found = _read_npz(path)
+    arrays, contents = _read_npz(path)
     for key, called in {"x": "X", "y": "y", "x_test": "X_test", "y_test": "y_test"}.items():
         if key not in arrays and (key in ("x", "y") or {"x_test", "y_test"} & arrays.keys()):
-            raise FormatError(f"{path} has no array {called!r}; it holds {found}")
-    X, y = _checked(path, "X", arrays["x"], arrays["y"])
-    X_test, y_test = _checked(path, "X_test", arrays["x_test"], arrays["y_test"]) if "x_test" in arrays else (None, None)
+            raise FormatError(f"{path} has no array {called!r}; it holds {contents}")
+    X, y = _validate(path, "X", arrays["x"], arrays["y"])
+    X_test, y_test = _validate(path, "X_test", arrays["x_test"], arrays["y_test"]) if "x_test" in arrays else (None, None)
     shape = X.shape[1:]
     if X_test is not None and y_test is not None:
         if X_test.shape[1:] != shape:
@@ -291,23 +291,23 @@ def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
                     raise FormatError(f"{path} has {name!r} twice: X and X_train, y and y_train mean the same")
                 if key in ("x", "y", "x_test", "y_test"):
                     arrays[key] = _array(path, file, name)
-            found = ", ".join(map(repr, file.files)) or "nothing"
+            contents = ", ".join(map(repr, file.files)) or "nothing"
     except FormatError:
         raise
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(f"cannot read {path}: {error}") from error
-    return arrays, found
+    return arrays, contents
 
 
 def _array(path: Path, file: Any, name: str) -> np.ndarray:
     try:
-        found: np.ndarray = file[name]
+        array: np.ndarray = file[name]
     except ValueError as error:
         if "Object arrays" not in str(error):
             raise
         cure = f"save {name}.astype(str) for strings, {name}.astype(float) for numbers"
         raise FormatError(f"{path}: {name} holds Python objects, expected numbers or strings; {cure}") from error
-    return found
+    return array
 
 
 def _numbers(path: Path, name: str, X: np.ndarray) -> np.ndarray:
@@ -316,7 +316,7 @@ def _numbers(path: Path, name: str, X: np.ndarray) -> np.ndarray:
     return X
 
 
-def _checked(path: Path, name: str, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _validate(path: Path, name: str, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`X` as it is, and `y` as labels (n,), integers as int64, or floating-point targets (n, outputs)."""
     _numbers(path, name, X)
     if y.ndim not in (1, 2) or y.dtype.kind not in "fiubU" or (y.dtype.kind != "f" and y.ndim != 1):

@@ -77,7 +77,7 @@ def quantiles(examples: int = 200, noise: float = math.sqrt(0.5), seed: int = 0)
     return _points(z[0][inside_out], z[1][inside_out], y)
 
 
-PLANAR = {made.__name__: made for made in (flower, circles, moons, blobs, quantiles)}
+PLANAR = {generator.__name__: generator for generator in (flower, circles, moons, blobs, quantiles)}
 """The sets by name."""
 
 

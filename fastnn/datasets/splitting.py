@@ -53,8 +53,8 @@ def _rows(examples: tuple[Any, ...]) -> int:
     for number, array in enumerate(examples, 1):
         shape = getattr(array, "shape", None)
         if not isinstance(shape, tuple) or not shape:
-            found = type(array).__name__
-            raise InputTypeError(f"split: array {number}: expected an array, got a {found}; convert it with numpy.asarray")
+            kind = type(array).__name__
+            raise InputTypeError(f"split: array {number}: expected an array, got a {kind}; convert it with numpy.asarray")
         lengths.append(int(shape[0]))
     if len(set(lengths)) > 1:
         raise InputError(f"split: expected arrays with equally many rows, got {', '.join(map(str, lengths))}")
@@ -63,25 +63,27 @@ def _rows(examples: tuple[Any, ...]) -> int:
 
 def _counts(sizes: Sequence[float], n: int) -> np.ndarray:
     """The number of examples of each part."""
-    given = list(sizes) if isinstance(sizes, Sequence | np.ndarray) and not isinstance(sizes, str) else []
-    whole = [isinstance(size, Integral) and not isinstance(size, bool) for size in given]
-    if not given or not (all(whole) or (not any(whole) and all(isinstance(size, Real) for size in given))):
+    numbers = list(sizes) if isinstance(sizes, Sequence | np.ndarray) and not isinstance(sizes, str) else []
+    whole = [isinstance(size, Integral) and not isinstance(size, bool) for size in numbers]
+    if not numbers or not (all(whole) or (not any(whole) and all(isinstance(size, Real) for size in numbers))):
         raise InputError(f"split: sizes: expected shares such as (0.8, 0.2) or integers, got {sizes!r}")
-    if not all(size > 0 for size in given):
+    if not all(size > 0 for size in numbers):
         raise InputError(f"split: sizes: expected numbers above 0, got {sizes!r}")
     if all(whole):
-        if sum(given) > n:
-            raise InputError(f"split: sizes: expected at most {n} examples in all, got {sizes!r}, which are {sum(given)}")
-        return np.array(given, np.int64)
-    total = math.fsum(given)
+        if sum(numbers) > n:
+            raise InputError(f"split: sizes: expected at most {n} examples in all, got {sizes!r}, which are {sum(numbers)}")
+        return np.array(numbers, np.int64)
+    total = math.fsum(numbers)
     if not abs(total - 1.0) <= 1e-9:
         raise InputError(f"split: sizes: expected shares that add up to 1, got {sizes!r}, which add up to {total:g}")
-    exact = np.array(given, np.float64) * n
+    exact = np.array(numbers, np.float64) * n
     counts = np.floor(exact + 1e-9 * n).astype(np.int64)  # 0.29 * 100 is a little less than 29
     greatest = np.argsort(counts - exact, kind="stable")
     counts[greatest[: n - counts.sum()]] += 1
     if not counts.all():
-        raise InputError(f"split: {given[int(counts.argmin())]:g} of {n} examples is none; expected at least one in each part")
+        raise InputError(
+            f"split: {numbers[int(counts.argmin())]:g} of {n} examples is none; expected at least one in each part"
+        )
     return counts
 
 

@@ -90,7 +90,7 @@ class Table:
             row, value = next((at for at in values if at[1] is not None and not is_number(at[1])), (0, None))
             place = f"{_place(self.path, row)} of {name!r}"
             raise FormatError(
-                f"{self.path}: {listed(other)}: expected numbers, got {kind} ({_short(value)} in {place}); "
+                f"{self.path}: {listing(other)}: expected numbers, got {kind} ({_short(value)} in {place}); "
                 f"{_cure(self._columns[name], kind, list(other)[:SHOWN])}, or leave them out"
             )
         for name in names:
@@ -134,7 +134,7 @@ def read_table(path: str | os.PathLike[str], *, progress: bool | None = None) ->
     if not path.stat().st_size:
         raise FormatError(f"{path} is empty")
     try:
-        with _watched(path, sys.stderr.isatty() if progress is None else progress) as file:
+        with _open_with_progress(path, sys.stderr.isatty() if progress is None else progress) as file:
             delimiter = _delimiter(path)
             table = _read_parquet(file) if delimiter is None else _read_csv(path, file, delimiter)
     except FormatError:
@@ -156,7 +156,7 @@ def select(table: Table, names: Sequence[str]) -> np.ndarray:
     known = set(table.names)
     missing = [name for name in names if name not in known]
     if missing:
-        raise InputError(f"{table.path} has no {listed(missing)}{_nearest(missing[0], table.names)}")
+        raise InputError(f"{table.path} has no {listing(missing)}{_nearest(missing[0], table.names)}")
     return table.take_matrix(names)
 
 
@@ -173,7 +173,7 @@ class _Watched(io.FileIO):
 
 
 @contextlib.contextmanager
-def _watched(path: Path, shown: bool) -> Iterator[_Watched]:
+def _open_with_progress(path: Path, shown: bool) -> Iterator[_Watched]:
     with _Watched(path) as file:
         if not shown:
             yield file
@@ -238,9 +238,9 @@ def _check_names(path: Path, names: Sequence[str], delimiter: str | None) -> Non
         raise FormatError(f"{path}: column {list(names).index('') + 1} has no name; {cure}")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if all(map(is_number, names)) and list(names) != [str(i) for i in range(len(names))]:
-        raise FormatError(f"{path}: expected the names of the columns in the first row, got {listed(names)}; put them there")
+        raise FormatError(f"{path}: expected the names of the columns in the first row, got {listing(names)}; put them there")
     if twice:
-        raise FormatError(f"{path} has more than one {listed(twice)}: expected different names")
+        raise FormatError(f"{path} has more than one {listing(twice)}: expected different names")
     if len(names) == 1 and delimiter is not None and re.search(r"[;\t,|]", names[0]):
         raise FormatError(f"{path}: expected columns parted by {delimiter!r}, got one called {_short(names[0])}; save it so")
 
@@ -355,7 +355,7 @@ def _short(value: Any) -> str:
     return shown if len(shown) <= 40 else f"{shown[:37]}..."
 
 
-def listed(names: Sequence[str] | dict[str, str]) -> str:
+def listing(names: Sequence[str] | dict[str, str]) -> str:
     """Names of columns for a message, the first few of many."""
     shown = ", ".join(_short(name) for name in list(names)[:SHOWN])
     rest = len(names) - SHOWN
@@ -365,4 +365,4 @@ def listed(names: Sequence[str] | dict[str, str]) -> str:
 def _nearest(name: str, names: Sequence[str]) -> str:
     """The end of a message about a name that is not there; lists no thousands of them."""
     end = nearest(name, names)
-    return end if len(names) <= 4 * SHOWN or not end.startswith("; known") else f"; it has {listed(names)}"
+    return end if len(names) <= 4 * SHOWN or not end.startswith("; known") else f"; it has {listing(names)}"

@@ -66,14 +66,14 @@ class Diagnosis:
     @property
     def verdict(self) -> str:
         """`"high bias"`, `"high variance"`, `"high bias and high variance"` or `"low bias and low variance"`."""
-        found = [name for name, high in (("high bias", self.high_bias), ("high variance", self.high_variance)) if high]
-        return " and ".join(found) or "low bias and low variance"
+        problems = [name for name, high in (("high bias", self.high_bias), ("high variance", self.high_variance)) if high]
+        return " and ".join(problems) or "low bias and low variance"
 
     @property
     def advice(self) -> tuple[str, ...]:
         """What to try, in this order: bias comes first; empty where both are low."""
-        given = (AGAINST_BIAS if self.high_bias else ()) + (AGAINST_VARIANCE if self.high_variance else ())
-        return tuple(dict.fromkeys(given))
+        suggestions = (AGAINST_BIAS if self.high_bias else ()) + (AGAINST_VARIANCE if self.high_variance else ())
+        return tuple(dict.fromkeys(suggestions))
 
     def __str__(self) -> str:
         rows = [self.verdict]
@@ -81,8 +81,8 @@ class Diagnosis:
             ("base error", self.base_error, ""),
             ("training error", self.train_error, ""),
             ("dev error", self.dev_error, ""),
-            ("bias", self.bias, self._compared(self.high_bias, self.bias_threshold)),
-            ("variance", self.variance, self._compared(self.high_variance, self.variance_threshold)),
+            ("bias", self.bias, self._comparison(self.high_bias, self.bias_threshold)),
+            ("variance", self.variance, self._comparison(self.high_variance, self.variance_threshold)),
         ):
             rows.append(f"  {name:<15}{value:8.2%}  {meaning}".rstrip())
         if self.advice:
@@ -96,7 +96,7 @@ class Diagnosis:
         return "\n".join(rows)
 
     @staticmethod
-    def _compared(high: bool, threshold: float) -> str:
+    def _comparison(high: bool, threshold: float) -> str:
         return f"{'high: above' if high else 'low: at most'} {threshold:.2%}"
 
 

@@ -56,12 +56,12 @@ class GradientCheck:
 
     @property
     def relative(self) -> dict[str, float]:
-        found = {}
+        relative_errors = {}
         for name in self.names:
             g, n = self.analytic[name], self.numeric[name]
             total = float(np.linalg.norm(g) + np.linalg.norm(n))
-            found[name] = float(np.linalg.norm(g - n)) / total if total else 0.0
-        return found
+            relative_errors[name] = float(np.linalg.norm(g - n)) / total if total else 0.0
+        return relative_errors
 
     @property
     def failed(self) -> tuple[str, ...]:
@@ -81,13 +81,13 @@ class GradientCheck:
 
     def worst(self, count: int = SHOWN) -> tuple[Element, ...]:
         """The element with the largest |g - g'| of each tensor, for the `count` tensors that disagree most."""
-        found = []
+        elements = []
         for name in sorted(self.names, key=lambda name: -np.nan_to_num(self._excess(name), nan=np.inf)):
             g, n = self.analytic[name], self.numeric[name]
             if g.size:
                 spot = tuple(int(i) for i in np.unravel_index(int(np.abs(g - n).argmax()), g.shape))
-                found.append(Element(name, spot, float(g[spot]), float(n[spot])))
-        return tuple(found[:count])
+                elements.append(Element(name, spot, float(g[spot]), float(n[spot])))
+        return tuple(elements[:count])
 
     def __str__(self) -> str:
         if self.passed:
@@ -96,21 +96,21 @@ class GradientCheck:
                 for of in (self.analytic, self.numeric)
             )
             whole = np.linalg.norm(g - n) / max(float(np.linalg.norm(g) + np.linalg.norm(n)), 1e-300)
-            found = f"gradients agree: relative error {whole:.1e}, along random directions {self.directional:.1e}"
-            return "\n".join((found, *self._frozen()))
+            agreement = f"gradients agree: relative error {whole:.1e}, along random directions {self.directional:.1e}"
+            return "\n".join((agreement, *self._frozen()))
         relative = self.relative
         rows = ["GRADIENTS DO NOT AGREE", "the relative error of the worst parameters, and their worst elements:"]
         for name, spot, analytic, numeric in self.worst():
             if name in self.failed or not self.failed:
-                called = f"{self._called(_layer(name))}: {name.split('.', 1)[1]}[{', '.join(map(str, spot))}]"
+                called = f"{self._layer_label(_layer(name))}: {name.split('.', 1)[1]}[{', '.join(map(str, spot))}]"
                 rows.append(f"{relative[name]:9.1e}  {called}: {analytic:.4g} analytic, {numeric:.4g} numeric")
         rows.append(f"{self.directional:9.1e}  along random directions")
         return "\n".join((*rows, *self._frozen(), *textwrap.wrap(self._advice(), 80)))
 
     def _frozen(self) -> list[str]:
-        return [f"   frozen  {self._called(_layer(name))}: {name.split('.', 1)[1]}" for name in self.frozen]
+        return [f"   frozen  {self._layer_label(_layer(name))}: {name.split('.', 1)[1]}" for name in self.frozen]
 
-    def _called(self, layer: int) -> str:
+    def _layer_label(self, layer: int) -> str:
         return f"layer {layer}, {self.layers[layer]}"
 
     def _advice(self) -> str:
@@ -119,9 +119,9 @@ class GradientCheck:
             return "Each parameter agrees on its own: the point lies near a kink (relu at 0); check other examples or weights."
         last = _layer(self.failed[-1])
         behind = next((layer for layer in sorted(set(map(_layer, self.names))) if layer > last), None)
-        end = "the loss" if behind is None else f"{self._called(behind)}, whose parameters agree"
+        end = "the loss" if behind is None else f"{self._layer_label(behind)}, whose parameters agree"
         return (
-            f"The mistake lies in {self._called(last)}, or behind it, up to {end}: look at the backward rules of the "
+            f"The mistake lies in {self._layer_label(last)}, or behind it, up to {end}: look at the backward rules of the "
             "operations there, and check them one by one with fused=False, another loss, or a model without what follows. "
             "Where few elements differ, a kink (relu or |w| at 0) may be near: check other examples or weights."
         )
@@ -218,7 +218,7 @@ def _differences(cost: _Cost, start: np.ndarray, moved: np.ndarray) -> np.ndarra
             point[index] = start[index] + t
             return cost.value(point)
 
-        numeric[index] = _extrapolated(at, EPSILON * max(1.0, abs(start[index])))
+        numeric[index] = _extrapolate(at, EPSILON * max(1.0, abs(start[index])))
         point[index] = start[index]
     return numeric
 
@@ -232,14 +232,14 @@ def _worst_direction(cost: _Cost, start: np.ndarray, moved: np.ndarray, analytic
         direction = np.zeros(start.size)
         direction[moved] = generator.standard_normal(moved.size)
         direction /= max(float(np.linalg.norm(direction)), 1e-300)
-        measured = _extrapolated(lambda t, d=direction: cost.value(start + t * d), step)  # type: ignore[misc]
+        measured = _extrapolate(lambda t, d=direction: cost.value(start + t * d), step)  # type: ignore[misc]
         expected = float(analytic @ direction)
         scale = abs(measured) + abs(expected)
         worst = max(worst, abs(measured - expected) / scale if scale > 1e-10 else 0.0)
     return worst
 
 
-def _extrapolated(f: Callable[[float], float], step: float) -> float:
+def _extrapolate(f: Callable[[float], float], step: float) -> float:
     """The derivative at 0 from two two-sided differences, their leading error taken out (Richardson)."""
     wide = 8.0 * step
     near = (f(wide) - f(-wide)) / (2 * wide)
@@ -267,9 +267,9 @@ class _Cost:
 
         def instance(with_gradient: bool) -> engines.Instance:
             program = Cost(loss, data, training, with_gradient, fused).build(self.network)
-            made = engines.instantiate(program, len(X), "cpu", 1)
-            made.bind(**{name: bound[name] for name in program.inputs})
-            return made
+            program_instance = engines.instantiate(program, len(X), "cpu", 1)
+            program_instance.bind(**{name: bound[name] for name in program.inputs})
+            return program_instance
 
         self._value, self._gradient = instance(False), instance(True)
 
@@ -282,5 +282,5 @@ class _Cost:
     def gradient(self, parameters: np.ndarray) -> np.ndarray:
         self.parameters[:] = parameters
         self._gradient.play()
-        found: np.ndarray = self.gradients + self.l2 * parameters + self.l1 * np.sign(parameters)
-        return found
+        total: np.ndarray = self.gradients + self.l2 * parameters + self.l1 * np.sign(parameters)
+        return total

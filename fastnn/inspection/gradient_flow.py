@@ -173,10 +173,10 @@ class GradientFlow(Callback):
 
     def _record(self, run: RunState) -> None:
         assert self._probe is not None
-        found = self._probe.measure(run, run.step - self._steps[-1] if self._steps else 0)
+        record = self._probe.measure(run, run.step - self._steps[-1] if self._steps else 0)
         self._steps.append(run.step)
-        self._records.append(found)
-        self._warn(found)
+        self._records.append(record)
+        self._warn(record)
 
     def _warn(self, record: np.ndarray) -> None:
         """Say once where gradients vanish or explode."""
@@ -197,20 +197,20 @@ class _Probe:
     """The program of a record with its buffers, on the engine of a run."""
 
     def __init__(self, run: Trainer, examples: int, before: np.ndarray | None) -> None:
-        model, engine, given = run.model, run.engine, run.examples
-        rows = min(examples, len(given.X))
-        recipe = GradientMagnitudes(run.loss, given.layout, len(model.layers))
+        model, engine, data = run.model, run.engine, run.examples
+        rows = min(examples, len(data.X))
+        recipe = GradientMagnitudes(run.loss, data.layout, len(model.layers))
         self.columns = recipe.columns(run.network)
         self.engine, self.network = engine, run.network
         small = rows * run.network.size < SMALL
         self.instance = engine.instantiate(recipe.build(run.network), rows, 1 if small else run.threads)
         x = engine.zeros((rows, *run.network.features), model.dtype)
-        chosen = spread(len(given.X), rows)
-        _gather(engine, given.X, chosen, x, model.input_scale)
+        chosen = spread(len(data.X), rows)
+        _gather(engine, data.X, chosen, x, model.input_scale)
         log = engine.zeros((1, max(1, len(self.columns))), model.dtype, mirrored=True)
-        bound = {"x": x, "t": engine.to_device(np.ascontiguousarray(given.y[chosen])), "log": log}
-        if given.weights is not None:
-            bound["w"] = engine.to_device(np.ascontiguousarray(given.weights[chosen]))
+        bound = {"x": x, "t": engine.to_device(np.ascontiguousarray(data.y[chosen])), "log": log}
+        if data.weights is not None:
+            bound["w"] = engine.to_device(np.ascontiguousarray(data.weights[chosen]))
         state = model.state.on(engine)
         self.statistics = engine.zeros(state["statistics"].shape, model.dtype)
         self.parameters = engine.zeros(state["parameters"].shape, model.dtype)
@@ -222,8 +222,8 @@ class _Probe:
         index = engine.zeros((), np.int64)
         self.instance.bind(**bound, statistics=self.statistics, before=self.parameters, step=self.step, index=index)
 
-    def measure(self, run: RunState, made: int) -> np.ndarray:
-        """A record, (quantities, layers), `made` steps after the one before."""
+    def measure(self, run: RunState, steps: int) -> np.ndarray:
+        """A record, (quantities, layers), `steps` steps after the one before."""
         engine, state = self.engine, run.model.state.on(self.engine)
         engine.copy(self.statistics, state["statistics"])  # batch norm moves these
         engine.write(self.step, run.model.counters.step)
@@ -231,18 +231,18 @@ class _Probe:
         self.instance.play()
         values = engine.read(self.instance.bound["log"])[0][0].astype(np.float64)
         engine.copy(self.parameters, state["parameters"])
-        found = dict(zip(self.columns, values, strict=True))
+        magnitudes = dict(zip(self.columns, values, strict=True))
         record = np.full((len(QUANTITIES), len(run.model.layers)), np.nan)
         for index in range(record.shape[1]):
             for row, quantity in enumerate(("activations", "gradients")):
-                record[row, index] = found[quantity, str(index)]
+                record[row, index] = magnitudes[quantity, str(index)]
             places = [place for place in self.network.parameters if place.layer == index]
             if places:
                 sizes = np.array([place.size for place in places])
                 for row, quantity in enumerate(PARAMETER_QUANTITIES, 2):
-                    each = np.array([found[quantity, place.name] for place in places])
+                    each = np.array([magnitudes[quantity, place.name] for place in places])
                     record[row, index] = math.sqrt(float(sizes @ each**2) / float(sizes.sum()))
-        record[-1] = record[-1] / made if made else np.nan
+        record[-1] = record[-1] / steps if steps else np.nan
         return record
 
     def before(self) -> np.ndarray:
@@ -306,23 +306,23 @@ def activation_statistics(
     from fastnn.sequential import as_model
 
     model = as_model(model)
-    given = inputs.read(X, model.network.features if model.built else None, "X", model.feature_names).array
-    if not len(given):
+    examples = inputs.read(X, model.network.features if model.built else None, "X", model.feature_names).array
+    if not len(examples):
         raise InputError("X: expected at least one example, got none")
-    made = model if model.built else model.clone().build(given.shape[1:])
-    network = made.network
+    built = model if model.built else model.clone().build(examples.shape[1:])
+    network = built.network
     program = ActivationMoments(training).build(network)
-    with made.watched():
-        engine = engine_for(made, given)
-        instance = engine.instantiate(program, len(given), threads)
-        rows = engine.zeros((len(given), *network.features), network.dtype)
-        engine.load_rows(rows, given, 0, len(given), network.input_scale)
-        state = made.state.on(engine)
+    with built.watched():
+        engine = engine_for(built, examples)
+        instance = engine.instantiate(program, len(examples), threads)
+        rows = engine.zeros((len(examples), *network.features), network.dtype)
+        engine.load_rows(rows, examples, 0, len(examples), network.input_scale)
+        state = built.state.on(engine)
         statistics = engine.zeros(state["statistics"].shape, network.dtype)
         engine.copy(statistics, state["statistics"])
-        step = engine.to_device(np.array(made.counters.step))
+        step = engine.to_device(np.array(built.counters.step))
         index, log = engine.zeros((), np.int64), engine.zeros((1, 4 * len(network.layers)), network.dtype)
         instance.bind(x=rows, parameters=state["parameters"], statistics=statistics, step=step, index=index, log=log)
         instance.play()
-        found = np.array(engine.read(log)[0], np.float64).reshape(-1, 4)
-    return ActivationStatistics(tuple(f"{index} {layer!r}" for index, layer in enumerate(made.layers)), *found.T.copy())
+        moments = np.array(engine.read(log)[0], np.float64).reshape(-1, 4)
+    return ActivationStatistics(tuple(f"{index} {layer!r}" for index, layer in enumerate(built.layers)), *moments.T.copy())

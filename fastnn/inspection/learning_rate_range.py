@@ -81,12 +81,12 @@ class RangeTest:
         return first + int(self.smoothed[first:].argmin())
 
     def __str__(self) -> str:
-        found = "none: the loss falls nowhere by more than its noise" if self.suggestion is None else f"{self.suggestion:.2g}"
+        rate = "none: the loss falls nowhere by more than its noise" if self.suggestion is None else f"{self.suggestion:.2g}"
         end = "the loss diverged" if self.diverged else "the last rate was reached"
         return (
             f"learning rates from {self.rates[0]:.2g} to {self.rates[-1]:.2g} in {len(self.rates)} steps; {end}\n"
             f"  lowest smoothed loss  {self.smoothed[self._lowest]:.4g} at {self.rate_at_lowest_loss:.2g}\n"
-            f"  suggested rate        {found}"
+            f"  suggested rate        {rate}"
         )
 
 
@@ -111,10 +111,10 @@ def find_learning_rate(
 ) -> RangeTest:
     """Train a copy of `model` on X and y for up to `steps` steps at the rates lowest (highest/lowest)^(k/(steps - 1)).
 
-        found = fastnn.find_learning_rate(model, X, y)
-        model.fit(X, y, optimizer=fastnn.Adam(found.suggestion))
+        test = fastnn.find_learning_rate(model, X, y)
+        model.fit(X, y, optimizer=fastnn.Adam(test.suggestion))
 
-    `found.suggestion` is None where the loss falls by no more than its noise: take larger mini-batches, or other rates. The
+    `test.suggestion` is None where the loss falls by no more than its noise: take larger mini-batches, or other rates. The
     model is not changed; the copy begins with its parameters (those that `fit` would draw, where it has none yet) and a fresh
     state of the optimizer. Losses are smoothed as v = beta v + (1 - beta) loss, over 1 - beta^k, with beta `smoothing`. The
     test ends early where the smoothed loss is more than `divergence_factor` times the lowest so far, or not finite. All other
@@ -142,8 +142,8 @@ def find_learning_rate(
         if not rising.losses:
             raise
         rising.diverged = True
-    made = len(rising.losses)
-    return RangeTest(rising.rates[:made], np.array(rising.losses), np.array(rising.smoothed), rising.beta, rising.diverged)
+    count = len(rising.losses)
+    return RangeTest(rising.rates[:count], np.array(rising.losses), np.array(rising.smoothed), rising.beta, rising.diverged)
 
 
 class _Rising(Callback):
@@ -168,9 +168,9 @@ class _Rising(Callback):
         self.smoothed.append(self._average / (1.0 - self.beta ** len(self.losses)))
 
     def step_end(self, run: RunState) -> bool:
-        made = len(self.losses)
+        count = len(self.losses)
         self.diverged = self.smoothed[-1] > self.divergence_factor * min(self.smoothed)
-        if self.diverged or made == len(self.rates):
+        if self.diverged or count == len(self.rates):
             return True
-        run.learning_rate = self.rates[made]
+        run.learning_rate = self.rates[count]
         return False

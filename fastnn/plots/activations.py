@@ -41,11 +41,11 @@ def activation(names: str | Sequence[str], alpha: float | None = None, *, reach:
     z[POINTS // 2] = 0.0
     drawn = []
     for name in names:
-        own = alpha if name in DEFAULT_ALPHA else None
-        check_activation(name, own)
+        parameter = alpha if name in DEFAULT_ALPHA else None
+        check_activation(name, parameter)
         if name in ("softmax", "log_softmax"):
             raise InputError(f"{name} depends on all outputs of a layer together, and has no curve")
-        drawn.append((name, ops.activate(z, name, own), _derivative(z, name, own)))
+        drawn.append((name, ops.activate(z, name, parameter), _derivative(z, name, parameter)))
     axes = look.axes_for(ax)
     for index, (name, values, slopes) in enumerate(drawn):
         axes.plot(z, values, color=look.color(index), label=name)

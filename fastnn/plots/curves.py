@@ -39,7 +39,7 @@ def cost_curves(history: Columns, ax: Axes | None = None, *, steps: Any = None) 
     losses that cannot be shared out among its epochs, and where matplotlib is missing, InputTypeError for what is no history.
     """
     losses = None if steps is None else look.numbers("steps", getattr(steps, "losses", steps))
-    epochs = len(_checked(history).get("loss", ()))
+    epochs = len(_check_history(history).get("loss", ()))
     if losses is not None and (losses.ndim != 1 or (epochs and len(losses) % epochs)):
         raise InputError(f"steps: expected as many losses in each of {epochs} epochs, got shape {losses.shape}")
     if losses is None or epochs:
@@ -118,7 +118,7 @@ def learning_rate_finder(result: Any, *, ax: Axes | None = None) -> Axes:
 
 
 def _curves(history: Columns, column: str, label: str, ax: Axes | None) -> Axes:
-    _checked(history)
+    _check_history(history)
     look.require()
     kinds = (("training", column, look.TRAINING, "-"), ("validation", f"val_{column}", look.VALIDATION, "--"))
     shown = [(name, history[key], color, dashes) for name, key, color, dashes in kinds if key in history]
@@ -132,7 +132,7 @@ def _curves(history: Columns, column: str, label: str, ax: Axes | None) -> Axes:
     return look.frame(axes, "epoch", label)
 
 
-def _checked(history: Any) -> Columns:
+def _check_history(history: Any) -> Columns:
     if not isinstance(history, Mapping):
         raise InputTypeError(f"history: expected what fit returned, a dict of columns, got {type(history).__name__}")
     return history

@@ -43,13 +43,13 @@ def misclassified(model: Sequential, images: Any, y: Any, count: int = 15, *, ax
     shown = images.reshape(len(images), *_side(images.shape[1:]))
     rows = images.reshape(-1, *features)
     shares = arrays.to_host(model.predict_proba(rows))
-    found, true = (targets.indices(labels, model.classes_) for labels in (arrays.to_host(model.predict(rows)), y))
-    wrong = np.flatnonzero(found != true)
-    chosen = wrong[np.argsort(-shares[wrong, found[wrong]], kind="stable")][:count]
+    predicted, true = (targets.indices(labels, model.classes_) for labels in (arrays.to_host(model.predict(rows)), y))
+    wrong = np.flatnonzero(predicted != true)
+    chosen = wrong[np.argsort(-shares[wrong, predicted[wrong]], kind="stable")][:count]
     classes = model.classes_
     names = [shortened(str(name), LETTERS) for name in classes]
     parted = "\n> " if max(map(len, names)) > LETTERS // 2 else " > "
-    titles = [names[true[i]] + parted + names[found[i]] for i in chosen]
+    titles = [names[true[i]] + parted + names[predicted[i]] for i in chosen]
     axes = _mosaic(shown[chosen], titles, ax, "gray_r")
     axes.set_title(f"{len(wrong)} of {len(images)} wrong; true > predicted", fontsize="small")
     return axes

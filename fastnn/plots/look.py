@@ -71,10 +71,10 @@ def numbers(name: str, values: Any) -> np.ndarray:
         raise InputTypeError(f"{name}: expected numbers, got {type(values).__name__}: {error}") from error
 
 
-def require_parts(given: Any, expected: str, *names: str) -> None:
+def require_parts(value: Any, expected: str, *names: str) -> None:
     """Raise InputTypeError for what does not have these attributes."""
-    if not all(hasattr(given, name) for name in names):
-        raise InputTypeError(f"expected {expected}, with {', '.join(names)}, got {type(given).__name__}")
+    if not all(hasattr(value, name) for name in names):
+        raise InputTypeError(f"expected {expected}, with {', '.join(names)}, got {type(value).__name__}")
 
 
 def enlarge(axes: Axes, times: float) -> None:

@@ -39,7 +39,7 @@ def decision_boundary(model: Sequential, X: Any, y: Any, *, resolution: int = 20
     labels, and for a model that was trained for something else, NotReadyError for one that was not trained, InputTypeError for
     what is none.
     """
-    x, classes, found = _points(model, X, y)
+    x, classes, labels = _points(model, X, y)
     resolution = as_count("resolution", resolution, 2)
     low, high = x.min(axis=0), x.max(axis=0)
     reach = MARGIN * np.where(high > low, high - low, 1.0)
@@ -67,7 +67,7 @@ def decision_boundary(model: Sequential, X: Any, y: Any, *, resolution: int = 20
             others = np.delete(shares, index, axis=2).max(axis=2)
             _lines(axes, first, second, shares[:, :, index] - others, 0.0)
     for index, name in enumerate(classes):
-        mine = x[found == index]
+        mine = x[labels == index]
         dots = {"s": 12.0, "color": look.color(index), "edgecolors": "white", "linewidths": 0.4, "zorder": 3}
         axes.scatter(mine[:, 0], mine[:, 1], label=str(name), marker=look.marker(index), **dots)  # type: ignore[arg-type]
     names = model.feature_names or ("x1", "x2")

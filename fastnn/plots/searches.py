@@ -26,13 +26,13 @@ def optimizer_paths(
     `paths`: by name, the points (n, 2) that each came to, n >= 1; a dot marks the last. `function(x, y)`: its values at arrays
     of coordinates, of their shape. Raises InputError for other shapes, for no path, and for points that are not finite.
     """
-    found = {name: look.numbers(f"the path {name!r}", points) for name, points in paths.items()}
-    for name, points in found.items():
+    paths = {name: look.numbers(f"the path {name!r}", points) for name, points in paths.items()}
+    for name, points in paths.items():
         if points.ndim != 2 or points.shape[1] != 2 or not len(points) or not np.isfinite(points).all():
             raise InputError(f"the path {name!r}: expected finite points (n, 2), n >= 1, got shape {points.shape}")
-    if not found:
+    if not paths:
         raise InputError("optimizer_paths: expected at least one path")
-    everything = np.concatenate(list(found.values()))
+    everything = np.concatenate(list(paths.values()))
     low, high = everything.min(axis=0), everything.max(axis=0)
     reach = np.maximum(0.15 * (high - low), 0.25 * (high - low).max())
     reach = np.where(reach > 0, reach, 1.0)
@@ -42,7 +42,7 @@ def optimizer_paths(
         raise InputError(f"function: expected values of the shape of its arguments, (120, 120), got {values.shape}")
     axes = look.axes_for(ax)
     axes.contour(x, y, values, LINES, cmap="Greys", linewidths=0.7, alpha=0.8)
-    for index, (name, points) in enumerate(found.items()):
+    for index, (name, points) in enumerate(paths.items()):
         axes.plot(*points.T, color=look.color(index), label=name, linewidth=1.5)
         axes.plot(*points[-1:].T, "o", color=look.color(index), markersize=5)
     axes.plot(*everything[:1].T, "x", color="black", markersize=6)

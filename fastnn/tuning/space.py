@@ -363,7 +363,7 @@ class Space(Mapping[str, Distribution]):
 
     def to_config(self) -> dict[str, Any]:
         """Plain JSON values by name, in order."""
-        return {name: given.to_config() for name, given in self.items()}
+        return {name: distribution.to_config() for name, distribution in self.items()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

@@ -79,8 +79,8 @@ class Entry:
 def load(home: str) -> type[Contestant]:
     """The class that `home` names."""
     module, name = home.split(":")
-    made: type[Contestant] = getattr(importlib.import_module(module), name)
-    return made
+    contestant: type[Contestant] = getattr(importlib.import_module(module), name)
+    return contestant
 
 
 _HERE = "fastnn.benchmarks.peers"

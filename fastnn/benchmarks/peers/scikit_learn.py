@@ -45,7 +45,7 @@ class Classifier(Contestant):
         steps: with the default the losses of `wide` differ by a hundredth.
         """
         self.model.set_params(shuffle=False)
-        found = []
+        losses = []
         for step, index in enumerate(order, 1):
             epsilon = EPSILON * math.sqrt(1 - self.model.beta_2**step)
             if step == 1:
@@ -53,8 +53,8 @@ class Classifier(Contestant):
             else:
                 self.model._optimizer.epsilon = epsilon
             self.model.partial_fit(self.task.X[index], self.y[index])
-            found.append(float(self.model.loss_))
-        return found
+            losses.append(float(self.model.loss_))
+        return losses
 
     def epoch(self) -> float:
         self.model.partial_fit(self.task.X, self.y)
