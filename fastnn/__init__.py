@@ -132,21 +132,21 @@ def _pointer(name: str) -> str:
     """
     if name.startswith("_") or not name.isidentifier() or importlib.util.find_spec(f"fastnn.{name}"):
         return ""
-    from fastnn.errors import meant
+    from fastnn.errors import best_match
 
-    places = {own: [f"fastnn.{own}"] for own in __all__}
+    places = {public: [f"fastnn.{public}"] for public in __all__}
     for module in _MODULES:
         home = importlib.import_module(f"fastnn.{module}")
-        for own, value in vars(home).items():
-            made_here = hasattr(value, "__qualname__") and (
-                own in getattr(home, "__all__", ()) or str(value.__module__).startswith(f"fastnn.{module}")
+        for attribute, value in vars(home).items():
+            defined_here = hasattr(value, "__qualname__") and (
+                attribute in getattr(home, "__all__", ()) or str(value.__module__).startswith(f"fastnn.{module}")
             )
-            if made_here and not own.startswith("_") and own not in __all__:
-                places.setdefault(own, []).append(f"fastnn.{module}.{own}")
+            if defined_here and not attribute.startswith("_") and attribute not in __all__:
+                places.setdefault(attribute, []).append(f"fastnn.{module}.{attribute}")
     if name in places:
         return f"; it is {' or '.join(places[name])}"
-    own, behind = meant(name, places) or ("", "")
-    return f"; did you mean {places[own][0]}{behind}?" if own else ""
+    match, behind = best_match(name, places) or ("", "")
+    return f"; did you mean {places[match][0]}{behind}?" if match else ""
 
 
 def __dir__() -> list[str]:

@@ -29,10 +29,10 @@ def kind(x: object) -> str:
     """`"numpy"`; the name of the library, such as `"cupy"`, of an array that an engine takes where it lies; `""` for others."""
     if isinstance(x, np.ndarray | np.generic):
         return "numpy"
-    found = _place(x)
-    if found is None:
+    location = _place(x)
+    if location is None:
         return ""
-    library = found[0].library
+    library = location[0].library
     return library if any(base.__module__.partition(".")[0] == library for base in type(x).__mro__) else ""
 
 
@@ -41,14 +41,14 @@ def _place(x: Any) -> tuple[Elsewhere, int] | None:
     if isinstance(x, np.ndarray) or not hasattr(x, "__dlpack_device__"):
         return None
     number, ordinal = x.__dlpack_device__()
-    found = ELSEWHERE.get(int(number))
-    return None if found is None else (found, int(ordinal))
+    elsewhere = ELSEWHERE.get(int(number))
+    return None if elsewhere is None else (elsewhere, int(ordinal))
 
 
 def device(x: Any) -> str:
     """The name of the device that `x` lies on, as `fit` takes it: "cpu" or, say, "cuda:1"."""
-    found = _place(x)
-    return "cpu" if found is None else f"{found[0].prefix}:{found[1]}"
+    location = _place(x)
+    return "cpu" if location is None else f"{location[0].prefix}:{location[1]}"
 
 
 def on_host(x: Any) -> bool:
@@ -62,16 +62,16 @@ def namespace(*arrays: object) -> Any:
     kinds = {kind(x) for x in arrays}
     if "" in kinds:
         odd = next(x for x in arrays if not kind(x))
-        known = " or ".join(["numpy", *(there.library for there in ELSEWHERE.values())])
+        known = " or ".join(["numpy", *(elsewhere.library for elsewhere in ELSEWHERE.values())])
         raise InputTypeError(f"expected arrays of {known}, got {type(odd).__name__}; convert it with numpy.asarray")
     if len(kinds) > 1:
         raise InputTypeError(
-            f"expected arrays of one library, got {mixed(kinds)} together; move one with fastnn.arrays.to_host"
+            f"expected arrays of one library, got {describe_kinds(kinds)} together; move one with fastnn.arrays.to_host"
         )
     return array_api_compat.array_namespace(*arrays)
 
 
-def mixed(kinds: set[str]) -> str:
+def describe_kinds(kinds: set[str]) -> str:
     """Several kinds, for messages: `arrays of cupy and numpy`."""
     return f"arrays of {' and '.join(sorted(kinds))}"
 
@@ -86,15 +86,15 @@ def _array_api_compat() -> Any:
 
 def to_host(x: Any) -> np.ndarray:
     """`x` as a NumPy array: itself where it is one, a copy of what lies elsewhere, else what `numpy.asarray` makes of it."""
-    found = _place(x)
-    if found is not None:
-        x = x.read() if hasattr(x, "read") else _fetched(x, found[0].library)  # those of engines are read
+    location = _place(x)
+    if location is not None:
+        x = x.read() if hasattr(x, "read") else _fetch(x, location[0].library)  # those of engines are read
     if hasattr(x, "detach"):  # a PyTorch tensor that takes part in a differentiation refuses to be a NumPy array
         x = x.detach()
     return np.asarray(x)
 
 
-def _fetched(x: Any, library: str) -> Any:
+def _fetch(x: Any, library: str) -> Any:
     """An array of another library that does not lie on the host, copied there by that library."""
     if hasattr(x, "get"):  # the method of CuPy, which needs no other package
         return x.get()

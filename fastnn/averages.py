@@ -34,16 +34,16 @@ def exponentially_weighted_average(
     if not 0.0 <= as_number(beta) < 1.0:
         raise InputError(f"beta: expected 0 <= beta < 1, such as 0.9, got {beta!r}")
     try:
-        given = arrays.to_host(values)
+        array = arrays.to_host(values)
     except ValueError as error:
         raise InputError("values: expected rows of one length") from error
-    if given.dtype.kind not in "biuf":
-        raise InputTypeError(f"values: expected real numbers, got {given.dtype}")
-    if not given.ndim:
-        raise InputError(f"values: expected a sequence to average, got the number {given}")
-    if isinstance(axis, bool) or not isinstance(axis, int | np.integer) or not -given.ndim <= axis < given.ndim:
-        raise InputError(f"axis: expected one of 0 to {given.ndim - 1}, got {axis!r}")
-    averages = np.array(np.moveaxis(given, axis, 0), np.float64)
+    if array.dtype.kind not in "biuf":
+        raise InputTypeError(f"values: expected real numbers, got {array.dtype}")
+    if not array.ndim:
+        raise InputError(f"values: expected a sequence to average, got the number {array}")
+    if isinstance(axis, bool) or not isinstance(axis, int | np.integer) or not -array.ndim <= axis < array.ndim:
+        raise InputError(f"axis: expected one of 0 to {array.ndim - 1}, got {axis!r}")
+    averages = np.array(np.moveaxis(array, axis, 0), np.float64)
     averages *= 1.0 - beta
     with np.errstate(invalid="ignore"):  # infinity - infinity
         for t in range(1, len(averages)):

@@ -82,14 +82,14 @@ def circuit(gates: Mapping[str, tuple[str, str]], inputs: Sequence[str], outputs
     layers, signals = [], list(inputs)
     for level in range(1, last + 1):
         later = {*outputs, *(signal for name, pair in gates.items() if level < depth[name] <= last for signal in pair)}
-        here = list(outputs) if level == last else [name for name in depth if depth[name] <= level and name in later]
-        weight, bias = np.zeros((len(signals), len(here)), np.float32), np.zeros(len(here), np.float32)
-        for column, name in enumerate(here):
+        next_signals = list(outputs) if level == last else [name for name in depth if depth[name] <= level and name in later]
+        weight, bias = np.zeros((len(signals), len(next_signals)), np.float32), np.zeros(len(next_signals), np.float32)
+        for column, name in enumerate(next_signals):
             w, bias[column] = NAND if depth[name] == level else PASS
             for signal, value in zip(gates[name] if depth[name] == level else (name,), w, strict=True):
                 weight[signals.index(signal), column] += value
         layers.append((weight, bias))
-        signals = here
+        signals = next_signals
     return _steps(layers)
 
 

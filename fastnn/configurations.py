@@ -84,13 +84,13 @@ class Configuration(Keywords):
             raise InputError(f'expected a dict with "type" and the fields of a {cls.__name__}, got {config!r}')
         values = dict(config)
         name = values.pop("type")
-        made = cls.types.get(name) if isinstance(name, str) else None
-        if made is None or not issubclass(made, cls):
+        configuration_class = cls.types.get(name) if isinstance(name, str) else None
+        if configuration_class is None or not issubclass(configuration_class, cls):
             known = [key for key, value in cls.types.items() if issubclass(value, cls)]
             raise InputError(f"unknown {cls.__name__} {name!r}{nearest(name, known)}")
-        check_names(made, values)
+        check_names(configuration_class, values)
         try:
-            return made(**values)
+            return configuration_class(**values)
         except TypeError as error:
             raise InputError(f"incomplete configuration of {name}: {error}") from error
 
@@ -103,12 +103,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def check_names(made: type[Configuration], values: Mapping[str, Any]) -> None:
-    """Raise InputError if `values` names a field that `made` does not have."""
-    known = [each.name for each in fields(made)]
+def check_names(configuration_class: type[Configuration], values: Mapping[str, Any]) -> None:
+    """Raise InputError if `values` names a field that `configuration_class` does not have."""
+    known = [each.name for each in fields(configuration_class)]
     for name in values:
         if name not in known:
-            raise InputError(f"{made.__name__} has no {name!r}{nearest(name, known)}")
+            raise InputError(f"{configuration_class.__name__} has no {name!r}{nearest(name, known)}")
 
 
 def as_number(value: object) -> float:

@@ -181,15 +181,15 @@ and what else is to be written where a name alone would mean something else."""
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for what `meant` finds, else the list of the known names, for the end of a message."""
+    """`; did you mean 'x'?` for what `best_match` finds, else the list of the known names, for the end of a message."""
     names = sorted(known)
-    found = meant(name, names)
-    if found:
-        return f"; did you mean {''.join(found)!r}?"
+    match = best_match(name, names)
+    if match:
+        return f"; did you mean {''.join(match)!r}?"
     return f"; known are {', '.join(map(repr, names))}" if names else ""
 
 
-def meant(name: object, known: Collection[str]) -> tuple[str, str] | None:
+def best_match(name: object, known: Collection[str]) -> tuple[str, str] | None:
     """The nearest of `known`, and what is to be written behind it (often nothing); None where none is near.
 
     Nearest is the one that others call so (`ELSEWHERE`), the one that is written in other letters ("LeakyReLU"), or the one of
@@ -198,10 +198,10 @@ def meant(name: object, known: Collection[str]) -> tuple[str, str] | None:
     whole = "".join(filter(str.isalnum, str(name))).lower()
     bare = re.sub("(?<=.)(loss|score)$", "", whole)
     for entry in ELSEWHERE.get(bare, ()):
-        own, behind = re.fullmatch(r"(\w+)(.*)", entry).groups()  # type: ignore[union-attr]
-        if own in known:
-            return own, behind
-    alike = [own for own in known if whole and own.replace("_", "").lower() in (whole, bare)]
+        ours, behind = re.fullmatch(r"(\w+)(.*)", entry).groups()  # type: ignore[union-attr]
+        if ours in known:
+            return ours, behind
+    alike = [candidate for candidate in known if whole and candidate.replace("_", "").lower() in (whole, bare)]
     close = alike or difflib.get_close_matches(str(name), known, n=1)
     return (close[0], "") if close else None
 

@@ -130,7 +130,7 @@ class He(_Scaled):
         return 2.0 / fan_in
 
 
-Initializer.types.update({made.__name__: made for made in (Zeros, Constant, Normal, LeCun, Glorot, He)})
+Initializer.types.update({cls.__name__: cls for cls in (Zeros, Constant, Normal, LeCun, Glorot, He)})
 
 NAMES: dict[str, Initializer] = {
     "zeros": Zeros(),

@@ -113,8 +113,8 @@ def precision(y: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None
 
 def recall(y: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None, classes: Any = None) -> float:
     """Right ones of those that are there, TP / (TP + FN); over classes as `f1`."""
-    right, _, there = _counts(y, predictions, weights, classes)
-    return _mean_ratio(right, there)
+    right, _, present = _counts(y, predictions, weights, classes)
+    return _mean_ratio(right, present)
 
 
 def f1(y: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None, classes: Any = None) -> float:
@@ -123,8 +123,8 @@ def f1(y: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None
     Of more classes the mean over those that occur in y or in the predictions; of binary answers (n, O) that over the
     outputs. Without `classes`, those that occur are taken for all.
     """
-    right, predicted, there = _counts(y, predictions, weights, classes)
-    return _mean_ratio(2.0 * right, predicted + there)
+    right, predicted, present = _counts(y, predictions, weights, classes)
+    return _mean_ratio(2.0 * right, predicted + present)
 
 
 def log_loss(y: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None, classes: Any = None) -> float:
@@ -140,10 +140,10 @@ def log_loss(y: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | Non
         known = np.unique(y) if classes is None else np.asarray(classes)
         if len(known) != max(2, p.shape[1]):
             raise InputError(f"log_loss: expected {max(2, p.shape[1])} classes for these probabilities, got {abridged(known)}")
-        found = indices(y, known)
+        class_index = indices(y, known)
         if p.shape[1] > 1:
-            return _mean(-np.log(p[np.arange(len(y)), found]), weights)
-        y = found
+            return _mean(-np.log(p[np.arange(len(y)), class_index]), weights)
+        y = class_index
     yes = _columns(y)
     return _mean(-(yes * np.log(p) + (1.0 - yes) * np.log1p(-p)).sum(axis=1), weights)
 
@@ -153,9 +153,9 @@ def balanced_accuracy(y: np.ndarray, predictions: np.ndarray, weights: np.ndarra
     y, predictions = plain(y, "y"), plain(predictions, "predictions")
     if y.ndim > 1:
         raise InputError(f"balanced_accuracy: expected labels (n,), got {y.shape}")
-    found = np.unique(y, return_inverse=True)[1]
+    class_index = np.unique(y, return_inverse=True)[1]
     w = _row_weights(weights, len(y))
-    right, whole = np.bincount(found, w * (y == predictions)), np.bincount(found, w)
+    right, whole = np.bincount(class_index, w * (y == predictions)), np.bincount(class_index, w)
     return float(np.mean(right[whole > 0] / whole[whole > 0]))
 
 
@@ -163,15 +163,15 @@ def top_k_accuracy(
     y: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None, classes: Any = None, k: int = 2
 ) -> float:
     """The share of examples whose class is among the k most probable ones; of equal ones the later class comes first."""
-    _, found, p = _classes_and_shares("top_k_accuracy", y, probabilities, classes)
+    _, class_index, p = _classes_and_shares("top_k_accuracy", y, probabilities, classes)
     best = np.argsort(p, axis=1, kind="stable")[:, ::-1][:, :k]
-    return _mean((best == found[:, np.newaxis]).any(axis=1), weights)
+    return _mean((best == class_index[:, np.newaxis]).any(axis=1), weights)
 
 
 def brier(y: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None, classes: Any = None) -> float:
     """The mean of sum_c (t_c - p_c)^2 with one-hot rows t; of two classes that of (t - p)^2 for the second, half of it."""
-    _, found, p = _classes_and_shares("brier", y, probabilities, classes)
-    squares = ((np.eye(p.shape[1])[found] - p) ** 2).sum(axis=1)
+    _, class_index, p = _classes_and_shares("brier", y, probabilities, classes)
+    squares = ((np.eye(p.shape[1])[class_index] - p) ** 2).sum(axis=1)
     return _mean(squares / 2.0 if p.shape[1] == 2 else squares, weights)
 
 
@@ -207,10 +207,10 @@ def _mean_over_classes(
     if y.ndim > 1:
         p = _columns(probabilities)
         return float(np.mean([of_two(yes != 0, share, w) for yes, share in zip(y.T, p.T, strict=True)]))
-    count, found, p = _classes_and_shares(name, y, probabilities, classes)
+    count, class_index, p = _classes_and_shares(name, y, probabilities, classes)
     if count == 2:
-        return of_two(found == 1, p[:, 1], w)
-    return float(np.mean([of_two(found == c, p[:, c], w) for c in range(count)]))
+        return of_two(class_index == 1, p[:, 1], w)
+    return float(np.mean([of_two(class_index == c, p[:, c], w) for c in range(count)]))
 
 
 def _classes_and_shares(name: str, y: Any, probabilities: Any, classes: Any) -> tuple[int, np.ndarray, np.ndarray]:
@@ -234,7 +234,7 @@ def _steps(yes: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np
 
 
 def _auc(yes: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
-    true, false = (np.concatenate([[0.0], found]) for found in _steps(yes, scores, weights))
+    true, false = (np.concatenate([[0.0], counts]) for counts in _steps(yes, scores, weights))
     if true[-1] == 0 or false[-1] == 0:
         return math.nan
     return float((np.diff(false) * (true[1:] + true[:-1])).sum() / (2.0 * true[-1] * false[-1]))
@@ -244,8 +244,8 @@ def _average_precision(yes: np.ndarray, scores: np.ndarray, weights: np.ndarray)
     true, false = _steps(yes, scores, weights)
     if true[-1] == 0:
         return 0.0
-    found = true + false
-    share = np.divide(true, found, out=np.zeros(len(true)), where=found > 0)
+    predicted = true + false
+    share = np.divide(true, predicted, out=np.zeros(len(true)), where=predicted > 0)
     return float((np.diff(true, prepend=0.0) * share).sum() / true[-1])
 
 
@@ -257,11 +257,11 @@ def _counts(y: Any, predictions: Any, weights: np.ndarray | None, classes: Any) 
         yes, said = y != 0, predictions != 0
         return w @ (yes & said), w @ said, w @ yes
     classes = np.unique(np.concatenate([y, predictions])) if classes is None else np.asarray(classes)
-    there, said = indices(y, classes), indices(predictions, classes, "predictions")
+    actual, said = indices(y, classes), indices(predictions, classes, "predictions")
     count = len(classes)
-    right = np.bincount(there[there == said], w[there == said], count)
-    predicted, present = np.bincount(said, w, count), np.bincount(there, w, count)
-    chosen = np.flatnonzero(np.bincount(there, minlength=count) + np.bincount(said, minlength=count))
+    right = np.bincount(actual[actual == said], w[actual == said], count)
+    predicted, present = np.bincount(said, w, count), np.bincount(actual, w, count)
+    chosen = np.flatnonzero(np.bincount(actual, minlength=count) + np.bincount(said, minlength=count))
     if count == 2:
         chosen = np.array([1])
     return right[chosen], predicted[chosen], present[chosen]
@@ -282,8 +282,8 @@ def _row_weights(weights: np.ndarray | None, n: int) -> np.ndarray:
 
 
 def _columns(values: Any) -> np.ndarray:
-    found: np.ndarray = np.asarray(values, np.float64)
-    return found[:, np.newaxis] if found.ndim == 1 else found
+    columns: np.ndarray = np.asarray(values, np.float64)
+    return columns[:, np.newaxis] if columns.ndim == 1 else columns
 
 
 METRICS = {
@@ -338,12 +338,12 @@ def as_metric(metric: str | Metric | Function) -> Metric:
 def _of_scores(name: str, function: Function) -> Metric:
     """A function of scikit-learn that takes scores: shares of all classes, or of the second of two, whose label is then 1."""
 
-    def scored(y: np.ndarray, shares: np.ndarray, weights: np.ndarray | None, classes: np.ndarray | None) -> Any:
+    def score(y: np.ndarray, shares: np.ndarray, weights: np.ndarray | None, classes: np.ndarray | None) -> Any:
         if classes is not None and len(classes) == 2:
             y, shares = (np.asarray(y) == classes[1]).astype(np.int64), shares[:, -1]
         return function(y, shares, sample_weight=weights)
 
-    return Metric(f"{name} of scikit-learn" if name in METRICS else name, scored, "probabilities", EXTRAS)
+    return Metric(f"{name} of scikit-learn" if name in METRICS else name, score, "probabilities", EXTRAS)
 
 
 def as_metrics(metrics: Iterable[str | Metric | Function], validated: bool = True) -> tuple[Metric, ...]:
@@ -351,17 +351,17 @@ def as_metrics(metrics: Iterable[str | Metric | Function], validated: bool = Tru
     if isinstance(metrics, str) or not isinstance(metrics, Iterable):
         cure = "" if metrics is None else f"; use [{metrics!r}]"
         raise InputTypeError(f"metrics: expected a list, got {metrics!r}{cure}")
-    found: dict[str, Metric] = {}
+    by_name: dict[str, Metric] = {}
     for metric in map(as_metric, metrics):
-        if metric.name in found:
+        if metric.name in by_name:
             raise InputError(f"metrics: expected different names, got {metric.name!r} twice")
-        found[metric.name] = metric
-    if found and not validated:
+        by_name[metric.name] = metric
+    if by_name and not validated:
         raise InputError(
-            f"metrics: {', '.join(found)} would be computed on validation_data, and there is none; "
+            f"metrics: {', '.join(by_name)} would be computed on validation_data, and there is none; "
             "give validation_data=(X, y), or call evaluate(X, y, metrics=...) after the training"
         )
-    return tuple(found.values())
+    return tuple(by_name.values())
 
 
 def check_metrics(metrics: Iterable[Metric], kind: str, classes: np.ndarray | None, probable: bool) -> None:
@@ -393,32 +393,32 @@ def compute(
     Whatever its function raises goes through. Raises InputError where there are weights (n,) and the function takes none, and
     for infinity; InputTypeError where it returns anything but one real number.
     """
-    given = {"weights": weights, "classes": classes}
-    extras = {name: given[name] for name in metric.extras}
+    available = {"weights": weights, "classes": classes}
+    extras = {name: available[name] for name in metric.extras}
     first, second = (predictions, y) if metric.takes == "outputs" else (y, predictions)
-    found = metric.function(first, second, **extras)
-    averaged = metric.takes == "outputs" and getattr(found, "shape", None) == (len(y),)
+    value = metric.function(first, second, **extras)
+    averaged = metric.takes == "outputs" and getattr(value, "shape", None) == (len(y),)
     if averaged:
-        found = _mean(np.asarray(found), weights)
+        value = _mean(np.asarray(value), weights)
     elif weights is not None and "weights" not in metric.extras:
         raise InputError(
             f"the metric {metric.name} takes no weights, and the examples have some; give it as "
             f'Metric("{metric.name}", function, extras=("weights",)) with a function of (y, predictions, weights)'
         )
-    number = _as_number(found)
+    number = _as_number(value)
     if number is None:
-        shape = f" of shape {found.shape}" if getattr(found, "shape", ()) else ""
-        raise InputTypeError(f"the metric {metric.name}: expected one real number, got {type(found).__name__}{shape}")
+        shape = f" of shape {value.shape}" if getattr(value, "shape", ()) else ""
+        raise InputTypeError(f"the metric {metric.name}: expected one real number, got {type(value).__name__}{shape}")
     if math.isinf(number):
         raise InputError(f"the metric {metric.name}: expected a finite number or NaN, got {number}")
     return number
 
 
-def _as_number(found: Any) -> float | None:
+def _as_number(value: Any) -> float | None:
     """A Python or NumPy number, or an array (0-d) of one, as a float; None for everything else."""
-    if getattr(found, "shape", None) == () and hasattr(found, "item"):
-        found = found.item()
-    return float(found) if isinstance(found, Real) and not isinstance(found, bool) else None
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
 
 
 __all__ = [

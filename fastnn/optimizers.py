@@ -336,7 +336,7 @@ NAMES: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
 }
 """The names of `by_name`: the class, and what differs from its defaults."""
 
-Optimizer.types.update({made.__name__: made for made, _ in NAMES.values()})
+Optimizer.types.update({cls.__name__: cls for cls, _ in NAMES.values()})
 
 
 def by_name(name: str, **hyperparameters: Any) -> Optimizer:
@@ -346,9 +346,9 @@ def by_name(name: str, **hyperparameters: Any) -> Optimizer:
     """
     if not isinstance(name, str) or name not in NAMES:
         raise InputError(f"unknown optimizer {name!r}{nearest(name, NAMES)}")
-    made, defaults = NAMES[name]
-    check_names(made, hyperparameters)
-    return made(**{**defaults, **hyperparameters})
+    optimizer_class, defaults = NAMES[name]
+    check_names(optimizer_class, hyperparameters)
+    return optimizer_class(**{**defaults, **hyperparameters})
 
 
 __all__ = ["NAMES", "SGD", "Adagrad", "Adam", "AdamW", "Lion", "Momentum", "NAdam", "Optimizer", "RMSprop", "by_name"]

@@ -175,7 +175,7 @@ class Table(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "entries", _checked_entries(self.entries))
+        object.__setattr__(self, "entries", _as_entries(self.entries))
 
     def rate_at(self, t: Integers, length: int) -> Floats:
         pairs: Any = self.entries
@@ -271,10 +271,7 @@ class Warmup(Schedule):
 
 
 Schedule.types.update(
-    {
-        made.__name__: made
-        for made in (Constant, InverseTime, Exponential, InverseSqrt, Staircase, Table, Cosine, OneCycle, Warmup)
-    }
+    {cls.__name__: cls for cls in (Constant, InverseTime, Exponential, InverseSqrt, Staircase, Table, Cosine, OneCycle, Warmup)}
 )
 
 
@@ -300,7 +297,7 @@ def _cosine_between(start: float, end: float, progress: Floats) -> Floats:
     return weight * start + (1.0 - weight) * end
 
 
-def _checked_entries(entries: object) -> tuple[tuple[int, float], ...]:
+def _as_entries(entries: object) -> tuple[tuple[int, float], ...]:
     """The sorted pairs of a table, each an integer >= 0 and a rate; InputError otherwise."""
     pairs: list[Any] = []
     if isinstance(entries, Mapping):

@@ -63,12 +63,12 @@ class Sequential(ModelState):
         if self.task is None:
             raise NotReadyError("probabilities need a loss that says what the outputs mean; call fit first, or load a model")
         if self.task.link is not None:
-            return ops.activate(self._taken(X, threads), self.task.link)
+            return ops.activate(self._outputs(X, threads), self.task.link)
         if final_activation(self.layers) not in ("softmax", "sigmoid"):
             raise NotReadyError(f"the loss {self.task.loss} makes no probabilities of outputs without softmax or sigmoid")
         return outputs_of(self, self.network, X, threads)
 
-    def _taken(self, X: Any, threads: int | None) -> Any:
+    def _outputs(self, X: Any, threads: int | None) -> Any:
         """What the loss takes, of which all answers are read off: logits where it has a link, else the outputs."""
         assert self.task is not None
         return outputs_of(self, self.network.without_activation(self.task.link), X, threads)
@@ -91,12 +91,12 @@ class Sequential(ModelState):
         if self.task is None:
             raise NotReadyError("whether to predict classes or values is known after fit; call fit first, or model(X)")
         if self.task.kind == "values":  # shares from 0 to 1 where the loss has a sigmoid of its own
-            outputs = self._taken(X, threads) if self.task.link is None else self._probabilities(X, threads)
+            outputs = self._outputs(X, threads) if self.task.link is None else self._probabilities(X, threads)
             return arrays.to_device(outputs[:, 0] if self.task.flat else outputs, X)
-        found = answers(self._taken(X, threads), self.task.kind, self.task.link)
+        predictions = answers(self._outputs(X, threads), self.task.kind, self.task.link)
         if self.task.indices:
-            return arrays.to_device(found, X)
-        return targets.decode(self.task, arrays.to_host(found))
+            return arrays.to_device(predictions, X)
+        return targets.decode(self.task, arrays.to_host(predictions))
 
     @answers_keywords
     def fit(
@@ -279,8 +279,8 @@ class Sequential(ModelState):
         return f"Sequential([{', '.join(map(repr, self.layers))}], seed={self.seed}, dtype='{self.dtype}')"
 
 
-def as_model(given: object) -> Sequential:
+def as_model(model: object) -> Sequential:
     """What was given, if it is a model; InputTypeError for anything else."""
-    if not isinstance(given, Sequential):
-        raise InputTypeError(f"model: expected a Sequential, got {type(given).__name__}")
-    return given
+    if not isinstance(model, Sequential):
+        raise InputTypeError(f"model: expected a Sequential, got {type(model).__name__}")
+    return model

@@ -64,7 +64,7 @@ class Checkpoint(Callback):
             self.best = math.nan
         self._restored = False
         self._written = None
-        lock = self.folder.locked()
+        lock = self.folder.lock()
         lock.__enter__()
         newest = self.folder.newest_step()
         if not run.step and newest is not None and newest > run.model.counters.step:

@@ -69,7 +69,7 @@ class CSVLog(Callback):
         self._seconds = 0.0
 
     def begin(self, run: RunState) -> None:
-        kept = self._kept(run.epoch) if run.epoch else []
+        kept = self._read_rows(run.epoch) if run.epoch else []
         self._columns = kept[0] if kept else []
         self._seconds = float(kept[-1][2]) if len(kept) > 1 else 0.0
         self._started = perf_counter()
@@ -91,11 +91,11 @@ class CSVLog(Callback):
         """Let the log have these columns too, which are empty for the epochs so far."""
         assert self._file is not None
         self._file.close()
-        heading, *rows = self._kept(epochs)
+        heading, *rows = self._read_rows(epochs)
         self._columns = [*heading, *more]
         self._open([self._columns, *([*row, *[""] * len(more)] for row in rows)])
 
-    def _kept(self, epochs: int) -> list[list[str]]:
+    def _read_rows(self, epochs: int) -> list[list[str]]:
         """The heading and the rows of the first `epochs` epochs of a log that is there."""
         try:
             with self.path.open(newline="", encoding="utf-8") as file:

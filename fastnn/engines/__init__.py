@@ -20,7 +20,7 @@ from fastnn import arrays
 from fastnn.engines.base import Engine, Instance
 from fastnn.engines.host import CPU, NUMPY, cores
 from fastnn.engines.host import check_threads as check_threads
-from fastnn.errors import DeviceError, DeviceMemoryError, InputError, meant, nearest, warn
+from fastnn.errors import DeviceError, DeviceMemoryError, InputError, best_match, nearest, warn
 from fastnn.program.trace import Program
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def check_name(device: object) -> tuple[str, int]:
         numbered = bool(re.fullmatch("[0-9]+", ordinal))
         if device in DEVICES or (numbered and prefix in _elsewhere()):
             return prefix, int(ordinal or 0)
-        if numbered and (near := meant(prefix, _elsewhere())) is not None:
+        if numbered and (near := best_match(prefix, _elsewhere())) is not None:
             cure = f"; did you mean '{near[0]}:{ordinal}'?"
     raise InputError(f"no device is called {device!r}{cure}")
 

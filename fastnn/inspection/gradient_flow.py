@@ -20,7 +20,7 @@ from fastnn.data import inputs
 from fastnn.errors import InputError, NotReadyError, warn
 from fastnn.network.inference import engine_for
 from fastnn.network.programs import PARAMETER_QUANTITIES, ActivationMoments, GradientMagnitudes
-from fastnn.network.summary import shortened
+from fastnn.network.summary import shorten
 
 if TYPE_CHECKING:
     from fastnn.callbacks import RunState
@@ -129,7 +129,7 @@ class GradientFlow(Callback):
         rows.append(f"{'layer':<30}" + "".join(f"{head:>10}" for head in ("a", "dC/da", "dC/dw", "w", "update")))
         for index, name in enumerate(self.layers):
             values = "".join(f"{'-' if math.isnan(v) else format(v, '.3g'):>10}" for v in self._records[record][:, index])
-            rows.append(f"{shortened(name, 29):<30}{values}")
+            rows.append(f"{shorten(name, 29):<30}{values}")
         return "\n".join(rows)
 
     def __str__(self) -> str:
@@ -290,7 +290,7 @@ class ActivationStatistics:
         rows = [f"{'layer':<32}" + "".join(f"{head:>12}" for head in ("mean", "std", "rms", "zeros"))]
         for index, name in enumerate(self.layers):
             numbers = "".join(f"{column[index]:>12.3g}" for column in (self.mean, self.std, self.rms))
-            rows.append(f"{shortened(name, 31):<32}{numbers}{self.zero_fraction[index]:>12.1%}")
+            rows.append(f"{shorten(name, 31):<32}{numbers}{self.zero_fraction[index]:>12.1%}")
         return "\n".join(rows)
 
 
@@ -312,7 +312,7 @@ def activation_statistics(
     built = model if model.built else model.clone().build(examples.shape[1:])
     network = built.network
     program = ActivationMoments(training).build(network)
-    with built.watched():
+    with built.guard_device():
         engine = engine_for(built, examples)
         instance = engine.instantiate(program, len(examples), threads)
         rows = engine.zeros((len(examples), *network.features), network.dtype)

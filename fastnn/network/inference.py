@@ -36,16 +36,16 @@ def engine_for(model: ModelState, X: Any) -> engines.Engine:
 
 def outputs_of(model: ModelState, network: Network, X: Any, threads: int | None) -> Any:
     """The outputs of a network of the model for rows of X: an array of the host, or of the GPU that X lies on."""
-    with model.watched():
-        given = inputs.read(X, network.features, "X", model.feature_names)
-        engine = engine_for(model, given.array)
+    with model.guard_device():
+        data = inputs.read(X, network.features, "X", model.feature_names)
+        engine = engine_for(model, data.array)
         try:
-            return engine.exported(outputs_on(model, network, given.array, threads, engine))
+            return engine.exported(outputs_on(model, network, data.array, threads, engine))
         except InputError:
             if arrays.on_host(
-                given.array
+                data.array
             ):  # blocks are checked as they are read: report problems of the whole array, as fit does
-                inputs.check_finite(given.array, "X", model.dtype, given.names)
+                inputs.check_finite(data.array, "X", model.dtype, data.names)
             raise
 
 

@@ -75,23 +75,23 @@ class Network:
         outputs, parameters = forward(trace, self, x, True, step, each)
         used, reached = {outputs}, {outputs}
         for call in reversed(trace.calls):
-            for found in (used, reached) if call.kernel != "step" else (used,):
-                if any(symbol in found for symbol in call.outputs):
-                    found.update(call.inputs)
-        using, learning = ({p.layer for p in self.parameters if parameters[p.name] in found} for found in (used, reached))
-        made = [max((i for i, call in enumerate(trace.calls) if call.makes(output)), default=-1) for output in each]
+            for symbols in (used, reached) if call.kernel != "step" else (used,):
+                if any(symbol in symbols for symbol in call.outputs):
+                    symbols.update(call.inputs)
+        using, learning = ({p.layer for p in self.parameters if parameters[p.name] in symbols} for symbols in (used, reached))
+        last_calls = [max((i for i, call in enumerate(trace.calls) if call.makes(output)), default=-1) for output in each]
         steps = [i for i, call in enumerate(trace.calls) if call.kernel == "step" and call.outputs[0] in used]
-        stepping = {next(layer for layer, last in enumerate(made) if i <= last) for i in steps}
+        stepping = {next(layer for layer, last in enumerate(last_calls) if i <= last) for i in steps}
         return tuple(sorted(using - learning)), tuple(sorted(stepping))
 
     def trained(self) -> tuple[Place, ...]:
         """The parameters that training changes. Raises InputError where there are parameters and all are frozen."""
-        found = tuple(p for p in self.parameters if self.layers[p.layer].trainable)
-        if self.parameters and not found:
+        places = tuple(p for p in self.parameters if self.layers[p.layer].trainable)
+        if self.parameters and not places:
             raise InputError(
                 "nothing is left to train: every layer with parameters is frozen; model.unfreeze() makes them trainable again"
             )
-        return found
+        return places
 
     def penalty_table(self, l2: float = 0.0, l1: float = 0.0, weight_decay: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """`starts` (S + 1,) and `penalties` (S, 4) of the update kernels, for the numbers of a call of `fit`.
@@ -100,7 +100,7 @@ class Network:
         parameters have no penalties, and a factor of 0.
         """
 
-        def own(place: Place) -> tuple[Any, ...]:
+        def penalties_of(place: Place) -> tuple[Any, ...]:
             if not self.layers[place.layer].trainable:
                 return 0.0, 0.0, 0.0, 0.0
             parameter = place.declaration
@@ -110,10 +110,10 @@ class Network:
             return parameter.l2, parameter.l1, None, parameter.learning_rate_factor
 
         starts, table = [], []
-        for found, places in groupby(self.parameters, own):
+        for penalties, places in groupby(self.parameters, penalties_of):
             starts.append(next(places).start)
-            given = (l2, l1, weight_decay, 1.0)
-            table.append([known if mine is None else mine for mine, known in zip(found, given, strict=True)])
+            defaults = (l2, l1, weight_decay, 1.0)
+            table.append([known if mine is None else mine for mine, known in zip(penalties, defaults, strict=True)])
         return np.array([*starts, self.size], np.int64), np.array(table, self.dtype).reshape(-1, 4)
 
     def without_activation(self, link: str | None) -> Network:
@@ -166,9 +166,9 @@ def lay_out(layers: Sequence[Layer], features: tuple[int, ...], dtype: Any, seed
     for index, layer in enumerate(layers):
         shape = tuple(int(d) for d in x.shape[1:])  # type: ignore[arg-type]
         values: dict[str, Any] = {"key": (0, 0), "step": step}
-        for found, declared in ((parameters, layer.parameters(shape)), (statistics, layer.statistics(shape))):
+        for entries, declared in ((parameters, layer.parameters(shape)), (statistics, layer.statistics(shape))):
             for attribute, declaration in declared.items():
-                found.append((index, attribute, declaration))
+                entries.append((index, attribute, declaration))
                 values[attribute] = trace.input(f"{index}.{attribute}", declaration.shape)
         x = layer.bound(values).forward(x, False)
     outputs = tuple(int(d) for d in x.shape[1:])  # type: ignore[arg-type]

@@ -38,11 +38,11 @@ class ModelState:
     ) -> None:
         if isinstance(layers, Layer):
             raise InputTypeError("expected a sequence of layers, got one layer; write it in brackets")
-        given = tuple(layers)
-        for index, layer in enumerate(given):
+        sequence = tuple(layers)
+        for index, layer in enumerate(sequence):
             if not isinstance(layer, Layer):
                 raise InputTypeError(f"layer {index}: expected a Layer, got {type(layer).__name__}")
-        if not given:
+        if not sequence:
             raise InputError("a model needs at least one layer")
         try:
             self.dtype = np.dtype("" if dtype is None else dtype)
@@ -52,7 +52,7 @@ class ModelState:
             raise InputTypeError(f"dtype: expected float32 or float64, got {self.dtype}")
         if not 0.0 < input_scale < math.inf:
             raise InputError(f"input_scale: expected a positive number, got {input_scale}")
-        self.layers = tuple(layer.in_context(given[index + 1 :]) for index, layer in enumerate(given))
+        self.layers = tuple(layer.in_context(sequence[index + 1 :]) for index, layer in enumerate(sequence))
         self.seed = random.draw_seed() if seed is None else seed
         random.key(self.seed, random.INITIAL_WEIGHTS)  # refuses a seed out of range now
         self.seed = int(self.seed)
@@ -74,10 +74,10 @@ class ModelState:
 
     def build(self, features: int | Sequence[int]) -> Self:
         """Make the parameters for inputs with `features` columns (or of that shape) and draw their initial values."""
-        given = (features,) if isinstance(features, int | np.integer) else features
-        if not isinstance(given, tuple | list) or not all(isinstance(d, int | np.integer) and d >= 1 for d in given):
+        shape = (features,) if isinstance(features, int | np.integer) else features
+        if not isinstance(shape, tuple | list) or not all(isinstance(d, int | np.integer) and d >= 1 for d in shape):
             raise InputError(f"build: expected a number of features of at least 1, or a shape of such, got {features!r}")
-        layout = self.layout_for(tuple(int(d) for d in given))
+        layout = self.layout_for(tuple(int(d) for d in shape))
         if not self.built:
             self.state, self._layout = _initial_state(layout.network, self.seed), layout
         return self
@@ -100,9 +100,11 @@ class ModelState:
                 fold.fit(X[train], y[train], verbose=0)
                 scores.append(fold.evaluate(X[dev], y[dev])["accuracy"])
         """
-        made = type(self)(self.layers, seed=self.seed if seed is None else seed, dtype=self.dtype, input_scale=self.input_scale)
-        made.device = self.device
-        return made
+        model = type(self)(
+            self.layers, seed=self.seed if seed is None else seed, dtype=self.dtype, input_scale=self.input_scale
+        )
+        model.device = self.device
+        return model
 
     def freeze(self, *layers: int) -> Self:
         """Let `fit` leave the parameters of these layers as they are, bit for bit, until `unfreeze`; returns the model.
@@ -136,7 +138,7 @@ class ModelState:
             if not -count <= number < count:
                 raise InputError(f"{name}: expected numbers of layers from 0 to {count - 1}, got {number}")
         chosen = {int(number) % count for number in numbers} or set(range(count))
-        with self.reserved(f"{name}: the model is being trained; call it between two calls of fit"):
+        with self.reserve(f"{name}: the model is being trained; call it between two calls of fit"):
             self.layers = tuple(
                 layer.bound({"trainable": trainable}) if index in chosen and layer.has_parameters else layer
                 for index, layer in enumerate(self.layers)
@@ -172,7 +174,7 @@ class ModelState:
         return expected_of(self.layout, self.feature_names)
 
     @contextlib.contextmanager
-    def reserved(self, refusal: str = "this model is being trained already by another call of fit") -> Iterator[None]:
+    def reserve(self, refusal: str = "this model is being trained already by another call of fit") -> Iterator[None]:
         """Reserve the model for training. Raises NotReadyError, saying `refusal`, if another call holds it."""
         if not self._training.acquire(blocking=False):
             raise NotReadyError(refusal)
@@ -188,11 +190,11 @@ class ModelState:
 
     def _host(self, change: bool = False) -> dict[str, np.ndarray]:
         """All arrays with their latest values on the host, to be looked at, or to `change`."""
-        with self.watched():
+        with self.guard_device():
             return self.state.host() if change else self.state.read()
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
+    def guard_device(self) -> Iterator[None]:
         """Errors of a GPU as errors of this library; where it is lost, the model continues from what the host has of it."""
         try:
             with engines.translated():
@@ -208,22 +210,22 @@ class ModelState:
         self._host(change=True)
         return self.state.optimizer
 
-    def _named(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _views_by_name(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Views of every parameter and statistic, by name, in the order of the layers."""
         network = self.network
-        found = {p.name: (p, arrays["parameters"]) for p in network.parameters}
-        found |= {p.name: (p, arrays["statistics"]) for p in network.statistics}
-        ordered = sorted(found.items(), key=lambda item: item[1][0].layer)
+        entries = {p.name: (p, arrays["parameters"]) for p in network.parameters}
+        entries |= {p.name: (p, arrays["statistics"]) for p in network.statistics}
+        ordered = sorted(entries.items(), key=lambda item: item[1][0].layer)
         return {name: arena[p.start : p.start + p.size].reshape(p.shape) for name, (p, arena) in ordered}
 
     @property
     def weights(self) -> dict[str, np.ndarray]:
         """Copies of all parameters and running statistics: `{"0.weight": (I, O), "0.bias": (O,), ...}`."""
-        return {name: view.copy() for name, view in self._named(self._host()).items()}
+        return {name: view.copy() for name, view in self._views_by_name(self._host()).items()}
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
         """Set parameters by name (all of them or some). A wrong name, shape or dtype raises, and nothing is changed."""
-        views = self._named(self._host(change=True))
+        views = self._views_by_name(self._host(change=True))
         if not isinstance(weights, Mapping):
             raise InputTypeError(f"set_weights: expected a dict of arrays by name, got {type(weights).__name__}")
         checked = {}
@@ -250,7 +252,7 @@ class ModelState:
 
     def snapshot(self) -> Snapshot:
         """A copy of everything that training changes."""
-        with self.watched():
+        with self.guard_device():
             return self.state.snapshot()
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -262,12 +264,14 @@ class ModelState:
         built = self.network if self.built else None
         sizes = {"parameters": built.size if built else 0, "statistics": built.statistics_size if built else 0}
         sizes |= dict.fromkeys(snapshot.slots, sizes["parameters"])
-        given = {name: math.prod(values.shape) for name, values in snapshot.arrays.items()}
-        if given != sizes:
-            raise InputError(f"restore: expected a snapshot of this network, with arrays of {sizes} numbers, got {given}")
+        snapshot_sizes = {name: math.prod(values.shape) for name, values in snapshot.arrays.items()}
+        if snapshot_sizes != sizes:
+            raise InputError(
+                f"restore: expected a snapshot of this network, with arrays of {sizes} numbers, got {snapshot_sizes}"
+            )
         if self.is_reserved and not self.state.keeps(snapshot):
             raise NotReadyError("restore: the model is being trained by another optimizer than that of the snapshot")
-        with self.watched():
+        with self.guard_device():
             self.state.restore(snapshot)
 
     def to(self, device: str) -> Self:
@@ -333,5 +337,5 @@ class Before:
         """Let the model be so again; whoever calls this has reserved it."""
         vars(self.model).update(self.attributes)
         if self.snapshot is not None:
-            with self.model.watched():
+            with self.model.guard_device():
                 self.model.state.restore(self.snapshot)

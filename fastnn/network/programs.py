@@ -216,7 +216,7 @@ class GradientMagnitudes(Recipe):
         for place_, slope in zip(network.parameters, slopes[len(each) :], strict=True):
             value = parameters[place_.name]
             values += [slope, value, ops.subtract(value, before.view(place_.shape, place_.start))]
-        return _logged(trace, [root_mean_square(value) for value in values])
+        return _log_program(trace, [root_mean_square(value) for value in values])
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class ActivationMoments(Recipe):
             mean = ops.mean(a)
             off = ops.mean(ops.where(ops.equal(a, 0.0), ops.constant_like(a, 1.0), 0.0))
             values += [mean, root_mean_square(ops.subtract(a, mean)), root_mean_square(a), off]
-        return _logged(trace, values)
+        return _log_program(trace, values)
 
 
 @dataclass(frozen=True)
@@ -298,9 +298,9 @@ class VectorizedStep(Recipe):
         penalties = trace.input("penalties", (total, 4))
         own_starts, done = trace.input("own_starts", (total + self.groups,), "int64"), 0
         for g, (count, penalized) in enumerate(self.segments):
-            own = own_starts.view((count + 1,), done + g), penalties.view((count, 4), 4 * done)
+            table = own_starts.view((count + 1,), done + g), penalties.view((count, 4), 4 * done)
             if penalized:
-                value = ops.penalty(arena.view((size,), g * size), *own)
+                value = ops.penalty(arena.view((size,), g * size), *table)
                 column = self.columns - self.groups + g
                 trace.append("log_value", (value, index, trace.inputs["log"]), [], {"column": column})
             done += count
@@ -326,9 +326,9 @@ def write_gradients(trace: Trace, network: Network, mean: Symbol, parameters: Ma
     gradient = trace.input("gradient", (network.size,))
     trained = network.trained()
     if trained:
-        found = gradients(mean, [parameters[p.name] for p in trained])
+        slopes = gradients(mean, [parameters[p.name] for p in trained])
         views = [gradient.view(p.shape, p.start, f"d {p.name}") for p in trained]
-        trace.calls = write_into(trace.calls, list(zip(found, views, strict=True)))
+        trace.calls = write_into(trace.calls, list(zip(slopes, views, strict=True)))
     return gradient
 
 
@@ -338,9 +338,9 @@ def _vectorized_gradients(
     """The same for models side by side, whose gradients are transposed into arenas one after another."""
     gradient = trace.input("gradient", (groups * network.size,))
     grouped = trace.input("grouped_gradient", (groups * network.size,))
-    found = gradients(ops.sum(means), list(parameters.values()))
-    views = [grouped.view(s.shape, p.start * groups) for p, s in zip(network.parameters, found, strict=True)]
-    trace.calls = write_into(trace.calls, list(zip(found, views, strict=True)))
+    slopes = gradients(ops.sum(means), list(parameters.values()))
+    views = [grouped.view(s.shape, p.start * groups) for p, s in zip(network.parameters, slopes, strict=True)]
+    trace.calls = write_into(trace.calls, list(zip(slopes, views, strict=True)))
     whole = grouped.view((network.size, groups)), gradient.view((groups, network.size))
     trace.calls.append(Call("transpose", whole, {"axes": (1, 0)}))
     return gradient
@@ -350,9 +350,9 @@ def _forward_vectorized(network: Network, x: Symbol, parameters: Mapping[str, Sy
     """The outputs (B, O, G) of all models for the inputs x that all of them read."""
     grouped = False
     for number, layer in enumerate(network.layers):
-        own = {p.attribute: parameters[p.name] for p in network.parameters if p.layer == number}
-        x = layer.bound(own).forward_vectorized(x, grouped)
-        grouped = grouped or bool(own)
+        values = {p.attribute: parameters[p.name] for p in network.parameters if p.layer == number}
+        x = layer.bound(values).forward_vectorized(x, grouped)
+        grouped = grouped or bool(values)
     return x
 
 
@@ -394,19 +394,19 @@ def is_of_all_rows(loss: Loss, outputs: tuple[int, ...], dtype: Any, data: DataL
         return False
     trace = Trace(dtype)
     a, t = trace.input("outputs", (B, *outputs)), trace.input("t", (B, *data.target_shape), data.target)
-    found = loss.function(a, loss_targets(a, t, loss))
-    return isinstance(found, Symbol) and found.shape == ()
+    value = loss.function(a, loss_targets(a, t, loss))
+    return isinstance(value, Symbol) and value.shape == ()
 
 
 def root_mean_square(x: Symbol) -> Symbol:
     """sqrt(mean x^2), of numbers whose squares may be beyond the dtype: m sqrt(mean (x/m)^2), m the largest |x|."""
     largest = ops.max(ops.abs(x))
     scaled = ops.divide(x, ops.maximum(largest, TINY))
-    found: Symbol = ops.multiply(largest, ops.sqrt(ops.mean(ops.multiply(scaled, scaled))))
-    return found
+    root: Symbol = ops.multiply(largest, ops.sqrt(ops.mean(ops.multiply(scaled, scaled))))
+    return root
 
 
-def _logged(trace: Trace, values: Sequence[Symbol]) -> Program:
+def _log_program(trace: Trace, values: Sequence[Symbol]) -> Program:
     """The program that writes these numbers into the row `index` of `log`."""
     index, log = trace.input("index", (), "int64"), trace.input("log", (N, len(values)))
     for column, value in enumerate(values):

@@ -68,9 +68,9 @@ class Snapshot:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Snapshot:
         """The snapshot that `to_config` described."""
-        given = {name.removeprefix("arrays."): array for name, array in config.items() if name.startswith("arrays.")}
+        values = {name.removeprefix("arrays."): array for name, array in config.items() if name.startswith("arrays.")}
         counts = (int(config[name]) for name in ("updates", "step", "epoch"))
-        return cls(given, str(config["optimizer"]), *counts)
+        return cls(values, str(config["optimizer"]), *counts)
 
     @property
     def of_network(self) -> dict[str, Any]:
@@ -131,12 +131,12 @@ class State:
     def host(self) -> dict[str, np.ndarray]:
         """The arrays on the host, to be changed there."""
         with self._lock:
-            found = self.read()
+            host = self.read()
             self._behind = True
-            return found
+            return host
 
     def on(self, engine: Engine) -> dict[str, Any]:
-        """The arrays where `engine` uses them, with the latest values. Call `changed` when a program has changed them."""
+        """The arrays where `engine` uses them, with the latest values. Call `mark_changed` when a program has changed them."""
         with self._lock:
             if not self._ahead:
                 self._fetched = self._progress
@@ -160,9 +160,9 @@ class State:
         with self._lock:
             self.read()
             self.on(engine)
-            self.changed(engine)
+            self.mark_changed(engine)
 
-    def changed(self, engine: Engine) -> None:
+    def mark_changed(self, engine: Engine) -> None:
         """What `on` returned for this engine holds newer values now, which the counts belong to."""
         with self._lock:
             remote = not engine.is_host
@@ -176,7 +176,7 @@ class State:
             assert self.optimizer is not None
             self.counters.step += steps
             self.optimizer.updates += steps
-            self.changed(engine)
+            self.mark_changed(engine)
 
     @property
     def _progress(self) -> Progress:
@@ -210,9 +210,9 @@ class State:
                 self._drop(*(name for name in self.optimizer.slots if name not in slots))
             size = self._host["parameters"].size
             host = self.add(**{name: size for name in slots if name not in kept})
-            made = {name: host[name] for name in slots}
-            self.optimizer = None if optimizer is None else OptimizerState(optimizer, made, updates)
-            return made
+            slot_arrays = {name: host[name] for name in slots}
+            self.optimizer = None if optimizer is None else OptimizerState(optimizer, slot_arrays, updates)
+            return slot_arrays
 
     # --- snapshots --------------------------------------------------------------------------------------------------
 
@@ -245,11 +245,11 @@ class State:
                 self.on(engine)
                 for name, values in copies.items():
                     engine.copy(self._remote[name], values)
-                self.changed(engine)
+                self.mark_changed(engine)
             else:
-                given = snapshot.on_host().arrays
+                host_arrays = snapshot.on_host().arrays
                 target = self.host()
-                for name, values in given.items():
+                for name, values in host_arrays.items():
                     np.copyto(target[name], values)
                 self._fetched = (snapshot.step, snapshot.epoch, snapshot.updates)
             self._progress = (snapshot.step, snapshot.epoch, snapshot.updates)

@@ -55,7 +55,7 @@ class Summary:
         rule = "-" * 80
         rows = [f"{'layer':<38}{'outputs':>16}{'trained':>14}{'fixed':>12}", rule, f"{'inputs':<38}{_shape(self.features):>16}"]
         for index, layer in enumerate(self.layers):
-            name = shortened(f"{index} {layer.name}", 37)
+            name = shorten(f"{index} {layer.name}", 37)
             rows.append(f"{name:<38}{_shape(layer.outputs):>16}{layer.trained:>14,}{layer.fixed:>12,}")
         rows += [rule, f"{'all layers':<54}{self.trained:>14,}{self.fixed:>12,}"]
         rows.append(f"memory: {_bytes(self.model_bytes)} in {self.dtype}, {_bytes(self.training_bytes)} with {self.optimizer}")
@@ -85,7 +85,7 @@ def summarize(model: ModelState) -> Summary:
     return Summary(network.features, tuple(layers), network.dtype.name, name, model_bytes, training_bytes, work)
 
 
-def shortened(text: str, width: int) -> str:
+def shorten(text: str, width: int) -> str:
     """The text, or its beginning and an ellipsis."""
     return text if len(text) <= width else text[: width - 1] + "…"
 

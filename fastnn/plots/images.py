@@ -12,7 +12,7 @@ from fastnn import arrays
 from fastnn.configurations import as_count
 from fastnn.data import targets
 from fastnn.errors import InputError, nearest
-from fastnn.network.summary import shortened
+from fastnn.network.summary import shorten
 from fastnn.plots import look
 from fastnn.plots.models import network_of, require_classifier
 
@@ -47,7 +47,7 @@ def misclassified(model: Sequential, images: Any, y: Any, count: int = 15, *, ax
     wrong = np.flatnonzero(predicted != true)
     chosen = wrong[np.argsort(-shares[wrong, predicted[wrong]], kind="stable")][:count]
     classes = model.classes_
-    names = [shortened(str(name), LETTERS) for name in classes]
+    names = [shorten(str(name), LETTERS) for name in classes]
     parted = "\n> " if max(map(len, names)) > LETTERS // 2 else " > "
     titles = [names[true[i]] + parted + names[predicted[i]] for i in chosen]
     axes = _mosaic(shown[chosen], titles, ax, "gray_r")

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastnn import arrays
 from fastnn.errors import InputTypeError, PackageError
-from fastnn.network.summary import shortened
+from fastnn.network.summary import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,7 +124,7 @@ def explain(axes: Axes, title: str | None = None) -> None:
     if len(names) > NAMED:
         beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "ncols": math.ceil(len(names) / ROWS)}
         beside |= {"columnspacing": 0.8, "handletextpad": 0.2}
-    written = [shortened(name, LETTERS) for name in names]
+    written = [shorten(name, LETTERS) for name in names]
     axes.legend(
         drawn, written, fontsize="small", title=title, title_fontsize="small", framealpha=0.8, edgecolor="none", **beside
     )

@@ -11,7 +11,7 @@ from fastnn import arrays
 from fastnn.configurations import as_count
 from fastnn.data import targets
 from fastnn.errors import InputError, NotReadyError
-from fastnn.network.summary import shortened
+from fastnn.network.summary import shorten
 from fastnn.plots import look
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def confusion_matrix(y: Any, predictions: Any, *, classes: Any = None, ax: Axes 
         axes.text(column, row, str(table[row, column]), ha="center", va="center", color=shade, fontsize=size)
     if size < LEAST:
         axes.figure.colorbar(shades, ax=axes, label="share of the true class")
-    names = [shortened(str(name), look.LETTERS) for name in known]
+    names = [shorten(str(name), look.LETTERS) for name in known]
     letters = min(USUAL, max(LEAST, 0.9 * cell))
     shown = slice(None, None, math.ceil(letters / cell))
     upright = LETTER * letters * max(map(len, names)) > cell

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn.errors import InputError
-from fastnn.network.summary import shortened
+from fastnn.network.summary import shorten
 from fastnn.plots import look
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def search_results(results: Any, *, ax: Sequence[Axes] | None = None) -> list[Ax
         if column.dtype.kind not in "iuf":
             places = {text: place for place, text in enumerate(dict.fromkeys(str(column[index]) for index in seen))}
             column = np.array([places.get(str(entry), -1) for entry in column])
-            written = [shortened(text, look.LETTERS // 2) for text in places]
+            written = [shorten(text, look.LETTERS // 2) for text in places]
             axes.set_xticks(range(len(written)), written)
             if sum(map(len, written)) > look.LETTERS:
                 axes.tick_params("x", labelrotation=90, labelsize="small")

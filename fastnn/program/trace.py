@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from fastnn.arrays import kind, mixed
+from fastnn.arrays import describe_kinds, kind
 from fastnn.errors import InputError, InputTypeError, SymbolAttributeError, TracingError
 from fastnn.program.shapes import Dimension, Shape, broadcast_shapes, concrete, describe
 from fastnn_kernels.contract import COMPARISONS, KERNELS, Operand
@@ -379,7 +379,7 @@ def family(name: str, *arguments: Any) -> str:
             raise TracingError(
                 f"{name}: a Symbol and an array cannot be mixed; while a program is recorded, arrays come in as its inputs"
             )
-        raise InputTypeError(f"{name}: {mixed(kinds)} cannot be mixed; move one of them with fastnn.arrays.to_host")
+        raise InputTypeError(f"{name}: {describe_kinds(kinds)} cannot be mixed; move one of them with fastnn.arrays.to_host")
     return kinds.pop()
 
 

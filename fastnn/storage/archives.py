@@ -212,10 +212,10 @@ class _Scanner:
         space = _SPACE.match(self.text, self.at)
         assert space is not None  # it may be empty
         self.at = space.end() + 1
-        found = self.text[space.end() : self.at]
-        if not found or found not in symbols:
+        symbol = self.text[space.end() : self.at]
+        if not symbol or symbol not in symbols:
             raise ValueError(f"its header has no {' or '.join(symbols)} at character {space.end()}")
-        return found
+        return symbol
 
     def string(self) -> str:
         self.take('"')
@@ -300,17 +300,17 @@ def _parse(text: str) -> dict[str, Any]:
     for symbol, limit in SYMBOL_LIMITS.items():
         if text.count(symbol) > limit:
             raise ValueError(f"its manifest holds {symbol!r} more than {limit} times")
-    found = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite)
-    if not isinstance(found, dict):
+    manifest = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite)
+    if not isinstance(manifest, dict):
         raise ValueError("its manifest is no JSON object")
-    return found
+    return manifest
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
         raise ValueError("a key is there twice")
-    return found
+    return unique
 
 
 def _finite(text: str) -> float:

@@ -38,7 +38,7 @@ if hasattr(os, "register_at_fork"):
 class Folder:
     """A folder with the last `keep` states of a training, `step-000000123.safetensors`, and the best one.
 
-    Only files of these names are looked at, and no symbolic links. One `Folder` writes at a time: `locked` says until when.
+    Only files of these names are looked at, and no symbolic links. One `Folder` writes at a time: `lock` says until when.
     """
 
     def __init__(self, path: str | os.PathLike[str], keep: int = 2) -> None:
@@ -49,7 +49,7 @@ class Folder:
         self._locks = 0
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Keep everybody else from writing here; what killed writers have left is removed. May be nested.
 
         Raises FileError while another `Folder`, of this process or of another, holds the lock. It ends with its process.
@@ -61,7 +61,7 @@ class Folder:
             finally:
                 self._locks -= 1
             return
-        handle = self._lock()
+        handle = self._acquire_lock()
         _held.add(handle)
         self._locks = 1
         try:
@@ -75,7 +75,7 @@ class Folder:
                 fcntl.flock(handle, fcntl.LOCK_UN)  # at once, also where a child has not closed its copy yet
                 os.close(handle)
 
-    def _lock(self) -> int:
+    def _acquire_lock(self) -> int:
         if fcntl is None:
             raise FileError(f"{self.path} cannot be locked: this system has no flock")
         try:
@@ -109,8 +109,8 @@ class Folder:
 
     def _generations(self) -> list[tuple[int, Path]]:
         """Steps and files, the newest first."""
-        found = ((int(name[len("step-") : name.index(".")]), path) for name, path in self._regular(_GENERATION).items())
-        return sorted(found, reverse=True)
+        generations = ((int(name[len("step-") : name.index(".")]), path) for name, path in self._regular(_GENERATION).items())
+        return sorted(generations, reverse=True)
 
     def newest_step(self) -> int | None:
         """The step of the newest generation, whole or not; None where there is none."""
@@ -126,11 +126,11 @@ class Folder:
     def write(self, model: ModelState, run: Run | None = None) -> Path:
         """Write the model with its optimizer and `run` as a new generation; then remove those before the newest `keep`.
 
-        Files of later steps, which another training may have left, stay as they are. Raises what `save` and `locked` raise.
+        Files of later steps, which another training may have left, stay as they are. Raises what `save` and `lock` raise.
         """
         step = model.counters.step
         path = self.path / f"step-{step:09d}.safetensors"
-        with self.locked():
+        with self.lock():
             self._save(model, path, run)
             for _, old in [(number, old) for number, old in self._generations() if number <= step][self.keep :]:
                 self._remove(old)
@@ -138,7 +138,7 @@ class Folder:
 
     def write_best(self, model: ModelState, run: Run | None = None) -> Path:
         """Write the same as `best.safetensors`, instead of the one before."""
-        with self.locked():
+        with self.lock():
             self._save(model, self.best, run)
         return self.best
 
@@ -150,8 +150,8 @@ class Folder:
 
     def latest(self) -> Path | None:
         """The newest generation that is whole; see `read_latest`."""
-        found = self.read_latest()
-        return None if found is None else found.path
+        stored = self.read_latest()
+        return None if stored is None else stored.path
 
     def read_latest(self) -> Stored | None:
         """The content of the newest generation that is whole, with one warning if newer ones are damaged; None where there is
@@ -162,13 +162,13 @@ class Folder:
         damaged: list[str] = []
         for _, path in self._generations():
             try:
-                found = Stored.read(path)
+                stored = Stored.read(path)
             except FileError as error:
                 damaged.append(str(error))
                 continue
             if damaged:
                 warn(f"{path} is used: {'; '.join(damaged)}")
-            return found
+            return stored
         if damaged:
             raise FormatError(f"{self.path} holds no whole file: {'; '.join(damaged)}")
         return None

@@ -121,7 +121,7 @@ def save(model: ModelState, path: archives.File, optimizer: bool = False, run: R
         "features": list(model.network.features),
         "feature_names": model.feature_names,
         "target_names": model.target_names,
-        "layers": _described(model.layers),
+        "layers": _layer_configs(model.layers),
         "task": None if model.task is None else model.task.to_config(),
         "trained": None if model.trained is None else asdict(model.trained),
         "counters": asdict(model.counters),
@@ -137,7 +137,7 @@ def save(model: ModelState, path: archives.File, optimizer: bool = False, run: R
     archives.write(path, manifest, tensors)
 
 
-def _described(layers: Sequence[Layer]) -> list[dict[str, Any]]:
+def _layer_configs(layers: Sequence[Layer]) -> list[dict[str, Any]]:
     frozen = {"trainable": False}
     return [{"layer": type(layer).__name__, **layer.config(), **({} if layer.trainable else frozen)} for layer in layers]
 
@@ -171,15 +171,15 @@ class Stored:
 
     @classmethod
     def read(cls, file: archives.File) -> Stored:
-        found, tensors = archives.read(file)
+        raw_manifest, tensors = archives.read(file)
         path = archives.path_of(file)
-        version, library = found.get("format"), str(found.get("fastnn"))
+        version, library = raw_manifest.get("format"), str(raw_manifest.get("fastnn"))
         if version != FORMAT_VERSION:
             newer = isinstance(version, int) and version > FORMAT_VERSION
             cure = f"; it was written by fastnn {library}: pip install 'fastnn-xp>={library}'" if newer else ""
             archives.refuse(path, f"has format {version!r}; this version of fastnn reads format {FORMAT_VERSION}{cure}")
         try:
-            manifest = msgspec.convert(found, _Manifest)
+            manifest = msgspec.convert(raw_manifest, _Manifest)
             task = None if manifest.task is None else Task.from_config(manifest.task)
             kept = manifest.optimizer
             optimizer = None if kept is None or kept.config is None else Optimizer.from_config(kept.config)
@@ -207,9 +207,9 @@ class Stored:
                 archives.refuse(self.path, f"has {name} of {values.dtype} in a model of {self.manifest.dtype}")
             if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
                 archives.refuse(self.path, f"has NaN or infinity in {name}")
-        names_given = self.manifest.feature_names
-        if names_given is not None and self.manifest.features != [len(names_given)]:
-            archives.refuse(self.path, f"has {len(names_given)} names of features for inputs of {self.manifest.features}")
+        feature_names = self.manifest.feature_names
+        if feature_names is not None and self.manifest.features != [len(feature_names)]:
+            archives.refuse(self.path, f"has {len(feature_names)} names of features for inputs of {self.manifest.features}")
 
     def make(self, classes: Mapping[str, type[Layer]], model_class: type[ModelState]) -> Any:
         """A model of this architecture. Nothing is allocated before the layers ask for just the arrays of the file."""
@@ -227,7 +227,7 @@ class Stored:
             layers.append((classes[name], options, trainable))
         try:
             model = model_class(
-                [made(**options).bound({"trainable": trainable}) for made, options, trainable in layers],
+                [layer_class(**options).bound({"trainable": trainable}) for layer_class, options, trainable in layers],
                 seed=manifest.seed,
                 dtype=manifest.dtype,
                 input_scale=manifest.input_scale,
@@ -264,7 +264,7 @@ class Stored:
             "dtype": model.dtype.name,
             "input_scale": str(model.input_scale),
             "features": str(features),
-            **{f"layer {index}": _line(config) for index, config in enumerate(_described(model.layers))},
+            **{f"layer {index}": _line(config) for index, config in enumerate(_layer_configs(model.layers))},
             **{name: str(shape) for name, shape in shapes.items()},
         }
         differing = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]

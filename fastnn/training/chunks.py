@@ -49,23 +49,23 @@ class Chunks:
     def play(self, rows: int, done: int, count: int, position: int) -> Generator[Any]:
         """Play mini-batches `done` to `count` of `rows` rows each, whose first one begins at `position` of the order."""
         while done < count:
-            here = position + done * rows
+            start = position + done * rows
             length = min(self.length or self.steps.instance(rows).first_chunk(CHUNK_SECONDS), count - done, LOG_ROWS)
             length = min(length, self.steps.until_call() or length)
-            length = min(length, self.steps.feed.most(here, rows) or length)
-            made = attempt(self.steps, rows, length, here)
-            if made.nonfinite:
-                replay(self.steps, made.before, rows, length, here)
+            length = min(length, self.steps.feed.most(start, rows) or length)
+            outcome = attempt(self.steps, rows, length, start)
+            if outcome.nonfinite:
+                replay(self.steps, outcome.before, rows, length, start)
             else:
-                self.steps.count(made.log, rows)
-            self._follow(made, length)
+                self.steps.count(outcome.log, rows)
+            self._follow(outcome, length)
             done += length
-            yield made.log
+            yield outcome.log
 
-    def _follow(self, made: Attempt, length: int) -> None:
+    def _follow(self, outcome: Attempt, length: int) -> None:
         """Choose how long the next chunk is."""
-        aim = max(CHUNK_SECONDS, SNAPSHOT_SHARE * made.copying)
-        self.length = int(min(LOG_ROWS, max(1, min(8 * length, aim * length / max(made.playing, 1e-7)))))
+        aim = max(CHUNK_SECONDS, SNAPSHOT_SHARE * outcome.copying)
+        self.length = int(min(LOG_ROWS, max(1, min(8 * length, aim * length / max(outcome.playing, 1e-7)))))
 
 
 def write_tables(engine: Engine, storage: Mapping[str, Any], feed: Feed, position: int, step: int, scalars: np.ndarray) -> None:
@@ -80,6 +80,6 @@ def learning_rates(schedule: Schedule, count: int, step: int, epoch: int, steps_
     return schedule.rates(numbers, steps_per_epoch, epochs * steps_per_epoch)
 
 
-def accumulated(total: Any, values: np.ndarray) -> Any:
+def accumulate(total: Any, values: np.ndarray) -> Any:
     """total + values[0] + values[1] + ..., one after the other: the same bits wherever chunks end."""
     return np.add.accumulate(np.concatenate((np.asarray(total)[np.newaxis], values)))[-1]

@@ -42,7 +42,7 @@ class Steps(Protocol):
     def count(self, log: Any, rows: int) -> None:
         """The steps of `rows` rows each that wrote this down are whole."""
 
-    def drop(self, made: Attempt, position: int) -> Any:
+    def drop(self, outcome: Attempt, position: int) -> Any:
         """Bring the models that this one step at `position` made NaN or infinite to where they were before it.
 
         Returns the log of the remaining models; raises DivergenceError if none remain.
@@ -84,9 +84,9 @@ def replay(steps: Steps, before: Any, rows: int, count: int, position: int) -> N
     """Make the steps of a chunk again from `before` on, one at a time, so that each model is left at its last finite one."""
     steps.restore(before)
     for index in range(count):
-        here = position + index * rows
-        made = attempt(steps, rows, 1, here)
-        log = steps.drop(made, here) if made.nonfinite else made.log
+        start = position + index * rows
+        outcome = attempt(steps, rows, 1, start)
+        log = steps.drop(outcome, start) if outcome.nonfinite else outcome.log
         steps.count(log, rows)
 
 

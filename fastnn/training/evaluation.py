@@ -51,11 +51,11 @@ def evaluate(
     metrics: Sequence[Metric] = (),
 ) -> dict[str, float]:
     """Loss, accuracy or r2 and mae, and `metrics`; `fed`: the examples on the engine, if they are there already."""
-    found = loss_and_accuracy(model, examples, loss, threads, engine, fed)
-    return found | measured(model, examples, loss, threads, engine, metrics)
+    values = loss_and_accuracy(model, examples, loss, threads, engine, fed)
+    return values | evaluate_metrics(model, examples, loss, threads, engine, metrics)
 
 
-def measured(
+def evaluate_metrics(
     model: ModelState,
     examples: PreparedData,
     loss: Loss,
@@ -79,8 +79,8 @@ def loss_and_accuracy(
     A loss that is one number for a mini-batch is that of all examples as one, not a mean over blocks.
     """
     if fed is None:
-        with contextlib.closing(feed(engine, examples, min(len(examples.X), engine.block_rows))) as own:
-            return loss_and_accuracy(model, examples, loss, threads, engine, own)
+        with contextlib.closing(feed(engine, examples, min(len(examples.X), engine.block_rows))) as new_feed:
+            return loss_and_accuracy(model, examples, loss, threads, engine, new_feed)
     network = as_loss_network(model.network, loss)
     recipe = Evaluation(loss, examples.layout, Decision.of(examples.kind, loss.link))
     state = model.state.on(engine)
@@ -100,7 +100,7 @@ def loss_and_accuracy(
             instance.bind(parameters=state["parameters"], statistics=state["statistics"])
             yield instance
 
-    for rows, table in played(engine, fed, len(examples.X), instance_of):
+    for rows, table in play_blocks(engine, fed, len(examples.X), instance_of):
         column = table[:, LOG_COLUMNS["weight"]]
         weight = column if examples.weights is not None else np.full(len(table), rows, np.float64)
         total += float(weight.sum())
@@ -115,7 +115,7 @@ def loss_and_accuracy(
     return result
 
 
-def played(
+def play_blocks(
     engine: engines.Engine, fed: Feed, n: int, instance_of: Callable[[int], AbstractContextManager[engines.Instance]]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Play all n examples in blocks; yields how many rows the blocks of a chunk have, and what they wrote down, float64.
@@ -142,8 +142,8 @@ def _outputs(model: ModelState, examples: PreparedData, loss: Loss, threads: int
     outputs = outputs_on(model, as_loss_network(model.network, loss), examples.X, threads, engine)
     if not isinstance(outputs, np.ndarray):
         (outputs,) = engine.read(outputs)
-    found: np.ndarray = outputs
-    return found
+    array: np.ndarray = outputs
+    return array
 
 
 def _measure(model: ModelState, metric: Metric, examples: PreparedData, loss: Loss, outputs: np.ndarray) -> float:
@@ -156,5 +156,5 @@ def _measure(model: ModelState, metric: Metric, examples: PreparedData, loss: Lo
         return compute(metric, examples.labels(task), shares, examples.weights, task.classes)
     if examples.kind == "values":
         return compute(metric, examples.y, shares, examples.weights)
-    found = answers(outputs, examples.kind, loss.link)
-    return compute(metric, examples.labels(task), targets.decode(task, found), examples.weights, task.classes)
+    predictions = answers(outputs, examples.kind, loss.link)
+    return compute(metric, examples.labels(task), targets.decode(task, predictions), examples.weights, task.classes)

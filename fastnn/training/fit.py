@@ -31,7 +31,7 @@ def fit(model: ModelState, X: Any, y: Any, settings: FitOptions) -> History:
 
     An error before the first step leaves the model as it was; a later one leaves it at its last whole step.
     """
-    with model.reserved(), model.watched():
+    with model.reserve(), model.guard_device():
         return Trainer(model, X, y, settings).train()
 
 
@@ -54,7 +54,7 @@ def evaluate(
     """Loss and metrics of data; see `Sequential.evaluate`."""
     chosen, wanted = _known_loss(model, loss), as_metrics(metrics)
     trained = model.task is not None and model.task.loss == chosen.name
-    with model.watched():
+    with model.guard_device():
         examples = prepare(model.expected, X, y, chosen, sample_weight, None, known=model.task if trained else None, part=True)
         check_measures(model.network, examples, chosen, wanted)
         return evaluate_examples(model, examples, chosen, threads, engine_for(model, examples.X), metrics=wanted)
@@ -94,14 +94,14 @@ def step_program(
     program = recipe.build(network)
     engine.tune(program, batch_size)
     instance = engine.instantiate(program, batch_size, threads)
-    given = {
+    arrays = {
         "X": np.zeros((batch_size, *network.features), model.dtype), "y": y, "order": np.tile(np.arange(batch_size), STEPS),
         **model.snapshot().on_host().of_network,
         **{name: np.zeros(network.size, model.dtype) for name in settings.slots},
     }  # fmt: skip
     storage = step_storage(network, engine)
     engine.write(storage["penalties"], penalties)
-    instance.bind(**{name: engine.to_device(array) for name, array in given.items()}, **storage)
+    instance.bind(**{name: engine.to_device(array) for name, array in arrays.items()}, **storage)
     return Explanation(instance, f"training step of {model!r}, {chosen.name}, {settings!r}, mini-batch {batch_size}")
 
 

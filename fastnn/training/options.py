@@ -76,7 +76,7 @@ def as_optimizer(optimizer: str | Optimizer | None) -> Optimizer:
     return optimizer
 
 
-def checked_callbacks(callbacks: Any) -> list[Callback]:
+def as_callbacks(callbacks: Any) -> list[Callback]:
     if isinstance(callbacks, Callback) or not isinstance(callbacks, Sequence):
         raise InputTypeError(f"callbacks: expected a list of fastnn.callbacks.Callback objects, got {type(callbacks).__name__}")
     for callback in callbacks:

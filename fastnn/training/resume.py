@@ -74,9 +74,9 @@ class Earlier:
     callbacks: Sequence[Mapping[str, Any]]
 
 
-def read(run: Resumable, given: Any) -> Earlier | None:
-    """Where `given` (the `resume` of `Sequential.fit`) says to continue from; None to begin afresh. Nothing is changed."""
-    stored = _checkpoint(run, given)
+def read(run: Resumable, source: Any) -> Earlier | None:
+    """Where `source` (the `resume` of `Sequential.fit`) says to continue from; None to begin afresh. Nothing is changed."""
+    stored = _checkpoint(run, source)
     if stored is None:
         return None
     path = stored.path
@@ -84,7 +84,7 @@ def read(run: Resumable, given: Any) -> Earlier | None:
     values = stored.manifest.run
     if not values:
         raise InputError(f"resume: {path} holds a model, but not how far its training was; Checkpoint writes such files")
-    with _understood(path):
+    with _format_errors(path):
         _compare(run, path, values["settings"])
         _compare_length(run, int(values["step"]), values.get("epochs"))
         step, epoch, in_epoch, seen = (int(values[name]) for name in ("step", "epoch", "in_epoch", "seen"))
@@ -96,7 +96,7 @@ def read(run: Resumable, given: Any) -> Earlier | None:
 
 def take_over(run: Resumable, earlier: Earlier) -> None:
     """Continue from there: the model, the counts and the callbacks are as they were."""
-    with _understood(earlier.stored.path):
+    with _format_errors(earlier.stored.path):
         _restore(run.callbacks, earlier.callbacks, earlier.stored.arrays)
     earlier.stored.put_into(run.model)
     run.step, run.epoch, run.in_epoch, run.seen = earlier.step, earlier.epoch, earlier.in_epoch, earlier.seen
@@ -105,7 +105,7 @@ def take_over(run: Resumable, earlier: Earlier) -> None:
 
 
 @contextlib.contextmanager
-def _understood(path: Path) -> Iterator[None]:
+def _format_errors(path: Path) -> Iterator[None]:
     """Turn missing or malformed fields of the file into FormatError."""
     try:
         yield
@@ -135,18 +135,18 @@ def checkpoint_state(run: Resumable) -> tuple[dict[str, Any], dict[str, np.ndarr
     return plain, kept
 
 
-def _checkpoint(run: Resumable, given: Any) -> Stored | None:
+def _checkpoint(run: Resumable, source: Any) -> Stored | None:
     """What to continue from; None to begin afresh."""
-    if given is None or given is False:
+    if source is None or source is False:
         return None
-    if given is True:
+    if source is True:
         folders = [callback.folder for callback in run.callbacks if isinstance(callback, Checkpoint)]
         if not folders:
             raise InputError("resume=True continues from the folder of a Checkpoint among the callbacks, and there is none")
         return folders[0].read_latest()
-    if not isinstance(given, str | os.PathLike):
-        raise InputTypeError(f"resume: expected a path, True or None, got {type(given).__name__}")
-    path = Path(given)
+    if not isinstance(source, str | os.PathLike):
+        raise InputTypeError(f"resume: expected a path, True or None, got {type(source).__name__}")
+    path = Path(source)
     if not path.exists():
         raise FileError(f"resume: there is neither a checkpoint nor a folder of checkpoints at {path}")
     from fastnn.storage.folder import Folder
@@ -160,20 +160,20 @@ def _checkpoint(run: Resumable, given: Any) -> Stored | None:
     return latest
 
 
-def _compare(run: Resumable, path: Path, found: Mapping[str, Any]) -> None:
+def _compare(run: Resumable, path: Path, settings: Mapping[str, Any]) -> None:
     """Raise InputError where the run of a checkpoint computes something else; warn where its settings are others."""
-    for name, here in _identity(run).items():
-        if name == "data" and found.get(name) != here:
+    for name, current in _identity(run).items():
+        if name == "data" and settings.get(name) != current:
             raise InputError(f"resume: {path} is of a run with other data; continue with those that it began with")
-        if found.get(name) != here:
+        if settings.get(name) != current:
             raise InputError(
                 f"resume: {path} is of a run with other {name.replace('_', ' ')}: "
-                f"it has {found.get(name)!r}, this call {here!r}"
+                f"it has {settings.get(name)!r}, this call {current!r}"
             )
-    own, before = _flat(_changeable(run)), _flat(found)
+    now, before = _flat(_changeable(run)), _flat(settings)
     changed = [
         f"other {name.replace('_', ' ')}" if name == "validation_data" else f"{name} {value!r} (it was {before.get(name)!r})"
-        for name, value in own.items()
+        for name, value in now.items()
         if before.get(name) != value
     ]
     if changed:
@@ -202,8 +202,8 @@ def _restore(callbacks: Sequence[Callback], states: Sequence[Mapping[str, Any]],
             left.remove(match)
             index, state = match
             prefix = f"callbacks.{index}."
-            own = {name.removeprefix(prefix): array for name, array in kept.items() if name.startswith(prefix)}
-            callback.restore({**{k: v for k, v in state.items() if k != "type"}, **own})
+            arrays = {name.removeprefix(prefix): array for name, array in kept.items() if name.startswith(prefix)}
+            callback.restore({**{k: v for k, v in state.items() if k != "type"}, **arrays})
 
 
 def _identity(run: Resumable) -> dict[str, Any]:
@@ -238,8 +238,8 @@ def _changeable(run: Resumable) -> dict[str, Any]:
 def _training_of_layers(run: Resumable) -> list[list[Any]]:
     """The parameters that are not trained as `fit` says: name, L2, L1, factor of the learning rate."""
     usual = [None, None, 1.0]
-    given = [(p.name, p.declaration) for p in run.network.parameters]
-    treated = [[name, d.l2, d.l1, d.learning_rate_factor] for name, d in given if isinstance(d, Parameter)]
+    declarations = [(p.name, p.declaration) for p in run.network.parameters]
+    treated = [[name, d.l2, d.l1, d.learning_rate_factor] for name, d in declarations if isinstance(d, Parameter)]
     return [row for row in treated if row[1:] != usual]
 
 
@@ -267,12 +267,12 @@ def _digest(examples: PreparedData) -> str:
     rows = np.unique(np.linspace(0, n - 1, min(n, LOOKED_AT)).astype(np.int64))
     kinds = [(name, a.shape, str(a.dtype)) for name, a in examples.arrays().items()]
     labels = None if examples.classes is None else examples.classes.tolist()
-    found = hashlib.sha256(repr((kinds, labels)).encode())
+    digest = hashlib.sha256(repr((kinds, labels)).encode())
     for array in examples.arrays().values():
         if isinstance(array, np.ndarray):
-            found.update(np.ascontiguousarray(array[rows]).tobytes())
+            digest.update(np.ascontiguousarray(array[rows]).tobytes())
         elif isinstance(array, RowSource):
             block = np.empty((len(rows), *array.shape[1:]), array.dtype)
             array.take(rows, block)
-            found.update(block.tobytes())
-    return found.hexdigest()[:32]
+            digest.update(block.tobytes())
+    return digest.hexdigest()[:32]

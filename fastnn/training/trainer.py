@@ -33,12 +33,12 @@ from fastnn.program.plan import plan
 from fastnn.program.trace import Program
 from fastnn.schedules import Constant, Schedule, Warmup, as_schedule
 from fastnn.training import resume
-from fastnn.training.chunks import Chunks, accumulated, learning_rates, write_tables
+from fastnn.training.chunks import Chunks, accumulate, learning_rates, write_tables
 from fastnn.training.divergence import Attempt, first_nonfinite
-from fastnn.training.evaluation import check_measures, loss_and_accuracy, measured, measures
+from fastnn.training.evaluation import check_measures, evaluate_metrics, loss_and_accuracy, measures
 from fastnn.training.history import History
 from fastnn.training.interrupts import Interrupts
-from fastnn.training.options import ALL, AUTO, FitOptions, as_optimizer, check_options, checked_callbacks
+from fastnn.training.options import ALL, AUTO, FitOptions, as_callbacks, as_optimizer, check_options
 
 BACKUP_SECONDS = 2.0
 """How often the host fetches the model from a GPU, which may be lost."""
@@ -56,8 +56,8 @@ class Trainer:
         self.part = settings.part
         self.loss, self.optimizer = as_loss(settings.loss), as_optimizer(settings.optimizer)
         self.metrics = as_metrics(settings.metrics, settings.validation_data is not None)
-        given = [*checked_callbacks(settings.callbacks), *([Progress()] if settings.verbose else [])]
-        self.callbacks = sorted(given, key=lambda callback: isinstance(callback, Checkpoint))
+        callbacks = [*as_callbacks(settings.callbacks), *([Progress()] if settings.verbose else [])]
+        self.callbacks = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
         """As given, but checkpoints last: they write down what the others know."""
         self.layout: Layout
         self.expected: Expected
@@ -214,12 +214,14 @@ class Trainer:
     @property
     def columns(self) -> list[str]:
         """What each epoch puts into the history, but for what callbacks add."""
-        own = [
+        columns = [
             "loss",
             *(["accuracy"] if self.decision is not None else []),
             *(["penalty"] if self.penalized else []),
         ]
-        return own if self.validation is None else [*own, *(f"val_{name}" for name in measures(self.decision, self.metrics))]
+        if self.validation is not None:
+            columns += [f"val_{name}" for name in measures(self.decision, self.metrics)]
+        return columns
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -343,13 +345,13 @@ class Trainer:
         for callback in begun:
             try:
                 callback.end(self, error)
-            except BaseException as own:
+            except BaseException as callback_error:
                 if error is None and failed is None:
-                    failed = own
-                elif isinstance(own, Exception):
-                    warn(f"{type(callback).__name__}.end failed too: {own}", RuntimeWarning)
+                    failed = callback_error
+                elif isinstance(callback_error, Exception):
+                    warn(f"{type(callback).__name__}.end failed too: {callback_error}", RuntimeWarning)
                 else:
-                    failed = own
+                    failed = callback_error
         if failed is not None:
             raise failed
 
@@ -360,7 +362,7 @@ class Trainer:
         self.sums, self.seen, self.in_epoch = dict.fromkeys(self.sums, 0.0), 0, 0
         self.epoch += 1
         self.model.counters.epoch += 1
-        self.model.state.changed(self.engine)
+        self.model.state.mark_changed(self.engine)
         self._pad_history((*values, *self._columns_before), self.epoch - 1)
         for name, value in values.items():
             self.history[name].append(value)
@@ -416,16 +418,16 @@ class Trainer:
         if self.penalized:
             values["penalty"] = sums["penalty"] / seen if seen else 0.0
         if self.validation is not None:
-            given = self.model, self.validation, self.loss, self.threads, self.engine
-            found = loss_and_accuracy(*given, self.validation_feed)
-            if not math.isfinite(found["loss"]):
+            arguments = self.model, self.validation, self.loss, self.threads, self.engine
+            val_values = loss_and_accuracy(*arguments, self.validation_feed)
+            if not math.isfinite(val_values["loss"]):
                 raise DivergenceError(
                     f"training diverged in epoch {self.epoch + 1}: after step {self.model.counters.step} the loss of the "
                     "validation data is NaN or infinite. The model is at that step. Lower the learning rate or clip the "
                     "gradient (clip_norm=1.0)"
                 )
-            found |= measured(*given, self.metrics)
-            values |= {f"val_{name}": value for name, value in found.items()}
+            val_values |= evaluate_metrics(*arguments, self.metrics)
+            values |= {f"val_{name}": value for name, value in val_values.items()}
         return values
 
     def _epoch_of_batches(self, batches: Batches) -> Generator[np.ndarray]:
@@ -449,9 +451,9 @@ class Trainer:
 
     def instance(self, rows: int) -> engines.Instance:
         """The step for `rows` rows of what is fed, with data, storage and the model's arrays bound to it."""
-        made = self._instance(rows, self.fed)
-        made.bind(**self.feed.bindings(), **self.model.state.on(self.engine))  # callbacks may have set the weights
-        return made
+        instance = self._instance(rows, self.fed)
+        instance.bind(**self.feed.bindings(), **self.model.state.on(self.engine))  # callbacks may have set the weights
+        return instance
 
     def snapshot(self) -> Snapshot:
         """A copy of everything that a step changes."""
@@ -461,7 +463,7 @@ class Trainer:
         """Put a snapshot back where this run works."""
         self.model.restore(snapshot)
         self.model.state.on(self.engine)
-        self.model.state.changed(self.engine)
+        self.model.state.mark_changed(self.engine)
 
     def prepare(self, count: int, position: int) -> None:
         """Write what the next `count` steps read, which belong to this epoch."""
@@ -490,8 +492,8 @@ class Trainer:
         weight = log[:, LOG_COLUMNS["weight"]] if self.fed.weights is not None else examples
         for name in ("loss", "accuracy", "penalty"):
             share = examples if name == "penalty" else weight
-            self.sums[name] = float(accumulated(self.sums[name], log[:, LOG_COLUMNS[name]] * share))
-        self.sums["weight"] = float(accumulated(self.sums["weight"], weight))
+            self.sums[name] = float(accumulate(self.sums[name], log[:, LOG_COLUMNS[name]] * share))
+        self.sums["weight"] = float(accumulate(self.sums["weight"], weight))
         self.seen += rows * steps
         self.in_epoch += steps
         self.step += steps
@@ -501,12 +503,12 @@ class Trainer:
             self.model.state.read()
             self._looked = now
 
-    def drop(self, made: Attempt, position: int) -> Any:
+    def drop(self, outcome: Attempt, position: int) -> Any:
         """Go back to before this step, and raise DivergenceError with the name of the tensor that it spoils."""
-        self.restore(made.before)
+        self.restore(outcome.before)
         self.prepare(1, position)
-        name = first_nonfinite(made.instance)
-        self.restore(made.before)
+        name = first_nonfinite(outcome.instance)
+        self.restore(outcome.before)
         rate = float(self.engine.read(self.storage["scalars"])[0][0, 0])
         raise DivergenceError(
             f"training diverged in epoch {self.epoch + 1}, step {self.model.counters.step + 1}: {name} became NaN or infinite. "
@@ -520,11 +522,11 @@ class Trainer:
             raise InputError(
                 "the schedule counts steps, and the iterable does not tell how many there are: give steps_per_epoch"
             )
-        made = self.model.counters.step - self._first_step
+        step = self.model.counters.step - self._first_step
         if self.part:  # the training goes on from call to call
             kept = self.model.state.optimizer
-            made = 0 if kept is None else kept.updates
-        return learning_rates(self.schedule, count, made, epoch, max(1, self.steps_per_epoch), self.epochs)
+            step = 0 if kept is None else kept.updates
+        return learning_rates(self.schedule, count, step, epoch, max(1, self.steps_per_epoch), self.epochs)
 
     # --- the program and its storage --------------------------------------------------------------------------------
 

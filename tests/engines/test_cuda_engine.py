@@ -546,7 +546,7 @@ class Journeys(RuleBasedStateMachine):
         step, epoch, updates = self.progress
         if self.optimizer is None:
             self.state.counters.epoch += 1
-            self.state.changed(engine)
+            self.state.mark_changed(engine)
             self.progress = (step, epoch + 1, updates)
         else:
             self.state.advance(engine, 2)

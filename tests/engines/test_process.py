@@ -275,7 +275,7 @@ def test_eight_threads_predict_at_once() -> None:
 
 def test_a_model_is_trained_by_one_caller_at_a_time() -> None:
     model, X, y = small_model()
-    with model.reserved(), pytest.raises(fastnn.FastnnError, match="another call of fit"):
+    with model.reserve(), pytest.raises(fastnn.FastnnError, match="another call of fit"):
         model.fit(X, y, verbose=0)
     model.fit(X, y, epochs=1, verbose=0)
 

@@ -377,7 +377,7 @@ def test_only_files_of_these_names_are_looked_at(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert folder.latest() == path
-        with folder.locked():
+        with folder.lock():
             assert names(folder.path) == before
     folder.write_best(with_state(4))
     assert not folder.best.is_symlink()
@@ -393,23 +393,23 @@ def test_leftovers_go_when_the_lock_is_taken(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     for name in (".step-000000001.safetensors.0123456789abcdef", ".best.safetensors.fedcba9876543210"):
         (tmp_path / name).write_bytes(b"half")
-    with folder.locked(), folder.locked():
+    with folder.lock(), folder.lock():
         assert names(tmp_path) == ["lock"]
         assert (tmp_path / "lock").read_text() == str(os.getpid())
 
 
 def test_one_folder_writes_at_a_time(tmp_path: Path) -> None:
     first, second = Folder(tmp_path), Folder(tmp_path)
-    with first.locked():
+    with first.lock():
         first.write(with_state(1))
-        with first.locked():
+        with first.lock():
             pass
-        for use in (lambda: second.write(with_state(2)), lambda: second.write_best(with_state(2)), second.locked().__enter__):
+        for use in (lambda: second.write(with_state(2)), lambda: second.write_best(with_state(2)), second.lock().__enter__):
             with pytest.raises(FileError, match=f"is being written by process {os.getpid()}"):
                 use()
         assert second.latest() == tmp_path / "step-000000001.safetensors"
     second.write(with_state(2))
-    with pytest.raises(ZeroDivisionError), first.locked():
+    with pytest.raises(ZeroDivisionError), first.lock():
         raise ZeroDivisionError
     second.write(with_state(3))
 
@@ -417,7 +417,7 @@ def test_one_folder_writes_at_a_time(tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from fastnn.checkpoints import Folder
-with Folder(sys.argv[1]).locked():
+with Folder(sys.argv[1]).lock():
     print("held", flush=True)
     time.sleep(60)
 """
@@ -445,7 +445,7 @@ def test_a_forked_child_does_not_hold_on_to_the_lock(killed: bool, tmp_path: Pat
     parent = os.fork()
     if not parent:
         try:
-            with Folder(tmp_path).locked():
+            with Folder(tmp_path).lock():
                 child = os.fork()
                 if not child:
                     os.write(cry, b"c")
@@ -459,7 +459,7 @@ def test_a_forked_child_does_not_hold_on_to_the_lock(killed: bool, tmp_path: Pat
             os._exit(0)
     os.waitpid(parent, 0)
     try:
-        with Folder(tmp_path).locked():
+        with Folder(tmp_path).lock():
             pass
     finally:
         for handle in (wait, end, born, cry):
@@ -472,7 +472,7 @@ def writes_until_killed(path: Path) -> None:
         folder, model = Folder(path, keep=2), with_state(0)
         latest = folder.latest()
         step = 0 if latest is None else int(latest.stem[5:])
-        with folder.locked():
+        with folder.lock():
             while True:
                 step += 1
                 model.counters.step = step
@@ -514,7 +514,7 @@ def test_killed_writers_leave_whole_files(tmp_path: Path) -> None:
             best = read_run(folder.best)
             assert best.values == {"step": best.model.counters.step}
             assert 0 < best.model.counters.step <= step
-        with folder.locked():
+        with folder.lock():
             assert not list(path.glob(".*"))
     assert step > 0
 

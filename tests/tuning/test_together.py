@@ -523,7 +523,7 @@ def test_what_is_refused_changes_nothing(method: str) -> None:
         train_together(models, np.where(X > 2, np.nan, X), YES, **fine)
     with pytest.raises(InputError, match=r"inputs of shape \(2,\), not \(3,\)"):
         train_together(models, np.hstack([X, X[:, :1]]), YES, **fine)
-    with models[2].reserved(), pytest.raises(NotReadyError, match="being trained already"):
+    with models[2].reserve(), pytest.raises(NotReadyError, match="being trained already"):
         train_together(models, X, YES, **fine)
     with pytest.raises(InputError, match="nothing is left to train"):
         train_together([*models[:3], small(3).freeze()], X, YES, **fine)

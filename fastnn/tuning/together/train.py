@@ -124,7 +124,7 @@ def train_together(
             histories = _on_threads(members, X, y, settings, common, visit)
     except BaseException:
         for before in known:
-            with contextlib.suppress(NotReadyError), before.model.reserved():  # another call of fit may have it now
+            with contextlib.suppress(NotReadyError), before.model.reserve():  # another call of fit may have it now
                 before.put_back()
         raise
     return [member.model for member in members], histories
@@ -228,7 +228,7 @@ def _on_threads(
         with contextlib.ExitStack() as open_:
             runs: list[Trainer] = []
             for member in some:
-                open_.enter_context(member.model.reserved(RESERVED))
+                open_.enter_context(member.model.reserve(RESERVED))
                 runs.append(Trainer(member.model, X, y, settings_of(member), runs[0] if runs else None))
             trained = Interleaved(runs, going_on)
             trained.train()

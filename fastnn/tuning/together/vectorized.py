@@ -23,9 +23,9 @@ from fastnn.network.programs import LOG_ROWS, Decision, Update, VectorizedStep
 from fastnn.network.state import Trained
 from fastnn.optimizers import Optimizer
 from fastnn.schedules import as_schedule
-from fastnn.training.chunks import Chunks, accumulated, learning_rates, write_tables
+from fastnn.training.chunks import Chunks, accumulate, learning_rates, write_tables
 from fastnn.training.divergence import Attempt
-from fastnn.training.evaluation import check_measures, measured, played
+from fastnn.training.evaluation import check_measures, evaluate_metrics, play_blocks
 from fastnn.training.options import ALL, FitOptions
 from fastnn.tuning.together.members import RESERVED, Member, MemberHistory
 from fastnn_kernels.contract import SCALARS
@@ -46,7 +46,7 @@ def train_vectorized(
     engine, reason = engines.choose(settings.device)
     with contextlib.ExitStack() as open_:
         for member in members:
-            open_.enter_context(member.model.reserved(RESERVED))
+            open_.enter_context(member.model.reserve(RESERVED))
         examples = prepare(model.expected, X, y, loss, None, None)
         validation = None
         if settings.validation_data is not None:
@@ -163,7 +163,7 @@ class _Vectorized:
         for g in self._going():
             model = self.members[g].model
             model.state.host()["parameters"][...] = parameters[g]
-            values = measured(model, self.validation, self.loss, self.settings.threads, self.engine, self.metrics)
+            values = evaluate_metrics(model, self.validation, self.loss, self.settings.threads, self.engine, self.metrics)
             for name, value in values.items():
                 self.histories[g].setdefault(f"val_{name}", []).append(value)
 
@@ -208,7 +208,7 @@ class _Vectorized:
     def count(self, log: np.ndarray, rows: int) -> None:
         """Count the steps of `rows` rows that wrote this down."""
         self.step += len(log)
-        self.sums = accumulated(self.sums, log * rows)
+        self.sums = accumulate(self.sums, log * rows)
 
     def drop(self, attempt: Attempt, position: int) -> np.ndarray:
         """Leave the models that this step spoils where they were before it. Zeros take their place, which mean nothing."""
@@ -232,7 +232,9 @@ class _Vectorized:
         assert self.validation is not None
         assert source is not None
         n, sums = len(self.validation.X), np.zeros(self.storage["log"].shape[1])
-        for rows, table in played(self.engine, source, n, lambda rows: contextlib.nullcontext(self._instance(rows, False))):
+        for rows, table in play_blocks(
+            self.engine, source, n, lambda rows: contextlib.nullcontext(self._instance(rows, False))
+        ):
             sums += np.ascontiguousarray((table * rows).T).sum(axis=1)  # as `evaluate` sums: one column after another
         return sums / n
 
