@@ -28,7 +28,7 @@ class Feed:
 
     def __init__(self, engine: Engine, examples: PreparedData) -> None:
         self.engine = engine
-        self.arrays = {name: _placed(engine, array) for name, array in examples.arrays().items()}
+        self.arrays = {name: _to_device(engine, array) for name, array in examples.arrays().items()}
         self.order: Any = None
         self._written: Any = None  # the order, where the feed has brought it to the engine itself
 
@@ -61,12 +61,12 @@ class Blocks(Feed):
 
     def __init__(self, engine: Engine, examples: PreparedData, batch_size: int) -> None:
         self.engine, self.examples = engine, examples
-        given = examples.arrays()
-        each = sum(_row_bytes(array) for array in given.values())
+        arrays = examples.arrays()
+        each = sum(_row_bytes(array) for array in arrays.values())
         most = -(-len(examples.X) // batch_size)
         self.rows = min(most, max(1, BLOCK_BYTES // max(1, each) // batch_size)) * batch_size
         self.stride = self.rows + 1  # a last mini-batch of one row may have joined the one before it
-        self.ring = engine.feed(self.stride, given)
+        self.ring = engine.feed(self.stride, arrays)
         self.arrays = self.ring.arrays
         self.numbers = engine.to_device(np.arange(2 * self.stride))
         self.pool = ThreadPoolExecutor(1, "fastnn-stream")
@@ -107,8 +107,8 @@ class Blocks(Feed):
         """Gather a block into its half of the ring, which nobody reads any more."""
         start = block * self.rows
         end = len(self.visits) if block == self.blocks - 1 else start + self.rows
-        visits, given = self.visits[start:end], self.examples.arrays()
-        self.ring.fill(block % 2, len(visits), lambda name, out: _gather(given[name], visits, out))
+        visits, arrays = self.visits[start:end], self.examples.arrays()
+        self.ring.fill(block % 2, len(visits), lambda name, out: _gather(arrays[name], visits, out))
 
     def _wait(self) -> None:
         if self.coming is not None:
@@ -140,13 +140,13 @@ def _gather(array: np.ndarray | RowSource, visits: np.ndarray, out: np.ndarray) 
         np.take(array, visits, axis=0, out=out, mode="clip")
 
 
-def _placed(engine: Engine, array: Any) -> Any:
+def _to_device(engine: Engine, array: Any) -> Any:
     """An array on the engine; rows that are not dense are brought there block by block."""
     if not isinstance(array, RowSource):
         return engine.to_device(array)
-    made = engine.empty(array.shape, array.dtype)
+    on_device = engine.empty(array.shape, array.dtype)
     rows = max(1, BLOCK_BYTES // max(1, _row_bytes(array)))
     for start in range(0, len(array), rows):
         block = array[start : start + rows]
-        engine.write(made.rows(start, len(block)), block)
-    return made
+        engine.write(on_device.rows(start, len(block)), block)
+    return on_device

@@ -158,28 +158,28 @@ def read(X: Any, features: tuple[int, ...] | None, name: str = "X", feature_name
 
     Raises InputTypeError for what is not an array of numbers and InputError for wrong shapes, names and missing values.
     """
-    given = X if isinstance(X, Inputs) else _inputs(X, name, feature_names)
-    shape = given.array.shape
+    checked = X if isinstance(X, Inputs) else _inputs(X, name, feature_names)
+    shape = checked.array.shape
     if len(shape) < 2:
-        own = name.split()[-1]
-        cure = f"use {own}.reshape(1, -1) for one example or {own}.reshape(-1, 1) for one feature"
+        variable = name.split()[-1]
+        cure = f"use {variable}.reshape(1, -1) for one example or {variable}.reshape(-1, 1) for one feature"
         if isinstance(X, list | tuple):
-            cure = f"use [{own}] for one example or [[x] for x in {own}] for one feature"
+            cure = f"use [{variable}] for one example or [[x] for x in {variable}] for one feature"
         raise InputError(f"{name}: expected rows of features, shape (n, features), got shape {shape}; {cure}")
     if features is not None and shape[1:] != features:
         raise InputError(f"{name}: expected shape {('n', *features)}, got {shape}")
-    return given
+    return checked
 
 
-def readable(given: Inputs, dtype: np.dtype[Any], name: str) -> Any:
+def readable(checked: Inputs, dtype: np.dtype[Any], name: str) -> Any:
     """The rows of checked inputs where a program can gather from them, else a copy in `dtype`, that of the model.
 
     Raises InputError where one is NaN, infinite or beyond the range of `dtype`.
     """
-    X = given.array
+    X = checked.array
     if not isinstance(X, np.ndarray | RowSource):
         return _readable_elsewhere(X, dtype, name)
-    check_finite(X, name, dtype, given.names)
+    check_finite(X, name, dtype, checked.names)
     if isinstance(X, RowSource):
         return X.readable(dtype)
     return np.require(X, X.dtype if X.dtype in READABLE else dtype, ["C", "A"])
@@ -226,8 +226,8 @@ def is_readable(array: np.ndarray) -> bool:
 
 def mapping(array: np.ndarray) -> Any:
     """The shared memory map that an array of the host looks into; None for private ones and for other memory."""
-    found = _memmap(array)
-    return None if found is None or found.mode == "c" else found.base
+    memmap = _memmap(array)
+    return None if memmap is None or memmap.mode == "c" else memmap.base
 
 
 def _memmap(array: Any) -> Any:
@@ -382,22 +382,24 @@ def _of_frame(array: np.ndarray, names: tuple[str, ...], name: str) -> Inputs:
 
 def _names(columns: Iterable[Any], name: str, expected: Sequence[str] | None, cure: str) -> tuple[str, ...]:
     """The names of a frame's columns, or those that a model expects, all of which the frame must have, and no others."""
-    found = tuple(columns)
-    for column in found:
+    present = tuple(columns)
+    for column in present:
         if not isinstance(column, str):
             raise InputError(f"{name}: expected columns with names, got {column!r} ({type(column).__name__}); {cure}")
-    if len(set(found)) < len(found):
-        twice = next(column for column in found if found.count(column) > 1)
-        raise InputError(f"{name}: expected columns with different names, got {twice!r} {found.count(twice)} times")
+    if len(set(present)) < len(present):
+        twice = next(column for column in present if present.count(column) > 1)
+        raise InputError(f"{name}: expected columns with different names, got {twice!r} {present.count(twice)} times")
     if expected is None:
-        return found
-    known, given = set(expected), set(found)
-    if missing := [column for column in expected if column not in given]:
-        more = [column for column in found if column not in known]
-        raise InputError(f"{name}: the columns {_listed(missing)} of training are missing{_near(missing[0], more or found)}")
-    if more := [column for column in found if column not in known]:
+        return present
+    known, names = set(expected), set(present)
+    if missing := [column for column in expected if column not in names]:
+        more = [column for column in present if column not in known]
         raise InputError(
-            f"{name}: the columns {_listed(more)} were not there in training{_near(more[0], expected)}; "
+            f"{name}: the columns {_list_names(missing)} of training are missing{_near(missing[0], more or present)}"
+        )
+    if more := [column for column in present if column not in known]:
+        raise InputError(
+            f"{name}: the columns {_list_names(more)} were not there in training{_near(more[0], expected)}; "
             f"leave them out with {name}[list(model.feature_names)]"
         )
     return tuple(expected)
@@ -411,8 +413,8 @@ def _check_columns(X: Any, strings: list[str], others: list[str], name: str, enc
     ):
         if columns:
             example = next((value for value in X[columns[0]] if value is not None and value == value), None)
-            told = cure.format(name=name, columns=_listed(columns))
-            raise InputTypeError(f"{name}: the columns {_listed(columns)} hold {kind}, such as {_short(example)}; {told}")
+            advice = cure.format(name=name, columns=_list_names(columns))
+            raise InputTypeError(f"{name}: the columns {_list_names(columns)} hold {kind}, such as {_short(example)}; {advice}")
 
 
 def _check_missing(missing: np.ndarray, column: str, name: str, cure: str) -> None:
@@ -429,7 +431,7 @@ def _near(column: str, known: Sequence[str]) -> str:
     return nearest(column, close or known) if close or len(known) <= 10 else ""
 
 
-def _listed(columns: Sequence[str], most: int = 10) -> str:
+def _list_names(columns: Sequence[str], most: int = 10) -> str:
     shown = ", ".join(map(repr, columns[:most]))
     return shown if len(columns) <= most else f"{shown}, ... ({len(columns)})"
 

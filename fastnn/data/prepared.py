@@ -56,7 +56,7 @@ class PreparedData:
     flat: bool = False
 
     @classmethod
-    def joined(cls, parts: Sequence[PreparedData]) -> PreparedData:
+    def concatenate(cls, parts: Sequence[PreparedData]) -> PreparedData:
         """Examples of the host that are alike, one after another."""
         first = parts[0]
         weights = None if first.weights is None else np.concatenate([part.weights for part in parts])
@@ -86,8 +86,8 @@ class PreparedData:
         return DataLayout(self.X.dtype.name, self.y.dtype.name, self.y.shape[1:], self.weights is not None)
 
     def arrays(self) -> dict[str, np.ndarray | RowSource]:
-        found = {"X": self.X, "y": self.y}
-        return found if self.weights is None else {**found, "weights": self.weights}
+        arrays = {"X": self.X, "y": self.y}
+        return arrays if self.weights is None else {**arrays, "weights": self.weights}
 
 
 def prepare(
@@ -107,8 +107,8 @@ def prepare(
     `known`: the task whose labels these are; `classes`: the labels in the order of the outputs; `part`: these are some of the
     examples only, which may all be of one class.
     """
-    given = inputs.read(X, expected.features, f"{what}X", expected.feature_names)
-    rows = inputs.readable(given, expected.dtype, f"{what}X")
+    checked = inputs.read(X, expected.features, f"{what}X", expected.feature_names)
+    rows = inputs.readable(checked, expected.dtype, f"{what}X")
     n = len(rows)
     if n == 0:
         raise InputError(f"{what}X: expected at least one example, got none")
