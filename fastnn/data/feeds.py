@@ -29,6 +29,7 @@ class Feed:
     def __init__(self, engine: Engine, examples: PreparedData) -> None:
         self.engine = engine
         self.arrays = {name: _to_device(engine, array) for name, array in examples.arrays().items()}
+        self.maps = _maps(engine, examples)
         self.order: Any = None
         self._written: Any = None  # the order, where the feed has brought it to the engine itself
 
@@ -42,7 +43,7 @@ class Feed:
 
     def bindings(self) -> dict[str, Any]:
         """What the inputs of a program are bound to."""
-        return {**self.arrays, "order": self.order}
+        return {**self.arrays, **self.maps, "order": self.order}
 
     def most(self, position: int, rows: int) -> int | None:
         """How many mini-batches of `rows` rows can be played in one go from `position` of the order on; None: all."""
@@ -67,7 +68,7 @@ class Blocks(Feed):
         self.rows = min(most, max(1, BLOCK_BYTES // max(1, each) // batch_size)) * batch_size
         self.stride = self.rows + 1  # a last mini-batch of one row may have joined the one before it
         self.ring = engine.feed(self.stride, arrays)
-        self.arrays = self.ring.arrays
+        self.arrays, self.maps = self.ring.arrays, _maps(engine, examples)
         self.numbers = engine.to_device(np.arange(2 * self.stride))
         self.pool = ThreadPoolExecutor(1, "fastnn-stream")
         self.coming: Future[None] | None = None
@@ -81,7 +82,7 @@ class Blocks(Feed):
         self.coming = self.pool.submit(self._load, 0)
 
     def bindings(self) -> dict[str, Any]:
-        return {**self.arrays, "order": self.numbers}
+        return {**self.arrays, **self.maps, "order": self.numbers}
 
     def most(self, position: int, rows: int) -> int | None:
         block = min(position // self.rows, self.blocks - 1)
@@ -127,6 +128,11 @@ def feed(engine: Engine, examples: PreparedData, batch_size: int) -> Feed:
     else:
         in_blocks = isinstance(X, np.ndarray | RowSource) and X.nbytes > RESIDENT_SHARE * room
     return Blocks(engine, examples, batch_size) if in_blocks else Feed(engine, examples)
+
+
+def _maps(engine: Engine, examples: PreparedData) -> dict[str, Any]:
+    """The arrays of the examples' input map on the engine."""
+    return {name: engine.to_device(array) for name, array in examples.input_map.arrays().items()}
 
 
 def _row_bytes(array: np.ndarray | RowSource) -> int:

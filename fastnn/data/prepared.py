@@ -15,6 +15,7 @@ import numpy as np
 from fastnn.data import inputs, targets
 from fastnn.data.inputs import RowSource
 from fastnn.data.targets import Task
+from fastnn.engines import AS_IT_IS, InputMap
 from fastnn.errors import InputError
 from fastnn.losses import Loss
 
@@ -33,7 +34,7 @@ class DataLayout:
 class Expected:
     """What a model expects of data: shape of an example, names of its columns, the dtype it computes in, shape of an output.
 
-    `squashed`: outputs are those of a sigmoid in the last layer.
+    `squashed`: outputs are those of a sigmoid in the last layer. `input_map`: what becomes of examples as they are read.
     """
 
     features: tuple[int, ...]
@@ -41,6 +42,7 @@ class Expected:
     dtype: np.dtype[Any]
     outputs: tuple[int, ...]
     squashed: bool
+    input_map: InputMap = AS_IT_IS
 
 
 @dataclass
@@ -54,6 +56,7 @@ class PreparedData:
     kind: str
     classes: np.ndarray | None = None
     flat: bool = False
+    input_map: InputMap = AS_IT_IS
 
     @classmethod
     def concatenate(cls, parts: Sequence[PreparedData]) -> PreparedData:
@@ -61,7 +64,7 @@ class PreparedData:
         first = parts[0]
         weights = None if first.weights is None else np.concatenate([part.weights for part in parts])
         X, y = (np.concatenate([getattr(part, name) for part in parts]) for name in ("X", "y"))
-        return cls(X, y, weights, first.kind, first.classes, first.flat)
+        return cls(X, y, weights, first.kind, first.classes, first.flat, first.input_map)
 
     @property
     def on_host(self) -> bool:
@@ -108,7 +111,7 @@ def prepare(
     examples only, which may all be of one class.
     """
     checked = inputs.read(X, expected.features, f"{what}X", expected.feature_names)
-    rows = inputs.readable(checked, expected.dtype, f"{what}X")
+    rows = inputs.readable(checked, expected.dtype, f"{what}X", expected.input_map)
     n = len(rows)
     if n == 0:
         raise InputError(f"{what}X: expected at least one example, got none")
@@ -117,4 +120,4 @@ def prepare(
     outputs, dtype = expected.outputs[0], expected.dtype
     read = targets.read(y, n, outputs, loss, expected.squashed, dtype, f"{what}y", classes, known, part)
     weights = targets.weights(read, n, sample_weight, class_weight, dtype, outputs, what)
-    return PreparedData(rows, read.values, weights, read.kind, read.classes, read.flat)
+    return PreparedData(rows, read.values, weights, read.kind, read.classes, read.flat, expected.input_map)

@@ -27,8 +27,10 @@ class Standardizer(Layer):
 
     `mean`, `deviation`: float64 arrays with a number for each element of an example (in C order, where it has several axes).
     The deviation is the one of all examples (divided by n), and counts as 1 where an element never changes. They are not
-    trained. A model computes (x - mean) (1 / deviation) in its own dtype, of inputs that it has multiplied by its
-    `input_scale`: leave that at 1. Source: LeCun et al. 1998, Efficient BackProp, section 4.3.
+    trained. As the first layer of a model it computes (x - mean) (1 / deviation) in float64 while examples are read, and rounds
+    once to the dtype of the model: large values close to each other, such as times in seconds, stay apart. Behind other layers
+    it computes in that dtype. Inputs are multiplied by the model's `input_scale` before: leave that at 1. Source: LeCun et al.
+    1998, Efficient BackProp, section 4.3.
     """
 
     options = ("mean", "deviation")
@@ -110,6 +112,10 @@ class Standardizer(Layer):
     def statistics(self, shape: tuple[int, ...]) -> Mapping[str, Statistic]:
         mean, deviation = self._mean_and_deviation(math.prod(shape))
         return {"offset": Statistic(mean.shape, mean), "scale": Statistic(mean.shape, 1.0 / deviation)}
+
+    def input_map(self) -> tuple[np.ndarray, np.ndarray] | None:
+        mean, deviation = self._mean_and_deviation()
+        return mean, 1.0 / deviation
 
     def forward(self, x: Array, training: bool) -> Array:
         if len(x.shape) == 2:
