@@ -169,6 +169,6 @@ def instantiate(program: Program, rows: int, engine: str | Engine = "cpu", threa
 
 
 __all__ = [
-    "AS_IT_IS", "DEVICES", "PRECISIONS", "Engine", "InputMap", "Instance", "choose", "cores", "gpu", "instantiate", "named", "of",
-    "register",
+    "AS_IT_IS", "DEVICES", "PRECISIONS", "Engine", "InputMap", "Instance", "choose", "cores", "gpu", "instantiate", "named",
+    "of", "register",
 ]  # fmt: skip
