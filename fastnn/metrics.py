@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn.data.targets import abridged, indices, plain
+from fastnn.data.targets import abridge, indices, plain
 from fastnn.errors import InputError, InputTypeError, nearest
 
 Function = Callable[..., Any]
@@ -139,7 +139,7 @@ def log_loss(y: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | Non
     if y.ndim == 1:
         known = np.unique(y) if classes is None else np.asarray(classes)
         if len(known) != max(2, p.shape[1]):
-            raise InputError(f"log_loss: expected {max(2, p.shape[1])} classes for these probabilities, got {abridged(known)}")
+            raise InputError(f"log_loss: expected {max(2, p.shape[1])} classes for these probabilities, got {abridge(known)}")
         class_index = indices(y, known)
         if p.shape[1] > 1:
             return _mean(-np.log(p[np.arange(len(y)), class_index]), weights)
@@ -221,7 +221,7 @@ def _classes_and_shares(name: str, y: Any, probabilities: Any, classes: Any) -> 
     p = np.concatenate([1.0 - p, p], axis=1) if p.shape[1] == 1 else p
     known = np.unique(y) if classes is None else np.asarray(classes)
     if len(known) != p.shape[1]:
-        raise InputError(f"{name}: expected {p.shape[1]} classes for these probabilities, got {abridged(known)}")
+        raise InputError(f"{name}: expected {p.shape[1]} classes for these probabilities, got {abridge(known)}")
     return len(known), indices(y, known), p
 
 
@@ -374,7 +374,7 @@ def check_metrics(metrics: Iterable[Metric], kind: str, classes: np.ndarray | No
             raise InputError(f"the metric {metric.name} compares labels, and y holds numbers; use r2, mae or mse")
         if classes is not None and classes.dtype.kind == "U" and metric.name in OF_NUMBERS:
             raise InputError(
-                f"the metric {metric.name} is for numbers, and y holds the labels {abridged(classes)}; use f1 or log_loss"
+                f"the metric {metric.name} is for numbers, and y holds the labels {abridge(classes)}; use f1 or log_loss"
             )
         if kind == "multilabel" and metric.name in OF_ONE_LABEL:
             raise InputError(f"the metric {metric.name} is for one label an example, and y holds several answers each")

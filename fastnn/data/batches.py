@@ -32,10 +32,10 @@ def is_batches(X: Any, y: Any) -> bool:
 class Batches:
     """An iterable of mini-batches, or a function that returns one for each epoch."""
 
-    def __init__(self, given: Any, epochs: Any) -> None:
-        self._given = given
+    def __init__(self, source: Any, epochs: Any) -> None:
+        self._source = source
         self._first: Iterator[Any] | None = None
-        once = not callable(given) and iter(given) is given
+        once = not callable(source) and iter(source) is source
         if once and isinstance(epochs, int) and epochs > 1:
             raise InputError(
                 f"an iterator can be gone through once, and there are {epochs} epochs: give a list of mini-batches, or a "
@@ -44,12 +44,12 @@ class Batches:
 
     def first(self) -> tuple[Any, Any, Any]:
         """The first mini-batch, which the first epoch begins with."""
-        found = self._iterate()
+        batches = self._iterate()
         try:
-            batch = next(found)
+            batch = next(batches)
         except StopIteration:
             raise InputError("the iterable of mini-batches is empty") from None
-        self._first = itertools.chain([batch], found)
+        self._first = itertools.chain([batch], batches)
         return _parts(batch, 0)
 
     def blocks(self, done: int, check: Callable[..., PreparedData], most: int | None = None) -> Iterator[list[PreparedData]]:
@@ -57,17 +57,17 @@ class Batches:
 
         `most`: how many an epoch has, where the iterable has more, or no end.
         """
-        found, self._first = self._first or self._iterate(), None
+        batches, self._first = self._first or self._iterate(), None
         for _ in range(done):
-            if next(found, None) is None:
+            if next(batches, None) is None:
                 raise InputError(f"the iterable of mini-batches ended within the {done} that the run was trained on before")
         if most is not None:
-            found = itertools.islice(found, max(0, most - done))
+            batches = itertools.islice(batches, max(0, most - done))
         block: list[PreparedData] = []
         begun, size = perf_counter(), 0
         for index in itertools.count(done):
             try:
-                batch = next(found, _END)
+                batch = next(batches, _END)
                 if batch is _END:
                     break
                 examples = check(*_parts(batch, index), f"mini-batch {index}: ")
@@ -88,10 +88,10 @@ class Batches:
             yield block
 
     def _iterate(self) -> Iterator[Any]:
-        given = self._given() if callable(self._given) else self._given
-        if not isinstance(given, Iterable):
-            raise InputTypeError(f"expected an iterable of mini-batches (X, y), got {type(given).__name__}")
-        return iter(given)
+        source = self._source() if callable(self._source) else self._source
+        if not isinstance(source, Iterable):
+            raise InputTypeError(f"expected an iterable of mini-batches (X, y), got {type(source).__name__}")
+        return iter(source)
 
 
 def _parts(batch: Any, index: int) -> tuple[Any, Any, Any]:

@@ -28,7 +28,8 @@ class Feed:
 
     def __init__(self, engine: Engine, examples: PreparedData) -> None:
         self.engine = engine
-        self.arrays = {name: _placed(engine, array) for name, array in examples.arrays().items()}
+        self.arrays = {name: _to_device(engine, array) for name, array in examples.arrays().items()}
+        self.maps = _maps(engine, examples)
         self.order: Any = None
         self._written: Any = None  # the order, where the feed has brought it to the engine itself
 
@@ -42,7 +43,7 @@ class Feed:
 
     def bindings(self) -> dict[str, Any]:
         """What the inputs of a program are bound to."""
-        return {**self.arrays, "order": self.order}
+        return {**self.arrays, **self.maps, "order": self.order}
 
     def most(self, position: int, rows: int) -> int | None:
         """How many mini-batches of `rows` rows can be played in one go from `position` of the order on; None: all."""
@@ -61,13 +62,13 @@ class Blocks(Feed):
 
     def __init__(self, engine: Engine, examples: PreparedData, batch_size: int) -> None:
         self.engine, self.examples = engine, examples
-        given = examples.arrays()
-        each = sum(_row_bytes(array) for array in given.values())
+        arrays = examples.arrays()
+        each = sum(_row_bytes(array) for array in arrays.values())
         most = -(-len(examples.X) // batch_size)
         self.rows = min(most, max(1, BLOCK_BYTES // max(1, each) // batch_size)) * batch_size
         self.stride = self.rows + 1  # a last mini-batch of one row may have joined the one before it
-        self.ring = engine.feed(self.stride, given)
-        self.arrays = self.ring.arrays
+        self.ring = engine.feed(self.stride, arrays)
+        self.arrays, self.maps = self.ring.arrays, _maps(engine, examples)
         self.numbers = engine.to_device(np.arange(2 * self.stride))
         self.pool = ThreadPoolExecutor(1, "fastnn-stream")
         self.coming: Future[None] | None = None
@@ -81,7 +82,7 @@ class Blocks(Feed):
         self.coming = self.pool.submit(self._load, 0)
 
     def bindings(self) -> dict[str, Any]:
-        return {**self.arrays, "order": self.numbers}
+        return {**self.arrays, **self.maps, "order": self.numbers}
 
     def most(self, position: int, rows: int) -> int | None:
         block = min(position // self.rows, self.blocks - 1)
@@ -107,8 +108,8 @@ class Blocks(Feed):
         """Gather a block into its half of the ring, which nobody reads any more."""
         start = block * self.rows
         end = len(self.visits) if block == self.blocks - 1 else start + self.rows
-        visits, given = self.visits[start:end], self.examples.arrays()
-        self.ring.fill(block % 2, len(visits), lambda name, out: _gather(given[name], visits, out))
+        visits, arrays = self.visits[start:end], self.examples.arrays()
+        self.ring.fill(block % 2, len(visits), lambda name, out: _gather(arrays[name], visits, out))
 
     def _wait(self) -> None:
         if self.coming is not None:
@@ -129,6 +130,11 @@ def feed(engine: Engine, examples: PreparedData, batch_size: int) -> Feed:
     return Blocks(engine, examples, batch_size) if in_blocks else Feed(engine, examples)
 
 
+def _maps(engine: Engine, examples: PreparedData) -> dict[str, Any]:
+    """The arrays of the examples' input map on the engine."""
+    return {name: engine.to_device(array) for name, array in examples.input_map.arrays().items()}
+
+
 def _row_bytes(array: np.ndarray | RowSource) -> int:
     return math.prod(array.shape[1:]) * array.dtype.itemsize
 
@@ -140,13 +146,13 @@ def _gather(array: np.ndarray | RowSource, visits: np.ndarray, out: np.ndarray) 
         np.take(array, visits, axis=0, out=out, mode="clip")
 
 
-def _placed(engine: Engine, array: Any) -> Any:
+def _to_device(engine: Engine, array: Any) -> Any:
     """An array on the engine; rows that are not dense are brought there block by block."""
     if not isinstance(array, RowSource):
         return engine.to_device(array)
-    made = engine.empty(array.shape, array.dtype)
+    on_device = engine.empty(array.shape, array.dtype)
     rows = max(1, BLOCK_BYTES // max(1, _row_bytes(array)))
     for start in range(0, len(array), rows):
         block = array[start : start + rows]
-        engine.write(made.rows(start, len(block)), block)
-    return made
+        engine.write(on_device.rows(start, len(block)), block)
+    return on_device

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from fastnn import arrays, engines
+from fastnn.engines import AS_IT_IS, InputMap
 from fastnn.engines.host import spot
 from fastnn.errors import InputError, InputTypeError, nearest
 
@@ -34,6 +35,12 @@ RELEASE_BYTES = 2**26
 FAULT_BYTES = 2**21
 """What Linux maps at most around a page that is read, where files lie in its cache in large pieces (measured: 1.5 MiB): the
 memory that one row costs where rows are read in any order."""
+
+COPY_BYTES = 2**26
+"""Rows of other dtypes that are standardized as they are read are copied up to this size."""
+
+MOST_ROUNDING = 1e-3
+"""Rounding of inputs to be standardized that goes through, in deviations."""
 
 CURES = {
     "O": "convert it with {name}.astype(float)",
@@ -100,7 +107,24 @@ class SparseRows(RowSource):
         return row, int(self.matrix.indices[entry])
 
 
-class MappedRows(RowSource):
+class ConvertedRows(RowSource):
+    """An array that programs cannot read as it is, and that is not copied as a whole: blocks of it are converted to `dtype`."""
+
+    def __init__(self, array: np.ndarray, dtype: np.dtype[Any]) -> None:
+        self.array = array
+        self.shape, self.dtype = array.shape, dtype
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return self.array[rows].astype(self.dtype, copy=False)
+
+    def take(self, indices: np.ndarray, out: np.ndarray) -> None:
+        out[...] = self.array[indices]
+
+    def readable(self, dtype: np.dtype[Any]) -> RowSource:
+        return self if self.dtype in READABLE else ConvertedRows(self.array, dtype)
+
+
+class MappedRows(ConvertedRows):
     """A memory map that is larger than the memory to be spent on it, or that programs cannot read as it is.
 
     Pages of a shared mapping are let go of behind the reader; the system keeps them in its cache as long as it likes. Those of
@@ -108,8 +132,7 @@ class MappedRows(RowSource):
     """
 
     def __init__(self, array: np.ndarray, dtype: np.dtype[Any] | None = None) -> None:
-        self.array = array
-        self.shape, self.dtype = array.shape, array.dtype if dtype is None else dtype
+        super().__init__(array, array.dtype if dtype is None else dtype)
         self._mapping = mapping(array)
         self._read = 0
 
@@ -158,31 +181,58 @@ def read(X: Any, features: tuple[int, ...] | None, name: str = "X", feature_name
 
     Raises InputTypeError for what is not an array of numbers and InputError for wrong shapes, names and missing values.
     """
-    given = X if isinstance(X, Inputs) else _inputs(X, name, feature_names)
-    shape = given.array.shape
+    checked = X if isinstance(X, Inputs) else _inputs(X, name, feature_names)
+    shape = checked.array.shape
     if len(shape) < 2:
-        own = name.split()[-1]
-        cure = f"use {own}.reshape(1, -1) for one example or {own}.reshape(-1, 1) for one feature"
+        variable = name.split()[-1]
+        cure = f"use {variable}.reshape(1, -1) for one example or {variable}.reshape(-1, 1) for one feature"
         if isinstance(X, list | tuple):
-            cure = f"use [{own}] for one example or [[x] for x in {own}] for one feature"
+            cure = f"use [{variable}] for one example or [[x] for x in {variable}] for one feature"
         raise InputError(f"{name}: expected rows of features, shape (n, features), got shape {shape}; {cure}")
     if features is not None and shape[1:] != features:
         raise InputError(f"{name}: expected shape {('n', *features)}, got {shape}")
-    return given
+    return checked
 
 
-def readable(given: Inputs, dtype: np.dtype[Any], name: str) -> Any:
+def readable(checked: Inputs, dtype: np.dtype[Any], name: str, input_map: InputMap = AS_IT_IS) -> Any:
     """The rows of checked inputs where a program can gather from them, else a copy in `dtype`, that of the model.
 
-    Raises InputError where one is NaN, infinite or beyond the range of `dtype`.
+    Rows that are standardized as they are read lose nothing before: large ones of other dtypes are a `RowSource` of a dtype
+    that holds them, and no copy. Raises InputError where a value is NaN, infinite or beyond the range of `dtype`.
     """
-    X = given.array
+    X = checked.array
+    standardized = input_map.offset is not None
     if not isinstance(X, np.ndarray | RowSource):
-        return _readable_elsewhere(X, dtype, name)
-    check_finite(X, name, dtype, given.names)
+        check_spacing(X, input_map, name)
+        return _readable_elsewhere(X, np.dtype(np.float64) if standardized else dtype, name)
+    if standardized:
+        dtype = _holding(X.dtype)
+    check_finite(X, name, dtype, checked.names)
     if isinstance(X, RowSource):
         return X.readable(dtype)
+    if standardized and not is_readable(X) and X.size * dtype.itemsize > COPY_BYTES:
+        return ConvertedRows(X, dtype)
     return np.require(X, X.dtype if X.dtype in READABLE else dtype, ["C", "A"])
+
+
+def _holding(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """float32 where it holds all numbers of `dtype`, else float64."""
+    return np.dtype(np.float32 if np.can_cast(dtype, np.float32) else np.float64)
+
+
+def check_spacing(X: Any, input_map: InputMap, name: str) -> None:
+    """Raise InputError where numbers of the dtype of X, which does not lie on the host, are too far apart around a mean: more
+    than a thousandth of a deviation. They were rounded when they were brought there."""
+    offset, factor = input_map.offset, input_map.factor
+    if offset is None or factor is None or X.dtype != np.float32:
+        return
+    steps = np.spacing(np.abs(offset / input_map.scale).astype(np.float32)) * input_map.scale * factor
+    if not (steps <= MOST_ROUNDING).all():
+        worst = int(steps.argmax())
+        raise InputError(
+            f"{name}: float32 numbers around the mean {offset[worst]:g} of feature {worst} are {steps[worst]:.2g} deviations "
+            f"apart; give {name} in float64: the mean is then subtracted before anything is rounded"
+        )
 
 
 def check_finite(
@@ -226,8 +276,8 @@ def is_readable(array: np.ndarray) -> bool:
 
 def mapping(array: np.ndarray) -> Any:
     """The shared memory map that an array of the host looks into; None for private ones and for other memory."""
-    found = _memmap(array)
-    return None if found is None or found.mode == "c" else found.base
+    memmap = _memmap(array)
+    return None if memmap is None or memmap.mode == "c" else memmap.base
 
 
 def _memmap(array: Any) -> Any:
@@ -382,22 +432,24 @@ def _of_frame(array: np.ndarray, names: tuple[str, ...], name: str) -> Inputs:
 
 def _names(columns: Iterable[Any], name: str, expected: Sequence[str] | None, cure: str) -> tuple[str, ...]:
     """The names of a frame's columns, or those that a model expects, all of which the frame must have, and no others."""
-    found = tuple(columns)
-    for column in found:
+    present = tuple(columns)
+    for column in present:
         if not isinstance(column, str):
             raise InputError(f"{name}: expected columns with names, got {column!r} ({type(column).__name__}); {cure}")
-    if len(set(found)) < len(found):
-        twice = next(column for column in found if found.count(column) > 1)
-        raise InputError(f"{name}: expected columns with different names, got {twice!r} {found.count(twice)} times")
+    if len(set(present)) < len(present):
+        twice = next(column for column in present if present.count(column) > 1)
+        raise InputError(f"{name}: expected columns with different names, got {twice!r} {present.count(twice)} times")
     if expected is None:
-        return found
-    known, given = set(expected), set(found)
-    if missing := [column for column in expected if column not in given]:
-        more = [column for column in found if column not in known]
-        raise InputError(f"{name}: the columns {_listed(missing)} of training are missing{_near(missing[0], more or found)}")
-    if more := [column for column in found if column not in known]:
+        return present
+    known, names = set(expected), set(present)
+    if missing := [column for column in expected if column not in names]:
+        more = [column for column in present if column not in known]
         raise InputError(
-            f"{name}: the columns {_listed(more)} were not there in training{_near(more[0], expected)}; "
+            f"{name}: the columns {_list_names(missing)} of training are missing{_near(missing[0], more or present)}"
+        )
+    if more := [column for column in present if column not in known]:
+        raise InputError(
+            f"{name}: the columns {_list_names(more)} were not there in training{_near(more[0], expected)}; "
             f"leave them out with {name}[list(model.feature_names)]"
         )
     return tuple(expected)
@@ -411,8 +463,8 @@ def _check_columns(X: Any, strings: list[str], others: list[str], name: str, enc
     ):
         if columns:
             example = next((value for value in X[columns[0]] if value is not None and value == value), None)
-            told = cure.format(name=name, columns=_listed(columns))
-            raise InputTypeError(f"{name}: the columns {_listed(columns)} hold {kind}, such as {_short(example)}; {told}")
+            advice = cure.format(name=name, columns=_list_names(columns))
+            raise InputTypeError(f"{name}: the columns {_list_names(columns)} hold {kind}, such as {_short(example)}; {advice}")
 
 
 def _check_missing(missing: np.ndarray, column: str, name: str, cure: str) -> None:
@@ -429,7 +481,7 @@ def _near(column: str, known: Sequence[str]) -> str:
     return nearest(column, close or known) if close or len(known) <= 10 else ""
 
 
-def _listed(columns: Sequence[str], most: int = 10) -> str:
+def _list_names(columns: Sequence[str], most: int = 10) -> str:
     shown = ", ".join(map(repr, columns[:most]))
     return shown if len(columns) <= most else f"{shown}, ... ({len(columns)})"
 

@@ -11,9 +11,9 @@ from fastnn.errors import InputError
 from fastnn.program.trace import Call, Trace
 
 
-def as_order(given: Any, n: int) -> np.ndarray:
+def as_order(visits: Any, n: int) -> np.ndarray:
     """What a user's `order` returned, for n examples, as programs read it. Raises InputError where it is none."""
-    order = arrays.to_host(given)
+    order = arrays.to_host(visits)
     if order.ndim != 1 or (order.size and order.dtype.kind not in "iu"):
         raise InputError(f"order(epoch): expected a list of integers, got {order.dtype} of shape {order.shape}")
     if not order.size:

@@ -15,6 +15,7 @@ import numpy as np
 from fastnn.data import inputs, targets
 from fastnn.data.inputs import RowSource
 from fastnn.data.targets import Task
+from fastnn.engines import AS_IT_IS, InputMap
 from fastnn.errors import InputError
 from fastnn.losses import Loss
 
@@ -33,7 +34,7 @@ class DataLayout:
 class Expected:
     """What a model expects of data: shape of an example, names of its columns, the dtype it computes in, shape of an output.
 
-    `squashed`: outputs are those of a sigmoid in the last layer.
+    `squashed`: outputs are those of a sigmoid in the last layer. `input_map`: what becomes of examples as they are read.
     """
 
     features: tuple[int, ...]
@@ -41,6 +42,7 @@ class Expected:
     dtype: np.dtype[Any]
     outputs: tuple[int, ...]
     squashed: bool
+    input_map: InputMap = AS_IT_IS
 
 
 @dataclass
@@ -54,14 +56,15 @@ class PreparedData:
     kind: str
     classes: np.ndarray | None = None
     flat: bool = False
+    input_map: InputMap = AS_IT_IS
 
     @classmethod
-    def joined(cls, parts: Sequence[PreparedData]) -> PreparedData:
+    def concatenate(cls, parts: Sequence[PreparedData]) -> PreparedData:
         """Examples of the host that are alike, one after another."""
         first = parts[0]
         weights = None if first.weights is None else np.concatenate([part.weights for part in parts])
         X, y = (np.concatenate([getattr(part, name) for part in parts]) for name in ("X", "y"))
-        return cls(X, y, weights, first.kind, first.classes, first.flat)
+        return cls(X, y, weights, first.kind, first.classes, first.flat, first.input_map)
 
     @property
     def on_host(self) -> bool:
@@ -86,8 +89,8 @@ class PreparedData:
         return DataLayout(self.X.dtype.name, self.y.dtype.name, self.y.shape[1:], self.weights is not None)
 
     def arrays(self) -> dict[str, np.ndarray | RowSource]:
-        found = {"X": self.X, "y": self.y}
-        return found if self.weights is None else {**found, "weights": self.weights}
+        arrays = {"X": self.X, "y": self.y}
+        return arrays if self.weights is None else {**arrays, "weights": self.weights}
 
 
 def prepare(
@@ -107,8 +110,8 @@ def prepare(
     `known`: the task whose labels these are; `classes`: the labels in the order of the outputs; `part`: these are some of the
     examples only, which may all be of one class.
     """
-    given = inputs.read(X, expected.features, f"{what}X", expected.feature_names)
-    rows = inputs.readable(given, expected.dtype, f"{what}X")
+    checked = inputs.read(X, expected.features, f"{what}X", expected.feature_names)
+    rows = inputs.readable(checked, expected.dtype, f"{what}X", expected.input_map)
     n = len(rows)
     if n == 0:
         raise InputError(f"{what}X: expected at least one example, got none")
@@ -117,4 +120,4 @@ def prepare(
     outputs, dtype = expected.outputs[0], expected.dtype
     read = targets.read(y, n, outputs, loss, expected.squashed, dtype, f"{what}y", classes, known, part)
     weights = targets.weights(read, n, sample_weight, class_weight, dtype, outputs, what)
-    return PreparedData(rows, read.values, weights, read.kind, read.classes, read.flat)
+    return PreparedData(rows, read.values, weights, read.kind, read.classes, read.flat, expected.input_map)

@@ -59,7 +59,7 @@ class Task:
         if self.classes is not None:
             classes = read_classes(self.classes, "Task: classes").copy()
             if self.kind == "binary" and len(classes) != 2:
-                raise InputError(f"Task: expected two classes for the kind 'binary', got {abridged(classes)}")
+                raise InputError(f"Task: expected two classes for the kind 'binary', got {abridge(classes)}")
             classes.flags.writeable = False
             object.__setattr__(self, "classes", classes)
 
@@ -163,13 +163,13 @@ def read(
         )
     kind = None if known is None else known.kind
     squashed = squashed or loss.link == "sigmoid"
-    reader = _Reader(outputs, loss, squashed, dtype, what, _named(classes, known, outputs), kind, part)
+    reader = _Reader(outputs, loss, squashed, dtype, what, _expected_classes(classes, known, outputs), kind, part)
     if array.ndim > 1:
         return reader.rows(array)
     if outputs > 1:
         return reader.labels(array)
-    found = reader.single(array)
-    return replace(found, flat=flat and found.kind == "values")
+    targets = reader.single(array)
+    return replace(targets, flat=flat and targets.kind == "values")
 
 
 @dataclass(frozen=True)
@@ -290,27 +290,27 @@ class _Reader:
                 if whole and low == high:
                     raise self._one_class(low)
                 return np.arange(outputs)
-        found = _distinct(array)
-        if whole and len(found) == 1:
-            raise self._one_class(found[0], f"; expected class indices 0 to {outputs - 1} or {outputs} different labels")
-        if len(found) != outputs:
-            raise self._wrong_count(found)
-        return found
+        labels = _distinct(array)
+        if whole and len(labels) == 1:
+            raise self._one_class(labels[0], f"; expected class indices 0 to {outputs - 1} or {outputs} different labels")
+        if len(labels) != outputs:
+            raise self._wrong_count(labels)
+        return labels
 
     def _two_classes(self, array: np.ndarray) -> np.ndarray | None:
         """The classes that the targets (n,) of one squashed output make; None where they are values."""
         if array.dtype.kind == "f" and (not np.isfinite(array).all() or _are_shares(array)):
             return None
-        found = _distinct(array)
-        if array.dtype.kind == "f" and (len(found) > 2 or not (found == np.floor(found)).all()):
+        labels = _distinct(array)
+        if array.dtype.kind == "f" and (len(labels) > 2 or not (labels == np.floor(labels)).all()):
             return None
-        if len(found) == 1:
-            if self._whole(array) or found[0] not in (0, 1):
-                raise self._one_class(found[0])
+        if len(labels) == 1:
+            if self._whole(array) or labels[0] not in (0, 1):
+                raise self._one_class(labels[0])
             return np.arange(2).astype(bool if array.dtype.kind == "b" else np.int64)
-        if len(found) != 2:
-            raise self._wrong_count(found)
-        return np.arange(2) if found.dtype.kind == "f" and found.tolist() == [0, 1] else found
+        if len(labels) != 2:
+            raise self._wrong_count(labels)
+        return np.arange(2) if labels.dtype.kind == "f" and labels.tolist() == [0, 1] else labels
 
     def _whole(self, array: np.ndarray) -> bool:
         """Whether these are all targets, and enough for two classes."""
@@ -321,14 +321,14 @@ class _Reader:
             f"{self.what} holds one class only ({label.item()!r}){cure}; pass classes=[...] with all labels if that is meant"
         )
 
-    def _wrong_count(self, found: np.ndarray) -> InputError:
+    def _wrong_count(self, labels: np.ndarray) -> InputError:
         units = f"{self.outputs} unit{'s' if self.outputs > 1 else ''}"
         also = "targets from 0 to 1" if self.outputs == 1 else f"class indices 0 to {self.outputs - 1}"
-        others = f", {also}" if found.dtype.kind in "if" else ""
-        missing = ", or classes=[...] with all labels" if len(found) < self.outputs else ""
+        others = f", {also}" if labels.dtype.kind in "if" else ""
+        missing = ", or classes=[...] with all labels" if len(labels) < self.outputs else ""
         return InputError(
-            f"{self.what} holds {len(found)} different labels ({abridged(found)}), the last layer has {units}: "
-            f"use Dense({len(found)}){others}{missing}"
+            f"{self.what} holds {len(labels)} different labels ({abridge(labels)}), the last layer has {units}: "
+            f"use Dense({len(labels)}){others}{missing}"
         )
 
 
@@ -337,10 +337,10 @@ class _Reader:
 
 def indices(labels: np.ndarray, classes: np.ndarray, what: str = "y") -> np.ndarray:
     """The int64 indices (n,) of labels (n,) in `classes` (C,); InputError naming the first label that is none of them."""
-    found, outside = _look_up(labels, classes)
+    matches, outside = _look_up(labels, classes)
     if outside.any():
         raise _unknown(labels, outside, classes, what)
-    return np.ascontiguousarray(found, np.int64)
+    return np.ascontiguousarray(matches, np.int64)
 
 
 def _look_up(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -354,8 +354,8 @@ def _look_up(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.nd
             return labels - first if first else labels, (labels < first) | (labels > last)
     order = np.argsort(classes)
     places = np.minimum(np.searchsorted(classes, labels, sorter=order), len(classes) - 1)
-    found = order[places]
-    return found, classes[found] != labels
+    indices = order[places]
+    return indices, classes[indices] != labels
 
 
 def decode(task: Task, indices: np.ndarray) -> np.ndarray:
@@ -363,7 +363,7 @@ def decode(task: Task, indices: np.ndarray) -> np.ndarray:
     return indices if task.classes is None else task.classes[indices]
 
 
-def abridged(labels: np.ndarray) -> str:
+def abridge(labels: np.ndarray) -> str:
     """The first of some labels, and how many there are, for a message."""
     shown = ", ".join(repr(label) for label in labels[:SHOWN].tolist())
     return shown if len(labels) <= SHOWN else f"{shown}, ... ({len(labels)} in all)"
@@ -393,36 +393,37 @@ def _widest(labels: np.ndarray) -> np.ndarray:
     return labels if dtype is None else labels.astype(dtype, copy=False)
 
 
-def _named(classes: Any, known: Task | None, outputs: int) -> np.ndarray | None:
+def _expected_classes(classes: Any, known: Task | None, outputs: int) -> np.ndarray | None:
     """The classes that are known before the targets are looked at."""
     if classes is None:
         return None if known is None else known.classes
-    given = read_classes(classes, "classes")
-    if known is not None and (known.classes is None or given.tolist() != known.classes.tolist()):
-        trained = known.kind if known.classes is None else f"the classes {abridged(known.classes)}"
-        raise InputError(f"classes: the model is trained for {trained}, got {abridged(given)}; leave `classes` out")
-    if len(given) != max(2, outputs):
+    labels = read_classes(classes, "classes")
+    if known is not None and (known.classes is None or labels.tolist() != known.classes.tolist()):
+        trained = known.kind if known.classes is None else f"the classes {abridge(known.classes)}"
+        raise InputError(f"classes: the model is trained for {trained}, got {abridge(labels)}; leave `classes` out")
+    if len(labels) != max(2, outputs):
         units = "1 unit, which says no or yes" if outputs == 1 else f"{outputs} units"
         raise InputError(
-            f"classes: expected {max(2, outputs)} labels, got {len(given)}; the last layer has {units}: use Dense({len(given)})"
+            f"classes: expected {max(2, outputs)} labels, got {len(labels)}; the last layer has {units}: "
+            f"use Dense({len(labels)})"
         )
-    return given
+    return labels
 
 
 def read_classes(classes: Any, what: str) -> np.ndarray:
     """Different labels (C,), at least two, as int64, str, bool or float64."""
-    found = plain(list(classes) if isinstance(classes, range) else classes, what)
-    if found.ndim != 1 or len(found) < 2:
-        raise InputError(f"{what}: expected a list of at least two labels, got shape {found.shape}")
-    if found.dtype.kind == "f":
-        _check_labels_present(found, what)
-        if not np.isfinite(found).all():
-            raise InputError(f"{what}: expected finite numbers, got {abridged(found)}")
-    found = _widest(found)
-    different, counts = np.unique(found, return_counts=True)
-    if len(different) < len(found):
+    labels = plain(list(classes) if isinstance(classes, range) else classes, what)
+    if labels.ndim != 1 or len(labels) < 2:
+        raise InputError(f"{what}: expected a list of at least two labels, got shape {labels.shape}")
+    if labels.dtype.kind == "f":
+        _check_labels_present(labels, what)
+        if not np.isfinite(labels).all():
+            raise InputError(f"{what}: expected finite numbers, got {abridge(labels)}")
+    labels = _widest(labels)
+    different, counts = np.unique(labels, return_counts=True)
+    if len(different) < len(labels):
         raise InputError(f"{what}: expected different labels, got {different[counts.argmax()].item()!r} twice")
-    return found
+    return labels
 
 
 def _unknown(labels: np.ndarray, outside: np.ndarray, classes: np.ndarray, what: str) -> InputError:
@@ -433,7 +434,7 @@ def _unknown(labels: np.ndarray, outside: np.ndarray, classes: np.ndarray, what:
     near = nearest(label, classes.tolist()) if isinstance(label, str) and classes.dtype.kind == "U" else ""
     near = near if "did you mean" in near else ""
     return InputError(
-        f"{what}: expected the labels {abridged(classes)}, got {label!r} in row {row} "
+        f"{what}: expected the labels {abridge(classes)}, got {label!r} in row {row} "
         f"({np.count_nonzero(outside)} such in all){near}"
     )
 
@@ -457,7 +458,7 @@ def plain(y: Any, what: str) -> np.ndarray:
     if array.dtype.kind == "T":
         array = array.astype(object)
     if array.dtype.kind == "O" and array.ndim:
-        array = _typed(array, what)
+        array = _infer_dtype(array, what)
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
         raise InputError(f"{what}: expected integers up to {np.iinfo(np.int64).max}, got {array.max()}")
     if array.dtype.kind == "S":
@@ -468,7 +469,7 @@ def plain(y: Any, what: str) -> np.ndarray:
     return array
 
 
-def _typed(array: np.ndarray, what: str) -> np.ndarray:
+def _infer_dtype(array: np.ndarray, what: str) -> np.ndarray:
     """An array of Python objects as one of their type; raises where some are missing or types are mixed."""
     values = array.ravel().tolist()
     if any(isinstance(value, list | tuple | np.ndarray) for value in values):
@@ -478,11 +479,11 @@ def _typed(array: np.ndarray, what: str) -> np.ndarray:
         missing = [place for place, value in enumerate(values) if _is_missing(value)]
         if missing:
             raise _missing(len(missing), _place(missing[0], array.shape), what)
-    found = set(families.values())
-    if found <= {"int", "float"} or (array.ndim > 1 and found <= {"bool", "int", "float"}):
-        dtype: Any = np.float64 if "float" in found else np.int64 if "int" in found else bool
-    elif len(found) == 1 and "" not in found:
-        dtype = {"str": np.str_, "bool": bool}[found.pop()]
+    kinds = set(families.values())
+    if kinds <= {"int", "float"} or (array.ndim > 1 and kinds <= {"bool", "int", "float"}):
+        dtype: Any = np.float64 if "float" in kinds else np.int64 if "int" in kinds else bool
+    elif len(kinds) == 1 and "" not in kinds:
+        dtype = {"str": np.str_, "bool": bool}[kinds.pop()]
     else:
         firsts: dict[str, int] = {}
         for place, value in enumerate(values):
@@ -551,33 +552,33 @@ def weights(
     if class_weight is not None:
         product *= _class_weights(targets, class_weight, max(2, outputs))
     with np.errstate(over="ignore", under="ignore"):
-        found = product.astype(dtype)
-    if not np.isfinite(found).all():
+        rounded = product.astype(dtype)
+    if not np.isfinite(rounded).all():
         raise InputError(
-            f"{what}the weights are too large for {dtype}: expected at most {np.finfo(dtype).max:g}, got {product.max():g}"
+            f"{what}the rounded are too large for {dtype}: expected at most {np.finfo(dtype).max:g}, got {product.max():g}"
         )
-    if not found.any():
-        raise InputError(f"{what}the weights add up to 0, so that there is nothing to learn from")
-    return found
+    if not rounded.any():
+        raise InputError(f"{what}the rounded add up to 0, so that there is nothing to learn from")
+    return rounded
 
 
 def _sample_weights(sample_weight: Any, n: int, what: str) -> np.ndarray:
     """Finite numbers (n,) of at least 0."""
     try:
-        given = arrays.to_host(sample_weight)
+        weights = arrays.to_host(sample_weight)
     except ValueError as error:
         raise InputError(f"{what}: expected {n} numbers, got rows of different lengths") from error
-    if given.shape != (n,) or given.dtype.kind not in "fiub":
-        cure = "; use sample_weight.ravel()" if given.shape == (n, 1) else ""
-        raise InputError(f"{what}: expected {n} numbers, got {given.dtype} of shape {given.shape}{cure}")
-    wrong = ~(np.isfinite(given) & (given >= 0))
+    if weights.shape != (n,) or weights.dtype.kind not in "fiub":
+        cure = "; use sample_weight.ravel()" if weights.shape == (n, 1) else ""
+        raise InputError(f"{what}: expected {n} numbers, got {weights.dtype} of shape {weights.shape}{cure}")
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
     if wrong.any():
         row = int(wrong.argmax())
         raise InputError(
-            f"{what}: expected finite numbers of at least 0, got {given[row].item()!r} in row {row} "
+            f"{what}: expected finite numbers of at least 0, got {weights[row].item()!r} in row {row} "
             f"({np.count_nonzero(wrong)} such in all)"
         )
-    return given
+    return weights
 
 
 def _class_weights(targets: Targets, class_weight: Mapping[Any, float] | str, outputs: int) -> np.ndarray:
@@ -586,21 +587,21 @@ def _class_weights(targets: Targets, class_weight: Mapping[Any, float] | str, ou
         raise InputError("class_weight: only a task with classes has them; use sample_weight")
     values = targets.values
     if values.ndim == 1:
-        found = values
+        indices = values
     else:
-        found = values.argmax(axis=1) if targets.kind == "classes" else (values[:, 0] > 0.5).astype(np.int64)
+        indices = values.argmax(axis=1) if targets.kind == "classes" else (values[:, 0] > 0.5).astype(np.int64)
     if isinstance(class_weight, str):
         if class_weight != "balanced":
             raise InputError(f'class_weight: expected a dict or "balanced", got {class_weight!r}')
-        counts = np.bincount(found, minlength=outputs)
-        table = len(found) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        counts = np.bincount(indices, minlength=outputs)
+        table = len(indices) / (np.count_nonzero(counts) * np.maximum(counts, 1))
     elif isinstance(class_weight, Mapping):
         table = np.ones(outputs)
         places = {label: place for place, label in enumerate(targets.classes.tolist())}
         for label, weight in class_weight.items():
             if label not in places:
                 strings = isinstance(label, str) and targets.classes.dtype.kind == "U"
-                known = nearest(label, places) if strings else f"; known are {abridged(targets.classes)}"
+                known = nearest(label, places) if strings else f"; known are {abridge(targets.classes)}"
                 raise InputError(f"class_weight: {label!r} is none of the labels{known}")
             number = as_number(weight)
             if not 0.0 <= number < math.inf:
@@ -608,4 +609,4 @@ def _class_weights(targets: Targets, class_weight: Mapping[Any, float] | str, ou
             table[places[label]] = number
     else:
         raise InputTypeError(f'class_weight: expected a dict or "balanced", got a {type(class_weight).__name__}')
-    return np.asarray(table[found])
+    return np.asarray(table[indices])

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from fastnn import arrays
-from fastnn.engines.base import Engine, Instance
+from fastnn.engines.base import AS_IT_IS, Engine, InputMap, Instance
 from fastnn.engines.host import CPU, NUMPY, cores
 from fastnn.engines.host import check_threads as check_threads
 from fastnn.errors import DeviceError, DeviceMemoryError, InputError, best_match, nearest, warn
@@ -168,4 +168,7 @@ def instantiate(program: Program, rows: int, engine: str | Engine = "cpu", threa
     return chosen.instantiate(program, rows, threads)
 
 
-__all__ = ["DEVICES", "PRECISIONS", "Engine", "Instance", "choose", "cores", "gpu", "instantiate", "named", "of", "register"]
+__all__ = [
+    "AS_IT_IS", "DEVICES", "PRECISIONS", "Engine", "InputMap", "Instance", "choose", "cores", "gpu", "instantiate", "named",
+    "of", "register",
+]  # fmt: skip

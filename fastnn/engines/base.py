@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -47,6 +47,27 @@ class PlacedArray(Protocol):
 
     def read(self) -> np.ndarray:
         """A copy on the host, now."""
+
+
+class InputMap(NamedTuple):
+    """What becomes of the elements of an example as they are read: x `scale`; or, computed in float64 and rounded once,
+    (x `scale` - `offset`) `factor`, float64 arrays with a number for each element."""
+
+    scale: float = 1.0
+    offset: np.ndarray | None = None
+    factor: np.ndarray | None = None
+
+    @property
+    def kernel(self) -> str:
+        """What reads rows so."""
+        return "gather_rows" if self.offset is None else "gather_standardized"
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name, where there are any."""
+        return {} if self.offset is None or self.factor is None else {"offset": self.offset, "factor": self.factor}
+
+
+AS_IT_IS = InputMap()
 
 
 class Engine(ABC):
@@ -169,8 +190,8 @@ class Engine(ABC):
         """Room for the results of a prediction: on the host where the inputs `like` lie there, else beside them."""
 
     @abstractmethod
-    def load_rows(self, target: Placed, source: Any, start: int, count: int, scale: float) -> None:
-        """Entries of `source` from `start` on, times `scale`, into the first `count` rows of `target`.
+    def load_rows(self, target: Placed, source: Any, start: int, count: int, input_map: InputMap) -> None:
+        """Entries of `source` from `start` on, mapped, into the first `count` rows of `target`.
 
         Raises InputError where one is NaN or infinite.
         """

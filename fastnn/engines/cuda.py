@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn import arrays
-from fastnn.engines.base import Engine, Instance, Pass, Ring
+from fastnn.engines.base import Engine, InputMap, Instance, Pass, Ring
 from fastnn.engines.host import convert_rows
 from fastnn.errors import DeviceError, DeviceLostError, DeviceMemoryError, InputError, InputTypeError, PackageError
 from fastnn.program.passes.elementwise import chain_elementwise
@@ -157,11 +157,11 @@ class CudaEngine(Engine):
     def outputs(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
         return np.empty(shape, dtype) if arrays.on_host(like) else self.empty(shape, dtype)
 
-    def load_rows(self, target: DeviceArray, source: Any, start: int, count: int, scale: float) -> None:
+    def load_rows(self, target: DeviceArray, source: Any, start: int, count: int, input_map: InputMap) -> None:
         rows = target.rows(0, count)
         if arrays.on_host(source):
             values = np.empty(rows.shape, rows.dtype)
-            convert_rows(values, source[start : start + count], scale, start)
+            convert_rows(values, source[start : start + count], input_map, start)
             rows.write(values)
             return
         given = self.to_device(source).rows(start, count)
@@ -172,7 +172,8 @@ class CudaEngine(Engine):
         if given.dtype not in (np.dtype("uint8"), np.dtype("float32"), np.dtype("float64")):
             raise InputTypeError(f"X: expected uint8, float32 or float64 on a GPU, got {given.dtype}; convert it with .astype")
         order, first = self._order(count), self._order(1).view(0, ())
-        self.compute("gather_rows", (given, order, first, rows), {"scale": scale})
+        maps = [self.to_device(array) for array in input_map.arrays().values()]
+        self.compute(input_map.kernel, (given, order, first, *maps, rows), {"scale": input_map.scale})
 
     def store_rows(self, target: Any, source: DeviceArray, start: int, count: int) -> None:
         found = source.rows(0, count)

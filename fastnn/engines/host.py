@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastnn import arrays
-from fastnn.engines.base import Engine, Instance, Ring
+from fastnn.engines.base import Engine, InputMap, Instance, Ring
 from fastnn.engines.thread_count import ThreadCountTuner
 from fastnn.errors import InputError, PackageError
 from fastnn.program.shapes import concrete
@@ -91,8 +91,8 @@ class HostEngine(Engine):
     def outputs(self, like: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         return np.empty(shape, dtype)
 
-    def load_rows(self, target: np.ndarray, source: Any, start: int, count: int, scale: float) -> None:
-        convert_rows(target[:count], source[start : start + count], scale, start)
+    def load_rows(self, target: np.ndarray, source: Any, start: int, count: int, input_map: InputMap) -> None:
+        convert_rows(target[:count], source[start : start + count], input_map, start)
 
     def store_rows(self, target: np.ndarray, source: np.ndarray, start: int, count: int) -> None:
         target[start : start + count] = source[:count]
@@ -128,9 +128,14 @@ CPU = HostEngine("cpu")
 NUMPY = HostEngine("numpy")
 
 
-def convert_rows(target: np.ndarray, rows: np.ndarray, scale: float, start: int = 0) -> None:
-    """target = rows * scale in the dtype of `target`; `start`: of which row. Raises InputError where one is NaN or infinite."""
-    with np.errstate(over="ignore"):  # what overflows is refused below
+def convert_rows(target: np.ndarray, rows: np.ndarray, input_map: InputMap, start: int = 0) -> None:
+    """target = rows, mapped; `start`: the number of the first row. Raises InputError where one is NaN or infinite."""
+    scale, offset, factor = input_map
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+        if offset is not None and factor is not None:
+            values = rows.astype(np.float64) * scale
+            rows = (values - offset.reshape(rows.shape[1:])) * factor.reshape(rows.shape[1:])
+            scale = 1.0
         np.copyto(target, rows, casting="unsafe")
         if scale != 1.0:
             target *= target.dtype.type(scale)

@@ -15,6 +15,7 @@ import numpy as np
 from fastnn import engines
 from fastnn.configurations import as_count
 from fastnn.data.prepared import DataLayout, prepare
+from fastnn.engines.host import convert_rows
 from fastnn.errors import InputError, InputTypeError, nearest
 from fastnn.losses import Loss, LossLike, as_loss
 from fastnn.network.layout import as_loss_network
@@ -173,7 +174,9 @@ def check_gradients(
         raise InputTypeError(f"X: expected numbers, got {type(X).__name__}: {error}") from error
     twin = _in_float64(model, inputs.shape[1:])
     examples = prepare(twin.expected, inputs, y, chosen, sample_weight, None)
-    cost = _Cost(twin, chosen, examples.X * twin.input_scale, examples.y, examples.weights, l2, l1, training, fused)
+    rows = np.empty(examples.X.shape)
+    convert_rows(rows, examples.X, twin.network.input_map)
+    cost = _Cost(twin, chosen, rows, examples.y, examples.weights, l2, l1, training, fused)
     places = cost.network.trained()
     start = twin.snapshot().arrays["parameters"]
     moved = np.concatenate([np.arange(0), *(np.arange(p.start, p.start + p.size) for p in places)])

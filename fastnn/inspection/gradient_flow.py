@@ -17,6 +17,7 @@ from fastnn import arrays
 from fastnn.callbacks import Callback
 from fastnn.configurations import as_count, as_number
 from fastnn.data import inputs
+from fastnn.engines import InputMap
 from fastnn.errors import InputError, NotReadyError, warn
 from fastnn.network.inference import engine_for
 from fastnn.network.programs import PARAMETER_QUANTITIES, ActivationMoments, GradientMagnitudes
@@ -206,7 +207,7 @@ class _Probe:
         self.instance = engine.instantiate(recipe.build(run.network), rows, 1 if small else run.threads)
         x = engine.zeros((rows, *run.network.features), model.dtype)
         chosen = spread(len(data.X), rows)
-        _gather(engine, data.X, chosen, x, model.input_scale)
+        _gather(engine, data.X, chosen, x, run.network.input_map)
         log = engine.zeros((1, max(1, len(self.columns))), model.dtype, mirrored=True)
         bound = {"x": x, "t": engine.to_device(np.ascontiguousarray(data.y[chosen])), "log": log}
         if data.weights is not None:
@@ -261,18 +262,19 @@ def spread(n: int, count: int) -> np.ndarray:
     return starts[:-1] + (shares * np.diff(starts)).astype(np.int64)
 
 
-def _gather(engine: Engine, X: Any, chosen: np.ndarray, x: Any, scale: float) -> None:
-    """x = X[chosen] * scale, on the engine; no other row of what lies elsewhere is brought there or made dense."""
+def _gather(engine: Engine, X: Any, chosen: np.ndarray, x: Any, input_map: InputMap) -> None:
+    """x = X[chosen], mapped, on the engine; no other row of what lies elsewhere is brought there or made dense."""
     if not arrays.on_host(X):
-        operands = (engine.to_device(X), engine.to_device(chosen), engine.to_device(np.array(0)), x)
-        engine.compute("gather_rows", operands, {"scale": scale})
+        visits = (chosen, np.array(0), *input_map.arrays().values())
+        operands = (engine.to_device(X), *map(engine.to_device, visits), x)
+        engine.compute(input_map.kernel, operands, {"scale": input_map.scale})
         return
     if isinstance(X, inputs.RowSource):
         rows = np.empty((len(chosen), *X.shape[1:]), X.dtype)
         X.take(chosen, rows)
     else:
         rows = X[chosen]
-    engine.load_rows(x, rows, 0, len(chosen), scale)
+    engine.load_rows(x, rows, 0, len(chosen), input_map)
 
 
 @dataclass(frozen=True)
@@ -316,7 +318,7 @@ def activation_statistics(
         engine = engine_for(built, examples)
         instance = engine.instantiate(program, len(examples), threads)
         rows = engine.zeros((len(examples), *network.features), network.dtype)
-        engine.load_rows(rows, examples, 0, len(examples), network.input_scale)
+        engine.load_rows(rows, examples, 0, len(examples), network.input_map)
         state = built.state.on(engine)
         statistics = engine.zeros(state["statistics"].shape, network.dtype)
         engine.copy(statistics, state["statistics"])

@@ -145,7 +145,7 @@ def _factors(name: str, value: Any, least: float) -> tuple[float, float]:
 
 
 def _shape(shape: Any) -> tuple[int, ...]:
-    given = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
-    if len(given) not in (2, 3) or not all(isinstance(d, int) and not isinstance(d, bool) and d >= 1 for d in given):
+    dimensions = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
+    if len(dimensions) not in (2, 3) or not all(isinstance(d, int) and not isinstance(d, bool) and d >= 1 for d in dimensions):
         raise InputError(f"Augment: shape: expected (H, W) or (H, W, C), integers >= 1, got {shape!r}")
-    return given
+    return dimensions

@@ -129,6 +129,13 @@ class Layer(Keywords):
         """Whether the layer declares any, which may be none for some inputs."""
         return type(self).parameters is not Layer.parameters
 
+    def input_map(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Float64 arrays (offset, factor) where the layer is (x - offset) factor, element by element of an example.
+
+        As the first of a network such a layer is computed while examples are read, in float64, and its `forward` is not called.
+        """
+        return None
+
     def forward(self, x: Array, training: bool) -> Array:
         """The outputs (B, ...) for inputs (B, ...)."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward")

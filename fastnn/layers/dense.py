@@ -73,10 +73,10 @@ class Dense(Layer):
         if len(shape) != 1:
             raise InputError(f"Dense: expected inputs (B, I), got {('B', *shape)}; put fastnn.Flatten() in front")
         factor = self.learning_rate_factor
-        made = {"weight": Parameter((shape[0], self.units), self.weight_init, True, self.l2, self.l1, factor)}
+        parameters = {"weight": Parameter((shape[0], self.units), self.weight_init, True, self.l2, self.l1, factor)}
         if self.use_bias:
-            made["bias"] = Parameter((self.units,), self.bias_init, learning_rate_factor=factor)
-        return made
+            parameters["bias"] = Parameter((self.units,), self.bias_init, learning_rate_factor=factor)
+        return parameters
 
     def forward(self, x: Array, training: bool) -> Array:
         return ops.dense(x, self.weight, self.bias if self.use_bias else None, self.activation, self.alpha)
@@ -107,9 +107,9 @@ class Dense(Layer):
         return self._written(shown)
 
 
-def _initializer(given: Any) -> initializers.Initializer:
+def _initializer(choice: Any) -> initializers.Initializer:
     """An initializer, its name, or what `config` wrote of it."""
-    return initializers.Initializer.from_config(given) if isinstance(given, dict) else initializers.by_name(given)
+    return initializers.Initializer.from_config(choice) if isinstance(choice, dict) else initializers.by_name(choice)
 
 
 def _next_activation(following: Sequence[Layer]) -> str | None:

@@ -27,8 +27,10 @@ class Standardizer(Layer):
 
     `mean`, `deviation`: float64 arrays with a number for each element of an example (in C order, where it has several axes).
     The deviation is the one of all examples (divided by n), and counts as 1 where an element never changes. They are not
-    trained. A model computes (x - mean) (1 / deviation) in its own dtype, of inputs that it has multiplied by its
-    `input_scale`: leave that at 1. Source: LeCun et al. 1998, Efficient BackProp, section 4.3.
+    trained. As the first layer of a model it computes (x - mean) (1 / deviation) in float64 while examples are read, and rounds
+    once to the dtype of the model: large values close to each other, such as times in seconds, stay apart. Behind other layers
+    it computes in that dtype. Inputs are multiplied by the model's `input_scale` before: leave that at 1. Source: LeCun et al.
+    1998, Efficient BackProp, section 4.3.
     """
 
     options = ("mean", "deviation")
@@ -71,7 +73,7 @@ class Standardizer(Layer):
                 if not np.isfinite(block).all():
                     row, column = np.argwhere(~np.isfinite(block))[0].tolist()
                     raise InputError(
-                        f"Standardizer: X is {block[row, column]} in row {start + row}, column {_named(names, column)}; "
+                        f"Standardizer: X is {block[row, column]} in row {start + row}, column {_column_name(names, column)}; "
                         "remove or replace such values"
                     )
                 total += (block - first).sum(axis=0)
@@ -84,32 +86,36 @@ class Standardizer(Layer):
             variance = (squares - rest * rest / n) / n  # `rest` would be 0 if the mean were not rounded
         if not np.isfinite(variance).all():
             column = int(np.flatnonzero(~np.isfinite(variance))[0])
-            raise InputError(f"Standardizer: the values of column {_named(names, column)} are too large to be squared")
+            raise InputError(f"Standardizer: the values of column {_column_name(names, column)} are too large to be squared")
         deviation = np.sqrt(np.maximum(variance, 0.0))
         constant = np.flatnonzero(deviation == 0).tolist()
         if constant:
-            shown = ", ".join(_named(names, column) for column in constant[:5]) + ", ..." * (len(constant) > 5)
+            shown = ", ".join(_column_name(names, column) for column in constant[:5]) + ", ..." * (len(constant) > 5)
             many = f"{len(constant)} columns that never change" if len(constant) > 1 else "a column that never changes"
             warn(f"Standardizer: {many} ({shown}): the deviation counts as 1")
             deviation[constant] = 1.0
-        found = {"mean": _numbers("mean", mean), "deviation": _numbers("deviation", deviation), "feature_names": names}
-        vars(self).update(found)  # options of a layer do not change otherwise
+        statistics = {"mean": _numbers("mean", mean), "deviation": _numbers("deviation", deviation), "feature_names": names}
+        vars(self).update(statistics)  # options of a layer do not change otherwise
         return self
 
     def transform(self, X: Any) -> np.ndarray:
         """(X - mean) / deviation of examples (n, ...), computed in float64: of X's dtype if that is a floating-point one, else
         float32."""
-        mean, deviation = self._fitted()
-        return self._mapped(self._in_order(X), lambda block: (block - mean) / deviation)
+        mean, deviation = self._mean_and_deviation()
+        return self._map(self._in_order(X), lambda block: (block - mean) / deviation)
 
     def inverse(self, Z: Any) -> np.ndarray:
         """Z deviation + mean: what `transform` made Z of, up to rounding."""
-        mean, deviation = self._fitted()
-        return self._mapped(self._in_order(Z), lambda block: block * deviation + mean)
+        mean, deviation = self._mean_and_deviation()
+        return self._map(self._in_order(Z), lambda block: block * deviation + mean)
 
     def statistics(self, shape: tuple[int, ...]) -> Mapping[str, Statistic]:
-        mean, deviation = self._fitted(math.prod(shape))
+        mean, deviation = self._mean_and_deviation(math.prod(shape))
         return {"offset": Statistic(mean.shape, mean), "scale": Statistic(mean.shape, 1.0 / deviation)}
+
+    def input_map(self) -> tuple[np.ndarray, np.ndarray] | None:
+        mean, deviation = self._mean_and_deviation()
+        return mean, 1.0 / deviation
 
     def forward(self, x: Array, training: bool) -> Array:
         if len(x.shape) == 2:
@@ -123,7 +129,7 @@ class Standardizer(Layer):
     def __repr__(self) -> str:
         return "Standardizer()" if self.mean is None else f"Standardizer({self.mean.size} features)"
 
-    def _fitted(self, features: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def _mean_and_deviation(self, features: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         if self.mean is None or self.deviation is None:
             raise NotReadyError("the Standardizer knows no mean yet; use Standardizer().fit(X_train)")
         if features is not None and self.mean.size != features:
@@ -132,20 +138,20 @@ class Standardizer(Layer):
 
     def _in_order(self, X: Any) -> Any:
         """A frame with the columns of the one that was fitted, in their order; everything else as it is."""
-        names, given = self.feature_names, _columns(X)
-        if names is None or given is None or names == given:
+        names, columns = self.feature_names, _columns(X)
+        if names is None or columns is None or names == columns:
             return X
-        missing = [name for name in names if name not in given]
-        if missing or len(set(given)) < len(given):
+        missing = [name for name in names if name not in columns]
+        if missing or len(set(columns)) < len(columns):
             what = f"misses {', '.join(map(repr, missing[:5]))}" if missing else "has columns of the same name"
             raise InputError(
                 f"Standardizer: expected a frame with the columns of fit, {', '.join(map(repr, names))}; this one {what}"
             )
         return X[list(names)]
 
-    def _mapped(self, X: Any, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    def _map(self, X: Any, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         x = _examples(X)
-        self._fitted(math.prod(x.shape[1:]))
+        self._mean_and_deviation(math.prod(x.shape[1:]))
         result = np.empty(x.shape, x.dtype.newbyteorder("=") if x.dtype.kind == "f" else np.float32)
         rows = result.reshape(len(x), -1) if x.size else result
         for start, block in _blocks(x):
@@ -195,5 +201,5 @@ def _columns(X: Any) -> tuple[str, ...] | None:
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
-def _named(names: Sequence[str] | None, column: int) -> str:
+def _column_name(names: Sequence[str] | None, column: int) -> str:
     return str(column) if names is None else repr(names[column])

@@ -40,6 +40,8 @@ def outputs_of(model: ModelState, network: Network, X: Any, threads: int | None)
         data = inputs.read(X, network.features, "X", model.feature_names)
         engine = engine_for(model, data.array)
         try:
+            if not arrays.on_host(data.array):
+                inputs.check_spacing(data.array, network.input_map, "X")
             return engine.exported(outputs_on(model, network, data.array, threads, engine))
         except InputError:
             if arrays.on_host(
@@ -58,7 +60,7 @@ def outputs_on(model: ModelState, network: Network, X: Any, threads: int | None,
         key = InstanceKey.of(recipe, network, engine, rows, threads)
         with model.instances.take(key, lambda: _Prediction(recipe.build(network), rows, engine, threads)) as run:
             run.bind(model.state.on(engine))
-            run(X, outputs, model.input_scale)
+            run(X, outputs, network.input_map)
     return outputs
 
 
@@ -75,10 +77,10 @@ class _Prediction:
     def bind(self, state: Mapping[str, Any]) -> None:
         self.instance.bind(parameters=state["parameters"], statistics=state["statistics"])
 
-    def __call__(self, X: Any, outputs: Any, scale: float) -> None:
+    def __call__(self, X: Any, outputs: Any, input_map: engines.InputMap) -> None:
         count = min(self.rows, len(X))
         for start in range(0, len(X), count):
             start = min(start, len(X) - count)  # the last block overlaps the one before: rows do not depend on each other
-            self.engine.load_rows(self.x, X, start, count, scale)
+            self.engine.load_rows(self.x, X, start, count, input_map)
             self.instance.play()
             self.engine.store_rows(outputs, self.instance.output("outputs"), start, count)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastnn import random
+from fastnn.engines import InputMap
 from fastnn.errors import InputError
 from fastnn.layers import Layer, Parameter, Statistic, final_activation
 from fastnn.losses import Loss
@@ -59,6 +60,12 @@ class Network:
     def frozen(self) -> tuple[int, ...]:
         """The layers that training leaves as they are; user-defined ones among them may have no parameters."""
         return tuple(index for index, layer in enumerate(self.layers) if not layer.trainable)
+
+    @cached_property
+    def input_map(self) -> InputMap:
+        """What becomes of examples as they are read: `input_scale`, and the first layer where it is an `input_map`."""
+        first = self.layers[0].input_map() if self.layers else None
+        return InputMap(self.input_scale, *(first or ()))
 
     @property
     def variant(self) -> tuple[Any, ...]:
@@ -129,7 +136,7 @@ def forward(
 ) -> tuple[Symbol, dict[str, Symbol]]:
     """Record the layers one after another; returns the outputs and the parameters as views of the arena, by name.
 
-    `each` gets the outputs of every layer.
+    `x`: examples as they are after the network's `input_map`. `each` gets the outputs of every layer.
     """
     arena = trace.inputs.get("parameters") or trace.input("parameters", (network.size,))
     kept = trace.inputs.get("statistics") or trace.input("statistics", (network.statistics_size,))
@@ -139,7 +146,8 @@ def forward(
         values: dict[str, Any] = {p.attribute: parameters[p.name] for p in network.parameters if p.layer == index}
         values |= {p.attribute: statistics[p.name] for p in network.statistics if p.layer == index}
         values |= {"key": network.keys[index], "step": step}
-        x = layer.bound(values).forward(x, training)
+        if index or network.input_map.offset is None:
+            x = layer.bound(values).forward(x, training)
         if each is not None:
             each.append(x)
     return x, parameters

@@ -228,6 +228,8 @@ class ModelState:
         views = self._views_by_name(self._host(change=True))
         if not isinstance(weights, Mapping):
             raise InputTypeError(f"set_weights: expected a dict of arrays by name, got {type(weights).__name__}")
+        has_map = self.network.input_map.offset is not None
+        mapped = {place.name for place in self.network.statistics if has_map and place.layer == 0}
         checked = {}
         for name, value in weights.items():
             if name not in views:
@@ -241,6 +243,10 @@ class ModelState:
                 )
             if not np.isfinite(value).all():
                 raise InputError(f"{name}: {np.count_nonzero(~np.isfinite(value))} values are NaN or infinite")
+            if name in mapped and not np.array_equal(value, views[name]):
+                raise InputError(
+                    f"{name}: it follows from the options of layer 0, {self.layers[0]!r}; make a model with another layer"
+                )
             checked[name] = value
         for name, value in checked.items():
             views[name][...] = value
@@ -323,7 +329,7 @@ def expected_of(layout: Layout, feature_names: tuple[str, ...] | None) -> Expect
     """What a model of this layout, trained on columns of these names, expects of data."""
     network = layout.network
     squashed = final_activation(network.layers) == "sigmoid"
-    return Expected(network.features, feature_names, network.dtype, layout.outputs, squashed)
+    return Expected(network.features, feature_names, network.dtype, layout.outputs, squashed, network.input_map)
 
 
 class Before:

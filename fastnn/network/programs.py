@@ -350,6 +350,8 @@ def _forward_vectorized(network: Network, x: Symbol, parameters: Mapping[str, Sy
     """The outputs (B, O, G) of all models for the inputs x that all of them read."""
     grouped = False
     for number, layer in enumerate(network.layers):
+        if not number and network.input_map.offset is not None:
+            continue  # its arrays are no parameters of the models
         values = {p.attribute: parameters[p.name] for p in network.parameters if p.layer == number}
         x = layer.bound(values).forward_vectorized(x, grouped)
         grouped = grouped or bool(values)
@@ -365,7 +367,9 @@ def _batch(
     order = trace.input("order", (N,), "int64")
     trace.input("log", (N, columns))
     source = trace.input("X", (N, *network.features), data.source)
-    x = ops.gather_rows(source, order, position, B, network.dtype, network.input_scale)
+    input_map = network.input_map
+    maps = {name: trace.input(name, array.shape, "float64") for name, array in input_map.arrays().items()}
+    x = ops.gather_rows(source, order, position, B, network.dtype, input_map.scale, **maps)
     target = trace.input("y", (N, *data.target_shape), data.target)
     t = ops.gather_rows(target, order, position, B, "int64" if data.target == "int64" else network.dtype)
     w = None

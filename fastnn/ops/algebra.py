@@ -202,7 +202,7 @@ def _abs_backward(call: Call, dy: Symbol) -> tuple[Symbol]:
     return (multiply(dy, sign(call.inputs[0])),)
 
 
-@backward("sign", "fill", *COMPARISONS, "is_correct", "argmax", "one_hot", "gather_rows", "shuffle")
+@backward("sign", "fill", *COMPARISONS, "is_correct", "argmax", "one_hot", "gather_rows", "gather_standardized", "shuffle")
 def _no_backward(call: Call, dy: Symbol) -> Sequence[None]:
     return (None,) * len(call.inputs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,15 @@ def one_hot(labels: Array, classes: int, dtype: Any = "float32") -> Array:
     return apply("one_hot", (labels,), [((labels.shape[0], int(classes)), np.dtype(dtype))])
 
 
-def gather_rows(source: Array, order: Array, position: Array, rows: Dimension, dtype: Any, scale: float = 1.0) -> Array:
+def gather_rows(
+    source: Array, order: Array, position: Array, rows: Dimension, dtype: Any, scale: float = 1.0,
+    offset: Array | None = None, factor: Array | None = None,
+) -> Array:  # fmt: skip
     """y[b] = source[order[position + b]] * scale for b = 0 .. rows - 1: a mini-batch out of the resident data.
 
-    source (N, ...) uint8, int64, float32 or float64; order int64; position 0-d int64; y of `dtype`, (rows, ...).
+    source (N, ...) uint8, int64, float32 or float64; order int64; position 0-d int64; y of `dtype`, (rows, ...). With `offset`
+    and `factor`, float64 (K,) for rows of K elements, y[b] = (source[...] * scale - offset) * factor, computed in float64 and
+    rounded once: large values close to each other stay apart.
     """
     family("gather_rows", source, order, position)
     if np.dtype(source.dtype) not in (np.dtype("uint8"), np.dtype("int64"), *FLOATS):
@@ -64,9 +70,16 @@ def gather_rows(source: Array, order: Array, position: Array, rows: Dimension, d
         if not (isinstance(rows, int) and 0 <= start <= len(order) - rows and rows >= 0):
             raise InputError(f"gather_rows: {rows} rows from position {start} are not in an order of {len(order)}")
         check_labels("gather_rows", order[start : start + rows], len(source))
-    return apply(
-        "gather_rows", (source, order, position), [((rows, *source.shape[1:]), np.dtype(dtype))], {"scale": float(scale)}
-    )
+    result, attributes = [((rows, *source.shape[1:]), np.dtype(dtype))], {"scale": float(scale)}
+    if offset is None or factor is None:
+        return apply("gather_rows", (source, order, position), result, attributes)
+    for name, values in (("offset", offset), ("factor", factor)):
+        if values.shape != (math.prod(source.shape[1:]),) or values.dtype != np.float64:
+            raise InputError(
+                f"gather_rows: {name}: expected a float64 number for each element of a row, got {values.dtype} of shape "
+                f"{describe(tuple(values.shape))}"
+            )
+    return apply("gather_standardized", (source, order, position, offset, factor), result, attributes)
 
 
 def shuffle(n: int, key: tuple[int, int], epoch: int) -> np.ndarray:

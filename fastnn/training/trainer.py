@@ -434,7 +434,7 @@ class Trainer:
         """Play an epoch of an iterable of mini-batches; yields what each chunk wrote down."""
         for block in batches.blocks(self.in_epoch, self._batch, self.steps_per_epoch or None):
             rows = len(block[0].X)
-            self.fed = block[0] if len(block) == 1 else PreparedData.joined(block)
+            self.fed = block[0] if len(block) == 1 else PreparedData.concatenate(block)
             self.feed = feed(self.engine, self.fed, rows)
             with contextlib.closing(self.feed):
                 self.feed.begin(np.arange(len(self.fed.X)))

@@ -380,6 +380,9 @@ _declare("is_correct", "z t", "correct", attributes="threshold multilabel", coun
 # Data. y[b] = source[order[position + b]] * scale for rows of any shape and of dtype uint8, int64, float32, float64;
 # y is F, or int64 where the source is (scale is then 1). position, epoch: 0-d int64.
 _declare("gather_rows", "source order position", "y", attributes="scale", count=_each("y"), source="y")
+# The same, standardized: y[b] = (source[order[position + b]] * scale - offset) * factor, computed in float64 and rounded once;
+# offset and factor (K,) float64 for rows of K elements.
+_declare("gather_standardized", "source order position offset factor", "y", attributes="scale", count=_each("y", 3), source="y")
 # A permutation of 0 .. n-1, (n,) int64: the stateless bijection of fastnn/random.py for (key, epoch).
 _declare("shuffle", "epoch", "order", attributes="key")
 

@@ -890,3 +890,16 @@ def test_a_pickled_model_comes_to_life_where_there_is_no_gpu(cuda_hosts: Hosts) 
     assert found.device == "cpu"
     X = np.random.default_rng(3).standard_normal((9, FEATURES)).astype("float32")
     np.testing.assert_allclose(found(X), there.to("cpu")(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("source", ["int64", "float64", "uint8", "float32"])
+def test_inputs_are_standardized_where_they_are_gathered(source: str, cuda_host: HostRuntime) -> None:
+    """Inputs of the host: what float32 cannot tell apart is told apart on the GPU as on the CPU."""
+    large = 1_700_000_000 if source in ("int64", "float64") else 0
+    X = (np.random.default_rng(0).integers(0, 200, (N, FEATURES)) + large).astype(source)
+    fitted = fastnn.Standardizer().fit(X)
+    models = [trained(device, fastnn.Sequential([fitted, fastnn.Dense(CLASSES)], seed=3), X=X) for device in ("cuda", "cpu")]
+    assert distance(*models) < 1e-5
+    assert np.allclose(models[0](X), models[1](X), atol=1e-5)
+    statistics = [fastnn.activation_statistics(model, X).std[0] for model in models]
+    np.testing.assert_allclose(statistics, 1.0, rtol=1e-3)

@@ -530,3 +530,24 @@ def test_instances_make_room_for_others() -> None:
     shelf.fails = ShelfFull("there is no room on the shelf")  # type: ignore[attr-defined]
     assert np.array_equal(model(X[:100]), expected[:100])
     assert shelf.fails is None  # type: ignore[attr-defined]
+
+
+# --- inputs to be standardized -----------------------------------------------------------------------------------------------
+
+
+def test_inputs_there_that_were_rounded_before_they_are_standardized_are_refused() -> None:
+    X = 1_700_000_000 + np.arange(120.0).reshape(60, 2)
+    y = np.sin(np.arange(60.0))
+    fitted = fastnn.Standardizer().fit(X)
+    options: dict[str, Any] = {"loss": "mean_squared_error", "epochs": 1, "batch_size": 20, "verbose": 0}
+    model = fastnn.Sequential([fitted, fastnn.Dense(1)], seed=0)
+    says = r"X: float32 numbers around the mean 1\.7e\+09 of feature 0 are 3\.7 deviations apart; give X in float64"
+    with pytest.raises(errors.InputError, match=says):
+        model.fit(Array(X.astype(np.float32)), y, **options)
+    model.fit(Array(X), y, **options)
+    on_host = fastnn.Sequential([fitted, fastnn.Dense(1)], seed=0)
+    on_host.fit(X, y, device="numpy", **options)
+    np.testing.assert_array_equal(model.weights["1.weight"], on_host.weights["1.weight"])
+    with pytest.raises(errors.InputError, match=says):
+        model.predict(Array(X.astype(np.float32)))
+    np.testing.assert_array_equal(host(model.predict(Array(X))), on_host.predict(X))

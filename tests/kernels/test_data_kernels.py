@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,36 @@ def test_gather_rows_to_bfloat16(width: int, source_type: str) -> None:
     order = random.permutation(40)
     expected = (source[order[3:36]].astype(np.float32) * np.float32(1 / 255)).astype(bfloat16)
     for *_, y in outcomes("gather_rows", [source, order, np.array(3), np.zeros((33, width), bfloat16)], {"scale": 1 / 255}):
+        assert y.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("source_type", SOURCES)
+@pytest.mark.parametrize("row", [(), (1,), (2,), (31,), (7, 11), (127,), (2100,), (0,)])
+def test_gather_standardized(row: tuple[int, ...], source_type: str, dtype: str) -> None:
+    """The definition in float64, rounded once: also where the values of float64 or int64 rows are closer than float32's."""
+    random = np.random.default_rng(5)
+    large = 1_700_000_000 if source_type in ("int64", "float64") else 0
+    source = (random.integers(0, 256, (40, *row)) + large).astype(source_type)
+    order = random.permutation(40)
+    size = math.prod(row)
+    offset, factor = large + random.uniform(100, 150, size), random.uniform(0.01, 3, size)
+    for rows, position, scale in ((0, 0, 1.0), (1, 39, 1.0), (33, 7, 0.5), (40, 0, 1.0)):
+        inputs = [source, order, np.array(position), offset * scale, factor]
+        written = source[order[position : position + rows]].astype(np.float64) * scale
+        expected = ((written - (offset * scale).reshape(row)) * factor.reshape(row)).astype(dtype)
+        spacing = np.finfo(dtype).eps if dtype == "float32" else 2.0**-20  # a fused multiply rounds once less
+        for *_, y in outcomes("gather_standardized", [*inputs, np.full_like(expected, np.nan)], {"scale": scale}):
+            np.testing.assert_allclose(y, expected, rtol=spacing, atol=0)
+
+
+def test_gather_standardized_to_bfloat16() -> None:
+    bfloat16 = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    source = np.random.default_rng(6).integers(0, 256, (40, 31)).astype(np.uint8)
+    order, offset, factor = np.arange(40)[::-1].copy(), np.full(31, 128.0), np.full(31, 1 / 64)
+    expected = ((source[order[3:36]] - offset) * factor).astype(bfloat16)
+    operands = [source, order, np.array(3), offset, factor, np.zeros((33, 31), bfloat16)]
+    for *_, y in outcomes("gather_standardized", operands, {"scale": 1.0}):
         assert y.tobytes() == expected.tobytes()
 
 

@@ -260,3 +260,147 @@ def test_sparse_matrices_are_refused() -> None:
 def test_what_cannot_be_numbers(mean: Any, deviation: Any, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         fastnn.Standardizer(mean, deviation)
+
+
+# Values that are large and close to each other: the mean is subtracted before anything is rounded.
+
+START = 1_700_000_000
+"""A time in seconds; float32 numbers are 128 apart there."""
+
+
+def times(n: int = 240) -> np.ndarray:
+    """Rows (n, 2): a time, one a second, and an ordinary number."""
+    return np.stack([START + np.arange(n), np.arange(n) % 7], axis=1)
+
+
+def as_table(kind: str, X: np.ndarray, folder: Path) -> Any:
+    if kind == "memory map":
+        mapped = np.memmap(folder / "x", np.int64, "w+", shape=X.shape)
+        mapped[:] = X
+        return mapped
+    if kind == "strided":
+        return np.repeat(X.astype(np.float64), 2, axis=1)[:, ::2]
+    if kind == "lists":
+        return X.tolist()
+    if kind == "sparse":
+        return pytest.importorskip("scipy.sparse").csr_array(X.astype(np.float64))
+    if kind == "pandas":
+        return pd.DataFrame({"time": X[:, 0], "other": X[:, 1]})
+    if kind == "Int64":
+        return pd.DataFrame({"time": X[:, 0], "other": X[:, 1]}).astype("Int64")
+    if kind == "polars":
+        return pl.DataFrame({"time": X[:, 0], "other": X[:, 1].astype(np.float32)})
+    return X.astype(kind)
+
+
+TABLES = (
+    "int64", "int32", "uint32", "uint64", "float64", ">i8", ">f8", "strided", "memory map", "lists", "sparse", "pandas",
+    "Int64", "polars",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("kind", TABLES)
+def test_large_close_values_stay_apart(kind: str, small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training, prediction, evaluation and inspection of a float32 model agree with inputs that were standardized before."""
+    if not small:
+        monkeypatch.setattr("fastnn.data.inputs.COPY_BYTES", 0)
+        monkeypatch.setattr("fastnn.data.inputs.LARGE_BYTES", 0)
+    plain = times()
+    fitted = fastnn.Standardizer().fit(plain)
+    Z = fitted.transform(plain.astype(np.float64))
+    assert len(np.unique(Z[:, 0])) == len(plain)
+    X, y = as_table(kind, plain, tmp_path), np.sin(Z[:, 0])
+    model = fastnn.Sequential([fitted, fastnn.Dense(8, activation="tanh"), fastnn.Dense(1)], seed=1)
+    twin = fastnn.Sequential([fastnn.Dense(8, activation="tanh"), fastnn.Dense(1)], seed=1).build((2,))
+    model.build((2,))
+    twin.set_weights({f"{int(k[0]) - 1}{k[1:]}": v for k, v in model.weights.items() if k[0] != "0"})
+    orders = [np.random.default_rng(epoch).permutation(len(plain)) for epoch in range(3)]
+    settings = {
+        "epochs": 3, "batch_size": 32, "order": orders.__getitem__, "loss": "mean_squared_error",
+        "optimizer": fastnn.Adam(0.01), "device": "cpu", "verbose": 0,
+    }  # fmt: skip
+    losses = model.fit(X, y, **settings)["loss"]
+    np.testing.assert_allclose(losses, twin.fit(Z.astype(np.float32), y, **settings)["loss"], rtol=1e-4)
+    np.testing.assert_allclose(model.predict(X), twin.predict(Z), rtol=1e-3, atol=1e-4)
+    assert model.evaluate(X, y)["loss"] == pytest.approx(twin.evaluate(Z, y)["loss"], rel=1e-3)
+    seen, wanted = fastnn.activation_statistics(model, X), fastnn.activation_statistics(twin, Z)
+    np.testing.assert_allclose(seen.mean[0], Z.mean(), atol=1e-6)
+    np.testing.assert_allclose(seen.std[0], Z.std(), rtol=1e-5)
+    np.testing.assert_allclose(seen.std[1:], wanted.std, rtol=1e-3)
+    single = fastnn.Sequential([fitted]).build((2,))
+    np.testing.assert_allclose(single(X), Z, atol=3e-7)
+
+
+def test_large_close_values_stay_apart_in_mini_batches_and_partial_fit() -> None:
+    X = times()
+    fitted = fastnn.Standardizer().fit(X)
+    Z = fitted.transform(X.astype(np.float64)).astype(np.float32)
+    y = np.sin(Z[:, 0])
+    weights = []
+    for first, rows in ((fitted, X), (fastnn.Standardizer(np.zeros(2), np.ones(2)), Z)):
+        model = fastnn.Sequential([first, fastnn.Dense(1)], seed=1)
+        options = {"loss": "mean_squared_error", "optimizer": fastnn.SGD(0.1)}
+        parts = [(rows[i : i + 40], y[i : i + 40]) for i in range(0, 240, 40)]
+        model.fit(parts, epochs=2, verbose=0, device="cpu", **options)
+        for part in parts:
+            model.partial_fit(*part, **options)
+        weights.append(model.weights["1.weight"])
+    np.testing.assert_allclose(*weights, rtol=1e-4)
+    assert np.abs(weights[0]).max() > 0.1
+
+
+def test_models_with_a_standardizer_are_trained_together_as_alone() -> None:
+    X = times()
+    fitted = fastnn.Standardizer().fit(X)
+    y = np.sin(fitted.transform(X.astype(np.float64))[:, 0])
+    options = {"epochs": 2, "batch_size": 40, "loss": "mean_squared_error", "optimizer": fastnn.SGD(0.1)}
+    for method in ("vectorized", "threads"):
+        models = [fastnn.Sequential([fitted, fastnn.Dense(1)], seed=seed) for seed in (1, 2)]
+        fastnn.tuning.train_together(models, X, y, method=method, **options)
+        for model in models:
+            alone = fastnn.Sequential([fitted, fastnn.Dense(1)], seed=model.seed)
+            if method == "threads":
+                key = fastnn.random.key(models[0].seed, fastnn.random.SHUFFLE)
+                orders = [fastnn.random.permutation(key, epoch, len(X)) for epoch in range(2)]
+                alone.fit(X, y, order=orders.__getitem__, device="cpu", verbose=0, **options)
+                np.testing.assert_allclose(model.weights["1.weight"], alone.weights["1.weight"], rtol=1e-5)
+            assert model.evaluate(X, y)["loss"] < 0.6
+
+
+def test_a_gradient_check_sees_what_training_sees() -> None:
+    X = times(40)
+    fitted = fastnn.Standardizer().fit(X)
+    model = fastnn.Sequential([fitted, fastnn.Dense(3, activation="tanh"), fastnn.Dense(1)], seed=0)
+    result = fastnn.check_gradients(model, X, np.sin(np.arange(40)), loss="mean_squared_error")
+    assert result.passed
+    assert np.abs(result.analytic["1.weight"]).max() < 10  # of standardized inputs; of the times themselves it is about 1e9
+
+
+def test_large_inputs_are_standardized_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastnn.data.feeds.BLOCK_BYTES", 2**20)
+    X = np.empty((400_000, 25), np.int64)  # 80 MB
+    X[:] = START + np.arange(len(X))[:, None]
+    y = np.zeros(len(X), np.float32)
+    model = fastnn.Sequential([fastnn.Standardizer().fit(X), fastnn.Dense(1)], seed=0)
+    tracemalloc.start()
+    model.fit(X, y, epochs=1, batch_size=1000, loss="mean_squared_error", device="cpu", verbose=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30 * 2**20
+
+
+def test_the_numbers_of_a_first_standardizer_cannot_be_set() -> None:
+    fitted = fastnn.Standardizer([1.0, 2.0], [3.0, 4.0])
+    model = fastnn.Sequential([fitted, fastnn.Dense(1)], seed=0).build((2,))
+    model.set_weights(model.weights)  # what they are is no change
+    with pytest.raises(InputError, match=r"0\.offset: it follows from the options of layer 0"):
+        model.set_weights({"0.offset": np.zeros(2, np.float32)})
+
+
+def test_sparse_inputs_of_a_standardizer_stay_sparse_until_read() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    X = sparse.random_array((200, 30), density=0.1, rng=np.random.default_rng(0), dtype=np.float32).tocsr()
+    fitted = fastnn.Standardizer().fit(X.toarray())
+    model = fastnn.Sequential([fitted]).build((30,))
+    np.testing.assert_allclose(model(X), fitted.transform(X.toarray().astype(np.float64)), atol=1e-5)

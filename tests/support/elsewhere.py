@@ -15,7 +15,7 @@ import numpy as np
 
 import fastnn_kernels.numpy as definition
 from fastnn import arrays
-from fastnn.engines.base import Engine, Instance
+from fastnn.engines.base import Engine, InputMap, Instance
 from fastnn.engines.host import convert_rows
 from fastnn.errors import DeviceError, DeviceLostError, DeviceMemoryError, InputError
 from fastnn.program.shapes import concrete
@@ -180,11 +180,11 @@ class ShelfEngine(Engine):
     def outputs(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
         return np.empty(shape, dtype) if arrays.on_host(like) else self.empty(shape, dtype)
 
-    def load_rows(self, target: Placed, source: Any, start: int, count: int, scale: float) -> None:
+    def load_rows(self, target: Placed, source: Any, start: int, count: int, input_map: InputMap) -> None:
         if not arrays.on_host(source) and not np.isfinite(source._values).all():
             raise InputError(f"X: {self.count_nonfinite(source)._values[0]} values are NaN or infinite")
         rows = source[start : start + count]
-        convert_rows(target._values[:count], rows if arrays.on_host(rows) else rows._values, scale, start)
+        convert_rows(target._values[:count], rows if arrays.on_host(rows) else rows._values, input_map, start)
 
     def store_rows(self, target: Any, source: Placed, start: int, count: int) -> None:
         values = target if isinstance(target, np.ndarray) else target._values

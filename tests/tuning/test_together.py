@@ -313,6 +313,26 @@ def test_interleaved_a_mini_batch_is_gathered_once(monkeypatch: pytest.MonkeyPat
         assert not {"X.1", "y.1", "order.1"} & set(program.inputs)
 
 
+def test_interleaved_a_mini_batch_is_standardized_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    programs: list[Program] = []
+    monkeypatch.setattr(interleaved, "join_programs", lambda parts: programs.append(join_programs(parts)) or programs[-1])
+    times = 1_700_000_000 + np.arange(X.size).reshape(X.shape)
+    fitted = fastnn.Standardizer().fit(times)
+
+    def standardized(seed: int) -> fastnn.Sequential:
+        return network(fitted, fastnn.Dense(3, "tanh"), fastnn.Dense(1), seed=seed)
+
+    settings: dict[str, Any] = {"loss": "sigmoid_cross_entropy", "epochs": 2}
+    models, histories = train_together(
+        [standardized(seed) for seed in range(4)], times, YES, threads=1, method="threads", **settings
+    )
+    assert [[call.kernel for call in p.calls].count("gather_standardized") for p in programs] == [1] * len(programs) != []
+    for seed, model in enumerate(models):
+        alone = standardized(seed)
+        assert histories[seed] == alone.fit(times, YES, order=shuffled, verbose=0, **settings)
+        assert arrays(model) == arrays(alone)
+
+
 def test_models_without_parameters() -> None:
     def bare() -> fastnn.Sequential:
         return network(fastnn.Activation("tanh"))

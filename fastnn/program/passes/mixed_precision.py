@@ -23,7 +23,8 @@ PRODUCTS = ("matmul", "dense", "dense_backward_input", "dense_backward_weight")
 _ACTIVATIONS = ACTIVATIONS_FROM_OUTPUT + ACTIVATIONS_FROM_INPUT
 CARRIERS = {
     *PRODUCTS, *_ACTIVATIONS, *(f"{name}_backward" for name in _ACTIVATIONS),
-    "dropout", "batch_norm", "batch_norm_backward", "layer_norm", "layer_norm_backward", "gather_rows", "identity",
+    "dropout", "batch_norm", "batch_norm_backward", "layer_norm", "layer_norm_backward", "gather_rows", "gather_standardized",
+    "identity",
 }  # fmt: skip
 """Kernels between which rows are handed on as bfloat16."""
 

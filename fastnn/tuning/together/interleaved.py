@@ -23,8 +23,11 @@ from fastnn.training.chunks import Chunks
 from fastnn.training.divergence import Attempt
 from fastnn.training.trainer import Trainer
 
-SHARED = ("X", "y", "order")
+SHARED = ("X", "y", "order", "offset", "factor")
 """Inputs that only the calls read which are made once."""
+
+GATHER = ("gather_rows", "gather_standardized")
+"""The kernels of these calls."""
 
 
 def join_programs(programs: Sequence[Program]) -> Program:
@@ -38,12 +41,12 @@ def join_programs(programs: Sequence[Program]) -> Program:
     for k, program in enumerate(programs):
         roots = {symbol.root for call in program.calls for symbol in call.operands} | set(program.inputs.values())
         copies = {root: Symbol(root.trace, root.shape, root.dtype, root.name) for root in roots}
-        gathered = [call.outputs[0] for call in program.calls if call.kernel == "gather_rows"]
+        gathered = [call.outputs[0] for call in program.calls if call.kernel in GATHER]
         first = first or [copies[symbol] for symbol in gathered]
         copies |= dict(zip(gathered, first, strict=True))
         inputs |= {f"{name}.{k}": copies[symbol] for name, symbol in program.inputs.items() if not k or name not in SHARED}
         for call in program.calls:
-            if (k and call.kernel == "gather_rows") or (k < len(programs) - 1 and call.kernel == "advance"):
+            if (k and call.kernel in GATHER) or (k < len(programs) - 1 and call.kernel == "advance"):
                 continue
             operands = {s: copies[s] if s in copies else copies[s.root].view(s.shape, s.start, s.name) for s in call.operands}
             calls.append(call.replace(operands))

@@ -165,7 +165,7 @@ class _Orders:
 def _obstacle(members: Sequence[Member], optimizer: Optimizer, loss: Loss) -> str:
     """Why these models cannot be vectorized; nothing if they can."""
     network = as_loss_network(members[0].model.network, loss)
-    for layer in network.layers:
+    for layer in network.layers[network.input_map.offset is not None :]:
         if not layer.vectorizes:
             return f"there is a {type(layer).__name__} layer"
         if layer.final_activation in ("softmax", "log_softmax"):

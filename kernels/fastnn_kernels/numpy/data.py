@@ -9,7 +9,7 @@ import numpy as np
 from fastnn_kernels.contract import SUM_BLOCK
 from fastnn_kernels.numpy.philox import UNIFORM_BITS, shuffle_bits, shuffle_tables, uniform_integers
 
-__all__ = ["advance", "count_nonfinite", "dropout", "fill", "gather_rows", "log_value", "shuffle"]
+__all__ = ["advance", "count_nonfinite", "dropout", "fill", "gather_rows", "gather_standardized", "log_value", "shuffle"]
 
 
 def dropout(x: np.ndarray, step: np.ndarray, y: np.ndarray, *, rate: float, key: tuple[int, int]) -> None:
@@ -28,6 +28,16 @@ def gather_rows(source: np.ndarray, order: np.ndarray, position: np.ndarray, y: 
     """y[b] = source[order[position + b]] * scale, converted to the dtype of y before it is scaled."""
     start = int(position[()])
     y[...] = source[order[start : start + len(y)]].astype(y.dtype) * y.dtype.type(scale)
+
+
+def gather_standardized(
+    source: np.ndarray, order: np.ndarray, position: np.ndarray, offset: np.ndarray, factor: np.ndarray, y: np.ndarray,
+    *, scale: float,
+) -> None:  # fmt: skip
+    """y[b] = (source[order[position + b]] * scale - offset) * factor, in float64, rounded once to the dtype of y."""
+    start = int(position[()])
+    rows = source[order[start : start + len(y)]].astype(np.float64) * scale
+    y[...] = (rows - offset.reshape(y.shape[1:])) * factor.reshape(y.shape[1:])
 
 
 def shuffle(epoch: np.ndarray, order: np.ndarray, *, key: tuple[int, int]) -> None:

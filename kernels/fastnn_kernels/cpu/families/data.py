@@ -9,10 +9,11 @@ from numba import carray, types  # type: ignore[attr-defined]
 
 from fastnn_kernels.contract import SUM_BLOCK, Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
-from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, int64_pointer
+from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, float64_pointer, int64_pointer
 from fastnn_kernels.cpu.philox import WORD, philox, word_pointer
 from fastnn_kernels.numpy.philox import UNIFORM_BITS, shuffle_bits
 
+F64 = types.float64
 I64 = types.int64
 DROPPED_BITS = 32 - UNIFORM_BITS
 
@@ -92,6 +93,40 @@ def gather_rows(F: Any, source_type: Any, y_type: Any) -> Any:
             y = carray(y_pointer(op[3] + begin * y_size), count)
             for j in range(count):
                 y[j] = y_type(source[j]) * scale
+            begin += count
+            row += 1
+            column = 0
+
+    return body
+
+
+def _gather_standardized_sizes(
+    source: Operand, order: Operand, position: Operand, offset: Operand, factor: Operand, y: Operand, *, scale: float
+) -> tuple[int | float, ...]:
+    return _gather_sizes(source, order, position, y, scale=scale)
+
+
+@kernel("gather_standardized", sizes=_gather_standardized_sizes, dtypes=("source", "y"))
+def gather_standardized(F: Any, source_type: Any, y_type: Any) -> Any:
+    source_pointer, y_pointer = POINTERS[source_type], POINTERS[y_type]
+    source_size, y_size = source_type.bitwidth // 8, y_type.bitwidth // 8
+
+    def body(op: Any, part: Any, parts: Any) -> None:
+        rows, width, scale = op[6], op[7], float64_from_bits(op[8])
+        position = carray(int64_pointer(op[2]), 1)[0]
+        order = carray(int64_pointer(op[1] + 8 * position), rows)
+        offset, factor = carray(float64_pointer(op[3]), width), carray(float64_pointer(op[4]), width)
+        begin, end = share(rows * width, 64, part, parts)
+        if begin == end:
+            return
+        row = begin // width
+        column = begin - row * width
+        while begin < end:
+            count = min(width - column, end - begin)
+            source = carray(source_pointer(op[0] + (order[row] * width + column) * source_size), count)
+            y = carray(y_pointer(op[5] + begin * y_size), count)
+            for j in range(count):
+                y[j] = y_type((F64(source[j]) * scale - offset[column + j]) * factor[column + j])
             begin += count
             row += 1
             column = 0

@@ -47,6 +47,26 @@ __device__ void gather_rows(Grid grid, const S* source, const i64* order, const 
   }
 }
 
+// y[b] = (source[order[position + b]] * scale - offset) * factor, computed in F, which is double; threads as in gather_rows.
+template <class F, int N, class S, class Y>
+__device__ void gather_standardized(Grid grid, const S* source, const i64* order, const i64* position, i64 ahead,
+                                    const F* offset, const F* factor, Y* y, i64 rows, i64 width, i64 lanes, F scale) {
+  const int each = THREADS / (int)lanes;
+  const int column = threadIdx.x % (int)lanes * N;
+  const bool aligned = is_aligned(source, N * sizeof(S)) && is_aligned(y, N * sizeof(Y));
+  order += *position + ahead;
+  for (i64 row = grid.block * each + threadIdx.x / (int)lanes; row < rows; row += grid.blocks * each) {
+    const S* from = source + order[row] * width;
+    Y* to = y + row * width;
+    for (i64 j = column; j < width; j += lanes * N) {
+      Pack<S, N> pack = load_pack<N>(from + j, N, aligned);
+      Pack<Y, N> standardized;
+      for (int e = 0; e < N; e++) standardized.at[e] = Y((F(pack.at[e]) * scale - offset[j + e]) * factor[j + e]);
+      store_pack<N>(to + j, standardized, N, aligned);
+    }
+  }
+}
+
 // order[i] = the place of i in the permutation of (key, epoch): a Feistel network on positions of left + right bits, walked
 // until the place is below n. The halves have at most 32 bits.
 template <class F>

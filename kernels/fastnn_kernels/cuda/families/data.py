@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from fastnn_kernels.contract import SUM_BLOCK
-from fastnn_kernels.cuda.lowering import THREADS, WARPS, Request, Work, ceil, lowering, spread
+from fastnn_kernels.cuda.lowering import THREADS, WARPS, Body, Pointer, Request, Work, ceil, lowering, spread
 from fastnn_kernels.numpy.philox import UNIFORM_BITS, shuffle_bits
 
 VECTOR = 16
@@ -29,12 +29,22 @@ def dropout(call: Request) -> Iterable[Work]:
 
 @lowering("gather_rows", family="data")
 def gather_rows(call: Request) -> Iterable[Work]:
+    yield _gather(call)
+
+
+@lowering("gather_standardized", family="data")
+def gather_standardized(call: Request) -> Iterable[Work]:
+    yield _gather(call, call["offset"], call["factor"])
+
+
+def _gather(call: Request, *maps: Pointer) -> Body:
+    """The body named as the call; `maps`: the arrays with a number for each element of a row."""
     y = call.operands["y"]
     rows, width = y.shape[0], math.prod(y.shape[1:])
     pack = math.gcd(width, VECTOR // y.dtype.itemsize)
     lanes = min(THREADS, 1 << max(0, width // pack - 1).bit_length())
-    yield call.body(
-        "gather_rows", call["source"], call["order"], call["position"], call.ahead("position", unit=rows), call["y"],
+    return call.body(
+        call.name, call["source"], call["order"], call["position"], call.ahead("position", unit=rows), *maps, call["y"],
         rows, width, lanes, float(call.attributes["scale"]),
         blocks=spread(rows * lanes, call.device, each=1), template=(str(pack),),
     )  # fmt: skip
