@@ -402,13 +402,13 @@ _declare("shuffle", "epoch", "order", attributes="key")
 #                      w -= rate * decay * w;  w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon)
 #   nadam              m and s as in adam;
 #                      w -= rate * (gradient_factor * g + m * correction1) / (sqrt(s * correction2) + epsilon)
-# The optional operand `shadow` (P,) bfloat16 becomes a copy of the new parameters.
+# The optional operand `low_precision_weights` (P,) bfloat16 becomes a copy of the new parameters.
 # Every update writes w after w -= rate * decay * w with the old w, decay being the third column of penalties.
 for _name, _update in UPDATES.items():
     _declare(
         _name, "gradient norm scalars index starts penalties", "", updated=" ".join(("parameters", *_update.slots)),
         attributes=" ".join(("clip_value", "clip_norm", *_update.attributes)),
-        count=_each("gradient", 4 + 5 * len(_update.slots)), optional="shadow",
+        count=_each("gradient", 4 + 5 * len(_update.slots)), optional="low_precision_weights",
     )  # fmt: skip
 # Partial sums over blocks of SUM_BLOCK elements, one a block: of (scale * min(max(x, -clip), clip))^2, clip 0 being no clip;
 # and of l2/2 * w^2 + l1 * |w| (segments as above; blocks run over the arena, not over the segment).

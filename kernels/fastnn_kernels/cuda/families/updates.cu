@@ -50,14 +50,14 @@ template <class F, int N> struct States {
 // w = formula(now, state, w - rate * decay * w, g) with g the gradient, clipped and with penalties, for each parameter and its
 // `state`, an array of N, which the formula changes; the rate of `now` is that of the segment. Where the factor of the rate is
 // 0, w and state stay as they are. Clipping that is off has `clip` infinite or `clip_norm` 0; then no bit is
-// changed and `norm` is not read. `shadow`, if given, becomes a copy of the new parameters.
+// changed and `norm` is not read. `low_precision_weights`, if it is not null, becomes a copy of the new parameters.
 template <class F, int N, class Formula, class G, class S = bf16>
 __device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> states, Formula formula, const G* gradient,
                                        const F* norm, const F* scalars, const i64* index, i64 ahead, const i64* starts,
                                        const F* penalties, i64 size, i64 segments, F clip, F clip_norm,
-                                       S* shadow = nullptr) {
+                                       S* low_precision_weights = nullptr) {
   constexpr int E = PACKED<F>;
-  bool aligned = is_aligned(w) && is_aligned(gradient, E * sizeof(G)) && is_aligned(shadow, E * sizeof(S));
+  bool aligned = is_aligned(w) && is_aligned(gradient, E * sizeof(G)) && is_aligned(low_precision_weights, E * sizeof(S));
   for (int k = 0; k < N; k++) aligned = aligned && is_aligned(states.at[k]);
 
   i64 first = first_of(grid) * E;
@@ -111,10 +111,10 @@ __device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> stat
     auto store = [&](i64 count, bool packed) {
       store_pack<E>(w + first, weights, count, packed);
       for (int k = 0; k < N; k++) store_pack<E>(states.at[k] + first, kept[k], count, packed);
-      if (!shadow) return;
+      if (!low_precision_weights) return;
       Pack<S, E> copies;
       for (int j = 0; j < E; j++) copies.at[j] = S(weights.at[j]);
-      store_pack<E>(shadow + first, copies, count, packed);
+      store_pack<E>(low_precision_weights + first, copies, count, packed);
     };
     if (whole)
       store(E, true);
