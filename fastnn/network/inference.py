@@ -31,7 +31,7 @@ def answers(outputs: Any, kind: str, link: str | None) -> Any:
 
 def engine_for(model: ModelState, X: Any) -> engines.Engine:
     """Where X is worked on: on the GPU that it lies on, else on the model's device."""
-    return engines.named(model.device) if arrays.on_host(X) else engines.of(X)
+    return engines.by_name(model.device) if arrays.on_host(X) else engines.of(X)
 
 
 def outputs_of(model: ModelState, network: Network, X: Any, threads: int | None) -> Any:
@@ -40,7 +40,7 @@ def outputs_of(model: ModelState, network: Network, X: Any, threads: int | None)
         given = inputs.read(X, network.features, "X", model.feature_names)
         engine = engine_for(model, given.array)
         try:
-            return engine.exported(outputs_on(model, network, given.array, threads, engine))
+            return engine.export(outputs_on(model, network, given.array, threads, engine))
         except InputError:
             if arrays.on_host(
                 given.array

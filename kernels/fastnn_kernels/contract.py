@@ -62,7 +62,7 @@ class Kernel:
     def operands(self) -> tuple[str, ...]:
         return self.inputs + self.updated + self.outputs
 
-    def named(self, operands: Sequence[Operand]) -> dict[str, Operand]:
+    def by_name(self, operands: Sequence[Operand]) -> dict[str, Operand]:
         """The operands of a call by name."""
         names = self.operands if len(operands) == len(self.operands) else (*self.operands, self.optional)
         return dict(zip(names, operands, strict=True))
@@ -71,14 +71,14 @@ class Kernel:
         """Floating-point operations of one call; those of a chain are those of the `steps` among its attributes."""
         steps = (KERNELS[step.kernel] for step in (attributes or {}).get("steps", ()))
         inner = sum(each.count(dict.fromkeys(each.operands, operands[-1].shape)) for each in steps)
-        return inner + self.count({name: operand.shape for name, operand in self.named(operands).items()})
+        return inner + self.count({name: operand.shape for name, operand in self.by_name(operands).items()})
 
     def traffic(self, operands: Sequence[Operand]) -> int:
         """Bytes that one call must move at least: every operand once, updated ones there and back."""
-        given = self.named(operands)
+        operands_by_name = self.by_name(operands)
         total = 0
-        for name, operand in given.items():
-            elements = given[self.partly.get(name, name)].size
+        for name, operand in operands_by_name.items():
+            elements = operands_by_name[self.partly.get(name, name)].size
             total += elements * operand.dtype.itemsize * (2 if name in self.updated else 1)
         return total
 
@@ -95,8 +95,8 @@ class Step(NamedTuple):
     stored: str = ""
 
     def __repr__(self) -> str:
-        given = [*map(str, self.arguments), *(f"{name}={value}" for name, value in self.attributes)]
-        return f"{self.kernel}({', '.join(given)})"
+        arguments = [*map(str, self.arguments), *(f"{name}={value}" for name, value in self.attributes)]
+        return f"{self.kernel}({', '.join(arguments)})"
 
 
 KERNELS: dict[str, Kernel] = {}

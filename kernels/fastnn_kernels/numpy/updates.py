@@ -191,12 +191,12 @@ def segments(
     for start, stop, (l2, l1, decay, factor) in zip(starts[:-1], starts[1:], penalties, strict=True):
         if factor == 0:
             continue
-        g, w, *own = (array[start:stop] for array in (clipped, parameters, *states))
+        g, w, *segment_states = (array[start:stop] for array in (clipped, parameters, *states))
         rate = learning_rate * factor
         if l2 or l1 or decay:
             g = g + (l2 * w + l1 * np.sign(w))
             w -= (rate * decay) * w
-        yield g, rate, w, *own
+        yield g, rate, w, *segment_states
 
 
 def block_sum_squares(x: np.ndarray, partial: np.ndarray, *, clip_value: float, scale: float) -> None:
