@@ -73,7 +73,7 @@ def run(benchmark: Any, engine: Engine, device: str, method: str, network: str, 
     benchmark.group = f"inference: {network}, {rows} rows"
     model = trained(network, device)
     X = np.random.default_rng(3).random((rows, NETWORKS[network].sizes[0]), dtype=np.float32)
-    given = engine.exported(engine.to_device(X))
+    given = engine.export(engine.to_device(X))
 
     def call() -> np.ndarray:
         return arrays.to_host(getattr(model, method)(given))

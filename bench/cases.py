@@ -28,7 +28,7 @@ from fastnn_kernels.contract import (
     control_points,
     mask_pitch,
 )
-from fastnn_kernels.memory import aligned
+from fastnn_kernels.memory import aligned_zeros
 
 Shape = tuple[int, ...]
 Outputs = Sequence[tuple[Shape, str]]
@@ -64,7 +64,7 @@ class Case:
         arrays = self.make(np.random.default_rng(0), precision)
         for shape, dtype in self.outputs(precision):
             arrays.append(np.full(shape, np.nan if dtype.startswith("float") else 1, dtype))
-        placed = [aligned(array.size, array.dtype).reshape(array.shape) for array in arrays]
+        placed = [aligned_zeros(array.size, array.dtype).reshape(array.shape) for array in arrays]
         for place, array in zip(placed, arrays, strict=True):
             place[...] = array
         return placed

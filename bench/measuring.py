@@ -41,7 +41,7 @@ class DeviceTime:
         now = runtime.event()
         runtime.record(now, runtime.stream)
         if self.last is not None:  # times since the one before, since an event's single precision is of the whole interval
-            self.seconds += runtime.elapsed(self.last, now)
+            self.seconds += runtime.elapsed_seconds(self.last, now)
         self.last = now
         return self.seconds
 

@@ -44,7 +44,7 @@ def record(
         cost = fastnn.record(
             lambda x, t, w: ops.mean(ops.squared_error(x @ w, t)), x=("B", 3), t=("B", 1), w=(3, 1), gradients="w"
         )
-        found = cost(x=X, t=T, w=W)  # {"value": ..., "d w": ...}
+        results = cost(x=X, t=T, w=W)  # {"value": ..., "d w": ...}
 
     `inputs`: the shape of each argument of the function; "B", one axis of a shape at most, is the number of rows, the same in
     all shapes, and any number when values are fed. `dtype`: float32 or float64, of all inputs but those that `dtypes` names:
@@ -70,8 +70,8 @@ def record(
         if f"d {name}" in outputs:
             raise InputError(f"the result {f'd {name}'!r} of the function has the name of a gradient; call it something else")
     if wanted:
-        found = differentiated(next(iter(outputs.values())), [symbols[name] for name in wanted])
-        outputs |= {f"d {name}": gradient for name, gradient in zip(wanted, found, strict=True)}
+        derivatives = differentiated(next(iter(outputs.values())), [symbols[name] for name in wanted])
+        outputs |= {f"d {name}": gradient for name, gradient in zip(wanted, derivatives, strict=True)}
     for name, symbol in outputs.items():
         symbol.name = symbol.name or name
     only = next(iter(outputs)) if isinstance(returned, Symbol) and not wanted else None
@@ -105,19 +105,19 @@ class Computation:
 
         Raises InputError for names, shapes and labels out of range, InputTypeError for dtypes, DeviceError for devices.
         """
-        instance, values, like = self._prepared(feeds, device, threads)
-        with engines.translated(), instance as run:
+        instance, values, like = self._prepare(feeds, device, threads)
+        with engines.translate_errors(), instance as run:
             run.load(values)
             run.instance.play()
-            found = run.results(like)
-        return found if self._only is None else found[self._only]
+            results = run.results(like)
+        return results if self._only is None else results[self._only]
 
     def explain(self, feeds: Mapping[str, Any], *, device: str = "cpu", threads: int | None = None, width: int = 80) -> str:
         """A table of the calls for these values: shapes, operations, bytes, measured time, how near it is to the limit."""
         from fastnn.engines.explain import Explanation
 
-        instance, values, _ = self._prepared(feeds, device, threads)
-        with engines.translated(), instance as run:
+        instance, values, _ = self._prepare(feeds, device, threads)
+        with engines.translate_errors(), instance as run:
             if not run.instance.computing():
                 return f"{self._title()}\nnothing is computed anew for other values"
             run.load(values)
@@ -133,14 +133,14 @@ class Computation:
         sides = (self.program.inputs, self.program.outputs)
         return " -> ".join(", ".join(f"{name} {describe(s.shape)} {s.dtype}" for name, s in side.items()) for side in sides)
 
-    def _prepared(self, feeds: Mapping[str, Any], device: str, threads: int | None) -> tuple[Any, dict[str, Any], Any]:
+    def _prepare(self, feeds: Mapping[str, Any], device: str, threads: int | None) -> tuple[Any, dict[str, Any], Any]:
         """An instance for values, to be used in a `with`, the checked values, and one that lies on a GPU, or None."""
         if threads is not None:
             engines.check_threads(threads)
         self._check_names(feeds)
         like = next((value for value in feeds.values() if not arrays.on_host(value)), None)
-        with engines.translated():
-            engine = engines.named(device) if like is None else engines.of(like)
+        with engines.translate_errors():
+            engine = engines.by_name(device) if like is None else engines.of(like)
             values = {name: _value(name, s, feeds[name], engine) for name, s in self.program.inputs.items()}
             rows = _rows(self.program.inputs, values)
             self._check_ranges(values, rows)
@@ -159,12 +159,12 @@ class Computation:
 
     def _check_ranges(self, values: Mapping[str, Any], rows: int) -> None:
         for name, ranges in self._ranges.items():
-            given = values[name] if isinstance(values[name], np.ndarray) else values[name].read()
+            numbers = values[name] if isinstance(values[name], np.ndarray) else values[name].read()
             for kernel, limit in ranges:
                 (end,) = concrete((limit,), rows)
-                if given.size and not 0 <= given.min() <= given.max() < end:
+                if numbers.size and not 0 <= numbers.min() <= numbers.max() < end:
                     raise InputError(
-                        f"{name}: {kernel} expects numbers from 0 to {end - 1}, got {given.min()} to {given.max()}"
+                        f"{name}: {kernel} expects numbers from 0 to {end - 1}, got {numbers.min()} to {numbers.max()}"
                     )
 
 
@@ -183,13 +183,13 @@ class _Buffers:
 
     def results(self, like: Any) -> dict[str, Any]:
         """Copies of the results: on the host, or beside `like` in its namespace."""
-        found = {name: self.instance.output(name) for name in self.instance.program.outputs}
+        outputs = {name: self.instance.output(name) for name in self.instance.program.outputs}
         if like is None:
-            return {name: array.copy() for name, array in zip(found, self.engine.read(*found.values()), strict=True)}
-        copies = {name: self.engine.outputs(like, array.shape, array.dtype) for name, array in found.items()}
-        for name, array in found.items():
+            return {name: array.copy() for name, array in zip(outputs, self.engine.read(*outputs.values()), strict=True)}
+        copies = {name: self.engine.outputs(like, array.shape, array.dtype) for name, array in outputs.items()}
+        for name, array in outputs.items():
             self.engine.copy(copies[name], array)
-        return {name: arrays.to_device(self.engine.exported(array), like) for name, array in copies.items()}
+        return {name: arrays.to_device(self.engine.export(array), like) for name, array in copies.items()}
 
 
 # --- what is recorded -------------------------------------------------------------------------------------------------
@@ -206,23 +206,23 @@ def _dtypes(inputs: Mapping[str, Any], dtype: Any, dtypes: Mapping[str, Any]) ->
     return {name: _dtype(name, dtypes[name], DTYPES) if name in dtypes else usual for name in inputs}
 
 
-def _dtype(what: str, given: Any, known: Sequence[str]) -> str:
+def _dtype(what: str, dtype: Any, known: Sequence[str]) -> str:
     try:
-        name = "" if given is None else np.dtype(given).name
+        name = "" if dtype is None else np.dtype(dtype).name
     except TypeError:
         name = ""
     if name not in known:
-        raise InputTypeError(f"{what}: expected {', '.join(known[:-1])} or {known[-1]}, got {given!r}")
+        raise InputTypeError(f"{what}: expected {', '.join(known[:-1])} or {known[-1]}, got {dtype!r}")
     return name
 
 
-def _shape(name: str, given: Any) -> Shape:
-    listed = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [None]
+def _shape(name: str, declared: Any) -> Shape:
+    listed = list(declared) if isinstance(declared, Sequence) and not isinstance(declared, str) else [None]
     shape: list[Any] = [B if isinstance(d, str) and d == "B" else d for d in listed]
     whole = [isinstance(d, int | np.integer) and not isinstance(d, bool) and d >= 0 for d in shape if d is not B]
     if not all(whole) or len(whole) < len(shape) - 1:
         raise InputError(
-            f'{name}: expected a shape of integers and at most one "B", the number of rows, e.g. ("B", 3), got {given!r}'
+            f'{name}: expected a shape of integers and at most one "B", the number of rows, e.g. ("B", 3), got {declared!r}'
         )
     return tuple(d if isinstance(d, BatchDim) else int(d) for d in shape)
 
@@ -253,8 +253,8 @@ def _outputs(returned: Any, trace: Trace) -> dict[str, Symbol]:
     return dict(named)
 
 
-def _what(given: Any) -> str:
-    return repr(given) if isinstance(given, int | float | Mapping | None) else type(given).__name__
+def _what(value: Any) -> str:
+    return repr(value) if isinstance(value, int | float | Mapping | None) else type(value).__name__
 
 
 INDEX_OPERANDS: dict[str, tuple[int, Callable[[Call], Dimension]]] = {
@@ -272,11 +272,11 @@ COUNTERS = ("dropout", "draw_transforms")
 
 def _ranges(calls: Iterable[Call]) -> Ranges:
     """What has to hold of integers that are fed in: kernels do not look, and would read beyond their arrays."""
-    found: dict[str, list[tuple[str, Dimension]]] = {}
-    made: dict[Symbol, Dimension] = {}
+    ranges: dict[str, list[tuple[str, Dimension]]] = {}
+    argmax_ends: dict[Symbol, Dimension] = {}
     for call in calls:
         if call.kernel == "argmax":
-            made[call.outputs[0]] = call.inputs[0].shape[-1]
+            argmax_ends[call.outputs[0]] = call.inputs[0].shape[-1]
         place, below = INDEX_OPERANDS.get(call.kernel, (None, None))
         for index, symbol in enumerate(call.reads):
             if symbol.dtype.kind != "i" or call.is_view or call.kernel in COUNTERS:
@@ -284,13 +284,13 @@ def _ranges(calls: Iterable[Call]) -> Ranges:
             if place != index or below is None:
                 raise TracingError(f"{call.kernel} does not look at the integers it is given, so that none can be fed to it")
             limit = below(call)
-            if symbol.root not in made:
-                found.setdefault(symbol.root.name, []).append((call.kernel, limit))
-            elif not _within(made[symbol.root], limit):
+            if symbol.root not in argmax_ends:
+                ranges.setdefault(symbol.root.name, []).append((call.kernel, limit))
+            elif not _within(argmax_ends[symbol.root], limit):
                 raise TracingError(
-                    f"{call.kernel} expects numbers below {limit}, and those of argmax lie below {made[symbol.root]}"
+                    f"{call.kernel} expects numbers below {limit}, and those of argmax lie below {argmax_ends[symbol.root]}"
                 )
-    return found
+    return ranges
 
 
 def _within(end: Dimension, limit: Dimension) -> bool:
@@ -302,12 +302,12 @@ def _within(end: Dimension, limit: Dimension) -> bool:
 # --- what is fed in ---------------------------------------------------------------------------------------------------
 
 
-def _value(name: str, symbol: Symbol, given: Any, engine: engines.Engine) -> Any:
+def _value(name: str, symbol: Symbol, feed: Any, engine: engines.Engine) -> Any:
     """A value as an array of the host in the dtype of the symbol, or of the engine's GPU, of a shape that fits."""
-    if arrays.on_host(given):
-        value = _on_host(name, symbol, given)
+    if arrays.on_host(feed):
+        value = _on_host(name, symbol, feed)
     else:
-        value = engine.to_device(given)
+        value = engine.to_device(feed)
         if value.dtype != symbol.dtype:
             raise InputTypeError(
                 f"{name}: expected {symbol.dtype} on {engine.name}, got {value.dtype}; convert it where it lies"
@@ -321,12 +321,12 @@ def _value(name: str, symbol: Symbol, given: Any, engine: engines.Engine) -> Any
     return value
 
 
-def _on_host(name: str, symbol: Symbol, given: Any) -> np.ndarray:
+def _on_host(name: str, symbol: Symbol, feed: Any) -> np.ndarray:
     try:
-        value = arrays.to_host(given)
+        value = arrays.to_host(feed)
     except ValueError as error:
         raise InputError(f"{name}: expected numbers of shape {describe(symbol.shape)}: {error}") from error
-    exact = not isinstance(given, bool | int | float | list | tuple) or isinstance(given, np.generic)
+    exact = not isinstance(feed, bool | int | float | list | tuple) or isinstance(feed, np.generic)
     if not np.can_cast(value.dtype, symbol.dtype, "safe" if exact else "same_kind") and value.size:
         raise InputTypeError(
             f"{name}: expected {symbol.dtype}, got {value.dtype}; convert it with numpy.asarray({name}, '{symbol.dtype}')"
@@ -336,8 +336,8 @@ def _on_host(name: str, symbol: Symbol, given: Any) -> np.ndarray:
 
 def _rows(inputs: Mapping[str, Symbol], values: Mapping[str, Any]) -> int:
     """The number of rows B of all values; 1 where none has any."""
-    found = {name: int(values[name].shape[s.shape.index(B)]) for name, s in inputs.items() if B in s.shape}
-    if len(set(found.values())) > 1:
-        told = ", ".join(f"{rows} in {name}" for name, rows in found.items())
-        raise InputError(f"expected the same number of rows B in all values, got {told}")
-    return next(iter(found.values()), 1)
+    rows_of = {name: int(values[name].shape[s.shape.index(B)]) for name, s in inputs.items() if B in s.shape}
+    if len(set(rows_of.values())) > 1:
+        listing = ", ".join(f"{rows} in {name}" for name, rows in rows_of.items())
+        raise InputError(f"expected the same number of rows B in all values, got {listing}")
+    return next(iter(rows_of.values()), 1)

@@ -31,7 +31,7 @@ _HOST: dict[str, Engine] = {engine.name: engine for engine in (CPU, NUMPY)}
 _registered: dict[str, type[Engine]] = {}
 """The classes that `register` was given, by the beginning of the names of their devices."""
 
-DEVICES = ("auto", *sorted({*_HOST, *(there.prefix for there in arrays.ELSEWHERE.values())}))
+DEVICES = ("auto", *sorted({*_HOST, *(device.prefix for device in arrays.ELSEWHERE.values())}))
 """Names of devices; `cuda:1` is the second GPU. More where `register` was called."""
 
 PRECISIONS = ("float32", "tf32", "bf16")
@@ -62,7 +62,7 @@ def register(prefix: str, dlpack: int | None, engine: type[Engine]) -> None:
 
 def _elsewhere() -> list[str]:
     """What the names of devices that are not the host begin with."""
-    return [there.prefix for there in arrays.ELSEWHERE.values()]
+    return [device.prefix for device in arrays.ELSEWHERE.values()]
 
 
 def _module(prefix: str) -> str:
@@ -71,8 +71,8 @@ def _module(prefix: str) -> str:
 
 def _engine(prefix: str) -> type[Engine]:
     """The class of the engines of these devices."""
-    found: type[Engine] | None = _registered.get(prefix)
-    return importlib.import_module(_module(prefix)).ENGINE if found is None else found
+    known: type[Engine] | None = _registered.get(prefix)
+    return importlib.import_module(_module(prefix)).ENGINE if known is None else known
 
 
 def check_name(device: object) -> tuple[str, int]:
@@ -140,7 +140,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def translated() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Errors of a device's runtime as errors of this library."""
     try:
         yield
@@ -154,21 +154,21 @@ def translated() -> Iterator[None]:
 def of(array: Any) -> Engine:
     """The engine on which an operation on this array is computed at once: where it lies."""
     device = arrays.device(array)
-    return CPU if device == CPU.name else named(device)
+    return CPU if device == CPU.name else by_name(device)
 
 
-def named(name: str) -> Engine:
+def by_name(name: str) -> Engine:
     """The engine of that name (`History.device` holds one)."""
     return choose(name)[0]
 
 
 def instantiate(program: Program, rows: int, engine: str | Engine = "cpu", threads: int | None = None) -> Instance:
     """`program` on an engine, given by itself or by name, for `rows` rows."""
-    chosen = engine if isinstance(engine, Engine) else named(engine)
+    chosen = engine if isinstance(engine, Engine) else by_name(engine)
     return chosen.instantiate(program, rows, threads)
 
 
 __all__ = [
-    "AS_IT_IS", "DEVICES", "PRECISIONS", "Engine", "InputMap", "Instance", "choose", "cores", "gpu", "instantiate", "named",
+    "AS_IT_IS", "DEVICES", "PRECISIONS", "Engine", "InputMap", "Instance", "by_name", "choose", "cores", "gpu", "instantiate",
     "of", "register",
 ]  # fmt: skip

@@ -200,7 +200,7 @@ class Engine(ABC):
     def store_rows(self, target: Any, source: Placed, start: int, count: int) -> None:
         """The first `count` rows of `source` into `target` from `start` on."""
 
-    def exported(self, array: Any) -> Any:
+    def export(self, array: Any) -> Any:
         """An array of `outputs` as one that users know."""
         return array
 
@@ -210,9 +210,9 @@ class Engine(ABC):
 
     def zeros(self, shape: tuple[int, ...], dtype: Any, mirrored: bool = False) -> Placed:
         """An array of zeros there."""
-        made = self.empty(shape, dtype, mirrored)
-        self.write(made, np.zeros(shape, dtype))
-        return made
+        array = self.empty(shape, dtype, mirrored)
+        self.write(array, np.zeros(shape, dtype))
+        return array
 
 
 class Ring:
@@ -287,8 +287,8 @@ class Instance(ABC):
         """Run some calls of the plan on their own (`explain` times them, a failing step is searched with them)."""
 
     @abstractmethod
-    def _view(self, symbol: Symbol, given: Placed | None) -> Placed:
-        """The elements of a symbol, of the array `given` for its root or of the workspace."""
+    def _view(self, symbol: Symbol, bound: Placed | None) -> Placed:
+        """The elements of a symbol, of the array `bound` to its root or of the workspace."""
 
     def bind(self, **arrays: Placed) -> None:
         """Give inputs their storage: C-contiguous and aligned arrays of the declared dtype and shape (rows that are not known
@@ -350,8 +350,8 @@ class Instance(ABC):
         view = self._views.get(symbol)
         if view is None:
             root = symbol.root
-            given = self.bound[self._names[root]] if root in self._names else None
-            view = self._views[symbol] = self._view(symbol, given)
+            bound = self.bound[self._names[root]] if root in self._names else None
+            view = self._views[symbol] = self._view(symbol, bound)
         return view
 
     def operands(self, call: Call) -> tuple[Operand, ...]:
@@ -363,8 +363,8 @@ class Instance(ABC):
 
     def work(self) -> list[tuple[int, int]]:
         """(floating-point operations, bytes moved at least) of each call of one play, by the kernel table."""
-        given = ((KERNELS[call.kernel], self.operands(call), call.attributes) for call in self.computing())
-        return [(kernel.operations(operands, attributes), kernel.traffic(operands)) for kernel, operands, attributes in given]
+        calls = ((KERNELS[call.kernel], self.operands(call), call.attributes) for call in self.computing())
+        return [(kernel.operations(operands, attributes), kernel.traffic(operands)) for kernel, operands, attributes in calls]
 
     def first_chunk(self, seconds: float) -> int:
         """How many plays take about so long, guessed low: what training begins with, before it has measured."""
@@ -374,7 +374,7 @@ class Instance(ABC):
         """Which of several ways computes a call, in a few words for `explain`; nothing where there is one way only."""
         return ""
 
-    def played(self) -> str:
+    def describe(self) -> str:
         """How plays run, in a few words for `explain`."""
         return f"{self.threads} thread(s)"
 

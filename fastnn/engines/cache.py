@@ -24,25 +24,25 @@ class Instances:
     def take(self, key: Any, make: Callable[[], Any]) -> _Borrowed:
         with self._lock:
             free = self._free.get(key)
-            found = free.pop() if free else None
+            item = free.pop() if free else None
             if free is not None and not free:
                 del self._free[key]
-        if found is None:
+        if item is None:
             try:
-                found = make()
+                item = make()
             except RuntimeError as error:  # a device without room for it may have room when the others have gone
                 if not is_out_of_memory(error) or not self.clear():
                     raise
-                found = make()
-        return _Borrowed(self, key, found)
+                item = make()
+        return _Borrowed(self, key, item)
 
     def clear(self) -> bool:
         """Let go of all that are free; whether there was one."""
         with self._lock:
-            found = bool(self._free)
+            freed = bool(self._free)
             self._free.clear()
         gc.collect()
-        return found
+        return freed
 
     def give_back(self, key: Any, item: Any) -> None:
         with self._lock:

@@ -81,17 +81,17 @@ class CudaEngine(Engine):
             capture = os.environ.get("FASTNN_CUDA_CAPTURE") != "0"
         with _lock:
             key = (ordinal, precision, capture, autotune)
-            found = _opened.get(key)
-            if found is None:
+            engine = _opened.get(key)
+            if engine is None:
                 if ordinal == 0 and _unusable:  # asked once a process: a driver that fails may take seconds to say so
                     raise DeviceError(_unusable[0])
                 try:
-                    found = _opened[key] = cls(kernels.runtime(ordinal), precision, capture, autotune)
+                    engine = _opened[key] = cls(kernels.runtime(ordinal), precision, capture, autotune)
                 except CudaUnavailable as error:
                     if ordinal == 0:
                         _unusable.append(str(error))
                     raise DeviceError(str(error)) from error
-            return found
+            return engine
 
     @classmethod
     def is_broken(cls, error: DeviceError) -> bool:
@@ -115,10 +115,10 @@ class CudaEngine(Engine):
             array = array.read()
         if not self.adopts(array):
             array = arrays.to_host(array)
-            made = self.empty(array.shape, array.dtype)
-            made.write(array)
-            return made
-        return DeviceArray.adopted(self.runtime, array)
+            copy = self.empty(array.shape, array.dtype)
+            copy.write(array)
+            return copy
+        return DeviceArray.adopt(self.runtime, array)
 
     def write(self, target: DeviceArray, values: Any) -> None:
         (target[: len(values)] if target.ndim else target).write(values)
@@ -137,10 +137,10 @@ class CudaEngine(Engine):
         return counts
 
     def compute(self, kernel: str, operands: Sequence[DeviceArray], attributes: Mapping[str, Any]) -> None:
-        told = tuple(Operand(array.shape, array.dtype) for array in operands)
+        described = tuple(Operand(array.shape, array.dtype) for array in operands)
         with _single_lock:
             offsets = tuple(array.address % ALIGNMENT for array in operands)
-            player = _single(self.runtime, self.products, kernel, told, offsets, tuple(sorted(attributes.items())))
+            player = _single(self.runtime, self.products, kernel, described, offsets, tuple(sorted(attributes.items())))
             for index, (array, offset) in enumerate(zip(operands, offsets, strict=True)):
                 player.bind(str(index), array.address - offset)
             player.play(1, self.runtime.stream)
@@ -164,25 +164,25 @@ class CudaEngine(Engine):
             convert_rows(values, source[start : start + count], input_map, start)
             rows.write(values)
             return
-        given = self.to_device(source).rows(start, count)
-        if given.dtype.kind == "f":
-            bad = int(self.read(self.count_nonfinite(given))[0].sum())
+        block = self.to_device(source).rows(start, count)
+        if block.dtype.kind == "f":
+            bad = int(self.read(self.count_nonfinite(block))[0].sum())
             if bad:
                 raise InputError(f"X: {bad} values are NaN or infinite; remove or replace them")
-        if given.dtype not in (np.dtype("uint8"), np.dtype("float32"), np.dtype("float64")):
-            raise InputTypeError(f"X: expected uint8, float32 or float64 on a GPU, got {given.dtype}; convert it with .astype")
+        if block.dtype not in (np.dtype("uint8"), np.dtype("float32"), np.dtype("float64")):
+            raise InputTypeError(f"X: expected uint8, float32 or float64 on a GPU, got {block.dtype}; convert it with .astype")
         order, first = self._order(count), self._order(1).view(0, ())
         maps = [self.to_device(array) for array in input_map.arrays().values()]
-        self.compute(input_map.kernel, (given, order, first, *maps, rows), {"scale": input_map.scale})
+        self.compute(input_map.kernel, (block, order, first, *maps, rows), {"scale": input_map.scale})
 
     def store_rows(self, target: Any, source: DeviceArray, start: int, count: int) -> None:
-        found = source.rows(0, count)
+        rows = source.rows(0, count)
         if isinstance(target, DeviceArray):
-            target.rows(start, count).copy_from(found)
+            target.rows(start, count).copy_from(rows)
         else:
-            target[start : start + count] = found.read()
+            target[start : start + count] = rows.read()
 
-    def exported(self, array: Any) -> Any:
+    def export(self, array: Any) -> Any:
         return array.lend() if isinstance(array, DeviceArray) else array
 
     def rows_for(self, count: int) -> int:
@@ -211,7 +211,7 @@ class CudaEngine(Engine):
     @property
     def choices(self) -> Mapping[str, Choice]:
         """How products are computed, where the rule does not say."""
-        return {} if self._choices is None else self._choices.found
+        return {} if self._choices is None else self._choices.entries
 
     @property
     def tuned(self) -> int:
@@ -221,19 +221,19 @@ class CudaEngine(Engine):
         if self._choices is not None:
             calls = [*program.calls, *(call for ways in alternatives(program) for way in ways for call in way.values())]
             products = (call for call in calls if not call.is_view and LOWERINGS[call.kernel][0] == "dense")
-            self._choices.tune([_placed(call, rows) for call in products], self.products)
+            self._choices.tune([_placed_call(call, rows) for call in products], self.products)
         return self.tuned
 
     def _way(self, rows: int, ways: Sequence[Variant]) -> Variant:
         """With or without a mask: what takes the least time where that is known of all, else what the rule says."""
         device = replace(self.runtime.device, precision=self.products, choices=self.choices)
-        placed = [[_placed(call, rows) for call in way.values()] for way in ways]
-        told = [[request(c.kernel, c.operands, c.attributes, device, c.offsets) for c in calls] for calls in placed]
-        known = [[self.choices.get(dense.key(call)) for call in calls] for calls in told]
+        placed = [[_placed_call(call, rows) for call in way.values()] for way in ways]
+        requests = [[request(c.kernel, c.operands, c.attributes, device, c.offsets) for c in calls] for calls in placed]
+        known = [[self.choices.get(dense.key(call)) for call in calls] for calls in requests]
         if all(choice for choices in known for choice in choices):
             seconds = [sum(choice.seconds for choice in choices if choice) for choices in known]
             return ways[seconds.index(min(seconds))]
-        for way, calls in zip(ways, told, strict=True):
+        for way, calls in zip(ways, requests, strict=True):
             with_mask = [call for call in calls if "mask" in call.operands]
             if with_mask and all(dense.precision(call) in dense.MASKED and dense.is_all_of(call) for call in with_mask):
                 return way
@@ -254,12 +254,12 @@ class PinnedRing(Ring):
         self.used = [engine.runtime.event(), engine.runtime.event()]
 
     def staging(self, like: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        def pinned(array: Any) -> np.ndarray:
+        def pinned_memory(array: Any) -> np.ndarray:
             shape = (self.rows, *array.shape[1:])
-            memory: np.ndarray = self.engine.runtime.pinned(math.prod(shape) * array.dtype.itemsize)
+            memory: np.ndarray = self.engine.runtime.allocate_pinned(math.prod(shape) * array.dtype.itemsize)
             return np.ndarray(shape, array.dtype, memory)
 
-        return {name: pinned(array) for name, array in like.items()}
+        return {name: pinned_memory(array) for name, array in like.items()}
 
     def fill(self, half: int, count: int, gather: Callable[[str, np.ndarray], None]) -> None:
         """Gather a block and begin to copy it to its half of the ring, once nobody reads that any more."""
@@ -305,7 +305,7 @@ def _single(
     return Player(runtime, [PlacedCall(kernel, operands, dict(attributes), places)], precision, capture=False)
 
 
-def _placed(call: Call, rows: int) -> PlacedCall:
+def _placed_call(call: Call, rows: int) -> PlacedCall:
     """A call on its own, with every operand as far behind a boundary as it will be in a program."""
     operands = tuple(symbol.operand(rows) for symbol in call.operands)
     places = (Place("", symbol.start * symbol.dtype.itemsize % VECTOR) for symbol in call.operands)
@@ -360,13 +360,13 @@ class CudaInstance(Instance):
     def choice(self, call: Call) -> str:
         return self._notes[call]
 
-    def played(self) -> str:
+    def describe(self) -> str:
         return f"{self.engine.name}, {self.engine.precision}, {self._calls.describe()}"
 
-    def _view(self, symbol: Symbol, given: DeviceArray | None) -> DeviceArray:
+    def _view(self, symbol: Symbol, bound: DeviceArray | None) -> DeviceArray:
         shape = concrete(symbol.shape, self.rows)
-        if given is not None:
-            return given if symbol is symbol.root else given.view(symbol.start, shape)
+        if bound is not None:
+            return bound if symbol is symbol.root else bound.view(symbol.start, shape)
         start = self.plan.offsets[symbol.root]
         whole = DeviceArray(
             self.engine.runtime, self._workspace, self._workspace.address + start, (math.prod(shape),), symbol.dtype

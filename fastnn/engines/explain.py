@@ -128,7 +128,7 @@ class Explanation:
         header = f"{'call':<{name_width}} {'shapes':<{room}} {'FLOP':>6} {'bytes':>6} {'us':>8} {'share':>6} {'limit':>6}"
         rows = [
             *textwrap.wrap(self.title, width),
-            *textwrap.wrap(f"B = {instance.rows}, {instance.played()}", width),
+            *textwrap.wrap(f"B = {instance.rows}, {instance.describe()}", width),
             "",
             header,
             "-" * len(header),
@@ -184,11 +184,11 @@ def measure_limits(threads: int, dtype: str = "float32", engine: Engine | None =
     """Measure a device (the processor by default) with the library's own matrix product and copy; kept for the process."""
     from fastnn.engines.host import CPU
 
-    return _measured(threads, dtype, engine or CPU)
+    return _measure_limits(threads, dtype, engine or CPU)
 
 
 @functools.cache
-def _measured(threads: int, dtype: str, engine: Engine) -> Limits:
+def _measure_limits(threads: int, dtype: str, engine: Engine) -> Limits:
     def seconds(kernel: str, shapes: tuple[tuple[int, ...], ...], attributes: dict[str, Any]) -> float:
         trace = Trace(dtype)
         symbols = tuple(trace.input(f"x{index}", shape) for index, shape in enumerate(shapes))

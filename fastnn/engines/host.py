@@ -15,7 +15,7 @@ from fastnn.engines.thread_count import ThreadCountTuner
 from fastnn.errors import InputError, PackageError
 from fastnn.program.shapes import concrete
 from fastnn.program.trace import Call, Program, Symbol
-from fastnn_kernels.memory import aligned
+from fastnn_kernels.memory import aligned_zeros
 
 BARRIER = 0.7e-6  # seconds a call that two threads meeting costs, uneven shares included
 RATE = 80e9  # floating-point operations a second of one core, for the first guess of the number of threads only
@@ -57,7 +57,7 @@ class HostEngine(Engine):
         self.name = name
 
     def empty(self, shape: tuple[int, ...], dtype: Any, mirrored: bool = False) -> np.ndarray:
-        return aligned(math.prod(shape), dtype).reshape(shape)
+        return aligned_zeros(math.prod(shape), dtype).reshape(shape)
 
     def to_device(self, array: Any) -> np.ndarray:
         return np.require(arrays.to_host(array), requirements=["C", "A", "E"])
@@ -83,7 +83,7 @@ class HostEngine(Engine):
 
             getattr(definition, kernel)(*operands, **attributes)
         else:
-            _compiled_kernels().run(kernel, operands, attributes)
+            _cpu_kernels().run(kernel, operands, attributes)
 
     def count_nonfinite(self, array: np.ndarray) -> np.ndarray:
         return np.array([0 if np.isfinite(array).all() else np.count_nonzero(~np.isfinite(array))])
@@ -164,7 +164,7 @@ class HostInstance(Instance):
     def __init__(self, program: Program, rows: int, engine: HostEngine, threads: int | None = None) -> None:
         check_threads(threads)
         super().__init__(program, rows, engine)
-        self._workspace = aligned(self.plan.size)
+        self._workspace = aligned_zeros(self.plan.size)
         self._once = self._player(self.plan.once)
         self._calls = self._player(self.plan.calls)
         self.threads = self._usable_threads(threads)
@@ -188,12 +188,12 @@ class HostInstance(Instance):
     def play_calls(self, first: int, count: int, repeats: int = 1) -> None:
         self._calls.play(repeats, first, count)
 
-    def _view(self, symbol: Symbol, given: np.ndarray | None) -> np.ndarray:
+    def _view(self, symbol: Symbol, bound: np.ndarray | None) -> np.ndarray:
         root = symbol.root
-        if given is not None:
+        if bound is not None:
             if symbol is root:
-                return given
-            flat = given.reshape(-1)
+                return bound
+            flat = bound.reshape(-1)
         else:
             start = self.plan.offsets[root]
             flat = self._workspace[start : start + root.operand(self.rows).nbytes].view(root.dtype)
@@ -219,7 +219,7 @@ class HostInstance(Instance):
         return 1 if seconds <= seconds / cores() + len(work) * BARRIER else cores()
 
 
-def _compiled_kernels() -> Any:
+def _cpu_kernels() -> Any:
     """The CPU kernel set, which is compiled by Numba."""
     try:
         import fastnn_kernels.cpu
@@ -256,24 +256,24 @@ class _CpuCalls:
     """The tables of the player: for each call the kernel's address and its operand words."""
 
     def __init__(self, instance: HostInstance, calls: Sequence[Call]) -> None:
-        cpu = _compiled_kernels()
+        cpu = _cpu_kernels()
         from fastnn_kernels.cpu.team import TEAM
 
         self.team = TEAM
         self.parts = 1
         lowered = [cpu.lower(call.kernel, instance.operands(call), instance.attributes(call)) for call in calls]
         self.scratch_bytes = -(-max((low.scratch or 0 for low in lowered), default=0) // 64) * 64
-        self.scratch = aligned(0)
+        self.scratch = aligned_zeros(0)
         self._scratch_words: list[int] = []
         self._patches: dict[Symbol, list[tuple[int, int]]] = {}
         words: list[int] = []
         starts = []
-        given = set(instance.program.inputs.values())
+        inputs = set(instance.program.inputs.values())
         for call, low in zip(calls, lowered, strict=True):
             starts.append(len(words))
             addresses: list[int] = []
             for symbol in call.operands:
-                if symbol.root in given:
+                if symbol.root in inputs:
                     place = (len(words) + len(addresses), symbol.start * symbol.dtype.itemsize)
                     self._patches.setdefault(symbol.root, []).append(place)
                     addresses.append(0)
@@ -296,7 +296,7 @@ class _CpuCalls:
         self.parts = parts
         if self.scratch.size >= self.scratch_bytes * parts:
             return
-        self.scratch = aligned(self.scratch_bytes * parts)
+        self.scratch = aligned_zeros(self.scratch_bytes * parts)
         for word in self._scratch_words:
             self.words[word] = self.scratch.ctypes.data
 

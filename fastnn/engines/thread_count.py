@@ -32,12 +32,12 @@ class ThreadCountTuner:
             # Threads that slept need a millisecond or more until they run on cores of their own: that is not timed.
             calls.set_parts(self.other)
             calls.play(1)
-            self._timed(calls, self.other, trial - 1)
+            self._time(calls, self.other, trial - 1)
             self.since = 0.0
             self.patience = min(2 * self.patience, PATIENCE)
             self._compare()
         if repeats > trial:
-            self.since += self._timed(calls, self.best, repeats - trial)
+            self.since += self._time(calls, self.best, repeats - trial)
             self._compare()
 
     def _compare(self) -> None:
@@ -58,7 +58,7 @@ class ThreadCountTuner:
             due = self.since >= FIRST_SHARE * count * 2.0 * best
         return count if due and count <= repeats else 0
 
-    def _timed(self, calls: Any, threads: int, repeats: int) -> float:
+    def _time(self, calls: Any, threads: int, repeats: int) -> float:
         calls.set_parts(threads)
         started = time.perf_counter()
         calls.play(repeats)

@@ -31,7 +31,7 @@ def answers(outputs: Any, kind: str, link: str | None) -> Any:
 
 def engine_for(model: ModelState, X: Any) -> engines.Engine:
     """Where X is worked on: on the GPU that it lies on, else on the model's device."""
-    return engines.named(model.device) if arrays.on_host(X) else engines.of(X)
+    return engines.by_name(model.device) if arrays.on_host(X) else engines.of(X)
 
 
 def outputs_of(model: ModelState, network: Network, X: Any, threads: int | None) -> Any:
@@ -42,7 +42,7 @@ def outputs_of(model: ModelState, network: Network, X: Any, threads: int | None)
         try:
             if not arrays.on_host(data.array):
                 inputs.check_spacing(data.array, network.input_map, "X")
-            return engine.exported(outputs_on(model, network, data.array, threads, engine))
+            return engine.export(outputs_on(model, network, data.array, threads, engine))
         except InputError:
             if arrays.on_host(
                 data.array

@@ -197,7 +197,7 @@ class ModelState:
     def guard_device(self) -> Iterator[None]:
         """Errors of a GPU as errors of this library; where it is lost, the model continues from what the host has of it."""
         try:
-            with engines.translated():
+            with engines.translate_errors():
                 yield
         except DeviceLostError:
             self.state.lose()
@@ -302,7 +302,7 @@ class ModelState:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         try:
-            engines.named(self.device)
+            engines.by_name(self.device)
         except DeviceError:  # the machine that unpickles it has no such GPU
             self.device = "cpu"
         self.instances = Instances()

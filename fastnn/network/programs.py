@@ -20,7 +20,7 @@ from fastnn.network.layout import Network, forward
 from fastnn.optimizers import Optimizer
 from fastnn.program.differentiate import gradients, write_into
 from fastnn.program.passes.fuse import fuse
-from fastnn.program.passes.mixed_precision import bfloat16, narrow
+from fastnn.program.passes.mixed_precision import bfloat16, mixed_precision
 from fastnn.program.shapes import B, BatchDim, N
 from fastnn.program.trace import Call, Program, Symbol, Trace, constant
 from fastnn_kernels.contract import SCALARS, UPDATES
@@ -126,8 +126,8 @@ class Evaluation(Recipe):
 class TrainingStep(Recipe):
     """One step: mini-batch, forward pass, loss, gradients, update, what is written down, and the control block moved on.
 
-    `narrowed`: with bfloat16 products, see `passes.mixed_precision`. The gradient of frozen parameters is neither computed nor
-    written: it must be 0 in `gradient`. `build` raises InputError where all parameters are frozen.
+    `mixed_precision`: with bfloat16 products, see the pass of that name. The gradient of frozen parameters is neither computed
+    nor written: it must be 0 in `gradient`. `build` raises InputError where all parameters are frozen.
     """
 
     loss: Loss
@@ -136,7 +136,7 @@ class TrainingStep(Recipe):
     update: Update
     penalized: bool
     fused: bool = True
-    narrowed: bool = False
+    mixed_precision: bool = False
 
     def build(self, network: Network) -> Program:
         trace = Trace(network.dtype)
@@ -162,7 +162,7 @@ class TrainingStep(Recipe):
         trace.append("advance", (control,), [], {"rows": B})
         program = trace.program({})
         program = fuse(program) if self.fused else program
-        return narrow(program) if self.narrowed else program
+        return mixed_precision(program) if self.mixed_precision else program
 
 
 @dataclass(frozen=True)
@@ -448,5 +448,5 @@ def step_storage(network: Network, engine: engines.Engine) -> dict[str, Any]:
         "penalties": engine.to_device(penalties),
     }
     if engine.precision == "bf16":
-        storage["shadow"] = engine.empty((network.size,), bfloat16())
+        storage["low_precision_weights"] = engine.empty((network.size,), bfloat16())
     return storage

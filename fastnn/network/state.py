@@ -18,7 +18,7 @@ import numpy as np
 
 from fastnn import arrays
 from fastnn.engines import Engine
-from fastnn_kernels.memory import aligned, owned
+from fastnn_kernels.memory import aligned_copy, aligned_zeros
 
 Progress = tuple[int, int, int]
 """How far a training is with some values of the arrays: steps, epochs and updates."""
@@ -105,7 +105,7 @@ class State:
         """Replace the arrays of these names with zeros of these sizes; returns all arrays, to be changed on the host."""
         with self._lock:
             self.read()
-            self._host |= {name: aligned(size, self._dtype) for name, size in sizes.items()}
+            self._host |= {name: aligned_zeros(size, self._dtype) for name, size in sizes.items()}
             self._remote = {name: array for name, array in self._remote.items() if name not in sizes}
             self._behind = True
             return self._host
@@ -262,7 +262,8 @@ class State:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         dtype, arrays, counters, optimizer = state
         self.__init__(dtype)  # type: ignore[misc]
-        self._host = {name: owned(array) for name, array in arrays.items()}  # a pickle may hand over read-only or mapped memory
+        # a pickle may hand over read-only or mapped memory
+        self._host = {name: aligned_copy(array) for name, array in arrays.items()}
         self.counters = counters
         if optimizer is not None:
             kind, slots, updates = optimizer

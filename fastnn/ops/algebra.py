@@ -327,8 +327,8 @@ def transpose(x: Array, axes: Sequence[int] | None = None) -> Array:
     """The axes in another order, reversed by default, as a new array."""
     dtype = floats("transpose", x)
     ndim = len(x.shape)
-    given = tuple(reversed(range(ndim))) if axes is None else tuple(int(a) for a in axes)
-    order = tuple(a % ndim if -ndim <= a < ndim else a for a in given)
+    requested = tuple(reversed(range(ndim))) if axes is None else tuple(int(a) for a in axes)
+    order = tuple(a % ndim if -ndim <= a < ndim else a for a in requested)
     if ndim > MOST_AXES:
         raise InputError(f"transpose: at most {MOST_AXES} axes can be reordered, got {ndim}")
     if sorted(order) != list(range(ndim)):

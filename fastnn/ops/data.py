@@ -84,5 +84,5 @@ def gather_rows(
 
 def shuffle(n: int, key: tuple[int, int], epoch: int) -> np.ndarray:
     """The order (n,) int64 in which epoch `epoch` visits n examples: the bijection of `fastnn.random.permutation`."""
-    made: np.ndarray = compute("shuffle", (np.asarray(epoch, np.int64),), [((n,), np.dtype("int64"))], {"key": key})[0]
-    return made
+    order: np.ndarray = compute("shuffle", (np.asarray(epoch, np.int64),), [((n,), np.dtype("int64"))], {"key": key})[0]
+    return order

@@ -12,7 +12,7 @@ from fastnn.errors import InputError, InputTypeError
 from fastnn.program.shapes import Dimension, Shape, concrete
 from fastnn.program.trace import Symbol, family, floats
 from fastnn_kernels.contract import KERNELS
-from fastnn_kernels.memory import owned
+from fastnn_kernels.memory import aligned_copy
 
 Array = Any
 """A NumPy array, a CuPy array or a Symbol; in one call all of the same kind."""
@@ -34,7 +34,7 @@ def apply(
 def compute(
     kernel: str, reads: Sequence[np.ndarray], outputs: Sequence[tuple[Shape, Any]], attributes: Mapping[str, Any]
 ) -> list[np.ndarray]:
-    with engines.translated():
+    with engines.translate_errors():
         engine = engines.of(reads[0])
         entry = KERNELS[kernel]
         inputs = [engine.to_device(x) for x in reads[: len(entry.inputs)]]
@@ -43,13 +43,13 @@ def compute(
             if isinstance(target, np.ndarray) and not target.flags.writeable:
                 raise InputError(f"{kernel}: {name} is updated in place, and this array is read-only; pass a copy")
         # Kernels never write to memory of others, which may have any strides and alignment: NumPy does.
-        updated = [owned(x) if isinstance(x, np.ndarray) else engine.to_device(x) for x in targets.values()]
-        made = [engine.outputs(reads[0], concrete(shape, 0), dtype) for shape, dtype in outputs]
-        engine.compute(kernel, [*inputs, *updated, *made], attributes)
+        updated = [aligned_copy(x) if isinstance(x, np.ndarray) else engine.to_device(x) for x in targets.values()]
+        results = [engine.outputs(reads[0], concrete(shape, 0), dtype) for shape, dtype in outputs]
+        engine.compute(kernel, [*inputs, *updated, *results], attributes)
         for target, values in zip(targets.values(), updated, strict=True):
             if isinstance(target, np.ndarray):
                 target[...] = values
-        return [engine.exported(array) for array in made]
+        return [engine.export(array) for array in results]
 
 
 def integers(name: str, x: Any) -> Any:

@@ -85,8 +85,8 @@ def _norm_backward(call: Call, dy: Symbol, *statistics: None) -> Sequence[Symbol
     _, mean_, inverse_deviation = call.outputs
     outputs = [(x.shape, x.dtype), (gamma.shape, x.dtype), (gamma.shape, x.dtype)]
     reads = (dy, x, gamma, beta, mean_, inverse_deviation)
-    made: Sequence[Symbol] = apply(f"{call.kernel}_backward", reads, outputs, NO_ACTIVATION)
-    return made
+    gradients: Sequence[Symbol] = apply(f"{call.kernel}_backward", reads, outputs, NO_ACTIVATION)
+    return gradients
 
 
 @backward("batch_norm_inference")

@@ -97,13 +97,13 @@ def check_augmentation(
     name: str, ranges: Mapping[str, tuple[float, float]], pivot: float, distortion: float, smoothness: int, fill: float | str
 ) -> None:
     """InputError unless these are options of `augment`."""
-    for what, given in ranges.items():
+    for what, bounds in ranges.items():
         if what not in TRANSFORMS:
             raise InputError(f"{name}: no range is called {what!r}{nearest(what, TRANSFORMS)}")
         low, high = LIMITS.get(what, (-1e6, 1e6))
-        pair = [as_number(number) for number in given] if isinstance(given, Sequence) else []
+        pair = [as_number(number) for number in bounds] if isinstance(bounds, Sequence) else []
         if len(pair) != 2 or not low <= pair[0] <= pair[1] <= high:
-            raise InputError(f"{name}: {what}: expected {low:g} <= low <= high <= {high:g}, got {given!r}")
+            raise InputError(f"{name}: {what}: expected {low:g} <= low <= high <= {high:g}, got {bounds!r}")
     if not np.isfinite(as_number(pivot)):
         raise InputError(f"{name}: pivot: expected a finite number, got {pivot!r}")
     if not 0.0 <= as_number(distortion) <= 1e6:

@@ -41,11 +41,11 @@ def gradients(loss: Symbol, wanted: Sequence[Symbol]) -> list[Symbol]:
             depends.update(call.outputs)
     if loss not in depends:
         raise TracingError("the loss does not depend on any parameter")
-    found: dict[Symbol, Symbol] = {loss: constant(loss, 1.0)}
+    gradient_of: dict[Symbol, Symbol] = {loss: constant(loss, 1.0)}
     for call in reversed(forward):
         if not any(symbol in depends for symbol in call.inputs):
             continue
-        incoming = [found.get(symbol) for symbol in call.outputs]
+        incoming = [gradient_of.get(symbol) for symbol in call.outputs]
         if all(gradient is None for gradient in incoming):
             continue
         if call.kernel not in RULES:
@@ -53,8 +53,8 @@ def gradients(loss: Symbol, wanted: Sequence[Symbol]) -> list[Symbol]:
         for symbol, gradient in zip(call.inputs, RULES[call.kernel](call, *incoming), strict=True):
             if gradient is None or symbol not in depends:
                 continue
-            found[symbol] = _accumulate(found[symbol], gradient) if symbol in found else gradient
-    return [found[symbol] if symbol in found else _zeros(symbol) for symbol in wanted]
+            gradient_of[symbol] = _accumulate(gradient_of[symbol], gradient) if symbol in gradient_of else gradient
+    return [gradient_of[symbol] if symbol in gradient_of else _zeros(symbol) for symbol in wanted]
 
 
 def write_into(calls: Sequence[Call], destinations: Sequence[tuple[Symbol, Symbol]]) -> list[Call]:
@@ -62,9 +62,9 @@ def write_into(calls: Sequence[Call], destinations: Sequence[tuple[Symbol, Symbo
     calls = list(calls)
     moved: dict[Symbol, Symbol] = {}
     for gradient, destination in destinations:
-        own = any(call.makes(gradient) for call in calls if not call.is_view)
+        is_output = any(call.makes(gradient) for call in calls if not call.is_view)
         viewed = any(call.is_view and (call.makes(gradient) or call.operands[0] is gradient) for call in calls)
-        if own and not viewed:
+        if is_output and not viewed:
             calls = [call.replace({gradient: destination}) for call in calls]
             moved[gradient] = destination
         else:

@@ -29,14 +29,14 @@ def plan(program: Program, rows: int, shared_from: int = 0) -> Plan:
     Arrays of fewer than `shared_from` bytes share memory with none: calls that could share it can then be done at once.
     """
     once, calls = split_constants(program)
-    given = {symbol.root for symbol in program.inputs.values()}
+    bound = {symbol.root for symbol in program.inputs.values()}
     forever = {symbol.root for call in once for symbol in call.outputs}
     forever |= {symbol.root for symbol in program.outputs.values()}
     lives: dict[Symbol, tuple[int, int]] = {}
     for index, call in enumerate((*once, *calls)):
         for symbol in call.operands:
             root = symbol.root
-            if root not in given:
+            if root not in bound:
                 lives[root] = (lives.get(root, (index, index))[0], index)
     last = len(once) + len(calls)
     for root in lives:
@@ -62,13 +62,13 @@ def plan(program: Program, rows: int, shared_from: int = 0) -> Plan:
 
 def split_constants(program: Program) -> tuple[tuple[Call, ...], tuple[Call, ...]]:
     """The calls that read nothing but constants and write no storage given from outside, and the rest."""
-    given = {symbol.root for symbol in program.inputs.values()}
+    bound = {symbol.root for symbol in program.inputs.values()}
     touched = {symbol.root for call in program.calls for symbol in call.updated}
     constants: set[Symbol] = set()
     once, rest = [], []
     for call in program.calls:
         fixed = not call.updated and all(symbol.root in constants for symbol in call.reads)
-        if fixed and not any(symbol.root in given or symbol.root in touched for symbol in call.outputs):
+        if fixed and not any(symbol.root in bound or symbol.root in touched for symbol in call.outputs):
             constants.update(symbol.root for symbol in call.outputs)
             once.append(call)
         else:

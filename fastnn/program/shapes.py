@@ -57,18 +57,20 @@ def broadcast_shapes(name: str, *shapes: Shape) -> Shape:
     """The shape that NumPy's rules give; dimensions that depend on the number of rows match only themselves and 1."""
     result: list[Dimension] = []
     for position in range(1, max(map(len, shapes)) + 1):
-        found: Dimension = 1
+        dimension: Dimension = 1
         for shape in shapes:
             d = shape[-position] if position <= len(shape) else 1
-            if d == 1 or d == found:
+            if d == 1 or d == dimension:
                 continue
-            if found != 1:
+            if dimension != 1:
                 raise InputError(f"{name}: shapes {' and '.join(map(describe, shapes))} do not fit together")
-            found = d
-        result.append(found)
+            dimension = d
+        result.append(dimension)
     if _row_axes(result) > max(map(_row_axes, shapes)):
-        given, made = " and ".join(map(describe, shapes)), describe(tuple(reversed(result)))
-        raise InputError(f"{name}: shapes {given} would make {made}, each example with every other; reshape (B,) to (B, 1)")
+        operands, result_shape = " and ".join(map(describe, shapes)), describe(tuple(reversed(result)))
+        raise InputError(
+            f"{name}: shapes {operands} would make {result_shape}, each example with every other; reshape (B,) to (B, 1)"
+        )
     if len(result) > MOST_AXES:
         raise InputError(f"{name}: at most {MOST_AXES} axes can be broadcast, got {len(result)}")
     return tuple(reversed(result))

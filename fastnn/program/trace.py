@@ -127,8 +127,8 @@ class Symbol:
             left = inputs[0]
             if name in COMPARISONS and isinstance(left, np.ndarray) and left.ndim == 0:
                 left = left[()]  # NumPy makes arrays of its numbers to compare them
-            made: Symbol = getattr(self, operator)(left)
-            return made
+            result: Symbol = getattr(self, operator)(left)
+            return result
         _refuse(f"numpy.{name}" + ("" if method == "__call__" else f".{method}"), _equivalent(name, method))
 
     def __floordiv__(self, other: Any) -> NoReturn:
@@ -230,8 +230,8 @@ REDUCTIONS = {"add": "sum", "maximum": "max", "minimum": "min"}
 
 
 def _equivalent(name: str, method: str = "__call__") -> str:
-    own = ALSO.get(name, name) if method == "__call__" else REDUCTIONS.get(name, "") if method == "reduce" else ""
-    return f"ops.{own}" if own in getattr(sys.modules.get("fastnn.ops"), "__all__", ()) else ANY
+    operation = ALSO.get(name, name) if method == "__call__" else REDUCTIONS.get(name, "") if method == "reduce" else ""
+    return f"ops.{operation}" if operation in getattr(sys.modules.get("fastnn.ops"), "__all__", ()) else ANY
 
 
 def _lacks(what: str, instead: str = ANY) -> NoReturn:
@@ -278,7 +278,7 @@ class Call:
 
     def makes(self, symbol: Symbol) -> bool:
         """Whether `symbol` is an output of the call."""
-        return any(made is symbol for made in self.outputs)
+        return any(output is symbol for output in self.outputs)
 
     def replace(self, mapping: Mapping[Symbol, Symbol]) -> Call:
         """The same call on other operands."""
@@ -312,9 +312,9 @@ class Trace:
         for symbol in reads:
             if symbol.trace is not self:
                 raise TracingError(f"{symbol!r} belongs to another recording; a program cannot mix two")
-        made = tuple(Symbol(self, shape, dtype) for shape, dtype in outputs)
-        self.calls.append(Call(kernel, (*reads, *made), dict(attributes or {})))
-        return made
+        symbols = tuple(Symbol(self, shape, dtype) for shape, dtype in outputs)
+        self.calls.append(Call(kernel, (*reads, *symbols), dict(attributes or {})))
+        return symbols
 
     def reshape(self, x: Symbol, shape: Shape) -> Symbol:
         y = x.view(shape)
@@ -347,9 +347,9 @@ class Program:
 
         lines = []
         for call in self.calls:
-            made = ", ".join(f"{name(s)} {describe(s.shape)}{_kind(s)}" for s in (*call.updated, *call.outputs))
+            results = ", ".join(f"{name(s)} {describe(s.shape)}{_kind(s)}" for s in (*call.updated, *call.outputs))
             arguments = [name(s) for s in call.inputs] + [f"{key}={value}" for key, value in call.attributes.items()]
-            lines.append(f"{made} = {call.kernel}({', '.join(arguments)})")
+            lines.append(f"{results} = {call.kernel}({', '.join(arguments)})")
         return "\n".join(lines)
 
 
@@ -439,16 +439,16 @@ def binary(name: str, a: Any, b: Any) -> Symbol:
     """Record a kernel of two operands, element by element, one of which may be a number; shapes are broadcast."""
     a, b = promote(name, a, b)
     shape = broadcast_shapes(name, a.shape, b.shape)
-    made: Symbol = a.trace.append(name, (a, b), [(shape, np.dtype(bool) if name in COMPARISONS else a.dtype)])[0]
-    return made
+    result: Symbol = a.trace.append(name, (a, b), [(shape, np.dtype(bool) if name in COMPARISONS else a.dtype)])[0]
+    return result
 
 
 def matmul(a: Any, b: Any) -> Symbol:
     """Record a matrix product; see `fastnn.ops.matmul`."""
     attributes = {"transpose_a": False, "transpose_b": False}
     output = product(a, b, **attributes)  # refuses what is no symbol
-    made: Symbol = a.trace.append("matmul", (a, b), [output], attributes)[0]
-    return made
+    result: Symbol = a.trace.append("matmul", (a, b), [output], attributes)[0]
+    return result
 
 
 def product(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> tuple[Shape, np.dtype[Any]]:

@@ -469,8 +469,9 @@ class Trainer:
         """Write what the next `count` steps read, which belong to this epoch."""
         model, kept, engine = self.model, self.model.state.optimizer, self.engine
         assert kept is not None
-        if "shadow" in self.storage:
-            engine.compute("identity", (model.state.on(engine)["parameters"], self.storage["shadow"]), {})
+        if "low_precision_weights" in self.storage:
+            weights = self.storage["low_precision_weights"]
+            engine.compute("identity", (model.state.on(engine)["parameters"], weights), {})
         rates = self._rates(count, self.epoch) if self.own_rate is None else np.full(count, self.own_rate)
         scalars = self.optimizer.scalars(np.arange(count) + (kept.updates + 1), rates)
         write_tables(engine, self.storage, self.feed, position, model.counters.step, scalars)
@@ -545,7 +546,7 @@ class Trainer:
         """Of the step that this run plays, for examples such as `data`."""
         return TrainingStep(
             self.loss, data or self.examples.layout, self.decision, Update.of(self.optimizer), self.penalized,
-            narrowed=self.engine.precision == "bf16",
+            mixed_precision=self.engine.precision == "bf16",
         )  # fmt: skip
 
     def program(self) -> Program:

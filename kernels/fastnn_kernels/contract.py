@@ -62,7 +62,7 @@ class Kernel:
     def operands(self) -> tuple[str, ...]:
         return self.inputs + self.updated + self.outputs
 
-    def named(self, operands: Sequence[Operand]) -> dict[str, Operand]:
+    def by_name(self, operands: Sequence[Operand]) -> dict[str, Operand]:
         """The operands of a call by name."""
         names = self.operands if len(operands) == len(self.operands) else (*self.operands, self.optional)
         return dict(zip(names, operands, strict=True))
@@ -71,14 +71,14 @@ class Kernel:
         """Floating-point operations of one call; those of a chain are those of the `steps` among its attributes."""
         steps = (KERNELS[step.kernel] for step in (attributes or {}).get("steps", ()))
         inner = sum(each.count(dict.fromkeys(each.operands, operands[-1].shape)) for each in steps)
-        return inner + self.count({name: operand.shape for name, operand in self.named(operands).items()})
+        return inner + self.count({name: operand.shape for name, operand in self.by_name(operands).items()})
 
     def traffic(self, operands: Sequence[Operand]) -> int:
         """Bytes that one call must move at least: every operand once, updated ones there and back."""
-        given = self.named(operands)
+        operands_by_name = self.by_name(operands)
         total = 0
-        for name, operand in given.items():
-            elements = given[self.partly.get(name, name)].size
+        for name, operand in operands_by_name.items():
+            elements = operands_by_name[self.partly.get(name, name)].size
             total += elements * operand.dtype.itemsize * (2 if name in self.updated else 1)
         return total
 
@@ -95,8 +95,8 @@ class Step(NamedTuple):
     stored: str = ""
 
     def __repr__(self) -> str:
-        given = [*map(str, self.arguments), *(f"{name}={value}" for name, value in self.attributes)]
-        return f"{self.kernel}({', '.join(given)})"
+        arguments = [*map(str, self.arguments), *(f"{name}={value}" for name, value in self.attributes)]
+        return f"{self.kernel}({', '.join(arguments)})"
 
 
 KERNELS: dict[str, Kernel] = {}
@@ -405,13 +405,13 @@ _declare("shuffle", "epoch", "order", attributes="key")
 #                      w -= rate * decay * w;  w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon)
 #   nadam              m and s as in adam;
 #                      w -= rate * (gradient_factor * g + m * correction1) / (sqrt(s * correction2) + epsilon)
-# The optional operand `shadow` (P,) bfloat16 becomes a copy of the new parameters.
+# The optional operand `low_precision_weights` (P,) bfloat16 becomes a copy of the new parameters.
 # Every update writes w after w -= rate * decay * w with the old w, decay being the third column of penalties.
 for _name, _update in UPDATES.items():
     _declare(
         _name, "gradient norm scalars index starts penalties", "", updated=" ".join(("parameters", *_update.slots)),
         attributes=" ".join(("clip_value", "clip_norm", *_update.attributes)),
-        count=_each("gradient", 4 + 5 * len(_update.slots)), optional="shadow",
+        count=_each("gradient", 4 + 5 * len(_update.slots)), optional="low_precision_weights",
     )  # fmt: skip
 # Partial sums over blocks of SUM_BLOCK elements, one a block: of (scale * min(max(x, -clip), clip))^2, clip 0 being no clip;
 # and of l2/2 * w^2 + l1 * |w| (segments as above; blocks run over the arena, not over the segment).

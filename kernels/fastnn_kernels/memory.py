@@ -10,7 +10,7 @@ ALIGNMENT = 64
 """Bytes: buffers start on a cache line, which is also one AVX-512 register."""
 
 
-def aligned(size: int, dtype: Any = np.uint8) -> np.ndarray:
+def aligned_zeros(size: int, dtype: Any = np.uint8) -> np.ndarray:
     """A zeroed array of `size` elements that starts on a cache line."""
     dtype = np.dtype(dtype)
     raw = np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8)
@@ -18,11 +18,11 @@ def aligned(size: int, dtype: Any = np.uint8) -> np.ndarray:
     return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
-def owned(array: np.ndarray) -> np.ndarray:
+def aligned_copy(array: np.ndarray) -> np.ndarray:
     """A copy in memory of ours that compiled code may write to: C-contiguous, in native byte order, on a cache line.
 
     Arrays that others allocated may be read-only, lie between the boundaries of their elements, or belong to a file.
     """
-    made = aligned(array.size, array.dtype.newbyteorder("=")).reshape(array.shape)
-    made[...] = array
-    return made
+    copy = aligned_zeros(array.size, array.dtype.newbyteorder("=")).reshape(array.shape)
+    copy[...] = array
+    return copy

@@ -23,21 +23,21 @@ def collapse(shape: Sequence[int], *operands: Operand) -> list[tuple[int, ...]]:
     """
     steps: list[list[int]] = []
     for operand in operands:
-        own = (1,) * (len(shape) - len(operand.shape)) + tuple(operand.shape)
-        step, steps_here = 1, []
-        for length in reversed(own):
-            steps_here.append(step if length != 1 else 0)
+        lengths = (1,) * (len(shape) - len(operand.shape)) + tuple(operand.shape)
+        step, operand_steps = 1, []
+        for length in reversed(lengths):
+            operand_steps.append(step if length != 1 else 0)
             step *= length
-        steps.append(steps_here)
+        steps.append(operand_steps)
     axes: list[tuple[int, ...]] = []
     for axis, length in enumerate(reversed(shape)):
-        here = tuple(step[axis] for step in steps)
+        axis_steps = tuple(step[axis] for step in steps)
         if length == 1:
             continue
-        if axes and all(outer == inner * axes[-1][0] for outer, inner in zip(here, axes[-1][1:], strict=True)):
+        if axes and all(outer == inner * axes[-1][0] for outer, inner in zip(axis_steps, axes[-1][1:], strict=True)):
             axes[-1] = (axes[-1][0] * length, *axes[-1][1:])
         else:
-            axes.append((length, *here))
+            axes.append((length, *axis_steps))
     return axes
 
 

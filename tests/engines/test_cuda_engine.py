@@ -189,7 +189,7 @@ def test_bytes_are_scaled_where_they_are_gathered(cuda_host: HostRuntime) -> Non
 def test_orders_are_the_same_bits(n: int, cuda_host: HostRuntime) -> None:
     key = random.key(3, random.SHUFFLE)
     for device in ("cuda", "cpu"):
-        engine = engines.named(device)
+        engine = engines.by_name(device)
         run = fastnn.data.orders.shuffle_program(n, key, engine)
         for epoch in (0, 1, 2**40):
             engine.write(run.bound["epoch"], epoch)

@@ -496,7 +496,7 @@ def test_every_fault_is_an_error_of_this_library() -> None:
         CudaOutOfMemory(1, 2, 3): (errors.DeviceMemoryError, MemoryError),
         CudaLost("x"): (errors.DeviceLostError, RuntimeError),
     }.items():
-        with pytest.raises(builtin) as raised, engines.translated():
+        with pytest.raises(builtin) as raised, engines.translate_errors():
             raise theirs
         assert type(raised.value) is ours
         assert isinstance(raised.value, fastnn.FastnnError)

@@ -57,7 +57,7 @@ def host(array: Any) -> np.ndarray:
 def test_devices_have_the_name_that_was_registered(name: str, number: int) -> None:
     engine, reason = engines.choose(name)
     assert (engine.name, reason) == (f"shelf:{number}", "as asked")
-    assert engine is engines.named(name)
+    assert engine is engines.by_name(name)
     assert not engine.is_host
     assert engine.kind == arrays.kind(Array([1.0])) == "elsewhere"
 
@@ -146,7 +146,7 @@ def test_each_engine_adopts_what_lies_where_it_reads(cuda_hosts: Hosts) -> None:
     given = {"cpu": np.zeros(3), "shelf:0": Array([1.0]), "shelf:1": Array([1.0], 1)}
     given["cuda:0"] = Foreign(runtime.allocate(4), (1,), np.dtype("float32"))  # type: ignore[assignment]
     for name in given:
-        engine = engines.named(name)
+        engine = engines.by_name(name)
         assert [engine.adopts(array) for array in given.values()] == [other == name for other in given]
         assert engines.of(given[name]) is engine
         assert arrays.device(given[name]) == name
@@ -187,7 +187,7 @@ assert found[0] == found[1] and model.device == "shelf:1"
 there = sys.modules["fastnn.engines.shelf"].Array(X)
 assert model.fit(there, y, epochs=1, verbose=0).device == "shelf:0"
 assert engines.choose("auto")[0].name in ("cuda:0", "shelf:0")
-with engines.translated():
+with engines.translate_errors():
     raise sys.modules["fastnn.engines.shelf"].ShelfFull("no room")
 """
 
@@ -300,7 +300,7 @@ def test_data_that_do_not_fit_are_streamed(form: str, monkeypatch: pytest.Monkey
     expected = trained("numpy", X)
     assert trained("shelf", given) == expected
     assert not filled, "all of it lies there"
-    engines.named("shelf").capacity = 1000  # type: ignore[attr-defined]
+    engines.by_name("shelf").capacity = 1000  # type: ignore[attr-defined]
     monkeypatch.setattr(feeds, "BLOCK_BYTES", 70 * (X.itemsize * 37 + 8))
     assert trained("shelf", given) == expected
     assert filled[:6] == [64, 64, 64, 64, 64, 11]
@@ -450,7 +450,7 @@ def test_operations_are_computed_where_their_arrays_lie(rng: np.random.Generator
     with pytest.raises(errors.InputTypeError, match="arrays of elsewhere and numpy together"):
         arrays.namespace(Array(a), b)
     assert np.array_equal(arrays.to_host(Array(a)), a)
-    assert np.array_equal(arrays.to_host(engines.named("shelf").to_device(a)), a)
+    assert np.array_equal(arrays.to_host(engines.by_name("shelf").to_device(a)), a)
 
 
 def test_the_host_gets_arrays_by_their_own_library(rng: np.random.Generator) -> None:
@@ -490,7 +490,7 @@ def test_data_sets_there_are_split_there() -> None:
 
 def test_errors_of_its_runtime_are_errors_of_the_library() -> None:
     X, y = examples()
-    shelf: Any = engines.named("shelf")
+    shelf: Any = engines.by_name("shelf")
     model = run(device="shelf")
     full, broken = ShelfFull("there is no room on the shelf"), ShelfError("the board broke")
     for error, ours in ((full, errors.DeviceMemoryError), (broken, errors.DeviceLostError)):
@@ -499,13 +499,13 @@ def test_errors_of_its_runtime_are_errors_of_the_library() -> None:
             model.fit(X, y, batch_size=32, epochs=1, verbose=0, device="shelf")
         assert raised.value.__cause__ is error
         shelf.fails = None
-    with pytest.raises(RuntimeError, match="its own"), engines.translated():
+    with pytest.raises(RuntimeError, match="its own"), engines.translate_errors():
         raise RuntimeError("its own")
 
 
 def test_a_model_goes_on_without_a_device_that_is_lost() -> None:
     X, y = examples()
-    shelf: Any = engines.named("shelf")
+    shelf: Any = engines.by_name("shelf")
     model = run(device="shelf")
     expected = digest(model)
 
@@ -525,7 +525,7 @@ def test_a_model_goes_on_without_a_device_that_is_lost() -> None:
 def test_instances_make_room_for_others() -> None:
     """What is kept for later goes where an array finds no room."""
     X, _ = examples()
-    model, shelf = run(device="shelf"), engines.named("shelf")
+    model, shelf = run(device="shelf"), engines.by_name("shelf")
     expected = model(X[:300])
     shelf.fails = ShelfFull("there is no room on the shelf")  # type: ignore[attr-defined]
     assert np.array_equal(model(X[:100]), expected[:100])

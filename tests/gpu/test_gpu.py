@@ -237,13 +237,13 @@ def test_cublaslt_and_our_own_products_agree(gpu: CudaEngine, dtype: str, monkey
     if not gpu.runtime.device.products:
         pytest.skip("no cuBLASLt here")
     multiplied: list[bool] = []
-    captured = gpu.runtime.captured
+    captured = gpu.runtime.capture
 
     def spy(nodes: Any) -> Any:
         multiplied.append(any(isinstance(node, Multiplication) for node in nodes))
         return captured(nodes)
 
-    monkeypatch.setattr(gpu.runtime, "captured", spy)
+    monkeypatch.setattr(gpu.runtime, "capture", spy)
     found = []
     for up_to in (0, 2**62):
         monkeypatch.setattr(dense, "OWN_UP_TO", dict.fromkeys(dense.OWN_UP_TO, up_to))
@@ -385,7 +385,7 @@ def test_a_benchmark_trains_on_data_of_the_gpu(gpu: CudaEngine) -> None:
 @on_gpu
 def test_more_memory_than_there_is(gpu: CudaEngine) -> None:
     _, total = gpu.runtime.memory()
-    with pytest.raises(DeviceMemoryError, match="left"), engines.translated():
+    with pytest.raises(DeviceMemoryError, match="left"), engines.translate_errors():
         gpu.empty((total + 1,), "uint8")
     run(device="cuda")
 

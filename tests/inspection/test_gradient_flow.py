@@ -159,7 +159,7 @@ def test_wherever_the_examples_lie(kind: str, tmp_path: Path, monkeypatch: pytes
     if kind == "sparse":
         given = pytest.importorskip("scipy.sparse").csr_matrix(given)
     elif kind == "GPU":
-        given = fastnn.engines.named("cuda").to_device(given)
+        given = fastnn.engines.by_name("cuda").to_device(given)
     else:
         monkeypatch.setattr(inputs, "LARGE_BYTES", 1)
         (X if kind == "float16 map" else given).tofile(tmp_path / "X")

@@ -76,7 +76,7 @@ class Timed(HostRuntime):
         super().record(event, stream)
         event["time"] = self.now
 
-    def elapsed(self, first: Any, last: Any) -> float:
+    def elapsed_seconds(self, first: Any, last: Any) -> float:
         return float(last["time"] - first["time"])
 
 

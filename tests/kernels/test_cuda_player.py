@@ -231,7 +231,7 @@ def graphs(bound: Bound, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], li
         (ahead,) = (values[1] for name, values in lanes(nodes) if name == "advance")
         return int(ahead) + 1
 
-    capture, launch = bound.runtime.captured, bound.runtime.launch
+    capture, launch = bound.runtime.capture, bound.runtime.launch
 
     def note_capture(nodes: Sequence[Node]) -> Any:
         captured.append(steps(nodes))
@@ -241,7 +241,7 @@ def graphs(bound: Bound, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], li
         launched.append(steps(graph))
         launch(graph, stream)
 
-    monkeypatch.setattr(bound.runtime, "captured", note_capture)
+    monkeypatch.setattr(bound.runtime, "capture", note_capture)
     monkeypatch.setattr(bound.runtime, "launch", note_launch)
     return captured, launched
 

@@ -202,7 +202,7 @@ def force(monkeypatch: pytest.MonkeyPatch, index: int, splits: int) -> None:
     """Let every product be computed in the tiles with this index and in at most so many splits."""
 
     def cut(rows: int, columns: int, inner: int, itemsize: int) -> cuda_dense.Cut:
-        return cuda_dense.divided(cuda_dense.TILES[itemsize][index], splits, rows, columns, inner)
+        return cuda_dense.divide(cuda_dense.TILES[itemsize][index], splits, rows, columns, inner)
 
     monkeypatch.setattr(cuda_dense, "cut", cut)
 

@@ -219,17 +219,17 @@ def test_copy_of_the_parameters_in_16_bits(size: int) -> None:
     attributes = {**NO_CLIPPING, **ATTRIBUTES["adam"]}
     for beyond in (0, 1):
         arrays = [placed(array, beyond) for array in operands("adam", size, "float32")]
-        shadow = placed(np.zeros(size, bfloat16), beyond)
+        low_precision_weights = placed(np.zeros(size, bfloat16), beyond)
         (body,) = bodies("adam", arrays, attributes)
         body = dataclasses.replace(body, arguments=(*body.arguments, Pointer(len(arrays), "bf16", True)))
-        memory = [*arrays, shadow]
+        memory = [*arrays, low_precision_weights]
         values = [
             memory[a.operand].ctypes.data if isinstance(a, Pointer) else a.value if isinstance(a, Number) else 0
             for a in body.arguments
         ]
         host.run_kernel(kernel([body]), body.blocks, body.shared, [body.blocks, *values])
-        assert shadow.tobytes() == arrays[6].astype(bfloat16).tobytes()
-        assert np.count_nonzero(shadow) == size
+        assert low_precision_weights.tobytes() == arrays[6].astype(bfloat16).tobytes()
+        assert np.count_nonzero(low_precision_weights) == size
 
 
 # The outside oracle: ten steps of torch.optim, with every state.

@@ -226,7 +226,7 @@ def shuffler(n: int) -> Callable[[int], np.ndarray]:
     """The compiled shuffle of n elements as a function of the epoch; the array is the same at every call."""
     epoch, order = np.zeros((), np.int64), np.zeros(n, np.int64)
     lowered = cpu_set.lower("shuffle", [Operand(a.shape, a.dtype) for a in (epoch, order)], {"key": KEY})
-    scratch = cpu_set.aligned(lowered.scratch or 0, np.uint8)
+    scratch = cpu_set.aligned_zeros(lowered.scratch or 0, np.uint8)
     operands = np.array(lowered.words([epoch.ctypes.data, order.ctypes.data], scratch.ctypes.data), np.int64)
     call = np.array([lowered.address, operands.ctypes.data], np.int64)
     play, address = cpu_set.play(), call.ctypes.data

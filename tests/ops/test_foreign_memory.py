@@ -23,7 +23,7 @@ from fastnn.errors import InputError
 from fastnn.program.shapes import B
 from fastnn.program.trace import Trace
 from fastnn_kernels.contract import SCALARS
-from fastnn_kernels.memory import ALIGNMENT, aligned, owned
+from fastnn_kernels.memory import ALIGNMENT, aligned_copy, aligned_zeros
 
 ROWS, FEATURES, CLASSES = 60, 5, 3
 
@@ -314,9 +314,9 @@ def test_a_program_refuses_what_it_cannot_use_in_place() -> None:
 
 @kinds
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (31,), (3, 5), (2, 0)])
-def test_owned(kind: str, shape: tuple[int, ...]) -> None:
+def test_aligned_copy(kind: str, shape: tuple[int, ...]) -> None:
     array = KINDS[kind](np.random.default_rng(0).normal(size=shape))
-    made = owned(array)
+    made = aligned_copy(array)
     assert made.shape == shape
     assert made.tobytes() == array.tobytes()
     assert made.flags.writeable
@@ -325,11 +325,11 @@ def test_owned(kind: str, shape: tuple[int, ...]) -> None:
     assert not np.shares_memory(made, array)
 
 
-def test_owned_is_of_this_machines_byte_order() -> None:
-    made = owned(np.arange(5, dtype=">f4" if sys.byteorder == "little" else "<f4"))
+def test_aligned_copy_is_of_this_machines_byte_order() -> None:
+    made = aligned_copy(np.arange(5, dtype=">f4" if sys.byteorder == "little" else "<f4"))
     assert made.dtype.isnative
     assert made.tolist() == [0, 1, 2, 3, 4]
-    assert aligned(5, np.float32).dtype == made.dtype
+    assert aligned_zeros(5, np.float32).dtype == made.dtype
 
 
 def test_memory_that_was_bound_and_then_made_read_only() -> None:

@@ -253,7 +253,7 @@ def test_it_times_its_calls(rng: np.random.Generator, monkeypatch: pytest.Monkey
     from fastnn.engines import explain
 
     monkeypatch.setattr(explain, "SECONDS", 1e-5)
-    monkeypatch.setattr(explain, "_measured", lambda *_: explain.Limits(1, 1e9, ((2**20, 1e9),)))
+    monkeypatch.setattr(explain, "_measure_limits", lambda *_: explain.Limits(1, 1e9, ((2**20, 1e9),)))
     table = linear().explain(values(rng, 9), threads=1, width=100)
     assert "B = 9, 1 thread(s)" in table
     assert "squared_error_with_gradient" in table

@@ -1,4 +1,4 @@
-"""bfloat16 products: what of a step is narrowed, and that it computes what rounding at those places gives."""
+"""bfloat16 products: what of a step becomes bfloat16, and that it computes what rounding at those places gives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastnn.data.prepared import DataLayout
 from fastnn.layers import Layer
 from fastnn.losses import as_loss
 from fastnn.network.programs import TrainingStep, Update
-from fastnn.program.passes.mixed_precision import PRODUCTS, narrow
+from fastnn.program.passes.mixed_precision import PRODUCTS, mixed_precision
 from fastnn.program.trace import Program, Symbol
 from fastnn_kernels.contract import SCALARS, UPDATES
 
@@ -49,19 +49,19 @@ def kinds(program: Program) -> dict[str, set[str]]:
 
 
 def test_products_read_bfloat16_and_nothing_else() -> None:
-    program = narrow(step(deep()))
+    program = mixed_precision(step(deep()))
     products = [call for call in program.calls if call.kernel in PRODUCTS]
     assert len(products) >= 8
     for call in products:
         assert [symbol.dtype for symbol in call.inputs[:2]] == [BFLOAT16, BFLOAT16], call.kernel
-    shadow = program.inputs["shadow"]
-    weights = [symbol for call in products for symbol in call.inputs if symbol.root is shadow]
-    assert {tuple(w.shape) for w in weights} == {(7, 6), (6, 9), (9, 5), (9,)}  # the last is a bias beside a narrow result
+    low_precision = program.inputs["low_precision_weights"]
+    weights = [symbol for call in products for symbol in call.inputs if symbol.root is low_precision]
+    assert {tuple(w.shape) for w in weights} == {(7, 6), (6, 9), (9, 5), (9,)}  # the last is a bias beside a bfloat16 result
     assert all(symbol.root is not program.inputs["parameters"] for call in products for symbol in call.inputs[:2])
 
 
 def test_sums_losses_logits_and_parameters_stay_float32() -> None:
-    program = narrow(step(deep()))
+    program = mixed_precision(step(deep()))
     by_kernel = {call.kernel: call for call in program.calls}
     assert program.inputs["parameters"].dtype == np.float32
     loss = by_kernel["softmax_cross_entropy_with_gradient"]
@@ -74,13 +74,13 @@ def test_sums_losses_logits_and_parameters_stay_float32() -> None:
     assert [symbol.dtype.name for symbol in norm.outputs] == ["bfloat16", "float32", "float32"]
     assert kinds(program)["dropout"] == {"bfloat16"}
     update = by_kernel["adam"]
-    assert [symbol.name for symbol in update.outputs] == ["shadow"]
+    assert [symbol.name for symbol in update.outputs] == ["low_precision_weights"]
     assert {symbol.dtype.name for symbol in update.updated} == {"float32"}
 
 
 def test_layer_norm_hands_on_bfloat16_and_keeps_its_statistics(rng: np.random.Generator) -> None:
     """What it computes is the definition's of the rounded inputs, rounded."""
-    program = narrow(step([fastnn.Dense(6), fastnn.LayerNorm(), fastnn.Activation("relu"), fastnn.Dense(5)]))
+    program = mixed_precision(step([fastnn.Dense(6), fastnn.LayerNorm(), fastnn.Activation("relu"), fastnn.Dense(5)]))
     by_kernel = {call.kernel: call for call in program.calls}
     forward, backward = by_kernel["layer_norm"], by_kernel["layer_norm_backward"]
     assert [symbol.dtype.name for symbol in forward.inputs] == ["bfloat16", "float32", "float32"]
@@ -101,9 +101,9 @@ def test_layer_norm_hands_on_bfloat16_and_keeps_its_statistics(rng: np.random.Ge
         np.testing.assert_allclose(made.astype(np.float64), expected, rtol=1e-5 if exact else 2.0**-8, atol=1e-5)
 
 
-def test_views_of_views_are_narrow() -> None:
+def test_views_of_views_are_bfloat16() -> None:
     """Images of one channel are reshaped three times on their way from `Augment` to a product."""
-    program = narrow(step([fastnn.Augment(rotation=10), fastnn.Flatten(), fastnn.Dense(5)], features=(4, 5)))
+    program = mixed_precision(step([fastnn.Augment(rotation=10), fastnn.Flatten(), fastnn.Dense(5)], features=(4, 5)))
     kept = {call.operands[1] for call in program.calls if call.is_view} | {s for c in program.calls for s in c.inputs}
     assert all(symbol.dtype == symbol.root.dtype for symbol in kept)
     (product,) = [call for call in program.calls if call.kernel == "dense"]
@@ -134,7 +134,7 @@ def test_what_a_loss_of_the_user_s_own_computes_is_left_alone() -> None:
         error = ops.abs(outputs - targets)
         return ops.mean(ops.where(error < 1.0, 0.5 * error * error, error - 0.5), axis=1)
 
-    program = narrow(step([fastnn.Dense(6, activation="gelu"), fastnn.Dense(5)], huber))
+    program = mixed_precision(step([fastnn.Dense(6, activation="gelu"), fastnn.Dense(5)], huber))
     inner = [call for call in program.calls if call.kernel in ("subtract", "abs", "multiply", "where", "less")]
     read = {symbol for call in program.calls if call.kernel in PRODUCTS for symbol in call.inputs}
     for call in inner:
@@ -177,7 +177,7 @@ def test_one_step_is_that_of_numbers_rounded_at_the_same_places(
 
 @pytest.mark.parametrize("kernel", UPDATES)
 @pytest.mark.parametrize("size", [0, 1, 33, 1009])
-def test_the_shadow_is_the_rounded_parameters(kernel: str, size: int, rng: np.random.Generator) -> None:
+def test_low_precision_weights_are_the_rounded_parameters(kernel: str, size: int, rng: np.random.Generator) -> None:
     named = [fastnn.optimizers.by_name(name) for name in fastnn.optimizers.NAMES]
     optimizers = {optimizer.kernel: optimizer for optimizer in (fastnn.SGD(momentum=0.9), *named)}
     state = [np.abs(rng.normal(size=size)).astype(np.float32) for _ in UPDATES[kernel].slots]
@@ -235,11 +235,11 @@ def test_only_float32_models_on_a_gpu_have_other_precisions(cuda_host: Any) -> N
     assert not model.built
 
 
-def test_explain_shows_what_is_narrow(cuda_host: Any) -> None:
+def test_explain_shows_what_is_bfloat16(cuda_host: Any) -> None:
     model = fastnn.Sequential([fastnn.Dense(9, activation="relu"), fastnn.Dense(5)], seed=4).build(7)
     text = str(model.program(13, device="cuda", precision="bf16"))
     assert "%0 (B, 7) bfloat16 = gather_rows" in text
-    assert "shadow (122,) bfloat16 = adam" in text
+    assert "low_precision_weights (122,) bfloat16 = adam" in text
     assert "bfloat16" not in str(model.program(13, device="cuda"))
     assert set(engines.PRECISIONS) == {"float32", "tf32", "bf16"}
-    assert isinstance(model.program(13, device="cuda", precision="bf16").program.inputs["shadow"], Symbol)
+    assert isinstance(model.program(13, device="cuda", precision="bf16").program.inputs["low_precision_weights"], Symbol)

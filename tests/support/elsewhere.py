@@ -190,7 +190,7 @@ class ShelfEngine(Engine):
         values = target if isinstance(target, np.ndarray) else target._values
         values[start : start + count] = source._values[:count]
 
-    def exported(self, array: Any) -> Any:
+    def export(self, array: Any) -> Any:
         return Array(array._values, self.ordinal) if isinstance(array, Placed) else array
 
 
@@ -228,12 +228,12 @@ class ShelfInstance(Instance):
         for _ in range(repeats):
             self._compute(self.computing()[first : first + count])
 
-    def _view(self, symbol: Symbol, given: Placed | None) -> Placed:
+    def _view(self, symbol: Symbol, bound: Placed | None) -> Placed:
         root, shape = symbol.root, concrete(symbol.shape, self.rows)
-        if given is not None and symbol is root:
-            return given
-        if given is not None:
-            flat = given._values.reshape(-1)
+        if bound is not None and symbol is root:
+            return bound
+        if bound is not None:
+            flat = bound._values.reshape(-1)
         else:
             start = self.plan.offsets[root]
             flat = self._workspace._values[start : start + root.operand(self.rows).nbytes].view(root.dtype)

@@ -27,7 +27,7 @@ class Fastnn(Contestant):
             raise Cannot(str(error)) from error
         if self.device == "cuda":
             _pool().free_all_blocks()  # so that the peak is this task's
-        self.X, self.y = engine.exported(engine.to_device(task.X)), engine.exported(engine.to_device(task.y))
+        self.X, self.y = engine.export(engine.to_device(task.X)), engine.export(engine.to_device(task.y))
         self.loss = "sigmoid_cross_entropy" if task.binary else "softmax_cross_entropy"
         self.optimizer = fastnn.Adam(LEARNING_RATE)
         self.model = build(task)

@@ -39,8 +39,8 @@ class _Chain:
     @property
     def read(self) -> list[Symbol]:
         """What the chain reads and does not make, in the order in which it is first read."""
-        made = {call.outputs[0] for call in self.calls}
-        return list(dict.fromkeys(symbol for call in self.calls for symbol in call.inputs if symbol not in made))
+        results = {call.outputs[0] for call in self.calls}
+        return list(dict.fromkeys(symbol for call in self.calls for symbol in call.inputs if symbol not in results))
 
     @property
     def inputs(self) -> list[Symbol]:
@@ -64,11 +64,11 @@ class _Chain:
                     steps.append(Step("fill", (), (("value", value),)))
                 numbers[symbol] = filled[repr(value)]
         for call in self.calls:
-            (made,) = call.outputs
-            narrow = made.dtype.name == "bfloat16" and call is not self.last
-            given = tuple(numbers[symbol] for symbol in call.inputs)
-            steps.append(Step(call.kernel, given, tuple(sorted(call.attributes.items())), "bfloat16" if narrow else ""))
-            numbers[made] = len(inputs) + len(steps) - 1
+            (result,) = call.outputs
+            rounded = result.dtype.name == "bfloat16" and call is not self.last
+            arguments = tuple(numbers[symbol] for symbol in call.inputs)
+            steps.append(Step(call.kernel, arguments, tuple(sorted(call.attributes.items())), "bfloat16" if rounded else ""))
+            numbers[result] = len(inputs) + len(steps) - 1
         return Call(f"chain_{len(inputs)}", (*inputs, *self.last.outputs), {"steps": tuple(steps)})
 
 
@@ -115,19 +115,19 @@ def _chains(program: Program) -> list[_Chain]:
     homes: dict[Call, list[_Chain]] = {}
     chains: list[_Chain] = []
 
-    def taken(call: Call) -> list[_Chain]:
+    def chains_of_readers(call: Call) -> list[_Chain]:
         """The chains that the call may be a part of: those of all its readers, or none."""
-        (made,) = call.outputs
-        if made.root in held or written[made.root] != [position[call]]:
+        (result,) = call.outputs
+        if result.root in held or written[result.root] != [position[call]]:
             return []
-        for reader in readers[made]:
-            alone = reader in homes and all(symbol is made for symbol in reader.reads if symbol.root is made)
-            if not alone or reader.outputs[0].shape != made.shape:
+        for reader in readers[result]:
+            alone = reader in homes and all(symbol is result for symbol in reader.reads if symbol.root is result)
+            if not alone or reader.outputs[0].shape != result.shape:
                 return []
-        found = list(dict.fromkeys(chain for reader in readers[made] for chain in homes[reader]))
-        if len(found) > 1 and call.kernel in COSTLY:
+        candidates = list(dict.fromkeys(chain for reader in readers[result] for chain in homes[reader]))
+        if len(candidates) > 1 and call.kernel in COSTLY:
             return []
-        return found if all(joins(call, chain) for chain in found) else []
+        return candidates if all(joins(call, chain) for chain in candidates) else []
 
     def joins(call: Call, chain: _Chain) -> bool:
         """Whether the call may be done where the chain ends: nothing writes until then what it reads."""
@@ -138,7 +138,7 @@ def _chains(program: Program) -> list[_Chain]:
     for call in reversed(program.calls):
         if call in once or not _is_elementwise(call):
             continue
-        homes[call] = taken(call)
+        homes[call] = chains_of_readers(call)
         for chain in homes[call]:
             chain.calls = (call, *chain.calls)
         if not homes[call]:

@@ -166,14 +166,14 @@ def _activation(name: str, call: Call) -> dict[str, object]:
 
 def _feeding(calls: list[Call], symbol: Symbol, forbidden: set[Symbol]) -> list[Call] | None:
     """The calls among `calls` that `symbol` needs, in order; None where they need a forbidden symbol or update something."""
-    needed, found = {symbol}, []
+    needed, feeding = {symbol}, []
     for call in reversed(calls):
-        if any(made in needed for made in call.outputs):
+        if any(output in needed for output in call.outputs):
             if call.updated or any(read in forbidden for read in call.reads):
                 return None
-            found.append(call)
+            feeding.append(call)
             needed.update(call.reads)
-    return list(reversed(found))
+    return list(reversed(feeding))
 
 
 def count_uses(program: Program) -> Counter[Symbol]:

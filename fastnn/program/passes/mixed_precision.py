@@ -1,9 +1,9 @@
-"""Narrowing: a training step whose matrix products read bfloat16 and add up in float32, as tensor cores do.
+"""Mixed precision: a training step whose matrix products read bfloat16 and add up in float32, as tensor cores do.
 
-Parameters, the optimizer's state, losses, logits, sums and gradients of parameters stay float32. A second arena, the shadow,
-holds the parameters rounded to bfloat16: the products read it, and the update writes it in the same pass. What products,
-activations, dropout, norms and the gathering of examples hand to each other is stored as bfloat16 and computed with as
-float32. Everything else, such as what a loss of the user's own computes, is left as it is.
+Parameters, the optimizer's state, losses, logits, sums and gradients of parameters stay float32. A second arena, the
+low-precision weights, holds the parameters rounded to bfloat16: the products read it, and the update writes it in the same
+pass. What products, activations, dropout, norms and the gathering of examples hand to each other is stored as bfloat16 and
+computed with as float32. Everything else, such as what a loss of the user's own computes, is left as it is.
 """
 
 from __future__ import annotations
@@ -35,39 +35,39 @@ def bfloat16() -> np.dtype[Any]:
         import ml_dtypes
     except ImportError as error:
         raise PackageError.of("ml-dtypes", 'precision="bf16"', error) from error
-    made: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return made
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
-def narrow(program: Program) -> Program:
-    """The program with a further input, `shadow`, bfloat16 of the parameters, for its products to read."""
-    narrower = bfloat16()
+def mixed_precision(program: Program) -> Program:
+    """The program with a further input, `low_precision_weights`, the parameters in bfloat16, for its products to read."""
+    dtype = bfloat16()
     arena = program.inputs["parameters"]
-    shadow = Symbol(arena.trace, arena.shape, narrower, "shadow")
-    narrowed = {symbol: Symbol(symbol.trace, symbol.shape, narrower, symbol.name) for symbol in _narrowed(program)}
+    weights = Symbol(arena.trace, arena.shape, dtype, "low_precision_weights")
+    replacements = {symbol: Symbol(symbol.trace, symbol.shape, dtype, symbol.name) for symbol in _low_precision(program)}
     for call in program.calls:  # what is read in another shape, and that in yet another one
-        if call.is_view and call.operands[0] in narrowed:
+        if call.is_view and call.operands[0] in replacements:
             of, view = call.operands
-            narrowed[view] = narrowed[of].view(view.shape, view.offset, view.name)
+            replacements[view] = replacements[of].view(view.shape, view.offset, view.name)
 
-    def rounded(symbols: Iterable[Symbol]) -> dict[Symbol, Symbol]:
-        return {s: shadow.view(s.shape, s.start, s.name) for s in symbols if s.root is arena}
+    def low_precision_views(symbols: Iterable[Symbol]) -> dict[Symbol, Symbol]:
+        return {s: weights.view(s.shape, s.start, s.name) for s in symbols if s.root is arena}
 
     calls = []
     for call in program.calls:
-        replaced = call.replace(narrowed)
+        replaced = call.replace(replacements)
         if call.kernel in PRODUCTS:
-            with_bias = call.kernel == "dense" and replaced.outputs[0].dtype == narrower
-            replaced = replaced.replace(rounded(call.inputs if with_bias else call.inputs[:2]))
+            with_bias = call.kernel == "dense" and replaced.outputs[0].dtype == dtype
+            replaced = replaced.replace(low_precision_views(call.inputs if with_bias else call.inputs[:2]))
         elif call.kernel in UPDATES:
-            replaced = Call(call.kernel, (*replaced.operands, shadow), call.attributes)
+            replaced = Call(call.kernel, (*replaced.operands, weights), call.attributes)
         calls.append(replaced)
-    return Program({**program.inputs, "shadow": shadow}, tuple(calls), program.outputs)
+    return Program({**program.inputs, "low_precision_weights": weights}, tuple(calls), program.outputs)
 
 
-def _narrowed(program: Program) -> list[Symbol]:
+def _low_precision(program: Program) -> list[Symbol]:
     """The symbols that become bfloat16: factors of products, and what carriers hand to carriers."""
-    given = {symbol.root for symbol in (*program.inputs.values(), *program.outputs.values())}
+    bound = {symbol.root for symbol in (*program.inputs.values(), *program.outputs.values())}
     makers: dict[Symbol, list[str]] = {}
     readers: dict[Symbol, list[str]] = {}
     factors: set[Symbol] = set()
@@ -80,15 +80,15 @@ def _narrowed(program: Program) -> list[Symbol]:
             readers.setdefault(symbol.root, []).append(call.kernel)
         factors |= {symbol.root for symbol in call.inputs[:2] if call.kernel in PRODUCTS}
 
-    def carried(kernels: Iterable[str]) -> bool:
+    def are_carriers(kernels: Iterable[str]) -> bool:
         return all(kernel in CARRIERS for kernel in kernels)
 
     return [
         root
-        for root, made in makers.items()
-        if root not in given
+        for root, kernels in makers.items()
+        if root not in bound
         and root.dtype == np.float32
         and root.ndim >= 2
-        and (root in factors or carried(made))
-        and carried(readers.get(root, ()))
+        and (root in factors or are_carriers(kernels))
+        and are_carriers(readers.get(root, ()))
     ]

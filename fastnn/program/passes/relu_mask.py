@@ -54,8 +54,8 @@ def alternatives(program: Program) -> Iterator[list[Variant]]:
 
 
 def _only(calls: Iterator[Call]) -> Call | None:
-    found = list(calls)
-    return found[0] if len(found) == 1 else None
+    candidates = list(calls)
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def _is_free(symbol: Symbol, calls: Sequence[Call]) -> bool:

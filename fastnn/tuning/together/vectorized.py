@@ -29,7 +29,7 @@ from fastnn.training.evaluation import check_measures, evaluate_metrics, play_bl
 from fastnn.training.options import ALL, FitOptions
 from fastnn.tuning.together.members import RESERVED, Member, MemberHistory
 from fastnn_kernels.contract import SCALARS
-from fastnn_kernels.memory import aligned
+from fastnn_kernels.memory import aligned_zeros
 
 
 def train_vectorized(
@@ -53,7 +53,7 @@ def train_vectorized(
             known = examples.task(loss)
             validation = prepare(model.expected, *settings.validation_data, loss, None, None, "validation ", known, part=True)
             check_measures(model.network, validation, loss, as_metrics(settings.metrics))
-        with engines.translated():
+        with engines.translate_errors():
             models = _Vectorized(members, examples, validation, loss, optimizer, engine, settings)
             open_.callback(models.close)
             models.train(visit)
@@ -86,7 +86,7 @@ class _Vectorized:
         self.validation_feed = None
         if validation is not None:
             self.validation_feed = feed(engine, validation, min(len(validation.X), engine.block_rows))
-        arena = aligned(self.groups * network.size, network.dtype).reshape(self.groups, network.size)
+        arena = aligned_zeros(self.groups * network.size, network.dtype).reshape(self.groups, network.size)
         for g, member in enumerate(members):
             arena[g] = member.model.state.read()["parameters"]
         self.segments = [_segments(member, optimizer, own_rates) for member in members]

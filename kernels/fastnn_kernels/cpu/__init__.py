@@ -11,7 +11,7 @@ import numpy as np
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import Lowered, lower
 from fastnn_kernels.cpu.player import play
-from fastnn_kernels.memory import aligned
+from fastnn_kernels.memory import aligned_zeros
 
 FAMILIES = (
     "augment", "batch_norm", "data", "dense", "elementwise", "grouped", "layer_norm", "losses", "moving", "reductions", "rows",
@@ -24,7 +24,7 @@ for _family in FAMILIES:
 def run(name: str, arrays: Sequence[np.ndarray], attributes: Mapping[str, Any], parts: int = 1) -> None:
     """Run one kernel now on C-contiguous arrays, as `parts` parts one after another on this thread."""
     lowered = lower(name, [Operand(array.shape, array.dtype) for array in arrays], attributes)
-    scratch = aligned((lowered.scratch or 0) * parts, np.uint8)
+    scratch = aligned_zeros((lowered.scratch or 0) * parts, np.uint8)
     words = np.array(lowered.words([array.ctypes.data for array in arrays], scratch.ctypes.data), np.int64)
     call = np.array([lowered.address, words.ctypes.data], np.int64)
     arrived = np.array([2**62])  # the barrier after the call finds everybody there already

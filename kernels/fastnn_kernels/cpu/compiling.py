@@ -113,7 +113,7 @@ def lower(name: str, operands: Sequence[Operand], attributes: Mapping[str, Any])
     for operand_name, operand in zip(KERNELS[name].operands, operands, strict=True):
         if operand_name in declaration.dtypes:
             static[f"{operand_name}_type"] = TYPES[operand.dtype.name]
-    address = compiled(name, float_type, tuple(sorted(static.items(), key=lambda item: item[0])))
+    address = kernel_address(name, float_type, tuple(sorted(static.items(), key=lambda item: item[0])))
     numbers = [int(function) for function in declaration.addresses(float_type, **attributes)] if declaration.addresses else []
     numbers += [_word(number) for number in declaration.sizes(*operands, **attributes)]
     scratch = declaration.scratch(*operands, **attributes) if declaration.scratch else None
@@ -139,18 +139,18 @@ if hasattr(os, "register_at_fork"):  # a fork waits for the compilation of anoth
 _compiled: dict[tuple[Any, ...], CFunc] = {}
 
 
-def compiled(name: str, float_type: Any, static: tuple[tuple[str, Any], ...] = ()) -> int:
+def kernel_address(name: str, float_type: Any, static: tuple[tuple[str, Any], ...] = ()) -> int:
     """The address of the kernel `name` for `float_type`, compiled now if nobody has yet."""
     key = (name, float_type, static)
-    found = _compiled.get(key)
-    if found is None:
+    cached = _compiled.get(key)
+    if cached is None:
         with _lock:
-            found = _compiled.get(key)
-            if found is None:
+            cached = _compiled.get(key)
+            if cached is None:
                 body = DECLARATIONS[name].factory(float_type, **dict(static))
                 label = "-".join([name, str(float_type), *(str(value) for _, value in static)])
-                found = _compiled[key] = compile_function(body, KERNEL, label)
-    return int(found.address or 0)
+                cached = _compiled[key] = compile_function(body, KERNEL, label)
+    return int(cached.address or 0)
 
 
 def compile_function(body: Callable[..., Any], signature: Any, label: str) -> CFunc:

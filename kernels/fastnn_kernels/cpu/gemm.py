@@ -119,7 +119,7 @@ class _Vectors:
         function = self._intrinsic(f"llvm.fma.{self.suffix}", self.vector, self.vector, self.vector, self.vector)
         return self.builder.call(function, [a, b, c])
 
-    def transposed(self, pointers: list[ir.Value], mask: ir.Value | None = None) -> list[ir.Value]:
+    def load_transposed(self, pointers: list[ir.Value], mask: ir.Value | None = None) -> list[ir.Value]:
         """Load a square block, a row from each pointer, and transpose it: swap ever larger pieces of pairs of rows."""
         half = self.lanes // 2
         if mask is None:
@@ -294,7 +294,7 @@ def _define_transpose(module: ir.Module, float_type: Any) -> ir.Function:
     check, whole, rest, tail, leave = (function.append_basic_block(x) for x in ("check", "whole", "rest", "tail", "leave"))
 
     def block(mask: ir.Value | None) -> None:
-        rows = of.transposed([of.at(source_at, offset) for offset in offsets], mask)
+        rows = of.load_transposed([of.at(source_at, offset) for offset in offsets], mask)
         if mask is None:
             for offset in offsets:
                 of.prefetch(of.at(of.at(source_at, offset), AHEAD))
@@ -346,7 +346,7 @@ def _define_dot(module: ir.Module, float_type: Any, rows: int) -> ir.Function:
     left, a_at, b_at = builder.phi(I64), builder.phi(BYTES), builder.phi(BYTES)
     sums = [builder.phi(of.vector) for _ in range(rows)]
     pointers = [of.at(b_at, offset) for offset in offsets]
-    columns = of.transposed(pointers)
+    columns = of.load_transposed(pointers)
     for pointer in pointers:
         of.prefetch(of.at(pointer, AHEAD))
     new: list[ir.Value] = list(sums)
@@ -634,11 +634,11 @@ def _core(float_type: Any) -> Any:
 @functools.cache
 def core(float_type: Any) -> int:
     """The address of the compiled product for `float_type`; see CORE."""
-    return int(_compiled_core(float_type).address)
+    return int(_compile_core(float_type).address)
 
 
 @functools.cache
-def _compiled_core(float_type: Any) -> Any:
+def _compile_core(float_type: Any) -> Any:
     return compile_function(_core(float_type), CORE, f"gemm-{float_type}")
 
 

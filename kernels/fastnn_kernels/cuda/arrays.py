@@ -34,11 +34,11 @@ class DeviceArray:
         dtype = np.dtype(dtype)
         nbytes = math.prod(shape) * dtype.itemsize
         memory = runtime.allocate(max(nbytes, 1))
-        mirror = runtime.pinned(nbytes).view(dtype).reshape(shape) if mirrored else None
+        mirror = runtime.allocate_pinned(nbytes).view(dtype).reshape(shape) if mirrored else None
         return cls(runtime, memory, memory.address, shape, dtype, mirror)
 
     @classmethod
-    def adopted(cls, runtime: Runtime, array: Any) -> DeviceArray:
+    def adopt(cls, runtime: Runtime, array: Any) -> DeviceArray:
         """An array of another library on this GPU, without a copy where it is C-contiguous."""
         address, shape, dtype, owner = runtime.adopt(array)
         return cls(runtime, owner, address, shape, dtype)
@@ -75,17 +75,17 @@ class DeviceArray:
     def rows(self, start: int, count: int) -> DeviceArray:
         """`count` entries of the first axis from `start` on."""
         each = math.prod(self.shape[1:])
-        found = self.view(start * each, (count, *self.shape[1:]))
-        found.mirror = None if self.mirror is None else self.mirror[start : start + count]
-        return found
+        view = self.view(start * each, (count, *self.shape[1:]))
+        view.mirror = None if self.mirror is None else self.mirror[start : start + count]
+        return view
 
     def write(self, values: Any, stream: Any = None) -> None:
         """Set all elements from the host."""
-        given = np.asarray(values, self.dtype, order="C")
+        source = np.asarray(values, self.dtype, order="C")
         if self.mirror is not None:
-            np.copyto(self.mirror, given)
-            given = self.mirror
-        self.runtime.upload(self.address, given, stream or self.runtime.stream)
+            np.copyto(self.mirror, source)
+            source = self.mirror
+        self.runtime.upload(self.address, source, stream or self.runtime.stream)
 
     def fetch(self, stream: Any = None) -> np.ndarray:
         """A host array that holds the elements once the stream is synchronized: the mirror, or a new one."""

@@ -55,7 +55,7 @@ class _Kept(msgspec.Struct, forbid_unknown_fields=True):
 
     seconds: float
     library: Library | None = None
-    own: Own | None = None
+    bodies: Own | None = msgspec.field(default=None, name="own")
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -66,7 +66,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Choices:
-    """What was found on a GPU: `found`, by `dense.key`. Safe to use from any thread."""
+    """What was found on a GPU: `entries`, by `dense.key`. Safe to use from any thread."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -75,7 +75,7 @@ class Choices:
         self._made_for = (runtime.name, runtime.products_version, CHOICE_VERSION)
         digest = hashlib.sha256(repr(self._made_for).encode()).hexdigest()[:24]
         self._path = None if folder is None else folder / f"products-{digest}.json"
-        self.found: dict[str, Choice] = self._read()
+        self.entries: dict[str, Choice] = self._read()
 
     def tune(self, calls: Iterable[PlacedCall], precision: str) -> None:
         """Find the fastest way for each of these calls of products for which that has not been done.
@@ -86,24 +86,24 @@ class Choices:
         with self._lock:
             new: dict[str, Choice] = {}
             for call in calls:
-                told = request(call.kernel, call.operands, call.attributes, device, call.offsets)
-                name = key(told)
-                if name in self.found or name in new:
+                requested = request(call.kernel, call.operands, call.attributes, device, call.offsets)
+                name = key(requested)
+                if name in self.entries or name in new:
                     continue
-                candidates = ways(told, functools.partial(self.runtime.algorithms, count=ALGORITHMS))
+                candidates = ways(requested, functools.partial(self.runtime.algorithms, count=ALGORITHMS))
                 with contextlib.suppress(CudaOutOfMemory):
                     choice = self._fastest(call, name, candidates, precision)
                     if choice is not None:
                         new[name] = choice
             if new:
-                self.found = {**self._read(), **self.found, **new}
+                self.entries = {**self._read(), **self.entries, **new}
                 self._write()
 
     def _fastest(self, call: PlacedCall, name: str, candidates: Sequence[Variant], precision: str) -> Choice | None:
         """The fastest way of a call; None where none of them runs."""
         runtime = self.runtime
         offsets = [offset % ALIGNMENT for offset in call.offsets]
-        memory = [filled(runtime, operand, offset) for operand, offset in zip(call.operands, offsets, strict=True)]
+        memory = [allocate_filled(runtime, operand, offset) for operand, offset in zip(call.operands, offsets, strict=True)]
         alone = replace(call, places=tuple(Place(str(index), offset) for index, offset in enumerate(offsets)))
         runners: list[tuple[Variant, Any, Player]] = []
         for way in candidates:
@@ -115,7 +115,7 @@ class Choices:
                 runtime.prepare(nodes)
                 for node in nodes:
                     runtime.run(node, runtime.stream)
-                runners.append((way, runtime.captured(nodes * REPEATS), player))
+                runners.append((way, runtime.capture(nodes * REPEATS), player))
         if not runners:
             return None
         first = [self._seconds(graph) for _, graph, _ in runners]
@@ -133,7 +133,7 @@ class Choices:
         runtime.record(before, runtime.stream)
         runtime.launch(graph, runtime.stream)
         runtime.record(after, runtime.stream)
-        return runtime.elapsed(before, after) / REPEATS
+        return runtime.elapsed_seconds(before, after) / REPEATS
 
     # --- on disk ------------------------------------------------------------------------------------------------------
 
@@ -141,39 +141,39 @@ class Choices:
         """What is kept; what cannot be used costs a warning."""
         try:
             content = b"" if self._path is None else self._path.read_bytes()
-            return self._decoded(content) if content else {}
+            return self._decode(content) if content else {}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
             _warn_once(f"what was chosen by timing, {self._path}, cannot be used ({error}); it is chosen anew")
             return {}
 
-    def _decoded(self, content: bytes) -> dict[str, Choice]:
+    def _decode(self, content: bytes) -> dict[str, Choice]:
         file = msgspec.json.decode(content, type=_File)
         if (file.device, file.cublaslt, file.choice_version) != self._made_for:
             raise ValueError("it was made for another GPU or version")
-        found = {}
+        entries = {}
         for name, kept in file.choices.items():
-            way = kept.library or kept.own
-            fits = way is not None and (kept.library is None or kept.own is None) and 0 < kept.seconds < math.inf
+            way = kept.library or kept.bodies
+            fits = way is not None and (kept.library is None or kept.bodies is None) and 0 < kept.seconds < math.inf
             if isinstance(way, Library):
                 fits &= len(way.algorithm) == ctypes.sizeof(Algorithm)
             elif isinstance(way, Own):
                 fits &= 1 <= way.splits <= 2**10
             if way is None or not fits:
                 raise ValueError(f"there is no such choice for {name}")
-            found[name] = Choice(way, kept.seconds)
-        return found
+            entries[name] = Choice(way, kept.seconds)
+        return entries
 
     def _write(self) -> None:
         """Keep everything, whole or not at all."""
         if self._path is None:
             return
         kept = {}
-        for name, choice in sorted(self.found.items()):
+        for name, choice in sorted(self.entries.items()):
             way = choice.way
-            library, own = (way, None) if isinstance(way, Library) else (None, way)
-            kept[name] = _Kept(choice.seconds, library, own)
+            library, bodies = (way, None) if isinstance(way, Library) else (None, way)
+            kept[name] = _Kept(choice.seconds, library, bodies)
         content = msgspec.json.format(msgspec.json.encode(_File(*self._made_for, kept)))
         try:
             with tempfile.NamedTemporaryFile(dir=self._path.parent, suffix=".tmp", delete=False) as file:
@@ -192,7 +192,7 @@ def _warn_once(message: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=5)
 
 
-def filled(runtime: Runtime, operand: Operand, offset: int) -> Memory:
+def allocate_filled(runtime: Runtime, operand: Operand, offset: int) -> Memory:
     """Memory for an operand `offset` bytes behind its start, with numbers from -1 to 1 in it (masks: any bits)."""
     memory = runtime.allocate(max(operand.nbytes + offset, 1))
     count, rng = min(PATTERN, operand.size), np.random.default_rng(0)

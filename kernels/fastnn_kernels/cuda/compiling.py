@@ -87,11 +87,11 @@ def machine_code(source: str, architecture: int) -> bytes:
         return compile_source(source, architecture).cubin
     key = repr((source, architecture, OPTIONS, version()))
     path = folder / f"cuda-sm{architecture}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.kernel"
-    found = read(path)
-    if found is None:
-        found = compile_source(source, architecture).cubin
-        write(path, found)
-    return found
+    cubin = read(path)
+    if cubin is None:
+        cubin = compile_source(source, architecture).cubin
+        write(path, cubin)
+    return cubin
 
 
 @functools.cache
@@ -119,7 +119,7 @@ def _nvrtc() -> Any:
 
 def resources_of(log: str) -> dict[str, Resources]:
     """Reads what `ptxas -v` writes: a line that names the kernel, one of its stack, one of its registers."""
-    found: dict[str, Resources] = {}
+    by_kernel: dict[str, Resources] = {}
     name, stack, spilled = "", 0, 0
     for line in log.splitlines():
         if match := re.search(r"Compiling entry function '(\w+)'", line):
@@ -127,5 +127,5 @@ def resources_of(log: str) -> dict[str, Resources]:
         elif match := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
             stack, spilled = int(match[1]), int(match[2]) + int(match[3])
         elif (match := re.search(r"Used (\d+) registers", line)) and name:
-            found[name] = Resources(int(match[1]), stack, spilled)
-    return found
+            by_kernel[name] = Resources(int(match[1]), stack, spilled)
+    return by_kernel

@@ -237,8 +237,8 @@ class CublasLt:
         """Up to `count` algorithms for a product, its operands aligned as they say, the most promising first."""
         plan = self.plan(replace(product, algorithm=b""))
         with self.lock:
-            found = plan.heuristics(tuple(pointer.alignment for pointer in product.pointers), count)
-        return [Candidate(bytes(each.algorithm), each.workspace, each.waves) for each in found]
+            candidates = plan.heuristics(tuple(pointer.alignment for pointer in product.pointers), count)
+        return [Candidate(bytes(each.algorithm), each.workspace, each.waves) for each in candidates]
 
     def call(self, name: str, what: str, *arguments: Any) -> None:
         """Call a function of the library. Raises CublasError unless it succeeds."""
@@ -248,15 +248,15 @@ class CublasLt:
 
     def make(self, name: str, what: str, *arguments: Any) -> ctypes.c_void_p:
         """The object that a function of the library creates."""
-        made = ctypes.c_void_p()
-        self.call(name, what, ctypes.byref(made), *arguments)
-        return made
+        handle = ctypes.c_void_p()
+        self.call(name, what, ctypes.byref(handle), *arguments)
+        return handle
 
     def set(self, kind: str, what: str, target: ctypes.c_void_p, attribute: tuple[int, Any], value: int) -> None:
         """Set an attribute of a `kind` of object: MatmulDesc, MatrixLayout or MatmulPreference."""
         number, type = attribute
-        given = type(value)
-        self.call(f"{kind}SetAttribute", what, target, number, ctypes.byref(given), ctypes.sizeof(given))
+        c_value = type(value)
+        self.call(f"{kind}SetAttribute", what, target, number, ctypes.byref(c_value), ctypes.sizeof(c_value))
 
 
 class Plan:
@@ -267,7 +267,7 @@ class Plan:
         self.product = product
         self._cublas = cublas
         self._chosen: dict[tuple[int, ...], Heuristic] = {}
-        self._made: list[tuple[str, ctypes.c_void_p]] = []
+        self._descriptors: list[tuple[str, ctypes.c_void_p]] = []
         compute, scale = COMPUTE[product.compute]
         number = ctypes.c_double if scale == "double" else ctypes.c_float
         self._one, self._zero = number(1), number(0)
@@ -296,9 +296,9 @@ class Plan:
         self._c = self._layout(product.c, columns, rows)
 
     def _make(self, kind: str, *arguments: Any) -> ctypes.c_void_p:
-        made = self._cublas.make(f"{kind}Create", self._what, *arguments)
-        self._made.append((kind, made))
-        return made
+        descriptor = self._cublas.make(f"{kind}Create", self._what, *arguments)
+        self._descriptors.append((kind, descriptor))
+        return descriptor
 
     def _set(self, attribute: str, value: int) -> None:
         self._cublas.set("MatmulDesc", self._what, self._description, DESCRIPTION[attribute], value)
@@ -309,9 +309,9 @@ class Plan:
 
     def close(self) -> None:
         """Destroy the descriptors."""
-        while self._made:
-            kind, made = self._made.pop()
-            self._cublas.call(f"{kind}Destroy", self._what, made)
+        while self._descriptors:
+            kind, descriptor = self._descriptors.pop()
+            self._cublas.call(f"{kind}Destroy", self._what, descriptor)
 
     def alignments(self, addresses: Sequence[int]) -> tuple[int, ...]:
         """Bytes that divide each address, at most ALIGNMENT."""
@@ -329,14 +329,14 @@ class Plan:
         try:
             for attribute, value in wanted.items():
                 self._cublas.set("MatmulPreference", self._what, preference, PREFERENCE[attribute], value)
-            found, returned = (Heuristic * count)(), ctypes.c_int()
+            results, returned = (Heuristic * count)(), ctypes.c_int()
             self._cublas.call(
-                "MatmulAlgoGetHeuristic", self._what, self._cublas.handle, *self._operands, preference, count, found,
+                "MatmulAlgoGetHeuristic", self._what, self._cublas.handle, *self._operands, preference, count, results,
                 ctypes.byref(returned),
             )  # fmt: skip
         finally:
             self._cublas.call("MatmulPreferenceDestroy", self._what, preference)
-        usable = [each for each in found[: returned.value] if each.state == 0]
+        usable = [each for each in results[: returned.value] if each.state == 0]
         if not usable:
             raise CublasError(15, f"there is no algorithm for {self._what}")
         return usable
@@ -368,23 +368,23 @@ class Plan:
             return chosen
 
     def _named_algorithm(self, alignments: tuple[int, ...]) -> Heuristic | None:
-        enough = all(real >= told.alignment for real, told in zip(alignments, self.product.pointers, strict=True))
+        enough = all(real >= pointer.alignment for real, pointer in zip(alignments, self.product.pointers, strict=True))
         if not self.product.algorithm or not enough:
             return None
-        found, algorithm = Heuristic(), Algorithm.from_buffer_copy(self.product.algorithm)
+        heuristic, algorithm = Heuristic(), Algorithm.from_buffer_copy(self.product.algorithm)
         self._point(alignments)
         try:
             self._cublas.call(
                 "MatmulAlgoCheck", self._what, self._cublas.handle, *self._operands, ctypes.byref(algorithm),
-                ctypes.byref(found),
+                ctypes.byref(heuristic),
             )  # fmt: skip
-            if found.workspace > self._cublas.workspace:
-                raise CublasError(7, f"{found.workspace} bytes of workspace are needed for {self._what}")
+            if heuristic.workspace > self._cublas.workspace:
+                raise CublasError(7, f"{heuristic.workspace} bytes of workspace are needed for {self._what}")
         except CublasError as error:
             warnings.warn(f"an algorithm that was chosen by timing is not taken ({error})", RuntimeWarning, stacklevel=2)
             return None
-        found.algorithm = algorithm
-        return found
+        heuristic.algorithm = algorithm
+        return heuristic
 
     def run(self, addresses: Sequence[int], workspace: int, stream: int) -> None:
         """Give the product to a stream. Addresses: of `Product.pointers`, in order, and of `CublasLt.workspace` bytes."""

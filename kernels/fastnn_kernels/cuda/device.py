@@ -29,7 +29,7 @@ from fastnn_kernels.cuda.runtime import (
     Launch,
     Multiplication,
     Node,
-    packed,
+    pack,
 )
 
 SHARED_BYTES = 48 * 1024
@@ -64,7 +64,7 @@ class CupyRuntime:
 
         self.cupy = cupy
         self.ordinal = ordinal
-        with _translated(self):
+        with _translate_errors(self):
             count = cupy.cuda.runtime.getDeviceCount()
             if ordinal >= count:
                 raise CudaUnavailable(f"there is no cuda:{ordinal}; {count} GPU{'s are' if count > 1 else ' is'} here")
@@ -79,7 +79,7 @@ class CupyRuntime:
         if architecture < 75:
             raise CudaUnavailable(f"{self.name} has compute capability {architecture / 10}; 7.5 is needed at least")
         try:
-            with self._here():
+            with self._on_device():
                 self._products: CublasLt | None = CublasLt()
                 self._workspace = self.allocate(WORKSPACE)
         except CudaUnavailable:
@@ -95,20 +95,20 @@ class CupyRuntime:
         self._raised: set[Kernel] = set()
 
     @contextlib.contextmanager
-    def _here(self) -> Iterator[None]:
+    def _on_device(self) -> Iterator[None]:
         """On this GPU, with errors of CuPy translated, and with allocations belonging to our stream."""
-        with _translated(self), self._device, self.stream:
+        with _translate_errors(self), self._device, self.stream:
             yield
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
     def memory(self) -> tuple[int, int]:
-        with self._here():
+        with self._on_device():
             free, total = self.cupy.cuda.runtime.memGetInfo()
             return free + self.cupy.get_default_memory_pool().free_bytes(), total
 
     def allocate(self, nbytes: int) -> DeviceMemory:
-        with self._here():
+        with self._on_device():
             try:
                 pointer = self.cupy.cuda.alloc(nbytes)
             except self.cupy.cuda.memory.OutOfMemoryError:
@@ -119,8 +119,8 @@ class CupyRuntime:
                     raise CudaOutOfMemory(nbytes, *self.memory()) from error
             return DeviceMemory(pointer.ptr, nbytes, pointer)
 
-    def pinned(self, nbytes: int) -> np.ndarray:
-        with self._here():
+    def allocate_pinned(self, nbytes: int) -> np.ndarray:
+        with self._on_device():
             memory = self.cupy.cuda.alloc_pinned_memory(max(nbytes, 1))
             return np.frombuffer(memory, np.uint8, nbytes)
 
@@ -136,41 +136,41 @@ class CupyRuntime:
     def _copy(self, target: int, source: int, nbytes: int, kind: str, stream: Any) -> None:
         if nbytes:
             runtime = self.cupy.cuda.runtime
-            with self._here():
+            with self._on_device():
                 runtime.memcpyAsync(target, source, nbytes, getattr(runtime, kind), stream.ptr)
 
     def clear(self, address: int, nbytes: int, stream: Any) -> None:
         if nbytes:
-            with self._here():
+            with self._on_device():
                 self.cupy.cuda.runtime.memsetAsync(address, 0, nbytes, stream.ptr)
 
     # --- streams ------------------------------------------------------------------------------------------------------
 
     def event(self) -> Any:
-        with self._here():
+        with self._on_device():
             return self.cupy.cuda.Event()
 
     def record(self, event: Any, stream: Any) -> None:
-        with self._here():
+        with self._on_device():
             event.record(stream)
 
     def wait(self, stream: Any, event: Any) -> None:
-        with self._here():
+        with self._on_device():
             stream.wait_event(event)
 
-    def elapsed(self, first: Any, last: Any) -> float:
-        with self._here():
+    def elapsed_seconds(self, first: Any, last: Any) -> float:
+        with self._on_device():
             last.synchronize()
             return float(self.cupy.cuda.get_elapsed_time(first, last)) / 1e3
 
     def synchronize(self, stream: Any) -> None:
-        with self._here():
+        with self._on_device():
             stream.synchronize()
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
     def prepare(self, nodes: Sequence[Node]) -> None:
-        with self._lock, self._here():
+        with self._lock, self._on_device():
             launches = [node for node in nodes if isinstance(node, Launch)]
             missing = dict.fromkeys(node.kernel for node in launches if node.kernel not in self._functions)
             if missing:
@@ -188,9 +188,9 @@ class CupyRuntime:
                 self._plan(product.product).prepare(product.addresses)
 
     def run(self, node: Node, stream: Any) -> None:
-        with self._here():
+        with self._on_device():
             if isinstance(node, Launch):
-                table, _kept = packed(node)
+                table, _kept = pack(node)
                 self.cupy.cuda.driver.launchKernel(
                     self._functions[node.kernel].ptr, node.blocks, 1, 1, THREADS, 1, 1, node.shared, stream.ptr,
                     ctypes.addressof(table), 0,
@@ -199,11 +199,11 @@ class CupyRuntime:
                 self._plan(node.product).run(node.addresses, self._workspace.address, stream.ptr)
 
     def _plan(self, product: Product) -> Plan:
-        found = self._plans.get(product)
-        if found is None:
+        plan = self._plans.get(product)
+        if plan is None:
             assert self._products is not None
-            found = self._plans[product] = self._products.plan(product)
-        return found
+            plan = self._plans[product] = self._products.plan(product)
+        return plan
 
     @property
     def products_version(self) -> int:
@@ -211,16 +211,16 @@ class CupyRuntime:
 
     def algorithms(self, product: Product, count: int) -> list[bytes]:
         assert self._products is not None
-        with self._here():
+        with self._on_device():
             return [candidate.data for candidate in self._products.algorithms(product, count)]
 
     def _supports(self, product: Product) -> bool:
         assert self._products is not None
-        with self._here():
+        with self._on_device():
             return self._products.supports(product)
 
-    def captured(self, nodes: Sequence[Node]) -> Any:
-        with self._lock, self._here():
+    def capture(self, nodes: Sequence[Node]) -> Any:
+        with self._lock, self._on_device():
             stream = self._capturing
             stream.begin_capture()
             try:
@@ -233,7 +233,7 @@ class CupyRuntime:
             return stream.end_capture()
 
     def launch(self, graph: Any, stream: Any) -> None:
-        with self._here():
+        with self._on_device():
             graph.launch(stream)
 
     # --- arrays of others ---------------------------------------------------------------------------------------------
@@ -243,17 +243,17 @@ class CupyRuntime:
 
         Our stream waits for what its owner was still computing.
         """
-        with _translated(self), self._device:
-            given = array if isinstance(array, self.cupy.ndarray) else self.cupy.from_dlpack(array)
-            given = self.cupy.ascontiguousarray(given)
+        with _translate_errors(self), self._device:
+            cupy_array = array if isinstance(array, self.cupy.ndarray) else self.cupy.from_dlpack(array)
+            cupy_array = self.cupy.ascontiguousarray(cupy_array)
             event = self.cupy.cuda.Event(disable_timing=True)
             event.record(self.cupy.cuda.get_current_stream())
             self.stream.wait_event(event)
-            return given.data.ptr, tuple(given.shape), np.dtype(given.dtype), given
+            return cupy_array.data.ptr, tuple(cupy_array.shape), np.dtype(cupy_array.dtype), cupy_array
 
     def lend(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: Any) -> Any:
         """Memory of this GPU as a CuPy array; the caller's stream waits for what ours was still computing."""
-        with _translated(self), self._device:
+        with _translate_errors(self), self._device:
             nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             memory = self.cupy.cuda.UnownedMemory(address, nbytes, _Lent(self, owner), self.ordinal)
             event = self.cupy.cuda.Event(disable_timing=True)
@@ -277,7 +277,7 @@ class _Lent:
 
 
 @contextlib.contextmanager
-def _translated(runtime: CupyRuntime) -> Iterator[None]:
+def _translate_errors(runtime: CupyRuntime) -> Iterator[None]:
     """Errors of CuPy as ours, in one line."""
     cupy = runtime.cupy
     try:
@@ -309,7 +309,7 @@ def check_driver() -> None:
     built = cupy.cuda.runtime.runtimeGetVersion()
     if version // 1000 < built // 1000:
         raise CudaUnavailable(
-            f"the driver supports CUDA {_dotted(version)}, and this CuPy is built for {_dotted(built)}; install a newer "
+            f"the driver supports CUDA {_format(version)}, and this CuPy is built for {_format(built)}; install a newer "
             f'driver, or pip uninstall cupy-cuda{built // 1000}x and pip install "fastnn-xp[cuda{version // 1000}]"'
         )
 
@@ -334,7 +334,7 @@ def driver_version() -> int:
         raise CudaUnavailable(f"the NVIDIA driver does not start ({reason}); reboot, or install it anew")
     if version.value < 12000:
         raise CudaUnavailable(
-            f"the NVIDIA driver supports CUDA {_dotted(version.value)}, and 12.0 is needed; install a newer one"
+            f"the NVIDIA driver supports CUDA {_format(version.value)}, and 12.0 is needed; install a newer one"
         )
     return version.value
 
@@ -346,5 +346,5 @@ def _driver() -> Any:
     return None
 
 
-def _dotted(version: int) -> str:
+def _format(version: int) -> str:
     return f"{version // 1000}.{version % 1000 // 10}"

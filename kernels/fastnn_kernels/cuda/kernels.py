@@ -58,15 +58,15 @@ class Kernel:
         ]
         first = 0
         for lane in self.lanes:
-            given = "".join(f", a{first + 1 + index}" for index in range(len(lane.types)))
-            lines.append(f"  if (block < a{first}) return {lane.function}(Grid{{block, a{first}, shared}}{given});")
+            arguments = "".join(f", a{first + 1 + index}" for index in range(len(lane.types)))
+            lines.append(f"  if (block < a{first}) return {lane.function}(Grid{{block, a{first}, shared}}{arguments});")
             lines.append(f"  block -= a{first};")
             first += 1 + len(lane.types)
         return "\n".join([*lines, "}", ""])
 
 
 def lane(body: Body) -> Lane:
-    return Lane(body.family, body.function, tuple(argument.declared for argument in body.arguments), body.source)
+    return Lane(body.family, body.function, tuple(argument.c_type for argument in body.arguments), body.source)
 
 
 def kernel(bodies: Iterable[Body]) -> Kernel:
@@ -78,8 +78,8 @@ def unit(kernels: Sequence[Kernel]) -> str:
     """The whole text of some kernels: what their families include and what was written for them, then the kernels."""
     families = dict.fromkeys(lane.family for kernel in kernels for lane in kernel.lanes)
     seen: set[str] = set()
-    parts = [_included("common.cuh", seen)]
-    parts += [_included(f"{family}.cu", seen) for family in families]
+    parts = [_resolve_includes("common.cuh", seen)]
+    parts += [_resolve_includes(f"{family}.cu", seen) for family in families]
     parts += dict.fromkeys(lane.source for kernel in kernels for lane in kernel.lanes if lane.source)
     parts += dict.fromkeys(kernel.text() for kernel in kernels)
     return "\n".join(parts)
@@ -90,13 +90,13 @@ def _file(name: str) -> str:
     return (FOLDER / ("include" if name.endswith(".cuh") else "families") / name).read_text(encoding="utf-8")
 
 
-def _included(name: str, seen: set[str]) -> str:
+def _resolve_includes(name: str, seen: set[str]) -> str:
     """The text of a file with what it includes put in its place, each file once."""
     if name in seen:
         return ""
     seen.add(name)
     lines = []
     for line in _file(name).splitlines():
-        found = re.fullmatch(r'#include "([\w.]+)"', line.strip())
-        lines.append(_included(found[1], seen) if found else line)
+        include = re.fullmatch(r'#include "([\w.]+)"', line.strip())
+        lines.append(_resolve_includes(include[1], seen) if include else line)
     return "\n".join(lines)

@@ -60,7 +60,7 @@ class Pointer:
     alignment: int = VECTOR
 
     @property
-    def declared(self) -> str:
+    def c_type(self) -> str:
         return f"{self.type}*" if self.written else f"const {self.type}*"
 
 
@@ -72,7 +72,7 @@ class Number:
     value: int | float | bool
 
     @property
-    def declared(self) -> str:
+    def c_type(self) -> str:
         return self.type
 
 
@@ -88,7 +88,7 @@ class Ahead:
     operand: int
 
     @property
-    def declared(self) -> str:
+    def c_type(self) -> str:
         return "i64"
 
 
@@ -232,9 +232,9 @@ class Request:
 
         `source`: its definition, where that does not stand in the file of its family.
         """
-        given = tuple(self._argument(argument) for argument in arguments)
+        body_arguments = tuple(self._argument(argument) for argument in arguments)
         text = f"{function}<{', '.join((self.F, *template))}>"
-        return Body(self.family, text, given, max(1, blocks), shared, source)
+        return Body(self.family, text, body_arguments, max(1, blocks), shared, source)
 
     def _argument(self, value: Argument | int | float | bool) -> Argument:
         if isinstance(value, Pointer | Number | Ahead):
@@ -281,9 +281,9 @@ def request(
     name: str, operands: Sequence[Operand], attributes: Mapping[str, Any], device: Device, offsets: Sequence[int] = ()
 ) -> Request:
     """A call that is to be lowered. `offsets`: how many bytes behind a boundary each operand starts, 0 by default."""
-    named = KERNELS[name].named(operands)
-    alignments = {operand: offset & -offset for operand, offset in zip(named, offsets, strict=False) if offset % VECTOR}
-    return Request(name, LOWERINGS[name][0], named, attributes, device, alignments)
+    by_name = KERNELS[name].by_name(operands)
+    alignments = {operand: offset & -offset for operand, offset in zip(by_name, offsets, strict=False) if offset % VECTOR}
+    return Request(name, LOWERINGS[name][0], by_name, attributes, device, alignments)
 
 
 def lower(

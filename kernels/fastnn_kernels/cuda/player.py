@@ -107,7 +107,7 @@ class Player:
         self.runtime.prepare(nodes)
         many = LENGTHS[0]
         if self.capture and repeats >= many * WORTH:
-            graph = self.runtime.captured(nodes * many)
+            graph = self.runtime.capture(nodes * many)
             for _ in range(repeats // many):
                 self.runtime.launch(graph, stream)
             repeats %= many
@@ -132,7 +132,7 @@ class Player:
         if graph is None:
             nodes = self.nodes(length)
             self.runtime.prepare(nodes)
-            graph = self._graphs[length] = self.runtime.captured(nodes) if self.capture else nodes
+            graph = self._graphs[length] = self.runtime.capture(nodes) if self.capture else nodes
         if self.capture:
             self.runtime.launch(graph, stream)
         else:

@@ -77,7 +77,7 @@ class Launch:
 _CTYPES: dict[str, Any] = {"i64": ctypes.c_longlong, "float": ctypes.c_float, "double": ctypes.c_double, "bool": ctypes.c_bool}
 
 
-def packed(launch: Launch) -> tuple[Any, list[Any]]:
+def pack(launch: Launch) -> tuple[Any, list[Any]]:
     """The arguments of a launch as C wants them: a table of addresses of values, and the values, to be kept until then."""
     types = (_CTYPES.get(type, ctypes.c_void_p) for type in launch.kernel.types)
     values = [type(value) for type, value in zip(types, launch.values, strict=True)]
@@ -115,7 +115,7 @@ class Runtime(Protocol):
     def allocate(self, nbytes: int) -> Memory:
         """Memory that holds nothing yet, aligned to 256 bytes. Raises CudaOutOfMemory."""
 
-    def pinned(self, nbytes: int) -> np.ndarray:
+    def allocate_pinned(self, nbytes: int) -> np.ndarray:
         """Host memory (uint8) that copies need not wait for."""
 
     @property
@@ -134,7 +134,7 @@ class Runtime(Protocol):
     def wait(self, stream: Any, event: Any) -> None:
         """Let the work given to `stream` from now on wait for `event`."""
 
-    def elapsed(self, first: Any, last: Any) -> float:
+    def elapsed_seconds(self, first: Any, last: Any) -> float:
         """Seconds between two recorded events; waits for the second."""
 
     def synchronize(self, stream: Any) -> None:
@@ -171,7 +171,7 @@ class Runtime(Protocol):
     def lend(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: Any) -> Any:
         """Memory of this GPU as an array that users know."""
 
-    def captured(self, nodes: Sequence[Node]) -> Any:
+    def capture(self, nodes: Sequence[Node]) -> Any:
         """A graph of prepared nodes, one after another, ready to be launched."""
 
     def launch(self, graph: Any, stream: Any) -> None:

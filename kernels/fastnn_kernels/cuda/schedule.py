@@ -90,10 +90,10 @@ def schedule(works: Sequence[Placed]) -> Schedule:
         tuple(work for work, depth in zip(works, depths, strict=True) if depth == level)
         for level in range(max(depths, default=-1) + 1)
     )
-    return Schedule(levels, _shared(levels))
+    return Schedule(levels, _shared_levels(levels))
 
 
-def _shared(levels: Sequence[Sequence[Placed]]) -> int:
+def _shared_levels(levels: Sequence[Sequence[Placed]]) -> int:
     """The most first levels of the next step that fit beside the last ones of this step."""
     for count in range(len(levels) - 1, 0, -1):
         free = all(

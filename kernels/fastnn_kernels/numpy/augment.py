@@ -139,7 +139,7 @@ def splines(points: Array, height: int, width: int, spacing: int) -> Array:
     """
     grid = points.reshape(len(points), control_points(height, spacing), control_points(width, spacing), 2)
 
-    def weighted(axis: int, values: Array, length: int) -> Array:
+    def interpolate(axis: int, values: Array, length: int) -> Array:
         places = np.arange(length)
         cell, inside = places // spacing, places % spacing
         terms = []
@@ -149,7 +149,7 @@ def splines(points: Array, height: int, width: int, spacing: int) -> Array:
         total: Array = ((terms[0] + terms[1]) + terms[2]) + terms[3]
         return total
 
-    return weighted(1, weighted(2, grid, width), height)
+    return interpolate(1, interpolate(2, grid, width), height)
 
 
 def spline_weights(t: Array) -> tuple[Array, Array, Array, Array]:

@@ -21,11 +21,11 @@ def chain(*operands: np.ndarray, steps: Sequence[Step]) -> None:
         result = np.empty(y.shape, bool if step.kernel in COMPARISONS else F)
         kernel: Callable[..., None] = getattr(data if step.kernel in data.__all__ else elementwise, step.kernel)
         kernel(*(values[argument] for argument in step.arguments), result, **dict(step.attributes))
-        values.append(_rounded(result) if step.stored else result)
+        values.append(_round_to_bfloat16(result) if step.stored else result)
     y[...] = values[-1]
 
 
-def _rounded(x: np.ndarray) -> np.ndarray:
+def _round_to_bfloat16(x: np.ndarray) -> np.ndarray:
     """x rounded to bfloat16, in its own dtype."""
     import ml_dtypes
 

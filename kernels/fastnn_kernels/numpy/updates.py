@@ -1,8 +1,8 @@
 """Definition of the update kernels: one step of an optimizer over the whole arena of P parameters.
 
 Every function takes `gradient` (P,), `norm` (0-d), `scalars` (steps, columns of SCALARS), `index` (0-d int64), `starts`
-(S + 1,) int64, `penalties` (S, 4), the updated `parameters` and states (P,) and, if given, `shadow` (P,); see the contract.
-Numbers such as 1 - beta are computed in float64 and rounded once to the dtype of the arena.
+(S + 1,) int64, `penalties` (S, 4), the updated `parameters` and states (P,) and, if there are any, `low_precision_weights`
+(P,); see the contract. Numbers such as 1 - beta are computed in float64 and rounded once to the dtype of the arena.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ __all__ = [
 
 def sgd(
     gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
-    penalties: np.ndarray, parameters: np.ndarray, shadow: np.ndarray | None = None,
+    penalties: np.ndarray, parameters: np.ndarray,
+    low_precision_weights: np.ndarray | None = None,
     *, clip_value: float, clip_norm: float,
 ) -> None:  # fmt: skip
     """w -= rate * g."""
     clipped = clip(gradient, norm, clip_value, clip_norm)
     for g, rate, w in segments(clipped, scalars[int(index[()]), 0], starts, penalties, parameters):
         w -= rate * g
-    copy(parameters, shadow)
+    copy(parameters, low_precision_weights)
 
 
 def momentum(
     gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
-    penalties: np.ndarray, parameters: np.ndarray, velocity: np.ndarray, shadow: np.ndarray | None = None,
+    penalties: np.ndarray, parameters: np.ndarray, velocity: np.ndarray,
+    low_precision_weights: np.ndarray | None = None,
     *, clip_value: float, clip_norm: float, beta: float,
 ) -> None:  # fmt: skip
     """v = beta * v + g; w -= rate * v (Polyak, 1964)."""
@@ -43,12 +45,13 @@ def momentum(
     for g, rate, w, v in segments(clipped, scalars[int(index[()]), 0], starts, penalties, parameters, velocity):
         v[...] = F(beta) * v + g
         w -= rate * v
-    copy(parameters, shadow)
+    copy(parameters, low_precision_weights)
 
 
 def nesterov(
     gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
-    penalties: np.ndarray, parameters: np.ndarray, velocity: np.ndarray, shadow: np.ndarray | None = None,
+    penalties: np.ndarray, parameters: np.ndarray, velocity: np.ndarray,
+    low_precision_weights: np.ndarray | None = None,
     *, clip_value: float, clip_norm: float, beta: float,
 ) -> None:  # fmt: skip
     """v = beta * v + g; w -= rate * (g + beta * v) (Sutskever et al., ICML 2013, in terms of the point looked ahead to)."""
@@ -57,12 +60,13 @@ def nesterov(
     for g, rate, w, v in segments(clipped, scalars[int(index[()]), 0], starts, penalties, parameters, velocity):
         v[...] = F(beta) * v + g
         w -= rate * (g + F(beta) * v)
-    copy(parameters, shadow)
+    copy(parameters, low_precision_weights)
 
 
 def averaged_momentum(
     gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
-    penalties: np.ndarray, parameters: np.ndarray, velocity: np.ndarray, shadow: np.ndarray | None = None,
+    penalties: np.ndarray, parameters: np.ndarray, velocity: np.ndarray,
+    low_precision_weights: np.ndarray | None = None,
     *, clip_value: float, clip_norm: float, beta: float,
 ) -> None:  # fmt: skip
     """v = beta * v + (1 - beta) * g; w -= rate * v: the velocity is a moving average of gradients."""
@@ -71,14 +75,14 @@ def averaged_momentum(
     for g, rate, w, v in segments(clipped, scalars[int(index[()]), 0], starts, penalties, parameters, velocity):
         v[...] = F(beta) * v + F(1 - beta) * g
         w -= rate * v
-    copy(parameters, shadow)
+    copy(parameters, low_precision_weights)
 
 
 def rmsprop(
     gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
-    penalties: np.ndarray, parameters: np.ndarray, square: np.ndarray, shadow: np.ndarray | None = None,
-    *, clip_value: float, clip_norm: float,
-    beta: float, epsilon: float, epsilon_inside: bool,
+    penalties: np.ndarray, parameters: np.ndarray, square: np.ndarray,
+    low_precision_weights: np.ndarray | None = None,
+    *, clip_value: float, clip_norm: float, beta: float, epsilon: float, epsilon_inside: bool,
 ) -> None:  # fmt: skip
     """s = beta * s + (1 - beta) * g^2; w -= rate * g / (sqrt(s) + epsilon), or / sqrt(s + epsilon) if `epsilon_inside`."""
     F = parameters.dtype.type
@@ -87,12 +91,13 @@ def rmsprop(
         s[...] = F(beta) * s + F(1 - beta) * (g * g)
         root = np.sqrt(s + F(epsilon)) if epsilon_inside else np.sqrt(s) + F(epsilon)
         w -= (rate * g) / root
-    copy(parameters, shadow)
+    copy(parameters, low_precision_weights)
 
 
 def adagrad(
     gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
-    penalties: np.ndarray, parameters: np.ndarray, square: np.ndarray, shadow: np.ndarray | None = None,
+    penalties: np.ndarray, parameters: np.ndarray, square: np.ndarray,
+    low_precision_weights: np.ndarray | None = None,
     *, clip_value: float, clip_norm: float, epsilon: float,
 ) -> None:  # fmt: skip
     """s += g^2; w -= rate * g / (sqrt(s) + epsilon) (Duchi, Hazan and Singer, JMLR 2011)."""
@@ -101,12 +106,13 @@ def adagrad(
     for g, rate, w, s in segments(clipped, scalars[int(index[()]), 0], starts, penalties, parameters, square):
         s[...] = s + g * g
         w -= (rate * g) / (np.sqrt(s) + F(epsilon))
-    copy(parameters, shadow)
+    copy(parameters, low_precision_weights)
 
 
 def adam(
     gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
-    penalties: np.ndarray, parameters: np.ndarray, mean: np.ndarray, square: np.ndarray, shadow: np.ndarray | None = None,
+    penalties: np.ndarray, parameters: np.ndarray, mean: np.ndarray, square: np.ndarray,
+    low_precision_weights: np.ndarray | None = None,
     *, clip_value: float, clip_norm: float, beta1: float, beta2: float, epsilon: float,
 ) -> None:  # fmt: skip
     """m = beta1 * m + (1 - beta1) * g; s = beta2 * s + (1 - beta2) * g^2;
@@ -119,12 +125,13 @@ def adam(
         m[...] = F(beta1) * m + F(1 - beta1) * g
         s[...] = F(beta2) * s + F(1 - beta2) * (g * g)
         w -= (rate * (m * correction1)) / (np.sqrt(s * correction2) + F(epsilon))
-    copy(parameters, shadow)
+    copy(parameters, low_precision_weights)
 
 
 def nadam(
     gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
-    penalties: np.ndarray, parameters: np.ndarray, mean: np.ndarray, square: np.ndarray, shadow: np.ndarray | None = None,
+    penalties: np.ndarray, parameters: np.ndarray, mean: np.ndarray, square: np.ndarray,
+    low_precision_weights: np.ndarray | None = None,
     *, clip_value: float, clip_norm: float, beta1: float, beta2: float, epsilon: float,
 ) -> None:  # fmt: skip
     """m = beta1 * m + (1 - beta1) * g; s = beta2 * s + (1 - beta2) * g^2;
@@ -136,12 +143,13 @@ def nadam(
         m[...] = F(beta1) * m + F(1 - beta1) * g
         s[...] = F(beta2) * s + F(1 - beta2) * (g * g)
         w -= (rate * (gradient_factor * g + m * correction1)) / (np.sqrt(s * correction2) + F(epsilon))
-    copy(parameters, shadow)
+    copy(parameters, low_precision_weights)
 
 
 def lion(
     gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
-    penalties: np.ndarray, parameters: np.ndarray, mean: np.ndarray, shadow: np.ndarray | None = None,
+    penalties: np.ndarray, parameters: np.ndarray, mean: np.ndarray,
+    low_precision_weights: np.ndarray | None = None,
     *, clip_value: float, clip_norm: float, beta1: float, beta2: float,
 ) -> None:  # fmt: skip
     """w -= rate * sign(beta1 * m + (1 - beta1) * g); m = beta2 * m + (1 - beta2) * g (Chen et al., NeurIPS 2023)."""
@@ -151,13 +159,13 @@ def lion(
         ahead = F(beta1) * m + F(1 - beta1) * g
         m[...] = F(beta2) * m + F(1 - beta2) * g
         w -= rate * np.where(ahead > 0, F(1), np.where(ahead < 0, F(-1), ahead))
-    copy(parameters, shadow)
+    copy(parameters, low_precision_weights)
 
 
-def copy(w: np.ndarray, shadow: np.ndarray | None) -> None:
-    """shadow = w, rounded to its dtype, where a call has it."""
-    if shadow is not None:
-        shadow[...] = w
+def copy(w: np.ndarray, low_precision_weights: np.ndarray | None) -> None:
+    """low_precision_weights = w, rounded to their dtype, where a call has them."""
+    if low_precision_weights is not None:
+        low_precision_weights[...] = w
 
 
 def clip(gradient: np.ndarray, norm: np.ndarray, clip_value: float, clip_norm: float) -> np.ndarray:
@@ -183,12 +191,12 @@ def segments(
     for start, stop, (l2, l1, decay, factor) in zip(starts[:-1], starts[1:], penalties, strict=True):
         if factor == 0:
             continue
-        g, w, *own = (array[start:stop] for array in (clipped, parameters, *states))
+        g, w, *segment_states = (array[start:stop] for array in (clipped, parameters, *states))
         rate = learning_rate * factor
         if l2 or l1 or decay:
             g = g + (l2 * w + l1 * np.sign(w))
             w -= (rate * decay) * w
-        yield g, rate, w, *own
+        yield g, rate, w, *segment_states
 
 
 def block_sum_squares(x: np.ndarray, partial: np.ndarray, *, clip_value: float, scale: float) -> None:

@@ -98,8 +98,8 @@ class HostRuntime:
             raise CudaOutOfMemory(nbytes, free, total)
         return HostMemory(self, nbytes)
 
-    def pinned(self, nbytes: int) -> np.ndarray:
-        self._ask("pinned")
+    def allocate_pinned(self, nbytes: int) -> np.ndarray:
+        self._ask("allocate_pinned")
         return np.full(nbytes, 0xFF, np.uint8)
 
     def _inside(self, address: int, nbytes: int) -> None:
@@ -146,7 +146,7 @@ class HostRuntime:
     def wait(self, stream: Any, event: Any) -> None:
         self._ask("wait")
 
-    def elapsed(self, first: Any, last: Any) -> float:
+    def elapsed_seconds(self, first: Any, last: Any) -> float:
         return 1e-6
 
     def synchronize(self, stream: Any) -> None:
@@ -177,7 +177,7 @@ class HostRuntime:
     def algorithms(self, product: Product, count: int) -> list[bytes]:
         raise AssertionError("this host has no products")
 
-    def captured(self, nodes: Sequence[Node]) -> Any:
+    def capture(self, nodes: Sequence[Node]) -> Any:
         self._ask("capture")
         return list(nodes)
 

@@ -42,7 +42,7 @@ def sine_and_cosine(turns: Any) -> Any:
 
 
 @helper
-def drawn(op: Any, index: Any, word: Any) -> Any:
+def draw(op: Any, index: Any, word: Any) -> Any:
     """The number of TRANSFORMS with this index."""
     low, width = float64_from_bits(op[RANGES + 2 * index]), float64_from_bits(op[RANGES + 2 * index + 1])
     return low + width * ((word >> DROPPED_BITS) * UNIT)
@@ -84,20 +84,20 @@ def draw_transforms(F: Any) -> Any:
             a0, a1, a2, a3 = philox(n & I64(WORD), n >> 32, low, high, k0, k1)
             b0, b1, b2, b3 = philox((n + 1) & I64(WORD), (n + 1) >> 32, low, high, k0, k1)
             c0, _, _, _ = philox((n + 2) & I64(WORD), (n + 2) >> 32, low, high, k0, k1)
-            sine, cosine = sine_and_cosine(drawn(op, 0, a0))
-            zoom = drawn(op, 1, a1)
-            from_row, from_column = row + drawn(op, 2, a2), column + drawn(op, 3, a3)
-            opposite, adjacent = sine_and_cosine(drawn(op, 4, b0))
+            sine, cosine = sine_and_cosine(draw(op, 0, a0))
+            zoom = draw(op, 1, a1)
+            from_row, from_column = row + draw(op, 2, a2), column + draw(op, 3, a3)
+            opposite, adjacent = sine_and_cosine(draw(op, 4, b0))
             shear = opposite / adjacent
-            flip_rows = -1.0 if drawn(op, 5, b1) < 0 else 1.0
-            flip_columns = -1.0 if drawn(op, 6, b2) < 0 else 1.0
-            gain = drawn(op, 7, b3)
+            flip_rows = -1.0 if draw(op, 5, b1) < 0 else 1.0
+            flip_columns = -1.0 if draw(op, 6, b2) < 0 else 1.0
+            gain = draw(op, 7, b3)
             m00, m01 = flip_rows * (cosine / zoom), flip_rows * (sine / zoom)
             m10 = flip_columns * ((-sine - shear * cosine) / zoom)
             m11 = flip_columns * ((cosine - shear * sine) / zoom)
             out[0], out[1], out[2] = m00, m01, row - (m00 * from_row + m01 * from_column)
             out[3], out[4], out[5] = m10, m11, column - (m10 * from_row + m11 * from_column)
-            out[6], out[7] = gain, (pivot - gain * pivot) + drawn(op, 8, c0)
+            out[6], out[7] = gain, (pivot - gain * pivot) + draw(op, 8, c0)
             for block in range(DRAWS // 4, blocks):
                 words = philox((n + block) & I64(WORD), (n + block) >> 32, low, high, k0, k1)
                 e = AFFINE + 4 * block - DRAWS
@@ -114,13 +114,13 @@ BAND = 1024
 """Pixels that are handled at once where rows are shorter: what is kept of them stays in the nearest cache."""
 
 
-def _padded(width: int) -> int:
+def _padded_width(width: int) -> int:
     return -(-width // LANES) * LANES
 
 
 def _band(height: int, width: int) -> int:
     """Rows that are handled at once."""
-    return max(1, min(height, BAND // max(1, _padded(width))))
+    return max(1, min(height, BAND // max(1, _padded_width(width))))
 
 
 def _transform_sizes(
@@ -128,13 +128,13 @@ def _transform_sizes(
 ) -> tuple[int | float, ...]:
     _, height, width, _ = x.shape
     grid = (control_points(height, spacing), control_points(width, spacing)) if spacing else (0, 0)
-    return *x.shape, _padded(width), _band(height, width), transforms.shape[1], spacing, *grid, float(fill), int(edge)
+    return *x.shape, _padded_width(width), _band(height, width), transforms.shape[1], spacing, *grid, float(fill), int(edge)
 
 
 def _transform_scratch(x: Operand, transforms: Operand, y: Operand, *, spacing: int, fill: float, edge: bool) -> int:
     """Of a band, in the order of the kernel: places in the frame, five arrays; splines along rows; a framed image."""
     _, height, width, channels = x.shape
-    band, padded = _band(height, width), _padded(width)
+    band, padded = _band(height, width), _padded_width(width)
     elements = 5 * band * padded + (height + 3) * (width + 3) * channels
     if spacing:
         elements += 2 * control_points(height, spacing) * padded

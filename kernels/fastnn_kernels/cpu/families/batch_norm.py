@@ -267,9 +267,9 @@ def _slopes(F: Any, activation: str | None) -> Any:
             high = min(low + some, last)
             _normalize(x, pointer(dx), left, width, low, high, columns, mean, scale, beta)
             start, count = (low * width + left) * size, (high - low) * columns
-            given, made = carray(pointer(dy + start), count), carray(pointer(dx + start), count)
+            gradient, slope = carray(pointer(dy + start), count), carray(pointer(dx + start), count)
             for j in range(count):
-                made[j] = derivative(given[j], function(made[j], alpha), alpha)
+                slope[j] = derivative(gradient[j], function(slope[j], alpha), alpha)
 
     return slopes
 

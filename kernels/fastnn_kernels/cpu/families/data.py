@@ -280,9 +280,9 @@ def count_nonfinite(F: Any) -> Any:
             start = block * SUM_BLOCK
             n = min(SUM_BLOCK, size - start)
             x = carray(pointer(op[0] + start * size_of), n)
-            found = 0
+            nonfinite = 0
             for i in range(n):
-                found += x[i] - x[i] != F(0)  # 0 for finite numbers, NaN for all others
-            counts[block] = found
+                nonfinite += x[i] - x[i] != F(0)  # 0 for finite numbers, NaN for all others
+            counts[block] = nonfinite
 
     return body

@@ -49,14 +49,14 @@ def _epilogue(float_type: Any, name: str, backward: bool) -> Any:
 
 
 @functools.cache
-def _compiled_epilogue(float_type: Any, name: str, backward: bool) -> Any:
+def _compile_epilogue(float_type: Any, name: str, backward: bool) -> Any:
     label = f"epilogue-{name}{'-backward' if backward else ''}-{float_type}"
     return compile_function(_epilogue(float_type, name, backward), EPILOGUE, label)
 
 
 def epilogue(float_type: Any, name: str | None, backward: bool = False) -> int:
     """The address of the compiled epilogue for the activation `name`, or 0 for None."""
-    return 0 if name is None else int(_compiled_epilogue(float_type, name, backward).address)
+    return 0 if name is None else int(_compile_epilogue(float_type, name, backward).address)
 
 
 def _matmul_sizes(a: Operand, b: Operand, c: Operand, *, transpose_a: bool, transpose_b: bool) -> list[int]:

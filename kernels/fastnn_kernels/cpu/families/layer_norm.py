@@ -309,10 +309,10 @@ def _slopes(F: Any, activation: str | None) -> Any:
             _normalize(x, pointer(dz), row, i, width, left, columns, mean, inverse, gamma, beta)
         runs, length = (1, (high - low) * columns) if columns == width else (high - low, columns)
         for run in range(runs):
-            given = carray(pointer(dy + ((low + run) * width + left) * size), length)
-            made = carray(pointer(dz + (place + run * length) * size), length)
+            gradient = carray(pointer(dy + ((low + run) * width + left) * size), length)
+            slope = carray(pointer(dz + (place + run * length) * size), length)
             for j in range(length):
-                made[j] = derivative(given[j], function(made[j], alpha), alpha)
+                slope[j] = derivative(gradient[j], function(slope[j], alpha), alpha)
 
     return slopes
 
@@ -346,7 +346,7 @@ def _layer_norm_backward(F: Any, activation: str | None) -> Any:
         levels, tilts = pointer(scratch + (16 + 2 * size) * strip), pointer(scratch + (16 + 2 * size) * strip + ROWS * size)
         beside = scratch + (16 + 2 * size) * strip + 2 * ROWS * size  # dz of rows that belong to another part
         each = 1.0 / max(width, 1)
-        own, end = span(count, 1, part, parts)
+        first_row, end = span(count, 1, part, parts)
         first, last = span(width, LANES, part, parts)
         left = first
         while True:  # once at least: a part may have rows and no columns
@@ -360,11 +360,11 @@ def _layer_norm_backward(F: Any, activation: str | None) -> Any:
             while low < count:
                 # the next rows: all of this part or all of others, and of one block of sums
                 high = min(low + ROWS, count, (low // ROWS_OF_SUM + 1) * ROWS_OF_SUM)
-                if low < own:
-                    high = min(high, own)
+                if low < first_row:
+                    high = min(high, first_row)
                 elif low < end:
                     high = min(high, end)
-                if left == first and own <= low < end:
+                if left == first and first_row <= low < end:
                     if not plain:
                         slopes(
                             op[0], x, op[6], low * width, low, high, width, 0, width, mean, inverse_deviation, gamma, beta,

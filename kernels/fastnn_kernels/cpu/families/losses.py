@@ -30,7 +30,7 @@ from fastnn_kernels.cpu.families.reductions import (
 from fastnn_kernels.cpu.families.rows import (
     exponentials,
     is_argmax,
-    padded,
+    padded_size,
     row_argmax,
     scale_row,
     scale_rows,
@@ -157,7 +157,7 @@ for _name, _with_losses, _with_gradient, _operands in _variants("softmax_cross_e
 def _sigmoid_scratch(z: Operand, *operands: Operand) -> int:
     """Bytes of the loss terms and of the differences of a tile."""
     columns = z.shape[1]
-    return 2 * padded(tile_rows(columns) * columns) * z.dtype.itemsize
+    return 2 * padded_size(tile_rows(columns) * columns) * z.dtype.itemsize
 
 
 def _sigmoid_sizes(z: Operand, *operands: Operand) -> tuple[int, ...]:

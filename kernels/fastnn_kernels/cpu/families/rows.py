@@ -47,7 +47,7 @@ def matrix(shape: tuple[int, ...]) -> tuple[int, int]:
     return math.prod(shape[:-1]), shape[-1]
 
 
-def padded(count: int) -> int:
+def padded_size(count: int) -> int:
     return -(-count // LANES) * LANES
 
 
@@ -55,14 +55,14 @@ def tile_scratch(x: Operand, *operands: Operand) -> int:
     """Bytes of the exponentials of a tile, and of two numbers a row."""
     columns = x.shape[-1]
     rows = tile_rows(columns)
-    return (padded(rows * columns) + 2 * padded(rows)) * x.dtype.itemsize
+    return (padded_size(rows * columns) + 2 * padded_size(rows)) * x.dtype.itemsize
 
 
 def tile_sizes(x: Operand, *operands: Operand) -> tuple[int, ...]:
     """Rows, columns, rows of a tile, and the elements of scratch memory before a tile's maxima and before its sums."""
     rows, columns = matrix(x.shape)
     tile = tile_rows(columns)
-    return rows, columns, tile, padded(tile * columns), padded(tile * columns) + padded(tile)
+    return rows, columns, tile, padded_size(tile * columns), padded_size(tile * columns) + padded_size(tile)
 
 
 @helper
@@ -277,9 +277,9 @@ def _unbeaten(typingctx: Any, group: Any, scalar: Any, position: Any) -> Any:
         before = builder.bitcast(builder.or_(nan, builder.fcmp_ordered(">=", value, spread)), bits)
         behind = builder.bitcast(builder.or_(nan, builder.fcmp_ordered(">", value, spread)), bits)
         behind = builder.select(builder.fcmp_unordered("uno", args[1], args[1]), bits(0), behind)
-        own = builder.shl(bits(1), builder.trunc(args[2], bits))
-        below = builder.sub(own, bits(1))
-        above = builder.not_(builder.or_(own, below))
+        bit = builder.shl(bits(1), builder.trunc(args[2], bits))
+        below = builder.sub(bit, bits(1))
+        above = builder.not_(builder.or_(bit, below))
         beaten = builder.or_(builder.and_(before, below), builder.and_(behind, above))
         return builder.icmp_unsigned("==", beaten, bits(0))
 

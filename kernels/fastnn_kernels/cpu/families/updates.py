@@ -35,8 +35,8 @@ def update(name: str) -> Callable[[Callable[..., None]], Any]:
     assert len(row.slots) <= 2, "the body has room for two"
 
     def sizes(*operands: Operand, clip_value: float, clip_norm: float, **attributes: Any) -> tuple[int | float, ...]:
-        given = row.numbers(**attributes)
-        words = (float(clip_value) or math.inf, float(clip_norm), *given, *(0.0,) * (NUMBERS - len(given)))
+        numbers = row.numbers(**attributes)
+        words = (float(clip_value) or math.inf, float(clip_norm), *numbers, *(0.0,) * (NUMBERS - len(numbers)))
         return operands[0].size, operands[5].shape[0], *words
 
     def declare(formula: Callable[..., None]) -> Callable[..., None]:
@@ -203,7 +203,7 @@ def halving_sum(x: Any, size: Any) -> Any:
 
 
 @helper
-def padded(x: Any, size: Any) -> Any:
+def pad(x: Any, size: Any) -> Any:
     """Fill x with zeros from `size` to the next power of two, and return that."""
     power = 1
     while power < size:
@@ -226,7 +226,7 @@ def block_sum_squares(F: Any) -> Any:
     size_of = F.bitwidth // 8
 
     @helper
-    def squared(x: Any, clip: Any, scale: Any) -> Any:
+    def square_clipped(x: Any, clip: Any, scale: Any) -> Any:
         x = -clip if x < -clip else x
         x = clip if x > clip else x
         return (scale * x) * (scale * x)
@@ -243,8 +243,8 @@ def block_sum_squares(F: Any) -> Any:
             if count < SUM_BLOCK:
                 x = carray(pointer(start), count)
                 for j in range(count):
-                    sums[j] = squared(x[j], clip, scale)
-                partial[block] = halving_sum(sums, padded(sums, count))
+                    sums[j] = square_clipped(x[j], clip, scale)
+                partial[block] = halving_sum(sums, pad(sums, count))
                 continue
             # The first three halvings at once, from eight eighths of the block.
             step = EIGHTH * size_of
@@ -253,11 +253,11 @@ def block_sum_squares(F: Any) -> Any:
             x4, x5 = carray(pointer(start + 4 * step), EIGHTH), carray(pointer(start + 5 * step), EIGHTH)
             x6, x7 = carray(pointer(start + 6 * step), EIGHTH), carray(pointer(start + 7 * step), EIGHTH)
             for j in range(EIGHTH):
-                even = (squared(x0[j], clip, scale) + squared(x4[j], clip, scale)) + (
-                    squared(x2[j], clip, scale) + squared(x6[j], clip, scale)
+                even = (square_clipped(x0[j], clip, scale) + square_clipped(x4[j], clip, scale)) + (
+                    square_clipped(x2[j], clip, scale) + square_clipped(x6[j], clip, scale)
                 )
-                odd = (squared(x1[j], clip, scale) + squared(x5[j], clip, scale)) + (
-                    squared(x3[j], clip, scale) + squared(x7[j], clip, scale)
+                odd = (square_clipped(x1[j], clip, scale) + square_clipped(x5[j], clip, scale)) + (
+                    square_clipped(x3[j], clip, scale) + square_clipped(x7[j], clip, scale)
                 )
                 sums[j] = even + odd
             partial[block] = halving_sum(sums, EIGHTH)
@@ -294,6 +294,6 @@ def block_penalty(F: Any) -> Any:
                     term = carray(pointer(terms_address + (low - start) * size_of), high - low)
                     for j in range(high - low):
                         term[j] = half_l2 * (w[j] * w[j]) + l1 * abs(w[j])
-            partial[block] = halving_sum(terms, padded(terms, stop - start))
+            partial[block] = halving_sum(terms, pad(terms, stop - start))
 
     return body

@@ -61,8 +61,8 @@ __device__ __forceinline__ void draw_affine(T* to, const u32 (&words)[4 * DRAWN_
 // A thread draws the affine map of an example, or four of its displacements.
 template <class F, class T, class... Ranges>
 __device__ void draw_transforms(Grid grid, const i64* step, i64 ahead, T* transforms, i64 examples, i64 columns, i64 k0, i64 k1,
-                                double row, double column, double pivot, F amplitude, Ranges... given) {
-  const double ranges[] = {given...};
+                                double row, double column, double pivot, F amplitude, Ranges... bounds) {
+  const double ranges[] = {bounds...};
   const u64 count = *step + ahead;
   const i64 tasks = 1 + (columns - AFFINE + 3) / 4, blocks = tasks + DRAWN_BLOCKS - 1;
   const auto draw = [&](u64 n) { return philox((u32)n, (u32)(n >> 32), (u32)count, (u32)(count >> 32), (u32)k0, (u32)k1); };

@@ -153,7 +153,7 @@ __device__ void batch_norm(
   double each = norm_share(rows);
   for (i64 tile = grid.block; tile * WIDTH < columns; tile += grid.blocks) {
     NormStrip<WIDTH> strip(tile, 0, rows, columns);
-    F gain = strip.there ? F(gamma[strip.column]) : F(0), shift = strip.there ? F(beta[strip.column]) : F(0);
+    F gain = strip.inside ? F(gamma[strip.column]) : F(0), shift = strip.inside ? F(beta[strip.column]) : F(0);
     auto values = norm_inputs<F>(strip, x, grid.shared + NORM_SHARED, kept);
     NormMoments moments = moments_of_column<F, WIDTH>(values, each, grid.shared);
     F inverse = of.finish(moments, rows, each, strip.column, strip.first());
@@ -200,11 +200,11 @@ __device__ void batch_norm_apply(
   double each = norm_share(rows);
   each_norm_part<WIDTH>(grid, rows, columns, share, [&](i64 tile, i64, i64 low, i64 high) {
     NormStrip<WIDTH> strip(tile, low, high, columns);
-    F gain = strip.there ? F(gamma[strip.column]) : F(0), shift = strip.there ? F(beta[strip.column]) : F(0);
-    double middle = sums_of_norm_parts<WIDTH>(rows, length, strip.there, grid.shared, [&](i64 part) {
+    F gain = strip.inside ? F(gamma[strip.column]) : F(0), shift = strip.inside ? F(beta[strip.column]) : F(0);
+    double middle = sums_of_norm_parts<WIDTH>(rows, length, strip.inside, grid.shared, [&](i64 part) {
       return NormSums<double>{rows_of(part) * means[part * columns + strip.column], 0};
     }).a * each;
-    auto sums = sums_of_norm_parts<WIDTH>(rows, length, strip.there, grid.shared, [&](i64 part) {
+    auto sums = sums_of_norm_parts<WIDTH>(rows, length, strip.inside, grid.shared, [&](i64 part) {
       double apart = means[part * columns + strip.column] - middle;
       return NormSums<double>{rows_of(part) * apart, squares[part * columns + strip.column] + rows_of(part) * (apart * apart)};
     });
@@ -222,7 +222,7 @@ __device__ void batch_norm_inference(
     i64 columns, i64 share, F epsilon, F alpha) {
   each_norm_part<WIDTH>(grid, rows, columns, share, [&](i64 tile, i64, i64 low, i64 high) {
     NormStrip<WIDTH> strip(tile, low, high, columns);
-    if (!strip.there) return;
+    if (!strip.inside) return;
     auto values = norm_inputs<F>(strip, x);
     F scale = F(gamma[strip.column]) / sqrt(F(running_variance[strip.column]) + epsilon);
     write_normalized<F, Activation>(
@@ -237,7 +237,7 @@ template <class F> struct NormColumn {
 template <class F, int WIDTH, class P>
 __device__ __forceinline__ NormColumn<F> norm_column(
     const NormStrip<WIDTH>& strip, const P* gamma, const P* beta, const P* mean, const P* inverse_deviation) {
-  if (!strip.there) return {};
+  if (!strip.inside) return {};
   F scale = F(gamma[strip.column]) * F(inverse_deviation[strip.column]);
   return {F(mean[strip.column]), scale, F(beta[strip.column])};
 }
@@ -259,9 +259,9 @@ template <class F, class Activation, int WIDTH, class D, class X, class Drop> st
   Drop dropout;
   __device__ __forceinline__ auto batch(int i) const { return dropout.batch(strip, i); }
   template <class Batch> __device__ __forceinline__ NormSlope<F> at(const Batch& batch, i64 element, int k) const {
-    F given = batch.of(F(dy[element]), k), from = F(x[element]);
+    F gradient = batch.of(F(dy[element]), k), from = F(x[element]);
     F y = normalized<F, Activation>(from, of.mean, of.scale, of.beta, alpha);
-    return {rounded(Activation::backward(given, y, alpha)), from - of.mean};
+    return {rounded(Activation::backward(gradient, y, alpha)), from - of.mean};
   }
 };
 template <class F, class Activation, int WIDTH, class D, class X, class Drop>
@@ -278,7 +278,7 @@ template <class F, int WIDTH, class P, class E, class Rows>
 __device__ __forceinline__ void write_norm_gradient(
     const NormStrip<WIDTH>& strip, const Rows& rows, NormSums<double> sums, double each, F scale, const P* inverse_deviation,
     E* dx, P* dgamma, P* dbeta, bool write) {
-  F inverse = strip.there ? F(inverse_deviation[strip.column]) : F(0);
+  F inverse = strip.inside ? F(inverse_deviation[strip.column]) : F(0);
   double product = sums.b * inverse;
   if (write) {
     dbeta[strip.column] = P(F(sums.a));
@@ -302,8 +302,8 @@ __device__ void batch_norm_backward(
     NormStrip<WIDTH> strip(tile, 0, rows, columns);
     auto of = norm_column<F>(strip, gamma, beta, mean, inverse_deviation);
     auto slopes = norm_slopes<F, Activation>(strip, dy, x, of, alpha, dropout, grid.shared + NORM_SHARED, kept);
-    auto own = slopes.template sums<F, true>([](NormSlope<F> row) { return row.terms(); });
-    auto sums = sums_of_column<WIDTH>(own, grid.shared);
+    auto of_thread = slopes.template sums<F, true>([](NormSlope<F> row) { return row.terms(); });
+    auto sums = sums_of_column<WIDTH>(of_thread, grid.shared);
     write_norm_gradient<F>(strip, slopes, sums, each, of.scale, inverse_deviation, dx, dgamma, dbeta, strip.first());
   }
 }
@@ -318,8 +318,8 @@ __device__ void batch_norm_backward_sums(
     NormStrip<WIDTH> strip(tile, low, high, columns);
     auto of = norm_column<F>(strip, gamma, beta, mean, inverse_deviation);
     auto slopes = norm_slopes<F, Activation>(strip, dy, x, of, alpha, dropout);
-    auto own = slopes.template sums<F, false>([](NormSlope<F> row) { return row.terms(); });
-    auto of_part = sums_of_column<WIDTH>(own, grid.shared);
+    auto of_thread = slopes.template sums<F, false>([](NormSlope<F> row) { return row.terms(); });
+    auto of_part = sums_of_column<WIDTH>(of_thread, grid.shared);
     if (strip.first()) {
       sums[part * columns + strip.column] = of_part.a;
       products[part * columns + strip.column] = of_part.b;
@@ -338,7 +338,7 @@ __device__ void batch_norm_backward_apply(
   each_norm_part<WIDTH>(grid, rows, columns, share, [&](i64 tile, i64, i64 low, i64 high) {
     NormStrip<WIDTH> strip(tile, low, high, columns);
     auto of = norm_column<F>(strip, gamma, beta, mean, inverse_deviation);
-    auto of_all = sums_of_norm_parts<WIDTH>(rows, length, strip.there, grid.shared, [&](i64 part) {
+    auto of_all = sums_of_norm_parts<WIDTH>(rows, length, strip.inside, grid.shared, [&](i64 part) {
       return NormSums<double>{sums[part * columns + strip.column], products[part * columns + strip.column]};
     });
     auto slopes = norm_slopes<F, Activation>(strip, dy, x, of, alpha, dropout);

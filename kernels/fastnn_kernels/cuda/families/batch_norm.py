@@ -40,7 +40,7 @@ def cut_rows(rows: int, columns: int) -> tuple[int, int]:
     return ceil(length, 256) * 256, max(64, ceil(rows * tiles, 1024))
 
 
-def _kept(call: Request, rows: int, width: int, nbytes: int) -> int:
+def _kept_rows(call: Request, rows: int, width: int, nbytes: int) -> int:
     """Rows that a thread can keep in shared memory, `nbytes` an element: a multiple of NORM_ROWS of columns.cuh."""
     batches = ceil(ceil(rows, THREADS // width), _ROWS)
     return _ROWS * min(batches, (call.device.shared_bytes - SUMS) // (_ROWS * THREADS * nbytes))
@@ -68,7 +68,7 @@ def batch_norm(call: Request) -> Iterable[Work]:
     size = 8 if call.F == "double" else 4
     width = _tile(rows, columns)
     if width:
-        kept = _kept(call, rows, width, size)
+        kept = _kept_rows(call, rows, width, size)
         yield call.body(
             "batch_norm", *operands, rows, columns, kept, *numbers, blocks=ceil(columns, width),
             shared=SUMS + kept * THREADS * size, template=(activation, str(width)),
@@ -109,7 +109,7 @@ def batch_norm_backward(call: Request) -> Iterable[Work]:
     pair = 16 if call.F == "double" else 8
     width = _tile(rows, columns)
     if width:
-        kept = _kept(call, rows, width, pair)
+        kept = _kept_rows(call, rows, width, pair)
         yield call.body(
             "batch_norm_backward", *inputs, *outputs, rows, columns, kept, *numbers,
             blocks=ceil(columns, width), shared=SUMS + kept * THREADS * pair, template=(activation, str(width)),

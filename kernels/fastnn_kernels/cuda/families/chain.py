@@ -49,13 +49,13 @@ def chain(call: Request) -> Iterable[Work]:
     counters = tuple(call.operands[name].dtype == np.int64 for name in names)
     y = call.operands["y"]
     arrays = [call.operands[name] for name, counter in zip(names, counters, strict=True) if not counter]
-    given: list[Pointer | Ahead] = []
+    pointers: list[Pointer | Ahead] = []
     for name, counter in zip(names, counters, strict=True):
-        given += [call[name], call.ahead(name)] if counter else [call[name]]
+        pointers += [call[name], call.ahead(name)] if counter else [call[name]]
     numbers = [number for step in steps for number in _numbers(step)]
-    function, source = written(counters, steps)
+    function, source = write_chain(counters, steps)
     yield call.body(
-        function, *given, call["y"], y.size, *numbers, *strided.numbers(broadcast_axes(y, *arrays)),
+        function, *pointers, call["y"], y.size, *numbers, *strided.numbers(broadcast_axes(y, *arrays)),
         blocks=strided.blocks(y.size, max(operand.dtype.itemsize for operand in (y, *arrays))), source=source,
     )  # fmt: skip
 
@@ -76,7 +76,7 @@ def _numbers(step: Step) -> tuple[int | float, ...]:
     return (float(attributes["alpha"]),) if _activation(step.kernel) in ALPHA_ACTIVATIONS else ()
 
 
-def written(counters: Sequence[bool], steps: Sequence[Step]) -> tuple[str, str]:
+def write_chain(counters: Sequence[bool], steps: Sequence[Step]) -> tuple[str, str]:
     """The name and the definition of the function of a chain; `counters`: which inputs are steps of dropouts, not arrays."""
     kinds = tuple((step.kernel, step.arguments, step.stored) for step in steps)
     name = f"chain_{hashlib.sha256(repr((tuple(counters), kinds)).encode()).hexdigest()[:8]}"
@@ -94,7 +94,7 @@ def written(counters: Sequence[bool], steps: Sequence[Step]) -> tuple[str, str]:
             values[number] = f"value{number}"
             parameters.append(f"F value{number}")
             continue
-        given = [values.get(argument, "") for argument in step.arguments]
+        operands = [values.get(argument, "") for argument in step.arguments]
         activation = _activation(step.kernel)
         if step.kernel == "dropout":
             numbers = [f"least{number}", f"scale{number}", f"first{number}", f"second{number}"]
@@ -102,14 +102,14 @@ def written(counters: Sequence[bool], steps: Sequence[Step]) -> tuple[str, str]:
             counter = step.arguments[1]
             before.append(f"const Dropout<F> dropout{number}(*x{counter} + ahead{counter}, {', '.join(numbers)});")
             drawn += [f"u32 words{number}[N];", f"dropout{number}.draw(words{number}, first);"]
-            result = f"dropout{number}.of({given[0]}, words{number}[k])"
+            result = f"dropout{number}.of({operands[0]}, words{number}[k])"
         elif activation:
             alpha = f"alpha{number}" if activation in ALPHA_ACTIVATIONS else "F(0)"
             parameters += [f"F {alpha}"] * (activation in ALPHA_ACTIVATIONS)
             way = "forward" if step.kernel == activation else "backward"
-            result = f"{activation}_function::{way}({', '.join([*given, alpha])})"
+            result = f"{activation}_function::{way}({', '.join([*operands, alpha])})"
         else:
-            result = f"{step.kernel}_function::of({', '.join(given)})"
+            result = f"{step.kernel}_function::of({', '.join(operands)})"
         values[number] = f"r{number}"
         if step is steps[-1]:
             body.append(f"y.at[k] = {result};")

@@ -116,11 +116,11 @@ template <class F> __device__ void advance(Grid grid, i64* control, i64 ahead, i
 // counts[k] = how many elements of block k are NaN or infinite: those of which x - x is not 0.
 template <class F, class X> __device__ void count_nonfinite(Grid grid, const X* x, i64* counts, i64 size) {
   sum_blocks<int>(grid, x, counts, size, [](i64, const auto& pack) {
-    int found = 0;
+    int nonfinite = 0;
     for (X element : pack.at) {
       F value = element;
-      found += value - value == 0 ? 0 : 1;
+      nonfinite += value - value == 0 ? 0 : 1;
     }
-    return found;
+    return nonfinite;
   });
 }

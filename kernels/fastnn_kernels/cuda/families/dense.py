@@ -102,7 +102,7 @@ class Cut:
     blocks: int
 
 
-def divided(tile: Tile, splits: int, rows: int, columns: int, inner: int) -> Cut:
+def divide(tile: Tile, splits: int, rows: int, columns: int, inner: int) -> Cut:
     """A product in these tiles, with at most so many splits: none is empty, and all start at a multiple of the tile's depth."""
     length = max(ceil(ceil(inner, splits), tile.depth), 1) * tile.depth
     splits = max(ceil(inner, length), 1)
@@ -111,10 +111,10 @@ def divided(tile: Tile, splits: int, rows: int, columns: int, inner: int) -> Cut
 
 def cut(rows: int, columns: int, inner: int, itemsize: int) -> Cut:
     """What the model prefers; where it sees no difference, the smaller tile and fewer splits."""
-    return _preferred(TILES[itemsize], rows, columns, inner)
+    return _best_cut(TILES[itemsize], rows, columns, inner)
 
 
-def _preferred(among: Sequence[Tile], rows: int, columns: int, inner: int) -> Cut:
+def _best_cut(among: Sequence[Tile], rows: int, columns: int, inner: int) -> Cut:
     """The best of these tiles. Only a result with fewer tiles than there are multiprocessors is split."""
     ways = [
         (tile, 1 << exponent)
@@ -123,7 +123,7 @@ def _preferred(among: Sequence[Tile], rows: int, columns: int, inner: int) -> Cu
         if not exponent or (inner >> exponent >= LEAST_SPLIT and tiles(tile, rows, columns) < MULTIPROCESSORS)
     ]
     tile, splits = min(ways, key=lambda way: cycles(way[0], way[1], rows, columns, inner))
-    return divided(tile, splits, rows, columns, inner)
+    return divide(tile, splits, rows, columns, inner)
 
 
 @dataclass(frozen=True)
@@ -175,20 +175,20 @@ def products(call: Request) -> list[Product]:
     def vector(name: str) -> Pointer | None:
         return call[name] if name in call.operands and call[name].type == c.type else None
 
-    found = []
+    candidates = []
     bias, activation = vector("b"), call.attributes.get("activation")
     if call.name == "dense" and bias and activation in EPILOGUES:
-        found.append(replace(plain, epilogue=EPILOGUES[activation], bias=bias))
+        candidates.append(replace(plain, epilogue=EPILOGUES[activation], bias=bias))
     elif call.name == "dense_with_mask" and bias:
-        found.append(replace(plain, epilogue="relu_aux_bias", bias=bias, mask=call["mask"]))
-        found.append(replace(plain, epilogue="relu_bias", bias=bias))
+        candidates.append(replace(plain, epilogue="relu_aux_bias", bias=bias, mask=call["mask"]))
+        candidates.append(replace(plain, epilogue="relu_bias", bias=bias))
     elif call.name == "dense_backward_input_with_mask":
         if total := vector("db"):
-            found.append(replace(plain, epilogue="drelu_bgrad", bias=total, mask=call["mask"]))
-        found.append(replace(plain, epilogue="drelu", mask=call["mask"]))
+            candidates.append(replace(plain, epilogue="drelu_bgrad", bias=total, mask=call["mask"]))
+        candidates.append(replace(plain, epilogue="drelu", mask=call["mask"]))
     elif call.name == "dense_backward_weight" and (total := vector("db")):
-        found.append(replace(plain, epilogue="bgradb", bias=total))
-    return [*found, plain]
+        candidates.append(replace(plain, epilogue="bgradb", bias=total))
+    return [*candidates, plain]
 
 
 def precision(call: Request) -> str:
@@ -208,17 +208,17 @@ def key(call: Request) -> str:
 
 def ways(call: Request, algorithms: Callable[[Product], Sequence[bytes]]) -> list[Variant]:
     """All ways to compute a call that are worth timing; `algorithms`: that cuBLASLt has for a product that it supports."""
-    of, found = sizes(call), list[Variant]()
+    of, variants = sizes(call), list[Variant]()
     for product in filter(call.device.supports, products(call)):
         named = algorithms(product)
-        found += [Library(product.epilogue, name, rank, len(named)) for rank, name in enumerate(named, 1)]
-    if not found or math.prod(of.numbers) <= TIMED_UP_TO * OWN_UP_TO[precision(call)]:
-        cuts = (_preferred([tile], *of.numbers) for tile in TILES[_itemsize(call)])
-        found += [Own(way.tile.rows, way.tile.columns, way.splits) for way in cuts]
-    return found
+        variants += [Library(product.epilogue, name, rank, len(named)) for rank, name in enumerate(named, 1)]
+    if not variants or math.prod(of.numbers) <= TIMED_UP_TO * OWN_UP_TO[precision(call)]:
+        cuts = (_best_cut([tile], *of.numbers) for tile in TILES[_itemsize(call)])
+        variants += [Own(way.tile.rows, way.tile.columns, way.splits) for way in cuts]
+    return variants
 
 
-def chosen(call: Request) -> Product | Cut:
+def choose(call: Request) -> Product | Cut:
     """How a call is computed: as was found fastest, else by the rule. Says so in `call.note`."""
     of, known = sizes(call), {product.epilogue: product for product in products(call)}
     choice = call.device.choices.get(key(call))
@@ -230,16 +230,16 @@ def chosen(call: Request) -> Product | Cut:
     if isinstance(way, Own):
         for tile in TILES[_itemsize(call)]:
             if (tile.rows, tile.columns) == (way.rows, way.columns):
-                found = divided(tile, way.splits, *of.numbers)
-                call.note = f"{_by_us(found)} (tuned)"
-                return found
+                own_cut = divide(tile, way.splits, *of.numbers)
+                call.note = f"{_by_us(own_cut)} (tuned)"
+                return own_cut
     if math.prod(of.numbers) > OWN_UP_TO[precision(call)]:
         for product in filter(call.device.supports, known.values()):
             call.note = _by_library(product.epilogue)
             return product
-    found = cut(*of.numbers, _itemsize(call))
-    call.note = _by_us(found)
-    return found
+    own_cut = cut(*of.numbers, _itemsize(call))
+    call.note = _by_us(own_cut)
+    return own_cut
 
 
 def _by_library(epilogue: str) -> str:
@@ -257,7 +257,7 @@ def _itemsize(call: Request) -> int:
 
 def is_all_of(call: Request) -> bool:
     """Whether cuBLASLt's kernel does all of a call that has a mask, so that no pass over the result is left."""
-    way = chosen(call)
+    way = choose(call)
     return isinstance(way, Product) and bool(way.mask) and ("db" not in call.operands or bool(way.bias))
 
 
@@ -311,7 +311,7 @@ def _function(call: Request) -> tuple[str, float]:
 
 @lowering("matmul", family="dense")
 def matmul(call: Request) -> Iterable[Work]:
-    of, way = sizes(call), chosen(call)
+    of, way = sizes(call), choose(call)
     if isinstance(way, Cut) and way.splits == 1:
         yield call.body(
             "matmul", call["a"], call["b"], call["c"], *of.numbers, blocks=way.blocks, shared=way.tile.shared,
@@ -327,7 +327,7 @@ def matmul(call: Request) -> Iterable[Work]:
 
 @lowering("dense", "dense_with_mask", family="dense")
 def dense(call: Request) -> Iterable[Work]:
-    of, way = sizes(call), chosen(call)
+    of, way = sizes(call), choose(call)
     with_mask = call.name == "dense_with_mask"
     function, alpha = ("relu_function", 0.0) if with_mask else _function(call)
     if isinstance(way, Cut) and way.splits == 1:
@@ -353,7 +353,7 @@ def dense(call: Request) -> Iterable[Work]:
 
 @lowering("dense_backward_input", family="dense")
 def dense_backward_input(call: Request) -> Iterable[Work]:
-    of, way = sizes(call), chosen(call)
+    of, way = sizes(call), choose(call)
     function, alpha = _function(call)
     if isinstance(way, Cut) and way.splits == 1:
         yield call.body(
@@ -373,7 +373,7 @@ def dense_backward_input(call: Request) -> Iterable[Work]:
 
 @lowering("dense_backward_input_with_mask", family="dense")
 def dense_backward_input_with_mask(call: Request) -> Iterable[Work]:
-    of, way = sizes(call), chosen(call)
+    of, way = sizes(call), choose(call)
     if isinstance(way, Product) and way.mask:
         yield way
     else:
@@ -389,7 +389,7 @@ def dense_backward_input_with_mask(call: Request) -> Iterable[Work]:
 
 @lowering("dense_backward_weight", family="dense")
 def dense_backward_weight(call: Request) -> Iterable[Work]:
-    of, way = sizes(call), chosen(call)
+    of, way = sizes(call), choose(call)
     if isinstance(way, Product):
         yield way
         if not way.bias:

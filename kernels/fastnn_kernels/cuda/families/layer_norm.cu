@@ -63,12 +63,12 @@ __device__ __forceinline__ void layer_norm_slopes(
     i64 rows, i64 columns, F alpha) {
   Row<F, Lanes, P> gain(gamma, columns), shift(beta, columns);
   each_row<Lanes>(grid, rows, columns, [&](i64 row, typename Lanes::Index width) {
-    Row<F, Lanes, D> given(dy + row * columns, width);
+    Row<F, Lanes, D> gradient(dy + row * columns, width);
     Row<F, Lanes, X> from(x + row * columns, width);
     F center = row >= 0 ? F(mean[row]) : F(0), inverse = row >= 0 ? F(inverse_deviation[row]) : F(0);
     auto scaled = made_row<F, Lanes>(width, [&](auto j) {
       F y = activated<F, Activation>((from[j] - center) * inverse, gain[j], shift[j], alpha);
-      return rounded(rounded(Activation::backward(given[j], y, alpha)) * gain[j]);  // so that what equals its mean becomes 0
+      return rounded(rounded(Activation::backward(gradient[j], y, alpha)) * gain[j]);  // so that what equals its mean becomes 0
     });
     auto means = row_means<F, Lanes>(grid, width, [&](auto j) {
       return NormSums<F>{scaled[j], scaled[j] * ((from[j] - center) * inverse)};
@@ -107,13 +107,13 @@ __device__ void layer_norm_backward(
   i64 turned = (grid.block + grid.blocks - row_blocks % grid.blocks) % grid.blocks;
   each_norm_part<WIDTH>({turned, grid.blocks, grid.shared}, rows, columns, length, [&](i64 tile, i64 part, i64 low, i64 high) {
     NormStrip<WIDTH> strip(tile, low, high, columns);
-    F gain = strip.there ? F(gamma[strip.column]) : F(0), shift = strip.there ? F(beta[strip.column]) : F(0);
+    F gain = strip.inside ? F(gamma[strip.column]) : F(0), shift = strip.inside ? F(beta[strip.column]) : F(0);
     i64 first = low + threadIdx.x / WIDTH;
     LayerTerms<F, Activation, WIDTH, D, X, P> read = {
         strip, dy, x, mean + first, inverse_deviation + first, gain, shift, alpha};
     auto terms = norm_rows<NormSums<F>>(strip.count, read);
-    auto own = terms.template sums<F, false>([](NormSums<F> row) { return row; });
-    auto of_part = sums_of_column<WIDTH>(own, grid.shared);
+    auto of_thread = terms.template sums<F, false>([](NormSums<F> row) { return row; });
+    auto of_part = sums_of_column<WIDTH>(of_thread, grid.shared);
     if (strip.first()) {
       sums[part * columns + strip.column] = S(of_part.a);
       products[part * columns + strip.column] = S(of_part.b);
@@ -127,7 +127,7 @@ __device__ void layer_norm_sums(
     Grid grid, const double* products, const double* sums, P* dgamma, P* dbeta, i64 rows, i64 columns, i64 length) {
   for (i64 tile = grid.block; tile * WIDTH < columns; tile += grid.blocks) {
     NormStrip<WIDTH> strip(tile, 0, 0, columns);
-    auto of_all = sums_of_norm_parts<WIDTH>(rows, length, strip.there, grid.shared, [&](i64 part) {
+    auto of_all = sums_of_norm_parts<WIDTH>(rows, length, strip.inside, grid.shared, [&](i64 part) {
       return NormSums<double>{sums[part * columns + strip.column], products[part * columns + strip.column]};
     });
     if (strip.first()) {

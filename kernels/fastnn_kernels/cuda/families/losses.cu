@@ -124,9 +124,9 @@ template <class F, class Get> __device__ __forceinline__ Quotient<F> block_sums(
   for (i64 i = low + threadIdx.x; i < high; i += THREADS * SUMS) {
 #pragma unroll
     for (int s = 0; s < SUMS; s++) {
-      Quotient<F> given = i + s * THREADS < high ? get(i + s * THREADS) : Quotient<F>{0, 0};
-      sums[s].numerator += given.numerator;
-      sums[s].denominator += given.denominator;
+      Quotient<F> term = i + s * THREADS < high ? get(i + s * THREADS) : Quotient<F>{0, 0};
+      sums[s].numerator += term.numerator;
+      sums[s].denominator += term.denominator;
     }
   }
   F* scratch = (F*)grid.shared;
@@ -194,9 +194,9 @@ __device__ void weighted_mean_backward(
 template <class F, class Lanes, class Z, class T, class C>
 __device__ void is_correct(Grid grid, const Z* z, const T* t, C* correct, i64 rows, i64 columns) {
   each_row<Lanes>(grid, rows, columns, [&](i64 row, typename Lanes::Index width) {
-    i64 found = row_argmax<F, Lanes>(grid, width, Row<F, Lanes, Z>(z + row * columns, width));
+    i64 predicted = row_argmax<F, Lanes>(grid, width, Row<F, Lanes, Z>(z + row * columns, width));
     i64 wanted = TargetRow<F, Lanes, T>(t, row, columns, width).argmax(grid, width);
-    if (row >= 0 && threadIdx.x % Lanes::COUNT == 0) correct[row] = C(F(found == wanted));
+    if (row >= 0 && threadIdx.x % Lanes::COUNT == 0) correct[row] = C(F(predicted == wanted));
   });
 }
 

@@ -102,7 +102,7 @@ __device__ void scatter_add(
     bool inside = j < width;
     for (i64 r = first + group; inside && r < end; r += groups) dx[r * width + j] = T(0);
     for (i64 chunk = 0; chunk < count; chunk += Matches::CHUNK) {
-      int start = warp * WARP * Matches::EACH + lane, row[Matches::EACH], found = 0;
+      int start = warp * WARP * Matches::EACH + lane, row[Matches::EACH], matched = 0;
       u32 votes[Matches::EACH];
 #pragma unroll
       for (int k = 0; k < Matches::EACH; k++) {
@@ -112,9 +112,9 @@ __device__ void scatter_add(
 #pragma unroll
       for (int k = 0; k < Matches::EACH; k++) {
         votes[k] = __ballot_sync(ALL, row[k] >= 0);
-        found += __popc(votes[k]);
+        matched += __popc(votes[k]);
       }
-      if (lane == 0) matches.counts[warp] = found;
+      if (lane == 0) matches.counts[warp] = matched;
       __syncthreads();
       int before = 0, total = 0;
       for (int w = 0; w < WARPS; w++) {

@@ -23,8 +23,8 @@ template <class F> struct Segment {
         last = middle - 1;
     }
     stop = at + 1 < segments ? starts[at + 1] : 0x7fffffffffffffffll;
-    const F* own = penalties + 4 * at;
-    l2 = own[0], l1 = own[1], decay = own[2], factor = own[3];
+    const F* row = penalties + 4 * at;
+    l2 = row[0], l1 = row[1], decay = row[2], factor = row[3];
   }
 
   // Calls visit(from, to) for each run of elements first + from .. first + to - 1, of the next N and below `size`, that lie in
@@ -50,14 +50,14 @@ template <class F, int N> struct States {
 // w = formula(now, state, w - rate * decay * w, g) with g the gradient, clipped and with penalties, for each parameter and its
 // `state`, an array of N, which the formula changes; the rate of `now` is that of the segment. Where the factor of the rate is
 // 0, w and state stay as they are. Clipping that is off has `clip` infinite or `clip_norm` 0; then no bit is
-// changed and `norm` is not read. `shadow`, if given, becomes a copy of the new parameters.
+// changed and `norm` is not read. `low_precision_weights`, if it is not null, becomes a copy of the new parameters.
 template <class F, int N, class Formula, class G, class S = bf16>
 __device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> states, Formula formula, const G* gradient,
                                        const F* norm, const F* scalars, const i64* index, i64 ahead, const i64* starts,
                                        const F* penalties, i64 size, i64 segments, F clip, F clip_norm,
-                                       S* shadow = nullptr) {
+                                       S* low_precision_weights = nullptr) {
   constexpr int E = PACKED<F>;
-  bool aligned = is_aligned(w) && is_aligned(gradient, E * sizeof(G)) && is_aligned(shadow, E * sizeof(S));
+  bool aligned = is_aligned(w) && is_aligned(gradient, E * sizeof(G)) && is_aligned(low_precision_weights, E * sizeof(S));
   for (int k = 0; k < N; k++) aligned = aligned && is_aligned(states.at[k]);
 
   i64 first = first_of(grid) * E;
@@ -100,9 +100,9 @@ __device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> stat
     for (int j = 0; j < E; j++) {
       F state[N > 0 ? N : 1];
       for (int k = 0; k < N; k++) state[k] = kept[k].at[j];
-      Scalars<F> own = now;
-      own.rate = now.rate * factors[j];
-      F moved = formula(own, state, weights.at[j], g[j]);
+      Scalars<F> of_segment = now;
+      of_segment.rate = now.rate * factors[j];
+      F moved = formula(of_segment, state, weights.at[j], g[j]);
       if (factors[j] == 0) continue;
       weights.at[j] = moved;
       for (int k = 0; k < N; k++) kept[k].at[j] = state[k];
@@ -111,10 +111,10 @@ __device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> stat
     auto store = [&](i64 count, bool packed) {
       store_pack<E>(w + first, weights, count, packed);
       for (int k = 0; k < N; k++) store_pack<E>(states.at[k] + first, kept[k], count, packed);
-      if (!shadow) return;
+      if (!low_precision_weights) return;
       Pack<S, E> copies;
       for (int j = 0; j < E; j++) copies.at[j] = S(weights.at[j]);
-      store_pack<E>(shadow + first, copies, count, packed);
+      store_pack<E>(low_precision_weights + first, copies, count, packed);
     };
     if (whole)
       store(E, true);
@@ -123,93 +123,94 @@ __device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> stat
   }
 }
 
-// The optimizers; `given` is what `update` takes from `gradient` on.
+// The optimizers; `arguments` are what `update` takes from `gradient` on.
 
 // w -= rate * g.
-template <class F, class... Given> __device__ void sgd(Grid grid, F* w, Given... given) {
+template <class F, class... Arguments> __device__ void sgd(Grid grid, F* w, Arguments... arguments) {
   auto formula = [](const Scalars<F>& now, F*, F old, F g) { return old - now.rate * g; };
-  update(grid, w, States<F, 0>{}, formula, given...);
+  update(grid, w, States<F, 0>{}, formula, arguments...);
 }
 
 // v = beta * v + g; w -= rate * v.
-template <class F, class... Given> __device__ void momentum(Grid grid, F* w, F* v, F beta, Given... given) {
+template <class F, class... Arguments> __device__ void momentum(Grid grid, F* w, F* v, F beta, Arguments... arguments) {
   auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
     state[0] = beta * state[0] + g;
     return old - now.rate * state[0];
   };
-  update(grid, w, States<F, 1>{{v}}, formula, given...);
+  update(grid, w, States<F, 1>{{v}}, formula, arguments...);
 }
 
 // v = beta * v + g; w -= rate * (g + beta * v).
-template <class F, class... Given> __device__ void nesterov(Grid grid, F* w, F* v, F beta, Given... given) {
+template <class F, class... Arguments> __device__ void nesterov(Grid grid, F* w, F* v, F beta, Arguments... arguments) {
   auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
     state[0] = beta * state[0] + g;
     return old - now.rate * (g + beta * state[0]);
   };
-  update(grid, w, States<F, 1>{{v}}, formula, given...);
+  update(grid, w, States<F, 1>{{v}}, formula, arguments...);
 }
 
 // v = beta * v + rest * g with rest = 1 - beta; w -= rate * v.
-template <class F, class... Given> __device__ void averaged_momentum(Grid grid, F* w, F* v, F beta, F rest, Given... given) {
+template <class F, class... Arguments>
+__device__ void averaged_momentum(Grid grid, F* w, F* v, F beta, F rest, Arguments... arguments) {
   auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
     state[0] = beta * state[0] + rest * g;
     return old - now.rate * state[0];
   };
-  update(grid, w, States<F, 1>{{v}}, formula, given...);
+  update(grid, w, States<F, 1>{{v}}, formula, arguments...);
 }
 
 // s = beta * s + rest * g^2 with rest = 1 - beta; w -= rate * g / (sqrt(s + inside) + outside).
-template <class F, class... Given>
-__device__ void rmsprop(Grid grid, F* w, F* s, F beta, F rest, F inside, F outside, Given... given) {
+template <class F, class... Arguments>
+__device__ void rmsprop(Grid grid, F* w, F* s, F beta, F rest, F inside, F outside, Arguments... arguments) {
   auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
     state[0] = beta * state[0] + rest * (g * g);
     return old - now.rate * g / (sqrt(state[0] + inside) + outside);
   };
-  update(grid, w, States<F, 1>{{s}}, formula, given...);
+  update(grid, w, States<F, 1>{{s}}, formula, arguments...);
 }
 
 // s += g^2; w -= rate * g / (sqrt(s) + epsilon).
-template <class F, class... Given> __device__ void adagrad(Grid grid, F* w, F* s, F epsilon, Given... given) {
+template <class F, class... Arguments> __device__ void adagrad(Grid grid, F* w, F* s, F epsilon, Arguments... arguments) {
   auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
     state[0] = state[0] + g * g;
     return old - now.rate * g / (sqrt(state[0]) + epsilon);
   };
-  update(grid, w, States<F, 1>{{s}}, formula, given...);
+  update(grid, w, States<F, 1>{{s}}, formula, arguments...);
 }
 
 // m = beta1 * m + rest1 * g; s = beta2 * s + rest2 * g^2 with rest = 1 - beta;
 // w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon).
-template <class F, class... Given>
-__device__ void adam(Grid grid, F* w, F* m, F* s, F beta1, F rest1, F beta2, F rest2, F epsilon, Given... given) {
+template <class F, class... Arguments>
+__device__ void adam(Grid grid, F* w, F* m, F* s, F beta1, F rest1, F beta2, F rest2, F epsilon, Arguments... arguments) {
   auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
     state[0] = beta1 * state[0] + rest1 * g;
     state[1] = beta2 * state[1] + rest2 * (g * g);
     return old - now.rate * (state[0] * now.correction1) / (sqrt(state[1] * now.correction2) + epsilon);
   };
-  update(grid, w, States<F, 2>{{m, s}}, formula, given...);
+  update(grid, w, States<F, 2>{{m, s}}, formula, arguments...);
 }
 
 // m and s as in adam; w -= rate * (gradient_factor * g + m * correction1) / (sqrt(s * correction2) + epsilon).
-template <class F, class... Given>
-__device__ void nadam(Grid grid, F* w, F* m, F* s, F beta1, F rest1, F beta2, F rest2, F epsilon, Given... given) {
+template <class F, class... Arguments>
+__device__ void nadam(Grid grid, F* w, F* m, F* s, F beta1, F rest1, F beta2, F rest2, F epsilon, Arguments... arguments) {
   auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
     state[0] = beta1 * state[0] + rest1 * g;
     state[1] = beta2 * state[1] + rest2 * (g * g);
     F ahead = now.gradient_factor * g + state[0] * now.correction1;
     return old - now.rate * ahead / (sqrt(state[1] * now.correction2) + epsilon);
   };
-  update(grid, w, States<F, 2>{{m, s}}, formula, given...);
+  update(grid, w, States<F, 2>{{m, s}}, formula, arguments...);
 }
 
 // w -= rate * sign(beta1 * m + rest1 * g); m = beta2 * m + rest2 * g with rest = 1 - beta.
-template <class F, class... Given>
-__device__ void lion(Grid grid, F* w, F* m, F beta1, F rest1, F beta2, F rest2, Given... given) {
+template <class F, class... Arguments>
+__device__ void lion(Grid grid, F* w, F* m, F beta1, F rest1, F beta2, F rest2, Arguments... arguments) {
   auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
     F ahead = beta1 * state[0] + rest1 * g;
     state[0] = beta2 * state[0] + rest2 * g;
     return old - now.rate * (ahead > 0 ? F(1) : ahead < 0 ? F(-1) : ahead);  // NaN stays, so that divergence is seen
   };
-  update(grid, w, States<F, 1>{{m}}, formula, given...);
+  update(grid, w, States<F, 1>{{m}}, formula, arguments...);
 }
 
 // partial[k] = sum of (scale * min(max(x, -clip), clip))^2 over block k; infinite `clip`: of (scale * x)^2.

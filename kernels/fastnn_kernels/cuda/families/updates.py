@@ -11,7 +11,7 @@ from fastnn_kernels.cuda.lowering import WARPS, Request, Work, ceil, lowering, s
 
 @lowering(*UPDATES, family="updates")
 def update(call: Request) -> Iterable[Work]:
-    shadow = (call["shadow"],) if "shadow" in call.operands else ()
+    copy = (call["low_precision_weights"],) if "low_precision_weights" in call.operands else ()
     attributes = dict(call.attributes)
     clip, clip_norm = bound(attributes.pop("clip_value")), float(attributes.pop("clip_norm"))
     size = call.size("parameters")
@@ -19,7 +19,7 @@ def update(call: Request) -> Iterable[Work]:
     yield call.body(
         call.name, call["parameters"], *(call[state] for state in UPDATES[call.name].slots), *numbers,
         call["gradient"], call["norm"], call["scalars"], call["index"], call.ahead("index"),
-        call["starts"], call["penalties"], size, call.shape("penalties")[0], clip, clip_norm, *shadow,
+        call["starts"], call["penalties"], size, call.shape("penalties")[0], clip, clip_norm, *copy,
         blocks=spread(size, call.device, each=16 // call.operands["parameters"].dtype.itemsize),
     )  # fmt: skip
 

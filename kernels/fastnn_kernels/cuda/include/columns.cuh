@@ -9,23 +9,23 @@
 constexpr int NORM_ROWS = 8;  // rows whose loads a thread has under way, and whose sums are taken in F
 
 // The rows of a tile that belong to this thread: `count` of them, the first one at `start`, the next one `step` elements on.
-// `there`: whether its column is one of the array; first(): whether it also writes what belongs to the column. Of many
+// `inside`: whether its column is one of the array; first(): whether it also writes what belongs to the column. Of many
 // rows a block takes 1/64 at a time, so that an int can count those of a thread.
 template <int WIDTH> struct NormStrip {
   i64 column, start, step;
   int count;
-  bool there;
+  bool inside;
   __device__ __forceinline__ NormStrip(i64 tile, i64 low, i64 high, i64 columns) {
     constexpr int BESIDE = THREADS / WIDTH;
     int row = threadIdx.x / WIDTH;
     column = tile * WIDTH + threadIdx.x % WIDTH;
     start = (low + row) * columns + column;
     step = BESIDE * columns;
-    there = column < columns;
-    count = there && low + row < high ? int((high - low - row + BESIDE - 1) / BESIDE) : 0;
+    inside = column < columns;
+    count = inside && low + row < high ? int((high - low - row + BESIDE - 1) / BESIDE) : 0;
   }
   __device__ __forceinline__ i64 at(int i) const { return start + i * step; }
-  __device__ __forceinline__ bool first() const { return there && threadIdx.x < WIDTH; }
+  __device__ __forceinline__ bool first() const { return inside && threadIdx.x < WIDTH; }
 };
 
 // Two sums, taken together.
@@ -47,17 +47,17 @@ template <class V, class Read> struct NormRows {
     const i64 last = read.strip.at(count - 1);
     for (int i = 0; i < count; i += NORM_ROWS) {
       V some[NORM_ROWS];
-      V* own = memory + (i64)i * THREADS + threadIdx.x;
+      V* slots = memory + (i64)i * THREADS + threadIdx.x;
       if (!FIRST && i < kept) {
 #pragma unroll
-        for (int k = 0; k < NORM_ROWS; k++) some[k] = own[k * THREADS];
+        for (int k = 0; k < NORM_ROWS; k++) some[k] = slots[k * THREADS];
       } else {
         auto batch = read.batch(i);
 #pragma unroll
         for (int k = 0; k < NORM_ROWS; k++) some[k] = read.at(batch, min(read.strip.at(i + k), last), k);
         if (FIRST && i < kept) {
 #pragma unroll
-          for (int k = 0; k < NORM_ROWS; k++) own[k * THREADS] = some[k];
+          for (int k = 0; k < NORM_ROWS; k++) slots[k * THREADS] = some[k];
         }
       }
       visit(i, some);
@@ -132,10 +132,10 @@ __device__ __forceinline__ void each_norm_part(Grid grid, i64 rows, i64 columns,
 
 // The sum of get(part) over all parts of `length` rows, for all threads of a column.
 template <int WIDTH, class Get>
-__device__ __forceinline__ NormSums<double> sums_of_norm_parts(i64 rows, i64 length, bool there, char* scratch, Get get) {
+__device__ __forceinline__ NormSums<double> sums_of_norm_parts(i64 rows, i64 length, bool inside, char* scratch, Get get) {
   i64 parts = (rows + length - 1) / length;
   NormSums<double> sums = {0, 0};
-  for (i64 part = threadIdx.x / WIDTH; there && part < parts; part += THREADS / WIDTH) {
+  for (i64 part = threadIdx.x / WIDTH; inside && part < parts; part += THREADS / WIDTH) {
     NormSums<double> one = get(part);
     sums.a += one.a;
     sums.b += one.b;

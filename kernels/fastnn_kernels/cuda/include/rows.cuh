@@ -31,8 +31,8 @@ template <class Lanes, class Visit> __device__ __forceinline__ void each_row(Gri
   constexpr int GROUPS = THREADS / Lanes::COUNT;
   for (i64 first = grid.block * GROUPS; first < rows; first += grid.blocks * GROUPS) {
     i64 row = first + threadIdx.x / Lanes::COUNT;
-    bool there = row < rows;
-    visit(there ? row : -1, typename Lanes::Index(there ? columns : 0));
+    bool inside = row < rows;
+    visit(inside ? row : -1, typename Lanes::Index(inside ? columns : 0));
   }
 }
 
