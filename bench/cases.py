@@ -491,6 +491,17 @@ def gather_rows(rows: int, source: str, width: int, scale: float) -> None:
     declare("gather_rows", f"{name(rows, width)}-{source}", make, same((rows, width)), 2, examples=rows, scale=scale)
 
 
+def gather_standardized(rows: int, source: str, width: int) -> None:
+    """A mini-batch of examples that are standardized as they are read."""
+    count, position = 1009, 97
+
+    def make(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
+        data = rng.integers(0, 256, (count, width)).astype(source)
+        return [data, rng.permutation(count), np.array(position), np.full(width, 127.5), np.full(width, 1 / 74)]
+
+    declare("gather_standardized", f"{name(rows, width)}-{source}", make, same((rows, width)), 2, examples=rows, scale=1.0)
+
+
 DRAWN = TRANSFORMS | {
     "rotation": (-0.03, 0.03), "zoom": (0.9, 1.1), "shift_rows": (-2.0, 2.0), "shift_columns": (-2.0, 2.0),
     "shear": (-0.02, 0.02), "flip_columns": (-1.0, 1.0), "contrast": (0.8, 1.2), "brightness": (-0.1, 0.1),
@@ -558,6 +569,9 @@ def block_sums(size: int) -> None:
 gather_rows(128, "float32", 784, 1.0)
 gather_rows(32, "uint8", 784, 1 / 255)
 gather_rows(127, "float64", 31, 1.0)
+gather_standardized(128, "float32", 784)
+gather_standardized(32, "uint8", 784)
+gather_standardized(127, "float64", 31)
 augment(128, 28, 28, 1, 0)
 augment(128, 28, 28, 1, 7)
 augment(31, 33, 31, 3, 5, edge=True)

@@ -40,7 +40,10 @@ def _place(x: Any) -> tuple[Elsewhere, int] | None:
     """The kind of device that an array of any library that speaks DLPack lies on, and its number; None: the host."""
     if isinstance(x, np.ndarray) or not hasattr(x, "__dlpack_device__"):
         return None
-    number, ordinal = x.__dlpack_device__()
+    try:
+        number, ordinal = x.__dlpack_device__()
+    except (ValueError, RuntimeError):  # a device that DLPack has no number for, such as PyTorch's "meta"
+        return None
     elsewhere = ELSEWHERE.get(int(number))
     return None if elsewhere is None else (elsewhere, int(ordinal))
 
@@ -89,9 +92,28 @@ def to_host(x: Any) -> np.ndarray:
     location = _place(x)
     if location is not None:
         x = x.read() if hasattr(x, "read") else _fetch(x, location[0].library)  # those of engines are read
-    if hasattr(x, "detach"):  # a PyTorch tensor that takes part in a differentiation refuses to be a NumPy array
-        x = x.detach()
-    return np.asarray(x)
+    if hasattr(x, "detach"):
+        x = _plain_tensor(x)
+    if isinstance(x, list | tuple):
+        return np.asarray(x)
+    try:
+        array = np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputTypeError(f"expected an array that NumPy can read, got a {type(x).__name__}: {error}") from error
+    small = array.dtype.kind == "V" and array.dtype.names is None and not isinstance(x, np.ndarray)
+    return array.astype(np.float32) if small else array  # JAX has bfloat16 and the like, all of which float32 holds
+
+
+def _plain_tensor(x: Any) -> Any:
+    """A PyTorch tensor as one that NumPy reads: without its part in a differentiation, and small numbers as float32."""
+    x = x.detach()
+    if getattr(x, "is_quantized", False):
+        raise InputTypeError("expected a plain tensor, got a quantized one; convert it with .dequantize()")
+    if str(x.layout) != "torch.strided":
+        raise InputTypeError(f"expected a dense tensor, got one of the layout {x.layout}; convert it with .to_dense()")
+    if x.is_floating_point() and x.element_size() < 4 and str(x.dtype) != "torch.float16":
+        x = x.float()  # bfloat16 and the kinds of float8 are unknown to NumPy
+    return x.resolve_conj().resolve_neg()
 
 
 def _fetch(x: Any, library: str) -> Any:

@@ -86,7 +86,8 @@ class Sequential(ModelState):
         """What `y` was in training: labels (n,), 0/1 (n, O) for several binary outputs, or values for regression, of the shape
         that `y` had, (n,) or (n, O).
 
-        Labels that were class indices come as int64 in the namespace of X; any others as a NumPy array of their own dtype.
+        Labels have the dtype that they had in `y`. Those that were class indices come in the namespace of X, any others as a
+        NumPy array.
         """
         if self.task is None:
             raise NotReadyError("whether to predict classes or values is known after fit; call fit first, or model(X)")
@@ -95,7 +96,8 @@ class Sequential(ModelState):
             return arrays.to_device(outputs[:, 0] if self.task.flat else outputs, X)
         predictions = answers(self._outputs(X, threads), self.task.kind, self.task.link)
         if self.task.indices:
-            return arrays.to_device(predictions, X)
+            labels = predictions if self.task.classes is None else predictions.astype(self.task.classes.dtype)
+            return arrays.to_device(labels, X)
         return targets.decode(self.task, arrays.to_host(predictions))
 
     @answers_keywords

@@ -5,23 +5,21 @@ Everything is looked at once, here; what a program can read as it is (uint8, flo
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import math
 import mmap
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from fastnn import arrays, engines
+from fastnn import arrays, engines, frames
 from fastnn.engines import AS_IT_IS, InputMap
 from fastnn.engines.host import spot
-from fastnn.errors import InputError, InputTypeError, nearest
+from fastnn.errors import InputError, InputTypeError
 
 READABLE = (np.dtype("uint8"), np.dtype("float32"), np.dtype("float64"))
 """What programs read: these dtypes, native, in contiguous rows."""
@@ -186,7 +184,9 @@ def read(X: Any, features: tuple[int, ...] | None, name: str = "X", feature_name
     if len(shape) < 2:
         variable = name.split()[-1]
         cure = f"use {variable}.reshape(1, -1) for one example or {variable}.reshape(-1, 1) for one feature"
-        if isinstance(X, list | tuple):
+        if frames.is_series(X):
+            cure = "a frame of one row is frame[i : i + 1], one of one column frame[[name]]"
+        elif isinstance(X, list | tuple):
             cure = f"use [{variable}] for one example or [[x] for x in {variable}] for one feature"
         raise InputError(f"{name}: expected rows of features, shape (n, features), got shape {shape}; {cure}")
     if features is not None and shape[1:] != features:
@@ -294,12 +294,8 @@ def _inputs(X: Any, name: str, feature_names: Sequence[str] | None) -> Inputs:
         return Inputs(X)
     if isinstance(X, list | tuple):
         X = _of_lists(X, name)
-    if _is(X, "pandas", "DataFrame"):
-        return _pandas(X, name, feature_names)
-    if _is(X, "polars", "DataFrame"):
-        return _polars(X, name, feature_names)
-    if _is(X, "polars", "LazyFrame"):
-        raise InputTypeError(f"{name}: expected an array or a frame, got a LazyFrame; use {name}.collect()")
+    if frames.is_frame(X):
+        return _of_frame(frames.read(X, name, feature_names), name)
     if (sparse := sys.modules.get("scipy.sparse")) is not None and sparse.issparse(X):
         return Inputs(_sparse(X, name))
     if isinstance(X, np.ma.MaskedArray) and (mask := np.ma.getmaskarray(X)).any():
@@ -311,6 +307,14 @@ def _inputs(X: Any, name: str, feature_names: Sequence[str] | None) -> Inputs:
         private_or_small = array.nbytes < LARGE_BYTES or mapping(array) is None
         return Inputs(array if is_readable(array) and private_or_small else MappedRows(array))
     return Inputs(array)
+
+
+def _of_frame(table: frames.Table, name: str) -> Inputs:
+    """The numbers of a frame; looked at here, where a column can still be named."""
+    if not isinstance(table.numbers, np.ndarray):
+        return Inputs(_sparse(table.numbers, name), table.names)
+    check_finite(table.numbers, name, names=table.names)
+    return Inputs(table.numbers, table.names)
 
 
 def _of_lists(X: Sequence[Any], name: str) -> np.ndarray:
@@ -329,7 +333,7 @@ def _of_lists(X: Sequence[Any], name: str) -> np.ndarray:
         for index, value in enumerate(values.flat):
             if not isinstance(value, Real | np.bool_):
                 place = spot(tuple(int(i) for i in np.unravel_index(index, values.shape)))
-                raise InputTypeError(f"{name}: expected numbers, got {_short(value)} in {place}; convert or replace it")
+                raise InputTypeError(f"{name}: expected numbers, got {frames.shorten(value)} in {place}; convert or replace it")
     return array
 
 
@@ -339,12 +343,6 @@ def _shape(row: Any) -> tuple[int, ...] | None:
         return tuple(np.shape(row))
     except ValueError:
         return None
-
-
-def _is(X: Any, library: str, kind: str) -> bool:
-    """Whether X is of a class of a library, which is not imported for the question."""
-    module = sys.modules.get(library)
-    return module is not None and isinstance(X, getattr(module, kind, ()))
 
 
 def _check_dtype(dtype: np.dtype[Any], X: Any, name: str) -> None:
@@ -383,109 +381,3 @@ def _readable_elsewhere(X: Any, dtype: np.dtype[Any], name: str) -> Any:
         if bad:
             raise InputError(f"{name}: {bad} values are NaN or infinite; remove or replace them")
     return X
-
-
-# --- frames ---------------------------------------------------------------------------------------------------------
-
-
-def _pandas(X: Any, name: str, feature_names: Sequence[str] | None) -> Inputs:
-    names = _names(X.columns, name, feature_names, f"set {name}.columns = {name}.columns.map(str)")
-    if names != tuple(X.columns):
-        X = X[list(names)]
-    dtypes = list(X.dtypes)
-    strings = [n for n, dtype in zip(names, dtypes, strict=True) if dtype.kind in "OUS"]
-    others = [n for n, dtype in zip(names, dtypes, strict=True) if dtype.kind not in "fiubOUS"]
-    _check_columns(X, strings, others, name, "pandas.get_dummies({name}, columns=[{columns}])", "drop(columns=[{columns}])")
-    if dtypes and all(_is(dtype, "pandas", "SparseDtype") and dtype.fill_value == 0 for dtype in dtypes):
-        kind = np.result_type(*(dtype.subtype for dtype in dtypes))  # pandas would make objects of booleans and numbers
-        with contextlib.suppress(ImportError):  # without SciPy they are made dense
-            return Inputs(_sparse(X.astype(type(dtypes[0])(kind, kind.type(0).item())).sparse.to_coo(), name), names)
-    for index, dtype in enumerate(dtypes):
-        if not isinstance(dtype, np.dtype):
-            missing = np.asarray(X.iloc[:, index].isna())
-            _check_missing(missing, names[index], name, f"{name}.fillna(value)")
-    kinds = {getattr(d, "numpy_dtype", None) or getattr(d, "subtype", d) for d in dtypes}  # of nullable and sparse columns
-    return _of_frame(X.to_numpy(dtype=np.result_type(np.bool_, *kinds)), names, name)
-
-
-def _polars(X: Any, name: str, feature_names: Sequence[str] | None) -> Inputs:
-    names = _names(X.columns, name, feature_names, f"rename them with {name}.rename(...)")
-    if names != tuple(X.columns):
-        X = X.select(names)
-    dtypes = {n: str(dtype.base_type()) for n, dtype in X.schema.items()}
-    strings = [n for n, dtype in dtypes.items() if dtype in ("String", "Categorical", "Enum")]
-    numbers = [n for n, dtype in X.schema.items() if dtype.is_integer() or dtype.is_float() or dtypes[n] == "Boolean"]
-    others = [n for n in names if n not in {*strings, *numbers}]
-    _check_columns(X, strings, others, name, "{name}.to_dummies([{columns}])", "drop([{columns}])")
-    for column in names:
-        if X[column].null_count():
-            _check_missing(X[column].is_null().to_numpy(), column, name, f"{name}.fill_null(value)")
-    return _of_frame(X.to_numpy(), names, name)
-
-
-def _of_frame(array: np.ndarray, names: tuple[str, ...], name: str) -> Inputs:
-    """The numbers of a frame; looked at here, where a column can still be named."""
-    _check_dtype(array.dtype, array, name)
-    check_finite(array, name, names=names)
-    return Inputs(array, names)
-
-
-def _names(columns: Iterable[Any], name: str, expected: Sequence[str] | None, cure: str) -> tuple[str, ...]:
-    """The names of a frame's columns, or those that a model expects, all of which the frame must have, and no others."""
-    present = tuple(columns)
-    for column in present:
-        if not isinstance(column, str):
-            raise InputError(f"{name}: expected columns with names, got {column!r} ({type(column).__name__}); {cure}")
-    if len(set(present)) < len(present):
-        twice = next(column for column in present if present.count(column) > 1)
-        raise InputError(f"{name}: expected columns with different names, got {twice!r} {present.count(twice)} times")
-    if expected is None:
-        return present
-    known, names = set(expected), set(present)
-    if missing := [column for column in expected if column not in names]:
-        more = [column for column in present if column not in known]
-        raise InputError(
-            f"{name}: the columns {_list_names(missing)} of training are missing{_near(missing[0], more or present)}"
-        )
-    if more := [column for column in present if column not in known]:
-        raise InputError(
-            f"{name}: the columns {_list_names(more)} were not there in training{_near(more[0], expected)}; "
-            f"leave them out with {name}[list(model.feature_names)]"
-        )
-    return tuple(expected)
-
-
-def _check_columns(X: Any, strings: list[str], others: list[str], name: str, encode: str, drop: str) -> None:
-    """Refuse columns that hold no numbers: strings and categories, and anything else, such as dates."""
-    for columns, kind, cure in (
-        (strings, "text or categories", f"encode them with {encode}"),
-        (others, "no numbers", f"convert them to numbers, or leave them out with {name}.{drop}"),
-    ):
-        if columns:
-            example = next((value for value in X[columns[0]] if value is not None and value == value), None)
-            advice = cure.format(name=name, columns=_list_names(columns))
-            raise InputTypeError(f"{name}: the columns {_list_names(columns)} hold {kind}, such as {_short(example)}; {advice}")
-
-
-def _check_missing(missing: np.ndarray, column: str, name: str, cure: str) -> None:
-    if missing.any():
-        raise InputError(
-            f"{name}: the column {column!r} misses {int(missing.sum())} values, the first in row {int(missing.argmax())}; "
-            f"fill them with {cure}, or leave these rows out"
-        )
-
-
-def _near(column: str, known: Sequence[str]) -> str:
-    """The nearest of `known`, or all of them where they are few."""
-    close = difflib.get_close_matches(column, known, n=1)
-    return nearest(column, close or known) if close or len(known) <= 10 else ""
-
-
-def _list_names(columns: Sequence[str], most: int = 10) -> str:
-    shown = ", ".join(map(repr, columns[:most]))
-    return shown if len(columns) <= most else f"{shown}, ... ({len(columns)})"
-
-
-def _short(value: Any, most: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}..."

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
 
-from fastnn import arrays
+from fastnn import arrays, frames
 from fastnn.configurations import as_number
 from fastnn.engines.host import spot
 from fastnn.errors import InputError, InputTypeError, nearest
@@ -24,6 +25,9 @@ KINDS = ("classes", "binary", "multilabel", "values")
 """What a model can be trained for: one of C classes, yes or no, several yeses or noes, numbers."""
 
 WITH_CLASSES = ("classes", "binary")
+NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
+"""Dtypes of labels that are numbers."""
+
 SHOWN = 5
 """How many labels a message names."""
 
@@ -35,8 +39,9 @@ DENSE = 2**20
 class Task:
     """What the model was trained for: found at the first `fit`, stored with the model.
 
-    `classes`: the labels in the order of the outputs (of "binary": no, yes), 1-D, int64, str, bool or float64, not writable;
-    None for "multilabel" and "values". Raises InputError where the fields do not fit together.
+    `classes`: the labels in the order of the outputs (of "binary": no, yes), 1-D, not writable, of the dtype in which they were
+    given, which may be any of integers, floating-point numbers, strings and booleans; None for "multilabel" and "values".
+    Raises InputError where the fields do not fit together.
     """
 
     loss: str
@@ -66,12 +71,13 @@ class Task:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Task):
             return NotImplemented
-        return self.to_config() == other.to_config() and self._type == other._type
+        mine, others = ({**task.to_config(), "dtype": None} for task in (self, other))  # the widths of numbers do not count
+        return mine == others and (self._type == other._type or {self._type, other._type} == {"i", "u"})
 
     @property
     def indices(self) -> bool:
         """Whether the labels are the class indices 0, 1, ..., C - 1 themselves, or there are none."""
-        return self.classes is None or (self._type == "i" and bool((self.classes == np.arange(len(self.classes))).all()))
+        return self.classes is None or (self._type in ("i", "u") and bool((self.classes == np.arange(len(self.classes))).all()))
 
     @property
     def _type(self) -> str | None:
@@ -80,12 +86,15 @@ class Task:
     def to_config(self) -> dict[str, Any]:
         """A dict of plain JSON values; the type of the classes is that of the values in the list."""
         classes = None if self.classes is None else self.classes.tolist()
-        return {"loss": self.loss, "kind": self.kind, "classes": classes, "link": self.link, "flat": self.flat}
+        config = {"loss": self.loss, "kind": self.kind, "classes": classes, "link": self.link, "flat": self.flat}
+        if self.classes is None or self.classes.dtype in (np.dtype("int64"), np.dtype("float64")) or self._type in ("U", "b"):
+            return config  # what a list of them becomes
+        return {**config, "dtype": self.classes.dtype.name}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """The task that `to_config` described; older ones have no "link" and "flat". Raises InputError for what is none."""
-        names, later = {"loss", "kind", "classes"}, {"link", "flat"}
+        names, later = {"loss", "kind", "classes"}, {"link", "flat", "dtype"}
         if not isinstance(config, Mapping) or set(config) | later != names | later:
             raise InputError(f'expected a dict with "loss", "kind", "classes", "link" and "flat", got {config!r}')
         loss, kind, classes, link = config["loss"], config["kind"], config["classes"], config.get("link")
@@ -96,9 +105,13 @@ class Task:
         flat = config.get("flat", False)
         if not isinstance(flat, bool):
             raise InputError(f"expected flat to be a boolean, got {flat!r}")
+        dtype = config.get("dtype")
+        if dtype not in (None, *NUMBERS):
+            raise InputError(f"expected a dtype of numbers, got {dtype!r}")
         try:
-            return cls(loss, kind, None if classes is None else np.asarray(classes, dtype=object), link, flat)
-        except InputTypeError as error:
+            labels = None if classes is None else np.asarray(classes, dtype=dtype or object)
+            return cls(loss, kind, labels, link, flat)
+        except (InputTypeError, OverflowError, ValueError, TypeError) as error:
             raise InputError(str(error)) from error
 
 
@@ -194,9 +207,11 @@ class _Reader:
             )
         if array.dtype.kind == "f":
             _check_labels_present(array, what)
-            if classes is None or classes.dtype.kind in "ib":
+            whole = bool((array == np.floor(array)).all() and np.isfinite(array).all())
+            compared = self.loss.link is not None or self.loss.accepts == "classes"
+            if (not whole and (classes is None or classes.dtype.kind != "f")) or (classes is None and not compared):
                 cure = "class indices can be converted with .astype(int)"
-                if (array != np.floor(array)).any():
+                if not whole:
                     cure = "to predict one number, end in Dense(1) and use loss='mean_squared_error'"
                 raise InputError(
                     f"{what}: expected class indices (integers) or shape (n, {outputs}) for {outputs} outputs, "
@@ -284,12 +299,12 @@ class _Reader:
             if whole and array.all() == array.any():
                 raise self._one_class(array[0])
             return np.array([False, True])
-        if array.dtype.kind in "iu":
+        if array.dtype.kind in "iuf":
             low, high = array.min(), array.max()
             if low >= 0 and high < outputs:
                 if whole and low == high:
                     raise self._one_class(low)
-                return np.arange(outputs)
+                return _first_integers(outputs, array.dtype)
         labels = _distinct(array)
         if whole and len(labels) == 1:
             raise self._one_class(labels[0], f"; expected class indices 0 to {outputs - 1} or {outputs} different labels")
@@ -307,10 +322,10 @@ class _Reader:
         if len(labels) == 1:
             if self._whole(array) or labels[0] not in (0, 1):
                 raise self._one_class(labels[0])
-            return np.arange(2).astype(bool if array.dtype.kind == "b" else np.int64)
+            return np.arange(2).astype(array.dtype)
         if len(labels) != 2:
             raise self._wrong_count(labels)
-        return np.arange(2) if labels.dtype.kind == "f" and labels.tolist() == [0, 1] else labels
+        return labels
 
     def _whole(self, array: np.ndarray) -> bool:
         """Whether these are all targets, and enough for two classes."""
@@ -347,7 +362,7 @@ def _look_up(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.nd
     """The indices of labels in `classes`, and which labels are none of them."""
     if (labels.dtype.kind == "U") != (classes.dtype.kind == "U"):
         return np.zeros(len(labels), np.int64), np.ones(len(labels), bool)
-    if labels.dtype.kind in "iub" and classes.dtype.kind in "ib":
+    if labels.dtype.kind in "iub" and classes.dtype.kind in "iub":
         labels, classes = labels.astype(np.int64, copy=False), classes.astype(np.int64, copy=False)
         first, last = int(classes[0]), int(classes[-1])
         if last - first == len(classes) - 1 and (np.diff(classes) == 1).all():  # one pass instead of a search for each
@@ -376,21 +391,21 @@ def _are_shares(array: np.ndarray) -> bool:
     return not bool(((array == 0) | (array == 1)).all())
 
 
+def _first_integers(count: int, dtype: np.dtype[Any]) -> np.ndarray:
+    """0, 1, ..., `count` - 1 in this dtype, or in int64 where it does not hold them."""
+    numbers = np.arange(count)
+    return numbers.astype(dtype) if (numbers.astype(dtype) == numbers).all() else numbers
+
+
 def _distinct(labels: np.ndarray) -> np.ndarray:
-    """The different labels, sorted; int64, str, bool or float64."""
+    """The different labels, sorted."""
     if labels.dtype.kind in "iu":
         low, high = int(labels.min()), int(labels.max())
         if high - low < DENSE:
             seen = np.zeros(high - low + 1, bool)
             seen[labels.astype(np.int64, copy=False) - low] = True
-            return np.flatnonzero(seen) + low
-    return _widest(np.unique(labels))
-
-
-def _widest(labels: np.ndarray) -> np.ndarray:
-    """Labels as int64 or float64 if they are integers or floating-point numbers of fewer bits."""
-    dtype = {"i": np.int64, "u": np.int64, "f": np.float64}.get(labels.dtype.kind)
-    return labels if dtype is None else labels.astype(dtype, copy=False)
+            return (np.flatnonzero(seen) + low).astype(labels.dtype)
+    return np.unique(labels)
 
 
 def _expected_classes(classes: Any, known: Task | None, outputs: int) -> np.ndarray | None:
@@ -411,7 +426,7 @@ def _expected_classes(classes: Any, known: Task | None, outputs: int) -> np.ndar
 
 
 def read_classes(classes: Any, what: str) -> np.ndarray:
-    """Different labels (C,), at least two, as int64, str, bool or float64."""
+    """Different labels (C,), at least two."""
     labels = plain(list(classes) if isinstance(classes, range) else classes, what)
     if labels.ndim != 1 or len(labels) < 2:
         raise InputError(f"{what}: expected a list of at least two labels, got shape {labels.shape}")
@@ -419,7 +434,6 @@ def read_classes(classes: Any, what: str) -> np.ndarray:
         _check_labels_present(labels, what)
         if not np.isfinite(labels).all():
             raise InputError(f"{what}: expected finite numbers, got {abridge(labels)}")
-    labels = _widest(labels)
     different, counts = np.unique(labels, return_counts=True)
     if len(different) < len(labels):
         raise InputError(f"{what}: expected different labels, got {different[counts.argmax()].item()!r} twice")
@@ -463,6 +477,8 @@ def plain(y: Any, what: str) -> np.ndarray:
         raise InputError(f"{what}: expected integers up to {np.iinfo(np.int64).max}, got {array.max()}")
     if array.dtype.kind == "S":
         raise InputTypeError(f"{what}: expected strings, got bytes; convert them with .astype(str)")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype.kind not in "biufU":
         got = f"a {type(y).__name__}" if array.ndim == 0 else f"dtype {array.dtype}"
         raise InputTypeError(f"{what}: expected numbers or labels (integers, strings, booleans), got {got}")
@@ -476,7 +492,7 @@ def _infer_dtype(array: np.ndarray, what: str) -> np.ndarray:
         raise InputError(f"{what}: expected rows of one length, got some of others")
     families = {kind: _family(kind) for kind in set(map(type, values))}
     if "" in families.values() or "float" in families.values():
-        missing = [place for place, value in enumerate(values) if _is_missing(value)]
+        missing = [place for place, value in enumerate(values) if frames.is_missing(value)]
         if missing:
             raise _missing(len(missing), _place(missing[0], array.shape), what)
     kinds = set(families.values())
@@ -491,9 +507,10 @@ def _infer_dtype(array: np.ndarray, what: str) -> np.ndarray:
         names = " and ".join(
             f"{type(values[place]).__name__} in {_place(place, array.shape)}" for place in list(firsts.values())[:2]
         )
+        numbers = all(isinstance(value, Real | Decimal) for value in values)
         raise InputTypeError(
-            f"{what}: expected labels of one type (integers, strings or booleans), got {names}; "
-            "convert them with numpy.asarray(labels).astype(str)"
+            f"{what}: expected labels of one type (integers, strings or booleans) or numbers, got {names}; "
+            f"convert them with numpy.asarray({what.split()[-1]}).astype({'float' if numbers else 'str'})"
         )
     try:
         return np.array(values, dtype).reshape(array.shape)
@@ -506,11 +523,6 @@ def _family(kind: type) -> str:
         if issubclass(kind, parents):
             return name
     return ""
-
-
-def _is_missing(value: Any) -> bool:
-    """None, NaN, or the NA and NaT of pandas, which are never imported to be recognized."""
-    return value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, Real) and math.isnan(value))
 
 
 def _place(index: int, shape: Iterable[int]) -> str:
@@ -555,10 +567,10 @@ def weights(
         rounded = product.astype(dtype)
     if not np.isfinite(rounded).all():
         raise InputError(
-            f"{what}the rounded are too large for {dtype}: expected at most {np.finfo(dtype).max:g}, got {product.max():g}"
+            f"{what}the weights are too large for {dtype}: expected at most {np.finfo(dtype).max:g}, got {product.max():g}"
         )
     if not rounded.any():
-        raise InputError(f"{what}the rounded add up to 0, so that there is nothing to learn from")
+        raise InputError(f"{what}the weights add up to 0, so that there is nothing to learn from")
     return rounded
 
 

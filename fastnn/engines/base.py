@@ -68,6 +68,7 @@ class InputMap(NamedTuple):
 
 
 AS_IT_IS = InputMap()
+"""The map that changes nothing."""
 
 
 class Engine(ABC):

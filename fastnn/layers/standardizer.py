@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 
-from fastnn import arrays, ops
+from fastnn import arrays, frames, ops
 from fastnn.errors import InputError, InputTypeError, NotReadyError, warn
 from fastnn.layers.base import Layer, Statistic
 from fastnn.ops.dispatch import Array
@@ -61,7 +60,7 @@ class Standardizer(Layer):
         """
         if self.mean is not None:
             raise InputError("Standardizer: it is fitted already; make a new one, Standardizer().fit(X)")
-        x, names = _examples(X), _columns(X)
+        x, names = _examples(X, None)
         if not x.size:
             raise InputError(f"Standardizer: expected examples to learn from, got shape {x.shape}")
         n, features = len(x), math.prod(x.shape[1:])
@@ -102,12 +101,12 @@ class Standardizer(Layer):
         """(X - mean) / deviation of examples (n, ...), computed in float64: of X's dtype if that is a floating-point one, else
         float32."""
         mean, deviation = self._mean_and_deviation()
-        return self._map(self._in_order(X), lambda block: (block - mean) / deviation)
+        return self._map(X, lambda block: (block - mean) / deviation)
 
     def inverse(self, Z: Any) -> np.ndarray:
         """Z deviation + mean: what `transform` made Z of, up to rounding."""
         mean, deviation = self._mean_and_deviation()
-        return self._map(self._in_order(Z), lambda block: block * deviation + mean)
+        return self._map(Z, lambda block: block * deviation + mean)
 
     def statistics(self, shape: tuple[int, ...]) -> Mapping[str, Statistic]:
         mean, deviation = self._mean_and_deviation(math.prod(shape))
@@ -136,21 +135,8 @@ class Standardizer(Layer):
             raise InputError(f"Standardizer: expected {self.mean.size} features, as in fit, got {features}")
         return self.mean, self.deviation
 
-    def _in_order(self, X: Any) -> Any:
-        """A frame with the columns of the one that was fitted, in their order; everything else as it is."""
-        names, columns = self.feature_names, _columns(X)
-        if names is None or columns is None or names == columns:
-            return X
-        missing = [name for name in names if name not in columns]
-        if missing or len(set(columns)) < len(columns):
-            what = f"misses {', '.join(map(repr, missing[:5]))}" if missing else "has columns of the same name"
-            raise InputError(
-                f"Standardizer: expected a frame with the columns of fit, {', '.join(map(repr, names))}; this one {what}"
-            )
-        return X[list(names)]
-
     def _map(self, X: Any, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        x = _examples(X)
+        x, _ = _examples(X, self.feature_names)
         self._mean_and_deviation(math.prod(x.shape[1:]))
         result = np.empty(x.shape, x.dtype.newbyteorder("=") if x.dtype.kind == "f" else np.float32)
         rows = result.reshape(len(x), -1) if x.size else result
@@ -171,19 +157,19 @@ def _numbers(name: str, values: Any) -> np.ndarray:
     return numbers
 
 
-def _examples(X: Any) -> np.ndarray:
-    if isinstance(X, list | tuple) or hasattr(X, "tocsr"):
-        cure = "convert it with .toarray()" if hasattr(X, "tocsr") else "convert it with numpy.asarray"
-        raise InputTypeError(f"Standardizer: expected an array, got {type(X).__name__}; {cure}")
+def _examples(X: Any, feature_names: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """The examples as an array of numbers, those of a frame by name, and the names of its columns."""
+    if frames.is_frame(X):
+        numbers, names = frames.read(X, "X", feature_names, "standardizer")
+        return numbers if isinstance(numbers, np.ndarray) else numbers.toarray(), names
+    if hasattr(X, "tocsr"):
+        raise InputTypeError(f"Standardizer: expected an array, got {type(X).__name__}; convert it with .toarray()")
     x = arrays.to_host(X)
-    if x.dtype.kind == "O" and _columns(X) is not None:  # columns of several dtypes, such as booleans beside numbers
-        with contextlib.suppress(TypeError, ValueError):
-            x = np.asarray(X, np.float64)
     if x.dtype.kind not in "fiub":
         raise InputTypeError(f"Standardizer: expected numbers, got dtype {x.dtype}")
     if x.ndim < 2:
         raise InputError(f"Standardizer: expected shape (n, features), got {x.shape}; use .reshape(-1, 1) for one feature")
-    return x
+    return x, None
 
 
 def _blocks(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -192,13 +178,6 @@ def _blocks(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     for start in range(0, len(x) if x.size else 0, rows):
         block = x[start : start + rows]
         yield start, block.astype(np.float64).reshape(len(block), -1)
-
-
-def _columns(X: Any) -> tuple[str, ...] | None:
-    """The names of the columns of a frame; None for everything else, and for numbered columns."""
-    columns = getattr(X, "columns", None)
-    names = None if columns is None else tuple(columns)
-    return names if names and all(isinstance(name, str) for name in names) else None
 
 
 def _column_name(names: Sequence[str] | None, column: int) -> str:

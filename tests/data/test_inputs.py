@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +334,31 @@ def test_frames_are_taken_by_the_names_of_training(library: Any) -> None:
         (polars.Series(["red", None]), r"'b' hold text.*such as 'red'; encode.*X\.to_dummies\(\['b'\]\)"),
         (polars.Series(["red", "blue"], dtype=polars.Categorical), r"'b' hold text or categories.*X\.to_dummies"),
         (polars.Series(["2020-01-01"] * 2).str.to_date(), r"'b' hold no numbers, such as .*2020.*X\.drop"),
+        (pandas.array([pandas.NA, "red"], dtype="string"), r"'b' hold text or categories, such as 'red'; .*get_dummies"),
+        (pandas.Categorical([None, "red"]), r"'b' hold text or categories, such as 'red'"),
+        (
+            np.array([1, 2.5], object),
+            r"'b' hold numbers as objects, such as 1; .*X\.astype\(dict\.fromkeys\(\['b'\], float\)\)",
+        ),
+        (np.array([pandas.NA, 2], object), r"'b' hold numbers as objects, such as 2; .*X\.astype"),
+        ([Decimal(1), Decimal("2.5")], r"'b' hold numbers as objects, such as Decimal\('1'\); .*X\.astype"),
+        (pandas.Series(["1", "2.5"]), r"'b' hold numbers as text, such as '1'; .*pandas\.to_numeric"),
+        (
+            pandas.Series([[1.0, 2.0], [3.0, 4.0]]),
+            r"'b' hold lists or arrays, such as \[1\.0, 2\.0\]; .*numpy\.stack\(X\['b'\]\)",
+        ),
+        (pandas.Series([np.ones(2), np.ones(2)]), "'b' hold lists or arrays, such as array"),
+        (np.array([None, None], object), r"'b' hold nothing but missing values; .*X\.fillna"),
+        (np.array(["red", 2], object), "'b' hold text beside other values, such as 'red'; .*get_dummies"),
+        (pandas.period_range("2020", periods=2), "'b' hold no numbers, such as Period"),
+        (polars.Series([[1.0, 2.0], [3.0, 4.0]]), r"'b' hold lists or arrays, such as .*; .*numpy\.stack\(X\['b'\]\)"),
+        (polars.Series([[1.0, 2.0]] * 2, dtype=polars.Array(polars.Float64, 2)), "'b' hold lists or arrays"),
+        (
+            polars.Series([Decimal("1.5")] * 2),
+            r"'b' hold numbers as objects.*X\.cast\(dict\.fromkeys\(\['b'\], polars\.Float64\)\)",
+        ),
+        (polars.Series(["1", "2"]), r"'b' hold numbers as text, such as '1'; .*X\.cast"),
+        (polars.Series([{"x": 1}] * 2), r"'b' hold no numbers, such as \{'x': 1\}; .*X\.drop"),
         (pandas.array([1, None], dtype="Int64"), r"the column 'b' misses 1 values, the first in row 1; .*X\.fillna"),
         (polars.Series([None, 2]), r"the column 'b' misses 1 values, the first in row 0; .*X\.fill_null"),
         (pandas.Series([1.0, np.nan]), r"1 values are NaN.*the first in row 1, column 1 \('b'\)"),
@@ -344,6 +370,49 @@ def test_columns_that_hold_no_numbers_are_named(column: Any, message: str) -> No
     with pytest.raises(errors.FastnnError, match=message) as raised:
         inputs.read(library.DataFrame({"a": [1, 2], "b": column}), None)
     assert "\n" not in str(raised.value)
+    if "values are NaN" not in message:  # the same reader, with its own words for numbers that are not finite
+        with pytest.raises(errors.FastnnError, match=message):
+            fastnn.Standardizer().fit(library.DataFrame({"a": [1, 2], "b": column}))
+
+
+@pytest.mark.parametrize("library", [pandas, polars])
+def test_a_row_or_column_of_a_frame_is_no_table(library: Any) -> None:
+    frame = library.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]})
+    for series in (frame["a"], frame.iloc[0] if library is pandas else frame["b"]):
+        with pytest.raises(
+            errors.InputError, match=r"a frame of one row is frame\[i : i \+ 1\], one of one column frame\[\[name\]\]"
+        ):
+            inputs.read(series, None)
+    assert inputs.read(frame[0:1], None).array.shape == (1, 2)
+    assert inputs.read(frame[["a"]], None).array.shape == (2, 1)
+
+
+def test_tensors_that_numpy_does_not_know() -> None:
+    """Small floating-point numbers are read as float32, which holds them; views that were not computed yet are computed."""
+    torch = pytest.importorskip("torch")
+    values = torch.tensor([[1.0, 2.5], [-0.75, 4.0]])
+    for tensor in (values.bfloat16(), values.to(torch.float8_e5m2), values.half(), values.requires_grad_()):
+        np.testing.assert_array_equal(rows(tensor), tensor.detach().float().numpy())
+    negative = torch.tensor([[1 + 2j, 3 - 4j]]).conj().imag
+    assert negative.is_neg()
+    np.testing.assert_array_equal(rows(negative), [[-2, 4]])
+    for tensor, says in (
+        (values.detach().to_sparse(), r"layout torch\.sparse_coo; convert it with \.to_dense\(\)"),
+        (values.detach().to_sparse_csr(), r"layout torch\.sparse_csr; convert it with \.to_dense\(\)"),
+        (torch.quantize_per_tensor(values.detach(), 0.25, 0, torch.qint8), r"quantized one; convert it with \.dequantize\(\)"),
+        (torch.ones(2, 2, dtype=torch.complex64).conj(), r"complex64; use X\.real"),
+        (torch.ones(2, 2, device="meta"), "an array that NumPy can read, got a Tensor: .*meta"),
+    ):
+        with pytest.raises(errors.InputTypeError, match=says):
+            inputs.read(tensor, None)
+        with pytest.raises(errors.InputTypeError, match="expected"):
+            fastnn.Standardizer().fit(tensor)
+
+
+def test_small_numbers_of_jax() -> None:
+    jnp = pytest.importorskip("jax.numpy")
+    X = np.array([[1.0, 2.5], [-0.75, 4.0]], np.float32)
+    np.testing.assert_array_equal(rows(jnp.asarray(X, jnp.bfloat16)), X)
 
 
 def test_columns_need_different_names() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ def targets(y: Any, outputs: int, loss: Loss = SOFTMAX, squashed: bool = False, 
     return read(y, len(y) if n is None else n, outputs, loss, squashed, F4, **more)
 
 
-def check(found: Targets, kind: str, values: Any, classes: Any) -> None:
-    """Kind, values and classes, with their dtypes."""
+def check(found: Targets, kind: str, values: Any, classes: Any, dtype: Any = None) -> None:
+    """Kind, values and classes, with their dtypes; `dtype`: that of the classes, where it is another one than of a list."""
     values = np.asarray(values)
     assert found.kind == kind
     assert found.values.dtype == (np.int64 if values.ndim == 1 else F4)
@@ -37,7 +38,7 @@ def check(found: Targets, kind: str, values: Any, classes: Any) -> None:
         assert found.classes is None
     else:
         assert found.classes is not None
-        assert found.classes.dtype.kind == np.asarray(classes).dtype.kind
+        assert found.classes.dtype == dtype if dtype else found.classes.dtype.kind == np.asarray(classes).dtype.kind
         assert found.classes.tolist() == list(classes)
 
 
@@ -78,8 +79,17 @@ ROWS = np.array([[1, 0, 0], [0, 0, 1], [0, 1, 0]])
     ],
 )
 def test_labels_become_indices(y: Any, indices: list[int], classes: list[Any]) -> None:
-    check(targets(y, 3), "classes", indices, classes)
-    check(targets(y, 3, SQUARED), "classes", indices, classes)
+    dtype = y.dtype.newbyteorder("=") if isinstance(y, np.ndarray) and y.dtype.kind in "iu" else None
+    check(targets(y, 3), "classes", indices, classes, dtype)
+    check(targets(y, 3, SQUARED), "classes", indices, classes, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_whole_floating_point_numbers_are_labels_where_classes_are_compared(dtype: str) -> None:
+    check(targets(np.array([0, 2, 1], dtype), 3), "classes", [0, 2, 1], [0.0, 1.0, 2.0], dtype)
+    check(targets(np.array([0, 2], dtype), 3), "classes", [0, 2], [0.0, 1.0, 2.0], dtype)
+    check(targets(np.array([-1, 5], dtype), 2), "classes", [0, 1], [-1.0, 5.0], dtype)
+    check(targets(np.array([0, 2], dtype), 3, known=task([0, 1, 2])), "classes", [0, 2], [0, 1, 2], np.int64)
 
 
 def test_truth_values_are_two_classes() -> None:
@@ -105,8 +115,9 @@ def test_truth_values_are_two_classes() -> None:
     ],
 )
 def test_two_labels_of_one_output(y: Any, yes: list[int], classes: list[Any]) -> None:
-    check(targets(y, 1, SIGMOID), "binary", column(*yes), classes)
-    check(targets(y, 1, SQUARED, squashed=True), "binary", column(*yes), classes)
+    dtype = y.dtype if isinstance(y, np.ndarray) and y.dtype.kind in "iuf" else None
+    check(targets(y, 1, SIGMOID), "binary", column(*yes), classes, dtype)
+    check(targets(y, 1, SQUARED, squashed=True), "binary", column(*yes), classes, dtype)
 
 
 @pytest.mark.parametrize("y", [[0.25, 0.5, 1.0], [0.2, 0.8], [0.0, 0.5], [0.5, 0.5]])
@@ -251,14 +262,21 @@ NAN = float("nan")
         ([0, 0], 1, SIGMOID, {}, InputError, "one class only (0)"),
         (["a"], 1, SIGMOID, {}, InputError, "one class only ('a')"),
         ([[0, 1], [0, 1]], 2, SOFTMAX, {}, InputError, "one class only (1)"),
+        (
+            [Decimal("1.5"), 2],
+            1,
+            SQUARED,
+            {},
+            InputTypeError,
+            "got Decimal in row 0 and int in row 1; convert them with numpy.asarray(y).astype(float)",
+        ),
         (["a", 1], 2, SOFTMAX, {}, InputTypeError, "got str in row 0 and int in row 1; convert them with"),
         ([True, 2, "a"], 3, SOFTMAX, {}, InputTypeError, "got bool in row 0 and int in row 1"),
         ([{}, "a"], 2, SOFTMAX, {}, InputTypeError, "got dict in row 0 and str in row 1"),
         (["a", None, NAN], 2, SOFTMAX, {}, InputError, "2 labels are missing (None or NaN), the first in row 1"),
         ([[1, 2], [None, 4]], 2, SQUARED, {}, InputError, "1 labels are missing (None or NaN), the first in row 1, column 0"),
         (np.array([0.0, NAN]), 2, SOFTMAX, {}, InputError, "the first in row 1"),
-        ([0.0, 1.0], 2, SOFTMAX, {}, InputError, ".astype(int)"),
-        (np.array([0.0, 2.0]), 3, SOFTMAX, {"known": task([0, 1, 2])}, InputError, ".astype(int)"),
+        (np.array([0.0, 1.5]), 3, SOFTMAX, {"known": task([0, 1, 2])}, InputError, "loss='mean_squared_error'"),
         (
             np.array([[1, 2], [3, np.inf]]),
             2,
@@ -287,7 +305,8 @@ NAN = float("nan")
         (np.array([[1, 1], [0, 1]]), 2, SOFTMAX, {}, InputError, "use loss='sigmoid_cross_entropy' (several yeses"),
         (np.array([[7.5, 1.0]]), 2, SOFTMAX, {}, InputError, "use loss='mean_squared_error' (numbers)"),
         (np.array([0.5, 1.5]), 2, SOFTMAX, {}, InputError, "end in Dense(1) and use loss='mean_squared_error'"),
-        (np.array([0.0, 1.0]), 2, SOFTMAX, {}, InputError, ".astype(int)"),
+        (np.array([0.0, 1.0]), 2, SQUARED, {}, InputError, ".astype(int)"),
+        (np.array([0.0, np.inf]), 2, SOFTMAX, {}, InputError, "loss='mean_squared_error'"),
         ([0.5, 1.5], 1, SOFTMAX, {}, InputError, "loss='mean_squared_error' (numbers)"),
         (np.array([[1.5, -0.5]]), 2, SOFTMAX, {}, InputError, "its least is -0.5"),
         ([0.5, 1.5], 1, SIGMOID, {}, InputError, "targets from 0 to 1"),

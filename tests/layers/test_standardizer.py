@@ -169,11 +169,12 @@ def test_columns_of_a_frame_are_found_by_name(make: Any) -> None:
     np.testing.assert_allclose(standardizer.transform(frame), expected, rtol=1e-9)
     other = frame[["member", "income", "age"]]
     np.testing.assert_allclose(standardizer.transform(other), expected, rtol=1e-9)
-    np.testing.assert_allclose(standardizer.transform(make({"more": columns["age"], **columns})), expected, rtol=1e-9)
+    with pytest.raises(InputError, match=r"the columns 'more' were not there.*leave them out with X\[list\(standardizer\."):
+        standardizer.transform(make({"more": columns["age"], **columns}))
     np.testing.assert_allclose(
         standardizer.transform(np.asarray(other[["age", "income", "member"]], float)), expected, rtol=1e-9
     )
-    with pytest.raises(InputError, match="the columns of fit, 'age', 'income', 'member'; this one misses 'age'"):
+    with pytest.raises(InputError, match="the columns 'age' of training are missing"):
         standardizer.transform(frame[["income", "member"]])
     with pytest.raises(InputError, match="expected 3 features"):
         standardizer.transform(np.asarray(frame[["income", "age"]], float))
@@ -222,7 +223,7 @@ def test_not_fitted_and_wrong_features() -> None:
 @pytest.mark.parametrize(
     ("X", "error", "message"),
     [
-        ([[1.0]], InputTypeError, "expected an array, got list; convert it with numpy.asarray"),
+        ([1.0, 2.0], InputError, r"got \(2,\); use .reshape\(-1, 1\)"),
         (np.array([["a"]]), InputTypeError, f"expected numbers, got dtype {np.dtype('U1')}"),
         (np.array([[1j]]), InputTypeError, "expected numbers"),
         (np.ones(3), InputError, r"got \(3,\); use .reshape\(-1, 1\)"),

@@ -108,6 +108,7 @@ def cases() -> Any:
             module.grouped_dense(rows, inputs, outputs % 8, groups, groups == 1)
     for rows, source, width in ((0, "uint8", 3), (5, "uint8", 31), (5, "float32", 32), (3, "int64", 7), (7, "float64", 1)):
         module.gather_rows(rows, source, width, 0.25)
+        module.gather_standardized(rows, source, width)
     for size in (0, 7, 4097):
         for kernel in UPDATES:
             module.update(kernel, size, bool(size % 2))
