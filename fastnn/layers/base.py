@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import difflib
+import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -180,6 +182,10 @@ class Layer(Keywords):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        arrays = {attribute for base in type(self).__mro__ for attribute in inspect.get_annotations(base)}
+        known = [attribute for attribute in {*dir(self), *arrays} if not attribute.startswith("_")]
+        if name not in arrays and (close := difflib.get_close_matches(name, known, n=1, cutoff=0.75)):
+            raise MissingError(f"{type(self).__name__} has no {name!r}; did you mean {close[0]!r}?")
         raise MissingError(
             f"{type(self).__name__} has no {name!r} here: parameters exist only inside a model, while forward is recorded"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import re
+import warnings
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -396,10 +397,13 @@ def test_tensors_that_numpy_does_not_know() -> None:
     negative = torch.tensor([[1 + 2j, 3 - 4j]]).conj().imag
     assert negative.is_neg()
     np.testing.assert_array_equal(rows(negative), [[-2, 4]])
+    with warnings.catch_warnings(action="ignore"):  # PyTorch calls these a beta version, and deprecated
+        csr = values.detach().to_sparse_csr()
+        quantized = torch.quantize_per_tensor(values.detach(), 0.25, 0, torch.qint8)
     for tensor, says in (
         (values.detach().to_sparse(), r"layout torch\.sparse_coo; convert it with \.to_dense\(\)"),
-        (values.detach().to_sparse_csr(), r"layout torch\.sparse_csr; convert it with \.to_dense\(\)"),
-        (torch.quantize_per_tensor(values.detach(), 0.25, 0, torch.qint8), r"quantized one; convert it with \.dequantize\(\)"),
+        (csr, r"layout torch\.sparse_csr; convert it with \.to_dense\(\)"),
+        (quantized, r"quantized one; convert it with \.dequantize\(\)"),
         (torch.ones(2, 2, dtype=torch.complex64).conj(), r"complex64; use X\.real"),
         (torch.ones(2, 2, device="meta"), "an array that NumPy can read, got a Tensor: .*meta"),
     ):

@@ -9,6 +9,7 @@ import pytest
 
 import fastnn
 from fastnn import ops
+from fastnn.errors import MissingError
 from fastnn.initializers import He
 from fastnn.layers import BUILT_IN, final_activation
 
@@ -120,3 +121,19 @@ def test_a_final_activation_without_a_way_to_leave_it_out_is_told() -> None:
     with pytest.raises(NotImplementedError, match="Soft has a final_activation and defines no without_activation"):
         model.fit(np.zeros((6, 4), "float32"), np.arange(6) % 3, verbose=0)
     assert not model.built
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("unts", r"Dense has no 'unts'; did you mean 'units'\?"),
+        ("activaton", r"Dense has no 'activaton'; did you mean 'activation'\?"),
+        ("weight", "Dense has no 'weight' here: parameters exist only inside a model"),
+        ("bias", "Dense has no 'bias' here: parameters exist only inside a model"),
+        ("step", "Dense has no 'step' here: parameters exist only inside a model"),
+    ],
+)
+def test_an_attribute_that_a_layer_does_not_have(name: str, says: str) -> None:
+    with pytest.raises(MissingError, match=says):
+        getattr(fastnn.Dense(3), name)
+    assert getattr(fastnn.Dense(3), name, "none") == "none"

@@ -90,7 +90,8 @@ def test_validation_says_the_same() -> None:
     X, y = np.zeros((3, 1)), np.array([2, 2, 0])
     model = fixed([20, 30, 40], "sigmoid", "sigmoid_cross_entropy", [0, 1, 2])
     options: dict[str, Any] = {"optimizer": fastnn.SGD(0.0), "batch_size": "all", "epochs": 1, "verbose": 0}
-    history = model.fit(X, y, loss="sigmoid_cross_entropy", validation_data=(X, y), **options)
+    with pytest.warns(UserWarning, match="trained on other data"):
+        history = model.fit(X, y, loss="sigmoid_cross_entropy", validation_data=(X, y), **options)
     found = model.predict(X)
     assert history["val_accuracy"][-1] == model.evaluate(X, y)["accuracy"] == pytest.approx((found == y).mean(), abs=1e-6)
 

@@ -711,3 +711,22 @@ def test_clones_score_noise_as_noise() -> None:
         twin.fit(X[~dev], y[~dev], optimizer=fastnn.Adam(0.01), batch_size=30, epochs=40, verbose=0)
         scores.append(twin.evaluate(X[dev], y[dev])["accuracy"])
     assert 0.3 < np.mean(scores) < 0.7
+
+
+def test_going_on_with_other_data_is_said_once_for_each_change(tmp_path: Path) -> None:
+    """Nothing is said of the same data with other weights, of parts, of a model with frozen layers, or of one from a file."""
+    X, y = blobs()
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 32, "verbose": 0}
+    model = fastnn.Sequential([fastnn.Dense(8, activation="relu"), fastnn.Dense(3)], seed=0)
+    model.fit(X, y, **options)
+    model.fit(X.copy(), y.tolist(), sample_weight=np.linspace(0.5, 1, len(X)), **options)
+    model.partial_fit(X[:32], y[:32])
+    model.fit([(X[:32], y[:32])], **options)
+    model.fit(X, y, **options)  # nothing is known of mini-batches
+    with pytest.warns(UserWarning, match=r"trained on other data before.*model\.clone\(\)"):
+        model.fit(X[::2], y[::2], **options)
+    model.fit(X[::2], y[::2], **options)
+    model.freeze(0).fit(X, y, **options)
+    model.unfreeze().save(tmp_path / "model.safetensors")
+    fastnn.load(tmp_path / "model.safetensors").fit(X[::2], y[::2], **options)
+    model.clone().fit(X[::2], y[::2], **options)
