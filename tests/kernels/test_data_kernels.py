@@ -137,6 +137,16 @@ def test_gather_standardized(row: tuple[int, ...], source_type: str, dtype: str)
         spacing = np.finfo(dtype).eps if dtype == "float32" else 2.0**-20  # a fused multiply rounds once less
         for *_, y in outcomes("gather_standardized", [*inputs, np.full_like(expected, np.nan)], {"scale": scale}):
             np.testing.assert_allclose(y, expected, rtol=spacing, atol=0)
+        seen = set()
+        for parts in (1, 2, 3):
+            y = np.full_like(expected, np.nan)
+            cpu_set.run("gather_standardized", [*inputs, y], {"scale": scale}, parts=parts)
+            np.testing.assert_allclose(y, expected, rtol=2 * spacing, atol=0)  # float32 rows are not widened
+            seen.add(y.tobytes())
+        assert len(seen) == 1
+        y = np.full_like(expected, np.nan)
+        numpy_set.gather_standardized(*inputs, y, scale=scale)
+        assert y.tobytes() == expected.tobytes()
 
 
 def test_gather_standardized_to_bfloat16() -> None:

@@ -106,27 +106,53 @@ def _gather_standardized_sizes(
     return _gather_sizes(source, order, position, y, scale=scale)
 
 
-@kernel("gather_standardized", sizes=_gather_standardized_sizes, dtypes=("source", "y"))
+def _gather_standardized_scratch(
+    source: Operand, order: Operand, position: Operand, offset: Operand, factor: Operand, y: Operand, *, scale: float
+) -> int:
+    return 3 * y.dtype.itemsize * offset.size
+
+
+@kernel("gather_standardized", sizes=_gather_standardized_sizes, scratch=_gather_standardized_scratch, dtypes=("source", "y"))
 def gather_standardized(F: Any, source_type: Any, y_type: Any) -> Any:
+    """In float64; float32 rows that stay so, unscaled, with the offset as a sum of two float32 numbers, in half the time."""
     source_pointer, y_pointer = POINTERS[source_type], POINTERS[y_type]
     source_size, y_size = source_type.bitwidth // 8, y_type.bitwidth // 8
+    single = source_type == y_type == types.float32
 
     def body(op: Any, part: Any, parts: Any) -> None:
-        rows, width, scale = op[6], op[7], float64_from_bits(op[8])
+        rows, width, scale = op[8], op[9], float64_from_bits(op[10])
         position = carray(int64_pointer(op[2]), 1)[0]
         order = carray(int64_pointer(op[1] + 8 * position), rows)
-        offset, factor = carray(float64_pointer(op[3]), width), carray(float64_pointer(op[4]), width)
         begin, end = share(rows * width, 64, part, parts)
         if begin == end:
             return
+        in_parts = single and scale == 1.0
+        scratch = op[6] + part * op[7]
+        if in_parts:
+            offsets, factors = carray(float64_pointer(op[3]), width), carray(float64_pointer(op[4]), width)
+            highs, lows = carray(y_pointer(scratch), width), carray(y_pointer(scratch + y_size * width), width)
+            rounded = carray(y_pointer(scratch + 2 * y_size * width), width)
+            for j in range(width):
+                highs[j] = y_type(offsets[j])
+                lows[j] = y_type(offsets[j] - F64(highs[j]))
+                rounded[j] = y_type(factors[j])
         row = begin // width
         column = begin - row * width
         while begin < end:
             count = min(width - column, end - begin)
             source = carray(source_pointer(op[0] + (order[row] * width + column) * source_size), count)
             y = carray(y_pointer(op[5] + begin * y_size), count)
-            for j in range(count):
-                y[j] = y_type((F64(source[j]) * scale - offset[column + j]) * factor[column + j])
+            if in_parts:
+                high = carray(y_pointer(scratch + y_size * column), count)
+                low = carray(y_pointer(scratch + y_size * (width + column)), count)
+                near = carray(y_pointer(scratch + y_size * (2 * width + column)), count)
+                for j in range(count):
+                    y[j] = ((y_type(source[j]) - high[j]) - low[j]) * near[j]
+            else:
+                offset = carray(float64_pointer(op[3] + 8 * column), count)
+                factor = carray(float64_pointer(op[4] + 8 * column), count)
+                for j in range(count):
+                    y[j] = y_type((F64(source[j]) * scale - offset[j]) * factor[j])
             begin += count
             row += 1
             column = 0
