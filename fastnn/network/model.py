@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fastnn.optimizers import Optimizer
 
 
-CHANGED = ("state", "_layout", "task", "trained", "loss", "optimizer", "feature_names", "device", "data_digest")
+CHANGED = ("state", "_layout", "task", "trained", "loss", "optimizer", "feature_names", "device", "data_glance")
 """What a training sets."""
 
 
@@ -64,8 +64,8 @@ class ModelState:
         self.loss: Loss | None = None
         self.optimizer: Optimizer | None = None
         """Of the last training; None before it."""
-        self.data_digest: str | None = None
-        """Of the examples of the last `fit` in this process; None where they were mini-batches of an iterable."""
+        self.data_glance: int | None = None
+        """What tells the examples of the last `fit` in this process from others; None where they came in mini-batches."""
         self.device = "cpu"
         self.state = State(self.dtype)
         self.state.add(parameters=0, statistics=0)

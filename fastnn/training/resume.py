@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import math
 import os
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -212,7 +212,7 @@ def _identity(run: Resumable) -> dict[str, Any]:
         "loss": run.loss.name,
         "optimizer": type(run.optimizer).__name__,
         "batch_size": run.batch_size,
-        "data": digest(run.examples) if run.batches is None else "mini-batches",
+        "data": _digest(run.examples) if run.batches is None else "mini-batches",
         "order": "given" if run.order is not None else "shuffled",
         "shard_rows": run.shard_rows,
         "frozen_layers": list(run.network.frozen) or None,
@@ -231,7 +231,7 @@ def _changeable(run: Resumable) -> dict[str, Any]:
         "l1": run.penalties[1],
         "training_of_layers": _training_of_layers(run) or None,
         "precision": run.engine.precision,
-        "validation_data": None if run.validation is None else digest(run.validation),
+        "validation_data": None if run.validation is None else _digest(run.validation),
     }
 
 
@@ -261,22 +261,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def digest(examples: PreparedData, names: Container[str] = ("X", "y", "weights")) -> str:
-    """A digest of shapes, dtypes, labels and some of the examples: tells whether data are those that a run began with.
-
-    `names`: of the arrays that count.
-    """
-    arrays = {name: array for name, array in examples.arrays().items() if name in names}
+def _digest(examples: PreparedData) -> str:
+    """A digest of shapes, dtypes, labels and some of the examples: tells whether data are those that a run began with."""
     n = len(examples.y)
     rows = np.unique(np.linspace(0, n - 1, min(n, LOOKED_AT)).astype(np.int64))
-    kinds = [(name, a.shape, str(a.dtype)) for name, a in arrays.items()]
+    kinds = [(name, a.shape, str(a.dtype)) for name, a in examples.arrays().items()]
     labels = None if examples.classes is None else examples.classes.tolist()
-    sha = hashlib.sha256(repr((kinds, labels)).encode())
-    for array in arrays.values():
+    digest = hashlib.sha256(repr((kinds, labels)).encode())
+    for array in examples.arrays().values():
         if isinstance(array, np.ndarray):
-            sha.update(np.ascontiguousarray(array[rows]).tobytes())
+            digest.update(np.ascontiguousarray(array[rows]).tobytes())
         elif isinstance(array, RowSource):
             block = np.empty((len(rows), *array.shape[1:]), array.dtype)
             array.take(rows, block)
-            sha.update(block.tobytes())
-    return sha.hexdigest()[:32]
+            digest.update(block.tobytes())
+    return digest.hexdigest()[:32]

@@ -306,24 +306,24 @@ class Trainer:
         model.device, model.trained = engine.name, Trained(engine.name, engine.precision)
         model.task = self.examples.task(self.loss)
         model.loss, model.optimizer = self.loss, self.optimizer
-        model.data_digest = self._look_at_data()
+        model.data_glance = self._glance_at_data()
         history.device, history.reason, history.seed = engine.name, self.reason, model.seed
         history.precision, history.autotuned, history.batch_size = engine.precision, engine.tuned > 0, self.batch_size
         self._first_step = model.counters.step - self.step
         open_.callback(self._release)
 
-    def _look_at_data(self) -> str | None:
-        """The digest of the examples. Warns where a `fit` goes on with others: a new beginning, or cross-validation, needs a
-        clone."""
+    def _glance_at_data(self) -> int | None:
+        """What tells the examples from others. Warns where a `fit` goes on with others: a new beginning, or cross-validation,
+        needs a clone."""
         if self.batches is not None or self.part:
             return None
-        before, digest = self.model.data_digest, resume.digest(self.examples, ("X", "y"))
-        if before not in (None, digest) and self.earlier is None and not self.layout.network.frozen:
+        before, glance = self.model.data_glance, self.examples.glance()
+        if before not in (None, glance) and self.earlier is None and not self.layout.network.frozen:
             warn(
                 "the model was trained on other data before, and this training goes on from there: model.clone() is a model to "
                 "begin anew with, for cross-validation too; partial_fit goes on without this warning"
             )
-        return digest
+        return glance
 
     def _bind_data(self, open_: contextlib.ExitStack) -> None:
         """Get what the steps need, to be given back when `open_` closes."""

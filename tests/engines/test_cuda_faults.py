@@ -344,7 +344,7 @@ def test_a_divergence_is_told_as_on_the_cpu(length: int, cuda_host: HostRuntime,
     for where in ("cuda", "cpu"):
         model = models[where] = network()
         fit(model, where, epochs=1)
-        with pytest.raises(fastnn.DivergenceError) as raised:
+        with pytest.raises(fastnn.DivergenceError) as raised, pytest.warns(UserWarning, match="trained on other data"):
             model.fit(1e3 * X, y, optimizer=fastnn.SGD(1e15, momentum=0.9), batch_size=BATCH, verbose=0, device=where)
         said[where] = str(raised.value)
         assert np.isfinite(np.frombuffer(bits(model), np.float32)).all()
