@@ -117,6 +117,7 @@ CASES: dict[str, tuple[Callable[[str], fastnn.Sequential], dict[str, Any]]] = {
     "adagrad": (network, {"optimizer": fastnn.Adagrad(0.05)}),
     "nadam": (network, {"optimizer": fastnn.NAdam(0.002)}),
     "adam, clipped by norm": (network, {"optimizer": fastnn.Adam(0.002, clip_norm=0.5)}),
+    "adam, epsilon inside": (network, {"optimizer": fastnn.Adam(0.002, epsilon=1e-6, epsilon_inside=True)}),
     "adamw, cosine": (
         network, {"optimizer": fastnn.AdamW(fastnn.schedules.Cosine(0.002), weight_decay=0.05)},
     ),
