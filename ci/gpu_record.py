@@ -29,8 +29,8 @@ from typing import Any
 FORMAT, VERSION = "fastnn-gpu", 1
 
 NEEDED = (
-    "array_api_compat", "click", "cupy", "msgspec", "numba", "numpy", "safetensors", "scipy", "sklearn", "threadpoolctl",
-    "tqdm", "hypothesis", "pytest", "pytest_benchmark", "xdist", "torch", "jax",
+    "array_api_compat", "click", "cupy", "filelock", "msgspec", "numba", "numpy", "safetensors", "scipy", "sklearn",
+    "threadpoolctl", "tqdm", "hypothesis", "pytest", "pytest_benchmark", "xdist", "torch", "jax",
 )  # fmt: skip
 """Modules that the library, its tests and the benchmark's peers import."""
 

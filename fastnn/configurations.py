@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from inspect import signature
 from numbers import Integral, Real
@@ -109,6 +109,19 @@ def check_names(configuration_class: type[Configuration], values: Mapping[str, A
     for name in values:
         if name not in known:
             raise InputError(f"{configuration_class.__name__} has no {name!r}{nearest(name, known)}")
+
+
+def read_fields(name: str, text: str, known: Sequence[str]) -> dict[str, str]:
+    """The fields in `field=value,field=value`, as texts. Raises InputError, with this name, for what `known` does not have."""
+    values: dict[str, str] = {}
+    for entry in filter(None, text.split(",")):
+        field, sign, value = (part.strip() for part in entry.partition("="))
+        if field not in known:
+            raise InputError(f"{name} has no {field!r}{nearest(field, known)}")
+        if not sign or field in values:
+            raise InputError(f"{name}: expected each number once, as in {field}=0.5, got {text!r}")
+        values[field] = value
+    return values
 
 
 def as_number(value: object) -> float:

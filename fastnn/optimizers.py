@@ -13,7 +13,8 @@ included. Frozen layers have no gradient, neither in the norm nor in the state.
 Where epsilon stands matters, since libraries differ. Adam here adds it to the root of the *corrected* mean square,
 sqrt(s / (1 - beta2^t)) + epsilon, as do the algorithm of Kingma & Ba 2015, PyTorch and optax; Keras adds it to sqrt(s) and
 corrects afterwards (the paper's "epsilon hat", end of section 2), which in the first steps acts as a larger epsilon. The
-values differ too: 1e-8 here, in PyTorch and in optax, 1e-7 in Keras.
+values differ too: 1e-8 here, in PyTorch and in optax, 1e-7 in Keras. With `epsilon_inside=True` it is added under the root,
+sqrt(s / (1 - beta2^t) + epsilon), which is `eps_root` in optax.
 
 NumPy and the schedules are loaded when an optimizer is made or used: the command line reads names and defaults for its help.
 """
@@ -217,16 +218,22 @@ class Adam(Optimizer):
 
         m = beta1 * m + (1 - beta1) * g
         s = beta2 * s + (1 - beta2) * g^2
-        w -= rate * m / (1 - beta1^t) / (sqrt(s / (1 - beta2^t)) + epsilon)
+        w -= rate * m / (1 - beta1^t) / (sqrt(s / (1 - beta2^t)) + epsilon)         the default
+        w -= rate * m / (1 - beta1^t) / sqrt(s / (1 - beta2^t) + epsilon)           epsilon_inside=True
 
     Kingma & Ba 2015, algorithm 1 (section 2), where s is called v. Epsilon is outside the root and after the correction:
-    as in PyTorch and optax, not as in Keras (see the module).
+    as in PyTorch and optax, not as in Keras (see the module); inside, it is `eps_root` of optax.
     """
 
     learning_rate: float | Schedule = 1e-3
     beta1: float = number(0.9, least=0, below=1)
     beta2: float = number(0.999, least=0, below=1)
     epsilon: float = number(1e-8, above=0)
+    epsilon_inside: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        set_switch(self, "epsilon_inside")
 
     @property
     def kernel(self) -> str:
@@ -257,8 +264,9 @@ class NAdam(Adam):
         mu_t = beta1 * (1 - 0.96^(t * momentum_decay) / 2),  P_t = mu_1 mu_2 ... mu_t
         w -= rate * ((1 - mu_t) / (1 - P_t) * g + mu_(t+1) / (1 - P_(t+1)) * m) / (sqrt(s / (1 - beta2^t)) + epsilon)
 
-    Dozat 2016, Incorporating Nesterov momentum into Adam. Epsilon and the schedule of mu are those of PyTorch, which rounds P_t
-    to float32 unless float64 is its default; in optax mu_t is beta1 at every t.
+    Dozat 2016, Incorporating Nesterov momentum into Adam. Epsilon, which `epsilon_inside` puts under the root as in `Adam`, and
+    the schedule of mu are those of PyTorch, which rounds P_t to float32 unless float64 is its default; in optax mu_t is beta1
+    at every t.
     """
 
     learning_rate: float | Schedule = 2e-3

@@ -12,7 +12,7 @@ from fastnn.configurations import answers_keywords
 from fastnn.data import targets
 from fastnn.errors import InputTypeError, NotReadyError
 from fastnn.layers import final_activation
-from fastnn.losses import LossLike
+from fastnn.losses import PROBABILITIES, LossLike, apply_link
 from fastnn.network.inference import answers, outputs_of
 from fastnn.network.model import ModelState
 from fastnn.network.summary import Summary, summarize
@@ -62,8 +62,8 @@ class Sequential(ModelState):
     def _probabilities(self, X: Any, threads: int | None) -> Any:
         if self.task is None:
             raise NotReadyError("probabilities need a loss that says what the outputs mean; call fit first, or load a model")
-        if self.task.link is not None:
-            return ops.activate(self._outputs(X, threads), self.task.link)
+        if self.task.link in PROBABILITIES:
+            return apply_link(self.task.link, self._outputs(X, threads))
         if final_activation(self.layers) not in ("softmax", "sigmoid"):
             raise NotReadyError(f"the loss {self.task.loss} makes no probabilities of outputs without softmax or sigmoid")
         return outputs_of(self, self.network, X, threads)
@@ -87,12 +87,12 @@ class Sequential(ModelState):
         that `y` had, (n,) or (n, O).
 
         Labels have the dtype that they had in `y`. Those that were class indices come in the namespace of X, any others as a
-        NumPy array.
+        NumPy array. Values are what the link of the loss makes of the outputs: after `poisson` the mean, exp(outputs).
         """
         if self.task is None:
             raise NotReadyError("whether to predict classes or values is known after fit; call fit first, or model(X)")
-        if self.task.kind == "values":  # shares from 0 to 1 where the loss has a sigmoid of its own
-            outputs = self._outputs(X, threads) if self.task.link is None else self._probabilities(X, threads)
+        if self.task.kind == "values":  # shares from 0 to 1 where the loss includes a sigmoid, means where it includes an exp
+            outputs = apply_link(self.task.link, self._outputs(X, threads))
             return arrays.to_device(outputs[:, 0] if self.task.flat else outputs, X)
         predictions = answers(self._outputs(X, threads), self.task.kind, self.task.link)
         if self.task.indices:
@@ -140,7 +140,8 @@ class Sequential(ModelState):
         by default sorted. `sample_weight` (n,) and `class_weight` ({label: weight} or "balanced") multiply; the loss is
         then sum(w l)/sum(w).
 
-        `loss`: a name (`fastnn.losses.LOSSES`) or a function of (outputs, targets) in the vocabulary. `optimizer`: a
+        `loss`: a name (`fastnn.losses.LOSSES`), with parameters if it has some ("huber:delta=2.0", which is
+        `fastnn.losses.huber(delta=2.0)`), or a function of (outputs, targets) in the vocabulary. `optimizer`: a
         configuration or a name; Adam by default. The cost is mean loss + l2/2 sum ||W||^2 + l1 sum |W|, weights only (the
         course notes' lambda/m is `l2` here), with `l2` and `l1` of a layer where it has its own; clipping acts on the
         gradient of the mean loss alone. Frozen layers (see `freeze`) have no penalty. `metrics`: names, functions of (y,

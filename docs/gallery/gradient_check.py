@@ -24,7 +24,7 @@ rng = np.random.default_rng(0)
 X, y = rng.standard_normal((16, 6)), rng.standard_normal((16, 2))
 
 
-def huber(outputs, targets):
+def smooth_l1(outputs, targets):
     """Quadratic near 0, linear beyond 1."""
     d = outputs - targets
     return ops.sum(ops.where(ops.abs(d) < 1.0, 0.5 * d * d, ops.abs(d) - 0.5), 1)
@@ -35,7 +35,7 @@ model = fastnn.Sequential(layers, seed=0)
 
 
 def check():
-    return fastnn.check_gradients(model, X, y, loss=huber, dropout="frozen", l2=0.01)
+    return fastnn.check_gradients(model, X, y, loss=smooth_l1, dropout="frozen", l2=0.01)
 
 
 right = check()

@@ -1,8 +1,8 @@
 """A record as a page: plots that can be zoomed, and every number in tables that can be sorted, in one file.
 
 The page asks the network for nothing, and its content security policy lets it ask for nothing. What a record says is foreign:
-it is escaped wherever it stands, and only the two scripts that are written into the page here may run. plotly is imported when
-a page is made.
+it is escaped wherever it stands, and only the two scripts that are written into the page here may run. The markup is in the
+Jinja template `page.html`; here are the words and numbers for it. plotly and Jinja are imported when a page is made.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import importlib.resources
 import json
 import math
-import re
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -29,42 +29,67 @@ SYMBOLS = {
 """Of every contestant: what Plotly calls its mark, and the mark itself."""
 OTHER_SYMBOL = ("x", "✖")
 DASHES = ("solid", "dot", "dashdot")
-EMPTY = '<td class="number" data-sort=""></td>'
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one row has in one column: a text, what it is sorted by, its classes, and a sign with the word for it."""
+
+    text: str = ""
+    sort: str = ""
+    kind: str = ""
+    sign: str = ""
+    word: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to be sorted; a header that begins with `-` is of numbers."""
+
+    label: str
+    headers: list[str]
+    rows: list[list[Column]]
+
+
+EMPTY = Column(kind="number")
 
 
 def render(record: Record) -> str:
-    """The page of a record, whatever is in it. Raises PackageError where plotly is missing."""
+    """The page of a record, whatever is in it. Raises PackageError where plotly or Jinja is missing."""
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise PackageError.of("plotly", "a page", error) from error
+    try:
+        import jinja2
+    except ImportError as error:
+        raise PackageError.of("jinja2", "a page", error) from error
     panels = curves.panels(record)
     plotly, script = get_plotlyjs(), _resource("page.js")
-    environment = record.environment
-    parts = {
-        "policy": _policy(plotly, script),
-        "style": _resource("page.css"),
-        "processor": escape(environment.processor),
-        "verdict": _verdict(record),
-        "machine": escape(curves.machine_line(environment)),
-        "settings": escape(curves.settings_line(record)),
-        "created": escape(record.created),
-        "keys": _keys(record, panels),
-        "plots": "".join(_plot(panel) for panel in panels) or "<p>Nothing was measured.</p>",
-        "absences": _absences(record),
-        "summary": _summary(record),
-        "crossovers": _list(crossover_lines(record)),
-        "results": _results(record),
-        "how": _how(record),
-        "contestants": _contestants(record),
-        "environment": _environment(record),
-        "limits": _limits(record),
-        "figures": _json([_figure(panel, record, curves.shown_devices(panels)) for panel in panels]),
-        "plotly": plotly,
-        "script": script,
-    }
-    # In one pass, so that nothing of a record is taken for a place to fill.
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _resource("page.html"))
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return template.from_string(_resource("page.html")).render(
+        policy=_policy(plotly, script),
+        style=_resource("page.css"),
+        processor=record.environment.processor,
+        verdict=_verdict(record),
+        machine=curves.machine_line(record.environment),
+        settings=curves.settings_line(record),
+        created=record.created,
+        contestant_keys=_contestant_keys(record, panels),
+        line_keys=_line_keys(panels),
+        titles=[panel.title for panel in panels],
+        absences=curves.absences(record),
+        summary=_summary(record),
+        crossovers=crossover_lines(record),
+        results=_results(record),
+        how=_how(record),
+        contestants=[f"{who.label}: {who.notes}" if who.notes else who.label for who in record.contestants.values()],
+        environment=_environment(record),
+        limits=_limits(record),
+        figures=[_figure(panel, record, curves.shown_devices(panels)) for panel in panels],
+        plotly=plotly,
+        script=script,
+    )
 
 
 def _resource(name: str) -> str:
@@ -78,12 +103,6 @@ def _policy(*scripts: str) -> str:
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
     )
-
-
-def _json(value: Any) -> str:
-    """For a script element: no character that could end it."""
-    text = json.dumps(value)
-    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
 def _figure(panel: curves.Panel, record: Record, devices: list[str]) -> dict[str, Any]:
@@ -165,59 +184,45 @@ def _add_curve(figure: Any, curve: curves.Curve, record: Record, devices: list[s
     )  # fmt: skip
 
 
-def _plot(panel: curves.Panel) -> str:
-    title = escape(panel.title)
-    label = f"{title}: throughput by mini-batch size; the numbers are in the tables below"
-    return f'<figure><figcaption>{title}</figcaption><div class="plot" role="img" aria-label="{label}"></div></figure>'
+def _contestant_keys(record: Record, panels: list[curves.Panel]) -> list[dict[str, Any]]:
+    """The legend of all plots begins with a switch for every contestant."""
+    return [
+        {
+            "name": name,
+            "label": record.contestants[name].label,
+            "color": curves.color(name),
+            "mark": SYMBOLS.get(name, OTHER_SYMBOL)[1],
+            "ours": name == OURS,
+        }
+        for name in curves.shown_contestants(panels, record)
+    ]
 
 
-def _keys(record: Record, panels: list[curves.Panel]) -> str:
-    """The legend of all plots: a switch for every contestant, then what lines and marks mean."""
-    entries = []
-    for name in curves.shown_contestants(panels, record):
-        mark = f'<span style="color:{curves.color(name)}">{SYMBOLS.get(name, OTHER_SYMBOL)[1]}</span>'
-        entries.append(
-            f'<button type="button" aria-pressed="true" data-contestant="{escape(name)}"{_class("ours", name == OURS)}>'
-            f"{mark} {escape(record.contestants[name].label)}</button>"
-        )
+def _line_keys(panels: list[curves.Panel]) -> list[tuple[str, str]]:
+    """Then it says what lines and marks mean: the dashes of a line, "" for none, and words."""
     devices = curves.shown_devices(panels)
+    keys = []
     if len(devices) > 1:
-        for device, dash in zip(devices, DASHES, strict=False):
-            entries.append(f'<span><span class="sample {dash}"></span>{escape(curves.device_label(device))}</span>')
+        keys += [(dash, curves.device_label(device)) for device, dash in zip(devices, DASHES, strict=False)]
     if any(panel.limits for panel in panels):
-        entries.append('<span><span class="sample dash"></span>limit of the machine</span>')
+        keys.append(("dash", "limit of the machine"))
     if any(point.noisy for panel in panels for curve in panel.curves for point in curve.points):
-        entries.append(f"<span>hollow: noisy, {curves.noise_text()}</span>")
-    return "".join(entries)
+        keys.append(("", f"hollow: noisy, {curves.noise_text()}"))
+    return keys
 
 
-def _absences(record: Record) -> str:
-    lines = curves.absences(record)
-    return f"<h3>Not in the plots</h3>{_list(lines)}" if lines else ""
-
-
-def _list(lines: list[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
-
-
-def _class(name: str, wanted: bool = True) -> str:
-    return f' class="{name}"' if wanted else ""
-
-
-def _verdict(record: Record) -> str:
-    """In how many cells fastnn is faster and in how many slower than the best peer."""
+def _verdict(record: Record) -> dict[str, Any] | None:
+    """In how many cells fastnn is faster and in how many slower than the best peer; None where there is no peer."""
     ratios = [measured.ratio for measured in record.done if math.isfinite(measured.ratio)]
     if not ratios:
-        return "fastnn was compared with nobody."
+        return None
     faster = sum(ratio >= 1 for ratio in ratios)
-    return (
-        f"Against the fastest peer of each cell, fastnn is faster in <strong>{faster}</strong> of {len(ratios)} cells and "
-        f"slower in <strong>{len(ratios) - faster}</strong>; the geometric mean of the ratios is "
-        f"<strong>{_ratio(geometric_mean(ratios))}</strong>."
-    )
+    return {
+        "faster": faster, "cells": len(ratios), "slower": len(ratios) - faster, "mean": _ratio(geometric_mean(ratios)),
+    }  # fmt: skip
 
 
-def _summary(record: Record) -> str:
+def _summary(record: Record) -> Table:
     """A row a cell: who won, ours, the best peer."""
     rows = []
     several = len(curves.precisions_of(record)) > 1
@@ -239,7 +244,7 @@ def _summary(record: Record) -> str:
         )
     headers = ["network", "-mini-batch", "device", "-ratio fastnn / best peer", "-fastnn (examples/s)",
                "-best peer (examples/s)", "best peer", "-fastnn of the limit", "remarks"]  # fmt: skip
-    return _table("fastnn against the best peer, by cell", headers, rows)
+    return Table("fastnn against the best peer, by cell", headers, rows)
 
 
 def _remark(measured: Measured) -> str:
@@ -250,7 +255,7 @@ def _remark(measured: Measured) -> str:
     return "noisy" if measured.noisy else ""
 
 
-def _results(record: Record) -> str:
+def _results(record: Record) -> Table:
     """A row for every contestant in every cell, measured or not."""
     rows = []
     for measured in record.done:
@@ -276,7 +281,7 @@ def _results(record: Record) -> str:
             )
     headers = ["network", "-mini-batch", "device", "precision", "-threads", "contestant", "-examples/s", "-spread",
                "-of the limit", "-ratio fastnn / this", "-first epoch (s)", "-peak memory (MiB)", "state"]  # fmt: skip
-    return _table("Every cell and contestant", headers, rows)
+    return Table("Every cell and contestant", headers, rows)
 
 
 def _ratio_to(measured: Measured, name: str) -> float:
@@ -286,32 +291,31 @@ def _ratio_to(measured: Measured, name: str) -> float:
     return measured.examples_per_second(OURS) / measured.examples_per_second(name)
 
 
-def _rate_column(measured: Measured, name: str) -> str:
+def _rate_column(measured: Measured, name: str) -> Column:
     """Where there is no rate, what kept it from being measured."""
     if name not in measured.measured:
         kept = STATUS_TEXTS[measured.results[name].status] if name in measured.results else ""
-        return f'<td class="number faint" data-sort="">{kept}</td>'
+        return Column(kept, kind="number faint")
     rate = measured.examples_per_second(name)
     return _number(rate, _rate(rate))
 
 
-def _share_column(record: Record, measured: Measured, name: str) -> str:
+def _share_column(record: Record, measured: Measured, name: str) -> Column:
     share = record.roofline_share(measured, name)
     return _number(share, f"{share:.1%}" if share > 0.01 else f"{100 * share:.2g}%")
 
 
-def _spread_column(result: Result) -> str:
+def _spread_column(result: Result) -> Column:
     """Marked by a word too, not by its color alone."""
     return _number(result.spread, f"{result.spread:.0%}{' noisy' if result.noisy else ''}", "noisy" if result.noisy else "")
 
 
-def _ratio_column(ratio: float) -> str:
+def _ratio_column(ratio: float) -> Column:
     """Marked by a sign too, not by its color alone."""
-    lost = ratio < 1
-    sign = "▼" if lost else "▲"
-    word = "slower" if lost else "faster"
-    text = f'<span aria-hidden="true">{sign}</span> {_ratio(ratio)}<span class="hidden"> {word}</span>'
-    return _number(ratio, text, ("lost" if lost else "won") if math.isfinite(ratio) else "")
+    if not math.isfinite(ratio):
+        return EMPTY
+    kind, sign, word = ("number lost", "▼", "slower") if ratio < 1 else ("number won", "▲", "faster")
+    return Column(_ratio(ratio), repr(ratio), kind, sign, word)
 
 
 def _ratio(ratio: float) -> str:
@@ -324,33 +328,14 @@ def _rate(rate: float) -> str:
     return f"{float(f'{rate:.4g}'):,.0f}" if rate >= 1000 else f"{rate:.4g}"
 
 
-def _number(value: float, markup: str, kind: str = "") -> str:
-    """A column that is sorted by its value; empty for NaN. `markup` is ours, not a record's."""
-    if not math.isfinite(value):
-        return EMPTY
-    return f'<td class="number{" " + kind if kind else ""}" data-sort="{value!r}">{markup}</td>'
+def _number(value: float, text: str, kind: str = "") -> Column:
+    """A column that is sorted by its value; empty for NaN."""
+    return Column(text, repr(value), f"number {kind}".strip()) if math.isfinite(value) else EMPTY
 
 
-def _text(text: str, otherwise: str = "", *, reason: bool = False, mine: bool = False) -> str:
+def _text(text: str, otherwise: str = "", *, reason: bool = False, mine: bool = False) -> Column:
     """A column that is sorted by its words; `otherwise` is shown where there are none, and sorted last."""
-    kind = _class("reason", reason) or _class("mine", mine)
-    return f'<td{kind} data-sort="{escape(text)}">{escape(text or otherwise)}</td>'
-
-
-def _table(label: str, headers: list[str], rows: list[list[str]]) -> str:
-    """A table to be sorted; a header that begins with `-` is of numbers."""
-    if not rows:
-        return "<p>No cell was run.</p>"
-    head = "".join(
-        f'<th scope="col" aria-sort="none"{_class("number", header[0] == "-")}>'
-        f'<button type="button">{header.removeprefix("-")}</button></th>'
-        for header in headers
-    )
-    body = "".join(f"<tr>{''.join(row)}</tr>\n" for row in rows)
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table class="sortable">'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
-    )
+    return Column(text or otherwise, text, "reason" if reason else "mine" if mine else "")
 
 
 def _how(record: Record) -> str:
@@ -368,13 +353,9 @@ def _how(record: Record) -> str:
     )
 
 
-def _contestants(record: Record) -> str:
-    return _list([f"{who.label}: {who.notes}" if who.notes else who.label for who in record.contestants.values()])
-
-
-def _environment(record: Record) -> str:
+def _environment(record: Record) -> dict[str, str]:
     environment, settings = record.environment, record.settings
-    lines = {
+    return {
         "processor": environment.processor,
         "vector instructions": environment.features or "none that is known",
         "cores": str(environment.cores),
@@ -390,20 +371,16 @@ def _environment(record: Record) -> str:
         "cells": f"{len(record.done)} of {len(settings.cells)} run",
         "not run yet": ", ".join(map(str, record.left)) or "none",
     }
-    return f"<dl>{''.join(f'<dt>{what}</dt><dd>{escape(text)}</dd>' for what, text in lines.items())}</dl>"
 
 
-def _limits(record: Record) -> str:
+def _limits(record: Record) -> Table | None:
     """The best rates that were ever measured on this machine, of which shares are, and those of this run."""
-    if not record.limits:
-        return "<p>They were not measured.</p>"
     headers = ["device", "precision", "-threads", "rates", "-arithmetic (GFLOP/s)", "-copying (GB/s), smallest to largest"]
     rows = [row for limit in record.limits for row in _limit_rows(limit)]
-    note = "<p>A step is held against the best that this machine has shown, in this run or before.</p>"
-    return note + _table("Limits of the machine", headers, rows)
+    return Table("Limits of the machine", headers, rows) if rows else None
 
 
-def _limit_rows(limit: Limit) -> list[list[str]]:
+def _limit_rows(limit: Limit) -> list[list[Column]]:
     rows = []
     for what, rates in (("best", limit.best), ("this run", limit.now)):
         copies = [rate / 1e9 for _, rate in rates.copies]

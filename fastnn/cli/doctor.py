@@ -19,6 +19,7 @@ OPTIONAL = {
     '"fastnn-xp[cuda13]"': ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
     "matplotlib": ("matplotlib",),
     "plotly": ("plotly",),
+    "jinja2": ("jinja2",),
     "pandas": ("pandas",),
     "polars": ("polars",),
     "pyarrow": ("pyarrow",),

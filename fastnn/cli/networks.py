@@ -11,14 +11,19 @@ from typing import Any
 import click
 
 from fastnn.cli.commands import F, Number, as_options, option
-from fastnn.configurations import BOUNDS
+from fastnn.configurations import BOUNDS, read_fields
 from fastnn.errors import InputError, nearest
 from fastnn.optimizers import NAMES, by_name
 from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT
 
 # Written out, and not read from the library, what would load NumPy: `--help` is to come at once. A test compares them.
 ACTIVATIONS = tuple(sorted(("identity", *ACTIVATIONS_FROM_OUTPUT, *ACTIVATIONS_FROM_INPUT)))
-LOSSES = ("mean_squared_error", "quadratic", "sigmoid_cross_entropy", "softmax_cross_entropy")
+LOSSES = (
+    "focal", "huber", "mean_absolute_error", "mean_squared_error", "poisson", "quadratic", "quantile", "sigmoid_cross_entropy",
+    "softmax_cross_entropy", "softmax_focal",
+)  # fmt: skip
+YES_OR_NO = ("focal", "sigmoid_cross_entropy")
+"""Losses of two classes for which one output is enough."""
 OPTIMIZERS = tuple(sorted(NAMES))
 INITIALIZERS = (
     "glorot", "glorot_normal", "glorot_uniform", "he", "he_normal", "he_uniform", "lecun", "lecun_normal", "lecun_uniform",
@@ -111,6 +116,22 @@ class Name(click.Choice[str]):
         return str(value)
 
 
+class LossText(Name):
+    """`huber`, or with parameters `huber:delta=2`; it stays as it was given."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        plain, colon, _ = str(value).partition(":")
+        super().convert(plain, param, ctx)
+        if colon:
+            from fastnn.losses import find  # loads NumPy
+
+            try:
+                find(str(value))
+            except InputError as error:
+                self.fail(str(error), param, ctx)
+        return str(value)
+
+
 class ScheduleText(click.ParamType[str]):
     """`cosine`, or with numbers `staircase:factor=0.5,every=10`; it stays as it was given."""
 
@@ -133,14 +154,10 @@ def read_schedule(text: str) -> tuple[str, dict[str, Any]]:
         raise InputError(f"unknown schedule {name!r}{nearest(name, (*SCHEDULES, TABLE))}")
     _, rate, needed, others = SCHEDULES[name]
     known = (rate, *needed, *others, "per")
-    fields: dict[str, Any] = {}
-    for entry in filter(None, rest.split(",")):
-        field, sign, value = (part.strip() for part in entry.partition("="))
-        if field not in known:
-            raise InputError(f"{name} has no {field!r}{nearest(field, known)}")
-        if not sign or field in fields:
-            raise InputError(f"{name}: expected each number once, as in {field}=0.5, got {text!r}")
-        fields[field] = value if field == "per" or (field == "then" and value in SCHEDULES) else _number(name, field, value)
+    fields: dict[str, Any] = {
+        field: value if field == "per" or (field == "then" and value in SCHEDULES) else _number(name, field, value)
+        for field, value in read_fields(name, rest, known).items()
+    }
     missing = [field for field in needed if field not in fields]
     if missing:
         raise InputError(f"{name} needs {' and '.join(missing)}, as in {name}:{','.join(f'{each}=...' for each in missing)}")
@@ -272,9 +289,10 @@ NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     option(
         TRAINING,
         "--loss",
-        type=Name(LOSSES),
-        metavar="NAME",
-        help=f"Loss: {', '.join(LOSSES)}. [default: softmax_cross_entropy for classes, else mean_squared_error]",
+        type=LossText(LOSSES),
+        metavar="NAME[:...]",
+        help=f"Loss: {', '.join(LOSSES)}; e.g. huber:delta=2, quantile:level=0.9, focal:gamma=2,alpha=none. "
+        "[default: softmax_cross_entropy for classes, else mean_squared_error]",
     ),
     option(
         TRAINING,
@@ -368,7 +386,7 @@ class Network:
 
     def outputs_for(self, outputs: int, classes: int | None) -> int:
         """One output says yes or no; several without a softmax are a yes or no each."""
-        return 1 if classes == 2 and self.loss == "sigmoid_cross_entropy" else outputs
+        return 1 if classes == 2 and (self.loss or "").partition(":")[0] in YES_OR_NO else outputs
 
     @property
     def norm(self) -> str:

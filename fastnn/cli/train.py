@@ -32,6 +32,8 @@ FOREIGN = (
 """How names of files in other formats end."""
 LARGE, UNLIKE = 100.0, 1000.0
 """The size of a feature, and the ratio of the sizes of two, from which on they are better standardized."""
+SCALABLE = ("mean_squared_error", "mean_absolute_error", "quantile")
+"""Losses that have the same minimum for a scaled target; `huber` has another delta then."""
 MANY, FEW = 20, 10
 """More classes than this, with fewer examples each than that, are hardly meant."""
 MONITORS = ("loss", "accuracy", "penalty", "val_loss", *(f"val_{name}" for name in METRICS))
@@ -422,11 +424,11 @@ def _describe(model: Sequential, network: Network, loss: str, parts: _Parts, opt
 
 def _check_scaled_target(classes: np.ndarray | None, loss: str) -> None:
     """Raise click.UsageError for a target that cannot be standardized."""
-    if classes is None and loss == "mean_squared_error":
+    if classes is None and loss.partition(":")[0] in SCALABLE:
         return
     got = loss if classes is None else "classes"
     cure = "; add --regression if they are amounts" if classes is not None and classes.dtype.kind == "i" else ""
-    raise click.UsageError(f"--standardize-target is for numbers and mean_squared_error, not for {got}{cure}")
+    raise click.UsageError(f"--standardize-target is for numbers and {', '.join(SCALABLE)}, not for {got}{cure}")
 
 
 def _tell_end(history: Mapping[str, Sequence[float]], stopping: EarlyStopping | None) -> None:
@@ -494,7 +496,7 @@ def _hints(parts: _Parts, loss: str, standardize: bool, standardize_target: bool
             "if they are amounts, try --regression" if parts.classes.dtype.kind == "i" else "is this the column that is meant?"
         )
         yield f"the target holds {len(parts.classes):,} different labels for {len(parts.X):,} examples; {cure}"
-    if parts.classes is None and loss == "mean_squared_error" and not standardize_target:
+    if parts.classes is None and loss.partition(":")[0] in SCALABLE and not standardize_target:
         most = np.abs(parts.y).max()
         if most > LARGE:
             yield f"the target reaches {_number(most)}; try --standardize-target"

@@ -19,7 +19,7 @@ from fastnn import arrays, frames
 from fastnn.configurations import as_number
 from fastnn.engines.host import spot
 from fastnn.errors import InputError, InputTypeError, nearest
-from fastnn.losses import LOSSES, Loss
+from fastnn.losses import PROBABILITIES, RANGES, Loss, find
 
 KINDS = ("classes", "binary", "multilabel", "values")
 """What a model can be trained for: one of C classes, yes or no, several yeses or noes, numbers."""
@@ -49,13 +49,14 @@ class Task:
     """`"classes"`, `"binary"`, `"multilabel"` or `"values"`."""
     classes: np.ndarray | None = None
     link: str | None = None
-    """The activation that the loss takes the place of: "softmax", "sigmoid", or None. Of the library's losses it is theirs."""
+    """What the loss takes the place of: "softmax", "sigmoid", "exp", or None; a loss of the library has its own."""
     flat: bool = False
     """Whether values were one a row, (n,), and are predicted so; else they are (n, O)."""
 
     def __post_init__(self) -> None:
-        if self.loss in LOSSES:
-            object.__setattr__(self, "link", LOSSES[self.loss].link)
+        known = find(self.loss)
+        if known is not None:
+            object.__setattr__(self, "link", known.link)
         if self.kind not in KINDS:
             raise InputError(f"Task: unknown kind {self.kind!r}{nearest(self.kind, KINDS)}")
         if (self.classes is not None) != (self.kind in WITH_CLASSES):
@@ -100,8 +101,8 @@ class Task:
         loss, kind, classes, link = config["loss"], config["kind"], config["classes"], config.get("link")
         if not isinstance(loss, str) or not isinstance(kind, str) or not isinstance(classes, list | None):
             raise InputError(f"expected a loss and a kind by name and a list of classes or None, got {config!r}")
-        if link not in (None, "softmax", "sigmoid"):
-            raise InputError(f'expected a link "softmax", "sigmoid" or None, got {link!r}')
+        if link not in (None, *PROBABILITIES, *RANGES):
+            raise InputError(f'expected a link "softmax", "sigmoid", "exp" or None, got {link!r}')
         flat = config.get("flat", False)
         if not isinstance(flat, bool):
             raise InputError(f"expected flat to be a boolean, got {flat!r}")
@@ -150,7 +151,7 @@ def read(
     there must be C different ones, which are sorted. Rows (n, C) of shares that add up to 1 are classes for a loss that
     compares classes; rows of integers or booleans with a single 1 are so for every loss but a sigmoid's. Other rows of 0
     and 1 are "multilabel" where the outputs are squashed to 0 ... 1 (`squashed`, or the link of the loss), and all others
-    "values".
+    "values". A loss that compares numbers only takes values only.
 
     One output, (n,) or (n, 1): where it is squashed, 0 and 1, booleans or two different labels (strings or integers,
     sorted: the second is yes) are "binary", and numbers between are "values"; where it is not, numbers are "values".
@@ -175,7 +176,10 @@ def read(
             "no) or loss='mean_squared_error' (numbers)"
         )
     kind = None if known is None else known.kind
-    squashed = squashed or loss.link == "sigmoid"
+    if loss.of_numbers and (classes is not None or kind not in (None, "values")):
+        problem = f"the model is trained for {kind}" if classes is None else "classes=[...] names labels"
+        raise InputError(f"{what}: {loss.name} compares numbers, and {problem}; use a cross-entropy, or a new model")
+    squashed = (squashed and not loss.of_numbers) or loss.link == "sigmoid"
     reader = _Reader(outputs, loss, squashed, dtype, what, _expected_classes(classes, known, outputs), kind, part)
     if array.ndim > 1:
         return reader.rows(array)
@@ -201,6 +205,11 @@ class _Reader:
     def labels(self, array: np.ndarray) -> Targets:
         """Labels (n,) of one of several classes."""
         what, outputs, classes = self.what, self.outputs, self.classes
+        if self.loss.of_numbers:
+            raise InputError(
+                f"{what}: {self.loss.name} compares numbers, expected shape (n, {outputs}) for {outputs} outputs, got "
+                f"{array.shape}; to predict one number, end in Dense(1)"
+            )
         if self.kind not in (None, "classes"):
             raise InputError(
                 f"{what}: the model is trained for {self.kind}, expected shape (n, {outputs}), got labels {array.shape}"
@@ -263,6 +272,8 @@ class _Reader:
     def _kind_of_rows(self, array: np.ndarray) -> str:
         if self.classes is not None or self.loss.accepts == "classes":
             return "classes"
+        if self.loss.of_numbers:
+            return "values"
         if not ((array == 0) | (array == 1)).all():
             return "values"
         if array.dtype.kind != "f" and self.loss.link != "sigmoid" and (np.count_nonzero(array, axis=1) == 1).all():
@@ -288,8 +299,10 @@ class _Reader:
                 f"{what}: {np.count_nonzero(~finite)} values are NaN, infinite or too large; the first, in {where}, is "
                 f"{problem}; remove or replace them"
             )
-        if self.loss.link == "sigmoid" and (values.min() < 0 or values.max() > 1):
-            raise InputError(f"{what}: {self.loss.name} expects targets from 0 to 1, got {values.min():g} to {values.max():g}")
+        least, most = RANGES.get(self.loss.link or "", (-math.inf, math.inf))
+        if values.min() < least or values.max() > most:
+            expected = f"of at least {least:g}" if math.isinf(most) else f"from {least:g} to {most:g}"
+            raise InputError(f"{what}: {self.loss.name} expects targets {expected}, got {values.min():g} to {values.max():g}")
         return values
 
     def _several_classes(self, array: np.ndarray) -> np.ndarray:

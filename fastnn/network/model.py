@@ -18,7 +18,7 @@ from fastnn.data.targets import Task
 from fastnn.engines.cache import Instances
 from fastnn.errors import DeviceError, DeviceLostError, InputError, InputTypeError, NotReadyError, nearest
 from fastnn.layers import Layer, Parameter, Statistic, final_activation
-from fastnn.losses import LOSSES, Loss
+from fastnn.losses import Loss
 from fastnn.network.layout import Layout, Network, lay_out
 from fastnn.network.state import Counters, OptimizerState, Snapshot, State, Trained
 
@@ -297,7 +297,7 @@ class ModelState:
         self._host()
         state = dict(vars(self))
         del state["instances"], state["_training"]
-        if self.loss is not None and self.loss.name not in LOSSES:
+        if self.loss is not None and not self.loss.built_in:
             state["loss"] = None  # a function of the user's own may not be picklable; evaluate then asks for it
         return state
 

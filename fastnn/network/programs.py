@@ -15,7 +15,7 @@ import numpy as np
 
 from fastnn import engines, ops
 from fastnn.data.prepared import DataLayout
-from fastnn.losses import LOSSES, Loss, mean_loss
+from fastnn.losses import Loss, mean_loss
 from fastnn.network.layout import Network, forward
 from fastnn.optimizers import Optimizer
 from fastnn.program.differentiate import gradients, write_into
@@ -394,7 +394,7 @@ def loss_targets(outputs: Any, targets: Any, loss: Loss) -> Any:
 
 def is_of_all_rows(loss: Loss, outputs: tuple[int, ...], dtype: Any, data: DataLayout) -> bool:
     """Whether the loss is one number for a mini-batch, such as a root of a mean, and no mean over examples."""
-    if loss.name in LOSSES:
+    if loss.built_in:
         return False
     trace = Trace(dtype)
     a, t = trace.input("outputs", (B, *outputs)), trace.input("t", (B, *data.target_shape), data.target)

@@ -35,7 +35,7 @@ def classes_or_rows(name: str, z: Array, t: Array) -> Array:
     """Check targets t that are class indices (B,), or rows of the shape and dtype of z (B, C)."""
     family(name, z, t)
     if np.dtype(getattr(t, "dtype", object)).kind not in "iu":
-        _targets(name, z, t)
+        check_targets(name, z, t)
         return t
     t = integers(name, t)
     if tuple(t.shape) != (z.shape[0],):
@@ -50,7 +50,7 @@ def sigmoid_cross_entropy(z: Array, t: Array) -> Array:
 
     Gradient: sigmoid(z) - t. Source: the binary cross-entropy of Nielsen, chapter 3, equation 63, in its stable form.
     """
-    _targets("sigmoid_cross_entropy", z, t)
+    check_targets("sigmoid_cross_entropy", z, t)
     return _loss("sigmoid_cross_entropy", z, t)
 
 
@@ -59,11 +59,12 @@ def squared_error(a: Array, t: Array, scale: float = 0.5) -> Array:
 
     With scale 1/2 Nielsen's quadratic cost (chapter 1, equation 6).
     """
-    _targets("squared_error", a, t)
+    check_targets("squared_error", a, t)
     return _loss("squared_error", a, t, scale=float(scale))
 
 
-def _targets(name: str, z: Array, t: Array) -> None:
+def check_targets(name: str, z: Array, t: Array) -> None:
+    """Check targets t that are values of the shape and dtype of z."""
     floats(name, z, t)
     if tuple(t.shape) != tuple(z.shape):
         raise InputError(f"{name}: expected targets of shape {describe(tuple(z.shape))}, got {describe(tuple(t.shape))}")

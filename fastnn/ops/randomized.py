@@ -8,27 +8,46 @@ import numpy as np
 
 from fastnn.arrays import to_device
 from fastnn.configurations import as_number
-from fastnn.errors import InputError, TracingError, nearest
-from fastnn.ops.algebra import reshape
+from fastnn.errors import InputError, InputTypeError, TracingError, nearest
+from fastnn.ops.algebra import multiply, reshape, where
 from fastnn.ops.dispatch import Array, apply
 from fastnn.program.differentiate import backward
-from fastnn.program.shapes import describe
+from fastnn.program.shapes import broadcast_shapes, describe
 from fastnn.program.trace import Call, Symbol, floats
 from fastnn_kernels.contract import AFFINE, TRANSFORMS, control_points
 
 __all__ = ["augment", "dropout"]
 
 
-def dropout(x: Array, rate: float, key: tuple[int, int], step: Array | int) -> Array:
-    """Inverted dropout: y = x / (1 - rate) where the uniform number of the element is >= rate, else 0.
+def dropout(
+    x: Array,
+    rate: float,
+    key: tuple[int, int] | None = None,
+    step: Array | int | None = None,
+    *,
+    mask: Array | None = None,
+) -> Array:
+    """Inverted dropout: y = x / (1 - rate) where the element is kept, else 0. 0 <= rate < 1.
 
-    The uniform numbers are those of `fastnn.random` for `key` and `step` (a number, or a 0-d int64 symbol) and the
-    element `row * O + column`; the same ones are drawn again in the backward pass. 0 <= rate < 1.
+    Kept is what has a uniform number >= rate. These numbers are those of `fastnn.random` for `key` and `step` (a number, or a
+    0-d int64 symbol) and the element `row * O + column`; the same ones are drawn again in the backward pass. Or kept is what
+    is True in `mask`, bool, of the shape of x or broadcast to it, such as one row for all examples: then nothing is drawn.
+
+        a = ops.dropout(a, 0.2, mask=D1 < 0.8)    # the masks of an exercise
+        drawn = fastnn.random.uniform(key, step, a.shape) >= rate    # the mask of dropout(a, rate, key, step)
+
+    The gradient is that of the kept elements, times 1 / (1 - rate). InputError unless either key and step or a mask come.
     Source: Srivastava et al. 2014, section 10 (inverted form).
     """
     dtype = floats("dropout", x)
     if not 0.0 <= rate < 1.0:
         raise InputError(f"dropout: expected 0 <= rate < 1, got {rate}")
+    if mask is not None:
+        if key is not None or step is not None:
+            raise InputError("dropout: expected key and step, or a mask, got both")
+        return _dropout_by_mask(x, rate, mask)
+    if key is None or step is None:
+        raise InputError("dropout: expected key and step, or a mask, got neither")
     if rate == 0.0:
         return x
     if isinstance(x, Symbol) != isinstance(step, Symbol):
@@ -36,6 +55,17 @@ def dropout(x: Array, rate: float, key: tuple[int, int], step: Array | int) -> A
     if not isinstance(step, Symbol):
         step = np.asarray(step, np.int64)
     return apply("dropout", (x, step), [(tuple(x.shape), dtype)], {"rate": float(rate), "key": (int(key[0]), int(key[1]))})
+
+
+def _dropout_by_mask(x: Array, rate: float, mask: Array) -> Array:
+    if getattr(mask, "dtype", None) != np.bool_:
+        got = getattr(mask, "dtype", type(mask).__name__)
+        raise InputTypeError(f"dropout: expected a bool mask, True where an element is kept, got {got}; use mask.astype(bool)")
+    if broadcast_shapes("dropout", tuple(x.shape), tuple(mask.shape)) != tuple(x.shape):
+        raise InputError(
+            f"dropout: expected a mask that is broadcast to {describe(tuple(x.shape))}, got {describe(tuple(mask.shape))}"
+        )
+    return where(mask, multiply(x, 1.0 / (1.0 - rate)), 0.0)
 
 
 @backward("dropout")

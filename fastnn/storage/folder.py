@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
+from fastnn.errors import FileError, FormatError, InputError, PackageError, warn
 
-from fastnn.errors import FileError, FormatError, InputError, warn
+try:
+    from filelock import FileLock, Timeout
+except ImportError as error:
+    raise PackageError.of("filelock", "writing checkpoints", error) from error
+
 from fastnn.network.model import ModelState
 from fastnn.storage.atomic import unwritable
 from fastnn.storage.model_file import Run, Stored, save
 
 _GENERATION = re.compile(r"step-(\d{9,19})\.safetensors")
 _LEFTOVER = re.compile(r"\.(step-\d{9,19}|best)\.safetensors\.[0-9a-f]{16}")
-_held: set[int] = set()
-"""Handles of the locks of this process."""
+_WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What file systems answer that have no locks, or none left."""
 
 
-def _let_go() -> None:
-    """In a forked child: the lock is the parent's, and ends with it."""
-    while _held:
-        os.close(_held.pop())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
+def _write_owner(handle: int) -> None:
+    """Leave the number of this process in the lock file, for whoever finds it locked."""
+    os.ftruncate(handle, 0)
+    os.lseek(handle, 0, os.SEEK_SET)
+    os.write(handle, str(os.getpid()).encode())
 
 
 class Folder:
@@ -46,7 +45,9 @@ class Folder:
             raise InputError(f"keep: expected an integer >= 1, got {keep!r}")
         self.path, self.keep = Path(path), keep
         self.best = self.path / "best.safetensors"
-        self._locks = 0
+        self._lock = FileLock(
+            self.path / "lock", timeout=0, thread_local=False, preserve_lock_file=True, on_acquired=_write_owner
+        )
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -54,47 +55,33 @@ class Folder:
 
         Raises FileError while another `Folder`, of this process or of another, holds the lock. It ends with its process.
         """
-        if self._locks:
-            self._locks += 1
-            try:
-                yield
-            finally:
-                self._locks -= 1
-            return
-        handle = self._acquire_lock()
-        _held.add(handle)
-        self._locks = 1
+        self._acquire_lock()
         try:
-            for leftover in self._regular(_LEFTOVER).values():
-                self._remove(leftover)
+            if self._lock.lock_counter == 1:
+                for leftover in self._regular(_LEFTOVER).values():
+                    self._remove(leftover)
             yield
         finally:
-            self._locks = 0
-            if handle in _held:  # not in a forked child
-                _held.discard(handle)
-                fcntl.flock(handle, fcntl.LOCK_UN)  # at once, also where a child has not closed its copy yet
-                os.close(handle)
+            self._lock.release()
 
-    def _acquire_lock(self) -> int:
-        if fcntl is None:
-            raise FileError(f"{self.path} cannot be locked: this system has no flock")
+    def _acquire_lock(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            self._lock.acquire()
+        except Timeout as error:
+            raise FileError(f"{self.path} is being written by {self._read_owner()}") from error
         except OSError as error:
+            if error.errno in _WITHOUT_LOCKS:
+                raise FileError(f"{self.path} cannot be locked: {error.strerror or error}") from error
             raise unwritable(self.path, error) from error
+
+    def _read_owner(self) -> str:
+        """Who holds the lock, as far as the lock file can be read."""
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, str(os.getpid()).encode(), 0)
-        except OSError as error:
-            owner = os.pread(handle, 20, 0).decode("ascii", "replace")
-            os.close(handle)
-            if isinstance(error, BlockingIOError):
-                who = f"process {owner}" if owner.isdigit() else "another process"
-                raise FileError(f"{self.path} is being written by {who}") from error
-            raise FileError(f"{self.path} cannot be locked: {error.strerror or error}") from error
-        return handle
+            owner = (self.path / "lock").read_bytes().decode("ascii", "replace")
+        except OSError:  # Windows keeps others from reading what is locked
+            owner = ""
+        return f"process {owner}" if owner.isdigit() else "another process"
 
     def _regular(self, pattern: re.Pattern[str]) -> dict[str, Path]:
         """Regular files with names of this pattern."""

@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 
-from fastnn import engines, ops
+from fastnn import engines
 from fastnn.data import targets
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.orders import batch_runs
 from fastnn.data.prepared import PreparedData
 from fastnn.layers import final_activation
-from fastnn.losses import Loss
+from fastnn.losses import PROBABILITIES, Loss, apply_link
 from fastnn.metrics import METRICS, Metric, check_metrics, compute
 from fastnn.network.inference import answers, outputs_on
 from fastnn.network.layout import Network, as_loss_network
@@ -33,7 +33,7 @@ def measures(decision: Decision | None, metrics: Sequence[Metric] = ()) -> tuple
 
 def check_measures(network: Network, examples: PreparedData, loss: Loss, metrics: Sequence[Metric]) -> None:
     """Raise InputError for a metric that does not apply to these examples."""
-    probable = loss.link is not None or final_activation(network.layers) in ("softmax", "sigmoid")
+    probable = loss.link in PROBABILITIES or final_activation(network.layers) in PROBABILITIES
     check_metrics(metrics, examples.kind, examples.classes, probable)
 
 
@@ -150,7 +150,7 @@ def _measure(model: ModelState, metric: Metric, examples: PreparedData, loss: Lo
     """One metric of all examples."""
     if metric.takes == "outputs":
         return compute(metric, loss_targets(outputs, examples.y, loss), outputs, examples.weights, examples.classes)
-    shares = outputs if loss.link is None else ops.activate(outputs, loss.link)
+    shares = apply_link(loss.link, outputs)
     task = examples.task(loss)
     if metric.takes == "probabilities":
         return compute(metric, examples.labels(task), shares, examples.weights, task.classes)

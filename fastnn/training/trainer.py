@@ -23,7 +23,7 @@ from fastnn.data.orders import as_order, batch_runs, shuffle_program
 from fastnn.data.prepared import DataLayout, Expected, PreparedData, prepare
 from fastnn.data.targets import Task
 from fastnn.errors import DeviceError, DivergenceError, InputError, warn
-from fastnn.losses import LOSSES, as_loss
+from fastnn.losses import as_loss
 from fastnn.metrics import as_metrics
 from fastnn.network.layout import Layout, as_loss_network
 from fastnn.network.model import Before, ModelState, expected_of
@@ -349,7 +349,7 @@ class Trainer:
         self.history.threads = max((instance.threads for _, instance in self._borrowed.values()), default=1)
         for key, instance in self._borrowed.values():
             instance.unbind()  # the data may go
-            if self.loss.name in LOSSES:  # what a loss of the user's own closes over may change
+            if self.loss.built_in:  # what a loss of the user's own closes over may change
                 self.model.instances.give_back(key, instance)
         self._borrowed.clear()
 
@@ -588,7 +588,7 @@ class Trainer:
             def make() -> engines.Instance:
                 return self.engine.instantiate(recipe.build(self.network), rows, self.threads)
 
-            instance: engines.Instance = self.model.instances.take(key, make).item if self.loss.name in LOSSES else make()
+            instance: engines.Instance = self.model.instances.take(key, make).item if self.loss.built_in else make()
             instance.bind(**self.storage)
             borrowed = self._borrowed[rows, layout] = key, instance
         return borrowed[1]

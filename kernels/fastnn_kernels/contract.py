@@ -145,11 +145,16 @@ class Update:
 
 
 def _rmsprop_numbers(beta: float, epsilon: float, epsilon_inside: bool) -> tuple[float, ...]:
-    return beta, 1.0 - beta, *((epsilon, 0.0) if epsilon_inside else (0.0, epsilon))
+    return beta, 1.0 - beta, *_epsilons(epsilon, epsilon_inside)
 
 
-def _adam_numbers(beta1: float, beta2: float, epsilon: float) -> tuple[float, ...]:
-    return beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon
+def _adam_numbers(beta1: float, beta2: float, epsilon: float, epsilon_inside: bool) -> tuple[float, ...]:
+    return beta1, 1.0 - beta1, beta2, 1.0 - beta2, *_epsilons(epsilon, epsilon_inside)
+
+
+def _epsilons(epsilon: float, inside: bool) -> tuple[float, float]:
+    """What is added under the root, and to the root."""
+    return (epsilon, 0.0) if inside else (0.0, epsilon)
 
 
 UPDATES: dict[str, Update] = {
@@ -402,9 +407,10 @@ _declare("shuffle", "epoch", "order", attributes="key")
 #   adagrad            s += g^2;  w -= rate * g / (sqrt(s) + epsilon)
 #   lion               w -= rate * sign(beta1 * m + (1 - beta1) * g); m = beta2 * m + (1 - beta2) * g
 #   adam               m = beta1 * m + (1 - beta1) * g; s = beta2 * s + (1 - beta2) * g^2;
-#                      w -= rate * decay * w;  w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon)
+#                      w -= rate * decay * w;  w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon),
+#                      or / sqrt(s * correction2 + epsilon)
 #   nadam              m and s as in adam;
-#                      w -= rate * (gradient_factor * g + m * correction1) / (sqrt(s * correction2) + epsilon)
+#                      w -= rate * (gradient_factor * g + m * correction1) / (sqrt(s * correction2) + epsilon), or as in adam
 # The optional operand `low_precision_weights` (P,) bfloat16 becomes a copy of the new parameters.
 # Every update writes w after w -= rate * decay * w with the old w, decay being the third column of penalties.
 for _name, _update in UPDATES.items():

@@ -258,8 +258,10 @@ def test_picture_files_are_checked_before_drawing(record: Record, tmp_path: Path
         plots.save(record, [tmp_path / "missing" / "plots.png"])
 
 
-@pytest.mark.parametrize(("package", "make_it"), [("matplotlib", plots.draw), ("plotly", page.render)])
+@pytest.mark.parametrize(("package", "make_it"), [("matplotlib", plots.draw), ("plotly", page.render), ("jinja2", page.render)])
 def test_what_is_missing_is_named(package: str, make_it: Any, record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    if package == "jinja2":
+        pytest.importorskip("plotly")
     for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)

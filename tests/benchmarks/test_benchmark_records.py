@@ -475,6 +475,7 @@ def test_a_record_is_shown_again(tmp_path: Path) -> None:
 def test_plots_and_page_are_drawn_beside_a_record(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     pytest.importorskip("plotly")
+    pytest.importorskip("jinja2")
     path = write(noisy_run(0), tmp_path / "record.json")
     result = command("show", path)
     assert result.exit_code == 0, result.output

@@ -299,7 +299,7 @@ def test_debug_lets_the_error_through() -> None:
         ("train digits --schedule table:0=x", "table: 0: expected a number, got 'x'"),
         ("train digits --schedule table:0=1,0=2", "--schedule: Table: 0 has two rates"),
         ("train digits --schedule table:0=1 --rate 1", "--learning-rate: the rates are those of the table"),
-        ("train digits --standardize-target", "--standardize-target is for numbers and mean_squared_error, not for classes"),
+        ("train digits --standardize-target", "mean_squared_error, mean_absolute_error, quantile, not for classes"),
         ("train digits --standardize-target --checkpoint c", "--standardize-target does not go with --checkpoint"),
         ("train digits --save /nowhere/m.safetensors", "there is no folder /nowhere"),
         ("train digits --loss softmax", "unknown name 'softmax'"),

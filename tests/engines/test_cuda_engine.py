@@ -84,7 +84,7 @@ def distance(a: fastnn.Sequential, b: fastnn.Sequential) -> float:
 # --- the same training ------------------------------------------------------------------------------------------------
 
 
-def huber(outputs: Any, targets: Any) -> Any:
+def pseudo_huber(outputs: Any, targets: Any) -> Any:
     """The mean over the outputs of sqrt(1 + d^2) - 1."""
     difference = outputs - targets
     return ops.mean(ops.sqrt(difference * difference + 1.0) - 1.0)
@@ -117,6 +117,7 @@ CASES: dict[str, tuple[Callable[[str], fastnn.Sequential], dict[str, Any]]] = {
     "adagrad": (network, {"optimizer": fastnn.Adagrad(0.05)}),
     "nadam": (network, {"optimizer": fastnn.NAdam(0.002)}),
     "adam, clipped by norm": (network, {"optimizer": fastnn.Adam(0.002, clip_norm=0.5)}),
+    "adam, epsilon inside": (network, {"optimizer": fastnn.Adam(0.002, epsilon=1e-6, epsilon_inside=True)}),
     "adamw, cosine": (
         network, {"optimizer": fastnn.AdamW(fastnn.schedules.Cosine(0.002), weight_decay=0.05)},
     ),
@@ -129,7 +130,13 @@ CASES: dict[str, tuple[Callable[[str], fastnn.Sequential], dict[str, Any]]] = {
         lambda dtype: network(dtype, last=1), {**SMOOTH, "y": examples()[1] > 0, "loss": "sigmoid_cross_entropy"},
     ),
     "values": (lambda dtype: network(dtype, last=2), {**SMOOTH, "y": values(), "loss": "mean_squared_error"}),
-    "a loss of one's own": (lambda dtype: network(dtype, last=2), {**SMOOTH, "y": values(), "loss": huber}),
+    "values with outliers": (
+        lambda dtype: network(dtype, last=2), {**SMOOTH, "y": values(), "loss": "huber:delta=0.5"},
+    ),
+    "counts": (lambda dtype: network(dtype, last=1), {**SMOOTH, "y": examples()[1], "loss": "poisson"}),
+    "rare yeses": (lambda dtype: network(dtype, last=1), {**SMOOTH, "y": examples()[1] > 1, "loss": "focal"}),
+    "rare classes": (network, {**SMOOTH, "loss": "softmax_focal"}),
+    "a loss of one's own": (lambda dtype: network(dtype, last=2), {**SMOOTH, "y": values(), "loss": pseudo_huber}),
     "a layer of one's own": (
         lambda dtype: fastnn.Sequential([Residual(), fastnn.Dense(CLASSES)], seed=3, dtype=dtype), SMOOTH,
     ),

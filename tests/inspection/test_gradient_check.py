@@ -21,10 +21,12 @@ LABELS = np.array([0, 2, 1, 1, 0, 2, 2, 1, 0])
 
 def targets(loss: str) -> np.ndarray:
     rng = np.random.default_rng(1)
-    if loss == "softmax_cross_entropy":
+    if fastnn.losses.LOSSES[loss].accepts == "classes":
         return LABELS
-    if loss == "sigmoid_cross_entropy":
+    if fastnn.losses.LOSSES[loss].link == "sigmoid":
         return (rng.random((N, OUTPUTS)) < 0.5).astype(int)
+    if loss == "poisson":
+        return rng.poisson(2.0, (N, OUTPUTS))
     return rng.standard_normal((N, OUTPUTS))
 
 
@@ -88,7 +90,7 @@ def test_flatten_and_batch_norm_in_inference_mode() -> None:
     assert fastnn.check_gradients(model, images, LABELS, training=False).passed
 
 
-def huber(outputs: Any, targets: Any) -> Any:
+def smooth_l1(outputs: Any, targets: Any) -> Any:
     """Quadratic near 0, linear beyond 1."""
     d = outputs - targets
     return ops.sum(ops.where(ops.abs(d) < 1.0, 0.5 * d * d, ops.abs(d) - 0.5), 1)
@@ -98,15 +100,15 @@ def test_a_loss_and_a_layer_of_ones_own_are_checked_and_played() -> None:
     rng = np.random.default_rng(3)
     values = 2 * rng.standard_normal((N, OUTPUTS))
     model = fastnn.Sequential([fastnn.Dense(6), Residual(), fastnn.Dense(OUTPUTS)], seed=1, dtype="float64")
-    assert fastnn.check_gradients(model, X(), values, loss=huber, l2=0.01).passed
-    program = str(model.build(FEATURES).program(8, loss=huber))
+    assert fastnn.check_gradients(model, X(), values, loss=smooth_l1, l2=0.01).passed
+    program = str(model.build(FEATURES).program(8, loss=smooth_l1))
     assert "where(" in program
     assert program.count("dense(") == 3, "the product and the bias of the user's layer are fused like the library's own"
     by_cpu = fastnn.Sequential(model.layers, seed=1, dtype="float64")
     by_definition = fastnn.Sequential(model.layers, seed=1, dtype="float64")
     data = rng.standard_normal((100, FEATURES))
     wanted = np.stack([data[:, 0], data[:, 1] * data[:, 2], data.sum(1)], 1)
-    options: dict[str, Any] = {"loss": huber, "optimizer": fastnn.Adam(0.01), "batch_size": 16, "epochs": 30, "verbose": 0}
+    options: dict[str, Any] = {"loss": smooth_l1, "optimizer": fastnn.Adam(0.01), "batch_size": 16, "epochs": 30, "verbose": 0}
     options["order"] = lambda epoch: np.random.default_rng(epoch).permutation(100)
     history = by_cpu.fit(data, wanted, device="cpu", **options)
     by_definition.fit(data, wanted, device="numpy", **options)
@@ -175,10 +177,16 @@ def test_the_parameters_that_a_mistake_spoils_are_named(
     assert result.worst(1)[0].name in failed
 
 
+KERNELS = {
+    "quadratic": "squared_error", "mean_squared_error": "squared_error", "mean_absolute_error": "abs", "huber": "abs",
+    "quantile": "maximum", "poisson": "exp", "focal": "softplus", "softmax_focal": "log_softmax",
+}  # fmt: skip
+"""By loss, a kernel of it whose mistakes reach all gradients."""
+
+
 @pytest.mark.parametrize("loss", fastnn.losses.LOSSES)
 def test_a_mistake_in_a_loss_spoils_everything(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel = "squared_error" if loss in ("quadratic", "mean_squared_error") else loss
-    too_large(kernel, monkeypatch)
+    too_large(KERNELS.get(loss, loss), monkeypatch)
     model = fastnn.Sequential([fastnn.Dense(5, activation="tanh"), fastnn.Dense(OUTPUTS)], seed=2, dtype="float64")
     result = fastnn.check_gradients(model, X(), targets(loss), loss=loss)
     assert result.failed == ("0.weight", "0.bias", "1.weight", "1.bias")

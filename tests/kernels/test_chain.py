@@ -469,7 +469,7 @@ def test_chained_programs_are_in_order(made) -> None:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def huber(outputs: Any, targets: Any) -> Any:
+def smooth_l1(outputs: Any, targets: Any) -> Any:
     """Quadratic near 0, linear beyond 1."""
     d = outputs - targets
     return ops.sum(ops.where(ops.abs(d) < 1.0, 0.5 * d * d, ops.abs(d) - 0.5), 1)
@@ -494,7 +494,7 @@ def trained(dtype: str, precision: str) -> fastnn.Sequential:
     rng = np.random.default_rng(1)
     X, y = (rng.standard_normal((97, columns)).astype(dtype) for columns in (7, 3))
     model = network()
-    model.fit(X, y, loss=huber, batch_size=32, epochs=2, device="cuda", precision=precision, verbose=0)
+    model.fit(X, y, loss=smooth_l1, batch_size=32, epochs=2, device="cuda", precision=precision, verbose=0)
     return model
 
 
@@ -527,7 +527,7 @@ def test_a_step_has_fewer_calls(cuda_host: HostRuntime) -> None:
     assert before["dropout"] == 4
     assert after["chain_2"] == after["chain_3"] == 2
     assert before.total() - after.total() == 4
-    before, after = (counted(network(), 20, chain, loss=huber) for chain in (lambda program: program, chain_elementwise))
+    before, after = (counted(network(), 20, chain, loss=smooth_l1) for chain in (lambda program: program, chain_elementwise))
     elementwise = [sum(count for name, count in found.items() if name in CHAINED) for found in (before, after)]
     chains = sum(count for name, count in after.items() if name in CHAINS)
     assert elementwise[0] >= 20

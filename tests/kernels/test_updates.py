@@ -79,15 +79,39 @@ def test_numbers_are_rounded_once(dtype: str) -> None:
     """1 - beta2 in float32 arithmetic would be off by 5 units in the fourth digit."""
     arrays = operands("adam", 3, dtype, segments=1, penalized=False)
     arrays[0][:], arrays[8][:] = 1, 0
-    attributes = {**NO_CLIPPING, "beta1": 0.9, "beta2": 0.9999, "epsilon": 1e-8}
+    attributes = {**NO_CLIPPING, "beta1": 0.9, "beta2": 0.9999, "epsilon": 1e-8, "epsilon_inside": False}
     for outcome in run_all("adam", arrays, **attributes):
         assert outcome[8].tolist() == [np.dtype(dtype).type(1 - 0.9999)] * 3
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", ["rmsprop", "adam", "nadam"])
+def test_epsilon_inside_the_root_has_the_bits_of_the_definition(name: str, dtype: str) -> None:
+    attributes = {**NO_CLIPPING, **ATTRIBUTES[name], "epsilon_inside": True}
+    for size in SIZES:
+        check_kernel(name, operands(name, size, dtype), [], tolerance=16, **attributes)
+    definition, *ours = run_all(name, operands(name, 1009, dtype), **attributes)
+    for outcome in ours:
+        assert [a.tobytes() for a in outcome] == [a.tobytes() for a in definition]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("name", "factor"), [("adam", 0.0), ("nadam", 0.25)])
+def test_adam_and_nadam_with_epsilon_inside_and_outside_by_hand(name: str, factor: float, dtype: str) -> None:
+    """m = (2 + 2) / 2 = 2, s = (2 + 4) / 2 = 3, corrected to 4 and 15; epsilon 1, rate 2, w 1."""
+    one = np.ones(1, dtype)
+    scalars = np.array([[2, 2, 5, factor]], dtype)
+    arrays = [2 * one, np.array(0, dtype), scalars, np.array(0), np.array([0, 1]), np.array([[0, 0, 0, 1]], dtype)]
+    ahead = 4 + 2 * factor
+    for inside, expected in ((True, 1 - 2 * ahead / 4), (False, 1 - 2 * ahead / (math.sqrt(15) + 1))):
+        attributes = {"beta1": 0.5, "beta2": 0.5, "epsilon": 1.0, "epsilon_inside": inside}
+        for outcome in run_all(name, [*arrays, one, 2 * one, 2 * one], **NO_CLIPPING, **attributes):
+            np.testing.assert_allclose(outcome[6], expected, rtol=1e-6)
+            assert (outcome[7], outcome[8]) == (2, 3)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_rmsprop_epsilon_inside(dtype: str) -> None:
-    attributes = {**ATTRIBUTES["rmsprop"], "epsilon_inside": True}
-    check_kernel("rmsprop", operands("rmsprop", 127, dtype), [], tolerance=16, **NO_CLIPPING, **attributes)
     # By hand: s = 0.5 * 2 + 0.5 * 4 = 3, epsilon 1; w = 1 - 2 * 2 / sqrt(4) = -1, and outside 1 - 4 / (sqrt(3) + 1).
     one = np.ones(1, dtype)
     rate, segment = np.full((1, COLUMNS), 2, dtype), [np.array([0, 1]), np.array([[0, 0, 0, 1]], dtype)]
@@ -239,7 +263,7 @@ WEIGHT_DECAY = 0.1
 
 def torch_optimizers(torch: Any) -> dict[str, tuple[str, dict[str, Any], Any, dict[str, str], int]]:
     """Case: kernel, attributes, how torch makes it, torch's name of each state, and what decay is: 0 off, 1 l2, 2 decoupled."""
-    adam = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-6}
+    adam = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-6, "epsilon_inside": False}
     rmsprop = {"beta": 0.95, "epsilon": 1e-6, "epsilon_inside": False}
     optim = torch.optim
     return {

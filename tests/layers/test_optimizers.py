@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import subprocess
@@ -57,7 +58,7 @@ def test_attributes() -> None:
     assert Momentum(beta=0).attributes() == {**off, "beta": 0.0}
     assert RMSprop(epsilon_inside=True).attributes() == {**off, "beta": 0.9, "epsilon": 1e-8, "epsilon_inside": True}
     assert Adam(clip_norm=2, clip_value=3).attributes() == {
-        "clip_value": 3.0, "clip_norm": 2.0, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8,
+        "clip_value": 3.0, "clip_norm": 2.0, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "epsilon_inside": False,
     }  # fmt: skip
     assert [optimizer.weight_decay for optimizer in EACH] == [0, 0, 0, 0, 0, 0, 0, 0.1, 0.2, 0, 0]
 
@@ -212,6 +213,46 @@ def test_epsilon_inside_the_root_and_a_schedule() -> None:
     assert_close(train(optimizer, start, target), np.stack(path), 1e-13)
 
 
+@pytest.mark.parametrize("optimizer", [Adam, functools.partial(AdamW, weight_decay=0.0)], ids=["Adam", "AdamW"])
+def test_adam_with_epsilon_inside_the_root_is_as_written_out_and_as_in_optax(optimizer: Any) -> None:
+    generator = np.random.default_rng(8)
+    start, target = generator.normal(size=(2, sum(SIZES)))
+    ours = optimizer(0.05, 0.8, 0.9, 0.01, epsilon_inside=True)
+    w, m, s, path = start.copy(), np.zeros_like(start), np.zeros_like(start), []
+    for t in range(1, STEPS + 1):
+        g = 4 * (w - target) ** 3
+        m, s = 0.8 * m + 0.2 * g, 0.9 * s + 0.1 * g * g
+        w = w - 0.05 * m / (1 - 0.8**t) / np.sqrt(s / (1 - 0.9**t) + 0.01)
+        path.append(w)
+    assert_close(train(ours, start, target), np.stack(path), 1e-12)
+    optax, jax = pytest.importorskip("optax"), pytest.importorskip("jax")
+    with jax.enable_x64(True):
+        theirs = optax.adam(0.05, b1=0.8, b2=0.9, eps=0.0, eps_root=0.01)
+        weights, path = jax.numpy.asarray(start), []
+        state = theirs.init(weights)
+        for _ in range(STEPS):
+            updates, state = theirs.update(4 * (weights - target) ** 3, state, weights)
+            weights = weights + updates
+            path.append(np.asarray(weights))
+    assert_close(train(ours, start, target), np.stack(path), 1e-12)
+
+
+def test_nadam_with_epsilon_inside_the_root_is_as_written_out() -> None:
+    generator = np.random.default_rng(9)
+    start, target = generator.normal(size=(2, sum(SIZES)))
+    mu = [0.8 * (1 - 0.96 ** (t * 0.1) / 2) for t in range(STEPS + 2)]
+    w, m, s, path = start.copy(), np.zeros_like(start), np.zeros_like(start), []
+    for t in range(1, STEPS + 1):
+        g = 4 * (w - target) ** 3
+        m, s = 0.8 * m + 0.2 * g, 0.9 * s + 0.1 * g * g
+        now, following = math.prod(mu[1 : t + 1]), math.prod(mu[1 : t + 2])
+        ahead = (1 - mu[t]) / (1 - now) * g + mu[t + 1] / (1 - following) * m
+        w = w - 0.05 * ahead / np.sqrt(s / (1 - 0.9**t) + 0.01)
+        path.append(w)
+    ours = NAdam(0.05, 0.8, 0.9, 0.01, epsilon_inside=True, momentum_decay=0.1)
+    assert_close(train(ours, start, target), np.stack(path), 1e-12)
+
+
 def test_clipping_by_value_then_by_norm() -> None:
     generator = np.random.default_rng(7)
     start, target = 3 * generator.normal(size=(2, sum(SIZES)))
@@ -276,6 +317,7 @@ def test_learning_rates_stay_what_they_are() -> None:
         (lambda: RMSprop(beta=1.0), "beta"),
         (lambda: RMSprop(epsilon=0.0), "epsilon: expected a finite number > 0, got 0.0"),
         (lambda: RMSprop(epsilon_inside=None), "epsilon_inside"),  # type: ignore[arg-type]
+        (lambda: Adam(epsilon_inside=1), "Adam: epsilon_inside: expected True or False, got 1"),  # type: ignore[arg-type]
         (lambda: Adam(beta1=1.0), "beta1"),
         (lambda: Adam(beta2=math.inf), "beta2"),
         (lambda: Adam(epsilon=-1e-8), "epsilon"),

@@ -64,6 +64,9 @@ CASES: dict[str, tuple[Callable[..., Any], list[np.ndarray], list[np.ndarray]]] 
     ),
     "layer_norm": (ops.layer_norm, [away(ROWS, 3), away(3), away(3)], []),
     "dropout": (lambda x, step: ops.dropout(x, 0.4, (11, 12), step), [away(ROWS, 7)], [np.array(3)]),
+    "dropout with a mask": (
+        lambda x, mask: ops.dropout(x, 0.4, mask=mask), [away(ROWS, 7)], [np.random.default_rng(3).random((ROWS, 7)) < 0.6],
+    ),
     "softmax_cross_entropy": (ops.softmax_cross_entropy, [away(ROWS, 3)], [LABELS]),
     "softmax_cross_entropy, shares": (
         ops.softmax_cross_entropy, [away(ROWS, 3)], [positive(ROWS, 3) / positive(ROWS, 3).sum(1, keepdims=True)],

@@ -130,11 +130,11 @@ def test_images_are_changed_before_they_are_rounded(cuda_host: Any, rng: np.rand
 
 
 def test_what_a_loss_of_the_user_s_own_computes_is_left_alone() -> None:
-    def huber(outputs: Any, targets: Any) -> Any:
+    def smooth_l1(outputs: Any, targets: Any) -> Any:
         error = ops.abs(outputs - targets)
         return ops.mean(ops.where(error < 1.0, 0.5 * error * error, error - 0.5), axis=1)
 
-    program = mixed_precision(step([fastnn.Dense(6, activation="gelu"), fastnn.Dense(5)], huber))
+    program = mixed_precision(step([fastnn.Dense(6, activation="gelu"), fastnn.Dense(5)], smooth_l1))
     inner = [call for call in program.calls if call.kernel in ("subtract", "abs", "multiply", "where", "less")]
     read = {symbol for call in program.calls if call.kernel in PRODUCTS for symbol in call.inputs}
     for call in inner:

@@ -414,6 +414,18 @@ def test_one_folder_writes_at_a_time(tmp_path: Path) -> None:
     second.write(with_state(3))
 
 
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(FileError, match=f"cannot be locked: {os.strerror(code)}"):
+        Folder(tmp_path).write(with_state(1))
+    monkeypatch.undo()
+    Folder(tmp_path).write(with_state(1))
+
+
 HOLDER = """
 import sys, time
 from fastnn.checkpoints import Folder

@@ -69,6 +69,12 @@ says(lambda: model.save("m.safetensors"))
 says(lambda: model.fit(X, y, resume=".", device="cpu", batch_size=16))
 """
 
+CHECKPOINTS = """
+sys.meta_path.insert(0, Missing("filelock"))
+model.fit(X, y, device="cpu", batch_size=16)
+says(lambda: fastnn.callbacks.Checkpoint("c"))
+"""
+
 
 def lines(code: str) -> list[str]:
     run = subprocess.run([sys.executable, "-c", SETUP + code], capture_output=True, text=True, check=False)
@@ -96,6 +102,10 @@ def test_on_a_gpu_the_small_packages_are_not_needed() -> None:
 
 def test_on_a_cpu_the_small_packages_are_not_needed() -> None:
     assert lines(ON_A_CPU) == [MODELS, MODELS]
+
+
+def test_only_checkpoints_need_filelock() -> None:
+    assert lines(CHECKPOINTS) == ["writing checkpoints needs filelock, which is not installed: pip install filelock"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ OPTIMIZERS: dict[str, Any] = {
     "rmsprop, epsilon inside": fastnn.RMSprop(0.001, epsilon=1e-6, epsilon_inside=True),
     "adagrad": fastnn.Adagrad(0.05),
     "adam": fastnn.Adam(0.002),
+    "adam, epsilon inside": fastnn.Adam(0.002, epsilon=1e-6, epsilon_inside=True),
     "adamw": fastnn.AdamW(0.002, weight_decay=0.05),
     "nadam": fastnn.NAdam(0.002),
     "adam, clipped by norm": fastnn.Adam(0.002, clip_norm=0.5),

@@ -16,7 +16,7 @@ from fastnn import ops
 from fastnn.losses import Loss
 
 
-def focal(outputs: Any, targets: Any) -> Any:
+def squared_focal(outputs: Any, targets: Any) -> Any:
     """Of logits, which each say yes or no."""
     shares = ops.sigmoid(outputs)
     missed = ops.abs(targets - shares)
@@ -28,13 +28,13 @@ def hinge(outputs: Any, targets: Any) -> Any:
     return ops.sum(ops.relu(1.0 - outputs * (2.0 * targets - 1.0)), axis=1)
 
 
-FOCAL = Loss("focal", focal, link="sigmoid", accepts="both")
+SQUARED = Loss("squared_focal", squared_focal, link="sigmoid", accepts="both")
 HINGE = Loss("hinge", hinge, link="softmax", accepts="both")
 LOSSES: dict[str, Any] = {
     "softmax_cross_entropy": "softmax_cross_entropy", "sigmoid_cross_entropy": "sigmoid_cross_entropy",
-    "quadratic": "quadratic", "focal": FOCAL, "hinge": HINGE,
+    "quadratic": "quadratic", "squared_focal": SQUARED, "hinge": HINGE,
 }  # fmt: skip
-LINKS = {"softmax_cross_entropy": "softmax", "sigmoid_cross_entropy": "sigmoid", "focal": "sigmoid", "hinge": "softmax"}
+LINKS = {"softmax_cross_entropy": "softmax", "sigmoid_cross_entropy": "sigmoid", "squared_focal": "sigmoid", "hinge": "softmax"}
 
 
 def fixed(bias: Any, activation: str | None, loss: Any, y: Any) -> fastnn.Sequential:
@@ -46,7 +46,7 @@ def fixed(bias: Any, activation: str | None, loss: Any, y: Any) -> fastnn.Sequen
     return model
 
 
-@pytest.mark.parametrize("loss", ["sigmoid_cross_entropy", FOCAL])
+@pytest.mark.parametrize("loss", ["sigmoid_cross_entropy", SQUARED])
 def test_sigmoids_that_are_all_one(loss: Any) -> None:
     """In float32 the sigmoids of 20, 30 and 40 are equal; the logits are not."""
     model = fixed([20, 30, 40], "sigmoid", loss, [0, 1, 2])
@@ -70,20 +70,20 @@ def test_a_sigmoid_that_rounds_to_one_half() -> None:
 def test_the_link_of_a_loss_of_ones_own() -> None:
     """It is known after `fit`, and kept with the model, whose loss may be a name only where it is read again."""
     y = [0, 1, 1, 0]
-    model = fixed([0.2], None, FOCAL, y)  # a share of 0.55, which is yes
+    model = fixed([0.2], None, SQUARED, y)  # a share of 0.55, which is yes
     assert model.predict([[1.0]]).tolist() == [1]
     assert model.predict_proba([[1.0]])[0, 1] == pytest.approx(1 / (1 + np.exp(-0.2)), rel=1e-6)
     assert model.evaluate([[1.0]], [1])["accuracy"] == 1.0
 
 
 def test_the_link_is_kept_in_a_file(tmp_path: Path) -> None:
-    fixed([0.2], None, FOCAL, [0, 1, 1, 0]).save(tmp_path / "m.safetensors")
+    fixed([0.2], None, SQUARED, [0, 1, 1, 0]).save(tmp_path / "m.safetensors")
     read = fastnn.load(tmp_path / "m.safetensors")
     assert read.task is not None
-    assert (read.task.loss, read.task.link) == ("focal", "sigmoid")
+    assert (read.task.loss, read.task.link) == ("squared_focal", "sigmoid")
     assert read.predict([[1.0]]).tolist() == [1]
     assert read.predict_proba([[1.0]])[0, 1] > 0.5
-    assert read.evaluate([[1.0]], [1], loss=FOCAL)["accuracy"] == 1.0
+    assert read.evaluate([[1.0]], [1], loss=SQUARED)["accuracy"] == 1.0
 
 
 def test_validation_says_the_same() -> None:

@@ -57,6 +57,9 @@ TASKS: dict[str, tuple[str, Any, Any]] = {
     "one-hot": ("softmax_cross_entropy", (fastnn.Dense(5, "relu", use_bias=False), fastnn.Dense(3)), np.eye(3)[CLASSES]),
     "classes as values": ("quadratic", (fastnn.Dense(5, "relu"), fastnn.Dense(3, "sigmoid")), CLASSES),
     "values": ("mean_squared_error", (fastnn.Dense(6, "silu"), fastnn.Dense(2)), VALUES),
+    "values with outliers": ("huber:delta=0.5", (fastnn.Dense(6, "silu"), fastnn.Dense(2)), VALUES),
+    "counts": ("poisson", (fastnn.Dense(4, "tanh"), fastnn.Dense(1)), CLASSES),
+    "rare classes": ("softmax_focal", (fastnn.Dense(4, "tanh"), fastnn.Dense(3)), CLASSES),
     "flat": (
         "softmax_cross_entropy",
         (fastnn.Flatten(), fastnn.Dense(6, "tanh"), fastnn.Flatten(), fastnn.Dense(3), fastnn.Flatten()),

@@ -21,7 +21,7 @@ from fastnn.callbacks import Callback
 from fastnn.data import inputs
 from fastnn.data.orders import as_order
 from fastnn.errors import DivergenceError, InputError, NotReadyError, warn
-from fastnn.losses import LOSSES, Loss, LossLike, as_loss
+from fastnn.losses import Loss, LossLike, as_loss
 from fastnn.metrics import as_metrics
 from fastnn.network.layout import as_loss_network
 from fastnn.network.model import Before
@@ -170,7 +170,7 @@ def _obstacle(members: Sequence[Member], optimizer: Optimizer, loss: Loss) -> st
             return f"there is a {type(layer).__name__} layer"
         if layer.final_activation in ("softmax", "log_softmax"):
             return f"{layer.final_activation} is not the last layer of a network for softmax_cross_entropy"
-    if loss.name not in LOSSES:
+    if not loss.built_in:
         return "the loss is not one of the library's"
     if not network.parameters:
         return "there is nothing to train"

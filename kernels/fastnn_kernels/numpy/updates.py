@@ -89,8 +89,7 @@ def rmsprop(
     clipped = clip(gradient, norm, clip_value, clip_norm)
     for g, rate, w, s in segments(clipped, scalars[int(index[()]), 0], starts, penalties, parameters, square):
         s[...] = F(beta) * s + F(1 - beta) * (g * g)
-        root = np.sqrt(s + F(epsilon)) if epsilon_inside else np.sqrt(s) + F(epsilon)
-        w -= (rate * g) / root
+        w -= (rate * g) / root_of(s, F(epsilon), epsilon_inside)
     copy(parameters, low_precision_weights)
 
 
@@ -113,10 +112,10 @@ def adam(
     gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
     penalties: np.ndarray, parameters: np.ndarray, mean: np.ndarray, square: np.ndarray,
     low_precision_weights: np.ndarray | None = None,
-    *, clip_value: float, clip_norm: float, beta1: float, beta2: float, epsilon: float,
+    *, clip_value: float, clip_norm: float, beta1: float, beta2: float, epsilon: float, epsilon_inside: bool,
 ) -> None:  # fmt: skip
     """m = beta1 * m + (1 - beta1) * g; s = beta2 * s + (1 - beta2) * g^2;
-    w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon)
+    w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon), or / sqrt(s * correction2 + epsilon) if `epsilon_inside`
     (Kingma and Ba, ICLR 2015; with decay, AdamW of Loshchilov and Hutter, ICLR 2019)."""
     F = parameters.dtype.type
     learning_rate, correction1, correction2, _ = scalars[int(index[()])]
@@ -124,7 +123,7 @@ def adam(
     for g, rate, w, m, s in segments(clipped, learning_rate, starts, penalties, parameters, mean, square):
         m[...] = F(beta1) * m + F(1 - beta1) * g
         s[...] = F(beta2) * s + F(1 - beta2) * (g * g)
-        w -= (rate * (m * correction1)) / (np.sqrt(s * correction2) + F(epsilon))
+        w -= (rate * (m * correction1)) / root_of(s * correction2, F(epsilon), epsilon_inside)
     copy(parameters, low_precision_weights)
 
 
@@ -132,17 +131,18 @@ def nadam(
     gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
     penalties: np.ndarray, parameters: np.ndarray, mean: np.ndarray, square: np.ndarray,
     low_precision_weights: np.ndarray | None = None,
-    *, clip_value: float, clip_norm: float, beta1: float, beta2: float, epsilon: float,
+    *, clip_value: float, clip_norm: float, beta1: float, beta2: float, epsilon: float, epsilon_inside: bool,
 ) -> None:  # fmt: skip
     """m = beta1 * m + (1 - beta1) * g; s = beta2 * s + (1 - beta2) * g^2;
-    w -= rate * (gradient_factor * g + m * correction1) / (sqrt(s * correction2) + epsilon) (Dozat, ICLR workshop 2016)."""
+    w -= rate * (gradient_factor * g + m * correction1) / (sqrt(s * correction2) + epsilon), or as in `adam` if `epsilon_inside`
+    (Dozat, ICLR workshop 2016)."""
     F = parameters.dtype.type
     learning_rate, correction1, correction2, gradient_factor = scalars[int(index[()])]
     clipped = clip(gradient, norm, clip_value, clip_norm)
     for g, rate, w, m, s in segments(clipped, learning_rate, starts, penalties, parameters, mean, square):
         m[...] = F(beta1) * m + F(1 - beta1) * g
         s[...] = F(beta2) * s + F(1 - beta2) * (g * g)
-        w -= (rate * (gradient_factor * g + m * correction1)) / (np.sqrt(s * correction2) + F(epsilon))
+        w -= (rate * (gradient_factor * g + m * correction1)) / root_of(s * correction2, F(epsilon), epsilon_inside)
     copy(parameters, low_precision_weights)
 
 
@@ -160,6 +160,12 @@ def lion(
         m[...] = F(beta2) * m + F(1 - beta2) * g
         w -= rate * np.where(ahead > 0, F(1), np.where(ahead < 0, F(-1), ahead))
     copy(parameters, low_precision_weights)
+
+
+def root_of(s: np.ndarray, epsilon: Any, epsilon_inside: bool) -> np.ndarray:
+    """sqrt(s) + epsilon, or sqrt(s + epsilon) if `epsilon_inside`."""
+    root: np.ndarray = np.sqrt(s + epsilon) if epsilon_inside else np.sqrt(s) + epsilon
+    return root
 
 
 def copy(w: np.ndarray, low_precision_weights: np.ndarray | None) -> None:

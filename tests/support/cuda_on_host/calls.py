@@ -31,6 +31,8 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "expand": [{"mean": False}],
     "dropout": [{"rate": 0.0}, {"rate": 0.5}],
     "rmsprop": [{"epsilon_inside": True}],
+    "adam": [{"epsilon_inside": True}],
+    "nadam": [{"epsilon_inside": True}],
 }
 """Attributes that may become code, to be tried with the first case of a kernel."""
 

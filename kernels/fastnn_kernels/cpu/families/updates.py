@@ -16,7 +16,7 @@ from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.families.data import share
 from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, int64_pointer
 
-NUMBERS = 5
+NUMBERS = 6
 """Numbers of an optimizer that reach its formula at most; fewer are padded with zeros."""
 
 COLUMNS = len(SCALARS)
@@ -70,6 +70,7 @@ def _update_body(F: Any, slots: int, formula: Any) -> Any:
             F(float64_from_bits(op[after + 6])),
             F(float64_from_bits(op[after + 7])),
             F(float64_from_bits(op[after + 8])),
+            F(float64_from_bits(op[after + 9])),
         )
         starts = carray(int64_pointer(op[4]), segments + 1)
         penalties = carray(pointer(op[5]), (segments, 4))
@@ -166,7 +167,7 @@ def adam(w: Any, m: Any, s: Any, i: Any, old: Any, g: Any, n: Any) -> None:
     square = n[2] * s[i] + n[3] * (g * g)
     m[i] = mean
     s[i] = square
-    w[i] = old - (n[RATE] * (mean * n[CORRECTION_1])) / (math.sqrt(square * n[CORRECTION_2]) + n[4])
+    w[i] = old - (n[RATE] * (mean * n[CORRECTION_1])) / (math.sqrt(square * n[CORRECTION_2] + n[4]) + n[5])
 
 
 @update("nadam")
@@ -176,7 +177,7 @@ def nadam(w: Any, m: Any, s: Any, i: Any, old: Any, g: Any, n: Any) -> None:
     m[i] = mean
     s[i] = square
     ahead = n[GRADIENT_FACTOR] * g + mean * n[CORRECTION_1]
-    w[i] = old - (n[RATE] * ahead) / (math.sqrt(square * n[CORRECTION_2]) + n[4])
+    w[i] = old - (n[RATE] * ahead) / (math.sqrt(square * n[CORRECTION_2] + n[4]) + n[5])
 
 
 @update("lion")

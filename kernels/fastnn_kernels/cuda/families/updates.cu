@@ -179,25 +179,27 @@ template <class F, class... Arguments> __device__ void adagrad(Grid grid, F* w, 
 }
 
 // m = beta1 * m + rest1 * g; s = beta2 * s + rest2 * g^2 with rest = 1 - beta;
-// w -= rate * (m * correction1) / (sqrt(s * correction2) + epsilon).
+// w -= rate * (m * correction1) / (sqrt(s * correction2 + inside) + outside).
 template <class F, class... Arguments>
-__device__ void adam(Grid grid, F* w, F* m, F* s, F beta1, F rest1, F beta2, F rest2, F epsilon, Arguments... arguments) {
+__device__ void adam(Grid grid, F* w, F* m, F* s, F beta1, F rest1, F beta2, F rest2, F inside, F outside,
+                     Arguments... arguments) {
   auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
     state[0] = beta1 * state[0] + rest1 * g;
     state[1] = beta2 * state[1] + rest2 * (g * g);
-    return old - now.rate * (state[0] * now.correction1) / (sqrt(state[1] * now.correction2) + epsilon);
+    return old - now.rate * (state[0] * now.correction1) / (sqrt(state[1] * now.correction2 + inside) + outside);
   };
   update(grid, w, States<F, 2>{{m, s}}, formula, arguments...);
 }
 
-// m and s as in adam; w -= rate * (gradient_factor * g + m * correction1) / (sqrt(s * correction2) + epsilon).
+// m and s as in adam; w -= rate * (gradient_factor * g + m * correction1) / (sqrt(s * correction2 + inside) + outside).
 template <class F, class... Arguments>
-__device__ void nadam(Grid grid, F* w, F* m, F* s, F beta1, F rest1, F beta2, F rest2, F epsilon, Arguments... arguments) {
+__device__ void nadam(Grid grid, F* w, F* m, F* s, F beta1, F rest1, F beta2, F rest2, F inside, F outside,
+                      Arguments... arguments) {
   auto formula = [=](const Scalars<F>& now, F* state, F old, F g) {
     state[0] = beta1 * state[0] + rest1 * g;
     state[1] = beta2 * state[1] + rest2 * (g * g);
     F ahead = now.gradient_factor * g + state[0] * now.correction1;
-    return old - now.rate * ahead / (sqrt(state[1] * now.correction2) + epsilon);
+    return old - now.rate * ahead / (sqrt(state[1] * now.correction2 + inside) + outside);
   };
   update(grid, w, States<F, 2>{{m, s}}, formula, arguments...);
 }
