@@ -267,7 +267,7 @@ def test_a_wrong_label_is_told_before_the_header(clouds: Path) -> None:
 def test_messages_name_options(monkeypatch: pytest.MonkeyPatch, message: str, shown: str) -> None:
     import fastnn.datasets
 
-    def failing(*arguments: object) -> None:
+    def failing(*arguments: object, **options: object) -> None:
         warnings.warn(message, stacklevel=1)
         raise InputError(message)
 
@@ -371,7 +371,7 @@ def test_an_argument_that_is_missing_is_named() -> None:
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     import fastnn.datasets
 
-    def interrupted(*arguments: object) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fastnn.datasets, "load", interrupted)
