@@ -48,7 +48,7 @@ def evaluate(
     \b
     Examples:
       fastnn evaluate digits.safetensors digits
-      fastnn evaluate iris.safetensors more.csv --metric f1
+      fastnn evaluate flowers.safetensors more.csv --metric f1
     """
     import fastnn
     from fastnn.cli.tables import TITLES, confusion

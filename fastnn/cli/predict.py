@@ -40,9 +40,9 @@ def predict(model: Path, data: str, output: Path | None, proba: bool, device: st
 
     \b
     Examples:
-      fastnn predict iris.safetensors flowers.csv
-      fastnn predict iris.safetensors flowers.csv --proba --output flowers.parquet
-      fastnn predict iris.safetensors - --id number < flowers.csv
+      fastnn predict flowers.safetensors new.csv
+      fastnn predict flowers.safetensors new.csv --proba --output species.parquet
+      fastnn predict flowers.safetensors - --id number < new.csv
     """
     check_folder("--output", output)
     if output is not None and output.suffix.lower() not in (".csv", ".parquet"):

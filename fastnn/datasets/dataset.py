@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import fastnn.random
+from fastnn.datasets import samples
 from fastnn.datasets.idx import read_idx
 from fastnn.datasets.planar import PLANAR
 from fastnn.datasets.splitting import split
@@ -26,7 +27,7 @@ from fastnn.errors import FileError, FormatError, InputError, InputTypeError, ne
 
 DIGITS_TEST = 360
 IDX_NAMES = {"train": "train", "test": "t10k"}
-NAMES = ("digits", "mnist", *PLANAR)
+NAMES = ("digits", "mnist", *samples.TARGETS, *PLANAR)
 TARGETS = ("y", "target", "label", "class")
 """Columns that are the target where none is named."""
 FORMATS = f"expected an .npz file, a table ({', '.join(ENDS)})"
@@ -88,6 +89,7 @@ def load(
     - `"digits"`: 1,797 images of 8 x 8 pixels that come with scikit-learn (float32, 0 to 1), 1,437 to train on and 360 to
       test on: the first 360 of the permutation `permutation(key(0, SPLIT), 0, 1797)` of `fastnn.random` are the test images.
     - `"mnist"`: the folder `$FASTNN_DATA/mnist`, read as any folder of IDX files.
+    - `"houses"`, `"flowers"`: two small tables that come with fastnn, see `houses` and `flowers`.
     - `"flower"`, `"circles"`, `"moons"`, `"blobs"`, `"quantiles"`: points in the plane, see `fastnn.datasets.planar`; a fifth
       of each class are test data.
     - a folder with MNIST's four IDX files (`train-images-idx3-ubyte`, with `.` before `idx3` or `.gz` at the end as well):
@@ -119,6 +121,8 @@ def load(
         return _digits()
     if name == "mnist":
         return _mnist()
+    if name in samples.TARGETS:
+        return {"houses": houses, "flowers": flowers}[str(name)]()
     if name in PLANAR:
         return _planar(str(name))
     if path.is_dir():
@@ -133,6 +137,46 @@ def load(
     if path.parent != Path("."):
         raise FileError(f"there is no file or folder {path}")
     raise InputError(f"there is no data set or file called {str(name)!r}{nearest(name, NAMES)}")
+
+
+def houses() -> Dataset:
+    """400 made-up houses and their prices, a regression: 320 to train on and 80 to test on.
+
+    The features are area (square meters), rooms, age (years), distance (kilometers to the center) and garden (square meters),
+    the target is the price. No house of them is real: `fastnn.datasets.samples` says by which rule they were made. They are
+    part of fastnn, under its license. `fastnn data houses --to houses.csv` writes them as a table.
+    """
+    names, (X, y), (X_test, y_test) = _sample("houses")
+    y, y_test = (values.astype(np.float64).reshape(-1, 1) for values in (y, y_test))
+    return Dataset("houses", X, y, X_test, y_test, (len(names),), None, 1.0, "Made by fastnn.datasets.samples.", names)
+
+
+def flowers() -> Dataset:
+    """300 made-up flowers of three species, daisy, poppy and tulip: 240 to train on and 60 to test on, as many of each.
+
+    The features are the lengths of stem and petal, the width of a petal (centimeters) and the number of petals; the labels are
+    strings. `fastnn.datasets.samples` says by which rule they were made. They are part of fastnn, under its license.
+    `fastnn data flowers --to flowers.csv` writes them as a table.
+    """
+    names, (X, y), (X_test, y_test) = _sample("flowers")
+    return Dataset("flowers", X, y, X_test, y_test, (len(names),), 3, 1.0, "Made by fastnn.datasets.samples.", names)
+
+
+def split_sample(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a sample table to train on and to test on, in order: a fifth, and as much of each label."""
+    names, rows = samples.read(name)
+    target = names.index(samples.TARGETS[name])
+    train, test = split(np.arange(len(rows)), stratify=[row[target] for row in rows] if name == "flowers" else None)
+    return np.sort(train), np.sort(test)
+
+
+def _sample(name: str) -> tuple[tuple[str, ...], tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """The names of the features of a sample table, and (X, y) to train on and to test on, y as text."""
+    names, rows = samples.read(name)
+    table, target = np.array(rows), names.index(samples.TARGETS[name])
+    X, y = np.delete(table, target, axis=1).astype(np.float64), table[:, target]
+    train, test = split_sample(name)
+    return tuple(each for each in names if each != samples.TARGETS[name]), (X[train], y[train]), (X[test], y[test])
 
 
 def read_features(

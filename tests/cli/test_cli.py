@@ -409,7 +409,7 @@ def test_a_training_is_interrupted(compiled: bool, delay: float, tmp_path: Path)
 # Help.
 
 
-@pytest.mark.parametrize("arguments", [(), ("train",), ("predict",), ("evaluate",), ("explain",)])
+@pytest.mark.parametrize("arguments", [(), ("train",), ("predict",), ("evaluate",), ("explain",), ("data",)])
 def test_help_fits_80_columns(arguments: tuple[str, ...]) -> None:
     result = run(*arguments, "--help")
     assert result.exit_code == 0
