@@ -13,12 +13,14 @@ import importlib.resources
 import json
 import math
 import re
+from collections import Counter
 from html import escape
 from typing import Any
 
 from fastnn.benchmarks import curves
 from fastnn.benchmarks.crossover import crossover_lines
 from fastnn.benchmarks.record import OURS, STATUS_TEXTS, Limit, Measured, Record, Result, geometric_mean
+from fastnn.benchmarks.table import verdict
 from fastnn.errors import PackageError
 
 SYMBOLS = {
@@ -205,14 +207,15 @@ def _class(name: str, wanted: bool = True) -> str:
 
 
 def _verdict(record: Record) -> str:
-    """In how many cells fastnn is faster and in how many slower than the best peer."""
+    """In how many cells fastnn is faster and in how many slower than the best peer, or level with it."""
     ratios = [measured.ratio for measured in record.done if math.isfinite(measured.ratio)]
     if not ratios:
         return "fastnn was compared with nobody."
-    faster = sum(ratio >= 1 for ratio in ratios)
+    counts = Counter(verdict(ratio) for ratio in ratios)
+    level = f", level in <strong>{counts['level']}</strong>," * (counts["level"] > 0)
     return (
-        f"Against the fastest peer of each cell, fastnn is faster in <strong>{faster}</strong> of {len(ratios)} cells and "
-        f"slower in <strong>{len(ratios) - faster}</strong>; the geometric mean of the ratios is "
+        f"Against the fastest peer of each cell, fastnn is faster in <strong>{counts['faster']}</strong> of {len(ratios)} cells"
+        f"{level} and slower in <strong>{counts['slower']}</strong>; the geometric mean of the ratios is "
         f"<strong>{_ratio(geometric_mean(ratios))}</strong>."
     )
 
@@ -307,11 +310,10 @@ def _spread_column(result: Result) -> str:
 
 def _ratio_column(ratio: float) -> str:
     """Marked by a sign too, not by its color alone."""
-    lost = ratio < 1
-    sign = "▼" if lost else "▲"
-    word = "slower" if lost else "faster"
+    word = verdict(ratio)
+    sign, style = {"slower": ("▼", "lost"), "level": ("=", ""), "faster": ("▲", "won")}[word]
     text = f'<span aria-hidden="true">{sign}</span> {_ratio(ratio)}<span class="hidden"> {word}</span>'
-    return _number(ratio, text, ("lost" if lost else "won") if math.isfinite(ratio) else "")
+    return _number(ratio, text, style if math.isfinite(ratio) else "")
 
 
 def _ratio(ratio: float) -> str:
