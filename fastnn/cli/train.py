@@ -419,6 +419,8 @@ def _device(options: _Options) -> str:
 
 def _describe(model: Sequential, network: Network, loss: str, parts: _Parts, options: _Options, device: str) -> None:
     """Print what is trained on what, where, and what the data ask for."""
+    from fastnn_kernels.caching import cache_folder
+
     line("data", _describe_examples(parts))
     line("", _describe_shape(parts.dataset, parts.classes))
     shape = network.describe(parts.dataset.features, parts.outputs(network), loss)
@@ -428,6 +430,9 @@ def _describe(model: Sequential, network: Network, loss: str, parts: _Parts, opt
     line("device", device)
     for text in _hints(parts, loss, options.standardize, options.standardize_target):
         line("hint", text)
+    folder = cache_folder()
+    if folder is not None and not any(folder.iterdir()):
+        line("kernels", f"compiled now, for the first time, which takes a while; they are kept in {folder}")
     click.echo()
 
 

@@ -406,6 +406,17 @@ def test_a_training_is_interrupted(compiled: bool, delay: float, tmp_path: Path)
     assert "Traceback" not in error
 
 
+def test_the_first_run_says_that_kernels_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastnn_kernels import caching
+
+    monkeypatch.setattr(caching, "cache_folder", lambda: tmp_path)
+    for filled in (False, True):
+        result = run("train", "moons", "--epochs", "1", "--hidden", "none")
+        said = " ".join(result.stdout.split())
+        assert ("kernels compiled now, for the first time, which takes a while; they are kept in" in said) == (not filled)
+        (tmp_path / "a-kernel").touch()
+
+
 # Help.
 
 
