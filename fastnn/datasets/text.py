@@ -230,14 +230,14 @@ def _find_decimal(source: Source, rows: Sequence[Sequence[str]]) -> str:
     """
     certain = dict.fromkeys(DECIMALS, False)
     unclear = None
-    for value in {value.strip() for row in rows for value in row if "," in value or "." in value}:
+    for value in dict.fromkeys(value.strip() for row in rows for value in row if "," in value or "." in value):
         grouped = GROUPED.fullmatch(value)
         if grouped is not None and grouped["mark"] in DECIMALS:
             other = "." if grouped["mark"] == "," else ","
             if grouped["rest"] is not None or value.count(grouped["mark"]) > 1:
                 certain[other] = certain[other] or grouped["rest"] is None or grouped["rest"][0] == other
             elif grouped["mark"] == ",":
-                unclear = value
+                unclear = unclear or value
         elif number := re.fullmatch(r"[-+]?(?=[\d.,]*\d)\d*([.,])\d*(?:[eE][-+]?\d+)?", value):
             certain[number[1]] = True
     if unclear is not None and not any(certain.values()):
