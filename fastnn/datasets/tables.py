@@ -60,7 +60,7 @@ class Table:
         self._check_present([name], cure="fill them in, or leave out the rows")
         if _kind(column.type) == "text":
             return self._labels(name, column)
-        self._check_numbers([name])
+        self._check_numbers([name], needed=True)
         array = np.concatenate([_numbers(chunk) for chunk in column.chunks])
         return array.astype(np.int64) if array.dtype.kind in "iu" else array
 
@@ -130,8 +130,8 @@ class Table:
         values = [value for value in islice(_values(self._columns[name]), LOOKED_AT) if value is not None]
         return "dates or times" if values and all(DATE.fullmatch(str(value).strip()) for value in values) else kind
 
-    def _check_numbers(self, names: Sequence[str]) -> None:
-        """Raise for what is no number in any of the columns."""
+    def _check_numbers(self, names: Sequence[str], needed: bool = False) -> None:
+        """Raise for what is no number in any of the columns; those that are not `needed` may be left out."""
         other = {name: kind for name in names if (kind := self._kind(name)) not in ("number", "nothing")}
         if other:
             name, kind = next(iter(other.items()))
@@ -140,7 +140,7 @@ class Table:
             place = f"{_place(self.source, self.layout, row)} of {name!r}"
             raise FormatError(
                 f"{self.source}: {listing(other)}: expected numbers, got {kind} ({_short(value)} in {place}); "
-                f"{self._cure(name, kind, list(other)[:SHOWN])}, or leave it out, drop={name!r}"
+                f"{self._cure(name, kind, list(other)[:SHOWN])}" + f"; or leave it out, drop={name!r}" * (not needed)
             )
         self._check_present(names)
         for name in names:
@@ -195,7 +195,7 @@ class Table:
 
     def _labels(self, name: str, column: Any) -> np.ndarray:
         if self._kind(name) != "text":
-            self._check_numbers([name])
+            self._check_numbers([name], needed=True)
         encoded = column.combine_chunks().dictionary_encode()
         known, numbers = encoded.dictionary.to_pylist(), _numbers(encoded.indices)
         if "" in known:
@@ -360,9 +360,10 @@ def _read_csv(source: Source, layout: Layout, file: _Watched, text: Sequence[str
         row, expected, got = map(int, ragged.groups())
         place = _place(source, layout, row - 2)
         other = ";" if layout.separator == "," else ","
+        values = f"{expected} value{'s' * (expected > 1)}"
         raise FormatError(
-            f"{source}: expected {expected} values in a row, got {got} in {place}; a value with a {layout.separator!r} in it "
-            f"needs quotes, and another separator is named as separator={other!r}"
+            f"{source}: expected {values} in a row, got {got} in {place}; a value with a {layout.separator!r} in it needs "
+            f"quotes, and another separator is named as separator={other!r}"
         ) from error
     if undecodable:
         raise FormatError(describe_encoding(source, layout))

@@ -144,7 +144,7 @@ FAILED: dict[str, tuple[bytes, str, str]] = {
     ),
     "another separator than named": (
         render(columns(), ";").encode(), "--separator ,",
-        "t.csv: expected 1 values in a row, got 2 in line 3; a value with a ',' in it needs quotes, and another separator is "
+        "t.csv: expected 1 value in a row, got 2 in line 3; a value with a ',' in it needs quotes, and another separator is "
         "named as --separator ';'",
     ),
     "no separator": (render(columns()).encode(), "--separator ab", "--separator: expected one character such as ';', or comma"),
@@ -155,14 +155,15 @@ FAILED: dict[str, tuple[bytes, str, str]] = {
     "dates": (
         render(with_column("day", DATES)).encode(), "",
         "column 'day': expected numbers, got dates or times (2024-01-11 in line 2 of 'day'); turn them into numbers, such as "
-        "the days since a date, or leave it out, --drop day",
+        "the days since a date; or leave it out, --drop day",
     ),
     "dates with days first": (
         render(with_column("day", MORE_DATES), ";", ",").encode(), "",
         "column 'day': expected numbers, got dates or times ('1.03.2024' in line 2 of 'day'); turn them into numbers",
     ),
     "dates as the target": (
-        render({**columns(), "kind": MORE_DATES}).encode(), "", "column 'kind': expected numbers, got dates or times",
+        render({**columns(), "kind": MORE_DATES}).encode(), "",
+        "('1.03.2024' in line 2 of 'kind'); turn them into numbers, such as the days since a date\n",
     ),
     "gaps": (
         render(with_value("length", 4, "")).encode(), "",
