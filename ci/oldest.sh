@@ -36,9 +36,9 @@ sort -u "$work/oldest.txt"
 "$python" -m pip check
 
 # Of each family of the library what meets its dependencies.
-subset=(archives averages batches benchmark_pages benchmark_records checkpoints choices cli cli_configuration cli_predict datasets
-    doctor feeds foreign_memory generated_inputs inputs instances targets laws metrics missing_packages model mixed_precision optimizers
-    planar plots plots_drawn process program random reductions split standardizer tables third_engine trajectories tuning tuning_space)
+subset=(archives averages batches benchmark_pages benchmark_records checkpoints choices cli cli_configuration cli_predict cli_tables
+    datasets doctor feeds fonts foreign_memory generated_inputs inputs instances targets laws metrics missing_packages model mixed_precision optimizers
+    planar plots plots_drawn process program random reductions samples split standardizer tables third_engine trajectories tuning tuning_space)
 files=()
 for name in "${subset[@]}"; do
     mapfile -t -O "${#files[@]}" files < <(find tests -name "test_$name.py")

@@ -62,7 +62,7 @@ SPLIT = 4
 AUGMENTATION = 5
 """The purpose of keys for images changed at random."""
 POINTS = 6
-"""The purpose of keys for the planar data sets."""
+"""The purpose of keys for the planar data sets and the sample tables."""
 
 Key = tuple[int, int]
 

@@ -12,6 +12,7 @@ import hashlib
 import importlib.resources
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from fastnn.benchmarks import curves
 from fastnn.benchmarks.crossover import crossover_lines
 from fastnn.benchmarks.record import OURS, STATUS_TEXTS, Limit, Measured, Record, Result, geometric_mean
+from fastnn.benchmarks.table import verdict
 from fastnn.errors import PackageError
 
 SYMBOLS = {
@@ -212,14 +214,13 @@ def _line_keys(panels: list[curves.Panel]) -> list[tuple[str, str]]:
 
 
 def _verdict(record: Record) -> dict[str, Any] | None:
-    """In how many cells fastnn is faster and in how many slower than the best peer; None where there is no peer."""
+    """In how many cells fastnn is faster than the best peer, level with it and slower; None where there is no peer."""
     ratios = [measured.ratio for measured in record.done if math.isfinite(measured.ratio)]
     if not ratios:
         return None
-    faster = sum(ratio >= 1 for ratio in ratios)
-    return {
-        "faster": faster, "cells": len(ratios), "slower": len(ratios) - faster, "mean": _ratio(geometric_mean(ratios)),
-    }  # fmt: skip
+    counts = Counter(verdict(ratio) for ratio in ratios)
+    words = {word: counts[word] for word in ("faster", "level", "slower")}
+    return {**words, "cells": len(ratios), "mean": _ratio(geometric_mean(ratios))}
 
 
 def _summary(record: Record) -> Table:
@@ -314,8 +315,9 @@ def _ratio_column(ratio: float) -> Column:
     """Marked by a sign too, not by its color alone."""
     if not math.isfinite(ratio):
         return EMPTY
-    kind, sign, word = ("number lost", "▼", "slower") if ratio < 1 else ("number won", "▲", "faster")
-    return Column(_ratio(ratio), repr(ratio), kind, sign, word)
+    word = verdict(ratio)
+    sign, style = {"slower": ("▼", " lost"), "level": ("=", ""), "faster": ("▲", " won")}[word]
+    return Column(_ratio(ratio), repr(ratio), f"number{style}", sign, word)
 
 
 def _ratio(ratio: float) -> str:

@@ -31,7 +31,13 @@ def row(record: Record, measured: Measured) -> str:
     share = record.roofline_share(measured)
     limit = f"{share:>8.0%}" if not math.isnan(share) else f"{'unknown':>8}"
     line = f"{where}{quantity(measured.examples_per_second(OURS)):>7}{mark(measured, OURS)} {theirs} {ratio} {limit}"
-    return line + ("  SLOWER" if measured.ratio < 1 else "")
+    return line + ("  SLOWER" if verdict(measured.ratio) == "slower" else "")
+
+
+def verdict(ratio: float) -> str:
+    """Whether fastnn is "faster" or "slower" than the best peer, or "level": a ratio that is shown as 1.00, such as 0.998."""
+    shown = float(f"{ratio:.2f}")
+    return "level" if shown == 1 else "slower" if shown < 1 else "faster"
 
 
 def place(cell: Cell) -> str:
@@ -85,4 +91,5 @@ def footer(record: Record) -> Iterator[str]:
 
 def losing_cells(record: Record) -> list[Measured]:
     """The cells in which a peer is faster, the worst first."""
-    return sorted((measured for measured in record.done if measured.ratio < 1), key=lambda measured: measured.ratio)
+    losing = [measured for measured in record.done if verdict(measured.ratio) == "slower"]
+    return sorted(losing, key=lambda measured: measured.ratio)

@@ -10,6 +10,9 @@ import numpy as np
 
 from fastnn.callbacks.base import Callback, RunState
 
+PREPARING = "preparing the step; new kernels are compiled, once, and kept"
+"""What is shown before the first step: compiling takes seconds, or minutes, and the next run does not."""
+
 
 class Progress(Callback):
     """A bar over all steps in a terminal or a notebook, and a line an epoch (at most about `lines` of them).
@@ -29,10 +32,14 @@ class Progress(Callback):
         shown = sys.stderr.isatty() or in_notebook()
         total = run.total_steps
         self.bar = tqdm(total=total, initial=run.step, unit="step", leave=False, disable=not shown, dynamic_ncols=True)
-        self.bar.set_postfix_str("preparing the step")
+        self.bar.bar_format = "{desc} [{elapsed}]"
+        self.bar.set_description_str(PREPARING)
 
     def chunk_end(self, run: RunState, losses: np.ndarray) -> None:
         if self.bar is not None:
+            if self.bar.desc == PREPARING:
+                self.bar.bar_format = None
+                self.bar.set_description_str("", refresh=False)
             self.bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
             self.bar.update(len(losses))
 

@@ -13,6 +13,7 @@ from fastnn.cli.doctor import doctor
 from fastnn.cli.evaluate import evaluate
 from fastnn.cli.explain import explain
 from fastnn.cli.predict import predict
+from fastnn.cli.samples import sample
 from fastnn.cli.train import train
 
 
@@ -41,4 +42,5 @@ main.add_command(predict)
 main.add_command(evaluate)
 main.add_command(explain)
 main.add_command(bench)
+main.add_command(sample)
 main.add_command(doctor)

@@ -1,19 +1,27 @@
-"""The data that commands are given: read, and brought into the order that a model takes."""
+"""The data that commands are given: read, and brought into the order that a model takes.
+
+How a table is read belongs to its file: a saved network knows the names of its features and targets, nothing else of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from fastnn.cli.commands import F, option
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastnn.datasets import Dataset
+    from fastnn.datasets import Dataset, Table
 
-DATA = "Data"
+DATA, TABLE = "Data", "Tables"
+WHOLE = 20
+"""Different whole numbers of a target up to which they may be meant for classes."""
 METRICS = (
     "accuracy", "auc", "average_precision", "balanced_accuracy", "brier", "f1", "log_loss", "mae", "mse", "precision", "r2",
     "recall", "rmse", "top_k_accuracy",
@@ -35,18 +43,144 @@ def regression_option() -> Callable[[F], F]:
     return option(DATA, "--regression", is_flag=True, help="The target is an amount, integers are no labels.")
 
 
-def read(data: str, targets: Sequence[str] = (), regression: bool = False) -> Dataset:
-    """The data set; one target is labels or values by what it holds, several are values, and all are in a `regression`."""
+TABLE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    option(
+        TABLE,
+        "--separator",
+        metavar="CHAR",
+        help="Character between values, or comma, semicolon, tab, pipe. [default: detected]",
+    ),
+    option(TABLE, "--decimal", type=click.Choice([".", ","]), metavar="CHAR", help="Decimal mark, . or , [default: detected]"),
+    option(
+        TABLE,
+        "--encoding",
+        metavar="NAME",
+        help="Encoding of the file, such as gbk, big5 or cp1252. [default: utf-8, or by its byte order mark]",
+    ),
+    option(
+        TABLE,
+        "--na",
+        "missing",
+        multiple=True,
+        metavar="VALUE",
+        help="Value that counts as missing, as an empty one always does; repeatable. [default: NA, N/A, NaN, null, None, ...]",
+    ),
+    option(TABLE, "--drop", multiple=True, metavar="COLUMN", help="Column to leave out; repeatable."),
+    option(
+        TABLE,
+        "--id",
+        "identifier",
+        metavar="COLUMN",
+        help="Column that names the rows: not a feature, written beside the predictions.",
+    ),
+)
+
+
+def table_options(command: F) -> F:
+    for add in reversed(TABLE_OPTIONS):
+        command = add(command)
+    return command
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How the tables of a command are read."""
+
+    separator: str | None
+    decimal: str | None
+    encoding: str | None
+    missing: Sequence[str]
+    drop: Sequence[str]
+    identifier: str | None
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nothing is said about tables."""
+        return not any(vars(self).values())
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The arguments of `load` and `read_table` that say how a text is written."""
+        texts = {"separator": self.separator, "decimal": self.decimal, "encoding": self.encoding}
+        return {**texts, "missing": tuple(self.missing) or None}
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """The columns that are no features."""
+        return (*self.drop, *([] if self.identifier is None else [self.identifier]))
+
+    def read_table(self, data: str) -> Table:
+        """The table, without the columns that are dropped; the name of each row stays as it is written."""
+        from fastnn.datasets import read_table
+
+        text = [] if self.identifier is None else [self.identifier]
+        return read_table(data, **self.reading, text=text).without(self.drop)
+
+
+def is_table(data: str) -> bool:
+    from fastnn.datasets import tables
+
+    return tables.is_table(Path(data))
+
+
+def read(
+    data: str,
+    targets: Sequence[str] = (),
+    regression: bool = False,
+    *,
+    table: TableOptions,
+    features: Sequence[str] | None = None,
+    classes: bool = False,
+) -> Dataset:
+    """The data set; one target is labels or values by what it holds, several are values, and all are in a `regression`.
+
+    `features`: the columns of a table to take. `classes`: a target of whole numbers is labels however they are written.
+    """
     from fastnn.datasets import load
     from fastnn.errors import InputError
 
-    dataset = load(data, list(targets) if len(targets) > 1 else next(iter(targets), None))
+    target = list(targets) if len(targets) > 1 else next(iter(targets), None)
+    columns = {"features": features} if is_table(data) and features is not None else {"drop": table.dropped}
+    dataset = load(data, target, **columns, **table.reading)
+    if dataset.classes is None and classes and not regression and has_whole_target(dataset):
+        return _as_classes(dataset)
     if not regression or dataset.classes is None:
         return dataset
     if dataset.y_train.dtype.kind not in "iu":
         raise InputError(f"expected numbers for a regression, and the target of {dataset.name} holds {_kind(dataset.y_train)}")
     y_test = None if dataset.y_test is None else _column(dataset.y_test)
     return replace(dataset, y_train=_column(dataset.y_train), y_test=y_test, classes=None)
+
+
+def has_whole_target(dataset: Dataset) -> bool:
+    """Whether the target is one column of floating-point numbers that are all whole."""
+    targets = [y for y in (dataset.y_train, dataset.y_test) if y is not None]
+    return dataset.classes is None and all(y.shape[1] == 1 and bool((y == y.round()).all()) for y in targets)
+
+
+def warn_of_classes(dataset: Dataset) -> None:
+    """Warn where a target that is taken for an amount looks like classes whose numbers were written with a decimal point."""
+    import numpy as np
+
+    from fastnn.errors import warn
+
+    values = np.unique(dataset.y_train)
+    if has_whole_target(dataset) and len(values) <= WHOLE:
+        shown = ", ".join(f"{value:.1f}" for value in values[:5]) + ", ..." * (len(values) > 5)
+        warn(
+            f"the target of {dataset.name} holds {shown}: with decimal points, these are amounts, and this is a regression. "
+            "If they are classes, add --loss softmax_cross_entropy; if they are amounts, --regression"
+        )
+
+
+def _as_classes(dataset: Dataset) -> Dataset:
+    """The data set with the whole numbers of its target as labels."""
+    import numpy as np
+
+    y_train = dataset.y_train.reshape(-1).astype(np.int64)
+    y_test = None if dataset.y_test is None else dataset.y_test.reshape(-1).astype(np.int64)
+    labels = y_train if y_test is None else np.concatenate([y_train, y_test])
+    return replace(dataset, y_train=y_train, y_test=y_test, classes=len(np.unique(labels)))
 
 
 def _column(labels: np.ndarray) -> np.ndarray:

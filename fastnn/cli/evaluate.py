@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fastnn.cli import data as sources
 from fastnn.cli.commands import FILE, Command, device_option, line, option
-from fastnn.cli.data import DATA, METRICS, target_option
+from fastnn.cli.data import DATA, METRICS, TableOptions, table_options, target_option
 from fastnn.cli.networks import Name
 
 if TYPE_CHECKING:
@@ -35,9 +35,12 @@ MOST = 20
     metavar="NAME",
     help=f"Additional metric (repeatable): {', '.join(METRICS)}.",
 )
+@table_options
 @device_option("cpu")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads on the CPU. [default: as many as cores]")
-def evaluate(model: Path, data: str, targets: Sequence[str], metrics: Sequence[str], device: str, threads: int | None) -> None:
+def evaluate(
+    model: Path, data: str, targets: Sequence[str], metrics: Sequence[str], device: str, threads: int | None, **options: Any
+) -> None:
     """Evaluate the network in MODEL, a file of `fastnn train --save`, on DATA.
 
     DATA is what `fastnn train` takes; where it has test data, these are taken.
@@ -45,16 +48,17 @@ def evaluate(model: Path, data: str, targets: Sequence[str], metrics: Sequence[s
     \b
     Examples:
       fastnn evaluate digits.safetensors digits
-      fastnn evaluate iris.safetensors more.csv --metric f1
+      fastnn evaluate flowers.safetensors more.csv --metric f1
     """
     import fastnn
     from fastnn.cli.tables import TITLES, confusion
-    from fastnn.datasets.tables import is_table
 
     network = fastnn.load(model).to(device)
-    if not targets and is_table(Path(data)):
+    if not targets and sources.is_table(data):
         targets = network.target_names or ()
-    dataset = sources.in_order(sources.read(data, targets), network.feature_names)
+    columns, classes = network.feature_names, network.task is not None and network.task.classes is not None
+    dataset = sources.read(data, targets, table=TableOptions(**options), features=columns, classes=classes)
+    dataset = sources.in_order(dataset, columns)
     X, y, part = dataset.X_test, dataset.y_test, " test"
     if X is None or y is None:
         X, y, part = dataset.X_train, dataset.y_train, ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import click
@@ -9,7 +10,7 @@ from click.core import ParameterSource
 
 from fastnn.cli.commands import Command, device_option
 from fastnn.cli.configuration import config_option
-from fastnn.cli.data import read, regression_option, target_option
+from fastnn.cli.data import TableOptions, read, regression_option, table_options, target_option
 from fastnn.cli.networks import NETWORK, Network, network_options
 
 MODEL = ".safetensors"
@@ -21,6 +22,7 @@ MODEL = ".safetensors"
 @regression_option()
 @click.option("--inputs", type=click.IntRange(1), metavar="I", help="Features of an example, where no DATA is given.")
 @click.option("--outputs", type=click.IntRange(1), metavar="O", help="Outputs of the network, where no DATA is given.")
+@table_options
 @device_option("cpu")
 @click.option(
     "--precision", default="float32", show_default=True, metavar="NAME", help="Of products on a GPU: float32, tf32 or bf16."
@@ -48,6 +50,7 @@ def explain(
       fastnn explain digits.safetensors --batch-size 128
       fastnn explain --inputs 784 --outputs 10 --hidden 512,512 --batch-size 128
     """
+    table = TableOptions(**{each.name: options.pop(each.name) for each in fields(TableOptions)})
     network = Network.of(options)
     if (data is None) == (inputs is None and outputs is None):
         raise click.UsageError("give either DATA or --inputs and --outputs")
@@ -63,7 +66,7 @@ def explain(
     else:
         classes, scale = outputs, 1.0
         if data is not None:
-            dataset = read(data, targets, regression)
+            dataset = read(data, targets, regression, table=table)
             inputs, outputs, classes, scale = dataset.features, dataset.outputs, dataset.classes, dataset.scale
             examples = len(dataset.X_train)
         if inputs is None or outputs is None:

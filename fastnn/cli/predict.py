@@ -12,6 +12,7 @@ import click
 
 from fastnn.cli import data as sources
 from fastnn.cli.commands import FILE, Command, check_folder, device_option, line
+from fastnn.cli.data import TableOptions, table_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,19 +28,21 @@ ROWS = 1 << 14
 @click.argument("data")
 @click.option("--output", type=FILE, metavar="FILE", help="Write .csv or .parquet. [default: CSV on the terminal]")
 @click.option("--proba", is_flag=True, help="Print the probability of each class.")
+@table_options
 @device_option("cpu")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads on the CPU. [default: as many as cores]")
-def predict(model: Path, data: str, output: Path | None, proba: bool, device: str, threads: int | None) -> None:
+def predict(model: Path, data: str, output: Path | None, proba: bool, device: str, threads: int | None, **options: Any) -> None:
     """Predict the rows of DATA with the network in MODEL, a file of `fastnn train --save`.
 
-    DATA is a table (.csv, .tsv, .parquet) with the columns that the network was trained
-    on (others are ignored), an .npz file with X, or a data set such as digits, of which
-    the test data are taken.
+    DATA is a table (.csv, .tsv, .parquet, or - for standard input) with the columns that
+    the network was trained on (others are ignored), an .npz file with X, or a data set
+    such as digits, of which the test data are taken.
 
     \b
     Examples:
-      fastnn predict iris.safetensors flowers.csv
-      fastnn predict iris.safetensors flowers.csv --proba --output flowers.parquet
+      fastnn predict flowers.safetensors new.csv
+      fastnn predict flowers.safetensors new.csv --proba --output species.parquet
+      fastnn predict flowers.safetensors - --id number < new.csv
     """
     check_folder("--output", output)
     if output is not None and output.suffix.lower() not in (".csv", ".parquet"):
@@ -47,8 +50,9 @@ def predict(model: Path, data: str, output: Path | None, proba: bool, device: st
     import fastnn
 
     network = fastnn.load(model).to(device)
-    X = _inputs(data, network)
+    X, identifiers = _inputs(data, network, TableOptions(**options))
     columns = _shares(network, X, threads) if proba else _columns("prediction", network.predict(X, threads=threads))
+    columns = _beside(identifiers, columns)
     if output is None:
         for text in _as_csv(columns):
             click.echo(text, nl=False)
@@ -62,15 +66,29 @@ def predict(model: Path, data: str, output: Path | None, proba: bool, device: st
         line("written", f"{output}: {len(X):,} rows")
 
 
-def _inputs(data: str, network: Sequential) -> np.ndarray:
-    """The rows to predict: of a file all, of a data set the test data."""
+def _inputs(data: str, network: Sequential, table: TableOptions) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The rows to predict, of a file all, of a data set the test data; and the column that names them, if there is one."""
     from fastnn.datasets import read_features
-    from fastnn.datasets.dataset import NAMES
+    from fastnn.datasets.dataset import NAMES, take_features
 
-    if data not in NAMES and not Path(data).is_dir() and Path(data).suffix:
-        return read_features(data, network.feature_names)[0]
-    dataset = sources.read(data)
-    return dataset.X_train if dataset.X_test is None else dataset.X_test
+    if sources.is_table(data):
+        content, name = table.read_table(data), table.identifier
+        identifiers = {} if name is None else {name: content.take_text(name)}
+        return take_features(content, network.feature_names)[0], identifiers
+    if data not in NAMES and not Path(data).is_dir() and Path(data).suffix and table.is_default:
+        return read_features(data, network.feature_names)[0], {}
+    dataset = sources.read(data, table=table)
+    return dataset.X_train if dataset.X_test is None else dataset.X_test, {}
+
+
+def _beside(identifiers: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The names of the rows and the predictions. Raises InputError where both have a column of one name."""
+    from fastnn.errors import InputError
+
+    for name in identifiers:
+        if name in columns:
+            raise InputError(f"--id: the predictions have a column {name!r} too; rename that of the table")
+    return {**identifiers, **columns}
 
 
 def _columns(name: str, values: np.ndarray) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import click
 from fastnn.cli import data as sources
 from fastnn.cli.commands import FILE, Command, Number, check_folder, command_line, device_option, line, option
 from fastnn.cli.configuration import config_option
-from fastnn.cli.data import DATA, METRICS, regression_option, target_option
+from fastnn.cli.data import DATA, METRICS, TableOptions, regression_option, table_options, target_option
 from fastnn.cli.networks import NETWORK, TRAINING, Name, Network, network_options
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ SCALABLE = ("mean_squared_error", "mean_absolute_error", "quantile")
 """Losses that have the same minimum for a scaled target; `huber` has another delta then."""
 MANY, FEW = 20, 10
 """More classes than this, with fewer examples each than that, are hardly meant."""
+CROSS_ENTROPIES = ("sigmoid_cross_entropy", "softmax_cross_entropy")
 MONITORS = ("loss", "accuracy", "penalty", "val_loss", *(f"val_{name}" for name in METRICS))
 
 
@@ -98,6 +100,7 @@ def read_weights(text: str) -> dict[str, float]:
     metavar="WEIGHTS",
     help="balanced, or weights of the classes such as yes=5,no=1 (1 where none is given).",
 )
+@table_options
 @option(NETWORK, "--standardize", is_flag=True, help="Bring each feature to mean 0 and deviation 1 by the training data.")
 @option(
     NETWORK,
@@ -160,15 +163,16 @@ def read_weights(text: str) -> dict[str, float]:
 def train(**values: Any) -> None:
     """Train a network on DATA and evaluate it on the test data.
 
-    DATA is `digits` (bundled), `mnist` (the folder $FASTNN_DATA/mnist), a folder with
-    MNIST-like IDX files, a table (.csv, .tsv, .parquet), an .npz file with X and y (and
-    X_test and y_test), or flower, circles, moons, blobs, quantiles: points in the plane.
+    DATA is `digits`, `houses` or `flowers` (bundled), `mnist` (the folder
+    $FASTNN_DATA/mnist), a folder with MNIST-like IDX files, a table (.csv, .tsv,
+    .parquet, or - for standard input), an .npz file with X and y (and X_test and
+    y_test), or flower, circles, moons, blobs, quantiles: points in the plane.
 
     \b
     Examples:
       fastnn train digits
       fastnn train mnist --hidden 256,128 --dropout 0.2 --batch-size 128
-      fastnn train iris.csv --target species --standardize --save iris.safetensors
+      fastnn train flowers.csv --target species --save flowers.safetensors
       fastnn train big.parquet --patience 5 --checkpoint run1 --resume
     """
     options = _Options(**{field.name: values.pop(field.name) for field in fields(_Options)})
@@ -176,7 +180,7 @@ def train(**values: Any) -> None:
     options.check()
     optimizer = network.build_optimizer()
     watchers = _Watchers.of(options)
-    parts = _Parts.read(options, network.seed)
+    parts = _Parts.read(options, network.seed, network.loss)
     parts.check(options, network)
     loss = network.loss_for(parts.dataset.classes)
     if options.standardize_target:
@@ -220,7 +224,7 @@ def train(**values: Any) -> None:
 
 
 @dataclass(frozen=True)
-class _Options:
+class _Options(TableOptions):
     """What the command was given, but for the options of the network."""
 
     data: str
@@ -271,6 +275,8 @@ class _Options:
             raise click.UsageError(
                 f"--save: the format is safetensors, expected a name such as {self.save.stem}.safetensors, got {self.save}"
             )
+        if self.data == self.validation == "-":
+            raise click.UsageError("--validation: standard input is the training data already")
         _need("--save", self.save, {"--save-optimizer": self.save_optimizer})
         _need("--patience", self.patience, {"--min-delta": self.min_delta})
         _need("--patience or --keep-best", self.patience is not None or self.keep_best or None, {"--monitor": self.monitor})
@@ -331,20 +337,25 @@ class _Parts:
     """All labels that occur, sorted; None for targets."""
 
     @classmethod
-    def read(cls, options: _Options, seed: int) -> _Parts:
+    def read(cls, options: _Options, seed: int, loss: str | None = None) -> _Parts:
         import numpy as np
 
         from fastnn.datasets import split
         from fastnn.errors import InputError
 
         targets, regression, validation = options.targets, options.regression, options.validation
-        dataset, weights = sources.read(options.data, targets, regression), None
+        as_classes = loss in CROSS_ENTROPIES
+        dataset, weights = sources.read(options.data, targets, regression, table=options, classes=as_classes), None
+        if dataset.classes is None and not regression and len(targets) < 2 and not as_classes:
+            sources.warn_of_classes(dataset)
         if options.sample_weight is not None:
             dataset, weights = sources.without(dataset, options.sample_weight)
         X, y, held_back = dataset.X_train, dataset.y_train, None
         if isinstance(validation, str):
             whole = regression or dataset.classes is None  # amounts may all be whole there
-            other = sources.in_order(sources.read(validation, targets, whole), dataset.feature_names)
+            names = dataset.feature_names
+            other = sources.read(validation, targets, whole, table=options, features=names, classes=as_classes)
+            other = sources.in_order(other, names)
             held_back = other.X_train, other.y_train
         elif validation:
             count = round(validation * len(X))
@@ -410,6 +421,8 @@ def _device(options: _Options) -> str:
 
 def _describe(model: Sequential, network: Network, loss: str, parts: _Parts, options: _Options, device: str) -> None:
     """Print what is trained on what, where, and what the data ask for."""
+    from fastnn_kernels.caching import cache_folder
+
     line("data", _describe_examples(parts))
     line("", _describe_shape(parts.dataset, parts.classes))
     shape = network.describe(parts.dataset.features, parts.outputs(network), loss)
@@ -419,6 +432,9 @@ def _describe(model: Sequential, network: Network, loss: str, parts: _Parts, opt
     line("device", device)
     for text in _hints(parts, loss, options.standardize, options.standardize_target):
         line("hint", text)
+    folder = cache_folder()
+    if folder is not None and not any(folder.iterdir()):
+        line("kernels", f"compiled now, for the first time, which takes a while; they are kept in {folder}")
     click.echo()
 
 
@@ -491,6 +507,10 @@ def _hints(parts: _Parts, loss: str, standardize: bool, standardize_target: bool
         least, most = sizes.min(where=sizes > 0, initial=np.inf), sizes.max()
         if most > LARGE or most > UNLIKE * least:
             yield f"the features reach from {_number(least)} to {_number(most)}; try --standardize"
+    names, X = parts.dataset.feature_names or (), parts.dataset.X_train
+    for name, column in zip(names, X.T, strict=False):
+        if len(X) > MANY and column[0] in (0, 1) and column[-1] - column[0] == len(X) - 1 and (np.diff(column) == 1).all():
+            yield f"the column {name!r} numbers the rows, and is a feature; leave it out with --drop {shlex.quote(name)}"
     if parts.classes is not None and len(parts.classes) > MANY and len(parts.X) < FEW * len(parts.classes):
         cure = (
             "if they are amounts, try --regression" if parts.classes.dtype.kind == "i" else "is this the column that is meant?"

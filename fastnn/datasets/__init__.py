@@ -1,7 +1,7 @@
-"""Data to train on: the bundled digits, MNIST, points in the plane, and files of the user's own; and their parts."""
+"""Data to train on: the bundled digits, tables to try things on, MNIST, points in the plane, and your own files."""
 
 from fastnn.datasets.comparison import DistributionComparison, compare
-from fastnn.datasets.dataset import Dataset, load, read_features
+from fastnn.datasets.dataset import Dataset, flowers, houses, load, read_features
 from fastnn.datasets.idx import read_idx
 from fastnn.datasets.planar import blobs, circles, flower, moons, quantiles
 from fastnn.datasets.splitting import split
@@ -15,6 +15,8 @@ __all__ = [
     "circles",
     "compare",
     "flower",
+    "flowers",
+    "houses",
     "load",
     "moons",
     "quantiles",

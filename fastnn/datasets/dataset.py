@@ -17,15 +17,17 @@ from typing import Any
 import numpy as np
 
 import fastnn.random
+from fastnn.datasets import samples
 from fastnn.datasets.idx import read_idx
 from fastnn.datasets.planar import PLANAR
 from fastnn.datasets.splitting import split
-from fastnn.datasets.tables import ENDS, Table, is_number, is_table, listing, read_table, select
+from fastnn.datasets.tables import Table, is_number, is_table, listing, read_table, select
+from fastnn.datasets.text import ENDS
 from fastnn.errors import FileError, FormatError, InputError, InputTypeError, nearest
 
 DIGITS_TEST = 360
 IDX_NAMES = {"train": "train", "test": "t10k"}
-NAMES = ("digits", "mnist", *PLANAR)
+NAMES = ("digits", "mnist", *samples.TARGETS, *PLANAR)
 TARGETS = ("y", "target", "label", "class")
 """Columns that are the target where none is named."""
 FORMATS = f"expected an .npz file, a table ({', '.join(ENDS)})"
@@ -71,12 +73,23 @@ class Dataset:
         return int(self.y_train.shape[1])
 
 
-def load(name: str | os.PathLike[str], target: str | Sequence[str] | None = None) -> Dataset:
+def load(
+    name: str | os.PathLike[str],
+    target: str | Sequence[str] | None = None,
+    *,
+    features: Sequence[str] | None = None,
+    drop: str | Sequence[str] = (),
+    separator: str | None = None,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    missing: str | Sequence[str] | None = None,
+) -> Dataset:
     """The data set called `name`, or the one in the folder or file of that path.
 
     - `"digits"`: 1,797 images of 8 x 8 pixels that come with scikit-learn (float32, 0 to 1), 1,437 to train on and 360 to
       test on: the first 360 of the permutation `permutation(key(0, SPLIT), 0, 1797)` of `fastnn.random` are the test images.
     - `"mnist"`: the folder `$FASTNN_DATA/mnist`, read as any folder of IDX files.
+    - `"houses"`, `"flowers"`: two small tables that come with fastnn, see `houses` and `flowers`.
     - `"flower"`, `"circles"`, `"moons"`, `"blobs"`, `"quantiles"`: points in the plane, see `fastnn.datasets.planar`; a fifth
       of each class are test data.
     - a folder with MNIST's four IDX files (`train-images-idx3-ubyte`, with `.` before `idx3` or `.gz` at the end as well):
@@ -86,7 +99,9 @@ def load(name: str | os.PathLike[str], target: str | Sequence[str] | None = None
     - a table (`.csv`, `.tsv`, either with `.gz`, or `.parquet`; needs PyArrow) with the names of its columns in the first row.
       `target` names the column to be predicted; None takes the one called `y`, `target`, `label` or `class`. Text, truth
       values and integers in it are labels, floating-point numbers a target; several columns, `["a", "b"]` or `["a"]`, are
-      targets in any case. All other columns are features and must hold numbers. See `fastnn.datasets.tables`.
+      targets in any case. The features are the columns in `features`, in this order, or all others but those in `drop` and an
+      index of pandas without a name; they must hold numbers. `separator`, `decimal`, `encoding` and `missing` say how a text is
+      written, see `read_table`. `"-"` is a table in standard input.
     """
     if not isinstance(name, str | os.PathLike):
         raise InputTypeError(f"expected the name of a data set or a path, got {name!r}")
@@ -95,10 +110,19 @@ def load(name: str | os.PathLike[str], target: str | Sequence[str] | None = None
         raise FileError(f"there is no file {path}")
     if target is not None and not is_table(path):
         raise InputError(f"target: only tables ({', '.join(ENDS)}) have columns to choose from, and {str(name)!r} is none")
+    if not is_table(path):
+        options = {
+            "features": features, "drop": drop or None, "separator": separator, "decimal": decimal, "encoding": encoding,
+            "missing": missing,
+        }  # fmt: skip
+        for option in (option for option, value in options.items() if value is not None):
+            raise InputError(f"{option}: only tables ({', '.join(ENDS)}) are read so, and {str(name)!r} is none")
     if name == "digits":
         return _digits()
     if name == "mnist":
         return _mnist()
+    if name in samples.TARGETS:
+        return {"houses": houses, "flowers": flowers}[str(name)]()
     if name in PLANAR:
         return _planar(str(name))
     if path.is_dir():
@@ -106,7 +130,8 @@ def load(name: str | os.PathLike[str], target: str | Sequence[str] | None = None
     if path.suffix == ".npz":
         return _npz(path)
     if is_table(path):
-        return _table(read_table(path), target)
+        table = read_table(path, separator=separator, decimal=decimal, encoding=encoding, missing=missing)
+        return _table(table, target, features, drop)
     if path.exists():
         raise FormatError(f"cannot read {path}: {FORMATS} or a folder with IDX files")
     if path.parent != Path("."):
@@ -114,19 +139,57 @@ def load(name: str | os.PathLike[str], target: str | Sequence[str] | None = None
     raise InputError(f"there is no data set or file called {str(name)!r}{nearest(name, NAMES)}")
 
 
+def houses() -> Dataset:
+    """400 made-up houses and their prices, a regression: 320 to train on and 80 to test on.
+
+    The features are area (square meters), rooms, age (years), distance (kilometers to the center) and garden (square meters),
+    the target is the price. No house of them is real: `fastnn.datasets.samples` says by which rule they were made. They are
+    part of fastnn, under its license. `fastnn data houses --to houses.csv` writes them as a table.
+    """
+    names, (X, y), (X_test, y_test) = _sample("houses")
+    y, y_test = (values.astype(np.float64).reshape(-1, 1) for values in (y, y_test))
+    return Dataset("houses", X, y, X_test, y_test, (len(names),), None, 1.0, "Made by fastnn.datasets.samples.", names)
+
+
+def flowers() -> Dataset:
+    """300 made-up flowers of three species, daisy, poppy and tulip: 240 to train on and 60 to test on, as many of each.
+
+    The features are the lengths of stem and petal, the width of a petal (centimeters) and the number of petals; the labels are
+    strings. `fastnn.datasets.samples` says by which rule they were made. They are part of fastnn, under its license.
+    `fastnn data flowers --to flowers.csv` writes them as a table.
+    """
+    names, (X, y), (X_test, y_test) = _sample("flowers")
+    return Dataset("flowers", X, y, X_test, y_test, (len(names),), 3, 1.0, "Made by fastnn.datasets.samples.", names)
+
+
+def split_sample(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a sample table to train on and to test on, in order: a fifth, and as much of each label."""
+    names, rows = samples.read(name)
+    target = names.index(samples.TARGETS[name])
+    train, test = split(np.arange(len(rows)), stratify=[row[target] for row in rows] if name == "flowers" else None)
+    return np.sort(train), np.sort(test)
+
+
+def _sample(name: str) -> tuple[tuple[str, ...], tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """The names of the features of a sample table, and (X, y) to train on and to test on, y as text."""
+    names, rows = samples.read(name)
+    table, target = np.array(rows), names.index(samples.TARGETS[name])
+    X, y = np.delete(table, target, axis=1).astype(np.float64), table[:, target]
+    train, test = split_sample(name)
+    return tuple(each for each in names if each != samples.TARGETS[name]), (X[train], y[train]), (X[test], y[test])
+
+
 def read_features(
     path: str | os.PathLike[str], names: Sequence[str] | None = None
 ) -> tuple[np.ndarray, tuple[str, ...] | None]:
     """The inputs in a table or `.npz` file, to predict from, and the names of their columns: X (examples, features), names.
 
-    `names`: the columns of a table to take, in this order; others are ignored. None takes all. An `.npz` file needs `X` alone,
-    has no names, and is taken as it is.
+    `names`: the columns of a table to take, in this order; others are ignored. None takes all but an index of pandas without a
+    name. An `.npz` file needs `X` alone, has no names, and is taken as it is.
     """
     path = Path(path).expanduser()
     if is_table(path):
-        table = read_table(path)
-        chosen = table.names if names is None else tuple(names)
-        return select(table, chosen), chosen
+        return take_features(read_table(path), names)
     if path.suffix != ".npz":
         raise FormatError(f"cannot read {path}: {FORMATS}") if path.exists() else FileError(f"there is no file {path}")
     arrays, contents = _read_npz(path)
@@ -138,42 +201,60 @@ def read_features(
     return X.reshape(len(X), math.prod(X.shape[1:])), None
 
 
+def take_features(table: Table, names: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """X (rows, columns) of these columns of a table, or of all but an unnamed index, and their names."""
+    if names is None:
+        table = table.drop_unnamed_index()
+    chosen = table.names if names is None else tuple(names)
+    return select(table, chosen), chosen
+
+
 def _planar(name: str) -> Dataset:
     X, y = PLANAR[name]()
     (X, y), (X_test, y_test) = split(X, y, stratify=y)
     return Dataset(name, X, y, X_test, y_test, (2,), 2, 1.0, f"Points of fastnn.datasets.{name}().", ("x1", "x2"))
 
 
-def _table(table: Table, target: str | Sequence[str] | None) -> Dataset:
-    path = table.path
+def _table(
+    table: Table, target: str | Sequence[str] | None, features: Sequence[str] | None, drop: str | Sequence[str]
+) -> Dataset:
+    source = table.source
+    if features is None:
+        table = table.without([drop] if isinstance(drop, str) else drop)
     if target is None:
-        candidates = [name for name in TARGETS if name in table.names]
-        if len(candidates) != 1:
-            which = f"{' and '.join(map(repr, candidates))} might be it" if candidates else f"there are {listing(table.names)}"
-            example = (candidates or table.names)[-1]
-            values = any(re.fullmatch(r"[-+]?\d*\.\d+", name) for name in table.names)
-            which += "; if these are values, put the names of the columns above them" * values
-            raise InputError(f"{path}: which column is the target? Name it, as in target={example!r}; {which}")
-        target = candidates[0]
+        target = _find_target(table)
     several = not isinstance(target, str)
     targets = [target] if isinstance(target, str) else list(target)
     if not targets or len(set(targets)) < len(targets):
         raise InputError(f"target: expected different names of columns, got {target!r}")
     y = select(table, targets).astype(np.float64) if several else table[targets[0]]
-    names = tuple(name for name in table.names if name not in targets)
-    if not names:
-        raise FormatError(f"{path}: there is no column beside the target")
+    others = tuple(name for name in table.names if name not in targets)
     labels = y.dtype.kind in "Ub" and target in np.unique(y).astype(str)
-    if labels and all(map(is_number, names)):  # a spam mail may be called so in a column called so
+    if labels and others and all(map(is_number, others)):  # a spam mail may be called so in a column called so
         raise FormatError(
-            f"{path}: expected the names of the columns in the first row, got {listing(table.names)}, and {target!r} is a "
-            "label in other rows too; put the names there"
+            f"{source}: expected the names of the columns in the first row, got {listing(table.names)}, and {target!r} "
+            "is a label in other rows too; put the names there"
         )
-    X = select(table, names)
-    source = f"Table in {path}."
+    if not others:
+        raise FormatError(f"{source}: there is no column beside the target")
+    X, names = take_features(table if several else table.without(targets), features)
     if y.dtype.kind == "f":
-        return Dataset(path.name.split(".")[0], X, y.reshape(len(y), -1), None, None, (len(names),), None, 1.0, source, names)
-    return Dataset(path.name.split(".")[0], X, y, None, None, (len(names),), len(np.unique(y)), 1.0, source, names)
+        y, outputs = y.reshape(len(y), -1), None
+    else:
+        outputs = len(np.unique(y))
+    return Dataset(source.name, X, y, None, None, (len(names),), outputs, 1.0, f"Table in {source}.", names)
+
+
+def _find_target(table: Table) -> str:
+    """The column that is called as targets are. Raises InputError where there is none, or more than one."""
+    candidates = [name for name in TARGETS if name in table.names]
+    if len(candidates) == 1:
+        return candidates[0]
+    which = f"{' and '.join(map(repr, candidates))} might be it" if candidates else f"there are {listing(table.names)}"
+    example = (candidates or table.names)[-1]
+    values = any(re.fullmatch(r"[-+]?\d*\.\d+", name) for name in table.names)
+    which += "; if these are values, put the names of the columns above them" * values
+    raise InputError(f"{table.source}: which column is the target? Name it, as in target={example!r}; {which}")
 
 
 def _digits() -> Dataset:

@@ -1,5 +1,9 @@
 """Explaining a program: each call with its shapes, operations, bytes and measured time, and how near that is to the limit.
 
+Calls and whole steps are timed in turns, and the median of the turns counts, so that no row depends on what else the machine
+did for a while. Calls are repeated on their own, a step is played as training plays it; what a step takes beyond its calls is
+the last row, so that the rows add up to the step.
+
 The limits are measured on this machine in the same process: the rate of a matrix product that stays in the cache, and
 the rate of copying for several sizes, since what lies in a cache is faster than memory. A call's limit is the longer of
 its operations at the one rate and its bytes at the other.
@@ -23,9 +27,16 @@ from fastnn_kernels.contract import KERNELS
 if TYPE_CHECKING:
     from fastnn.engines.base import Engine, Instance
 
-SECONDS = 0.004
-"""How long one call is repeated for a measurement; the fastest of `ROUNDS` counts."""
-ROUNDS = 5
+SECONDS = 0.002
+"""How long one call is repeated for a measurement."""
+ROUNDS = 15
+"""Turns of every call and the step, whose median counts; of the limits, the fastest."""
+TRIES = 3
+MOST = 100_000
+"""Repeats of one call."""
+WAITING, OVERLAP = "waiting", "overlap"
+"""What a step takes beyond its calls, such as waiting for data that are in no cache and for starts of kernels; and what it
+saves where calls run at the same time."""
 STEPS = 64
 """Whole steps that are played in a row at most."""
 COPY_BYTES = (2**15, 2**18, 2**21, 2**24, 2**26)
@@ -42,6 +53,7 @@ class Line:
     bytes: int
     seconds: float
     share: float
+    """Of a whole step."""
     limit: float
     """The share of the measured machine limit that the call reaches, 1.0 being the limit."""
     choice: str = ""
@@ -80,30 +92,29 @@ class Explanation:
 
     def lines(self) -> list[Line]:
         """Play and time every call on its own."""
+        return self._measure()[0]
+
+    def _measure(self) -> tuple[list[Line], float]:
+        """Every call, and the seconds of a whole step: medians of turns in each of which all are played."""
         instance = self.instance
         limits = measure_limits(instance.threads, instance.program_dtype, instance.engine)
         _reset(instance)
         instance.play()
-        measured = []
-        for index, call in enumerate(instance.computing()):
-            _reset(instance)
-            measured.append((call, _fastest(instance, functools.partial(instance.play_calls, index, 1))))
-        total = sum(seconds for _, seconds in measured)
-        return [self._line(call, seconds, total, limits) for call, seconds in measured]
-
-    def _step(self, guess: float) -> float:
-        """Seconds of a whole step, played as training plays it: several steps in a row, which stay within the data."""
-        instance = self.instance
-        count = int(min(STEPS, max(1, SECONDS / guess))) if "control" in instance.bound else 1
-        best = float("inf")
-        for _ in range(ROUNDS + 1):  # the first one is the slowest
-            _reset(instance)
-            instance.engine.wait()
-            started = time.perf_counter()
-            instance.play(count)
-            instance.engine.wait()
-            best = min(best, (time.perf_counter() - started) / count)
-        return best
+        calls = list(instance.computing())
+        plays = [functools.partial(instance.play_calls, index, 1) for index in range(len(calls))]
+        counts = [_count_repeats(instance, play) for play in plays]
+        step = min(_time(instance, instance.play, 1) for _ in range(TRIES))
+        steps = int(min(STEPS, max(1, 2 * SECONDS / step))) if "control" in instance.bound else 1
+        # What starting to play takes is spread over thousands of steps in training: one play of the shortest call is nearly it.
+        shortest = plays[max(range(len(calls)), key=counts.__getitem__)]
+        start, turns = float("inf"), []
+        for _ in range(ROUNDS):
+            start = min(start, _time(instance, shortest, 1))
+            times = [_time(instance, play, count) for play, count in zip(plays, counts, strict=True)]
+            turns.append([*times, _time(instance, instance.play, steps)])
+        totals = np.maximum(np.median(turns, axis=0) - start, 1e-9)
+        *seconds, whole = (totals / [*counts, steps]).tolist()
+        return [self._line(call, each, whole, limits) for call, each in zip(calls, seconds, strict=True)], whole
 
     def _line(self, call: Call, seconds: float, total: float, limits: Limits) -> Line:
         operands = self.instance.operands(call)
@@ -118,10 +129,10 @@ class Explanation:
         return Line(name, shapes, operations, moved, seconds, share, limit, self.instance.choice(call))
 
     def explain(self, width: int = 80) -> str:
-        """The table: a line a call, then the whole step, played as training plays it."""
+        """The table: a line a call, what a step takes beyond them, and the whole step, which is their sum."""
         instance = self.instance
-        lines = self.lines()
-        whole = self._step(sum(line.seconds for line in lines))
+        lines, whole = self._measure()
+        rest = whole - sum(line.seconds for line in lines)
         limits = measure_limits(instance.threads, instance.program_dtype, instance.engine)
         name_width = min(28, max(len(line.kernel) for line in lines))
         room = max(10, width - name_width - 38)
@@ -141,12 +152,14 @@ class Explanation:
             )
             if line.choice:
                 rows.append(_cut(f"  {line.choice}", width))
+        label = WAITING if rest >= 0 else OVERLAP
+        rows.append(f"{label:<{name_width}} {'':<{room}} {'':>6} {'':>6} {rest * 1e6:8.2f} {rest / whole:6.1%}")
         operations, moved = sum(line.operations for line in lines), sum(line.bytes for line in lines)
         least = sum(limits.seconds(line.operations, line.bytes) for line in lines)
         rows += [
             "-" * len(header),
             f"{'whole step':<{name_width}} {'':<{room}} {_short(operations):>6} {_short(moved):>6} {whole * 1e6:8.2f} "
-            f"{'':>6} {least / whole:6.0%}",
+            f"{1:6.1%} {least / whole:6.0%}",
             "",
             f"limits measured here: {limits.operations / 1e9:.0f} GFLOP/s; copying, in GB/s:",
             "  " + ", ".join(f"{rate / 1e9:.0f} at {_short(size)}B" for size, rate in limits.copies),
@@ -165,19 +178,29 @@ def _reset(instance: Instance) -> None:
         instance.engine.write(control, (0,) * len(control))
 
 
+def _time(instance: Instance, play: Callable[[int], Any], repeats: int) -> float:
+    """Seconds of `repeats` plays of some calls of an instance, from its first step on."""
+    _reset(instance)
+    instance.engine.wait()
+    started = time.perf_counter()
+    play(repeats)
+    instance.engine.wait()
+    return time.perf_counter() - started
+
+
+def _count_repeats(instance: Instance, play: Callable[[int], Any]) -> int:
+    """How often something has to be played for it to take `SECONDS`, by the fastest of a few tries."""
+    repeats, seconds = 1, min(_time(instance, play, 1) for _ in range(TRIES))
+    while seconds < SECONDS / 2 and repeats < MOST:
+        repeats = int(min(MOST, max(2 * repeats, repeats * SECONDS / max(seconds, 1e-7))))
+        seconds = min(_time(instance, play, repeats) for _ in range(TRIES))
+    return repeats
+
+
 def _fastest(instance: Instance, play: Callable[[int], Any]) -> float:
-    """Seconds of one play of some calls of an instance."""
-
-    def seconds(repeats: int) -> float:
-        instance.engine.wait()
-        started = time.perf_counter()
-        play(repeats)
-        instance.engine.wait()
-        return time.perf_counter() - started
-
-    play(1)
-    repeats = int(min(100_000, max(1, SECONDS / max(seconds(1), 1e-7))))
-    return min(seconds(repeats) for _ in range(ROUNDS)) / repeats
+    """Seconds of one play, the fastest of several."""
+    repeats = _count_repeats(instance, play)
+    return min(_time(instance, play, repeats) for _ in range(ROUNDS)) / repeats
 
 
 def measure_limits(threads: int, dtype: str = "float32", engine: Engine | None = None) -> Limits:

@@ -13,7 +13,7 @@ from fastnn.configurations import as_count
 from fastnn.data import targets
 from fastnn.errors import InputError, nearest
 from fastnn.network.summary import shorten
-from fastnn.plots import look
+from fastnn.plots import fonts, look
 from fastnn.plots.models import network_of, require_classifier
 
 if TYPE_CHECKING:
@@ -118,4 +118,5 @@ def _mosaic(
     axes.set_xlim(0.0, wide * columns)
     axes.set_ylim(high * rows - above, 0.05 - above if titles else 0.0)
     axes.set_aspect(height / width)
+    fonts.cover(axes)
     return axes

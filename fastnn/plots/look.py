@@ -10,6 +10,7 @@ import numpy as np
 from fastnn import arrays
 from fastnn.errors import InputTypeError, PackageError
 from fastnn.network.summary import shorten
+from fastnn.plots import fonts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,6 +113,7 @@ def frame(axes: Axes, x: str, y: str, legend: bool = True) -> Axes:
     axes.set_axisbelow(True)
     if legend:
         explain(axes)
+    fonts.cover(axes)
     return axes
 
 
@@ -128,3 +130,4 @@ def explain(axes: Axes, title: str | None = None) -> None:
     axes.legend(
         drawn, written, fontsize="small", title=title, title_fontsize="small", framealpha=0.8, edgecolor="none", **beside
     )
+    fonts.cover(axes)

@@ -12,7 +12,7 @@ from fastnn.configurations import as_count
 from fastnn.data import targets
 from fastnn.errors import InputError, NotReadyError
 from fastnn.network.summary import shorten
-from fastnn.plots import look
+from fastnn.plots import fonts, look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,6 +114,7 @@ def confusion_matrix(y: Any, predictions: Any, *, classes: Any = None, ax: Axes 
     axes.set_yticks(range(count)[shown], names[shown], fontsize=letters)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
+    fonts.cover(axes)
     return axes
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastnn.errors import InputError, InputTypeError
-from fastnn.plots import look
+from fastnn.plots import fonts, look
 from fastnn.plots.curves import Columns, accuracy_curves, cost_curves
 from fastnn.storage.atomic import write_whole
 
@@ -42,7 +43,10 @@ def save(drawn: Axes | Figure | Columns, path: str | os.PathLike[str]) -> None:
         raise InputTypeError(f"save: expected axes, a figure or a history, got {type(drawn).__name__}")
     content = io.BytesIO()
     figure = drawn.figure.canvas.figure  # the whole one, also of axes in a part of it
-    figure.savefig(content, format=path.suffix[1:].lower(), dpi=look.POINTS_PER_INCH)
+    fonts.cover(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # which is said already, with what to do about it
+        figure.savefig(content, format=path.suffix[1:].lower(), dpi=look.POINTS_PER_INCH)
     write_whole(path, content.getvalue())
 
 

@@ -252,6 +252,20 @@ def test_the_table_shows_what_is_lost_as_well_as_what_is_won() -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "ratio", "word"),
+    [(0.998, "1.00x", "level"), (1.004, "1.00x", "level"), (1.0, "1.00x", "level"), (0.994, "0.99x", "slower"),
+     (1.006, "1.01x", "faster")],
+)  # fmt: skip
+def test_what_is_shown_as_level_is_not_called_slower(seconds: float, ratio: str, word: str) -> None:
+    done = [measured(Cell("mnist", 32), {"fastnn": [1.0], "jax": [seconds]})]
+    row, footer = table.row(record(done), done[0]), list(table.footer(record(done)))
+    assert ratio in row
+    assert table.verdict(done[0].ratio) == word
+    assert row.endswith("SLOWER") == (word == "slower")
+    assert f"slower than the best peer in {int(word == 'slower')} of 1 cells" in footer[0]
+
+
+@pytest.mark.parametrize(
     ("number", "text"),
     [
         (0, "0"), (0.5, "0.500"), (9.999, "10.0"), (999.6, "1.00 k"), (123456, "123 k"),

@@ -758,7 +758,11 @@ def test_progress_in_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch:
     said = capsys.readouterr()
     assert said.out.count("epoch ") == 3
     assert re.search(r"\b15\b", said.err), "of all steps"
-    assert "preparing the step" in said.err
+    frames = said.err.split("\r")
+    preparing = [index for index, frame in enumerate(frames) if "new kernels are compiled, once, and kept [00:" in frame]
+    assert preparing, "which takes long the first time only"
+    assert not any("kernels" in frame for frame in frames[max(preparing) + 1 :])
+    assert any("loss 0." in frame or "loss 1." in frame for frame in frames[max(preparing) + 1 :])
 
 
 def test_verbose_0_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

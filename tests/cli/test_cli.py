@@ -267,7 +267,7 @@ def test_a_wrong_label_is_told_before_the_header(clouds: Path) -> None:
 def test_messages_name_options(monkeypatch: pytest.MonkeyPatch, message: str, shown: str) -> None:
     import fastnn.datasets
 
-    def failing(*arguments: object) -> None:
+    def failing(*arguments: object, **options: object) -> None:
         warnings.warn(message, stacklevel=1)
         raise InputError(message)
 
@@ -371,7 +371,7 @@ def test_an_argument_that_is_missing_is_named() -> None:
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     import fastnn.datasets
 
-    def interrupted(*arguments: object) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fastnn.datasets, "load", interrupted)
@@ -406,10 +406,21 @@ def test_a_training_is_interrupted(compiled: bool, delay: float, tmp_path: Path)
     assert "Traceback" not in error
 
 
+def test_the_first_run_says_that_kernels_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastnn_kernels import caching
+
+    monkeypatch.setattr(caching, "cache_folder", lambda: tmp_path)
+    for filled in (False, True):
+        result = run("train", "moons", "--epochs", "1", "--hidden", "none")
+        said = " ".join(result.stdout.split())
+        assert ("kernels compiled now, for the first time, which takes a while; they are kept in" in said) == (not filled)
+        (tmp_path / "a-kernel").touch()
+
+
 # Help.
 
 
-@pytest.mark.parametrize("arguments", [(), ("train",), ("predict",), ("evaluate",), ("explain",)])
+@pytest.mark.parametrize("arguments", [(), ("train",), ("predict",), ("evaluate",), ("explain",), ("data",)])
 def test_help_fits_80_columns(arguments: tuple[str, ...]) -> None:
     result = run(*arguments, "--help")
     assert result.exit_code == 0

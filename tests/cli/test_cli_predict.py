@@ -219,7 +219,7 @@ def test_the_test_data_of_the_digits(tmp_path: Path) -> None:
         ("train flowers.csv --target kind --sample-weight wieght", "flowers has no column 'wieght'; did you mean 'weight'?"),
         ("train digits --sample-weight w", "only tables have columns, and digits is none"),
         ("train flowers.csv --target kind --validation sums.csv", "sums.csv has no column 'kind'"),
-        ("evaluate flowers.safetensors sums.csv --target sum", "sums has no column 'length', which the network takes"),
+        ("evaluate flowers.safetensors sums.csv --target sum", "sums.csv has no columns 'length', 'width'"),
         ("predict flowers.safetensors sums.csv", "sums.csv has no columns 'length', 'width'"),
         ("predict flowers.csv flowers.csv", "flowers.csv"),
         ("predict none.safetensors flowers.csv", "none.safetensors"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from typing import Any
 
 import numpy as np
@@ -360,7 +362,7 @@ def test_explain_times_every_call() -> None:
     lines = explanation.lines()
     assert [line.kernel for line in lines][:3] == ["gather_rows", "gather_rows", "dense+relu"]
     assert all(line.seconds > 0 and line.limit > 0 for line in lines)
-    assert abs(sum(line.share for line in lines) - 1) < 1e-9
+    assert all(0 < line.share < 1 for line in lines)
     dense = next(line for line in lines if line.kernel == "dense+relu")
     assert dense.operations == 2 * 32 * 5 * 16 + 2 * 32 * 16
     assert dense.bytes == 4 * (32 * 5 + 5 * 16 + 16 + 32 * 16)
@@ -368,6 +370,44 @@ def test_explain_times_every_call() -> None:
     assert "whole step" in table
     assert all(len(line) <= 80 for line in table.splitlines()[3:])
     assert all(np.array_equal(before[name], value) for name, value in model.weights.items())
+
+
+@pytest.mark.parametrize("device", ["cpu", "numpy"])
+def test_the_rows_of_a_step_add_up(device: str) -> None:
+    """Whatever the machine does besides: a step is its calls and what it takes beyond them, in time as in shares."""
+    model = fastnn.Sequential([fastnn.Dense(16, activation="relu"), fastnn.Dense(3)], seed=0).build(5)
+    table = model.program(batch_size=32, device=device).explain()
+    rows = [row.split() for row in table.split("\n" + "-" * 80 + "\n")[1].splitlines()]
+    *_, whole = re.findall(r"^whole step .* (\d+\.\d\d) 100.0% +\d+%$", table, re.MULTILINE)
+    assert rows[-1][0] in ("waiting", "overlap")
+    share = [float(row[-1].rstrip("%")) for row in rows[-1:]] + [float(row[-2].rstrip("%")) for row in rows[:-1]]
+    seconds = [float(rows[-1][-2])] + [float(row[-3]) for row in rows[:-1]]
+    assert abs(sum(seconds) - float(whole)) < 0.006 * len(rows)
+    assert abs(sum(share) - 100) < 0.06 * len(rows)
+
+
+def test_a_slow_turn_changes_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine is busy in a third of the turns: each row is the median of what it took when it was not."""
+    from fastnn.engines import explain
+
+    model = fastnn.Sequential([fastnn.Dense(16, activation="relu"), fastnn.Dense(3)], seed=0).build(5)
+    explanation, turn = model.program(batch_size=32), -1
+    calls = len(list(explanation.instance.computing()))
+
+    def timed(instance: object, play: Any, repeats: int) -> float:
+        nonlocal turn
+        index = play.args[0] if isinstance(play, functools.partial) else None
+        turn += index is not None and repeats == 1  # what begins a turn
+        busy = 5.0 if turn % 3 == 1 else 1.0
+        return busy * (1e-5 + repeats * (2e-5 * calls if index is None else 1e-5 + 1e-7 * index))
+
+    monkeypatch.setattr(explain, "_count_repeats", lambda instance, play: 1000 - play.args[0])
+    monkeypatch.setattr(explain, "_time", timed)
+    limits = explain.Limits(1, 1e9, ((2**20, 1e9),))
+    monkeypatch.setattr(explain, "measure_limits", lambda *_: limits)
+    for index, line in enumerate(explanation.lines()):
+        assert line.seconds == pytest.approx(1e-5 + 1e-7 * index, rel=2e-3)
+        assert line.share == pytest.approx(line.seconds / (2e-5 * calls), rel=2e-2)
 
 
 def test_a_wrong_binding_is_refused() -> None:
