@@ -171,7 +171,6 @@ ELSEWHERE = {
     "tanh": ('Activation("tanh")',),
     "tocategorical": ("one_hot",),
     "traintestsplit": ("split",),
-    "validationsplit": ("validation_data=(X_dev, y_dev), cut off by fastnn.datasets.split",),
     "xavier": ("Glorot",),
     "xaviernormal": ('Glorot("normal")',),
     "xavieruniform": ('Glorot("uniform")',),

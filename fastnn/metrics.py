@@ -359,7 +359,7 @@ def as_metrics(metrics: Iterable[str | Metric | Function], validated: bool = Tru
     if by_name and not validated:
         raise InputError(
             f"metrics: {', '.join(by_name)} would be computed on validation_data, and there is none; "
-            "give validation_data=(X, y), or call evaluate(X, y, metrics=...) after the training"
+            "give validation_data=(X, y) or validation_split, or call evaluate(X, y, metrics=...) after the training"
         )
     return tuple(by_name.values())
 

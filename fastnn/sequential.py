@@ -109,6 +109,7 @@ class Sequential(ModelState):
         batch_size: int | str = 128,
         epochs: int = 5,
         validation_data: tuple[Any, Any] | None = None,
+        validation_split: float | None = None,
         sample_weight: Any = None,
         class_weight: Mapping[Any, float] | str | None = None,
         classes: Sequence[Any] | None = None,
@@ -142,7 +143,16 @@ class Sequential(ModelState):
         configuration or a name; Adam by default. The cost is mean loss + l2/2 sum ||W||^2 + l1 sum |W|, weights only (the
         course notes' lambda/m is `l2` here), with `l2` and `l1` of a layer where it has its own; clipping acts on the
         gradient of the mean loss alone. Frozen layers (see `freeze`) have no penalty. `metrics`: names, functions of (y,
-        predictions), or `fastnn.metrics.Metric`s, computed on `validation_data`, which they need, after each epoch.
+        predictions), or `fastnn.metrics.Metric`s, computed on the validation data, which they need, after each epoch.
+
+        `validation_data`: a pair (X, y) that loss, accuracy and `metrics` are computed on after each epoch. Or
+        `validation_split`, 0 < share < 1: so great a share of the rows of X and y is held back for that before the first
+        epoch. Which rows, `fastnn.datasets.split(rows, sizes=(1 - share, share), seed=model.seed)` says, with `stratify` for
+        a task with classes; both parts keep the order of the rows, and nothing of X is copied. `sample_weight` goes with the
+        rows into both parts, as in `evaluate`; `class_weight` is of the training alone ("balanced" by its rows), and `order`
+        does not go with it. `history.training_rows` and `history.validation_rows` say how many there were. A run that is
+        resumed holds back the same rows. Iterables of mini-batches take `validation_data` alone. InputError where a part
+        would be empty, a class has fewer than two rows, or none to train on.
 
         `epochs`: passes over the examples. `batch_size`: "all" is one mini-batch of all examples (batch gradient descent),
         which the course advises for up to 2000 of them; 1 is stochastic gradient descent; between them a power of two from 64
@@ -169,7 +179,7 @@ class Sequential(ModelState):
         progress.
 
         history: "loss" (data loss at visit time, weighted by examples), "penalty" beside it where there is an l1 or l2,
-        "accuracy" for classes, and with `validation_data` "val_loss", "val_accuracy" or "val_r2" and "val_mae", and the
+        "accuracy" for classes, and with validation data "val_loss", "val_accuracy" or "val_r2" and "val_mae", and the
         metrics.
 
         Raises, before the first step and with nothing changed, InputError and InputTypeError for what cannot be trained on,
@@ -180,9 +190,9 @@ class Sequential(ModelState):
         """
         settings = FitOptions(
             loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs, validation_data=validation_data,
-            sample_weight=sample_weight, class_weight=class_weight, classes=classes, metrics=metrics, l2=l2, l1=l1, order=order,
-            callbacks=callbacks, resume=resume, steps_per_epoch=steps_per_epoch, shard_rows=shard_rows, device=device,
-            precision=precision, autotune=autotune, threads=threads, verbose=verbose,
+            validation_split=validation_split, sample_weight=sample_weight, class_weight=class_weight, classes=classes,
+            metrics=metrics, l2=l2, l1=l1, order=order, callbacks=callbacks, resume=resume, steps_per_epoch=steps_per_epoch,
+            shard_rows=shard_rows, device=device, precision=precision, autotune=autotune, threads=threads, verbose=verbose,
         )  # fmt: skip
         return fit(self, X, y, settings)
 

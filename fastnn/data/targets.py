@@ -358,6 +358,13 @@ def _look_up(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.nd
     return indices, classes[indices] != labels
 
 
+def class_indices(values: np.ndarray, kind: str) -> np.ndarray:
+    """The class (n,) of each of the targets of a task with classes, as programs read them; of shares the largest."""
+    if values.ndim == 1:
+        return values
+    return values.argmax(axis=1) if kind == "classes" else (values[:, 0] > 0.5).astype(np.int64)
+
+
 def decode(task: Task, indices: np.ndarray) -> np.ndarray:
     """The labels of class indices, of any shape ("binary": of 0 and 1); for tasks without classes `indices` as they are."""
     return indices if task.classes is None else task.classes[indices]
@@ -555,10 +562,10 @@ def weights(
         rounded = product.astype(dtype)
     if not np.isfinite(rounded).all():
         raise InputError(
-            f"{what}the rounded are too large for {dtype}: expected at most {np.finfo(dtype).max:g}, got {product.max():g}"
+            f"{what}the weights are too large for {dtype}: expected at most {np.finfo(dtype).max:g}, got {product.max():g}"
         )
     if not rounded.any():
-        raise InputError(f"{what}the rounded add up to 0, so that there is nothing to learn from")
+        raise InputError(f"{what}the weights add up to 0, so that there is nothing to learn from")
     return rounded
 
 
@@ -585,11 +592,7 @@ def _class_weights(targets: Targets, class_weight: Mapping[Any, float] | str, ou
     """The weight (n,) of the class of each example, in float64; of shares, that of the largest."""
     if targets.classes is None:
         raise InputError("class_weight: only a task with classes has them; use sample_weight")
-    values = targets.values
-    if values.ndim == 1:
-        indices = values
-    else:
-        indices = values.argmax(axis=1) if targets.kind == "classes" else (values[:, 0] > 0.5).astype(np.int64)
+    indices = class_indices(targets.values, targets.kind)
     if isinstance(class_weight, str):
         if class_weight != "balanced":
             raise InputError(f'class_weight: expected a dict or "balanced", got {class_weight!r}')

@@ -36,6 +36,7 @@ class FitOptions:
     batch_size: int | str = 128
     epochs: int = 5
     validation_data: tuple[Any, Any] | None = None
+    validation_split: float | None = None
     sample_weight: Any = None
     class_weight: Mapping[Any, float] | str | None = None
     classes: Sequence[Any] | None = None
@@ -110,6 +111,22 @@ def check_options(settings: FitOptions) -> None:
     pair = settings.validation_data
     if pair is not None and (not isinstance(pair, tuple | list) or len(pair) != 2):
         raise InputError("validation_data: expected a pair (X, y)")
+    if settings.validation_split is not None:
+        check_validation_split(settings)
+
+
+def check_validation_split(settings: FitOptions) -> None:
+    """Raise InputError for a share of validation data that is none, and for what does not go together with one."""
+    share = settings.validation_split
+    if not 0.0 < as_number(share) < 1.0:
+        raise InputError(f"validation_split: expected a share of the examples, 0 < share < 1, such as 0.2, got {share!r}")
+    if settings.validation_data is not None:
+        raise InputError("validation_split: there is validation_data already; leave one of them out")
+    if settings.order is not None:
+        raise InputError(
+            "validation_split: order(epoch) names rows of X, and some of them are held back; split X and y by "
+            "fastnn.datasets.split, and give validation_data"
+        )
 
 
 def check_penalties(l2: object, l1: object) -> None:

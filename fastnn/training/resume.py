@@ -49,6 +49,7 @@ class Resumable(RunState, Protocol):
     validation: PreparedData | None
     order: Callable[[int], Any] | None
     shard_rows: int | None
+    validation_split: float | None
     seen: int
     """Examples of this epoch so far; `sums`: of what their steps wrote down."""
     sums: dict[str, float]
@@ -212,6 +213,7 @@ def _identity(run: Resumable) -> dict[str, Any]:
         "loss": run.loss.name,
         "optimizer": type(run.optimizer).__name__,
         "batch_size": run.batch_size,
+        "validation_split": run.validation_split,
         "data": _digest(run.examples) if run.batches is None else "mini-batches",
         "order": "given" if run.order is not None else "shuffled",
         "shard_rows": run.shard_rows,

@@ -16,12 +16,14 @@ import numpy as np
 from fastnn import arrays, engines, random
 from fastnn.callbacks import Callback, Checkpoint, Progress
 from fastnn.configurations import as_number
+from fastnn.data import targets
 from fastnn.data.batches import Batches, is_batches
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.inputs import Inputs, read
 from fastnn.data.orders import as_order, batch_runs, shuffle_program
-from fastnn.data.prepared import DataLayout, Expected, PreparedData, prepare
+from fastnn.data.prepared import DataLayout, Expected, PreparedData, hold_back, prepare
 from fastnn.data.targets import Task
+from fastnn.datasets.splitting import draw_parts
 from fastnn.errors import DeviceError, DivergenceError, InputError, warn
 from fastnn.losses import LOSSES, as_loss
 from fastnn.metrics import as_metrics
@@ -53,15 +55,18 @@ class Trainer:
 
     def __init__(self, model: ModelState, X: Any, y: Any, settings: FitOptions, like: Trainer | None = None) -> None:
         self.model, self.order, self.shard_rows, self.like = model, settings.order, settings.shard_rows, like
-        self.part = settings.part
+        self.part, self.validation_split = settings.part, settings.validation_split
+        self.held_back: tuple[int, int] | None = None
         self.loss, self.optimizer = as_loss(settings.loss), as_optimizer(settings.optimizer)
-        self.metrics = as_metrics(settings.metrics, settings.validation_data is not None)
+        validated = settings.validation_data is not None or settings.validation_split is not None
+        self.metrics = as_metrics(settings.metrics, validated)
         callbacks = [*as_callbacks(settings.callbacks), *([Progress()] if settings.verbose else [])]
         self.callbacks = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
         """As given, but checkpoints last: they write down what the others know."""
         self.layout: Layout
         self.expected: Expected
         self.batch_size = 0
+        self.validation: PreparedData | None = None
         self.batches = Batches(X, settings.epochs) if is_batches(X, y) else None
         self.engine, self.reason = self._choose_engine(X, settings)
         check_options(settings)
@@ -75,7 +80,12 @@ class Trainer:
         else:
             self.examples = self._first_of(self.batches, settings)
             self.steps_per_epoch = settings.steps_per_epoch or 0
-        self.validation: PreparedData | None = like.validation if like else self._read_validation(settings.validation_data)
+        if like is not None:
+            self.validation = like.validation
+        elif settings.validation_data is not None:
+            self.validation = self._read_validation(settings.validation_data)
+        if self.validation is not None:
+            check_measures(self.layout.network, self.validation, self.loss, self.metrics)
         self.schedule = as_schedule(self.optimizer.learning_rate)
         if self.part:
             _check_endless(self.schedule)
@@ -111,14 +121,26 @@ class Trainer:
             raise InputError(f"precision={precision!r} is for models of float32, and this one is of {dtype}")
         return chosen
 
-    def _read_validation(self, pair: tuple[Any, Any] | None) -> PreparedData | None:
+    def _read_validation(self, pair: tuple[Any, Any]) -> PreparedData:
         """The validation data, checked against what is trained on."""
-        if pair is None:
-            return None
         known = self.examples.task(self.loss)
-        validation = prepare(self.expected, *pair, self.loss, None, None, "validation ", known, part=True)
-        check_measures(self.layout.network, validation, self.loss, self.metrics)
-        return validation
+        return prepare(self.expected, *pair, self.loss, None, None, "validation ", known, part=True)
+
+    def _hold_back(self, whole: PreparedData, settings: FitOptions) -> PreparedData:
+        """The rows that are trained on; the others, a share of each class, become the validation data."""
+        share, classes, n = float(settings.validation_split or 0.0), whole.class_indices(), len(whole.X)
+        labels = None if classes is None else targets.decode(whole.task(self.loss), classes)
+        sizes = (1.0 - share, share)
+        training, validation = map(np.sort, draw_parts(n, sizes, self.model.seed, labels, "validation_split"))
+        if classes is not None and len(np.unique(classes[training])) < len(np.unique(classes)):
+            missing = np.setdiff1d(classes, classes[training])[0]
+            label = targets.decode(whole.task(self.loss), missing).item()
+            raise InputError(f"validation_split: {share:g} leaves no row of {label!r} to train on; hold back fewer rows")
+        examples, self.validation = hold_back(
+            self.expected, whole, training, validation, settings.sample_weight, settings.class_weight
+        )
+        self.held_back = len(training), len(validation)
+        return examples
 
     def _whole(self, X: Any, y: Any, settings: FitOptions) -> PreparedData:
         """All examples at hand, and the size of their mini-batches."""
@@ -127,10 +149,13 @@ class Trainer:
         if settings.steps_per_epoch is not None:
             raise InputError("steps_per_epoch: arrays are gone through whole; it is for iterables of mini-batches")
         inputs = self._read(X)
+        split = settings.validation_split is not None
         examples = self.like.examples if self.like is not None else prepare(
-            self.expected, inputs, y, self.loss, settings.sample_weight, settings.class_weight, known=self._known(settings),
-            classes=settings.classes, part=settings.part,
+            self.expected, inputs, y, self.loss, settings.sample_weight, None if split else settings.class_weight,
+            known=self._known(settings), classes=settings.classes, part=settings.part,
         )  # fmt: skip
+        if split:
+            examples = self._hold_back(examples, settings)
         self._configure(examples)
         n, batch_size = len(examples.X), settings.batch_size
         if batch_size == ALL:
@@ -150,6 +175,8 @@ class Trainer:
         for name in ("sample_weight", "class_weight", "order", "shard_rows"):
             if getattr(settings, name) is not None:
                 raise InputError(f"{name}: mini-batches come as they are; give their weights as (X, y, weights)")
+        if settings.validation_split is not None:
+            raise InputError("validation_split: mini-batches come as they are; give validation_data=(X, y)")
         X, y, weights = batches.first()
         inputs = self._read(X, "mini-batch 0: X")
         self._batch_classes = settings.classes
@@ -307,6 +334,8 @@ class Trainer:
         model.task = self.examples.task(self.loss)
         model.loss, model.optimizer = self.loss, self.optimizer
         history.device, history.reason, history.seed = engine.name, self.reason, model.seed
+        history.training_rows = len(self.examples.X) if self.batches is None else 0
+        history.validation_rows = 0 if self.validation is None else len(self.validation.X)
         history.precision, history.autotuned, history.batch_size = engine.precision, engine.tuned > 0, self.batch_size
         self._first_step = model.counters.step - self.step
         open_.callback(self._release)
@@ -318,14 +347,15 @@ class Trainer:
         self.feed: Feed
         self.fed = self.examples
         """Where mini-batches are taken from, and what these examples are: all, or those of a block of an iterable."""
-        if self.like is not None:
-            self.feed, self.validation_feed = self.like.feed, self.like.validation_feed
-        elif self.validation is not None:
-            self.validation_feed = feed(engine, self.validation, min(len(self.validation.X), engine.block_rows))
-            open_.callback(self.validation_feed.close)
         if self.batches is None and self.like is None:
             self.feed = feed(engine, self.examples, self.batch_size)
             open_.callback(self.feed.close)
+        if self.like is not None:
+            self.feed, self.validation_feed = self.like.feed, self.like.validation_feed
+        elif self.validation is not None:
+            like = self.feed if self.held_back is not None else None
+            self.validation_feed = feed(engine, self.validation, min(len(self.validation.X), engine.block_rows), like)
+            open_.callback(self.validation_feed.close)
         storage = model.instances.take(self._storage_key(), lambda: step_storage(self.network, engine))
         self.storage: dict[str, Any] = open_.enter_context(storage)
         engine.write(self.storage["penalties"], self._penalty_table)
