@@ -157,7 +157,6 @@ ELSEWHERE = {
     "relu": ('Activation("relu")',),
     "rho": ("beta",),
     "rsquared": ("r2",),
-    "shuffle": ("order=lambda epoch: range(n)",),
     "sigmoid": ('Activation("sigmoid")',),
     "softmax": ('Activation("softmax")',),
     "softmaxcrossentropywithlogits": ("softmax_cross_entropy",),

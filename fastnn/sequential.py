@@ -116,6 +116,7 @@ class Sequential(ModelState):
         metrics: Sequence[Any] = (),
         l2: float = 0.0,
         l1: float = 0.0,
+        shuffle: bool = True,
         order: Callable[[int], Any] | None = None,
         callbacks: Sequence[Callback] = (),
         resume: str | os.PathLike[str] | bool | None = None,
@@ -158,8 +159,9 @@ class Sequential(ModelState):
         which the course advises for up to 2000 of them; 1 is stochastic gradient descent; between them a power of two from 64
         to 512 is usual. "auto" takes the largest power of two, or all, whose buffers fit into half of the memory that is free;
         which it was is in `history.batch_size`.
-        `order(epoch)` returns the indices that an epoch visits, in that order, of any length; without it the library
-        shuffles. A smaller last mini-batch is trained on; with batch norm a last one of one row joins the one before.
+        `shuffle`: every epoch visits the rows in another order, drawn by the model's seed; False: in the order that they have.
+        `order(epoch)` returns the indices that an epoch visits instead, in that order, of any length. A smaller last mini-batch
+        is trained on; with batch norm a last one of one row joins the one before.
         `shard_rows`: shuffle shards of so many rows, and the rows of each, instead of all rows: a memory map larger than
         main memory is then read shard by shard.
 
@@ -191,8 +193,9 @@ class Sequential(ModelState):
         settings = FitOptions(
             loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs, validation_data=validation_data,
             validation_split=validation_split, sample_weight=sample_weight, class_weight=class_weight, classes=classes,
-            metrics=metrics, l2=l2, l1=l1, order=order, callbacks=callbacks, resume=resume, steps_per_epoch=steps_per_epoch,
-            shard_rows=shard_rows, device=device, precision=precision, autotune=autotune, threads=threads, verbose=verbose,
+            metrics=metrics, l2=l2, l1=l1, shuffle=shuffle, order=order, callbacks=callbacks, resume=resume,
+            steps_per_epoch=steps_per_epoch, shard_rows=shard_rows, device=device, precision=precision, autotune=autotune,
+            threads=threads, verbose=verbose,
         )  # fmt: skip
         return fit(self, X, y, settings)
 

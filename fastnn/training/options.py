@@ -43,6 +43,7 @@ class FitOptions:
     metrics: Sequence[Any] = ()
     l2: float = 0.0
     l1: float = 0.0
+    shuffle: bool = True
     order: Callable[[int], Any] | None = None
     callbacks: Sequence[Callback] = ()
     resume: str | os.PathLike[str] | bool | None = None
@@ -113,6 +114,13 @@ def check_options(settings: FitOptions) -> None:
         raise InputError("validation_data: expected a pair (X, y)")
     if settings.validation_split is not None:
         check_validation_split(settings)
+    if not isinstance(settings.shuffle, bool):
+        raise InputError(f"shuffle: expected True or False, got {settings.shuffle!r}")
+    for name in ("order", "shard_rows"):
+        if not settings.shuffle and getattr(settings, name) is not None:
+            raise InputError(
+                f"shuffle: False visits the rows in their order, and {name} says another one; leave one of them out"
+            )
 
 
 def check_validation_split(settings: FitOptions) -> None:

@@ -47,6 +47,7 @@ class Resumable(RunState, Protocol):
     """All, or the first mini-batch of an iterable, `batches`."""
     batches: Batches | None
     validation: PreparedData | None
+    shuffle: bool
     order: Callable[[int], Any] | None
     shard_rows: int | None
     validation_split: float | None
@@ -215,7 +216,7 @@ def _identity(run: Resumable) -> dict[str, Any]:
         "batch_size": run.batch_size,
         "validation_split": run.validation_split,
         "data": _digest(run.examples) if run.batches is None else "mini-batches",
-        "order": "given" if run.order is not None else "shuffled",
+        "order": "given" if run.order is not None else "shuffled" if run.shuffle else "of the rows",
         "shard_rows": run.shard_rows,
         "frozen_layers": list(run.network.frozen) or None,
     }

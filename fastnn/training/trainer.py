@@ -55,7 +55,7 @@ class Trainer:
 
     def __init__(self, model: ModelState, X: Any, y: Any, settings: FitOptions, like: Trainer | None = None) -> None:
         self.model, self.order, self.shard_rows, self.like = model, settings.order, settings.shard_rows, like
-        self.part, self.validation_split = settings.part, settings.validation_split
+        self.part, self.shuffle, self.validation_split = settings.part, settings.shuffle, settings.validation_split
         self.held_back: tuple[int, int] | None = None
         self.loss, self.optimizer = as_loss(settings.loss), as_optimizer(settings.optimizer)
         validated = settings.validation_data is not None or settings.validation_split is not None
@@ -175,6 +175,8 @@ class Trainer:
         for name in ("sample_weight", "class_weight", "order", "shard_rows"):
             if getattr(settings, name) is not None:
                 raise InputError(f"{name}: mini-batches come as they are; give their weights as (X, y, weights)")
+        if not settings.shuffle:
+            raise InputError("shuffle: mini-batches are never shuffled: they come in the order of the iterable; leave it out")
         if settings.validation_split is not None:
             raise InputError("validation_split: mini-batches come as they are; give validation_data=(X, y)")
         X, y, weights = batches.first()
@@ -621,7 +623,7 @@ class Trainer:
     def order_of(self, epoch: int) -> Any:
         """The order of an epoch: the user's, or the library's shuffle."""
         n = len(self.examples.X)
-        if self.part:  # one mini-batch, as it is
+        if self.part or not self.shuffle:  # one mini-batch as it is, or all rows as they are
             return np.arange(n)
         if self.order is None and self.shard_rows is not None:
             key = random.key(self.model.seed, random.SHUFFLE)
