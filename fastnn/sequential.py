@@ -114,6 +114,7 @@ class Sequential(ModelState):
         class_weight: Mapping[Any, float] | str | None = None,
         classes: Sequence[Any] | None = None,
         metrics: Sequence[Any] = (),
+        label_smoothing: float = 0.0,
         l2: float = 0.0,
         l1: float = 0.0,
         shuffle: bool = True,
@@ -145,6 +146,11 @@ class Sequential(ModelState):
         course notes' lambda/m is `l2` here), with `l2` and `l1` of a layer where it has its own; clipping acts on the
         gradient of the mean loss alone. Frozen layers (see `freeze`) have no penalty. `metrics`: names, functions of (y,
         predictions), or `fastnn.metrics.Metric`s, computed on the validation data, which they need, after each epoch.
+
+        `label_smoothing`: 0 <= s < 1, of the targets t of softmax cross-entropy, (1 - s) t + s / C, and of sigmoid
+        cross-entropy, (1 - s) t + s / 2; InputError for other losses. It belongs to the loss: the history's "val_loss", and
+        `evaluate` and `partial_fit` where no loss is named, have it too, as it is with PyTorch's and Keras's loss objects;
+        accuracy and `metrics` compare with the targets as they are, and so does `evaluate(loss="softmax_cross_entropy")`.
 
         `validation_data`: a pair (X, y) that loss, accuracy and `metrics` are computed on after each epoch. Or
         `validation_split`, 0 < share < 1: so great a share of the rows of X and y is held back for that before the first
@@ -193,9 +199,9 @@ class Sequential(ModelState):
         settings = FitOptions(
             loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs, validation_data=validation_data,
             validation_split=validation_split, sample_weight=sample_weight, class_weight=class_weight, classes=classes,
-            metrics=metrics, l2=l2, l1=l1, shuffle=shuffle, order=order, callbacks=callbacks, resume=resume,
-            steps_per_epoch=steps_per_epoch, shard_rows=shard_rows, device=device, precision=precision, autotune=autotune,
-            threads=threads, verbose=verbose,
+            metrics=metrics, label_smoothing=label_smoothing, l2=l2, l1=l1, shuffle=shuffle, order=order, callbacks=callbacks,
+            resume=resume, steps_per_epoch=steps_per_epoch, shard_rows=shard_rows, device=device, precision=precision,
+            autotune=autotune, threads=threads, verbose=verbose,
         )  # fmt: skip
         return fit(self, X, y, settings)
 
@@ -221,8 +227,9 @@ class Sequential(ModelState):
         and does not depend on how long the run is. `classes`: all labels that will come, in the order of the outputs; needed
         in the first call where labels are others than 0, 1, ..., C-1. Errors are those of `fit`.
         """
+        last = self.loss or (self.task and (self.task.library_loss() or self.task.loss))
         settings = FitOptions(
-            loss=loss or self.loss or (self.task.loss if self.task else "softmax_cross_entropy"),
+            loss=loss or last or "softmax_cross_entropy",
             optimizer=optimizer or self.optimizer, classes=classes, sample_weight=sample_weight, l2=l2, l1=l1, device=device,
             threads=threads,
         )  # fmt: skip
@@ -241,7 +248,8 @@ class Sequential(ModelState):
     ) -> dict[str, float]:
         """`{"loss": ..., "accuracy": ...}` for classes, `{"loss": ..., "r2": ..., "mae": ...}` for values, in inference mode.
 
-        `loss` is the one the model was trained with unless another is given; `metrics` as in `fit`. r2 is
+        `loss` is the one the model was trained with, its label smoothing included, unless another is given; `metrics` as in
+        `fit`. r2 is
         1 - sum (y - a)^2 / sum (y - mean y)^2, averaged over outputs (1 where both are 0, 0 where only the second is), as
         scikit-learn defines it; NaN for one example. mae is the mean of |y - a|.
         """

@@ -114,6 +114,14 @@ def read_weights(text: str) -> dict[str, float]:
     metavar="NAME",
     help=f"Additional metric (repeatable): {', '.join(METRICS)}.",
 )
+@option(
+    TRAINING,
+    "--label-smoothing",
+    type=Number(0, 1, max_open=True),
+    default=0.0,
+    metavar="S",
+    help="Train on targets (1 - S) t + S/C of C classes, + S/2 of yes or no. [default: 0]",
+)
 @option(TRAINING, "--shuffle/--no-shuffle", default=True, help="Visit the rows of each epoch in another order, or as they are.")
 @option(TRAINING, "--shard-rows", type=click.IntRange(1), metavar="N", help="Shuffle shards of N rows, for data beyond memory.")
 @option(
@@ -198,9 +206,10 @@ def train(**values: Any) -> None:
             parts.X, parts.y, loss=loss, optimizer=optimizer, batch_size=network.batch_size, epochs=options.epochs,
             validation_data=parts.held_back, sample_weight=parts.weights, class_weight=class_weights,
             classes=None if parts.classes is None else parts.classes.tolist(),
-            metrics=options.metrics if parts.held_back else (), l2=network.l2, l1=network.l1, shuffle=options.shuffle,
-            callbacks=watchers.callbacks, resume=options.resume, shard_rows=options.shard_rows, device=options.device,
-            precision=options.precision, autotune=options.autotune, threads=options.threads, verbose=0,
+            metrics=options.metrics if parts.held_back else (), label_smoothing=options.label_smoothing,
+            l2=network.l2, l1=network.l1, shuffle=options.shuffle, callbacks=watchers.callbacks, resume=options.resume,
+            shard_rows=options.shard_rows, device=options.device, precision=options.precision, autotune=options.autotune,
+            threads=options.threads, verbose=0,
         )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         if not model.counters.step:
@@ -232,6 +241,7 @@ class _Options:
     standardize_target: bool
     epochs: int
     metrics: Sequence[str]
+    label_smoothing: float
     shuffle: bool
     shard_rows: int | None
     patience: int | None

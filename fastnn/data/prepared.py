@@ -78,7 +78,7 @@ class PreparedData:
 
     def task(self, loss: Loss) -> Task:
         """What a model that is trained on these is trained for."""
-        return Task(loss.name, self.kind, self.classes, loss.link, self.flat)
+        return Task(loss.name, self.kind, self.classes, loss.link, self.flat, loss.label_smoothing)
 
     def labels(self, task: Task) -> np.ndarray:
         """The targets as the user wrote them: labels, 0/1, or values."""

@@ -18,7 +18,7 @@ from fastnn import arrays
 from fastnn.configurations import as_number
 from fastnn.engines.host import spot
 from fastnn.errors import InputError, InputTypeError, nearest
-from fastnn.losses import LOSSES, Loss
+from fastnn.losses import LOSSES, Loss, smooth_labels
 
 KINDS = ("classes", "binary", "multilabel", "values")
 """What a model can be trained for: one of C classes, yes or no, several yeses or noes, numbers."""
@@ -47,6 +47,8 @@ class Task:
     """The activation that the loss takes the place of: "softmax", "sigmoid", or None. Of the library's losses it is theirs."""
     flat: bool = False
     """Whether values were one a row, (n,), and are predicted so; else they are (n, O)."""
+    label_smoothing: float = 0.0
+    """That of the loss."""
 
     def __post_init__(self) -> None:
         if self.loss in LOSSES:
@@ -80,12 +82,18 @@ class Task:
     def to_config(self) -> dict[str, Any]:
         """A dict of plain JSON values; the type of the classes is that of the values in the list."""
         classes = None if self.classes is None else self.classes.tolist()
-        return {"loss": self.loss, "kind": self.kind, "classes": classes, "link": self.link, "flat": self.flat}
+        config = {"loss": self.loss, "kind": self.kind, "classes": classes, "link": self.link, "flat": self.flat}
+        return {**config, "label_smoothing": self.label_smoothing} if self.label_smoothing else config
+
+    def library_loss(self) -> Loss | None:
+        """The loss, where it is one of the library's."""
+        return smooth_labels(LOSSES[self.loss], self.label_smoothing) if self.loss in LOSSES else None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The task that `to_config` described; older ones have no "link" and "flat". Raises InputError for what is none."""
-        names, later = {"loss", "kind", "classes"}, {"link", "flat"}
+        """The task that `to_config` described; older ones have no "link" and "flat", and those without smoothing no
+        "label_smoothing". Raises InputError for what is none."""
+        names, later = {"loss", "kind", "classes"}, {"link", "flat", "label_smoothing"}
         if not isinstance(config, Mapping) or set(config) | later != names | later:
             raise InputError(f'expected a dict with "loss", "kind", "classes", "link" and "flat", got {config!r}')
         loss, kind, classes, link = config["loss"], config["kind"], config["classes"], config.get("link")
@@ -96,8 +104,11 @@ class Task:
         flat = config.get("flat", False)
         if not isinstance(flat, bool):
             raise InputError(f"expected flat to be a boolean, got {flat!r}")
+        smoothing = config.get("label_smoothing", 0.0)
+        if not 0.0 <= as_number(smoothing) < 1.0:
+            raise InputError(f"expected label_smoothing to be a number, 0 <= s < 1, got {smoothing!r}")
         try:
-            return cls(loss, kind, None if classes is None else np.asarray(classes, dtype=object), link, flat)
+            return cls(loss, kind, None if classes is None else np.asarray(classes, dtype=object), link, flat, float(smoothing))
         except InputTypeError as error:
             raise InputError(str(error)) from error
 

@@ -277,7 +277,7 @@ class VectorizedStep(Recipe):
             (each_target,) = trace.append("gather", (t, copies), [((BatchDim(groups),), t.dtype)])
         else:
             each_target = ops.reshape(ops.expand(t, (groups, *t.shape), 0), (BatchDim(groups), *t.shape[1:]))
-        losses = self.loss.function(rows, loss_targets(rows, each_target, self.loss))
+        losses = self.loss(rows, loss_targets(rows, each_target, self.loss))
         means = ops.mean(ops.reshape(losses, (groups, B)), 1)
         gradient = None if self.update is None else _vectorized_gradients(trace, network, means, parameters, groups)
         trace.append("log_value", (means, index, log), [], {"column": 0})
@@ -398,7 +398,7 @@ def is_of_all_rows(loss: Loss, outputs: tuple[int, ...], dtype: Any, data: DataL
         return False
     trace = Trace(dtype)
     a, t = trace.input("outputs", (B, *outputs)), trace.input("t", (B, *data.target_shape), data.target)
-    value = loss.function(a, loss_targets(a, t, loss))
+    value = loss(a, loss_targets(a, t, loss))
     return isinstance(value, Symbol) and value.shape == ()
 
 

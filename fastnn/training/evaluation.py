@@ -109,7 +109,7 @@ def loss_and_accuracy(
     result = {"loss": sums["loss"] / total if total else 0.0}
     if is_of_all_rows(loss, model.layout.outputs, model.dtype, examples.layout):
         outputs = _outputs(model, examples, loss, threads, engine)
-        result["loss"] = float(loss.function(outputs, loss_targets(outputs, examples.y, loss)))
+        result["loss"] = float(loss(outputs, loss_targets(outputs, examples.y, loss)))
     if recipe.decision is not None:
         result["accuracy"] = sums["accuracy"] / total if total else 0.0
     return result

@@ -12,7 +12,7 @@ from fastnn import engines
 from fastnn.data.prepared import DataLayout, prepare
 from fastnn.engines.explain import STEPS, Explanation
 from fastnn.errors import InputError, NotReadyError
-from fastnn.losses import LOSSES, Loss, LossLike, as_loss
+from fastnn.losses import Loss, LossLike, as_loss
 from fastnn.metrics import as_metrics
 from fastnn.network.inference import engine_for
 from fastnn.network.layout import as_loss_network
@@ -110,9 +110,11 @@ def _known_loss(model: ModelState, loss: Any, default: str | None = None) -> Los
         return as_loss(loss)
     if model.loss is not None:
         return model.loss
-    name = model.task.loss if model.task is not None else default
-    if name is None:
+    if model.task is not None:
+        known = model.task.library_loss()
+        if known is None:
+            raise NotReadyError(f"the model was trained with a loss of your own ({model.task.loss}); pass it as loss=")
+        return known
+    if default is None:
         raise NotReadyError("the model was not trained yet, so that its loss is not known; pass loss=")
-    if name not in LOSSES:
-        raise NotReadyError(f"the model was trained with a loss of your own ({name}); pass it as loss=")
-    return LOSSES[name]
+    return as_loss(default)

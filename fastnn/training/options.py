@@ -41,6 +41,7 @@ class FitOptions:
     class_weight: Mapping[Any, float] | str | None = None
     classes: Sequence[Any] | None = None
     metrics: Sequence[Any] = ()
+    label_smoothing: float = 0.0
     l2: float = 0.0
     l1: float = 0.0
     shuffle: bool = True

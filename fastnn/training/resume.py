@@ -212,6 +212,7 @@ def _identity(run: Resumable) -> dict[str, Any]:
     """What must not change in the middle of a run."""
     return {
         "loss": run.loss.name,
+        "label_smoothing": run.loss.label_smoothing or None,
         "optimizer": type(run.optimizer).__name__,
         "batch_size": run.batch_size,
         "validation_split": run.validation_split,

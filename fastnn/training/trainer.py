@@ -25,7 +25,7 @@ from fastnn.data.prepared import DataLayout, Expected, PreparedData, hold_back, 
 from fastnn.data.targets import Task
 from fastnn.datasets.splitting import draw_parts
 from fastnn.errors import DeviceError, DivergenceError, InputError, warn
-from fastnn.losses import LOSSES, as_loss
+from fastnn.losses import LOSSES, as_loss, smooth_labels
 from fastnn.metrics import as_metrics
 from fastnn.network.layout import Layout, as_loss_network
 from fastnn.network.model import Before, ModelState, expected_of
@@ -57,7 +57,8 @@ class Trainer:
         self.model, self.order, self.shard_rows, self.like = model, settings.order, settings.shard_rows, like
         self.part, self.shuffle, self.validation_split = settings.part, settings.shuffle, settings.validation_split
         self.held_back: tuple[int, int] | None = None
-        self.loss, self.optimizer = as_loss(settings.loss), as_optimizer(settings.optimizer)
+        self.loss = smooth_labels(as_loss(settings.loss), settings.label_smoothing)
+        self.optimizer = as_optimizer(settings.optimizer)
         validated = settings.validation_data is not None or settings.validation_split is not None
         self.metrics = as_metrics(settings.metrics, validated)
         callbacks = [*as_callbacks(settings.callbacks), *([Progress()] if settings.verbose else [])]

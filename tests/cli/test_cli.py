@@ -91,6 +91,7 @@ def test_the_same_seed_prints_the_same(clouds: Path) -> None:
         "--optimizer adamw --rate 0.05 --weight-decay 0.1 --epsilon 1e-6 --beta2 0.99 --batch-size all --class-weight 1=2",
         "--optimizer rmsprop --rate 0.1 --schedule staircase:factor=0.5,every=5 --beta2 0.95 --clip-value 5 --batch-size auto",
         "--optimizer nadam --rate 0.05 --beta1 0.8 --momentum-decay 0.01",
+        "--rate 0.05 --label-smoothing 0.1 --no-shuffle",
         "--rate 0.05 --schedule one_cycle:per=step --class-weight balanced --shard-rows 32 --patience 20 --monitor val_loss",
     ],
 )

@@ -134,6 +134,11 @@ CASES: dict[str, tuple[Callable[[str], fastnn.Sequential], dict[str, Any]]] = {
     "a layer of one's own": (
         lambda dtype: fastnn.Sequential([Residual(), fastnn.Dense(CLASSES)], seed=3, dtype=dtype), SMOOTH,
     ),
+    "smoothed labels": (network, {**SMOOTH, "label_smoothing": 0.2, "shuffle": False}),
+    "smoothed yeses": (
+        lambda dtype: network(dtype, last=1),
+        {**SMOOTH, "y": examples()[1] > 0, "loss": "sigmoid_cross_entropy", "label_smoothing": 0.2, "validation_split": 0.3},
+    ),
     "a short order": (network, {**SMOOTH, "order": lambda epoch: np.arange(N)[epoch % 3 :: 2]}),
 }  # fmt: skip
 
