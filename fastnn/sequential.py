@@ -108,7 +108,7 @@ class Sequential(ModelState):
         optimizer: str | Optimizer | None = None,
         batch_size: int | str = 128,
         epochs: int = 5,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: tuple[Any, ...] | None = None,
         validation_split: float | None = None,
         sample_weight: Any = None,
         class_weight: Mapping[Any, float] | str | None = None,
@@ -152,7 +152,8 @@ class Sequential(ModelState):
         `evaluate` and `partial_fit` where no loss is named, have it too, as it is with PyTorch's and Keras's loss objects;
         accuracy and `metrics` compare with the targets as they are, and so does `evaluate(loss="softmax_cross_entropy")`.
 
-        `validation_data`: a pair (X, y) that loss, accuracy and `metrics` are computed on after each epoch. Or
+        `validation_data`: a pair (X, y) that loss, accuracy and `metrics` are computed on after each epoch, or (X, y, weights)
+        for means that are weighted as those of `evaluate(sample_weight=weights)`. Or
         `validation_split`, 0 < share < 1: so great a share of the rows of X and y is held back for that before the first
         epoch. Which rows, `fastnn.datasets.split(rows, sizes=(1 - share, share), seed=model.seed)` says, with `stratify` for
         a task with classes; both parts keep the order of the rows, and nothing of X is copied. `sample_weight` goes with the

@@ -137,6 +137,13 @@ def prepare(
     return PreparedData(rows, read.values, weights, read.kind, read.classes, read.flat, expected.input_map)
 
 
+def prepare_validation(expected: Expected, data: Sequence[Any], loss: Loss, training: PreparedData) -> PreparedData:
+    """Validation data (X, y) or (X, y, weights), checked for a model that is trained on `training`."""
+    X, y, *weights = data
+    known = training.task(loss)
+    return prepare(expected, X, y, loss, weights[0] if weights else None, None, "validation ", known, part=True)
+
+
 def hold_back(
     expected: Expected,
     whole: PreparedData,

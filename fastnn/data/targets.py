@@ -573,10 +573,10 @@ def weights(
         rounded = product.astype(dtype)
     if not np.isfinite(rounded).all():
         raise InputError(
-            f"{what}the weights are too large for {dtype}: expected at most {np.finfo(dtype).max:g}, got {product.max():g}"
+            f"{what}weights are too large for {dtype}: expected at most {np.finfo(dtype).max:g}, got {product.max():g}"
         )
     if not rounded.any():
-        raise InputError(f"{what}the weights add up to 0, so that there is nothing to learn from")
+        raise InputError(f"{what}weights add up to 0, so that there is nothing to learn from")
     return rounded
 
 

@@ -14,7 +14,7 @@ from fastnn.data.feeds import Feed, feed
 from fastnn.data.orders import batch_runs
 from fastnn.data.prepared import PreparedData
 from fastnn.layers import final_activation
-from fastnn.losses import Loss
+from fastnn.losses import LOSSES, Loss
 from fastnn.metrics import METRICS, Metric, check_metrics, compute
 from fastnn.network.inference import answers, outputs_on
 from fastnn.network.layout import Network, as_loss_network
@@ -32,9 +32,12 @@ def measures(decision: Decision | None, metrics: Sequence[Metric] = ()) -> tuple
 
 
 def check_measures(network: Network, examples: PreparedData, loss: Loss, metrics: Sequence[Metric]) -> None:
-    """Raise InputError for a metric that does not apply to these examples."""
+    """Raise InputError for a metric that does not apply to these examples, and for weights that loss or metric do not take."""
+    weighted = examples.weights is not None
+    if weighted and loss.name not in LOSSES:
+        Evaluation(loss, examples.layout, Decision.of(examples.kind, loss.link)).build(as_loss_network(network, loss))
     probable = loss.link is not None or final_activation(network.layers) in ("softmax", "sigmoid")
-    check_metrics(metrics, examples.kind, examples.classes, probable)
+    check_metrics(metrics, examples.kind, examples.classes, probable, weighted)
 
 
 def _of_values(decision: Decision | None) -> tuple[Metric, ...]:

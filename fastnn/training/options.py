@@ -35,7 +35,7 @@ class FitOptions:
     optimizer: str | Optimizer | None = None
     batch_size: int | str = 128
     epochs: int = 5
-    validation_data: tuple[Any, Any] | None = None
+    validation_data: tuple[Any, ...] | None = None
     validation_split: float | None = None
     sample_weight: Any = None
     class_weight: Mapping[Any, float] | str | None = None
@@ -110,9 +110,9 @@ def check_options(settings: FitOptions) -> None:
     check_penalties(settings.l2, settings.l1)
     if settings.order is not None and not callable(settings.order):
         raise InputTypeError(f"order: expected a function of the epoch, got {type(settings.order).__name__}")
-    pair = settings.validation_data
-    if pair is not None and (not isinstance(pair, tuple | list) or len(pair) != 2):
-        raise InputError("validation_data: expected a pair (X, y)")
+    data = settings.validation_data
+    if data is not None and (not isinstance(data, tuple | list) or len(data) not in (2, 3)):
+        raise InputError("validation_data: expected a pair (X, y), or (X, y, weights)")
     if settings.validation_split is not None:
         check_validation_split(settings)
     if not isinstance(settings.shuffle, bool):

@@ -21,7 +21,7 @@ from fastnn.data.batches import Batches, is_batches
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.inputs import Inputs, read
 from fastnn.data.orders import as_order, batch_runs, shuffle_program
-from fastnn.data.prepared import DataLayout, Expected, PreparedData, hold_back, prepare
+from fastnn.data.prepared import DataLayout, Expected, PreparedData, hold_back, prepare, prepare_validation
 from fastnn.data.targets import Task
 from fastnn.datasets.splitting import draw_parts
 from fastnn.errors import DeviceError, DivergenceError, InputError, warn
@@ -122,10 +122,9 @@ class Trainer:
             raise InputError(f"precision={precision!r} is for models of float32, and this one is of {dtype}")
         return chosen
 
-    def _read_validation(self, pair: tuple[Any, Any]) -> PreparedData:
+    def _read_validation(self, data: tuple[Any, ...]) -> PreparedData:
         """The validation data, checked against what is trained on."""
-        known = self.examples.task(self.loss)
-        return prepare(self.expected, *pair, self.loss, None, None, "validation ", known, part=True)
+        return prepare_validation(self.expected, data, self.loss, self.examples)
 
     def _hold_back(self, whole: PreparedData, settings: FitOptions) -> PreparedData:
         """The rows that are trained on; the others, a share of each class, become the validation data."""

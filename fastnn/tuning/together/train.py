@@ -63,7 +63,7 @@ def train_together(
     optimizer: str | Optimizer | None = None,
     batch_size: int | str = 128,
     epochs: int = 5,
-    validation_data: tuple[Any, Any] | None = None,
+    validation_data: tuple[Any, ...] | None = None,
     metrics: Sequence[Any] = (),
     order: Callable[[int], Any] | None = None,
     device: str = "auto",
