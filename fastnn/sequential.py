@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from fastnn.training.history import History
 
 
+SAY_TASK = "call fit first, load a model, or say it by build(features, loss=..., classes=[...])"
+"""What a model needs that does not know its task."""
+
+
 class Sequential(ModelState):
     """A network of layers, each fed with the outputs of the one before.
 
@@ -61,7 +65,7 @@ class Sequential(ModelState):
 
     def _probabilities(self, X: Any, threads: int | None) -> Any:
         if self.task is None:
-            raise NotReadyError("probabilities need a loss that says what the outputs mean; call fit first, or load a model")
+            raise NotReadyError(f"probabilities need a loss that says what the outputs mean; {SAY_TASK}")
         if self.task.link is not None:
             return ops.activate(self._outputs(X, threads), self.task.link)
         if final_activation(self.layers) not in ("softmax", "sigmoid"):
@@ -77,7 +81,7 @@ class Sequential(ModelState):
     def classes_(self) -> np.ndarray:
         """The labels (C,), in the order of the outputs; of a binary task (2,): no, yes."""
         if self.task is None:
-            raise NotReadyError("the classes are known after fit; call fit first, or load a model")
+            raise NotReadyError(f"the classes are not known yet; {SAY_TASK}")
         if self.task.classes is None:
             raise NotReadyError(f"the model was trained for {self.task.kind}, which have no classes")
         return self.task.classes.copy()
@@ -89,7 +93,7 @@ class Sequential(ModelState):
         Labels that were class indices come as int64 in the namespace of X; any others as a NumPy array of their own dtype.
         """
         if self.task is None:
-            raise NotReadyError("whether to predict classes or values is known after fit; call fit first, or model(X)")
+            raise NotReadyError(f"whether to predict classes or values is not known yet; {SAY_TASK}; or take model(X)")
         if self.task.kind == "values":  # shares from 0 to 1 where the loss has a sigmoid of its own
             outputs = self._outputs(X, threads) if self.task.link is None else self._probabilities(X, threads)
             return arrays.to_device(outputs[:, 0] if self.task.flat else outputs, X)

@@ -45,6 +45,13 @@ class Expected:
     squashed: bool
     input_map: InputMap = AS_IT_IS
 
+    @property
+    def columns(self) -> int:
+        """How many outputs an example has; InputError where they are not (B, O)."""
+        if len(self.outputs) != 1:
+            raise InputError(f"losses need outputs (B, O), and the model's have the shape {('B', *self.outputs)}")
+        return self.outputs[0]
+
 
 @dataclass
 class PreparedData:
@@ -129,9 +136,7 @@ def prepare(
     n = len(rows)
     if n == 0:
         raise InputError(f"{what}X: expected at least one example, got none")
-    if len(expected.outputs) != 1:
-        raise InputError(f"losses need outputs (B, O), and the model's have the shape {('B', *expected.outputs)}")
-    outputs, dtype = expected.outputs[0], expected.dtype
+    outputs, dtype = expected.columns, expected.dtype
     read = targets.read(y, n, outputs, loss, expected.squashed, dtype, f"{what}y", classes, known, part)
     weights = targets.weights(read, n, sample_weight, class_weight, dtype, outputs, what)
     return PreparedData(rows, read.values, weights, read.kind, read.classes, read.flat, expected.input_map)
@@ -160,7 +165,7 @@ def hold_back(
     def weights_of(rows: np.ndarray, by_class: Any, what: str = "") -> np.ndarray | None:
         part = targets.Targets(whole.y[rows], whole.kind, whole.classes)
         each = None if sample_weight is None else arrays.to_host(sample_weight)[rows]
-        return targets.weights(part, len(rows), each, by_class, expected.dtype, expected.outputs[0], what)
+        return targets.weights(part, len(rows), each, by_class, expected.dtype, expected.columns, what)
 
     weights, validation_weights = weights_of(training, class_weight), weights_of(validation, None, "validation ")
     if weights is not None:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from fastnn import arrays, engines, random
+from fastnn.configurations import answers_keywords
 from fastnn.data.prepared import Expected
-from fastnn.data.targets import Task
+from fastnn.data.targets import Task, task_of
 from fastnn.engines.cache import Instances
 from fastnn.errors import DeviceError, DeviceLostError, InputError, InputTypeError, NotReadyError, nearest
 from fastnn.layers import Layer, Parameter, Statistic, final_activation
-from fastnn.losses import LOSSES, Loss
+from fastnn.losses import LOSSES, Loss, LossLike, as_loss
 from fastnn.network.layout import Layout, Network, lay_out
 from fastnn.network.state import Counters, OptimizerState, Snapshot, State, Trained
 
@@ -72,14 +73,41 @@ class ModelState:
         self._layout: Layout | None = None
         self._training = threading.Lock()
 
-    def build(self, features: int | Sequence[int]) -> Self:
-        """Make the parameters for inputs with `features` columns (or of that shape) and draw their initial values."""
+    @answers_keywords
+    def build(
+        self, features: int | Sequence[int], *, loss: LossLike | None = None, classes: Sequence[Any] | None = None
+    ) -> Self:
+        """Make the parameters for inputs with `features` columns (or of that shape) and draw their initial values.
+
+        `loss`: also say what the model is for, as `fit` finds out from its loss and from y. `predict`, `predict_proba`,
+        `evaluate` and `save` then know it without a `fit`, of a model whose weights come from elsewhere:
+
+            model.build(4, loss="softmax_cross_entropy", classes=["setosa", "versicolor", "virginica"])
+            model.set_weights(weights)
+            model.predict(X)
+
+        `classes`: the labels in the order of the outputs. Without them they are 0 to C - 1 for softmax cross-entropy and 0 and
+        1 for one output with a sigmoid; several outputs with a sigmoid are then several yeses or noes, and outputs of other
+        losses numbers, (n,) of one output. A later `fit` has its own loss; its labels are to be among these `classes`.
+
+        May be called again, for the same features; parameters stay. Raises InputError for classes that do not fit the last
+        layer, and NotReadyError where the task of a model would change that is being trained.
+        """
+        if loss is None and classes is not None:
+            raise InputError("build: classes are those of a loss; give loss= too, such as loss='softmax_cross_entropy'")
         shape = (features,) if isinstance(features, int | np.integer) else features
         if not isinstance(shape, tuple | list) or not all(isinstance(d, int | np.integer) and d >= 1 for d in shape):
             raise InputError(f"build: expected a number of features of at least 1, or a shape of such, got {features!r}")
         layout = self.layout_for(tuple(int(d) for d in shape))
+        task = None
+        if loss is not None:
+            chosen, expected = as_loss(loss), expected_of(layout, None)
+            task = task_of(chosen, expected.columns, expected.squashed, classes)
         if not self.built:
             self.state, self._layout = _initial_state(layout.network, self.seed), layout
+        if task is not None:
+            with self.reserve("build: the model is being trained; say what it is for between two calls of fit"):
+                self.task, self.loss = task, chosen
         return self
 
     def layout_for(self, features: tuple[int, ...]) -> Layout:

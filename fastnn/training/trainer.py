@@ -229,9 +229,13 @@ class Trainer:
         return inputs
 
     def _known(self, settings: FitOptions) -> Task | None:
-        """The task that the model is trained for already, if new labels must be among the classes that it knows."""
+        """The task that the model is trained for already, or was built for, if new labels must be among its classes."""
         task = self.model.task
-        return task if task is not None and task.classes is not None and settings.classes is None else None
+        if task is None or task.classes is None or settings.classes is not None:
+            return None
+        return (
+            None if self.model.trained is None and task.indices else task
+        )  # build has taken 0 to C - 1 where nothing was said
 
     # --- what callbacks see -------------------------------------------------------------------------------------
 
