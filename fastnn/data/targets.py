@@ -595,7 +595,8 @@ def weights(
         rounded = product.astype(dtype)
     if not np.isfinite(rounded).all():
         raise InputError(
-            f"{what or 'the '}weights are too large for {dtype}: expected at most {np.finfo(dtype).max:g}, got {product.max():g}"
+            f"{what or 'the '}weights are too large for {dtype}: expected at most {np.finfo(dtype).max:g}, "
+            f"got {product.max():g}"
         )
     if not rounded.any():
         raise InputError(f"{what or 'the '}weights add up to 0, so that there is nothing to learn from")

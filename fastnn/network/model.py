@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from fastnn import arrays, engines, random
-from fastnn.configurations import answers_keywords
+from fastnn.configurations import answers_keywords, as_count
 from fastnn.data.prepared import Expected
 from fastnn.data.targets import Task, task_of
 from fastnn.engines.cache import Instances
@@ -234,9 +234,43 @@ class ModelState:
 
     @property
     def optimizer_state(self) -> OptimizerState | None:
-        """What the optimizer of the last fit keeps, with the latest values on the host; None before it."""
+        """What the optimizer of the last fit keeps, with the latest values on the host; None before it.
+
+        A mapping, read-only: `model.optimizer_state["mean"]["0.weight"]` is a copy of Adam's first moment of a weight. SGD
+        without momentum keeps nothing. `set_optimizer_state` changes it.
+        """
         self._host(change=True)
-        return self.state.optimizer
+        kept = self.state.optimizer
+        if kept is not None:
+            kept.parameters = self.network.parameters
+        return kept
+
+    def set_optimizer_state(self, state: Mapping[str, Mapping[str, Any]], *, updates: int | None = None) -> None:
+        """Set what the optimizer keeps, by slot and parameter (all of them or some), as `optimizer_state` names it.
+
+        `updates`: how many updates it stands for, which Adam's corrections of its means depend on; by default as before. Raises
+        NotReadyError before `fit`, InputError and InputTypeError for a wrong name, shape, dtype or number; then nothing is
+        changed.
+        """
+        kept = self.optimizer_state
+        if kept is None:
+            raise NotReadyError("the model has no optimizer yet, whose state could be set; call fit, with epochs=0 if need be")
+        if updates is not None:
+            updates = as_count("updates", updates, 0)
+        if not isinstance(state, Mapping) or not all(isinstance(values, Mapping) for values in state.values()):
+            raise InputTypeError('set_optimizer_state: expected a dict such as {"mean": {"0.weight": array}}')
+        changes: list[tuple[np.ndarray, np.ndarray]] = []
+        for slot, values in state.items():
+            if slot not in kept:
+                raise InputError(f"set_optimizer_state: {kept.optimizer} keeps no {slot!r}{nearest(slot, kept)}")
+            views = kept.views(slot)
+            for name, value in self._check_arrays(values, views).items():
+                if slot == "square" and (value < 0).any():
+                    raise InputError(f"set_optimizer_state: {name}: means of squares are at least 0, got {value.min():g}")
+                changes.append((views[name], value))
+        for view, value in changes:
+            view[...] = value
+        kept.updates = kept.updates if updates is None else updates
 
     def _views_by_name(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Views of every parameter and statistic, by name, in the order of the layers."""
@@ -258,26 +292,32 @@ class ModelState:
             raise InputTypeError(f"set_weights: expected a dict of arrays by name, got {type(weights).__name__}")
         has_map = self.network.input_map.offset is not None
         mapped = {place.name for place in self.network.statistics if has_map and place.layer == 0}
-        checked = {}
-        for name, value in weights.items():
-            if name not in views:
-                raise InputError(f"the model has no {name!r}{nearest(name, views)}")
-            value = arrays.to_host(value)
-            if value.shape != views[name].shape:
-                raise InputError(f"{name}: expected shape {views[name].shape}, got {value.shape}")
-            if value.dtype != self.dtype:
-                raise InputTypeError(
-                    f"{name}: expected {self.dtype}, got {value.dtype}; convert it with .astype('{self.dtype}')"
-                )
-            if not np.isfinite(value).all():
-                raise InputError(f"{name}: {np.count_nonzero(~np.isfinite(value))} values are NaN or infinite")
-            if name in mapped and not np.array_equal(value, views[name]):
+        checked = self._check_arrays(weights, views)
+        for name in mapped & checked.keys():
+            if not np.array_equal(checked[name], views[name]):
                 raise InputError(
                     f"{name}: it follows from the options of layer 0, {self.layers[0]!r}; make a model with another layer"
                 )
-            checked[name] = value
         for name, value in checked.items():
             views[name][...] = value
+
+    def _check_arrays(self, values: Mapping[str, Any], views: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Arrays of the host of the names, shapes and dtype of `views`; raises for others, and where one is not finite."""
+        checked = {}
+        for name, value in values.items():
+            if name not in views:
+                raise InputError(f"the model has no {name!r}{nearest(name, views)}")
+            array = arrays.to_host(value)
+            if array.shape != views[name].shape:
+                raise InputError(f"{name}: expected shape {views[name].shape}, got {array.shape}")
+            if array.dtype != self.dtype:
+                raise InputTypeError(
+                    f"{name}: expected {self.dtype}, got {array.dtype}; convert it with .astype('{self.dtype}')"
+                )
+            if not np.isfinite(array).all():
+                raise InputError(f"{name}: {np.count_nonzero(~np.isfinite(array))} values are NaN or infinite")
+            checked[name] = array
+        return checked
 
     @property
     def parameter_count(self) -> int:
