@@ -133,6 +133,7 @@ ELSEWHERE = {
     "makegaussianquantiles": ("quantiles",),
     "makemoons": ("moons",),
     "meanabsoluteerror": ("mae",),
+    "mindelta": ("threshold",),
     "mish": ('Activation("mish")',),
     "meansquarederror": ("mse",),
     "mlpclassifier": ("Sequential",),

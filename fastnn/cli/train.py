@@ -132,8 +132,16 @@ def read_weights(text: str) -> dict[str, float]:
     "--monitor",
     type=Name(MONITORS),
     metavar="NAME",
-    help="What has to be better: for --patience, --keep-best. [default: val_loss; loss without validation]",
+    help="What has to be better: for --patience, --plateau, --keep-best. [default: val_loss; loss without validation]",
 )
+@option(
+    STOPPING,
+    "--plateau",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Lower the rate after more than N epochs that were no better.",
+)
+@option(STOPPING, "--plateau-factor", type=Number(0, 1, True, True), metavar="F", help="... by this factor. [default: 0.1]")
 @option(STOPPING, "--min-delta", type=Number(0), metavar="D", help="Better means by more than this. [default: 0]")
 @option(
     STOPPING,
@@ -246,6 +254,8 @@ class _Options:
     shard_rows: int | None
     patience: int | None
     monitor: str | None
+    plateau: int | None
+    plateau_factor: float | None
     min_delta: float | None
     checkpoint: Path | None
     checkpoint_epochs: int | None
@@ -283,7 +293,9 @@ class _Options:
             )
         _need("--save", self.save, {"--save-optimizer": self.save_optimizer})
         _need("--patience", self.patience, {"--min-delta": self.min_delta})
-        _need("--patience or --keep-best", self.patience is not None or self.keep_best or None, {"--monitor": self.monitor})
+        _need("--plateau", self.plateau, {"--plateau-factor": self.plateau_factor})
+        watching = self.patience is not None or self.plateau is not None or self.keep_best
+        _need("--patience, --plateau or --keep-best", watching or None, {"--monitor": self.monitor})
         kept = {
             "--checkpoint-epochs": self.checkpoint_epochs, "--checkpoint-steps": self.checkpoint_steps, "--keep": self.keep,
             "--keep-best": self.keep_best, "--resume": self.resume,
@@ -323,6 +335,9 @@ class _Watchers:
         if options.patience is not None:
             stopping = callbacks.EarlyStopping(options.watched, patience=options.patience, min_delta=options.min_delta or 0.0)
             watching.append(stopping)
+        if options.plateau is not None:
+            factor = options.plateau_factor or 0.1
+            watching.append(callbacks.ReduceLROnPlateau(options.watched, patience=options.plateau, factor=factor))
         watching += [] if options.log is None else [callbacks.CSVLog(options.log)]
         watching += [] if options.checkpoint is None else [_checkpoints(options.checkpoint, options)]
         return cls(record, stopping, watching)

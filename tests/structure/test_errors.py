@@ -60,7 +60,8 @@ def test_the_nearest_name() -> None:
 
 
 def test_every_name_of_the_table_leads_to_one_that_is_here() -> None:
-    classes = [*fastnn.layers.BUILT_IN.values(), *optimizers.Optimizer.types.values()]
+    callbacks = [getattr(fastnn.callbacks, name) for name in fastnn.callbacks.__all__]
+    classes = [*fastnn.layers.BUILT_IN.values(), *optimizers.Optimizer.types.values(), *callbacks]
     known = {
         *losses.LOSSES, *metrics.METRICS, *optimizers.NAMES, *initializers.NAMES, *ops.ACTIVATIONS, *fastnn.engines.DEVICES,
         *fastnn.__all__, *(name for module in fastnn._MODULES for name in vars(getattr(fastnn, module))),
