@@ -19,7 +19,7 @@ import numpy as np
 
 from fastnn.callbacks import Callback, Checkpoint, RunState
 from fastnn.data.batches import Batches
-from fastnn.data.inputs import RowSource
+from fastnn.data.inputs import RowSource, take_rows
 from fastnn.data.prepared import PreparedData
 from fastnn.errors import FileError, FormatError, InputError, InputTypeError, warn
 from fastnn.layers import Parameter
@@ -273,10 +273,8 @@ def _digest(examples: PreparedData) -> str:
     labels = None if examples.classes is None else examples.classes.tolist()
     digest = hashlib.sha256(repr((kinds, labels)).encode())
     for array in examples.arrays().values():
-        if isinstance(array, np.ndarray):
-            digest.update(np.ascontiguousarray(array[rows]).tobytes())
-        elif isinstance(array, RowSource):
+        if isinstance(array, np.ndarray | RowSource):
             block = np.empty((len(rows), *array.shape[1:]), array.dtype)
-            array.take(rows, block)
+            take_rows(array, rows, block)
             digest.update(block.tobytes())
     return digest.hexdigest()[:32]

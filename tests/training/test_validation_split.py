@@ -250,3 +250,13 @@ def test_early_stopping_watches_what_is_held_back() -> None:
     assert stopping.best_epoch >= 0
     with pytest.raises(InputError, match="no 'val_loss'; give validation_data or validation_split"):
         network().fit(X, y, callbacks=[stopping], **OPTIONS)
+
+
+def test_a_callback_that_looks_at_examples_sees_those_of_the_training() -> None:
+    X, y = blobs(N)
+    t, _ = rows(0.2, y)
+    flows = [fastnn.GradientFlow(every=3), fastnn.GradientFlow(every=3)]
+    network().fit(X, y, validation_split=0.2, callbacks=flows[:1], **OPTIONS)
+    network().fit(X[t], y[t], callbacks=flows[1:], **OPTIONS)
+    np.testing.assert_array_equal(flows[0].steps, flows[1].steps)
+    np.testing.assert_array_equal(flows[0].gradients, flows[1].gradients)
