@@ -105,10 +105,6 @@ class PreparedData:
         X = SelectedRows(self.X, rows)
         return PreparedData(X, self.y[rows], weights, self.kind, self.classes, self.flat, self.input_map, self, rows)
 
-    def class_indices(self) -> np.ndarray | None:
-        """The class of each example (n,); None for a task without classes."""
-        return None if self.classes is None else targets.class_indices(self.y, self.kind)
-
     def arrays(self) -> dict[str, np.ndarray | RowSource]:
         of_all = {"X": self.X, "y": self.y}
         return of_all if self.weights is None else {**of_all, "weights": self.weights}

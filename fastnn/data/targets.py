@@ -18,7 +18,7 @@ from fastnn import arrays
 from fastnn.configurations import as_number
 from fastnn.engines.host import spot
 from fastnn.errors import InputError, InputTypeError, nearest
-from fastnn.losses import LOSSES, Loss, smooth_labels
+from fastnn.losses import LOSSES, SMOOTHED, Loss, smooth_labels
 
 KINDS = ("classes", "binary", "multilabel", "values")
 """What a model can be trained for: one of C classes, yes or no, several yeses or noes, numbers."""
@@ -53,6 +53,8 @@ class Task:
     def __post_init__(self) -> None:
         if self.loss in LOSSES:
             object.__setattr__(self, "link", LOSSES[self.loss].link)
+        if self.label_smoothing and self.loss not in SMOOTHED:
+            raise InputError(f"Task: label_smoothing is for {' and '.join(SMOOTHED)}, not for {self.loss}")
         if self.kind not in KINDS:
             raise InputError(f"Task: unknown kind {self.kind!r}{nearest(self.kind, KINDS)}")
         if (self.classes is not None) != (self.kind in WITH_CLASSES):
@@ -391,13 +393,6 @@ def _look_up(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.nd
     return indices, classes[indices] != labels
 
 
-def class_indices(values: np.ndarray, kind: str) -> np.ndarray:
-    """The class (n,) of each of the targets of a task with classes, as programs read them; of shares the largest."""
-    if values.ndim == 1:
-        return values
-    return values.argmax(axis=1) if kind == "classes" else (values[:, 0] > 0.5).astype(np.int64)
-
-
 def decode(task: Task, indices: np.ndarray) -> np.ndarray:
     """The labels of class indices, of any shape ("binary": of 0 and 1); for tasks without classes `indices` as they are."""
     return indices if task.classes is None else task.classes[indices]
@@ -626,7 +621,11 @@ def _class_weights(targets: Targets, class_weight: Mapping[Any, float] | str, ou
     """The weight (n,) of the class of each example, in float64; of shares, that of the largest."""
     if targets.classes is None:
         raise InputError("class_weight: only a task with classes has them; use sample_weight")
-    indices = class_indices(targets.values, targets.kind)
+    values = targets.values
+    if values.ndim == 1:
+        indices = values
+    else:
+        indices = values.argmax(axis=1) if targets.kind == "classes" else (values[:, 0] > 0.5).astype(np.int64)
     if isinstance(class_weight, str):
         if class_weight != "balanced":
             raise InputError(f'class_weight: expected a dict or "balanced", got {class_weight!r}')

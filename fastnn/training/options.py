@@ -114,7 +114,7 @@ def check_options(settings: FitOptions) -> None:
     if data is not None and (not isinstance(data, tuple | list) or len(data) not in (2, 3)):
         raise InputError("validation_data: expected a pair (X, y), or (X, y, weights)")
     if settings.validation_split is not None:
-        check_validation_split(settings)
+        _check_validation_split(settings)
     if not isinstance(settings.shuffle, bool):
         raise InputError(f"shuffle: expected True or False, got {settings.shuffle!r}")
     for name in ("order", "shard_rows"):
@@ -124,7 +124,7 @@ def check_options(settings: FitOptions) -> None:
             )
 
 
-def check_validation_split(settings: FitOptions) -> None:
+def _check_validation_split(settings: FitOptions) -> None:
     """Raise InputError for a share of validation data that is none, and for what does not go together with one."""
     share = settings.validation_split
     if not 0.0 < as_number(share) < 1.0:

@@ -16,7 +16,6 @@ import numpy as np
 from fastnn import arrays, engines, random
 from fastnn.callbacks import Callback, Checkpoint, Progress
 from fastnn.configurations import as_number
-from fastnn.data import targets
 from fastnn.data.batches import Batches, is_batches
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.inputs import Inputs, read
@@ -55,7 +54,8 @@ class Trainer:
 
     def __init__(self, model: ModelState, X: Any, y: Any, settings: FitOptions, like: Trainer | None = None) -> None:
         self.model, self.order, self.shard_rows, self.like = model, settings.order, settings.shard_rows, like
-        self.part, self.shuffle, self.validation_split = settings.part, settings.shuffle, settings.validation_split
+        self.part, self.shuffle = settings.part, settings.shuffle
+        self.validation_split: float | None = None
         self.held_back: tuple[int, int] | None = None
         self.loss = smooth_labels(as_loss(settings.loss), settings.label_smoothing)
         self.optimizer = as_optimizer(settings.optimizer)
@@ -84,7 +84,7 @@ class Trainer:
         if like is not None:
             self.validation = like.validation
         elif settings.validation_data is not None:
-            self.validation = self._read_validation(settings.validation_data)
+            self.validation = prepare_validation(self.expected, settings.validation_data, self.loss, self.examples)
         if self.validation is not None:
             check_measures(self.layout.network, self.validation, self.loss, self.metrics)
         self.schedule = as_schedule(self.optimizer.learning_rate)
@@ -122,19 +122,13 @@ class Trainer:
             raise InputError(f"precision={precision!r} is for models of float32, and this one is of {dtype}")
         return chosen
 
-    def _read_validation(self, data: tuple[Any, ...]) -> PreparedData:
-        """The validation data, checked against what is trained on."""
-        return prepare_validation(self.expected, data, self.loss, self.examples)
-
-    def _hold_back(self, whole: PreparedData, settings: FitOptions) -> PreparedData:
+    def _hold_back(self, whole: PreparedData, share: float, settings: FitOptions) -> PreparedData:
         """The rows that are trained on; the others, a share of each class, become the validation data."""
-        share, classes, n = float(settings.validation_split or 0.0), whole.class_indices(), len(whole.X)
-        labels = None if classes is None else targets.decode(whole.task(self.loss), classes)
-        sizes = (1.0 - share, share)
-        training, validation = map(np.sort, draw_parts(n, sizes, self.model.seed, labels, "validation_split"))
-        if classes is not None and len(np.unique(classes[training])) < len(np.unique(classes)):
-            missing = np.setdiff1d(classes, classes[training])[0]
-            label = targets.decode(whole.task(self.loss), missing).item()
+        labels = None if whole.classes is None else whole.labels(whole.task(self.loss))
+        parts = draw_parts(len(whole.X), (1.0 - share, share), self.model.seed, labels, "validation_split")
+        training, validation = map(np.sort, parts)
+        if labels is not None and len(missing := np.setdiff1d(labels, labels[training])):
+            label = missing[0].item()
             raise InputError(f"validation_split: {share:g} leaves no row of {label!r} to train on; hold back fewer rows")
         examples, self.validation = hold_back(
             self.expected, whole, training, validation, settings.sample_weight, settings.class_weight
@@ -149,13 +143,14 @@ class Trainer:
         if settings.steps_per_epoch is not None:
             raise InputError("steps_per_epoch: arrays are gone through whole; it is for iterables of mini-batches")
         inputs = self._read(X)
-        split = settings.validation_split is not None
+        share = settings.validation_split
         examples = self.like.examples if self.like is not None else prepare(
-            self.expected, inputs, y, self.loss, settings.sample_weight, None if split else settings.class_weight,
+            self.expected, inputs, y, self.loss, settings.sample_weight, None if share else settings.class_weight,
             known=self._known(settings), classes=settings.classes, part=settings.part,
         )  # fmt: skip
-        if split:
-            examples = self._hold_back(examples, settings)
+        if share is not None:
+            self.validation_split = float(share)
+            examples = self._hold_back(examples, self.validation_split, settings)
         self._configure(examples)
         n, batch_size = len(examples.X), settings.batch_size
         if batch_size == ALL:
@@ -233,9 +228,8 @@ class Trainer:
         task = self.model.task
         if task is None or task.classes is None or settings.classes is not None:
             return None
-        return (
-            None if self.model.trained is None and task.indices else task
-        )  # build has taken 0 to C - 1 where nothing was said
+        by_default = self.model.trained is None and task.indices  # `build` takes 0 to C - 1 where no classes are named
+        return None if by_default else task
 
     # --- what callbacks see -------------------------------------------------------------------------------------
 

@@ -208,3 +208,7 @@ def test_tasks_of_files_are_checked() -> None:
     for wrong in (1.0, -1, "0.1", None):
         with pytest.raises(InputError, match="expected label_smoothing to be a number"):
             fastnn.data.targets.Task.from_config({**config, "label_smoothing": wrong})
+    with pytest.raises(
+        InputError, match="label_smoothing is for softmax_cross_entropy and sigmoid_cross_entropy, not for quad"
+    ):
+        fastnn.data.targets.Task.from_config({**config, "loss": "quadratic", "link": None, "label_smoothing": 0.1})

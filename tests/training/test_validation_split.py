@@ -172,10 +172,10 @@ def test_how_many_rows_there_are_is_reported(capsys: pytest.CaptureFixture[str])
     assert "validating with" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("cut", [1, 2])
-def test_a_resumed_run_holds_back_the_same_rows(cut: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("cut", "share"), [(1, 0.2), (2, np.float32(0.2))])
+def test_a_resumed_run_holds_back_the_same_rows(cut: int, share: float, tmp_path: Path) -> None:
     X, y = blobs(N)
-    options = {**OPTIONS, "validation_split": 0.2, "sample_weight": np.linspace(0.5, 2, N)}
+    options = {**OPTIONS, "validation_split": share, "sample_weight": np.linspace(0.5, 2, N)}
     whole, first, second = network(), network(), network()
     expected = whole.fit(X, y, **options)
     first.fit(X, y, callbacks=[Checkpoint(tmp_path)], **{**options, "epochs": cut})

@@ -131,6 +131,7 @@ def test_whole_histories(method: str, kind: str, validated: str) -> None:
         assert list(history.items()) == list(expected.items())
         assert ("penalty" in history) == (g > 0)
         assert (history.precision, history.autotuned) == (expected.precision, expected.autotuned)
+        assert (history.training_rows, history.validation_rows) == (expected.training_rows, expected.validation_rows)
 
 
 @pytest.mark.slow

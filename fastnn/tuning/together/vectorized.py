@@ -139,6 +139,8 @@ class _Vectorized:
         threads = max((instance.threads for instance in self.instances.values()), default=1)
         for history in self.histories:
             history.batch_size, history.threads, history.method = self.batch_size, threads, "vectorized"
+            history.training_rows = len(self.examples.X)
+            history.validation_rows = 0 if self.validation is None else len(self.validation.X)
 
     def _leave_nonfinite(self, losses: np.ndarray) -> None:
         """Leave the models where they are whose losses on the validation data are not finite."""
