@@ -157,28 +157,26 @@ class Sequential(ModelState):
         accuracy and `metrics` compare with the targets as they are, and so does `evaluate(loss="softmax_cross_entropy")`.
 
         `validation_data`: a pair (X, y) that loss, accuracy and `metrics` are computed on after each epoch, or (X, y, weights)
-        for means that are weighted as those of `evaluate(sample_weight=weights)`. Or
-        `validation_split`, 0 < share < 1: so great a share of the rows of X and y is held back for that before the first
-        epoch. Which rows, `fastnn.datasets.split(rows, sizes=(1 - share, share), seed=model.seed)` says, with `stratify` for
-        a task with classes; both parts keep the order of the rows, and nothing of X is copied. `sample_weight` goes with the
-        rows into both parts, as in `evaluate`; `class_weight` is of the training alone ("balanced" by its rows), and `order`
-        does not go with it. `history.training_rows` and `history.validation_rows` say how many there were. A run that is
-        resumed holds back the same rows. Iterables of mini-batches take `validation_data` alone. InputError where a part
-        would be empty, a class has fewer than two rows, or none to train on.
+        for means that are weighted as those of `evaluate(sample_weight=weights)`. Or `validation_split`, 0 < share < 1: before
+        the first epoch this share of the rows of X and y is held back as validation data, drawn by the model's seed as
+        `fastnn.datasets.split(rows, sizes=(1 - share, share), seed=model.seed)` does, with `stratify` for a task with classes.
+        Both parts keep the order of the rows, and nothing of X is copied. `sample_weight` goes with the rows into both parts;
+        `class_weight` is of the training alone ("balanced" by its rows). `history.training_rows` and `history.validation_rows`
+        say how many there are. Raises InputError where a part would be empty, where a class has one row only or none to train
+        on, and together with `validation_data`, `order` or an iterable of mini-batches.
 
         `epochs`: passes over the examples. `batch_size`: "all" is one mini-batch of all examples (batch gradient descent),
         which the course advises for up to 2000 of them; 1 is stochastic gradient descent; between them a power of two from 64
         to 512 is usual. "auto" takes the largest power of two, or all, whose buffers fit into half of the memory that is free;
-        which it was is in `history.batch_size`.
-        `shuffle`: every epoch visits the rows in another order, drawn by the model's seed; False: in the order that they have.
-        `order(epoch)` returns the indices that an epoch visits instead, in that order, of any length. A smaller last mini-batch
-        is trained on; with batch norm a last one of one row joins the one before.
+        which it was is in `history.batch_size`. A smaller last mini-batch is trained on; with batch norm a last one of one row
+        joins the one before. `shuffle`: every epoch visits the rows in another order, drawn by the model's seed; False: in the
+        order that they have. `order(epoch)` returns the indices that an epoch visits instead, in that order, of any length.
         `shard_rows`: shuffle shards of so many rows, and the rows of each, instead of all rows: a memory map larger than
         main memory is then read shard by shard.
 
         `callbacks`: see `fastnn.callbacks`. `resume`: a checkpoint, or a folder of them, that `callbacks.Checkpoint` wrote:
-        the run continues from there, and ends with the same bits as one that was never interrupted. Data, loss, mini-batches
-        and order must be those of that run. `True`: the folder of the Checkpoint among the callbacks, if it has one yet.
+        the run continues from there, and ends with the same bits as one that was never interrupted. Data, loss, mini-batches,
+        order and `validation_split` must be those of that run. `True`: the folder of the Checkpoint among the callbacks, if it has one yet.
 
         `device`: "cpu", "cuda", "cuda:1", ..., or "auto", which takes a GPU where there is one (that of X where X lies on one).
         Data that the GPU has no room for is streamed to it, with the same results. `precision`: of matrix products on a GPU,

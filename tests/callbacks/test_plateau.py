@@ -11,14 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trainings import blobs, classifier
 
 import fastnn
 from fastnn import schedules
 from fastnn.callbacks import Callback, Checkpoint, LearningRate, ReduceLROnPlateau
 from fastnn.errors import FastnnError, InputError
-from tests.support.trainings import blobs, classifier
-
-torch = pytest.importorskip("torch")
 
 
 class Run:
@@ -47,6 +45,7 @@ def rates_of(values: list[float], rate: float, mode: str, cut: int | None = None
 
 
 def rates_of_pytorch(values: list[float], rate: float, mode: str, **options: Any) -> list[float]:
+    torch = pytest.importorskip("torch")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode=mode, **options)
     rates = []

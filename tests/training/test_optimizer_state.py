@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trainings import blobs, classifier, digest
 
 import fastnn
 from fastnn.callbacks import Callback
 from fastnn.errors import FastnnError, NotReadyError
 from fastnn_kernels.contract import UPDATES
-from tests.support.trainings import blobs, classifier, digest
-
-torch = pytest.importorskip("torch")
 
 OPTIONS: dict[str, Any] = {"epochs": 2, "batch_size": 50, "verbose": 0, "shuffle": False}
 NAMES = ["0.weight", "0.bias", "1.weight", "1.bias"]
@@ -48,6 +46,7 @@ def test_its_names_are_those_of_slots_and_parameters(optimizer: Any) -> None:
 
 
 def test_it_holds_the_numbers_of_the_flat_arrays_and_those_of_pytorch() -> None:
+    torch = pytest.importorskip("torch")
     X, y = blobs(dtype="float64")
     model = classifier(dtype="float64").build(X.shape[1])
     layers = [torch.nn.Parameter(torch.tensor(model.weights[name])) for name in NAMES]

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trainings import blobs, classifier, digest
 
 import fastnn
 from fastnn.callbacks import Checkpoint, StepLosses
 from fastnn.data import inputs
 from fastnn.datasets import split
 from fastnn.errors import FastnnError, InputError
-from tests.support.trainings import blobs, classifier, digest
 
 N = 100
 OPTIONS: dict[str, Any] = {"epochs": 3, "batch_size": 32, "verbose": 0}

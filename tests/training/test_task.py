@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trainings import blobs
 
 import fastnn
 from fastnn import ops
 from fastnn.errors import FastnnError, InputError, NotReadyError
 from fastnn.losses import Loss
 from fastnn.tuning import train_together
-from tests.support.trainings import blobs
 
 N = 60
 SPECIES = ["setosa", "versicolor", "virginica"]

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trainings import blobs, digest
 
 import fastnn
 from fastnn.callbacks import Checkpoint
 from fastnn.data import inputs
 from fastnn.datasets import split
 from fastnn.errors import InputError
-from tests.support.trainings import blobs, digest
 
 N = 300
 SEED = 0

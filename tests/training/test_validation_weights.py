@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from trainings import blobs, classifier, digest
 
 from fastnn import ops
 from fastnn.callbacks import Checkpoint, EarlyStopping
 from fastnn.errors import InputError
 from fastnn.metrics import METRICS, Metric
-from tests.support.trainings import blobs, classifier, digest
 
 N = 300
 OPTIONS: dict[str, Any] = {"epochs": 2, "batch_size": 32, "verbose": 0}
