@@ -176,7 +176,8 @@ class Sequential(ModelState):
 
         `callbacks`: see `fastnn.callbacks`. `resume`: a checkpoint, or a folder of them, that `callbacks.Checkpoint` wrote:
         the run continues from there, and ends with the same bits as one that was never interrupted. Data, loss, mini-batches,
-        order and `validation_split` must be those of that run. `True`: the folder of the Checkpoint among the callbacks, if it has one yet.
+        order and `validation_split` must be those of that run. `True`: the folder of the Checkpoint among the callbacks, if it
+        has one yet.
 
         `device`: "cpu", "cuda", "cuda:1", ..., or "auto", which takes a GPU where there is one (that of X where X lies on one).
         Data that the GPU has no room for is streamed to it, with the same results. `precision`: of matrix products on a GPU,

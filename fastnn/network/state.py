@@ -49,6 +49,9 @@ class OptimizerState(Mapping[str, dict[str, np.ndarray]]):
     def __len__(self) -> int:
         return len(self.slots)
 
+    def __bool__(self) -> bool:
+        return True  # there is one, also of an optimizer that keeps no arrays
+
     def views(self, slot: str) -> dict[str, np.ndarray]:
         """The arrays of a slot where they lie, by the names of the parameters."""
         arena = self.slots[slot]
