@@ -779,7 +779,7 @@ def test_rows_that_are_held_back(kind: str, dtype: str, cuda_host: HostRuntime, 
     options: dict[str, Any] = {"epochs": 2, "metrics": ["log_loss"]}
     pair = X[validation], y[validation]
     expected = network()
-    history = expected.fit(
+    expected_history = expected.fit(
         X[training], y[training], validation_data=pair, batch_size=BATCH, device="cuda", verbose=0, **options
     )
     if kind == "streamed":
@@ -787,9 +787,9 @@ def test_rows_that_are_held_back(kind: str, dtype: str, cuda_host: HostRuntime, 
     source = foreign(cuda_host, X) if kind == "array of the GPU" else X
     sizes = uploads(cuda_host, monkeypatch)
     model = network()
-    found = model.fit(source, y, validation_split=0.2, batch_size=BATCH, device="cuda", verbose=0, **options)
+    history = model.fit(source, y, validation_split=0.2, batch_size=BATCH, device="cuda", verbose=0, **options)
     assert same_bits(model, expected)
-    assert dict(found) == dict(history)
+    assert dict(history) == dict(expected_history)
     assert sizes.count(X.nbytes) == (kind == "host")
 
 

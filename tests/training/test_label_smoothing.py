@@ -202,7 +202,7 @@ def test_another_smoothing_is_refused_on_resume(tmp_path: Path) -> None:
     assert digest(second) == digest(whole)
 
 
-def own(outputs: Any, targets: Any) -> Any:
+def cross_entropy(outputs: Any, targets: Any) -> Any:
     return ops.softmax_cross_entropy(outputs, targets)
 
 
@@ -212,8 +212,8 @@ def own(outputs: Any, targets: Any) -> Any:
         *(({"label_smoothing": s}, f"label_smoothing: expected a number, 0 <= s < 1, such as 0.1, got {s!r}")
           for s in (1, 1.0, -0.1, 2, float("nan"), True, "0.1", None)),
         *(({"label_smoothing": 0.1, "loss": loss}, f"not for {name}; leave it out") for name, loss in
-          {"mean_squared_error": "mean_squared_error", "quadratic": "quadratic", "own": own,
-           "focal": Loss("focal", own, "softmax", "both")}.items()),
+          {"mean_squared_error": "mean_squared_error", "quadratic": "quadratic", "cross_entropy": cross_entropy,
+           "focal": Loss("focal", cross_entropy, "softmax", "both")}.items()),
     ],
 )  # fmt: skip
 def test_what_cannot_be_smoothed_is_refused(options: dict[str, Any], says: str) -> None:
