@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fastnn import ops
-from fastnn.configurations import Configuration, answers_keywords, number, read_fields, set_number, set_numbers
+from fastnn.configurations import Configuration, answers_keywords, as_number, number, read_fields, set_number, set_numbers
 from fastnn.errors import InputError, InputTypeError, nearest
 from fastnn.ops.losses import check_targets, classes_or_rows
 from fastnn.program.shapes import describe
@@ -60,12 +60,20 @@ LossLike = str | Loss | Function
 
 
 def softmax_cross_entropy(outputs: Any, targets: Any) -> Any:
-    """l = -sum_j t_j log softmax(outputs)_j; see `ops.softmax_cross_entropy`."""
+    """l = -sum_j t_j log softmax(outputs)_j; see `ops.softmax_cross_entropy`.
+
+    "softmax_cross_entropy:label_smoothing=0.1", or `fit(label_smoothing=0.1)`, takes (1 - s) t + s / C for the targets t.
+    PyTorch: `CrossEntropyLoss(label_smoothing=s)`. Source: Szegedy et al. 2015, Rethinking the Inception architecture,
+    section 7.
+    """
     return ops.softmax_cross_entropy(outputs, targets)
 
 
 def sigmoid_cross_entropy(outputs: Any, targets: Any) -> Any:
-    """l = -sum_j t_j log a_j + (1 - t_j) log(1 - a_j), a = sigmoid(outputs); see `ops.sigmoid_cross_entropy`."""
+    """l = -sum_j t_j log a_j + (1 - t_j) log(1 - a_j), a = sigmoid(outputs); see `ops.sigmoid_cross_entropy`.
+
+    With label smoothing, as above, (1 - s) t + s / 2 for the targets t. Keras: `BinaryCrossentropy(label_smoothing=s)`.
+    """
     return ops.sigmoid_cross_entropy(outputs, targets)
 
 
@@ -167,6 +175,37 @@ class SoftmaxFocal(Configuration):
         return ops.sum(ops.multiply(shares, _focused(ops.negative(logarithms), ops.negative(ops.log(rest)), self.gamma)), 1)
 
 
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy(Configuration):
+    label_smoothing: float = number(0.0, least=0, below=1)
+
+    def __post_init__(self) -> None:
+        set_numbers(self)
+
+    def __call__(self, outputs: Any, targets: Any) -> Any:
+        return softmax_cross_entropy(outputs, _smooth(targets, outputs, self.label_smoothing, int(outputs.shape[1])))
+
+
+@dataclass(frozen=True)
+class SigmoidCrossEntropy(Configuration):
+    label_smoothing: float = number(0.0, least=0, below=1)
+
+    def __post_init__(self) -> None:
+        set_numbers(self)
+
+    def __call__(self, outputs: Any, targets: Any) -> Any:
+        return sigmoid_cross_entropy(outputs, _smooth(targets, outputs, self.label_smoothing, 2))
+
+
+def _smooth(targets: Any, outputs: Any, s: float, answers: int) -> Any:
+    """(1 - s) t + s / answers, of rows t or of class indices; the targets themselves where s is 0."""
+    if not s:
+        return targets
+    if targets.dtype.kind in "iu":
+        targets = ops.one_hot(targets, int(outputs.shape[1]), outputs.dtype)
+    return ops.add(ops.multiply(targets, 1.0 - s), s / answers)
+
+
 def _check(name: str, outputs: Any, targets: Any) -> None:
     check_targets(name, outputs, targets)
     check_matrix(name, "outputs (B, O)", outputs)
@@ -175,8 +214,8 @@ def _check(name: str, outputs: Any, targets: Any) -> None:
 LOSSES = {
     loss.name: loss
     for loss in (
-        Loss("softmax_cross_entropy", softmax_cross_entropy, "softmax", "classes"),
-        Loss("sigmoid_cross_entropy", sigmoid_cross_entropy, "sigmoid", "both"),
+        Loss("softmax_cross_entropy", SoftmaxCrossEntropy(), "softmax", "classes"),
+        Loss("sigmoid_cross_entropy", SigmoidCrossEntropy(), "sigmoid", "both"),
         Loss("quadratic", quadratic, None, "both"),
         Loss("mean_squared_error", mean_squared_error, None, "both"),
         Loss("mean_absolute_error", mean_absolute_error),
@@ -298,6 +337,22 @@ def apply_link(link: str | None, outputs: Any) -> Any:
     if link is None:
         return outputs
     return ops.exp(outputs) if link == "exp" else ops.activate(outputs, link)
+
+
+def smooth_labels(loss: Loss, label_smoothing: float) -> Loss:
+    """The loss with this smoothing of its targets; for 0 the one that it has.
+
+    Raises InputError for numbers that are not 0 <= s < 1, and for other losses than the two cross-entropies.
+    """
+    if not 0.0 <= as_number(label_smoothing) < 1.0:
+        raise InputError(f"label_smoothing: expected a number, 0 <= s < 1, such as 0.1, got {label_smoothing!r}")
+    if not label_smoothing:
+        return loss
+    if not isinstance(loss.function, SoftmaxCrossEntropy | SigmoidCrossEntropy):
+        raise InputError(
+            f"label_smoothing: it is for softmax_cross_entropy and sigmoid_cross_entropy, not for {loss.name}; leave it out"
+        )
+    return _with_parameters(loss.name.partition(":")[0], label_smoothing=label_smoothing)
 
 
 def mean_loss(loss: Loss, outputs: Symbol, targets: Symbol, weights: Symbol | None) -> Symbol:

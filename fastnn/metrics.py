@@ -359,17 +359,22 @@ def as_metrics(metrics: Iterable[str | Metric | Function], validated: bool = Tru
     if by_name and not validated:
         raise InputError(
             f"metrics: {', '.join(by_name)} would be computed on validation_data, and there is none; "
-            "give validation_data=(X, y), or call evaluate(X, y, metrics=...) after the training"
+            "give validation_data=(X, y) or validation_split, or call evaluate(X, y, metrics=...) after the training"
         )
     return tuple(by_name.values())
 
 
-def check_metrics(metrics: Iterable[Metric], kind: str, classes: np.ndarray | None, probable: bool) -> None:
-    """Raise InputError for a metric that says nothing of such a task.
+def check_metrics(
+    metrics: Iterable[Metric], kind: str, classes: np.ndarray | None, probable: bool, weighted: bool = False
+) -> None:
+    """Raise InputError for a metric that says nothing of such a task, or takes no weights.
 
-    `kind` and `classes`: those of the `Task`; `probable`: whether the outputs make probabilities.
+    `kind` and `classes`: those of the `Task`; `probable`: whether the outputs make probabilities; `weighted`: whether the
+    examples have weights.
     """
     for metric in metrics:
+        if weighted and metric.takes != "outputs" and "weights" not in metric.extras:
+            raise _takes_no_weights(metric)
         if kind == "values" and metric.name in OF_LABELS:
             raise InputError(f"the metric {metric.name} compares labels, and y holds numbers; use r2, mae or mse")
         if classes is not None and classes.dtype.kind == "U" and metric.name in OF_NUMBERS:
@@ -401,10 +406,7 @@ def compute(
     if averaged:
         value = _mean(np.asarray(value), weights)
     elif weights is not None and "weights" not in metric.extras:
-        raise InputError(
-            f"the metric {metric.name} takes no weights, and the examples have some; give it as "
-            f'Metric("{metric.name}", function, extras=("weights",)) with a function of (y, predictions, weights)'
-        )
+        raise _takes_no_weights(metric)
     number = _as_number(value)
     if number is None:
         shape = f" of shape {value.shape}" if getattr(value, "shape", ()) else ""
@@ -412,6 +414,13 @@ def compute(
     if math.isinf(number):
         raise InputError(f"the metric {metric.name}: expected a finite number or NaN, got {number}")
     return number
+
+
+def _takes_no_weights(metric: Metric) -> InputError:
+    return InputError(
+        f"the metric {metric.name} takes no weights, and the examples have some; give it as "
+        f'Metric("{metric.name}", function, extras=("weights",)) with a function of (y, predictions, weights)'
+    )
 
 
 def _as_number(value: Any) -> float | None:

@@ -12,7 +12,7 @@ from fastnn.configurations import answers_keywords
 from fastnn.data import targets
 from fastnn.errors import InputTypeError, NotReadyError
 from fastnn.layers import final_activation
-from fastnn.losses import PROBABILITIES, LossLike, apply_link
+from fastnn.losses import PROBABILITIES, LossLike, apply_link, find
 from fastnn.network.inference import answers, outputs_of
 from fastnn.network.model import ModelState
 from fastnn.network.summary import Summary, summarize
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from fastnn.engines.explain import Explanation
     from fastnn.optimizers import Optimizer
     from fastnn.training.history import History
+
+
+SAY_TASK = "call fit first, load a model, or say it by build(features, loss=..., classes=[...])"
+"""What a model needs that does not know its task."""
 
 
 class Sequential(ModelState):
@@ -61,7 +65,7 @@ class Sequential(ModelState):
 
     def _probabilities(self, X: Any, threads: int | None) -> Any:
         if self.task is None:
-            raise NotReadyError("probabilities need a loss that says what the outputs mean; call fit first, or load a model")
+            raise NotReadyError(f"probabilities need a loss that says what the outputs mean; {SAY_TASK}")
         if self.task.link in PROBABILITIES:
             return apply_link(self.task.link, self._outputs(X, threads))
         if final_activation(self.layers) not in ("softmax", "sigmoid"):
@@ -77,7 +81,7 @@ class Sequential(ModelState):
     def classes_(self) -> np.ndarray:
         """The labels (C,), in the order of the outputs; of a binary task (2,): no, yes."""
         if self.task is None:
-            raise NotReadyError("the classes are known after fit; call fit first, or load a model")
+            raise NotReadyError(f"the classes are not known yet; {SAY_TASK}")
         if self.task.classes is None:
             raise NotReadyError(f"the model was trained for {self.task.kind}, which have no classes")
         return self.task.classes.copy()
@@ -90,7 +94,7 @@ class Sequential(ModelState):
         NumPy array. Values are what the link of the loss makes of the outputs: after `poisson` the mean, exp(outputs).
         """
         if self.task is None:
-            raise NotReadyError("whether to predict classes or values is known after fit; call fit first, or model(X)")
+            raise NotReadyError(f"whether to predict classes or values is not known yet; {SAY_TASK}; or take model(X)")
         if self.task.kind == "values":  # shares from 0 to 1 where the loss includes a sigmoid, means where it includes an exp
             outputs = apply_link(self.task.link, self._outputs(X, threads))
             return arrays.to_device(outputs[:, 0] if self.task.flat else outputs, X)
@@ -110,13 +114,16 @@ class Sequential(ModelState):
         optimizer: str | Optimizer | None = None,
         batch_size: int | str = 128,
         epochs: int = 5,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: tuple[Any, ...] | None = None,
+        validation_split: float | None = None,
         sample_weight: Any = None,
         class_weight: Mapping[Any, float] | str | None = None,
         classes: Sequence[Any] | None = None,
         metrics: Sequence[Any] = (),
+        label_smoothing: float = 0.0,
         l2: float = 0.0,
         l1: float = 0.0,
+        shuffle: bool = True,
         order: Callable[[int], Any] | None = None,
         callbacks: Sequence[Callback] = (),
         resume: str | os.PathLike[str] | bool | None = None,
@@ -145,20 +152,35 @@ class Sequential(ModelState):
         configuration or a name; Adam by default. The cost is mean loss + l2/2 sum ||W||^2 + l1 sum |W|, weights only (the
         course notes' lambda/m is `l2` here), with `l2` and `l1` of a layer where it has its own; clipping acts on the
         gradient of the mean loss alone. Frozen layers (see `freeze`) have no penalty. `metrics`: names, functions of (y,
-        predictions), or `fastnn.metrics.Metric`s, computed on `validation_data`, which they need, after each epoch.
+        predictions), or `fastnn.metrics.Metric`s, computed on the validation data, which they need, after each epoch.
+
+        `label_smoothing`: 0 <= s < 1, of the targets t of softmax cross-entropy, (1 - s) t + s / C, and of sigmoid
+        cross-entropy, (1 - s) t + s / 2; InputError for other losses. It belongs to the loss: the history's "val_loss", and
+        `evaluate` and `partial_fit` where no loss is named, have it too, as it is with PyTorch's and Keras's loss objects;
+        accuracy and `metrics` compare with the targets as they are, and so does `evaluate(loss="softmax_cross_entropy")`.
+
+        `validation_data`: a pair (X, y) that loss, accuracy and `metrics` are computed on after each epoch, or (X, y, weights)
+        for means that are weighted as those of `evaluate(sample_weight=weights)`. Or `validation_split`, 0 < share < 1: before
+        the first epoch this share of the rows of X and y is held back as validation data, drawn by the model's seed as
+        `fastnn.datasets.split(rows, sizes=(1 - share, share), seed=model.seed)` does, with `stratify` for a task with classes.
+        Both parts keep the order of the rows, and nothing of X is copied. `sample_weight` goes with the rows into both parts;
+        `class_weight` is of the training alone ("balanced" by its rows). `history.training_rows` and `history.validation_rows`
+        say how many there are. Raises InputError where a part would be empty, where a class has one row only or none to train
+        on, and together with `validation_data`, `order` or an iterable of mini-batches.
 
         `epochs`: passes over the examples. `batch_size`: "all" is one mini-batch of all examples (batch gradient descent),
         which the course advises for up to 2000 of them; 1 is stochastic gradient descent; between them a power of two from 64
         to 512 is usual. "auto" takes the largest power of two, or all, whose buffers fit into half of the memory that is free;
-        which it was is in `history.batch_size`.
-        `order(epoch)` returns the indices that an epoch visits, in that order, of any length; without it the library
-        shuffles. A smaller last mini-batch is trained on; with batch norm a last one of one row joins the one before.
+        which it was is in `history.batch_size`. A smaller last mini-batch is trained on; with batch norm a last one of one row
+        joins the one before. `shuffle`: every epoch visits the rows in another order, drawn by the model's seed; False: in the
+        order that they have. `order(epoch)` returns the indices that an epoch visits instead, in that order, of any length.
         `shard_rows`: shuffle shards of so many rows, and the rows of each, instead of all rows: a memory map larger than
         main memory is then read shard by shard.
 
         `callbacks`: see `fastnn.callbacks`. `resume`: a checkpoint, or a folder of them, that `callbacks.Checkpoint` wrote:
-        the run continues from there, and ends with the same bits as one that was never interrupted. Data, loss, mini-batches
-        and order must be those of that run. `True`: the folder of the Checkpoint among the callbacks, if it has one yet.
+        the run continues from there, and ends with the same bits as one that was never interrupted. Data, loss, mini-batches,
+        order and `validation_split` must be those of that run. `True`: the folder of the Checkpoint among the callbacks, if it
+        has one yet.
 
         `device`: "cpu", "cuda", "cuda:1", ..., or "auto", which takes a GPU where there is one (that of X where X lies on one).
         Data that the GPU has no room for is streamed to it, with the same results. `precision`: of matrix products on a GPU,
@@ -172,7 +194,7 @@ class Sequential(ModelState):
         progress.
 
         history: "loss" (data loss at visit time, weighted by examples), "penalty" beside it where there is an l1 or l2,
-        "accuracy" for classes, and with `validation_data` "val_loss", "val_accuracy" or "val_r2" and "val_mae", and the
+        "accuracy" for classes, and with validation data "val_loss", "val_accuracy" or "val_r2" and "val_mae", and the
         metrics.
 
         Raises, before the first step and with nothing changed, InputError and InputTypeError for what cannot be trained on,
@@ -183,9 +205,10 @@ class Sequential(ModelState):
         """
         settings = FitOptions(
             loss=loss, optimizer=optimizer, batch_size=batch_size, epochs=epochs, validation_data=validation_data,
-            sample_weight=sample_weight, class_weight=class_weight, classes=classes, metrics=metrics, l2=l2, l1=l1, order=order,
-            callbacks=callbacks, resume=resume, steps_per_epoch=steps_per_epoch, shard_rows=shard_rows, device=device,
-            precision=precision, autotune=autotune, threads=threads, verbose=verbose,
+            validation_split=validation_split, sample_weight=sample_weight, class_weight=class_weight, classes=classes,
+            metrics=metrics, label_smoothing=label_smoothing, l2=l2, l1=l1, shuffle=shuffle, order=order, callbacks=callbacks,
+            resume=resume, steps_per_epoch=steps_per_epoch, shard_rows=shard_rows, device=device, precision=precision,
+            autotune=autotune, threads=threads, verbose=verbose,
         )  # fmt: skip
         return fit(self, X, y, settings)
 
@@ -211,8 +234,9 @@ class Sequential(ModelState):
         and does not depend on how long the run is. `classes`: all labels that will come, in the order of the outputs; needed
         in the first call where labels are others than 0, 1, ..., C-1. Errors are those of `fit`.
         """
+        last = self.loss or (self.task and (find(self.task.loss) or self.task.loss))
         settings = FitOptions(
-            loss=loss or self.loss or (self.task.loss if self.task else "softmax_cross_entropy"),
+            loss=loss or last or "softmax_cross_entropy",
             optimizer=optimizer or self.optimizer, classes=classes, sample_weight=sample_weight, l2=l2, l1=l1, device=device,
             threads=threads,
         )  # fmt: skip
@@ -231,7 +255,8 @@ class Sequential(ModelState):
     ) -> dict[str, float]:
         """`{"loss": ..., "accuracy": ...}` for classes, `{"loss": ..., "r2": ..., "mae": ...}` for values, in inference mode.
 
-        `loss` is the one the model was trained with unless another is given; `metrics` as in `fit`. r2 is
+        `loss` is the one the model was trained with, its label smoothing included, unless another is given; `metrics` as in
+        `fit`. r2 is
         1 - sum (y - a)^2 / sum (y - mean y)^2, averaged over outputs (1 where both are 0, 0 where only the second is), as
         scikit-learn defines it; NaN for one example. mae is the mean of |y - a|.
         """

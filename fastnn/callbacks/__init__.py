@@ -9,6 +9,17 @@ from fastnn.callbacks.checkpoint import Checkpoint
 from fastnn.callbacks.early_stopping import EarlyStopping
 from fastnn.callbacks.learning_rate import LearningRate
 from fastnn.callbacks.logs import CSVLog, StepLosses
+from fastnn.callbacks.plateau import ReduceLROnPlateau
 from fastnn.callbacks.progress import Progress
 
-__all__ = ["CSVLog", "Callback", "Checkpoint", "EarlyStopping", "LearningRate", "Progress", "RunState", "StepLosses"]
+__all__ = [
+    "CSVLog",
+    "Callback",
+    "Checkpoint",
+    "EarlyStopping",
+    "LearningRate",
+    "Progress",
+    "ReduceLROnPlateau",
+    "RunState",
+    "StepLosses",
+]

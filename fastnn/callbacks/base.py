@@ -27,6 +27,8 @@ class RunState(Protocol):
     in_epoch: int
     """How many of them are steps of this epoch."""
     batch_size: int
+    held_back: tuple[int, int] | None
+    """How many rows are trained on, and how many `validation_split` held back; None where it was not given."""
 
     @property
     def callbacks(self) -> Sequence[Callback]:

@@ -53,7 +53,7 @@ class Monitor:
         bare = self.name.removeprefix("val_")
         hint = nearest(self.name, columns)
         if bare != self.name and not any(column.startswith("val_") for column in columns):
-            hint = "; give validation_data"
+            hint = "; give validation_data or validation_split"
         elif bare != self.name and bare in METRICS and bare not in ("accuracy", "r2", "mae"):  # which come by themselves
             hint = f"; give metrics=[{bare!r}]"
         elif self.name == "penalty":

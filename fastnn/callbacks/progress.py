@@ -25,6 +25,8 @@ class Progress(Callback):
         self.bar: Any = None
 
     def begin(self, run: RunState) -> None:
+        if run.held_back is not None:
+            print("training on {:,} rows, validating with {:,}".format(*run.held_back))
         try:
             from tqdm.auto import tqdm
         except ImportError:

@@ -22,7 +22,7 @@ ARGUMENTS = "fastnn.arguments"
 F = TypeVar("F", bound=Callable[..., Any])
 
 FILE = click.Path(dir_okay=False, path_type=Path)
-SYNONYMS = {"validation_data": "--validation", "missing": "--na"}
+SYNONYMS = {"validation_data": "--validation", "validation_split": "--validation", "missing": "--na"}
 """Options that are called otherwise than the arguments of `fit`."""
 ARGUMENT = re.compile(
     r"""\b[A-Z]\w*\([^()]*\)|"""

@@ -119,6 +119,15 @@ def read_weights(text: str) -> dict[str, float]:
     metavar="NAME",
     help=f"Additional metric (repeatable): {', '.join(METRICS)}.",
 )
+@option(
+    TRAINING,
+    "--label-smoothing",
+    type=Number(0, 1, max_open=True),
+    default=0.0,
+    metavar="S",
+    help="Train on targets (1 - S) t + S/C of C classes, + S/2 of yes or no. [default: 0]",
+)
+@option(TRAINING, "--shuffle/--no-shuffle", default=True, help="Visit the rows of each epoch in another order, or as they are.")
 @option(TRAINING, "--shard-rows", type=click.IntRange(1), metavar="N", help="Shuffle shards of N rows, for data beyond memory.")
 @option(
     STOPPING, "--patience", type=click.IntRange(0), metavar="N", help="End after N epochs that were no better; keep the best."
@@ -128,8 +137,16 @@ def read_weights(text: str) -> dict[str, float]:
     "--monitor",
     type=Name(MONITORS),
     metavar="NAME",
-    help="What has to be better: for --patience, --keep-best. [default: val_loss; loss without validation]",
+    help="What has to be better: for --patience, --plateau, --keep-best. [default: val_loss; loss without validation]",
 )
+@option(
+    STOPPING,
+    "--plateau",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Lower the rate after more than N epochs that were no better.",
+)
+@option(STOPPING, "--plateau-factor", type=Number(0, 1, True, True), metavar="F", help="... by this factor. [default: 0.1]")
 @option(STOPPING, "--min-delta", type=Number(0), metavar="D", help="Better means by more than this. [default: 0]")
 @option(
     STOPPING,
@@ -203,9 +220,10 @@ def train(**values: Any) -> None:
             parts.X, parts.y, loss=loss, optimizer=optimizer, batch_size=network.batch_size, epochs=options.epochs,
             validation_data=parts.held_back, sample_weight=parts.weights, class_weight=class_weights,
             classes=None if parts.classes is None else parts.classes.tolist(),
-            metrics=options.metrics if parts.held_back else (), l2=network.l2, l1=network.l1, callbacks=watchers.callbacks,
-            resume=options.resume, shard_rows=options.shard_rows, device=options.device, precision=options.precision,
-            autotune=options.autotune, threads=options.threads, verbose=0,
+            metrics=options.metrics if parts.held_back else (), label_smoothing=options.label_smoothing,
+            l2=network.l2, l1=network.l1, shuffle=options.shuffle, callbacks=watchers.callbacks, resume=options.resume,
+            shard_rows=options.shard_rows, device=options.device, precision=options.precision, autotune=options.autotune,
+            threads=options.threads, verbose=0,
         )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         if not model.counters.step:
@@ -237,9 +255,13 @@ class _Options(TableOptions):
     standardize_target: bool
     epochs: int
     metrics: Sequence[str]
+    label_smoothing: float
+    shuffle: bool
     shard_rows: int | None
     patience: int | None
     monitor: str | None
+    plateau: int | None
+    plateau_factor: float | None
     min_delta: float | None
     checkpoint: Path | None
     checkpoint_epochs: int | None
@@ -279,7 +301,9 @@ class _Options(TableOptions):
             raise click.UsageError("--validation: standard input is the training data already")
         _need("--save", self.save, {"--save-optimizer": self.save_optimizer})
         _need("--patience", self.patience, {"--min-delta": self.min_delta})
-        _need("--patience or --keep-best", self.patience is not None or self.keep_best or None, {"--monitor": self.monitor})
+        _need("--plateau", self.plateau, {"--plateau-factor": self.plateau_factor})
+        watching = self.patience is not None or self.plateau is not None or self.keep_best
+        _need("--patience, --plateau or --keep-best", watching or None, {"--monitor": self.monitor})
         kept = {
             "--checkpoint-epochs": self.checkpoint_epochs, "--checkpoint-steps": self.checkpoint_steps, "--keep": self.keep,
             "--keep-best": self.keep_best, "--resume": self.resume,
@@ -319,6 +343,9 @@ class _Watchers:
         if options.patience is not None:
             stopping = callbacks.EarlyStopping(options.watched, patience=options.patience, min_delta=options.min_delta or 0.0)
             watching.append(stopping)
+        if options.plateau is not None:
+            factor = options.plateau_factor or 0.1
+            watching.append(callbacks.ReduceLROnPlateau(options.watched, patience=options.plateau, factor=factor))
         watching += [] if options.log is None else [callbacks.CSVLog(options.log)]
         watching += [] if options.checkpoint is None else [_checkpoints(options.checkpoint, options)]
         return cls(record, stopping, watching)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn.data.inputs import RowSource
+from fastnn.data.inputs import RowSource, take_rows
 from fastnn.data.prepared import PreparedData
 from fastnn.engines import Engine
 
@@ -24,17 +24,35 @@ RESIDENT_SHARE = 0.8
 
 
 class Feed:
-    """All examples on the engine, visited through an order that lies there too."""
+    """All examples on the engine, visited through an order that lies there too.
 
-    def __init__(self, engine: Engine, examples: PreparedData) -> None:
+    Where they are some rows of others, the others are there as a whole, once (`like` has them, if it is given), and an order of
+    theirs leads to those rows.
+    """
+
+    def __init__(self, engine: Engine, examples: PreparedData, like: Feed | None = None) -> None:
         self.engine = engine
-        self.arrays = {name: _to_device(engine, array) for name, array in examples.arrays().items()}
+        whole = examples if examples.whole is None else examples.whole
+        known = {} if like is None else like.arrays
+        self.arrays: dict[str, Any] = {
+            name: known[name] if name in known else _to_device(engine, array)
+            for name, array in whole.arrays().items()
+            if name in examples.arrays()
+        }
         self.maps = _maps(engine, examples)
+        self.selected = None if examples.rows is None else engine.to_device(examples.rows)
         self.order: Any = None
+        self._visits: Any = None  # the rows of an order, where these are some of all
         self._written: Any = None  # the order, where the feed has brought it to the engine itself
 
     def begin(self, order: Any) -> None:
         """Visit the examples in this order, an array of the host or of the engine, from now on."""
+        if self.selected is not None:
+            if self._visits is None or len(self._visits) != len(order):
+                self._visits = self.engine.empty((len(order),), np.int64)
+            self.engine.compute("gather", (self.selected, self.engine.to_device(order), self._visits), {})
+            self.order = self._visits
+            return
         if isinstance(order, np.ndarray) and self._written is not None and len(order) == len(self._written):
             self.engine.write(self._written, order)  # graphs know where it lies
             return
@@ -109,7 +127,7 @@ class Blocks(Feed):
         start = block * self.rows
         end = len(self.visits) if block == self.blocks - 1 else start + self.rows
         visits, arrays = self.visits[start:end], self.examples.arrays()
-        self.ring.fill(block % 2, len(visits), lambda name, out: _gather(arrays[name], visits, out))
+        self.ring.fill(block % 2, len(visits), lambda name, out: take_rows(arrays[name], visits, out))
 
     def _wait(self) -> None:
         if self.coming is not None:
@@ -120,14 +138,17 @@ class Blocks(Feed):
         self.pool.shutdown()  # waits for a block that is still coming and that nobody needs any more
 
 
-def feed(engine: Engine, examples: PreparedData, batch_size: int) -> Feed:
-    """The examples on the engine, or blocks of them where they are not dense or do not fit."""
-    room, X = engine.room(), examples.X
-    if room is None:
+def feed(engine: Engine, examples: PreparedData, batch_size: int, like: Feed | None = None) -> Feed:
+    """The examples on the engine, or blocks of them where they are not dense or do not fit. `like`: the feed of other rows of
+    the same arrays."""
+    room, X = engine.room(), examples.X if examples.whole is None else examples.whole.X
+    if like is not None:
+        in_blocks = isinstance(like, Blocks)
+    elif room is None:
         in_blocks = isinstance(X, RowSource)
     else:
         in_blocks = isinstance(X, np.ndarray | RowSource) and X.nbytes > RESIDENT_SHARE * room
-    return Blocks(engine, examples, batch_size) if in_blocks else Feed(engine, examples)
+    return Blocks(engine, examples, batch_size) if in_blocks else Feed(engine, examples, like)
 
 
 def _maps(engine: Engine, examples: PreparedData) -> dict[str, Any]:
@@ -137,13 +158,6 @@ def _maps(engine: Engine, examples: PreparedData) -> dict[str, Any]:
 
 def _row_bytes(array: np.ndarray | RowSource) -> int:
     return math.prod(array.shape[1:]) * array.dtype.itemsize
-
-
-def _gather(array: np.ndarray | RowSource, visits: np.ndarray, out: np.ndarray) -> None:
-    if isinstance(array, RowSource):
-        array.take(visits, out)
-    else:
-        np.take(array, visits, axis=0, out=out, mode="clip")
 
 
 def _to_device(engine: Engine, array: Any) -> Any:

@@ -161,6 +161,40 @@ class MappedRows(ConvertedRows):
             self.release()
 
 
+class SelectedRows(RowSource):
+    """Some rows of X, an array of the host or of a device or a `RowSource`, read by their numbers `rows`; nothing is copied."""
+
+    def __init__(self, X: Any, rows: np.ndarray) -> None:
+        self.X, self.rows = X, rows
+        self.shape, self.dtype = (len(rows), *X.shape[1:]), X.dtype
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        numbers = self.rows[rows]
+        block = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        take_rows(self.X, numbers, block)
+        return block
+
+    def take(self, indices: np.ndarray, out: np.ndarray) -> None:
+        take_rows(self.X, self.rows[indices], out)
+
+    def readable(self, dtype: np.dtype[Any]) -> RowSource:
+        return self
+
+
+def take_rows(X: Any, indices: np.ndarray, out: np.ndarray) -> None:
+    """out[i] = row indices[i] of X, an array of the host or of a device or a `RowSource`; `out` is C-contiguous and of its
+    dtype."""
+    if isinstance(X, RowSource):
+        X.take(indices, out)
+    elif isinstance(X, np.ndarray):
+        np.take(X, indices, axis=0, out=out, mode="clip")
+    else:
+        engine = engines.of(X)
+        block = engine.empty(out.shape, out.dtype)
+        engine.compute("gather", (engine.to_device(X), engine.to_device(indices), block), {})
+        np.copyto(out, engine.read(block)[0])
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Checked inputs: an array of the host or of a GPU, or `RowSource`; and the names of the columns where X has them."""

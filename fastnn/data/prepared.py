@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from fastnn import arrays
 from fastnn.data import inputs, targets
-from fastnn.data.inputs import RowSource
+from fastnn.data.inputs import RowSource, SelectedRows
 from fastnn.data.targets import Task
 from fastnn.engines import AS_IT_IS, InputMap
 from fastnn.errors import InputError
@@ -48,6 +49,13 @@ class Expected:
     squashed: bool
     input_map: InputMap = AS_IT_IS
 
+    @property
+    def columns(self) -> int:
+        """How many outputs an example has; InputError where they are not (B, O)."""
+        if len(self.outputs) != 1:
+            raise InputError(f"losses need outputs (B, O), and the model's have the shape {('B', *self.outputs)}")
+        return self.outputs[0]
+
 
 @dataclass
 class PreparedData:
@@ -61,6 +69,10 @@ class PreparedData:
     classes: np.ndarray | None = None
     flat: bool = False
     input_map: InputMap = AS_IT_IS
+    whole: PreparedData | None = None
+    """The examples of which these are some, and no copy; None where these are all."""
+    rows: np.ndarray | None = None
+    """Which of them these are, int64 (n,)."""
 
     @classmethod
     def concatenate(cls, parts: Sequence[PreparedData]) -> PreparedData:
@@ -101,9 +113,14 @@ class PreparedData:
                 known = zlib.crc32(array[rows].tobytes(), known)
         return known
 
+    def part(self, rows: np.ndarray, weights: np.ndarray | None) -> PreparedData:
+        """The examples of these rows, whose inputs are read where they lie; with these weights (n,), which are its own."""
+        X = SelectedRows(self.X, rows)
+        return PreparedData(X, self.y[rows], weights, self.kind, self.classes, self.flat, self.input_map, self, rows)
+
     def arrays(self) -> dict[str, np.ndarray | RowSource]:
-        arrays = {"X": self.X, "y": self.y}
-        return arrays if self.weights is None else {**arrays, "weights": self.weights}
+        of_all = {"X": self.X, "y": self.y}
+        return of_all if self.weights is None else {**of_all, "weights": self.weights}
 
 
 def prepare(
@@ -128,9 +145,41 @@ def prepare(
     n = len(rows)
     if n == 0:
         raise InputError(f"{what}X: expected at least one example, got none")
-    if len(expected.outputs) != 1:
-        raise InputError(f"losses need outputs (B, O), and the model's have the shape {('B', *expected.outputs)}")
-    outputs, dtype = expected.outputs[0], expected.dtype
+    outputs, dtype = expected.columns, expected.dtype
     read = targets.read(y, n, outputs, loss, expected.squashed, dtype, f"{what}y", classes, known, part)
     weights = targets.weights(read, n, sample_weight, class_weight, dtype, outputs, what)
     return PreparedData(rows, read.values, weights, read.kind, read.classes, read.flat, expected.input_map)
+
+
+def prepare_validation(expected: Expected, data: Sequence[Any], loss: Loss, training: PreparedData) -> PreparedData:
+    """Validation data (X, y) or (X, y, weights), checked for a model that is trained on `training`."""
+    X, y, *weights = data
+    known = training.task(loss)
+    return prepare(expected, X, y, loss, weights[0] if weights else None, None, "validation ", known, part=True)
+
+
+def hold_back(
+    expected: Expected,
+    whole: PreparedData,
+    training: np.ndarray,
+    validation: np.ndarray,
+    sample_weight: Any,
+    class_weight: Mapping[Any, float] | str | None,
+) -> tuple[PreparedData, PreparedData]:
+    """The rows to train on and those to validate with, of examples that were checked with their `sample_weight`.
+
+    The weight of an example goes with it; class weights are of the training alone, and "balanced" by its rows.
+    """
+
+    def weights_of(rows: np.ndarray, by_class: Any, what: str = "") -> np.ndarray | None:
+        part = targets.Targets(whole.y[rows], whole.kind, whole.classes)
+        each = None if sample_weight is None else arrays.to_host(sample_weight)[rows]
+        return targets.weights(part, len(rows), each, by_class, expected.dtype, expected.columns, what)
+
+    weights, validation_weights = weights_of(training, class_weight), weights_of(validation, None, "validation ")
+    if weights is not None:
+        whole.weights = np.ones(len(whole.y), expected.dtype)
+        whole.weights[training] = weights
+        if validation_weights is not None:
+            whole.weights[validation] = validation_weights
+    return whole.part(training, weights), whole.part(validation, validation_weights)

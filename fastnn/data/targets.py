@@ -170,11 +170,7 @@ def read(
         raise InputError(f"{what}: expected one target for each of the {n} examples, got shape {array.shape}")
     if n == 0:
         raise InputError(f"{what}: expected at least one example, got none")
-    if loss.accepts == "classes" and outputs == 1:
-        raise InputError(
-            f"{loss.name} compares classes and needs at least two outputs; for one use loss='sigmoid_cross_entropy' (yes or "
-            "no) or loss='mean_squared_error' (numbers)"
-        )
+    _check_outputs(loss, outputs)
     kind = None if known is None else known.kind
     if loss.of_numbers and (classes is not None or kind not in (None, "values")):
         problem = f"the model is trained for {kind}" if classes is None else "classes=[...] names labels"
@@ -187,6 +183,32 @@ def read(
         return reader.labels(array)
     targets = reader.single(array)
     return replace(targets, flat=flat and targets.kind == "values")
+
+
+def task_of(loss: Loss, outputs: int, squashed: bool, classes: Any = None) -> Task:
+    """The task of a model with so many outputs, before there are targets; arguments as in `read`.
+
+    Without `classes` the labels are 0 to C - 1 for a loss that compares classes, and 0 and 1 for one squashed output; several
+    such outputs are "multilabel", and all others values, of one output (n,). Raises InputError for classes that do not fit.
+    """
+    _check_outputs(loss, outputs)
+    squashed = squashed or loss.link == "sigmoid"
+    if classes is None and (loss.accepts == "classes" or (squashed and outputs == 1)):
+        classes = range(max(2, outputs))
+    labels = _expected_classes(classes, None, outputs)
+    kind = "multilabel" if squashed else "values"
+    if labels is not None:
+        kind = "binary" if outputs == 1 else "classes"
+    return Task(loss.name, kind, labels, loss.link, kind == "values" and outputs == 1)
+
+
+def _check_outputs(loss: Loss, outputs: int) -> None:
+    """Raise InputError for one output and a loss of classes."""
+    if loss.accepts == "classes" and outputs == 1:
+        raise InputError(
+            f"{loss.name} compares classes and needs at least two outputs; for one use loss='sigmoid_cross_entropy' (yes or "
+            "no) or loss='mean_squared_error' (numbers)"
+        )
 
 
 @dataclass(frozen=True)
@@ -580,10 +602,11 @@ def weights(
         rounded = product.astype(dtype)
     if not np.isfinite(rounded).all():
         raise InputError(
-            f"{what}the weights are too large for {dtype}: expected at most {np.finfo(dtype).max:g}, got {product.max():g}"
+            f"{what or 'the '}weights are too large for {dtype}: expected at most {np.finfo(dtype).max:g}, "
+            f"got {product.max():g}"
         )
     if not rounded.any():
-        raise InputError(f"{what}the weights add up to 0, so that there is nothing to learn from")
+        raise InputError(f"{what or 'the '}weights add up to 0, so that there is nothing to learn from")
     return rounded
 
 

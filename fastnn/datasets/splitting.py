@@ -30,8 +30,14 @@ def split(*examples: Any, sizes: Sequence[float] = (0.8, 0.2), seed: int = 0, st
     Raises InputError for sizes that make a part empty and for labels with fewer examples than there are parts, InputTypeError
     for lists.
     """
-    n = _rows(examples)
-    counts = _counts(sizes, n)
+    parts = draw_parts(_rows(examples), sizes, seed, stratify)
+    taken = [[_take(array, rows) for array in examples] for rows in parts]
+    return tuple(rows[0] if len(examples) == 1 else tuple(rows) for rows in taken)
+
+
+def draw_parts(n: int, sizes: Sequence[float], seed: int, stratify: Any, what: str = "split") -> list[np.ndarray]:
+    """The rows (int64) of n examples in each part, as they are drawn; see `split`. `what`: how messages begin."""
+    counts = _counts(sizes, n, what)
     parts = len(counts)
     counts = np.append(counts, n - counts.sum())
     order = random.permutation(random.key(seed, random.SPLIT), 0, n)
@@ -39,11 +45,10 @@ def split(*examples: Any, sizes: Sequence[float] = (0.8, 0.2), seed: int = 0, st
         part = np.repeat(np.arange(parts + 1), counts)
     else:
         part = np.empty(n, np.int64)
-        labels, members = _labels(stratify, n, parts)
+        labels, members = _labels(stratify, n, parts, what)
         grouped = np.argsort(labels[order], kind="stable")  # positions in the order, label by label
         part[grouped] = np.repeat(np.tile(np.arange(parts + 1), len(members)), _table(members, counts).ravel())
-    taken = [[_take(array, order[part == p]) for array in examples] for p in range(parts)]
-    return tuple(rows[0] if len(examples) == 1 else tuple(rows) for rows in taken)
+    return [order[part == p] for p in range(parts)]
 
 
 def _rows(examples: tuple[Any, ...]) -> int:
@@ -61,47 +66,47 @@ def _rows(examples: tuple[Any, ...]) -> int:
     return lengths[0]
 
 
-def _counts(sizes: Sequence[float], n: int) -> np.ndarray:
+def _counts(sizes: Sequence[float], n: int, what: str) -> np.ndarray:
     """The number of examples of each part."""
     numbers = list(sizes) if isinstance(sizes, Sequence | np.ndarray) and not isinstance(sizes, str) else []
     whole = [isinstance(size, Integral) and not isinstance(size, bool) for size in numbers]
     if not numbers or not (all(whole) or (not any(whole) and all(isinstance(size, Real) for size in numbers))):
-        raise InputError(f"split: sizes: expected shares such as (0.8, 0.2) or integers, got {sizes!r}")
+        raise InputError(f"{what}: sizes: expected shares such as (0.8, 0.2) or integers, got {sizes!r}")
     if not all(size > 0 for size in numbers):
-        raise InputError(f"split: sizes: expected numbers above 0, got {sizes!r}")
+        raise InputError(f"{what}: sizes: expected numbers above 0, got {sizes!r}")
     if all(whole):
         if sum(numbers) > n:
-            raise InputError(f"split: sizes: expected at most {n} examples in all, got {sizes!r}, which are {sum(numbers)}")
+            raise InputError(f"{what}: sizes: expected at most {n} examples in all, got {sizes!r}, which are {sum(numbers)}")
         return np.array(numbers, np.int64)
     total = math.fsum(numbers)
     if not abs(total - 1.0) <= 1e-9:
-        raise InputError(f"split: sizes: expected shares that add up to 1, got {sizes!r}, which add up to {total:g}")
+        raise InputError(f"{what}: sizes: expected shares that add up to 1, got {sizes!r}, which add up to {total:g}")
     exact = np.array(numbers, np.float64) * n
     counts = np.floor(exact + 1e-9 * n).astype(np.int64)  # 0.29 * 100 is a little less than 29
     greatest = np.argsort(counts - exact, kind="stable")
     counts[greatest[: n - counts.sum()]] += 1
     if not counts.all():
         raise InputError(
-            f"split: {numbers[int(counts.argmin())]:g} of {n} examples is none; expected at least one in each part"
+            f"{what}: {numbers[int(counts.argmin())]:g} of {n} examples is none; expected at least one in each part"
         )
     return counts
 
 
-def _labels(stratify: Any, n: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
+def _labels(stratify: Any, n: int, parts: int, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Which of the different labels each example has, and how many examples each of them has."""
     labels = arrays.to_host(stratify)
     if labels.shape != (n,):
         cure = "; use .ravel()" if labels.shape == (n, 1) else "; use .argmax(axis=1)" if labels.shape[:1] == (n,) else ""
-        raise InputError(f"split: stratify: expected a label for each of the {n} examples, got shape {labels.shape}{cure}")
+        raise InputError(f"{what}: stratify: expected a label for each of the {n} examples, got shape {labels.shape}{cure}")
     try:
         known, numbers, members = np.unique(labels, return_inverse=True, return_counts=True)
     except TypeError as error:
-        raise InputTypeError("split: stratify: expected labels of one type; convert them with .astype(str)") from error
+        raise InputTypeError(f"{what}: stratify: expected labels of one type; convert them with .astype(str)") from error
     if members.min() < parts:
         rare, few = known.tolist()[members.argmin()], int(members.min())
         raise InputError(
-            f"split: stratify: {rare!r} has {few} example{'s' * (few > 1)}, expected at "
-            f"least {parts}, one for each part; leave it out, or split without stratify"
+            f"{what}: {rare!r} has {few} example{'s' * (few > 1)}, expected at "
+            f"least {parts}, one for each part; leave it out, or call fastnn.datasets.split without stratify"
         )
     return numbers, members
 

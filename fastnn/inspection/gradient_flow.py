@@ -269,11 +269,8 @@ def _gather(engine: Engine, X: Any, chosen: np.ndarray, x: Any, input_map: Input
         operands = (engine.to_device(X), *map(engine.to_device, visits), x)
         engine.compute(input_map.kernel, operands, {"scale": input_map.scale})
         return
-    if isinstance(X, inputs.RowSource):
-        rows = np.empty((len(chosen), *X.shape[1:]), X.dtype)
-        X.take(chosen, rows)
-    else:
-        rows = X[chosen]
+    rows = np.empty((len(chosen), *X.shape[1:]), X.dtype)
+    inputs.take_rows(X, chosen, rows)
     engine.load_rows(x, rows, 0, len(chosen), input_map)
 
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from fastnn import arrays, engines, random
+from fastnn.configurations import answers_keywords, as_count
 from fastnn.data.prepared import Expected
-from fastnn.data.targets import Task
+from fastnn.data.targets import Task, task_of
 from fastnn.engines.cache import Instances
 from fastnn.errors import DeviceError, DeviceLostError, InputError, InputTypeError, NotReadyError, nearest
 from fastnn.layers import Layer, Parameter, Statistic, final_activation
-from fastnn.losses import Loss
+from fastnn.losses import Loss, LossLike, as_loss
 from fastnn.network.layout import Layout, Network, lay_out
 from fastnn.network.state import Counters, OptimizerState, Snapshot, State, Trained
 
@@ -74,14 +75,41 @@ class ModelState:
         self._layout: Layout | None = None
         self._training = threading.Lock()
 
-    def build(self, features: int | Sequence[int]) -> Self:
-        """Make the parameters for inputs with `features` columns (or of that shape) and draw their initial values."""
+    @answers_keywords
+    def build(
+        self, features: int | Sequence[int], *, loss: LossLike | None = None, classes: Sequence[Any] | None = None
+    ) -> Self:
+        """Make the parameters for inputs with `features` columns (or of that shape) and draw their initial values.
+
+        `loss`: also say what the model is for, as `fit` finds out from its loss and from y. `predict`, `predict_proba`,
+        `evaluate` and `save` then know it without a `fit`, of a model whose weights come from elsewhere:
+
+            model.build(4, loss="softmax_cross_entropy", classes=["setosa", "versicolor", "virginica"])
+            model.set_weights(weights)
+            model.predict(X)
+
+        `classes`: the labels in the order of the outputs. Without them they are 0 to C - 1 for softmax cross-entropy and 0 and
+        1 for one output with a sigmoid; several outputs with a sigmoid are then several yeses or noes, and outputs of other
+        losses numbers, (n,) of one output. A later `fit` has its own loss; its labels are to be among these `classes`.
+
+        May be called again, for the same features; parameters stay. Raises InputError for classes that do not fit the last
+        layer, and NotReadyError where the task of a model would change that is being trained.
+        """
+        if loss is None and classes is not None:
+            raise InputError("build: classes are those of a loss; give loss= too, such as loss='softmax_cross_entropy'")
         shape = (features,) if isinstance(features, int | np.integer) else features
         if not isinstance(shape, tuple | list) or not all(isinstance(d, int | np.integer) and d >= 1 for d in shape):
             raise InputError(f"build: expected a number of features of at least 1, or a shape of such, got {features!r}")
         layout = self.layout_for(tuple(int(d) for d in shape))
+        task = None
+        if loss is not None:
+            chosen, expected = as_loss(loss), expected_of(layout, None)
+            task = task_of(chosen, expected.columns, expected.squashed, classes)
         if not self.built:
             self.state, self._layout = _initial_state(layout.network, self.seed), layout
+        if task is not None:
+            with self.reserve("build: the model is being trained; say what it is for between two calls of fit"):
+                self.task, self.loss = task, chosen
         return self
 
     def layout_for(self, features: tuple[int, ...]) -> Layout:
@@ -208,9 +236,43 @@ class ModelState:
 
     @property
     def optimizer_state(self) -> OptimizerState | None:
-        """What the optimizer of the last fit keeps, with the latest values on the host; None before it."""
+        """What the optimizer of the last fit keeps, with the latest values on the host; None before it.
+
+        A mapping, read-only: `model.optimizer_state["mean"]["0.weight"]` is a copy of Adam's first moment of a weight. SGD
+        without momentum keeps nothing. `set_optimizer_state` changes it.
+        """
         self._host(change=True)
-        return self.state.optimizer
+        kept = self.state.optimizer
+        if kept is not None:
+            kept.parameters = self.network.parameters
+        return kept
+
+    def set_optimizer_state(self, state: Mapping[str, Mapping[str, Any]], *, updates: int | None = None) -> None:
+        """Set what the optimizer keeps, by slot and parameter (all of them or some), as `optimizer_state` names it.
+
+        `updates`: how many updates it stands for, which Adam's corrections of its means depend on; by default as before. Raises
+        NotReadyError before `fit`, InputError and InputTypeError for a wrong name, shape, dtype or number; then nothing is
+        changed.
+        """
+        kept = self.optimizer_state
+        if kept is None:
+            raise NotReadyError("the model has no optimizer yet, whose state could be set; call fit, with epochs=0 if need be")
+        if updates is not None:
+            updates = as_count("updates", updates, 0)
+        if not isinstance(state, Mapping) or not all(isinstance(values, Mapping) for values in state.values()):
+            raise InputTypeError('set_optimizer_state: expected a dict such as {"mean": {"0.weight": array}}')
+        changes: list[tuple[np.ndarray, np.ndarray]] = []
+        for slot, values in state.items():
+            if slot not in kept:
+                raise InputError(f"set_optimizer_state: {kept.optimizer} keeps no {slot!r}{nearest(slot, kept)}")
+            views = kept.views(slot)
+            for name, value in self._check_arrays(values, views).items():
+                if slot == "square" and (value < 0).any():
+                    raise InputError(f"set_optimizer_state: {name}: means of squares are at least 0, got {value.min():g}")
+                changes.append((views[name], value))
+        for view, value in changes:
+            view[...] = value
+        kept.updates = kept.updates if updates is None else updates
 
     def _views_by_name(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Views of every parameter and statistic, by name, in the order of the layers."""
@@ -232,26 +294,32 @@ class ModelState:
             raise InputTypeError(f"set_weights: expected a dict of arrays by name, got {type(weights).__name__}")
         has_map = self.network.input_map.offset is not None
         mapped = {place.name for place in self.network.statistics if has_map and place.layer == 0}
-        checked = {}
-        for name, value in weights.items():
-            if name not in views:
-                raise InputError(f"the model has no {name!r}{nearest(name, views)}")
-            value = arrays.to_host(value)
-            if value.shape != views[name].shape:
-                raise InputError(f"{name}: expected shape {views[name].shape}, got {value.shape}")
-            if value.dtype != self.dtype:
-                raise InputTypeError(
-                    f"{name}: expected {self.dtype}, got {value.dtype}; convert it with .astype('{self.dtype}')"
-                )
-            if not np.isfinite(value).all():
-                raise InputError(f"{name}: {np.count_nonzero(~np.isfinite(value))} values are NaN or infinite")
-            if name in mapped and not np.array_equal(value, views[name]):
+        checked = self._check_arrays(weights, views)
+        for name in mapped & checked.keys():
+            if not np.array_equal(checked[name], views[name]):
                 raise InputError(
                     f"{name}: it follows from the options of layer 0, {self.layers[0]!r}; make a model with another layer"
                 )
-            checked[name] = value
         for name, value in checked.items():
             views[name][...] = value
+
+    def _check_arrays(self, values: Mapping[str, Any], views: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Arrays of the host of the names, shapes and dtype of `views`; raises for others, and where one is not finite."""
+        checked = {}
+        for name, value in values.items():
+            if name not in views:
+                raise InputError(f"the model has no {name!r}{nearest(name, views)}")
+            array = arrays.to_host(value)
+            if array.shape != views[name].shape:
+                raise InputError(f"{name}: expected shape {views[name].shape}, got {array.shape}")
+            if array.dtype != self.dtype:
+                raise InputTypeError(
+                    f"{name}: expected {self.dtype}, got {array.dtype}; convert it with .astype('{self.dtype}')"
+                )
+            if not np.isfinite(array).all():
+                raise InputError(f"{name}: {np.count_nonzero(~np.isfinite(array))} values are NaN or infinite")
+            checked[name] = array
+        return checked
 
     @property
     def parameter_count(self) -> int:

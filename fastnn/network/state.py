@@ -10,14 +10,15 @@ file, a pickle, a user) are copied into them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from fastnn import arrays
 from fastnn.engines import Engine
+from fastnn.network.layout import Place
 from fastnn_kernels.memory import aligned_copy, aligned_zeros
 
 Progress = tuple[int, int, int]
@@ -25,12 +26,36 @@ Progress = tuple[int, int, int]
 
 
 @dataclass
-class OptimizerState:
-    """What an optimizer keeps between steps: the class it belongs to, its arrays, and how many updates it has made."""
+class OptimizerState(Mapping[str, dict[str, np.ndarray]]):
+    """What an optimizer keeps between steps, by the names of its slots and of the parameters: copies, such as
+
+        {"mean": {"0.weight": (I, O), "0.bias": (O,), ...}, "square": {...}}
+
+    of Adam. `optimizer`: the class it belongs to; `slots`: the flat arrays themselves; `updates`: how many it has made.
+    """
 
     optimizer: str
     slots: dict[str, np.ndarray]
     updates: int = 0
+    parameters: Sequence[Place] = field(default=(), repr=False, compare=False)
+    """Where they lie in each slot."""
+
+    def __getitem__(self, slot: str) -> dict[str, np.ndarray]:
+        return {name: view.copy() for name, view in self.views(slot).items()}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.slots)
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def __bool__(self) -> bool:
+        return True  # there is one, also of an optimizer that keeps no arrays
+
+    def views(self, slot: str) -> dict[str, np.ndarray]:
+        """The arrays of a slot where they lie, by the names of the parameters."""
+        arena = self.slots[slot]
+        return {place.name: arena[place.start : place.start + place.size].reshape(place.shape) for place in self.parameters}
 
 
 @dataclass

@@ -294,7 +294,8 @@ class Stored:
             slot[...] = self.slots[name]
         model.optimizer = self.optimizer
         model.task = self.task
-        if model.loss is not None and (self.task is None or model.loss.name != self.task.loss):
+        task, loss = self.task, model.loss
+        if loss is not None and (task is None or loss.name != task.loss):
             model.loss = None
         model.trained = None if manifest.trained is None else Trained(manifest.trained.device, manifest.trained.precision)
         model.feature_names, model.target_names = manifest.feature_names, manifest.target_names

@@ -32,9 +32,12 @@ def measures(decision: Decision | None, metrics: Sequence[Metric] = ()) -> tuple
 
 
 def check_measures(network: Network, examples: PreparedData, loss: Loss, metrics: Sequence[Metric]) -> None:
-    """Raise InputError for a metric that does not apply to these examples."""
+    """Raise InputError for a metric that does not apply to these examples, and for weights that loss or metric do not take."""
+    weighted = examples.weights is not None
+    if weighted and not loss.built_in:
+        Evaluation(loss, examples.layout, Decision.of(examples.kind, loss.link)).build(as_loss_network(network, loss))
     probable = loss.link in PROBABILITIES or final_activation(network.layers) in PROBABILITIES
-    check_metrics(metrics, examples.kind, examples.classes, probable)
+    check_metrics(metrics, examples.kind, examples.classes, probable, weighted)
 
 
 def _of_values(decision: Decision | None) -> tuple[Metric, ...]:

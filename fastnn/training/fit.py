@@ -110,10 +110,11 @@ def _known_loss(model: ModelState, loss: Any, default: str | None = None) -> Los
         return as_loss(loss)
     if model.loss is not None:
         return model.loss
-    name = model.task.loss if model.task is not None else default
-    if name is None:
+    if model.task is not None:
+        known = find(model.task.loss)
+        if known is None:
+            raise NotReadyError(f"the model was trained with a loss of your own ({model.task.loss}); pass it as loss=")
+        return known
+    if default is None:
         raise NotReadyError("the model was not trained yet, so that its loss is not known; pass loss=")
-    known = find(name)
-    if known is None:
-        raise NotReadyError(f"the model was trained with a loss of your own ({name}); pass it as loss=")
-    return known
+    return as_loss(default)

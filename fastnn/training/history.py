@@ -14,5 +14,9 @@ class History(dict[str, list[float]]):
     precision: str = "float32"
     autotuned: bool = False
     batch_size: int = 0
+    training_rows: int = 0
+    """How many rows of X were trained on; 0 for an iterable of mini-batches."""
+    validation_rows: int = 0
+    """How many rows were validated with, of `validation_data` or held back by `validation_split`."""
     threads: int = 1
     seed: int = 0

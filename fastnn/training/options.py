@@ -35,13 +35,16 @@ class FitOptions:
     optimizer: str | Optimizer | None = None
     batch_size: int | str = 128
     epochs: int = 5
-    validation_data: tuple[Any, Any] | None = None
+    validation_data: tuple[Any, ...] | None = None
+    validation_split: float | None = None
     sample_weight: Any = None
     class_weight: Mapping[Any, float] | str | None = None
     classes: Sequence[Any] | None = None
     metrics: Sequence[Any] = ()
+    label_smoothing: float = 0.0
     l2: float = 0.0
     l1: float = 0.0
+    shuffle: bool = True
     order: Callable[[int], Any] | None = None
     callbacks: Sequence[Callback] = ()
     resume: str | os.PathLike[str] | bool | None = None
@@ -107,9 +110,32 @@ def check_options(settings: FitOptions) -> None:
     check_penalties(settings.l2, settings.l1)
     if settings.order is not None and not callable(settings.order):
         raise InputTypeError(f"order: expected a function of the epoch, got {type(settings.order).__name__}")
-    pair = settings.validation_data
-    if pair is not None and (not isinstance(pair, tuple | list) or len(pair) != 2):
-        raise InputError("validation_data: expected a pair (X, y)")
+    data = settings.validation_data
+    if data is not None and (not isinstance(data, tuple | list) or len(data) not in (2, 3)):
+        raise InputError("validation_data: expected a pair (X, y), or (X, y, weights)")
+    if settings.validation_split is not None:
+        _check_validation_split(settings)
+    if not isinstance(settings.shuffle, bool):
+        raise InputError(f"shuffle: expected True or False, got {settings.shuffle!r}")
+    for name in ("order", "shard_rows"):
+        if not settings.shuffle and getattr(settings, name) is not None:
+            raise InputError(
+                f"shuffle: False visits the rows in their order, and {name} says another one; leave one of them out"
+            )
+
+
+def _check_validation_split(settings: FitOptions) -> None:
+    """Raise InputError for a share of validation data that is none, and for what does not go together with one."""
+    share = settings.validation_split
+    if not 0.0 < as_number(share) < 1.0:
+        raise InputError(f"validation_split: expected a share of the examples, 0 < share < 1, such as 0.2, got {share!r}")
+    if settings.validation_data is not None:
+        raise InputError("validation_split: there is validation_data already; leave one of them out")
+    if settings.order is not None:
+        raise InputError(
+            "validation_split: order(epoch) names rows of X, and some of them are held back; split X and y by "
+            "fastnn.datasets.split, and give validation_data"
+        )
 
 
 def check_penalties(l2: object, l1: object) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from fastnn.callbacks import Callback, Checkpoint, RunState
 from fastnn.data.batches import Batches
-from fastnn.data.inputs import RowSource
+from fastnn.data.inputs import RowSource, take_rows
 from fastnn.data.prepared import PreparedData
 from fastnn.errors import FileError, FormatError, InputError, InputTypeError, warn
 from fastnn.layers import Parameter
@@ -47,8 +47,10 @@ class Resumable(RunState, Protocol):
     """All, or the first mini-batch of an iterable, `batches`."""
     batches: Batches | None
     validation: PreparedData | None
+    shuffle: bool
     order: Callable[[int], Any] | None
     shard_rows: int | None
+    validation_split: float | None
     seen: int
     """Examples of this epoch so far; `sums`: of what their steps wrote down."""
     sums: dict[str, float]
@@ -212,8 +214,9 @@ def _identity(run: Resumable) -> dict[str, Any]:
         "loss": run.loss.name,
         "optimizer": type(run.optimizer).__name__,
         "batch_size": run.batch_size,
+        "validation_split": run.validation_split,
         "data": _digest(run.examples) if run.batches is None else "mini-batches",
-        "order": "given" if run.order is not None else "shuffled",
+        "order": "given" if run.order is not None else "shuffled" if run.shuffle else "of the rows",
         "shard_rows": run.shard_rows,
         "frozen_layers": list(run.network.frozen) or None,
     }
@@ -269,10 +272,8 @@ def _digest(examples: PreparedData) -> str:
     labels = None if examples.classes is None else examples.classes.tolist()
     digest = hashlib.sha256(repr((kinds, labels)).encode())
     for array in examples.arrays().values():
-        if isinstance(array, np.ndarray):
-            digest.update(np.ascontiguousarray(array[rows]).tobytes())
-        elif isinstance(array, RowSource):
+        if isinstance(array, np.ndarray | RowSource):
             block = np.empty((len(rows), *array.shape[1:]), array.dtype)
-            array.take(rows, block)
+            take_rows(array, rows, block)
             digest.update(block.tobytes())
     return digest.hexdigest()[:32]

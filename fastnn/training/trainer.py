@@ -20,10 +20,11 @@ from fastnn.data.batches import Batches, is_batches
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.inputs import Inputs, read
 from fastnn.data.orders import as_order, batch_runs, shuffle_program
-from fastnn.data.prepared import DataLayout, Expected, PreparedData, prepare
+from fastnn.data.prepared import DataLayout, Expected, PreparedData, hold_back, prepare, prepare_validation
 from fastnn.data.targets import Task
+from fastnn.datasets.splitting import draw_parts
 from fastnn.errors import DeviceError, DivergenceError, InputError, warn
-from fastnn.losses import as_loss
+from fastnn.losses import as_loss, smooth_labels
 from fastnn.metrics import as_metrics
 from fastnn.network.layout import Layout, as_loss_network
 from fastnn.network.model import Before, ModelState, expected_of
@@ -53,15 +54,20 @@ class Trainer:
 
     def __init__(self, model: ModelState, X: Any, y: Any, settings: FitOptions, like: Trainer | None = None) -> None:
         self.model, self.order, self.shard_rows, self.like = model, settings.order, settings.shard_rows, like
-        self.part = settings.part
-        self.loss, self.optimizer = as_loss(settings.loss), as_optimizer(settings.optimizer)
-        self.metrics = as_metrics(settings.metrics, settings.validation_data is not None)
+        self.part, self.shuffle = settings.part, settings.shuffle
+        self.validation_split: float | None = None
+        self.held_back: tuple[int, int] | None = None
+        self.loss = smooth_labels(as_loss(settings.loss), settings.label_smoothing)
+        self.optimizer = as_optimizer(settings.optimizer)
+        validated = settings.validation_data is not None or settings.validation_split is not None
+        self.metrics = as_metrics(settings.metrics, validated)
         callbacks = [*as_callbacks(settings.callbacks), *([Progress()] if settings.verbose else [])]
         self.callbacks = sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
         """As given, but checkpoints last: they write down what the others know."""
         self.layout: Layout
         self.expected: Expected
         self.batch_size = 0
+        self.validation: PreparedData | None = None
         self.batches = Batches(X, settings.epochs) if is_batches(X, y) else None
         self.engine, self.reason = self._choose_engine(X, settings)
         check_options(settings)
@@ -75,7 +81,12 @@ class Trainer:
         else:
             self.examples = self._first_of(self.batches, settings)
             self.steps_per_epoch = settings.steps_per_epoch or 0
-        self.validation: PreparedData | None = like.validation if like else self._read_validation(settings.validation_data)
+        if like is not None:
+            self.validation = like.validation
+        elif settings.validation_data is not None:
+            self.validation = prepare_validation(self.expected, settings.validation_data, self.loss, self.examples)
+        if self.validation is not None:
+            check_measures(self.layout.network, self.validation, self.loss, self.metrics)
         self.schedule = as_schedule(self.optimizer.learning_rate)
         if self.part:
             _check_endless(self.schedule)
@@ -111,14 +122,19 @@ class Trainer:
             raise InputError(f"precision={precision!r} is for models of float32, and this one is of {dtype}")
         return chosen
 
-    def _read_validation(self, pair: tuple[Any, Any] | None) -> PreparedData | None:
-        """The validation data, checked against what is trained on."""
-        if pair is None:
-            return None
-        known = self.examples.task(self.loss)
-        validation = prepare(self.expected, *pair, self.loss, None, None, "validation ", known, part=True)
-        check_measures(self.layout.network, validation, self.loss, self.metrics)
-        return validation
+    def _hold_back(self, whole: PreparedData, share: float, settings: FitOptions) -> PreparedData:
+        """The rows that are trained on; the others, a share of each class, become the validation data."""
+        labels = None if whole.classes is None else whole.labels(whole.task(self.loss))
+        parts = draw_parts(len(whole.X), (1.0 - share, share), self.model.seed, labels, "validation_split")
+        training, validation = map(np.sort, parts)
+        if labels is not None and len(missing := np.setdiff1d(labels, labels[training])):
+            label = missing[0].item()
+            raise InputError(f"validation_split: {share:g} leaves no row of {label!r} to train on; hold back fewer rows")
+        examples, self.validation = hold_back(
+            self.expected, whole, training, validation, settings.sample_weight, settings.class_weight
+        )
+        self.held_back = len(training), len(validation)
+        return examples
 
     def _whole(self, X: Any, y: Any, settings: FitOptions) -> PreparedData:
         """All examples at hand, and the size of their mini-batches."""
@@ -127,10 +143,14 @@ class Trainer:
         if settings.steps_per_epoch is not None:
             raise InputError("steps_per_epoch: arrays are gone through whole; it is for iterables of mini-batches")
         inputs = self._read(X)
+        share = settings.validation_split
         examples = self.like.examples if self.like is not None else prepare(
-            self.expected, inputs, y, self.loss, settings.sample_weight, settings.class_weight, known=self._known(settings),
-            classes=settings.classes, part=settings.part,
+            self.expected, inputs, y, self.loss, settings.sample_weight, None if share else settings.class_weight,
+            known=self._known(settings), classes=settings.classes, part=settings.part,
         )  # fmt: skip
+        if share is not None:
+            self.validation_split = float(share)
+            examples = self._hold_back(examples, self.validation_split, settings)
         self._configure(examples)
         n, batch_size = len(examples.X), settings.batch_size
         if batch_size == ALL:
@@ -150,6 +170,10 @@ class Trainer:
         for name in ("sample_weight", "class_weight", "order", "shard_rows"):
             if getattr(settings, name) is not None:
                 raise InputError(f"{name}: mini-batches come as they are; give their weights as (X, y, weights)")
+        if not settings.shuffle:
+            raise InputError("shuffle: mini-batches are never shuffled: they come in the order of the iterable; leave it out")
+        if settings.validation_split is not None:
+            raise InputError("validation_split: mini-batches come as they are; give validation_data=(X, y)")
         X, y, weights = batches.first()
         inputs = self._read(X, "mini-batch 0: X")
         self._batch_classes = settings.classes
@@ -200,9 +224,12 @@ class Trainer:
         return inputs
 
     def _known(self, settings: FitOptions) -> Task | None:
-        """The task that the model is trained for already, if new labels must be among the classes that it knows."""
+        """The task that the model is trained for already, or was built for, if new labels must be among its classes."""
         task = self.model.task
-        return task if task is not None and task.classes is not None and settings.classes is None else None
+        if task is None or task.classes is None or settings.classes is not None:
+            return None
+        by_default = self.model.trained is None and task.indices  # `build` takes 0 to C - 1 where no classes are named
+        return None if by_default else task
 
     # --- what callbacks see -------------------------------------------------------------------------------------
 
@@ -308,6 +335,8 @@ class Trainer:
         model.loss, model.optimizer = self.loss, self.optimizer
         model.data_glance = self._glance_at_data()
         history.device, history.reason, history.seed = engine.name, self.reason, model.seed
+        history.training_rows = len(self.examples.X) if self.batches is None else 0
+        history.validation_rows = 0 if self.validation is None else len(self.validation.X)
         history.precision, history.autotuned, history.batch_size = engine.precision, engine.tuned > 0, self.batch_size
         self._first_step = model.counters.step - self.step
         open_.callback(self._release)
@@ -332,14 +361,15 @@ class Trainer:
         self.feed: Feed
         self.fed = self.examples
         """Where mini-batches are taken from, and what these examples are: all, or those of a block of an iterable."""
-        if self.like is not None:
-            self.feed, self.validation_feed = self.like.feed, self.like.validation_feed
-        elif self.validation is not None:
-            self.validation_feed = feed(engine, self.validation, min(len(self.validation.X), engine.block_rows))
-            open_.callback(self.validation_feed.close)
         if self.batches is None and self.like is None:
             self.feed = feed(engine, self.examples, self.batch_size)
             open_.callback(self.feed.close)
+        if self.like is not None:
+            self.feed, self.validation_feed = self.like.feed, self.like.validation_feed
+        elif self.validation is not None:
+            like = self.feed if self.held_back is not None else None
+            self.validation_feed = feed(engine, self.validation, min(len(self.validation.X), engine.block_rows), like)
+            open_.callback(self.validation_feed.close)
         storage = model.instances.take(self._storage_key(), lambda: step_storage(self.network, engine))
         self.storage: dict[str, Any] = open_.enter_context(storage)
         engine.write(self.storage["penalties"], self._penalty_table)
@@ -605,7 +635,7 @@ class Trainer:
     def order_of(self, epoch: int) -> Any:
         """The order of an epoch: the user's, or the library's shuffle."""
         n = len(self.examples.X)
-        if self.part:  # one mini-batch, as it is
+        if self.part or not self.shuffle:  # one mini-batch as it is, or all rows as they are
             return np.arange(n)
         if self.order is None and self.shard_rows is not None:
             key = random.key(self.model.seed, random.SHUFFLE)

@@ -91,6 +91,7 @@ def test_the_same_seed_prints_the_same(clouds: Path) -> None:
         "--optimizer adamw --rate 0.05 --weight-decay 0.1 --epsilon 1e-6 --beta2 0.99 --batch-size all --class-weight 1=2",
         "--optimizer rmsprop --rate 0.1 --schedule staircase:factor=0.5,every=5 --beta2 0.95 --clip-value 5 --batch-size auto",
         "--optimizer nadam --rate 0.05 --beta1 0.8 --momentum-decay 0.01",
+        "--rate 0.05 --label-smoothing 0.1 --no-shuffle --plateau 1 --plateau-factor 0.5 --monitor val_accuracy",
         "--rate 0.05 --schedule one_cycle:per=step --class-weight balanced --shard-rows 32 --patience 20 --monitor val_loss",
     ],
 )
@@ -294,7 +295,8 @@ def test_debug_lets_the_error_through() -> None:
         ("evaluate m.safetensors digits --device GPU:1", "did you mean 'cuda:1'?"),
         ("train digits --save m.pkl", "--save: the format is safetensors, expected a name such as m.safetensors, got m.pkl"),
         ("train digits --keep-best", "--keep-best goes with --checkpoint, which is missing"),
-        ("train digits --monitor val_loss", "--monitor goes with --patience or --keep-best, which is missing"),
+        ("train digits --monitor val_loss", "--monitor goes with --patience, --plateau or --keep-best, which is missing"),
+        ("train digits --plateau-factor 0.5", "--plateau-factor goes with --plateau, which is missing"),
         ("train digits --schedule table:1=0.1", "table needs rates by epoch, the first one for 0"),
         ("train digits --schedule table:0=x", "table: 0: expected a number, got 'x'"),
         ("train digits --schedule table:0=1,0=2", "--schedule: Table: 0 has two rates"),

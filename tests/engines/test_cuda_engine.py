@@ -27,6 +27,7 @@ import fastnn.training.chunks
 from fastnn import engines, errors, ops, random
 from fastnn.callbacks import Callback
 from fastnn.data import feeds
+from fastnn.datasets import split
 from fastnn.engines import cuda
 from fastnn.engines.cuda import CudaEngine
 from fastnn.network.state import State
@@ -139,6 +140,11 @@ CASES: dict[str, tuple[Callable[[str], fastnn.Sequential], dict[str, Any]]] = {
     "a loss of one's own": (lambda dtype: network(dtype, last=2), {**SMOOTH, "y": values(), "loss": pseudo_huber}),
     "a layer of one's own": (
         lambda dtype: fastnn.Sequential([Residual(), fastnn.Dense(CLASSES)], seed=3, dtype=dtype), SMOOTH,
+    ),
+    "smoothed labels": (network, {**SMOOTH, "label_smoothing": 0.2, "shuffle": False}),
+    "smoothed yeses": (
+        lambda dtype: network(dtype, last=1),
+        {**SMOOTH, "y": examples()[1] > 0, "loss": "sigmoid_cross_entropy", "label_smoothing": 0.2, "validation_split": 0.3},
     ),
     "a short order": (network, {**SMOOTH, "order": lambda epoch: np.arange(N)[epoch % 3 :: 2]}),
 }  # fmt: skip
@@ -768,6 +774,30 @@ def test_arrays_on_the_gpu_stay_there(cuda_host: HostRuntime, monkeypatch: pytes
     assert np.array_equal(fetched(cuda_host, outputs), model(X))
     assert np.array_equal(fetched(cuda_host, model.to("cpu")(there)), model.to("cuda")(X)), "where X lies"
     assert model.evaluate(there, y) == model.evaluate(X, y)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.parametrize("kind", ["host", "streamed", "array of the GPU"])
+def test_rows_that_are_held_back(kind: str, dtype: str, cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """X is brought to the GPU once, for training and validation, and not again where it lies there."""
+    X, y = examples()
+    X = np.abs(X * 30).astype(dtype)
+    training, validation = map(np.sort, split(np.arange(N), seed=3, stratify=y))
+    options: dict[str, Any] = {"epochs": 2, "metrics": ["log_loss"]}
+    pair = X[validation], y[validation]
+    expected = network()
+    expected_history = expected.fit(
+        X[training], y[training], validation_data=pair, batch_size=BATCH, device="cuda", verbose=0, **options
+    )
+    if kind == "streamed":
+        streamed(monkeypatch, BATCH)
+    source = foreign(cuda_host, X) if kind == "array of the GPU" else X
+    sizes = uploads(cuda_host, monkeypatch)
+    model = network()
+    history = model.fit(source, y, validation_split=0.2, batch_size=BATCH, device="cuda", verbose=0, **options)
+    assert same_bits(model, expected)
+    assert dict(history) == dict(expected_history)
+    assert sizes.count(X.nbytes) == (kind == "host")
 
 
 def test_values_on_the_gpu_are_checked_there(cuda_host: HostRuntime) -> None:

@@ -214,16 +214,17 @@ def test_in_the_library_it_is_a_file_and_a_row(tmp_path: Path) -> None:
 # --- what is done on it ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_training_has_the_bits_of_the_definition(dtype: str) -> None:
+@pytest.mark.parametrize(("dtype", "split"), [("float32", False), ("float64", False), ("float32", True)])
+def test_a_training_has_the_bits_of_the_definition(dtype: str, split: bool) -> None:
     X, y = examples()
     models, scores = {}, {}
+    validation: dict[str, Any] = {"validation_split": 0.3} if split else {"validation_data": (X[:99], y[:99])}
     for device in ("numpy", "shelf:1"):
         flow = fastnn.GradientFlow()
         model = models[device] = network(dtype)
         history = model.fit(
-            X, y, batch_size=32, epochs=3, verbose=0, device=device, l2=1e-4, validation_data=(X[:99], y[:99]),
-            callbacks=[flow], metrics=["f1"], sample_weight=np.linspace(0.5, 2, len(X)),
+            X, y, batch_size=32, epochs=3, verbose=0, device=device, l2=1e-4, callbacks=[flow], metrics=["f1"],
+            sample_weight=np.linspace(0.5, 2, len(X)), **validation,
         )  # fmt: skip
         assert (history.device, model.device) == (device, device)
         scores[device] = (
@@ -250,6 +251,17 @@ def test_arrays_there_are_trained_on_where_they_lie() -> None:
             else:
                 assert np.array_equal(host(found), getattr(expected, getattr(method, "__name__", "__call__"))(X))
     assert isinstance(model(X), np.ndarray)
+
+
+def test_rows_of_arrays_there_are_held_back_where_they_lie() -> None:
+    X, y = examples()
+    histories, flows = [], [fastnn.GradientFlow(), fastnn.GradientFlow()]
+    for source, flow in zip((Array(X), X), flows, strict=True):
+        model = network()
+        options: dict[str, Any] = {"batch_size": 32, "epochs": 2, "metrics": ["log_loss"], "device": "shelf:0"}
+        history = model.fit(source, y, validation_split=0.3, shuffle=False, callbacks=[flow], verbose=0, **options)
+        histories.append((dict(history), digest(model), flow.gradients.tobytes()))
+    assert histories[0] == histories[1]
 
 
 def test_arrays_there_are_moved_to_the_device_that_is_asked_for(cuda_hosts: Hosts) -> None:

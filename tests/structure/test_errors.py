@@ -66,7 +66,8 @@ def test_the_nearest_name() -> None:
 
 
 def test_every_name_of_the_table_leads_to_one_that_is_here() -> None:
-    classes = [*fastnn.layers.BUILT_IN.values(), *optimizers.Optimizer.types.values()]
+    callbacks = [getattr(fastnn.callbacks, name) for name in fastnn.callbacks.__all__]
+    classes = [*fastnn.layers.BUILT_IN.values(), *optimizers.Optimizer.types.values(), *callbacks]
     known = {
         *losses.LOSSES, *metrics.METRICS, *optimizers.NAMES, *initializers.NAMES, *ops.ACTIVATIONS, *fastnn.engines.DEVICES,
         *fastnn.__all__, *(name for module in fastnn._MODULES for name in vars(getattr(fastnn, module))),
@@ -218,8 +219,11 @@ def test_arguments_that_others_use_are_answered_with_ours(make: Any, arguments: 
         ("fit", "nb_epoch", "did you mean 'epochs'?"),
         ("fit", "batchsize", "did you mean 'batch_size'?"),
         ("fit", "max_iter", "did you mean 'epochs'?"),
-        ("fit", "shuffle", "did you mean 'order=lambda epoch: range(n)'?"),
-        ("fit", "validation_split", "did you mean 'validation_data=(X_dev, y_dev), cut off by fastnn.datasets.split'?"),
+        ("fit", "shuffel", "fit has no 'shuffel'; did you mean 'shuffle'?"),
+        ("partial_fit", "shuffle", "partial_fit has no 'shuffle'; known are 'classes'"),
+        ("fit", "validation_spilt", "fit has no 'validation_spilt'; did you mean 'validation_split'?"),
+        ("fit", "labelsmoothing", "fit has no 'labelsmoothing'; did you mean 'label_smoothing'?"),
+        ("partial_fit", "validation_split", "partial_fit has no 'validation_split'; known are 'class"),
         ("fit", "zzz", "fit has no 'zzz'; known are 'autotune', 'batch_size'"),
         ("partial_fit", "sample_weights", "partial_fit has no 'sample_weights'; did you mean 'sample_weight'?"),
         ("evaluate", "metric", "evaluate has no 'metric'; did you mean 'metrics'?"),

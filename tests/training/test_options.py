@@ -27,8 +27,8 @@ INTERNAL = {"part"}
 """Not of `fit`: what `partial_fit` sets."""
 
 ON_THE_COMMAND_LINE = {
-    "sample_weight": "sample_weight", "class_weight": "class_weight", "validation_data": "validation", "metrics": "metrics",
-    "resume": "resume", "verbose": "quiet",
+    "sample_weight": "sample_weight", "class_weight": "class_weight", "validation_data": "validation",
+    "validation_split": "validation", "metrics": "metrics", "resume": "resume", "verbose": "quiet",
 }  # fmt: skip
 """Options that the command takes in another form, and the name that they have there."""
 IN_PYTHON_ONLY = {"classes", "order", "callbacks", "steps_per_epoch"}

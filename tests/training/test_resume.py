@@ -24,7 +24,7 @@ import pytest
 
 import fastnn
 from fastnn import schedules
-from fastnn.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, LearningRate
+from fastnn.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, LearningRate, ReduceLROnPlateau
 from fastnn.errors import FastnnError, FileError, FormatError, InputError
 from fastnn.storage import archives
 
@@ -121,6 +121,10 @@ CASES = {
     ),
     "rates of a table": Case({}, lambda folder: [LearningRate({0: 0.1, 2: 0.01})], optimizer=fastnn.SGD(0.5, momentum=0.5)),
     "rates of a function": Case({}, lambda folder: [LearningRate(lambda epoch, rate: rate * 0.5)]),
+    "a plateau": Case(
+        {"dropout": 0.2}, lambda folder: [ReduceLROnPlateau("val_loss", patience=0, cooldown=1, threshold=0.3)],
+        optimizer=fastnn.Adam(0.3), validation_data=X_VALIDATION, epochs=6,
+    ),
     "a schedule of steps": Case(optimizer=fastnn.Adam(schedules.Cosine(0.1, per="step"))),
     "a schedule of epochs": Case(optimizer=fastnn.SGD(schedules.Staircase(0.1, 0.5, 1))),
     "a log": Case({}, lambda folder: [CSVLog(folder / "log.csv")]),
@@ -545,6 +549,10 @@ LONG = {
         {"dropout": 0.2},
         lambda folder: [EarlyStopping("val_loss", patience=25), CSVLog(folder / "log.csv")],
         optimizer=fastnn.SGD(0.02, momentum=0.9), validation_data=X_VALIDATION, epochs=24,
+    ),
+    "a plateau": Case(
+        {"dropout": 0.2}, lambda folder: [ReduceLROnPlateau("val_loss", patience=0, cooldown=1, threshold=0.3)],
+        optimizer=fastnn.Adam(0.3), validation_data=X_VALIDATION, epochs=6,
     ),
     "a schedule of steps": Case(
         {"norm": True}, lambda folder: [LearningRate(lambda epoch, rate: rate * 0.9)], l2=1e-3, epochs=30, shard_rows=8

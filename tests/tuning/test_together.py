@@ -110,16 +110,19 @@ KINDS: dict[str, tuple[str, Any, Any, list[Any]]] = {
 }
 
 
-@pytest.mark.parametrize("validated", [False, True])
+@pytest.mark.parametrize("validated", ["", "validated", "weighted"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", ["vectorized", "threads", "dropout"])
-def test_whole_histories(method: str, kind: str, validated: bool) -> None:
+def test_whole_histories(method: str, kind: str, validated: str) -> None:
     """The same quantities in the same order as `fit`, and the same bits; penalties only where there are some."""
     loss, layers, y, metrics = KINDS[kind]
     layers = (layers[0], fastnn.Dropout(0.3), layers[1]) if method == "dropout" else layers
     common: dict[str, Any] = {"loss": loss, "optimizer": "momentum", "batch_size": 50, "epochs": 2}
     if validated:
         common |= {"validation_data": (MANY, y), "metrics": metrics}
+    if validated == "weighted":
+        weights = np.random.default_rng(2).uniform(0, 2, len(y))
+        common |= {"validation_data": (MANY, y, weights), "metrics": [metric for metric in metrics if metric != largest_error]}
     l2, l1 = [0.0, 0.1, 0.0, 0.2], [0.0, 0.0, 0.1, 0.2]
     _, histories = train_together(
         [network(*layers, seed=seed) for seed in range(4)], X, y[: len(X)], l2=l2, l1=l1,
@@ -131,6 +134,7 @@ def test_whole_histories(method: str, kind: str, validated: bool) -> None:
         assert list(history.items()) == list(expected.items())
         assert ("penalty" in history) == (g > 0)
         assert (history.precision, history.autotuned) == (expected.precision, expected.autotuned)
+        assert (history.training_rows, history.validation_rows) == (expected.training_rows, expected.validation_rows)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def train_together(
     optimizer: str | Optimizer | None = None,
     batch_size: int | str = 128,
     epochs: int = 5,
-    validation_data: tuple[Any, Any] | None = None,
+    validation_data: tuple[Any, ...] | None = None,
     metrics: Sequence[Any] = (),
     order: Callable[[int], Any] | None = None,
     device: str = "auto",
@@ -178,6 +178,8 @@ def _obstacle(members: Sequence[Member], optimizer: Optimizer, loss: Loss) -> st
         return "clip_norm takes the norm of one model"
     if any(member.model.counters.step for member in members):
         return "a model was trained before"
+    if any(member.model.task is not None for member in members):
+        return "a model knows its task"
     if any(member.learning_rate is not None and not network.dtype.type(member.learning_rate) for member in members):
         return "a learning rate is 0, with which the optimizer's state continues"
     return ""

@@ -14,7 +14,7 @@ import numpy as np
 from fastnn import engines
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.orders import batch_count
-from fastnn.data.prepared import PreparedData, prepare
+from fastnn.data.prepared import PreparedData, prepare, prepare_validation
 from fastnn.errors import DivergenceError
 from fastnn.losses import Loss
 from fastnn.metrics import as_metrics
@@ -25,7 +25,7 @@ from fastnn.optimizers import Optimizer
 from fastnn.schedules import as_schedule
 from fastnn.training.chunks import Chunks, accumulate, learning_rates, write_tables
 from fastnn.training.divergence import Attempt
-from fastnn.training.evaluation import check_measures, evaluate_metrics, play_blocks
+from fastnn.training.evaluation import check_measures, evaluate_metrics, loss_and_accuracy, play_blocks
 from fastnn.training.options import ALL, FitOptions
 from fastnn.tuning.together.members import RESERVED, Member, MemberHistory
 from fastnn_kernels.contract import SCALARS
@@ -50,8 +50,7 @@ def train_vectorized(
         examples = prepare(model.expected, X, y, loss, None, None)
         validation = None
         if settings.validation_data is not None:
-            known = examples.task(loss)
-            validation = prepare(model.expected, *settings.validation_data, loss, None, None, "validation ", known, part=True)
+            validation = prepare_validation(model.expected, settings.validation_data, loss, examples)
             check_measures(model.network, validation, loss, as_metrics(settings.metrics))
         with engines.translate_errors():
             models = _Vectorized(members, examples, validation, loss, optimizer, engine, settings)
@@ -140,6 +139,8 @@ class _Vectorized:
         threads = max((instance.threads for instance in self.instances.values()), default=1)
         for history in self.histories:
             history.batch_size, history.threads, history.method = self.batch_size, threads, "vectorized"
+            history.training_rows = len(self.examples.X)
+            history.validation_rows = 0 if self.validation is None else len(self.validation.X)
 
     def _leave_nonfinite(self, losses: np.ndarray) -> None:
         """Leave the models where they are whose losses on the validation data are not finite."""
@@ -227,9 +228,11 @@ class _Vectorized:
     # --- evaluation, and the programs -------------------------------------------------------------------------------
 
     def _evaluate(self) -> np.ndarray:
-        """Loss and accuracy of each model on the validation data."""
+        """Loss and accuracy of each model on the validation data; where these have weights, of one model after another."""
         source = self.validation_feed
         assert self.validation is not None
+        if self.validation.weights is not None:
+            return self._evaluate_each(self.validation)
         assert source is not None
         n, sums = len(self.validation.X), np.zeros(self.storage["log"].shape[1])
         for rows, table in play_blocks(
@@ -237,6 +240,17 @@ class _Vectorized:
         ):
             sums += np.ascontiguousarray((table * rows).T).sum(axis=1)  # as `evaluate` sums: one column after another
         return sums / n
+
+    def _evaluate_each(self, validation: PreparedData) -> np.ndarray:
+        parameters = self.engine.read(self.storage["parameters"])[0].reshape(self.groups, -1)
+        means = np.zeros((len(self.columns), self.groups))
+        for g in self._going():
+            model = self.members[g].model
+            model.state.host()["parameters"][...] = parameters[g]
+            arguments = validation, self.loss, self.settings.threads, self.engine, self.validation_feed
+            values = loss_and_accuracy(model, *arguments)
+            means[:, g] = [values[name] for name in self.columns]
+        return means.reshape(-1)
 
     def _instance(self, rows: int, training: bool) -> engines.Instance:
         instance = self.instances.get((rows, training))
