@@ -26,45 +26,40 @@ template <class F, class S> struct Converted<F, S, i64> {
   static __device__ __forceinline__ i64 of(S x, F) { return x; }
 };
 
-// y[b] = source[order[position + b]] * scale for rows of `width` elements. `lanes` threads, a power of two up to THREADS, share
-// a row; N, which divides the width, elements are moved at once.
-template <class F, int N, class S, class Y>
-__device__ void gather_rows(Grid grid, const S* source, const i64* order, const i64* position, i64 ahead, Y* y, i64 rows,
-                            i64 width, i64 lanes, F scale) {
+// y[b] = the elements x of source[order[b]] as of(x, column), for rows of `width` elements. `lanes` threads, a power of two up
+// to THREADS, share a row; N, which divides the width, elements are moved at once.
+template <int N, class S, class Y, class Of>
+__device__ __forceinline__ void gather(Grid grid, const S* source, const i64* order, Y* y, i64 rows, i64 width, i64 lanes,
+                                       const Of& of) {
   const int each = THREADS / (int)lanes;  // rows of a block
   const int column = threadIdx.x % (int)lanes * N;
   const bool aligned = is_aligned(source, N * sizeof(S)) && is_aligned(y, N * sizeof(Y));
-  order += *position + ahead;
   for (i64 row = grid.block * each + threadIdx.x / (int)lanes; row < rows; row += grid.blocks * each) {
     const S* from = source + order[row] * width;
     Y* to = y + row * width;
     for (i64 j = column; j < width; j += lanes * N) {
       Pack<S, N> pack = load_pack<N>(from + j, N, aligned);
-      Pack<Y, N> converted;
-      for (int e = 0; e < N; e++) converted.at[e] = Converted<F, S, Y>::of(pack.at[e], scale);
-      store_pack<N>(to + j, converted, N, aligned);
+      Pack<Y, N> gathered;
+      for (int e = 0; e < N; e++) gathered.at[e] = of(pack.at[e], j + e);
+      store_pack<N>(to + j, gathered, N, aligned);
     }
   }
 }
 
-// y[b] = (source[order[position + b]] * scale - offset) * factor, computed in F, which is double; threads as in gather_rows.
+// y[b] = source[order[position + b]] * scale.
+template <class F, int N, class S, class Y>
+__device__ void gather_rows(Grid grid, const S* source, const i64* order, const i64* position, i64 ahead, Y* y, i64 rows,
+                            i64 width, i64 lanes, F scale) {
+  gather<N>(grid, source, order + *position + ahead, y, rows, width, lanes,
+            [=](S x, i64) { return Converted<F, S, Y>::of(x, scale); });
+}
+
+// y[b] = (source[order[position + b]] * scale - offset) * factor, computed in F, which is double.
 template <class F, int N, class S, class Y>
 __device__ void gather_standardized(Grid grid, const S* source, const i64* order, const i64* position, i64 ahead,
                                     const F* offset, const F* factor, Y* y, i64 rows, i64 width, i64 lanes, F scale) {
-  const int each = THREADS / (int)lanes;
-  const int column = threadIdx.x % (int)lanes * N;
-  const bool aligned = is_aligned(source, N * sizeof(S)) && is_aligned(y, N * sizeof(Y));
-  order += *position + ahead;
-  for (i64 row = grid.block * each + threadIdx.x / (int)lanes; row < rows; row += grid.blocks * each) {
-    const S* from = source + order[row] * width;
-    Y* to = y + row * width;
-    for (i64 j = column; j < width; j += lanes * N) {
-      Pack<S, N> pack = load_pack<N>(from + j, N, aligned);
-      Pack<Y, N> standardized;
-      for (int e = 0; e < N; e++) standardized.at[e] = Y((F(pack.at[e]) * scale - offset[j + e]) * factor[j + e]);
-      store_pack<N>(to + j, standardized, N, aligned);
-    }
-  }
+  gather<N>(grid, source, order + *position + ahead, y, rows, width, lanes,
+            [=](S x, i64 j) { return Y((F(x) * scale - offset[j]) * factor[j]); });
 }
 
 // order[i] = the place of i in the permutation of (key, epoch): a Feistel network on positions of left + right bits, walked
