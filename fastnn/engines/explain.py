@@ -112,8 +112,9 @@ class Explanation:
             start = min(start, _time(instance, shortest, 1))
             times = [_time(instance, play, count) for play, count in zip(plays, counts, strict=True)]
             turns.append([*times, _time(instance, instance.play, steps)])
-        totals = np.maximum(np.median(turns, axis=0) - start, 1e-9)
-        *seconds, whole = (totals / [*counts, steps]).tolist()
+        repeats = np.array([*counts, steps])
+        totals = np.maximum(np.median(turns, axis=0) - start * (repeats > 1), 1e-9)  # beside one long play, starting is nothing
+        *seconds, whole = (totals / repeats).tolist()
         return [self._line(call, each, whole, limits) for call, each in zip(calls, seconds, strict=True)], whole
 
     def _line(self, call: Call, seconds: float, total: float, limits: Limits) -> Line:

@@ -86,8 +86,8 @@ def test_a_loss_of_ones_own() -> None:
     model = network(2).build(X.shape[1], loss=squared)
     assert model.predict(X).shape == (N, 2)
     assert model.evaluate(X, X[:, :2])["loss"] > 0
-    focal = Loss("focal", squared, "sigmoid", "both")
-    assert set(network(1).build(X.shape[1], loss=focal).predict(X)) <= {0, 1}
+    own = Loss("own", squared, "sigmoid", "both")
+    assert set(network(1).build(X.shape[1], loss=own).predict(X)) <= {0, 1}
 
 
 def test_an_activation_in_the_last_layer_counts_as_in_fit() -> None:

@@ -263,8 +263,7 @@ def test_interleaved_each_has_the_bits_of_fit(layers: str, device: str, monkeypa
         return model.freeze(len(LAYERS[layers]) - 1) if seed % 4 == 3 else model
 
     monkeypatch.setattr(train, "INTERLEAVED", 3)
-    groups, dense = 11, np.where(X > 0, X, 0)
-    rows = scipy.sparse.csr_matrix(dense)
+    groups, rows = 11, scipy.sparse.csr_matrix(np.where(X > 0, X, 0))
     rates, l2 = [0.0, 0.1, 0.01] * 4, [0.0, 0.1] * 6
     common: dict[str, Any] = {
         "loss": own_loss, "batch_size": 101, "epochs": 2, "validation_data": (X[:50], VALUES[:50]), "device": device,
@@ -279,8 +278,8 @@ def test_interleaved_each_has_the_bits_of_fit(layers: str, device: str, monkeypa
         assert arrays(model) == arrays(alone)
         assert list(history.items()) == list(expected.items())
         assert (history.seed, history.threads, model.counters) == (g, 1, alone.counters)
-        model.fit(dense, VALUES, loss=own_loss, epochs=1, optimizer=optimizer, verbose=0, device=device)
-        alone.fit(dense, VALUES, loss=own_loss, epochs=1, optimizer=optimizer, verbose=0, device=device)
+        model.fit(rows, VALUES, loss=own_loss, epochs=1, optimizer=optimizer, verbose=0, device=device)
+        alone.fit(rows, VALUES, loss=own_loss, epochs=1, optimizer=optimizer, verbose=0, device=device)
         assert arrays(model) == arrays(alone)
 
 
