@@ -200,7 +200,7 @@ class CudaEngine(Engine):
 
     def passes(self, rows: int) -> Sequence[Pass]:
         return (
-            functools.partial(choose_relu_masks, choose=functools.partial(self._way, rows)),
+            functools.partial(choose_relu_masks, choose=functools.partial(self._choose_variant, rows)),
             merge_norm_dropout,
             chain_elementwise,
         )
@@ -219,25 +219,26 @@ class CudaEngine(Engine):
 
     def tune(self, program: Program, rows: int) -> int:
         if self._choices is not None:
-            calls = [*program.calls, *(call for ways in alternatives(program) for way in ways for call in way.values())]
+            others = (call for variants in alternatives(program) for variant in variants for call in variant.values())
+            calls = [*program.calls, *others]
             products = (call for call in calls if not call.is_view and LOWERINGS[call.kernel][0] == "dense")
             self._choices.tune([_placed_call(call, rows) for call in products], self.products)
         return self.tuned
 
-    def _way(self, rows: int, ways: Sequence[Variant]) -> Variant:
+    def _choose_variant(self, rows: int, variants: Sequence[Variant]) -> Variant:
         """With or without a mask: what takes the least time where that is known of all, else what the rule says."""
         device = replace(self.runtime.device, precision=self.products, choices=self.choices)
-        placed = [[_placed_call(call, rows) for call in way.values()] for way in ways]
+        placed = [[_placed_call(call, rows) for call in variant.values()] for variant in variants]
         requests = [[request(c.kernel, c.operands, c.attributes, device, c.offsets) for c in calls] for calls in placed]
         known = [[self.choices.get(dense.key(call)) for call in calls] for calls in requests]
         if all(choice for choices in known for choice in choices):
             seconds = [sum(choice.seconds for choice in choices if choice) for choices in known]
-            return ways[seconds.index(min(seconds))]
-        for way, calls in zip(ways, requests, strict=True):
+            return variants[seconds.index(min(seconds))]
+        for variant, calls in zip(variants, requests, strict=True):
             with_mask = [call for call in calls if "mask" in call.operands]
             if with_mask and all(dense.precision(call) in dense.MASKED and dense.is_all_of(call) for call in with_mask):
-                return way
-        return ways[0]
+                return variant
+        return variants[0]
 
 
 ENGINE = CudaEngine

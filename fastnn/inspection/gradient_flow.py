@@ -252,9 +252,9 @@ class _Probe:
 
 
 def spread(n: int, count: int) -> np.ndarray:
-    """The numbers (count,), rising, of `count` <= n rows out of n: one of each of `count` stretches that are equally long.
+    """The numbers (count,), rising, of `count` <= n rows out of n: one of each of `count` segments that are equally long.
 
-    Where in its stretch a row lies is the fractional part of i times the golden ratio, for stretch i. At the same place in
+    Where in its segment a row lies is the fractional part of i times the golden ratio, for segment i. At the same place in
     each, labels that recur at equal distances (0, 1, ..., 9, 0, 1, ...) might show one of their values only.
     """
     starts = np.arange(count + 1) * n // count

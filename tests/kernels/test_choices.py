@@ -160,7 +160,7 @@ def own(tile: str) -> Callable[[Node], float]:
     def cost(node: Node) -> float:
         if isinstance(node, Multiplication):
             return 90.0
-        return 1.0 if f"<float, {tile}" in node.kernel.lanes[0].function else 40.0
+        return 1.0 if f"<float, {tile}" in node.kernel.sections[0].function else 40.0
 
     return cost
 
@@ -223,8 +223,8 @@ def test_the_median_of_several_rounds_counts(gpu: Timed, monkeypatch: pytest.Mon
     engine = engines.gpu(0, autotune=True)
     engine.tune(product_program(), 5)
     (choice,) = engine.choices.values()
-    assert isinstance(choice.way, variants.Library)
-    assert (choice.way.rank, choice.way.count) == (2, 3)
+    assert isinstance(choice.variant, variants.Library)
+    assert (choice.variant.rank, choice.variant.count) == (2, 3)
     assert choice.seconds == pytest.approx(11e-6)
     assert launched == [1, 1, 2, 2, 3, 3, *[1, 1, 2, 2] * 5]
 
@@ -278,8 +278,8 @@ def test_an_algorithm_that_does_not_run_is_not_chosen(gpu: Timed, monkeypatch: p
     engine = engines.gpu(0, autotune=True)
     engine.tune(product_program(), 5)
     (choice,) = engine.choices.values()
-    assert isinstance(choice.way, variants.Library)
-    assert choice.way.rank == 2
+    assert isinstance(choice.variant, variants.Library)
+    assert choice.variant.rank == 2
 
 
 def test_what_does_not_fit_or_does_not_run_is_left_to_the_rule(gpu: Timed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +297,7 @@ def test_what_does_not_fit_or_does_not_run_is_left_to_the_rule(gpu: Timed, monke
     gpu.library.nothing_found = True
     engine.tune(product_program(9), 5)
     (choice,) = engine.choices.values()
-    assert isinstance(choice.way, variants.Own), "cuBLASLt has nothing, so that our own bodies were timed"
+    assert isinstance(choice.variant, variants.Own), "cuBLASLt has nothing, so that our own bodies were timed"
 
 
 def test_without_tune_the_rule_decides(gpu: Timed) -> None:
@@ -380,8 +380,8 @@ def test_choices_are_kept(gpu: Timed, cuda_hosts: Hosts, tmp_path: Path) -> None
     assert "capture" not in gpu.asked
     assert second.choices == first.choices
     (choice,) = second.choices.values()
-    assert isinstance(choice.way, variants.Library)
-    assert (choice.way.rank, choice.way.algorithm[0]) == (2, 2)
+    assert isinstance(choice.variant, variants.Library)
+    assert (choice.variant.rank, choice.variant.algorithm[0]) == (2, 2)
     gpu.version = 2
     third = tuned(gpu, cuda_hosts)
     assert "capture" in gpu.asked, "another version of cuBLASLt"

@@ -16,7 +16,7 @@ from cuda_on_host import calls, host, sanitized
 from laws import guarded, guards_whole
 
 import fastnn_kernels.cuda  # noqa: F401 - declares the lowerings
-from fastnn_kernels.cuda.kernels import Kernel, Lane, unit
+from fastnn_kernels.cuda.kernels import Kernel, Section, unit
 from fastnn_kernels.cuda.lowering import LOWERINGS, Body, Lowered, Pointer, lower
 
 SEEDS = range(1, 21)
@@ -80,7 +80,7 @@ def outcomes(
 ) -> set[str]:  # fmt: skip
     """What became of a body, changed by `edits`, over all seeds: "right", "wrong", "beyond" the end, or what the host said."""
     body = BODIES[name]
-    kernel = Kernel((Lane("planted", f"{name}<double>", ("const double*", "double*", "i64", "i64")),))
+    kernel = Kernel((Section("planted", f"{name}<double>", ("const double*", "double*", "i64", "i64")),))
     text = "\n".join([unit([]), body.text, kernel.text()])
     for old, new in edits:
         assert text.count(old) == 1, f"{text.count(old)} times: {old}"

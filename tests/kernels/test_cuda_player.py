@@ -199,9 +199,9 @@ def lanes(nodes: Sequence[Node]) -> Iterator[tuple[str, tuple[int | float | bool
     for node in nodes:
         assert isinstance(node, Launch)
         values = iter(node.values)
-        for lane in node.kernel.lanes:
+        for section in node.kernel.sections:
             next(values)  # its blocks
-            yield lane.function.split("<")[0], tuple(next(values) for _ in lane.types)
+            yield section.function.split("<")[0], tuple(next(values) for _ in section.types)
 
 
 def ahead_of(player: Player, steps: int, function: str) -> list[int | float | bool]:

@@ -89,7 +89,7 @@ def needs(text: str, architecture: int) -> dict[str, Resources]:
 
 def check(family: str, precision: str, found: dict[str, Resources], compiler: tuple[int, int] = EARLY) -> None:
     """Every kernel is there, fits and does not spill."""
-    named = {each.name: each.lanes[0].function for each in kernels(family, precision)}
+    named = {each.name: each.sections[0].function for each in kernels(family, precision)}
     bounds = precision if compiler >= EARLY else "float64"
     assert set(found) == set(named)
     for name, needs in found.items():
@@ -186,7 +186,7 @@ def test_what_a_compiler_does_not_know_becomes_ptx_of_the_next_older(
 @needs_cases
 @pytest.mark.slow
 def test_bodies_of_all_families_fit_into_one_kernel(nvrtc) -> None:
-    together = Kernel(tuple(kernels(family, "float32")[0].lanes[0] for family in FAMILIES))
+    together = Kernel(tuple(kernels(family, "float32")[0].sections[0] for family in FAMILIES))
     assert set(compile_source(unit([together]), 90).resources) == {together.name}
 
 

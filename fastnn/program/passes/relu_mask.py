@@ -1,7 +1,7 @@
 """Masks: layers with ReLU that keep one bit an element for their backward pass, instead of reading their output again.
 
 cuBLASLt then does the derivative together with the product that makes dx, and may take the gradient of the bias with it.
-Which of the ways is taken is for an engine to say.
+Which of the variants is taken is for an engine to say.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Variant = Mapping[Call, Call]
 def choose_relu_masks(program: Program, choose: Callable[[Sequence[Variant]], Variant]) -> Program:
     """The program with one of the `alternatives` for each layer that has some."""
     replaced: dict[Call, Call] = {}
-    for ways in alternatives(program):
-        replaced |= choose(ways)
+    for variants in alternatives(program):
+        replaced |= choose(variants)
     return program.with_calls(replaced.get(call, call) for call in program.calls)
 
 
@@ -39,18 +39,18 @@ def alternatives(program: Program) -> Iterator[list[Variant]]:
         mask = Symbol(y.trace, (rows, mask_pitch(columns)), "uint8")
         dz, w, _, dx = backward.operands
         kept = Call("dense_with_mask", (*forward.operands, mask))
-        ways: list[Variant] = [{forward: forward, backward: backward}]
+        variants: list[Variant] = [{forward: forward, backward: backward}]
         alone = {forward: kept, backward: Call("dense_backward_input_with_mask", (dz, w, mask, dx))}
         weight = _only(c for c in program.calls if c.kernel == "dense_backward_weight" and c.inputs[1] is dx)
         if weight is not None:
             x, _, dw, db = weight.operands
-            ways[0] = {**ways[0], weight: weight}
+            variants[0] = {**variants[0], weight: weight}
             if _is_free(db, program.calls[program.calls.index(backward) : program.calls.index(weight)]):
                 summed = Call("dense_backward_input_with_mask", (dz, w, mask, dx, db))
                 product = Call("matmul", (x, dx, dw), {"transpose_a": True, "transpose_b": False})
-                ways.append({forward: kept, backward: summed, weight: product})
+                variants.append({forward: kept, backward: summed, weight: product})
             alone[weight] = weight
-        yield [*ways, alone]
+        yield [*variants, alone]
 
 
 def _only(calls: Iterator[Call]) -> Call | None:

@@ -1,4 +1,4 @@
-"""Choices by timing: the fastest way to compute a product on one GPU, found once and kept on disk.
+"""Choices by timing: the fastest variant of a product on one GPU, found once and kept on disk.
 
 cuBLASLt's algorithms, with an epilogue and with bodies of ours behind the plain product, and our own bodies where the product
 is small compete on operands of the call's own shapes, types and alignment. What is found holds for one name of a GPU, version
@@ -27,7 +27,7 @@ import numpy as np
 from fastnn_kernels.caching import cache_folder
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cuda.cublaslt import Algorithm, CublasError
-from fastnn_kernels.cuda.families.dense import CHOICE_VERSION, key, ways
+from fastnn_kernels.cuda.families.dense import CHOICE_VERSION, key, list_variants
 from fastnn_kernels.cuda.lowering import ALIGNMENT, request
 from fastnn_kernels.cuda.player import PlacedCall, Player
 from fastnn_kernels.cuda.runtime import CudaOutOfMemory, Memory, Runtime
@@ -51,7 +51,7 @@ PATTERN = 2**18
 
 
 class _Kept(msgspec.Struct, forbid_unknown_fields=True):
-    """A choice on disk: one of the two ways, and seconds."""
+    """A choice on disk: one of the two kinds, and seconds."""
 
     seconds: float
     library: Library | None = None
@@ -78,7 +78,7 @@ class Choices:
         self.entries: dict[str, Choice] = self._read()
 
     def tune(self, calls: Iterable[PlacedCall], precision: str) -> None:
-        """Find the fastest way for each of these calls of products for which that has not been done.
+        """Find the fastest variant for each of these calls of products for which that has not been done.
 
         A call for whose operands the GPU has no room is left to the rule. `precision`: of products of float32.
         """
@@ -90,7 +90,7 @@ class Choices:
                 name = key(requested)
                 if name in self.entries or name in new:
                     continue
-                candidates = ways(requested, functools.partial(self.runtime.algorithms, count=ALGORITHMS))
+                candidates = list_variants(requested, functools.partial(self.runtime.algorithms, count=ALGORITHMS))
                 with contextlib.suppress(CudaOutOfMemory):
                     choice = self._fastest(call, name, candidates, precision)
                     if choice is not None:
@@ -100,14 +100,14 @@ class Choices:
                 self._write()
 
     def _fastest(self, call: PlacedCall, name: str, candidates: Sequence[Variant], precision: str) -> Choice | None:
-        """The fastest way of a call; None where none of them runs."""
+        """The fastest variant of a call; None where none of them runs."""
         runtime = self.runtime
         offsets = [offset % ALIGNMENT for offset in call.offsets]
         memory = [allocate_filled(runtime, operand, offset) for operand, offset in zip(call.operands, offsets, strict=True)]
         alone = replace(call, places=tuple(Place(str(index), offset) for index, offset in enumerate(offsets)))
         runners: list[tuple[Variant, Any, Player]] = []
-        for way in candidates:
-            player = Player(runtime, [alone], precision, choices={name: Choice(way, 0.0)})
+        for variant in candidates:
+            player = Player(runtime, [alone], precision, choices={name: Choice(variant, 0.0)})
             for index, each in enumerate(memory):
                 player.bind(str(index), each.address)
             nodes = player.nodes(1)
@@ -115,7 +115,7 @@ class Choices:
                 runtime.prepare(nodes)
                 for node in nodes:
                     runtime.run(node, runtime.stream)
-                runners.append((way, runtime.capture(nodes * REPEATS), player))
+                runners.append((variant, runtime.capture(nodes * REPEATS), player))
         if not runners:
             return None
         first = [self._seconds(graph) for _, graph, _ in runners]
@@ -154,15 +154,15 @@ class Choices:
             raise ValueError("it was made for another GPU or version")
         entries = {}
         for name, kept in file.choices.items():
-            way = kept.library or kept.bodies
-            fits = way is not None and (kept.library is None or kept.bodies is None) and 0 < kept.seconds < math.inf
-            if isinstance(way, Library):
-                fits &= len(way.algorithm) == ctypes.sizeof(Algorithm)
-            elif isinstance(way, Own):
-                fits &= 1 <= way.splits <= 2**10
-            if way is None or not fits:
+            variant = kept.library or kept.bodies
+            fits = variant is not None and (kept.library is None or kept.bodies is None) and 0 < kept.seconds < math.inf
+            if isinstance(variant, Library):
+                fits &= len(variant.algorithm) == ctypes.sizeof(Algorithm)
+            elif isinstance(variant, Own):
+                fits &= 1 <= variant.splits <= 2**10
+            if variant is None or not fits:
                 raise ValueError(f"there is no such choice for {name}")
-            entries[name] = Choice(way, kept.seconds)
+            entries[name] = Choice(variant, kept.seconds)
         return entries
 
     def _write(self) -> None:
@@ -171,8 +171,8 @@ class Choices:
             return
         kept = {}
         for name, choice in sorted(self.entries.items()):
-            way = choice.way
-            library, bodies = (way, None) if isinstance(way, Library) else (None, way)
+            variant = choice.variant
+            library, bodies = (variant, None) if isinstance(variant, Library) else (None, variant)
             kept[name] = _Kept(choice.seconds, library, bodies)
         content = msgspec.json.format(msgspec.json.encode(_File(*self._made_for, kept)))
         try:

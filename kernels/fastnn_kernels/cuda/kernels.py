@@ -1,7 +1,7 @@
 """Kernels made of bodies: the text that NVRTC compiles.
 
-A kernel is a row of *lanes*, bodies that do not depend on each other; its blocks are dealt out to the lanes in order. Its
-arguments are, for every lane, the number of its blocks and then the body's own. The text depends on functions and types
+A kernel is a row of *sections*, bodies that do not depend on each other; its blocks are dealt out to the sections in order. Its
+arguments are, for every section, the number of its blocks and then the body's own. The text depends on functions and types
 only, not on sizes: programs for other numbers of rows share what was compiled.
 """
 
@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Lane:
+class Section:
     """A body without its sizes: what decides the text of a kernel."""
 
     family: str
@@ -32,21 +32,21 @@ class Lane:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A row of lanes that become one kernel."""
+    """A row of sections that become one kernel."""
 
-    lanes: tuple[Lane, ...]
+    sections: tuple[Section, ...]
 
     @property
     def name(self) -> str:
-        """A readable name that no other row of lanes has."""
-        digest = hashlib.sha256(repr(self.lanes).encode()).hexdigest()[:12]
-        readable = "_".join(re.match(r"\w+", lane.function)[0] for lane in self.lanes)[:60]  # type: ignore[index]
+        """A readable name that no other row of sections has."""
+        digest = hashlib.sha256(repr(self.sections).encode()).hexdigest()[:12]
+        readable = "_".join(re.match(r"\w+", section.function)[0] for section in self.sections)[:60]  # type: ignore[index]
         return f"{readable}_{digest}"
 
     @property
     def types(self) -> tuple[str, ...]:
         """Declared types of all its arguments."""
-        return tuple(type for lane in self.lanes for type in ("i64", *lane.types))
+        return tuple(type for section in self.sections for type in ("i64", *section.types))
 
     def text(self) -> str:
         """The definition of the kernel."""
@@ -57,30 +57,30 @@ class Kernel:
             "  i64 block = blockIdx.x;",
         ]
         first = 0
-        for lane in self.lanes:
-            arguments = "".join(f", a{first + 1 + index}" for index in range(len(lane.types)))
-            lines.append(f"  if (block < a{first}) return {lane.function}(Grid{{block, a{first}, shared}}{arguments});")
+        for section in self.sections:
+            arguments = "".join(f", a{first + 1 + index}" for index in range(len(section.types)))
+            lines.append(f"  if (block < a{first}) return {section.function}(Grid{{block, a{first}, shared}}{arguments});")
             lines.append(f"  block -= a{first};")
-            first += 1 + len(lane.types)
+            first += 1 + len(section.types)
         return "\n".join([*lines, "}", ""])
 
 
-def lane(body: Body) -> Lane:
-    return Lane(body.family, body.function, tuple(argument.c_type for argument in body.arguments), body.source)
+def section(body: Body) -> Section:
+    return Section(body.family, body.function, tuple(argument.c_type for argument in body.arguments), body.source)
 
 
 def kernel(bodies: Iterable[Body]) -> Kernel:
     """The kernel in which these bodies run side by side."""
-    return Kernel(tuple(lane(body) for body in bodies))
+    return Kernel(tuple(section(body) for body in bodies))
 
 
 def unit(kernels: Sequence[Kernel]) -> str:
     """The whole text of some kernels: what their families include and what was written for them, then the kernels."""
-    families = dict.fromkeys(lane.family for kernel in kernels for lane in kernel.lanes)
+    families = dict.fromkeys(section.family for kernel in kernels for section in kernel.sections)
     seen: set[str] = set()
     parts = [_resolve_includes("common.cuh", seen)]
     parts += [_resolve_includes(f"{family}.cu", seen) for family in families]
-    parts += dict.fromkeys(lane.source for kernel in kernels for lane in kernel.lanes if lane.source)
+    parts += dict.fromkeys(section.source for kernel in kernels for section in kernel.sections if section.source)
     parts += dict.fromkeys(kernel.text() for kernel in kernels)
     return "\n".join(parts)
 

@@ -30,7 +30,7 @@ Variant = Library | Own
 
 @dataclass(frozen=True)
 class Choice:
-    """The way that was found fastest, and the seconds that it takes."""
+    """The variant that was found fastest, and the seconds that it takes."""
 
-    way: Variant
+    variant: Variant
     seconds: float

@@ -26,18 +26,18 @@ template <class F, class S> struct Converted<F, S, i64> {
   static __device__ __forceinline__ i64 of(S x, F) { return x; }
 };
 
-// y[b] = the elements x of source[order[b]] as of(x, column), for rows of `width` elements. `lanes` threads, a power of two up
+// y[b] = the elements x of source[order[b]] as of(x, column), for rows of `width` elements. `threads_per_row` threads, a power of two up
 // to THREADS, share a row; N, which divides the width, elements are moved at once.
 template <int N, class S, class Y, class Of>
-__device__ __forceinline__ void gather(Grid grid, const S* source, const i64* order, Y* y, i64 rows, i64 width, i64 lanes,
+__device__ __forceinline__ void gather(Grid grid, const S* source, const i64* order, Y* y, i64 rows, i64 width, i64 threads_per_row,
                                        const Of& of) {
-  const int each = THREADS / (int)lanes;  // rows of a block
-  const int column = threadIdx.x % (int)lanes * N;
+  const int each = THREADS / (int)threads_per_row;  // rows of a block
+  const int column = threadIdx.x % (int)threads_per_row * N;
   const bool aligned = is_aligned(source, N * sizeof(S)) && is_aligned(y, N * sizeof(Y));
-  for (i64 row = grid.block * each + threadIdx.x / (int)lanes; row < rows; row += grid.blocks * each) {
+  for (i64 row = grid.block * each + threadIdx.x / (int)threads_per_row; row < rows; row += grid.blocks * each) {
     const S* from = source + order[row] * width;
     Y* to = y + row * width;
-    for (i64 j = column; j < width; j += lanes * N) {
+    for (i64 j = column; j < width; j += threads_per_row * N) {
       Pack<S, N> pack = load_pack<N>(from + j, N, aligned);
       Pack<Y, N> gathered;
       for (int e = 0; e < N; e++) gathered.at[e] = of(pack.at[e], j + e);
@@ -49,16 +49,16 @@ __device__ __forceinline__ void gather(Grid grid, const S* source, const i64* or
 // y[b] = source[order[position + b]] * scale.
 template <class F, int N, class S, class Y>
 __device__ void gather_rows(Grid grid, const S* source, const i64* order, const i64* position, i64 ahead, Y* y, i64 rows,
-                            i64 width, i64 lanes, F scale) {
-  gather<N>(grid, source, order + *position + ahead, y, rows, width, lanes,
+                            i64 width, i64 threads_per_row, F scale) {
+  gather<N>(grid, source, order + *position + ahead, y, rows, width, threads_per_row,
             [=](S x, i64) { return Converted<F, S, Y>::of(x, scale); });
 }
 
 // y[b] = (source[order[position + b]] * scale - offset) * factor, computed in F, which is double.
 template <class F, int N, class S, class Y>
 __device__ void gather_standardized(Grid grid, const S* source, const i64* order, const i64* position, i64 ahead,
-                                    const F* offset, const F* factor, Y* y, i64 rows, i64 width, i64 lanes, F scale) {
-  gather<N>(grid, source, order + *position + ahead, y, rows, width, lanes,
+                                    const F* offset, const F* factor, Y* y, i64 rows, i64 width, i64 threads_per_row, F scale) {
+  gather<N>(grid, source, order + *position + ahead, y, rows, width, threads_per_row,
             [=](S x, i64 j) { return Y((F(x) * scale - offset[j]) * factor[j]); });
 }
 

@@ -42,11 +42,11 @@ def _gather(call: Request, *maps: Pointer) -> Body:
     y = call.operands["y"]
     rows, width = y.shape[0], math.prod(y.shape[1:])
     pack = math.gcd(width, VECTOR // y.dtype.itemsize)
-    lanes = min(THREADS, 1 << max(0, width // pack - 1).bit_length())
+    threads_per_row = min(THREADS, 1 << max(0, width // pack - 1).bit_length())
     return call.body(
         call.name, call["source"], call["order"], call["position"], call.ahead("position", unit=rows), *maps, call["y"],
-        rows, width, lanes, float(call.attributes["scale"]),
-        blocks=spread(rows * lanes, call.device, each=1), template=(str(pack),),
+        rows, width, threads_per_row, float(call.attributes["scale"]),
+        blocks=spread(rows * threads_per_row, call.device, each=1), template=(str(pack),),
     )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ fast enough for a pass over the result to count. Not float32, whose bits stay th
 
 @dataclass(frozen=True)
 class Tile:
-    """A way of cutting a product, see dense.cu: tiles of `rows` x `columns`, `depth` of the inner axis staged at a time."""
+    """How a product is cut, see dense.cu: tiles of `rows` x `columns`, `depth` of the inner axis staged at a time."""
 
     rows: int
     columns: int
@@ -116,13 +116,13 @@ def cut(rows: int, columns: int, inner: int, itemsize: int) -> Cut:
 
 def _best_cut(among: Sequence[Tile], rows: int, columns: int, inner: int) -> Cut:
     """The best of these tiles. Only a result with fewer tiles than there are multiprocessors is split."""
-    ways = [
+    cuts = [
         (tile, 1 << exponent)
         for tile in among
         for exponent in range(10)
         if not exponent or (inner >> exponent >= LEAST_SPLIT and tiles(tile, rows, columns) < MULTIPROCESSORS)
     ]
-    tile, splits = min(ways, key=lambda way: cycles(way[0], way[1], rows, columns, inner))
+    tile, splits = min(cuts, key=lambda cut: cycles(cut[0], cut[1], rows, columns, inner))
     return divide(tile, splits, rows, columns, inner)
 
 
@@ -206,15 +206,15 @@ def key(call: Request) -> str:
     return " ".join((call.name, *operands, *aligned, *attributes, precision(call)))
 
 
-def ways(call: Request, algorithms: Callable[[Product], Sequence[bytes]]) -> list[Variant]:
-    """All ways to compute a call that are worth timing; `algorithms`: that cuBLASLt has for a product that it supports."""
+def list_variants(call: Request, algorithms: Callable[[Product], Sequence[bytes]]) -> list[Variant]:
+    """All variants of a call that are worth timing; `algorithms`: that cuBLASLt has for a product that it supports."""
     of, variants = sizes(call), list[Variant]()
     for product in filter(call.device.supports, products(call)):
         named = algorithms(product)
         variants += [Library(product.epilogue, name, rank, len(named)) for rank, name in enumerate(named, 1)]
     if not variants or math.prod(of.numbers) <= TIMED_UP_TO * OWN_UP_TO[precision(call)]:
         cuts = (_best_cut([tile], *of.numbers) for tile in TILES[_itemsize(call)])
-        variants += [Own(way.tile.rows, way.tile.columns, way.splits) for way in cuts]
+        variants += [Own(cut.tile.rows, cut.tile.columns, cut.splits) for cut in cuts]
     return variants
 
 
@@ -222,15 +222,15 @@ def choose(call: Request) -> Product | Cut:
     """How a call is computed: as was found fastest, else by the rule. Says so in `call.note`."""
     of, known = sizes(call), {product.epilogue: product for product in products(call)}
     choice = call.device.choices.get(key(call))
-    way = choice.way if choice else None
-    if isinstance(way, Library) and way.epilogue in known and call.device.supports(known[way.epilogue]):
-        rank = f", algorithm {way.rank} of {way.count}" if way.rank else ""
-        call.note = f"{_by_library(way.epilogue)}{rank} (tuned)"
-        return replace(known[way.epilogue], algorithm=way.algorithm)
-    if isinstance(way, Own):
+    variant = choice.variant if choice else None
+    if isinstance(variant, Library) and variant.epilogue in known and call.device.supports(known[variant.epilogue]):
+        rank = f", algorithm {variant.rank} of {variant.count}" if variant.rank else ""
+        call.note = f"{_by_library(variant.epilogue)}{rank} (tuned)"
+        return replace(known[variant.epilogue], algorithm=variant.algorithm)
+    if isinstance(variant, Own):
         for tile in TILES[_itemsize(call)]:
-            if (tile.rows, tile.columns) == (way.rows, way.columns):
-                own_cut = divide(tile, way.splits, *of.numbers)
+            if (tile.rows, tile.columns) == (variant.rows, variant.columns):
+                own_cut = divide(tile, variant.splits, *of.numbers)
                 call.note = f"{_by_us(own_cut)} (tuned)"
                 return own_cut
     if math.prod(of.numbers) > OWN_UP_TO[precision(call)]:
@@ -246,8 +246,8 @@ def _by_library(epilogue: str) -> str:
     return "cuBLASLt" if epilogue == "none" else f"cuBLASLt, {epilogue}"
 
 
-def _by_us(way: Cut) -> str:
-    return f"own {way.tile.rows}x{way.tile.columns}" + (f" in {way.splits} parts" if way.splits > 1 else "")
+def _by_us(cut: Cut) -> str:
+    return f"own {cut.tile.rows}x{cut.tile.columns}" + (f" in {cut.splits} parts" if cut.splits > 1 else "")
 
 
 def _itemsize(call: Request) -> int:
@@ -257,47 +257,47 @@ def _itemsize(call: Request) -> int:
 
 def is_all_of(call: Request) -> bool:
     """Whether cuBLASLt's kernel does all of a call that has a mask, so that no pass over the result is left."""
-    way = choose(call)
-    return isinstance(way, Product) and bool(way.mask) and ("db" not in call.operands or bool(way.bias))
+    product = choose(call)
+    return isinstance(product, Product) and bool(product.mask) and ("db" not in call.operands or bool(product.bias))
 
 
 # --- lowerings ----------------------------------------------------------------------------------------------------------
 
 
-def parts(call: Request, of: Sizes, way: Cut, *sums: Pointer) -> tuple[Body, Pointer]:
+def parts(call: Request, of: Sizes, cut: Cut, *sums: Pointer) -> tuple[Body, Pointer]:
     """A body that computes every split of a product, and where it leaves them; with `sums`, those of the rows of b as well."""
-    scratch = call.temporary(way.splits * of.rows * of.columns)
+    scratch = call.temporary(cut.splits * of.rows * of.columns)
     flags = () if sums else (_flag(of.transpose_a), _flag(of.transpose_b))
     body = call.body(
         "product_and_sum_parts" if sums else "product_parts",
-        call[of.a], call[of.b], scratch, *sums, *of.numbers, way.splits, way.length,
-        blocks=way.blocks, shared=way.tile.shared, template=(*way.tile.template, *flags),
+        call[of.a], call[of.b], scratch, *sums, *of.numbers, cut.splits, cut.length,
+        blocks=cut.blocks, shared=cut.tile.shared, template=(*cut.tile.template, *flags),
     )  # fmt: skip
     return body, reading(scratch)
 
 
-def bare(call: Request, of: Sizes, way: Product | Cut) -> tuple[Work, Pointer, int]:
+def bare(call: Request, of: Sizes, choice: Product | Cut) -> tuple[Work, Pointer, int]:
     """The product alone, where it is left, and in how many parts: in the result itself where cuBLASLt computes it."""
-    if isinstance(way, Product):
-        return way, reading(call[of.c]), 1
-    return *parts(call, of, way), way.splits
+    if isinstance(choice, Product):
+        return choice, reading(call[of.c]), 1
+    return *parts(call, of, choice), choice.splits
 
 
 def sum_of_rows(call: Request, z: Pointer, total: Pointer, rows: int, columns: int) -> Iterator[Work]:
     """total (columns,) = sum of z (rows, columns) over its rows: the part of a weight gradient without rows that makes db."""
-    way = cut(0, columns, rows, _itemsize(call))
-    if way.splits == 1:
+    choice = cut(0, columns, rows, _itemsize(call))
+    if choice.splits == 1:
         yield call.body(
             "dense_backward_weight", z, z, total, total, 0, columns, rows,
-            blocks=way.blocks, shared=way.tile.shared, template=way.tile.template,
+            blocks=choice.blocks, shared=choice.tile.shared, template=choice.tile.template,
         )  # fmt: skip
         return
-    sums = call.temporary(way.splits * columns)
+    sums = call.temporary(choice.splits * columns)
     yield call.body(
-        "product_and_sum_parts", z, z, sums, sums, 0, columns, rows, way.splits, way.length,
-        blocks=way.blocks, shared=way.tile.shared, template=way.tile.template,
+        "product_and_sum_parts", z, z, sums, sums, 0, columns, rows, choice.splits, choice.length,
+        blocks=choice.blocks, shared=choice.tile.shared, template=choice.tile.template,
     )  # fmt: skip
-    yield call.body("add_product", reading(sums), total, way.splits, columns, blocks=spread(columns, call.device, 1))
+    yield call.body("add_product", reading(sums), total, choice.splits, columns, blocks=spread(columns, call.device, 1))
 
 
 def _flag(value: bool) -> str:
@@ -311,40 +311,40 @@ def _function(call: Request) -> tuple[str, float]:
 
 @lowering("matmul", family="dense")
 def matmul(call: Request) -> Iterable[Work]:
-    of, way = sizes(call), choose(call)
-    if isinstance(way, Cut) and way.splits == 1:
+    of, choice = sizes(call), choose(call)
+    if isinstance(choice, Cut) and choice.splits == 1:
         yield call.body(
-            "matmul", call["a"], call["b"], call["c"], *of.numbers, blocks=way.blocks, shared=way.tile.shared,
-            template=(*way.tile.template, _flag(of.transpose_a), _flag(of.transpose_b)),
+            "matmul", call["a"], call["b"], call["c"], *of.numbers, blocks=choice.blocks, shared=choice.tile.shared,
+            template=(*choice.tile.template, _flag(of.transpose_a), _flag(of.transpose_b)),
         )  # fmt: skip
         return
-    work, sums, splits = bare(call, of, way)
+    work, sums, splits = bare(call, of, choice)
     yield work
-    if isinstance(way, Cut):
+    if isinstance(choice, Cut):
         size = call.size("c")
         yield call.body("add_product", sums, call["c"], splits, size, blocks=spread(size, call.device, 1))
 
 
 @lowering("dense", "dense_with_mask", family="dense")
 def dense(call: Request) -> Iterable[Work]:
-    of, way = sizes(call), choose(call)
+    of, choice = sizes(call), choose(call)
     with_mask = call.name == "dense_with_mask"
     function, alpha = ("relu_function", 0.0) if with_mask else _function(call)
-    if isinstance(way, Cut) and way.splits == 1:
+    if isinstance(choice, Cut) and choice.splits == 1:
         yield call.body(
             "dense", call["x"], call["w"], call["b"], call["y"], *of.numbers, alpha,
-            blocks=way.blocks, shared=way.tile.shared, template=(*way.tile.template, function),
+            blocks=choice.blocks, shared=choice.tile.shared, template=(*choice.tile.template, function),
         )  # fmt: skip
-    elif isinstance(way, Product) and way.epilogue != "none":
-        yield way
+    elif isinstance(choice, Product) and choice.epilogue != "none":
+        yield choice
     else:
-        work, sums, splits = bare(call, of, way)
+        work, sums, splits = bare(call, of, choice)
         yield work
         yield call.body(
             "add_dense", sums, call["b"], call["y"], splits, of.rows, of.columns, alpha,
             blocks=spread(call.size("y"), call.device, 1), template=(function,),
         )  # fmt: skip
-    if with_mask and not (isinstance(way, Product) and way.mask):
+    if with_mask and not (isinstance(choice, Product) and choice.mask):
         yield call.body(
             "mask_of", reading(call["y"]), call["mask"], of.rows, of.columns, call.shape("mask")[1],
             blocks=spread(call.size("mask"), call.device, 1),
@@ -353,17 +353,17 @@ def dense(call: Request) -> Iterable[Work]:
 
 @lowering("dense_backward_input", family="dense")
 def dense_backward_input(call: Request) -> Iterable[Work]:
-    of, way = sizes(call), choose(call)
+    of, choice = sizes(call), choose(call)
     function, alpha = _function(call)
-    if isinstance(way, Cut) and way.splits == 1:
+    if isinstance(choice, Cut) and choice.splits == 1:
         yield call.body(
             "dense_backward_input", call["dz"], call["w"], call["y"], call["dx"], *of.numbers, alpha,
-            blocks=way.blocks, shared=way.tile.shared, template=(*way.tile.template, function),
+            blocks=choice.blocks, shared=choice.tile.shared, template=(*choice.tile.template, function),
         )  # fmt: skip
         return
-    work, sums, splits = bare(call, of, way)
+    work, sums, splits = bare(call, of, choice)
     yield work
-    if isinstance(way, Cut) or function != "none_function":
+    if isinstance(choice, Cut) or function != "none_function":
         size = call.size("dx")
         yield call.body(
             "add_backward_input", sums, call["y"], call["dx"], splits, size, alpha,
@@ -373,39 +373,39 @@ def dense_backward_input(call: Request) -> Iterable[Work]:
 
 @lowering("dense_backward_input_with_mask", family="dense")
 def dense_backward_input_with_mask(call: Request) -> Iterable[Work]:
-    of, way = sizes(call), choose(call)
-    if isinstance(way, Product) and way.mask:
-        yield way
+    of, choice = sizes(call), choose(call)
+    if isinstance(choice, Product) and choice.mask:
+        yield choice
     else:
-        work, sums, splits = bare(call, of, way)
+        work, sums, splits = bare(call, of, choice)
         yield work
         yield call.body(
             "add_masked", sums, call["mask"], call["dx"], splits, of.rows, of.columns, call.shape("mask")[1],
             blocks=spread(call.size("dx"), call.device, 1),
         )  # fmt: skip
-    if "db" in call.operands and not (isinstance(way, Product) and way.bias):
+    if "db" in call.operands and not (isinstance(choice, Product) and choice.bias):
         yield from sum_of_rows(call, reading(call["dx"]), call["db"], of.rows, of.columns)
 
 
 @lowering("dense_backward_weight", family="dense")
 def dense_backward_weight(call: Request) -> Iterable[Work]:
-    of, way = sizes(call), choose(call)
-    if isinstance(way, Product):
-        yield way
-        if not way.bias:
+    of, choice = sizes(call), choose(call)
+    if isinstance(choice, Product):
+        yield choice
+        if not choice.bias:
             yield from sum_of_rows(call, call["dz"], call["db"], of.inner, of.columns)
         return
-    if way.splits == 1:
+    if choice.splits == 1:
         yield call.body(
             "dense_backward_weight", call["x"], call["dz"], call["dw"], call["db"], *of.numbers,
-            blocks=way.blocks, shared=way.tile.shared, template=way.tile.template,
+            blocks=choice.blocks, shared=choice.tile.shared, template=choice.tile.template,
         )  # fmt: skip
         return
-    sums = call.temporary(way.splits * of.columns)
-    body, scratch = parts(call, of, way, sums)
+    sums = call.temporary(choice.splits * of.columns)
+    body, scratch = parts(call, of, choice, sums)
     yield body
     size = call.size("dw")
     yield call.body(
-        "add_backward_weight", scratch, reading(sums), call["dw"], call["db"], way.splits, size, of.columns,
+        "add_backward_weight", scratch, reading(sums), call["dw"], call["db"], choice.splits, size, of.columns,
         blocks=spread(size, call.device, 1),
     )  # fmt: skip

@@ -48,7 +48,7 @@ def split(outer: int, length: int, inner: int) -> Split:
 
 @lowering("sum", "mean", "max", family="reductions")
 def reduction(call: Request) -> Iterable[Work]:
-    """One stretch of reduced axes after another, the innermost first; a long one in pieces, which are then reduced likewise."""
+    """One segment of reduced axes after another, the innermost first; a long one in pieces, which are then reduced likewise."""
     axis, outputs = call.attributes["axis"], call.size("y")
     count = math.prod(call.shape("x")[i] for i in axis)
     groups = [(reduced, size) for reduced, size, _ in grouped_axes(call.shape("x"), axis)]
