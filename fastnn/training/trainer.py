@@ -40,6 +40,7 @@ from fastnn.training.evaluation import check_measures, evaluate_metrics, loss_an
 from fastnn.training.history import History
 from fastnn.training.interrupts import Interrupts
 from fastnn.training.options import ALL, AUTO, FitOptions, as_callbacks, as_optimizer, check_options
+from fastnn_kernels.contract import AVERAGE
 
 BACKUP_SECONDS = 2.0
 """How often the host fetches the model from a GPU, which may be lost."""
@@ -576,14 +577,21 @@ class Trainer:
     # --- the program and its storage --------------------------------------------------------------------------------
 
     def _start_optimizer(self) -> None:
-        """The optimizer's state: resumed if the class is the same, else started from scratch."""
+        """The optimizer's state: resumed if the class is the same, else started from scratch.
+
+        The average of the parameters starts from those before the first step, which may have been set since the state was made.
+        """
         state, optimizer = self.model.state, self.optimizer
         kept, name = state.optimizer, type(optimizer).__name__
         if kept is not None and kept.optimizer != name:
             warn(f"the optimizer state of {kept.optimizer} cannot be used by {name}; starting from a fresh state")
             kept = None
-        if kept is None or set(kept.slots) != set(optimizer.slots):
-            updates, slots = (0, {}) if kept is None else (kept.updates, kept.slots)
+        updates, slots = (0, set()) if kept is None else (kept.updates, set(kept.slots))
+        if not updates:
+            slots.discard(AVERAGE)
+        if AVERAGE in slots and AVERAGE not in optimizer.slots:
+            warn(f"{name} has no ema now; the average of the parameters is dropped")
+        if kept is None or slots != set(optimizer.slots):
             state.start_optimizer(name, optimizer.slots, updates, slots)
 
     def recipe(self, data: DataLayout | None = None) -> TrainingStep:

@@ -69,6 +69,7 @@ TASKS: dict[str, tuple[str, Any, Any]] = {
 OPTIMIZERS = [
     fastnn.SGD(0.1), fastnn.Momentum(0.05), fastnn.RMSprop(0.01), fastnn.AdamW(0.01),
     fastnn.Adam(fastnn.schedules.Cosine(0.02)), fastnn.Adam(0.01, clip_value=0.01), fastnn.NAdam(0.01),
+    fastnn.Adam(0.01, ema=0.9),
 ]  # fmt: skip
 
 
