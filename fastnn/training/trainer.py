@@ -587,12 +587,11 @@ class Trainer:
             warn(f"the optimizer state of {kept.optimizer} cannot be used by {name}; starting from a fresh state")
             kept = None
         updates, slots = (0, set()) if kept is None else (kept.updates, set(kept.slots))
-        if not updates:
-            slots.discard(AVERAGE)
-        if AVERAGE in slots and AVERAGE not in optimizer.slots:
+        usable, needed = slots if updates else slots - {AVERAGE}, set(optimizer.slots)
+        if AVERAGE in usable - needed:
             warn(f"{name} has no ema now; the average of the parameters is dropped")
-        if kept is None or slots != set(optimizer.slots):
-            state.start_optimizer(name, optimizer.slots, updates, slots)
+        if kept is None or not slots == usable == needed:
+            state.start_optimizer(name, optimizer.slots, updates, usable)
 
     def recipe(self, data: DataLayout | None = None) -> TrainingStep:
         """Of the step that this run plays, for examples such as `data`."""

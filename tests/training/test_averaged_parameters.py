@@ -263,6 +263,23 @@ def test_it_starts_from_the_weights_that_were_set_before_the_first_step() -> Non
     assert same(average_of(model), callback.average)
 
 
+def test_an_average_of_no_step_is_dropped_without_a_notice() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = trained(Adam(), trained(epochs=0))
+    assert set(model.optimizer_state or ()) == {"mean", "square"}
+    assert digest(model) == digest(trained(Adam()))
+
+
+def test_a_call_that_fails_leaves_model_and_average_as_they_were() -> None:
+    model = trained()
+    before = digest(model)
+    with pytest.raises(fastnn.errors.InputError):
+        model.fit(*blobs(classes=4), optimizer=Adam(), **OPTIONS)
+    assert digest(model) == before
+    assert digest(trained(model=model)) == digest(trained(epochs=4))
+
+
 def test_a_model_with_the_state_of_another_goes_on_like_it() -> None:
     model, other = trained(), trained(epochs=0)
     state = model.optimizer_state

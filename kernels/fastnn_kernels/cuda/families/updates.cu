@@ -49,8 +49,9 @@ template <class F, int N> struct States {
 
 // w = formula(now, state, w - rate * decay * w, g) with g the gradient, clipped and with penalties, for each parameter and its
 // `state`, an array of N, which the formula changes; the rate of `now` is that of the segment. Where the factor of the rate is
-// 0, w and state stay as they are, but for a last state that AVERAGES the parameters, which becomes w. Clipping that is off has `clip` infinite or `clip_norm` 0; then no bit is
-// changed and `norm` is not read. `low_precision_weights`, if it is not null, becomes a copy of the new parameters.
+// 0, w and state stay as they are, but for a last state that AVERAGES the parameters, which becomes w. Clipping that is off has
+// `clip` infinite or `clip_norm` 0; then no bit is changed and `norm` is not read. `low_precision_weights`, if it is not null,
+// becomes a copy of the new parameters.
 template <bool AVERAGES = false, class F, int N, class Formula, class G, class S = bf16>
 __device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> states, Formula formula, const G* gradient,
                                        const F* norm, const F* scalars, const i64* index, i64 ahead, const i64* starts,
