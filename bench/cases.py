@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -533,7 +533,11 @@ def shuffle(count: int) -> None:
     declare("shuffle", name(count), lambda rng, p: [np.array(3)], as_is(((count,), "int64")), 0, integer=True, key=KEY)
 
 
-UPDATERS = {made.kernel: made for made in (SGD(momentum=0.9), *map(by_name, NAMES))}
+UPDATERS = {
+    made.update_kernel: made
+    for plain in (SGD(momentum=0.9), *map(by_name, NAMES))
+    for made in (plain, replace(plain, ema=0.999))
+}
 """By update kernel, an optimizer that uses it."""
 
 

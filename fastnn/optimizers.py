@@ -7,6 +7,16 @@ Clipping comes first and in this order: `clip_value` limits each element of the 
 `clip_norm` then multiplies the whole gradient by min(1, clip_norm / norm), with the norm of all parameters' gradients
 together (Pascanu, Mikolov & Bengio 2013, section 3.2). None turns either off. The penalties are not clipped.
 
+`ema`, 0 < ema < 1, keeps the exponential moving average a of the parameters beside them: after each step
+
+    a = ema * a + (1 - ema) * w
+
+with the new w: about the last 1 / (1 - ema) steps count. a starts from the parameters before the first step, as in Keras
+(`use_ema=True, ema_momentum=ema`) and in PyTorch (`swa_utils.get_ema_multi_avg_fn(ema)`), and there is no bias correction.
+It is the slot `average` of `Sequential.optimizer_state`; `Sequential.averaged` makes a model of it. Another `ema` in the next
+`fit` continues it. The update kernel computes a + (1 - ema) * (w - a), so that the average of what does not move is exactly
+that; in frozen layers a = w. The steps have the same bits with and without it. None or 0: no average.
+
 Layers may multiply the learning rate by a factor (`learning_rate_factor`): rate is then the product, the weight decay of AdamW
 included. Frozen layers have no gradient, neither in the norm nor in the state.
 
@@ -28,7 +38,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastnn.configurations import Configuration, check_names, number, set_number, set_numbers, set_switch
 from fastnn.errors import InputError, nearest
-from fastnn_kernels.contract import SCALARS, UPDATES
+from fastnn_kernels.contract import SCALARS, UPDATES, with_average
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,13 +52,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Optimizer(Configuration):
-    """The base of all optimizers: a learning rate (a number or a schedule), clipping, and what a run asks of them."""
+    """The base of all optimizers: a learning rate (a number or a schedule), clipping, an average, and what a run asks."""
 
     types: ClassVar[dict[str, type[Configuration]]] = {}
 
     learning_rate: float | Schedule = 0.01
     clip_norm: float | None = field(default=None, kw_only=True)
     clip_value: float | None = field(default=None, kw_only=True)
+    ema: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         from fastnn.schedules import Schedule, as_schedule
@@ -59,17 +70,25 @@ class Optimizer(Configuration):
         for name in ("clip_norm", "clip_value"):
             if getattr(self, name) is not None:
                 set_number(self, name, above=0)
+        if self.ema is not None:
+            set_number(self, "ema", least=0, below=1)
+            object.__setattr__(self, "ema", self.ema or None)
         set_numbers(self)
 
     @property
     def kernel(self) -> str:
-        """The name of the update kernel."""
+        """The name of the update kernel that makes a step."""
         raise NotImplementedError
+
+    @property
+    def update_kernel(self) -> str:
+        """The name of the update kernel that a program calls: `kernel`, or with `ema` the one that averages as well."""
+        return self.kernel if self.ema is None else with_average(self.kernel)
 
     @property
     def slots(self) -> tuple[str, ...]:
         """The names of the arrays of state, each as large as the parameters."""
-        return UPDATES[self.kernel].slots
+        return UPDATES[self.update_kernel].slots
 
     @property
     def weight_decay(self) -> float:
@@ -78,7 +97,8 @@ class Optimizer(Configuration):
 
     def attributes(self) -> dict[str, float | bool]:
         """The attributes of the update kernel; 0.0 stands for no clipping."""
-        return {"clip_value": self.clip_value or 0.0, "clip_norm": self.clip_norm or 0.0, **self._numbers()}
+        average = {} if self.ema is None else {"ema": self.ema}
+        return {"clip_value": self.clip_value or 0.0, "clip_norm": self.clip_norm or 0.0, **self._numbers(), **average}
 
     def _numbers(self) -> dict[str, float | bool]:
         """The attributes of the kernel beside clipping: the fields that are called so."""

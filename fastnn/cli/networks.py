@@ -341,6 +341,13 @@ NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         metavar="VALUE",
         help="Clip each element of the gradient to this.",
     ),
+    option(
+        OPTIMIZER,
+        "--ema",
+        type=Number(0, 1, max_open=True),
+        metavar="D",
+        help="Average the parameters over the steps, a = D a + (1 - D) w; test and save the averages.",
+    ),
 )
 
 
@@ -371,6 +378,7 @@ class Network:
     schedule: str | None
     clip_norm: float | None
     clip_value: float | None
+    ema: float | None
     overrides: Mapping[str, float]
     """The numbers of the optimizer that are given, by option."""
 
@@ -420,7 +428,9 @@ class Network:
         except InputError as error:
             raise click.UsageError(f"--schedule: {error}") from error
         try:
-            return by_name(self.optimizer, learning_rate=rate, clip_norm=self.clip_norm, clip_value=self.clip_value, **fields)
+            return by_name(
+                self.optimizer, learning_rate=rate, clip_norm=self.clip_norm, clip_value=self.clip_value, ema=self.ema, **fields
+            )
         except InputError as error:
             raise click.UsageError(as_options(str(error))) from error
 
@@ -453,7 +463,7 @@ class Network:
         return " -> ".join([str(inputs), *hidden, str(outputs) if last == "identity" else f"{outputs} {last}"])
 
     def describe_training(self, loss: str) -> str:
-        numbers = {**self.overrides, **{name: getattr(self, name) for name in ("clip_norm", "clip_value")}}
+        numbers = {**self.overrides, **{name: getattr(self, name) for name in ("clip_norm", "clip_value", "ema")}}
         optimizer = [] if self.has_table else [f"learning rate {self.rate():g}"]
         optimizer += [self.schedule] if self.schedule else []
         optimizer += [f"{name.replace('_', ' ')} {value:g}" for name, value in numbers.items() if value is not None]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastnn.cli.tables import Record
     from fastnn.datasets import Dataset
     from fastnn.layers import Standardizer
+    from fastnn.optimizers import Optimizer
     from fastnn.sequential import Sequential
 
 STOPPING, FILES, DEVICE = "Stopping and going on", "Files", "Device"
@@ -196,6 +197,8 @@ def train(**values: Any) -> None:
     network = Network.of(values)
     options.check()
     optimizer = network.build_optimizer()
+    if optimizer.ema is not None and options.save_optimizer:
+        raise click.UsageError("--ema saves averages, to which no state of an optimizer belongs; keep states with --checkpoint")
     watchers = _Watchers.of(options)
     parts = _Parts.read(options, network.seed, network.loss)
     parts.check(options, network)
@@ -229,16 +232,22 @@ def train(**values: Any) -> None:
         if not model.counters.step:
             raise KeyboardInterrupt(" before the first step") from interrupt
         drawn = options.plot if watchers.record.history.get("loss") else None
-        _write(model, watchers.record.history, scaling, options, drawn)
+        _write(_result(model, optimizer), watchers.record.history, scaling, options, drawn)
         raise KeyboardInterrupt(_describe_interruption(model, options, drawn)) from interrupt
+    result, last = _result(model, optimizer), _last(history)
     if not options.quiet:
         _tell_end(history, watchers.stopping)
-    _write(model, history, scaling, options, options.plot)
+    if result is not model and parts.held_back is not None:
+        measures = result.evaluate(*parts.held_back, metrics=options.metrics)
+        last = {f"val_{name}": value for name, value in measures.items()}
+        if not options.quiet:
+            line("averages", ", ".join(f"{name} {value:.4f}" for name, value in last.items()))
+    _write(result, history, scaling, options, options.plot)
     if not options.quiet:
         options.tell_files()
-    _report(model, parts.dataset, options.metrics)
+    _report(result, parts.dataset, options.metrics)
     if options.quiet and parts.dataset.X_test is None:
-        _report_last(history, options.metrics)
+        _report_last(last, options.metrics)
 
 
 @dataclass(frozen=True)
@@ -553,6 +562,11 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if 10 <= value < 1e9 else f"{value:.2g}"
 
 
+def _result(model: Sequential, optimizer: Optimizer) -> Sequential:
+    """The network that a training is to leave: with `ema` the average of the parameters."""
+    return model if optimizer.ema is None else model.averaged()
+
+
 def _write(
     model: Sequential,
     history: Mapping[str, Sequence[float]],
@@ -620,12 +634,11 @@ def _last(history: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {name: values[-1] for name, values in history.items() if values and not math.isnan(values[-1])}
 
 
-def _report_last(history: Mapping[str, Sequence[float]], metrics: Sequence[str]) -> None:
-    """The last value that says most of a training without test data, and the metrics that were asked for."""
+def _report_last(last: Mapping[str, float], metrics: Sequence[str]) -> None:
+    """What says most of a training without test data, of what was measured `last`, and the metrics that were asked for."""
     from fastnn.cli.tables import TITLES
 
     order = ("val_accuracy", "val_r2", "val_loss", "accuracy", "loss")
-    last = _last(history)
     first = next((name for name in order if name in last), "")
     for name in dict.fromkeys((first, *(f"val_{metric}" for metric in metrics))):
         if name in last:

@@ -22,6 +22,7 @@ from fastnn.layers import Layer, Parameter, Statistic, final_activation
 from fastnn.losses import Loss, LossLike, as_loss
 from fastnn.network.layout import Layout, Network, lay_out
 from fastnn.network.state import Counters, OptimizerState, Snapshot, State, Trained
+from fastnn_kernels.contract import AVERAGE
 
 if TYPE_CHECKING:
     from fastnn.optimizers import Optimizer
@@ -134,6 +135,30 @@ class ModelState:
             self.layers, seed=self.seed if seed is None else seed, dtype=self.dtype, input_scale=self.input_scale
         )
         model.device = self.device
+        return model
+
+    def averaged(self) -> Self:
+        """A copy of the model with the moving average of its parameters in their place, to predict, to evaluate, to save.
+
+            model.fit(X, y, optimizer=fastnn.Adam(ema=0.999))
+            model.averaged().evaluate(X_test, y_test)
+
+        The average is the slot `average` of `optimizer_state`; see `fastnn.optimizers`. Running statistics of batch norm are
+        the model's current ones. The copy has no optimizer state: to train on as before, call `fit` of the model itself, which
+        has both. What `fit` measures on validation data, and what EarlyStopping goes by, is of the parameters themselves.
+
+        Raises NotReadyError where there is no average: before a `fit` with `ema`, and after one without.
+        """
+        self._host()
+        if self.state.optimizer is None or AVERAGE not in self.state.optimizer.slots:
+            raise NotReadyError(
+                "averaged: there is no average of the parameters; train with ema, as in optimizer=fastnn.Adam(ema=0.999)"
+            )
+        model = copy.deepcopy(self)
+        model.loss = self.loss
+        arrays = model.state.host()
+        np.copyto(arrays["parameters"], arrays[AVERAGE])
+        model.state.start_optimizer(None)
         return model
 
     def freeze(self, *layers: int) -> Self:

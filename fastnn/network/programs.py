@@ -63,7 +63,7 @@ class Update(NamedTuple):
     @classmethod
     def of(cls, optimizer: Optimizer) -> Update:
         """That of this optimizer; its learning rate is data of the program."""
-        return cls(optimizer.kernel, tuple(sorted(optimizer.attributes().items())))
+        return cls(optimizer.update_kernel, tuple(sorted(optimizer.attributes().items())))
 
 
 class Recipe(ABC):

@@ -19,6 +19,7 @@ import numpy as np
 from fastnn import arrays
 from fastnn.engines import Engine
 from fastnn.network.layout import Place
+from fastnn_kernels.contract import AVERAGE
 from fastnn_kernels.memory import aligned_copy, aligned_zeros
 
 Progress = tuple[int, int, int]
@@ -228,13 +229,17 @@ class State:
         self, optimizer: str | None, slots: Sequence[str] = (), updates: int = 0, kept: Collection[str] = ()
     ) -> dict[str, np.ndarray]:
         """Let the optimizer of this class keep arrays of these names from now on, and no others; returns them, to be changed on
-        the host. Those in `kept`, which must be there, stay as they are; the others are zeros.
+        the host. Those in `kept`, which must be there, stay as they are; the average of the parameters starts from them, the
+        others are zeros.
         """
         with self._lock:
             if self.optimizer is not None:
                 self._drop(*(name for name in self.optimizer.slots if name not in slots))
             size = self._host["parameters"].size
-            host = self.add(**{name: size for name in slots if name not in kept})
+            new = [name for name in slots if name not in kept]
+            host = self.add(**dict.fromkeys(new, size))
+            if AVERAGE in new:
+                np.copyto(host[AVERAGE], host["parameters"])
             slot_arrays = {name: host[name] for name in slots}
             self.optimizer = None if optimizer is None else OptimizerState(optimizer, slot_arrays, updates)
             return slot_arrays

@@ -67,14 +67,15 @@ def as_optimizer(optimizer: str | Optimizer | None) -> Optimizer:
         return by_name(optimizer)
     if not isinstance(optimizer, Optimizer):
         raise InputTypeError(f"optimizer: expected one such as fastnn.Adam(), got {type(optimizer).__name__}")
+    steps = [name for name, update in UPDATES.items() if not update.step]
     try:
-        known = optimizer.kernel in UPDATES
+        known = optimizer.kernel in steps
     except NotImplementedError:
         known = False
     if not known:
         raise InputError(
             f"optimizer: {type(optimizer).__name__} names no update kernel: derive it from a class such as fastnn.SGD, or let "
-            f"its property kernel return one of {', '.join(UPDATES)}"
+            f"its property kernel return one of {', '.join(steps)}"
         )
     return optimizer
 

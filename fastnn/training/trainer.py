@@ -40,6 +40,7 @@ from fastnn.training.evaluation import check_measures, evaluate_metrics, loss_an
 from fastnn.training.history import History
 from fastnn.training.interrupts import Interrupts
 from fastnn.training.options import ALL, AUTO, FitOptions, as_callbacks, as_optimizer, check_options
+from fastnn_kernels.contract import AVERAGE
 
 BACKUP_SECONDS = 2.0
 """How often the host fetches the model from a GPU, which may be lost."""
@@ -576,15 +577,21 @@ class Trainer:
     # --- the program and its storage --------------------------------------------------------------------------------
 
     def _start_optimizer(self) -> None:
-        """The optimizer's state: resumed if the class is the same, else started from scratch."""
+        """The optimizer's state: resumed if the class is the same, else started from scratch.
+
+        The average of the parameters starts from those before the first step, which may have been set since the state was made.
+        """
         state, optimizer = self.model.state, self.optimizer
         kept, name = state.optimizer, type(optimizer).__name__
         if kept is not None and kept.optimizer != name:
             warn(f"the optimizer state of {kept.optimizer} cannot be used by {name}; starting from a fresh state")
             kept = None
-        if kept is None or set(kept.slots) != set(optimizer.slots):
-            updates, slots = (0, {}) if kept is None else (kept.updates, kept.slots)
-            state.start_optimizer(name, optimizer.slots, updates, slots)
+        updates, slots = (0, set()) if kept is None else (kept.updates, set(kept.slots))
+        usable, needed = slots if updates else slots - {AVERAGE}, set(optimizer.slots)
+        if AVERAGE in usable - needed:
+            warn(f"{name} has no ema now; the average of the parameters is dropped")
+        if kept is None or not slots == usable == needed:
+            state.start_optimizer(name, optimizer.slots, updates, usable)
 
     def recipe(self, data: DataLayout | None = None) -> TrainingStep:
         """Of the step that this run plays, for examples such as `data`."""

@@ -133,15 +133,19 @@ CHAIN_INPUTS = 6
 @dataclass(frozen=True)
 class Update:
     """One optimizer: the `slots` it keeps, (P,) each, and from its attributes the numbers of its formula, in the order of the
-    compiled bodies. Numbers such as 1 - beta are computed in float64 here and rounded once to the dtype of the arena."""
+    compiled bodies. Numbers such as 1 - beta are computed in float64 here and rounded once to the dtype of the arena.
+
+    `step`: of an update that averages the parameters after each step, the update that makes the step; its last slot is AVERAGE.
+    """
 
     slots: tuple[str, ...]
     numbers: Callable[..., tuple[float, ...]]
+    step: str = ""
 
     @cached_property
     def attributes(self) -> tuple[str, ...]:
         """The names of its own attributes; all updates have `clip_value` and `clip_norm` as well."""
-        return tuple(inspect.signature(self.numbers).parameters)
+        return (*inspect.signature(self.numbers).parameters, *(("ema",) if self.step else ()))
 
 
 def _rmsprop_numbers(beta: float, epsilon: float, epsilon_inside: bool) -> tuple[float, ...]:
@@ -169,6 +173,17 @@ UPDATES: dict[str, Update] = {
     "lion": Update(("mean",), lambda beta1, beta2: (beta1, 1.0 - beta1, beta2, 1.0 - beta2)),
 }
 """The update kernels."""
+
+AVERAGE = "average"
+"""The slot of the moving average of the parameters. It starts from them, and every other slot from 0."""
+
+
+def with_average(name: str) -> str:
+    """The update that makes the step of this one, and then averages the parameters."""
+    return f"{name}_with_average"
+
+
+UPDATES |= {with_average(name): Update((*row.slots, AVERAGE), row.numbers, name) for name, row in UPDATES.items()}
 
 SCALARS = ("rate", "correction1", "correction2", "gradient_factor")
 """The columns of the table `scalars` of the update kernels: what changes from step to step."""
@@ -411,6 +426,8 @@ _declare("shuffle", "epoch", "order", attributes="key")
 #                      or / sqrt(s * correction2 + epsilon)
 #   nadam              m and s as in adam;
 #                      w -= rate * (gradient_factor * g + m * correction1) / (sqrt(s * correction2) + epsilon), or as in adam
+# NAME_with_average is NAME, and then a += (1 - ema) * (w - a) with the new w: a = ema * a + (1 - ema) * w, written so that the
+# average of what does not move is exactly that. Where the factor of the learning rate is 0, a = w.
 # The optional operand `low_precision_weights` (P,) bfloat16 becomes a copy of the new parameters.
 # Every update writes w after w -= rate * decay * w with the old w, decay being the third column of penalties.
 for _name, _update in UPDATES.items():

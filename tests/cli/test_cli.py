@@ -90,7 +90,7 @@ def test_the_same_seed_prints_the_same(clouds: Path) -> None:
         "--standardize --rate 0.01 --schedule warmup:length=3,then=cosine --initial he_uniform --clip-norm 1 --beta1 0.8",
         "--optimizer adamw --rate 0.05 --weight-decay 0.1 --epsilon 1e-6 --beta2 0.99 --batch-size all --class-weight 1=2",
         "--optimizer rmsprop --rate 0.1 --schedule staircase:factor=0.5,every=5 --beta2 0.95 --clip-value 5 --batch-size auto",
-        "--optimizer nadam --rate 0.05 --beta1 0.8 --momentum-decay 0.01",
+        "--optimizer nadam --rate 0.05 --beta1 0.8 --momentum-decay 0.01 --ema 0.9",
         "--rate 0.05 --label-smoothing 0.1 --no-shuffle --plateau 1 --plateau-factor 0.5 --monitor val_accuracy",
         "--rate 0.05 --schedule one_cycle:per=step --class-weight balanced --shard-rows 32 --patience 20 --monitor val_loss",
     ],
@@ -183,6 +183,34 @@ def test_a_network_is_saved(clouds: Path, tmp_path: Path) -> None:
     with np.load(clouds / "clouds.npz") as data:
         accuracy = model.evaluate(data["X_test"].astype(np.float32), data["y_test"])["accuracy"]
     assert result.stdout.splitlines()[-1] == f"test accuracy: {accuracy:.4f}"
+
+
+def test_averages_are_measured_tested_and_saved(clouds: Path, tmp_path: Path) -> None:
+    """The rows of the epochs are those of the training itself."""
+    import fastnn
+
+    arguments = ["train", clouds / "clouds.npz", "--validation", clouds / "alone.npz", "--epochs", 4]
+    averaging = run(*arguments, "--save", tmp_path / "averages.safetensors", "--ema", 0.95)
+    plain = run(*arguments, "--save", tmp_path / "plain.safetensors")
+    rows = [[line for line in result.stdout.splitlines() if re.match(r" +\d+ +\d+\.", line)] for result in (averaging, plain)]
+    assert len(rows[0]) == 4
+    assert rows[0] == rows[1]
+    model, other = (fastnn.load(tmp_path / f"{name}.safetensors") for name in ("averages", "plain"))
+    assert all((model.weights[name] != weights).any() for name, weights in other.weights.items())
+    with np.load(clouds / "alone.npz") as data:
+        measures = model.evaluate(data["X"].astype(np.float32), data["y"])
+    text = f"averages  val_loss {measures['loss']:.4f}, val_accuracy {measures['accuracy']:.4f}"
+    assert text in averaging.stdout.splitlines()
+    with np.load(clouds / "clouds.npz") as data:
+        accuracy = model.evaluate(data["X_test"].astype(np.float32), data["y_test"])["accuracy"]
+    assert averaging.stdout.splitlines()[-1] == f"test accuracy: {accuracy:.4f}"
+
+
+def test_what_is_measured_last_is_of_the_averages(clouds: Path) -> None:
+    arguments = ["train", clouds / "alone.npz", "--epochs", 1, "--validation", 0.5, "--rate", 0.5]
+    shown = [run(*arguments, *more).stdout for more in (("--ema", 0.9), ("--ema", 0.9, "--quiet"), ("--quiet",))]
+    (accuracy,) = re.findall(r"^averages .* val_accuracy (\S+)$", shown[0], re.MULTILINE)
+    assert [text.split()[-1] == accuracy for text in shown[1:]] == [True, False]
 
 
 def test_data_without_a_test_part(clouds: Path) -> None:
@@ -323,6 +351,8 @@ def test_debug_lets_the_error_through() -> None:
         ("train digits --min-delta 0.1", "--min-delta goes with --patience, which is missing"),
         ("train digits --resume", "--resume goes with --checkpoint, which is missing"),
         ("train digits --save-optimizer", "--save-optimizer goes with --save, which is missing"),
+        ("train digits --ema 1", "1.0 is not in the range 0<=x<1"),
+        ("train digits --ema 0.9 --save m.safetensors --save-optimizer", "keep states with --checkpoint"),
         ("train digits --log /nowhere/a.csv", "there is no folder /nowhere"),
         ("predict m.safetensors digits --output x.txt", "expected a name that ends in .csv or .parquet"),
         ("explain m.safetensors --hidden 3", "--hidden: the network is in the file already"),

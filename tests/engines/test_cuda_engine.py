@@ -119,6 +119,7 @@ CASES: dict[str, tuple[Callable[[str], fastnn.Sequential], dict[str, Any]]] = {
     "nadam": (network, {"optimizer": fastnn.NAdam(0.002)}),
     "adam, clipped by norm": (network, {"optimizer": fastnn.Adam(0.002, clip_norm=0.5)}),
     "adam, epsilon inside": (network, {"optimizer": fastnn.Adam(0.002, epsilon=1e-6, epsilon_inside=True)}),
+    "adam, averaged": (network, {"optimizer": fastnn.Adam(0.002, clip_norm=0.5, ema=0.9)}),
     "adamw, cosine": (
         network, {"optimizer": fastnn.AdamW(fastnn.schedules.Cosine(0.002), weight_decay=0.05)},
     ),
@@ -662,6 +663,33 @@ def test_streaming_changes_no_bit(
     asked = len(cuda_host.asked)
     assert same_bits(trained("cuda", noisy(), **options), expected)
     assert "record" in cuda_host.asked[asked:], "blocks were loaded beside the work"
+
+
+def test_an_average_has_the_same_bits_in_chunks_and_streams_and_continues_elsewhere(
+    cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = NOISY | {"optimizer": fastnn.Adam(clip_norm=1.0, ema=0.9)}
+    expected = trained("cuda", noisy(), **options)
+    monkeypatch.setattr(fastnn.training.chunks, "LOG_ROWS", 3)
+    streamed(monkeypatch, BATCH)
+    model = trained("cuda", noisy(), **options | {"epochs": 2})
+    assert same_bits(trained("cuda", pickle.loads(pickle.dumps(model)), **options | {"epochs": 1}), expected)
+    on_cpu = trained("cpu", model, **options | {"epochs": 1})
+    assert distance(on_cpu.averaged(), expected.averaged()) < 1e-5
+
+
+def test_a_divergence_on_the_gpu_leaves_the_average_of_the_last_finite_step(cuda_host: HostRuntime) -> None:
+    """The snapshot that is restored lies on the GPU."""
+    averages = []
+    for device in ("cuda", "cpu"):
+        model, y = network("float64", last=2), 1e3 * values("float64")
+        with pytest.raises(errors.DivergenceError):
+            trained(device, model, y=y, loss="quadratic", optimizer=fastnn.SGD(10.0, ema=0.9), epochs=50)
+        assert model.counters.step > 3
+        assert all(np.isfinite(weights).all() for weights in model.averaged().weights.values())
+        averages.append(model)
+    assert averages[0].counters == averages[1].counters
+    assert distance(averages[0].averaged(), averages[1].averaged()) < 1e-8
 
 
 @pytest.mark.parametrize("n", [2 * BATCH + 1, 4 * BATCH + 1, BATCH + 1])

@@ -78,6 +78,14 @@ def test_100_steps_in_float32_follow_the_cpu(gpu: CudaEngine, name: str, norm: s
 
 
 @on_gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
+def test_averages_of_100_steps_follow_the_cpu(gpu: CudaEngine, dtype: str, tolerance: float) -> None:
+    for optimizer in (fastnn.SGD(0.1, ema=0.9), fastnn.Adam(0.002, ema=0.99, clip_norm=0.5)):
+        on_gpu, on_cpu = (trained(dtype, optimizer, device, 100).averaged() for device in ("cuda", "cpu"))
+        assert difference(on_gpu, on_cpu.weights) < tolerance
+
+
+@on_gpu
 @pytest.mark.parametrize("name", ["adam", "nesterov", "rmsprop"])
 def test_300_steps_in_float64_follow_the_cpu(gpu: CudaEngine, name: str) -> None:
     here = trained("float64", OPTIMIZERS[name], "cuda", 300)

@@ -15,11 +15,11 @@ from trajectories import torch_nadam
 
 import fastnn_kernels.cpu as cpu_set
 import fastnn_kernels.numpy as numpy_set
-from fastnn_kernels.contract import KERNELS, SCALARS, SUM_BLOCK, UPDATES
+from fastnn_kernels.contract import AVERAGE, KERNELS, SCALARS, SUM_BLOCK, UPDATES, with_average
 from fastnn_kernels.cuda.kernels import kernel
 from fastnn_kernels.cuda.lowering import Ahead, Number, Pointer, Request
 
-VALUES: dict[str, Any] = {"beta": 0.95, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3, "epsilon_inside": False}
+VALUES: dict[str, Any] = {"beta": 0.95, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-3, "epsilon_inside": False, "ema": 0.8}
 """Of attributes; epsilon is large enough to be seen in float32."""
 ATTRIBUTES = {name: {attribute: VALUES[attribute] for attribute in row.attributes} for name, row in UPDATES.items()}
 COLUMNS = len(SCALARS)
@@ -185,8 +185,9 @@ def test_a_factor_of_0_keeps_every_bit(name: str, dtype: str) -> None:
     arrays[0][[5, 17, 160]], arrays[6][[6, 18, 202]], arrays[6][[149, 200]] = np.nan, -0.0, np.inf
     kept = slice(5, 203)
     for outcome in run_all(name, arrays, **NO_CLIPPING, **ATTRIBUTES[name]):
-        for before, after in zip(arrays[6:], outcome[6:], strict=True):
-            assert after[kept].tobytes() == before[kept].tobytes()
+        for operand, before, after in zip(KERNELS[name].operands[6:], arrays[6:], outcome[6:], strict=True):
+            expected = arrays[6] if operand == AVERAGE else before  # the average of what does not move is that
+            assert after[kept].tobytes() == expected[kept].tobytes()
             assert (after[:5] != before[:5]).all()
             assert (after[203:] != before[203:]).all()
 
@@ -236,15 +237,16 @@ def test_gradient_in_16_bits(name: str) -> None:
         np.testing.assert_allclose(partial, exact, rtol=2e-6)
 
 
+@pytest.mark.parametrize("name", ["adam", "adam_with_average"])
 @pytest.mark.parametrize("size", [1, 33, 1008])
-def test_copy_of_the_parameters_in_16_bits(size: int) -> None:
+def test_copy_of_the_parameters_in_16_bits(size: int, name: str) -> None:
     """A body that is given one more pointer rounds the new parameters to it."""
     bfloat16 = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
-    attributes = {**NO_CLIPPING, **ATTRIBUTES["adam"]}
+    attributes = {**NO_CLIPPING, **ATTRIBUTES[name]}
     for beyond in (0, 1):
-        arrays = [placed(array, beyond) for array in operands("adam", size, "float32")]
+        arrays = [placed(array, beyond) for array in operands(name, size, "float32")]
         low_precision_weights = placed(np.zeros(size, bfloat16), beyond)
-        (body,) = bodies("adam", arrays, attributes)
+        (body,) = bodies(name, arrays, attributes)
         body = dataclasses.replace(body, arguments=(*body.arguments, Pointer(len(arrays), "bf16", True)))
         memory = [*arrays, low_precision_weights]
         values = [
@@ -254,6 +256,38 @@ def test_copy_of_the_parameters_in_16_bits(size: int) -> None:
         host.run_kernel(kernel([body]), body.blocks, body.shared, [body.blocks, *values])
         assert low_precision_weights.tobytes() == arrays[6].astype(bfloat16).tobytes()
         assert np.count_nonzero(low_precision_weights) == size
+
+
+STEPS = [name for name, row in UPDATES.items() if not row.step]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", STEPS)
+def test_averaging_changes_no_bit_of_the_step(name: str, dtype: str) -> None:
+    """And the average has the bits of a + (1 - ema) * (w - a), 1 - ema being rounded once."""
+    arrays = operands(with_average(name), 1009, dtype, segments=8)
+    *alone, before = arrays
+    attributes = {"clip_value": 0.7, "clip_norm": 1.1, **ATTRIBUTES[name]}
+    steps = run_all(name, alone, **attributes)
+    for ema in (0.8, 0.9999, 1e-300):
+        for step, outcome in zip(steps, run_all(with_average(name), arrays, ema=ema, **attributes), strict=True):
+            *others, after = outcome
+            assert [a.tobytes() for a in others] == [a.tobytes() for a in step]
+            w, factors = others[6], np.repeat(arrays[5][:, 3], np.diff(arrays[4]))
+            expected = np.where(factors == 0, w, before + np.dtype(dtype).type(1 - ema) * (w - before))
+            assert after.tobytes() == expected.tobytes()
+            assert (factors == 0).any()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_average_of_what_does_not_move_is_that(dtype: str) -> None:
+    """Exactly; 0.9999 and 1 - 0.9999 in float32 do not add up to 1, and ema * a + (1 - ema) * w drifts off, by w / 6000."""
+    w = np.random.default_rng(8).normal(size=127).astype(dtype)
+    segment = [np.array([0, 127]), np.array([[0, 0, 0, 1]], dtype)]
+    arrays = [np.zeros_like(w), np.array(0, dtype), np.ones((1, COLUMNS), dtype), np.array(0), *segment, w, w.copy()]
+    for ema in (0.5, 0.999, 0.9999):
+        for outcome in run_all("sgd_with_average", arrays, **NO_CLIPPING, ema=ema):
+            assert outcome[-1].tobytes() == w.tobytes()
 
 
 # The outside oracle: ten steps of torch.optim, with every state.

@@ -7,7 +7,7 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from fractions import Fraction
 from typing import Any
 
@@ -20,7 +20,7 @@ import fastnn_kernels.numpy as numpy_set
 from fastnn.errors import InputError
 from fastnn.optimizers import NAMES, SGD, Adagrad, Adam, AdamW, Lion, Momentum, NAdam, Optimizer, RMSprop, by_name
 from fastnn.schedules import Constant, Cosine, as_schedule
-from fastnn_kernels.contract import KERNELS, SCALARS, UPDATES
+from fastnn_kernels.contract import KERNELS, SCALARS, UPDATES, with_average
 
 EACH = [
     SGD(),
@@ -35,6 +35,7 @@ EACH = [
     Adagrad(),
     NAdam(0.01, 0.8, momentum_decay=0.1),
 ]
+"""Without an average."""
 KERNEL_NAMES = [
     "sgd", "momentum", "nesterov", "averaged_momentum", "rmsprop", "rmsprop", "adam", "adam", "lion", "adagrad", "nadam",
 ]  # fmt: skip
@@ -47,8 +48,28 @@ def test_kernels_slots_and_attributes_are_the_contracts(optimizer: Optimizer, ke
     assert set(optimizer.attributes()) == set(KERNELS[kernel].attributes)
 
 
+@pytest.mark.parametrize("optimizer", EACH, ids=repr)
+def test_an_average_is_one_more_slot_and_one_more_attribute(optimizer: Optimizer) -> None:
+    averaging = replace(optimizer, ema=0.75)
+    assert (averaging.kernel, averaging.update_kernel) == (optimizer.kernel, with_average(optimizer.update_kernel))
+    assert averaging.slots == UPDATES[averaging.update_kernel].slots == (*optimizer.slots, "average")
+    assert averaging.attributes() == {**optimizer.attributes(), "ema": 0.75}
+    assert set(averaging.attributes()) == set(KERNELS[averaging.update_kernel].attributes)
+
+
+@pytest.mark.parametrize("optimizer", EACH, ids=repr)
+@pytest.mark.parametrize("off", [None, 0, 0.0, False])
+def test_no_average_is_the_optimizer_as_it_was(optimizer: Optimizer, off: Any) -> None:
+    if off is False:
+        with pytest.raises(InputError, match="ema: expected a finite number >= 0 and < 1, got False"):
+            replace(optimizer, ema=off)
+        return
+    assert replace(optimizer, ema=off) == optimizer
+    assert replace(optimizer, ema=off).ema is None
+
+
 def test_every_update_kernel_has_an_optimizer() -> None:
-    assert set(KERNEL_NAMES) == set(UPDATES)
+    assert {*KERNEL_NAMES, *map(with_average, KERNEL_NAMES)} == set(UPDATES)
 
 
 def test_attributes() -> None:
@@ -266,7 +287,7 @@ def test_clipping_by_value_then_by_norm() -> None:
     assert_close(train(SGD(0.1, clip_norm=5.0, clip_value=2.0), start, target), np.stack(path), 1e-13)
 
 
-@pytest.mark.parametrize("optimizer", EACH, ids=repr)
+@pytest.mark.parametrize("optimizer", [*EACH, AdamW(ema=0.999)], ids=repr)
 def test_configurations_survive_json(optimizer: Optimizer) -> None:
     back = Optimizer.from_config(json.loads(json.dumps(optimizer.to_config())))
     assert back == optimizer
@@ -313,6 +334,10 @@ def test_learning_rates_stay_what_they_are() -> None:
         (lambda: SGD(momentum=0.9, nesterov=1), "nesterov: expected True or False, got 1"),  # type: ignore[arg-type]
         (lambda: SGD(clip_norm=0.0), "clip_norm: expected a finite number > 0, got 0.0"),
         (lambda: Adam(clip_value=-1.0), "clip_value"),
+        (lambda: Adam(ema=1.0), "Adam: ema: expected a finite number >= 0 and < 1, got 1.0"),
+        (lambda: SGD(ema=-0.1), "SGD: ema: expected a finite number >= 0 and < 1, got -0.1"),
+        (lambda: Lion(ema="0.9"), "ema"),  # type: ignore[arg-type]
+        (lambda: NAdam(ema=math.nan), "ema"),
         (lambda: Momentum(beta=-0.1), "beta"),
         (lambda: RMSprop(beta=1.0), "beta"),
         (lambda: RMSprop(epsilon=0.0), "epsilon: expected a finite number > 0, got 0.0"),
@@ -375,6 +400,11 @@ def test_an_optimizer_of_ones_own_needs_an_update_kernel() -> None:
         def kernel(self) -> str:
             return "odd"
 
+    class Averaged(Optimizer):
+        @property
+        def kernel(self) -> str:
+            return "sgd_with_average"
+
     class Slow(SGD):
         @property
         def kernel(self) -> str:
@@ -382,9 +412,11 @@ def test_an_optimizer_of_ones_own_needs_an_update_kernel() -> None:
 
     model = fastnn.Sequential([fastnn.Dense(1)], seed=0)
     X, t = np.ones((4, 1)), np.ones((4, 1))
-    for made in (Mine(), Odd()):
+    for made in (Mine(), Odd(), Averaged()):
         with pytest.raises(InputError, match=f"{type(made).__name__} names no update kernel: derive it from a class such as"):
             model.fit(X, t, loss="quadratic", optimizer=made, batch_size="all", epochs=1, verbose=0)
         assert not model.built
     model.fit(X, t, loss="quadratic", optimizer=Slow(0.1), batch_size="all", epochs=1, verbose=0)
     assert model.counters.step == 1
+    model.fit(X, t, loss="quadratic", optimizer=Slow(0.1, ema=0.5), batch_size="all", epochs=1, verbose=0)
+    assert set(model.optimizer_state or ()) == {"average"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from cuda_on_host import host
 import fastnn
 import fastnn_kernels.numpy as numpy_set
 from fastnn import engines, ops
+from fastnn.callbacks import Callback
 from fastnn.data.prepared import DataLayout
 from fastnn.layers import Layer
 from fastnn.losses import as_loss
@@ -178,8 +180,9 @@ def test_one_step_is_that_of_numbers_rounded_at_the_same_places(
 @pytest.mark.parametrize("kernel", UPDATES)
 @pytest.mark.parametrize("size", [0, 1, 33, 1009])
 def test_low_precision_weights_are_the_rounded_parameters(kernel: str, size: int, rng: np.random.Generator) -> None:
-    named = [fastnn.optimizers.by_name(name) for name in fastnn.optimizers.NAMES]
-    optimizers = {optimizer.kernel: optimizer for optimizer in (fastnn.SGD(momentum=0.9), *named)}
+    named = [fastnn.optimizers.by_name(name, ema=ema) for name in fastnn.optimizers.NAMES for ema in (None, 0.9)]
+    classical = [fastnn.SGD(momentum=0.9, ema=ema) for ema in (None, 0.9)]
+    optimizers = {optimizer.update_kernel: optimizer for optimizer in (*classical, *named)}
     state = [np.abs(rng.normal(size=size)).astype(np.float32) for _ in UPDATES[kernel].slots]
     arrays = [
         rng.normal(size=size).astype(np.float32), np.zeros((), np.float32),
@@ -220,6 +223,33 @@ def test_it_learns_and_goes_on_in_other_precisions(norm: type[Layer], cuda_host:
     losses = model.fit(X, y, epochs=3, precision="float32", **options)["loss"]
     assert losses[-1] < 0.3
     assert model.counters.step == 13 * 6
+
+
+def test_the_average_is_that_of_the_float32_weights(cuda_host: Any) -> None:
+    """Not of the low-precision weights, which products read."""
+
+    class Average(Callback):
+        every = 1
+
+        def step_end(self, run: Any) -> None:
+            for name, w in run.model.weights.items():
+                average[name] += np.float32(1 - 0.8) * (w - average[name])
+
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(53, 6)).astype(np.float32), rng.integers(0, 3, 53)
+    model = fastnn.Sequential([fastnn.Dense(16, activation="relu"), fastnn.Dense(3)], seed=1).build(6)
+    average, options = model.weights, {"batch_size": 13, "epochs": 3, "precision": "bf16", "device": "cuda", "verbose": 0}
+    alone, once = copy.copy(model), copy.copy(model)
+    model.fit(X, y, optimizer=fastnn.Adam(0.02, ema=0.8), callbacks=[Average()], **options)
+    state = model.optimizer_state
+    assert state is not None
+    for name, array in state["average"].items():
+        np.testing.assert_allclose(array, average[name], rtol=1e-6, atol=1e-7)
+        assert (array != rounded(array)).any()
+    once.fit(X, y, optimizer=fastnn.Adam(0.02, ema=0.8), **options)
+    alone.fit(X, y, optimizer=fastnn.Adam(0.02), **options)
+    for name, weight in model.weights.items():
+        assert weight.tobytes() == alone.weights[name].tobytes() == once.weights[name].tobytes()
 
 
 def test_only_float32_models_on_a_gpu_have_other_precisions(cuda_host: Any) -> None:

@@ -179,6 +179,8 @@ class Quiet(fastnn.Layer):
     ("make", "arguments", "says"),
     [
         (fastnn.Adam, {"lr": 0.1}, "Adam has no 'lr'; did you mean 'learning_rate'?"),
+        (fastnn.Adam, {"use_ema": True}, "Adam has no 'use_ema'; did you mean 'ema'?"),
+        (fastnn.SGD, {"ema_momentum": 0.9}, "SGD has no 'ema_momentum'; did you mean 'ema'?"),
         (fastnn.Adam, {"alpha": 0.1}, "Adam has no 'alpha'; did you mean 'learning_rate'?"),
         (fastnn.Adam, {"beta_1": 0.9}, "Adam has no 'beta_1'; did you mean 'beta1'?"),
         (fastnn.Adam, {"betas": (0.9, 0.99)}, "Adam has no 'betas'; did you mean 'beta1 = betas[0], beta2 = betas[1]'?"),

@@ -106,6 +106,7 @@ CASES = {
         {"dropout": 0.3, "dtype": "float64"}, optimizer=fastnn.SGD(0.05, momentum=0.9, nesterov=True), l2=1e-2
     ),
     "nadam": Case(optimizer=fastnn.NAdam(0.01)),
+    "an average, norm, dropout": Case({"norm": True, "dropout": 0.2}, optimizer=fastnn.Adam(0.01, ema=0.9)),
     "averaged momentum, penalties": Case(optimizer=fastnn.Momentum(0.3), l1=1e-3, l2=1e-3),
     "rmsprop, norm, dropout": Case({"norm": True, "dropout": 0.2}, optimizer=fastnn.RMSprop(0.01)),
     "adamw, clipped, weights": Case(

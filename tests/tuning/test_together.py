@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
@@ -69,6 +70,7 @@ TASKS: dict[str, tuple[str, Any, Any]] = {
 OPTIMIZERS = [
     fastnn.SGD(0.1), fastnn.Momentum(0.05), fastnn.RMSprop(0.01), fastnn.AdamW(0.01),
     fastnn.Adam(fastnn.schedules.Cosine(0.02)), fastnn.Adam(0.01, clip_value=0.01), fastnn.NAdam(0.01),
+    fastnn.Adam(0.01, ema=0.9),
 ]  # fmt: skip
 
 
@@ -281,6 +283,24 @@ def test_interleaved_each_has_the_bits_of_fit(layers: str, device: str, monkeypa
         model.fit(rows, VALUES, loss=own_loss, epochs=1, optimizer=optimizer, verbose=0, device=device)
         alone.fit(rows, VALUES, loss=own_loss, epochs=1, optimizer=optimizer, verbose=0, device=device)
         assert arrays(model) == arrays(alone)
+
+
+@pytest.mark.parametrize("method", ["vectorized", "threads"])
+def test_averages_are_those_of_fit_also_where_a_model_diverges(method: str) -> None:
+    """That one keeps the average of its last finite step."""
+    rates, layers = [0.01, 1e6, 0.02, 0.05], (fastnn.Dense(4, "relu"), fastnn.Dense(1))
+    common: dict[str, Any] = {"loss": "quadratic", "batch_size": 20, "epochs": 3, "device": "cpu"}
+    models, histories = train_together(
+        [network(*layers, seed=seed) for seed in range(4)], X, VALUES[:, :1], learning_rate=rates,
+        optimizer=fastnn.SGD(ema=0.9), method=method, **common,
+    )  # fmt: skip
+    assert [bool(history.diverged) for history in histories] == [False, True, False, False]
+    for g, model in enumerate(models):
+        alone, options = network(*layers, seed=g), {"optimizer": fastnn.SGD(rates[g], ema=0.9), "order": shuffled, **common}
+        with pytest.raises(fastnn.DivergenceError) if histories[g].diverged else contextlib.nullcontext():
+            alone.fit(X, VALUES[:, :1], verbose=0, **options)
+        assert arrays(model) == arrays(alone)
+        assert all(np.isfinite(weights).all() for weights in model.averaged().weights.values())
 
 
 class Kept(fastnn.layers.Layer):

@@ -28,7 +28,7 @@ from fastnn.training.divergence import Attempt
 from fastnn.training.evaluation import check_measures, evaluate_metrics, loss_and_accuracy, play_blocks
 from fastnn.training.options import ALL, FitOptions
 from fastnn.tuning.together.members import RESERVED, Member, MemberHistory
-from fastnn_kernels.contract import SCALARS
+from fastnn_kernels.contract import AVERAGE, SCALARS
 from fastnn_kernels.memory import aligned_zeros
 
 
@@ -107,6 +107,8 @@ class _Vectorized:
             "own_starts": engine.to_device(np.concatenate([first for first, _ in self.segments])),
             "penalties": engine.to_device(np.concatenate([table for _, table in self.segments])),
         }  # fmt: skip
+        if AVERAGE in optimizer.slots:
+            engine.write(self.storage[AVERAGE], arena.reshape(-1))
         self.instances: dict[Any, engines.Instance] = {}
         self.step, self.epoch, self.per_epoch = 0, 0, 1
         self.sums = np.zeros(self.storage["log"].shape[1])

@@ -7,16 +7,17 @@ Every function takes `gradient` (P,), `norm` (0-d), `scalars` (steps, columns of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from fastnn_kernels.contract import SUM_BLOCK
+from fastnn_kernels.contract import SUM_BLOCK, UPDATES
 
 __all__ = [
-    "adagrad", "adam", "averaged_momentum", "block_penalty", "block_sum_squares", "lion", "momentum", "nadam", "nesterov",
-    "rmsprop", "sgd",
+    "adagrad", "adagrad_with_average", "adam", "adam_with_average", "averaged_momentum", "averaged_momentum_with_average",
+    "block_penalty", "block_sum_squares", "lion", "lion_with_average", "momentum", "momentum_with_average", "nadam",
+    "nadam_with_average", "nesterov", "nesterov_with_average", "rmsprop", "rmsprop_with_average", "sgd", "sgd_with_average",
 ]  # fmt: skip
 
 
@@ -160,6 +161,35 @@ def lion(
         m[...] = F(beta2) * m + F(1 - beta2) * g
         w -= rate * np.where(ahead > 0, F(1), np.where(ahead < 0, F(-1), ahead))
     copy(parameters, low_precision_weights)
+
+
+def averaging(update: Callable[..., None]) -> Callable[..., None]:
+    """The update that makes the step of `update`, then a += (1 - ema) * (w - a); a = w where the factor is 0."""
+    states = len(UPDATES[update.__name__].slots)
+
+    def update_with_average(
+        gradient: np.ndarray, norm: np.ndarray, scalars: np.ndarray, index: np.ndarray, starts: np.ndarray,
+        penalties: np.ndarray, parameters: np.ndarray, *arrays: np.ndarray, ema: float, **attributes: Any,
+    ) -> None:  # fmt: skip
+        average, copies = arrays[states], arrays[states + 1 :]
+        update(gradient, norm, scalars, index, starts, penalties, parameters, *arrays[:states], *copies, **attributes)
+        share = parameters.dtype.type(1 - ema)
+        for start, stop, factor in zip(starts[:-1], starts[1:], penalties[:, 3], strict=True):
+            w, a = parameters[start:stop], average[start:stop]
+            a[...] = a + share * (w - a) if factor else w
+
+    return update_with_average
+
+
+sgd_with_average = averaging(sgd)
+momentum_with_average = averaging(momentum)
+nesterov_with_average = averaging(nesterov)
+averaged_momentum_with_average = averaging(averaged_momentum)
+rmsprop_with_average = averaging(rmsprop)
+adagrad_with_average = averaging(adagrad)
+adam_with_average = averaging(adam)
+nadam_with_average = averaging(nadam)
+lion_with_average = averaging(lion)
 
 
 def root_of(s: np.ndarray, epsilon: Any, epsilon_inside: bool) -> np.ndarray:

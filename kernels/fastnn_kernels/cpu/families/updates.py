@@ -11,7 +11,7 @@ from typing import Any
 
 from numba import carray  # type: ignore[attr-defined]
 
-from fastnn_kernels.contract import SCALARS, SUM_BLOCK, UPDATES, Operand
+from fastnn_kernels.contract import SCALARS, SUM_BLOCK, UPDATES, Operand, with_average
 from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.families.data import share
 from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, int64_pointer
@@ -25,7 +25,7 @@ RATE, CORRECTION_1, CORRECTION_2, GRADIENT_FACTOR = range(NUMBERS, NUMBERS + COL
 
 
 def update(name: str) -> Callable[[Callable[..., None]], Any]:
-    """Declare the update kernel `name` of the contract.
+    """Declare the update kernel `name` of the contract, and the one that averages the parameters as well.
 
     The formula gets arrays w, a, b (parameters and states; those it has not are not to be touched), the position i in
     them, the old parameter (decayed already), the gradient g (clipped, with penalties) and the tuple n.
@@ -35,24 +35,26 @@ def update(name: str) -> Callable[[Callable[..., None]], Any]:
     assert len(row.slots) <= 2, "the body has room for two"
 
     def sizes(*operands: Operand, clip_value: float, clip_norm: float, **attributes: Any) -> tuple[int | float, ...]:
+        rest = (1.0 - attributes.pop("ema"),) if "ema" in attributes else ()
         numbers = row.numbers(**attributes)
-        words = (float(clip_value) or math.inf, float(clip_norm), *numbers, *(0.0,) * (NUMBERS - len(numbers)))
+        words = (float(clip_value) or math.inf, float(clip_norm), *numbers, *(0.0,) * (NUMBERS - len(numbers)), *rest)
         return operands[0].size, operands[5].shape[0], *words
 
     def declare(formula: Callable[..., None]) -> Callable[..., None]:
         apply = helper(formula)
-        kernel(name, sizes=sizes)(lambda F: _update_body(F, len(row.slots), apply))
+        kernel(name, sizes=sizes)(lambda F: _update_body(F, len(row.slots), apply, False))
+        kernel(with_average(name), sizes=sizes)(lambda F: _update_body(F, len(row.slots), apply, True))
         return formula
 
     return declare
 
 
-def _update_body(F: Any, slots: int, formula: Any) -> Any:
+def _update_body(F: Any, states: int, formula: Any, averages: bool) -> Any:
     pointer = POINTERS[F]
     size_of = F.bitwidth // 8
-    first_state = 7 if slots >= 1 else 6
-    second_state = 8 if slots >= 2 else 6
-    after = 7 + slots
+    first_state = 7 if states >= 1 else 6
+    second_state = 8 if states >= 2 else 6
+    after = 7 + states + averages
 
     def body(op: Any, part: Any, parts: Any) -> None:
         size, segments = op[after], op[after + 1]
@@ -97,11 +99,18 @@ def _update_body(F: Any, slots: int, formula: Any) -> Any:
             offset = begin * size_of
             begin += count
             if frozen:
+                if averages:
+                    average, w = carray(pointer(op[after - 1] + offset), count), carray(pointer(op[6] + offset), count)
+                    for i in range(count):
+                        average[i] = w[i]
                 continue
             gradient = carray(pointer(op[0] + offset), count)
             w = carray(pointer(op[6] + offset), count)
             a = carray(pointer(op[first_state] + offset), count)
             b = carray(pointer(op[second_state] + offset), count)
+            if averages:  # the average is the last state, and 1 - ema the last word
+                average = carray(pointer(op[after - 1] + offset), count)
+                rest = F(float64_from_bits(op[after + 4 + NUMBERS]))
             # Without clipping the bounds are infinite and the factor is 1, which changes no bit.
             if penalized:
                 for i in range(count):
@@ -111,12 +120,16 @@ def _update_body(F: Any, slots: int, formula: Any) -> Any:
                     old = w[i]
                     sign = F(1) if old > F(0) else (F(-1) if old < F(0) else F(0))
                     formula(w, a, b, i, old - decay * old, g + (l2 * old + l1 * sign), n)
+                    if averages:
+                        average[i] += rest * (w[i] - average[i])
             else:
                 for i in range(count):
                     g = gradient[i]
                     g = -clip if g < -clip else g
                     g = (clip if g > clip else g) * factor
                     formula(w, a, b, i, w[i], g, n)
+                    if averages:
+                        average[i] += rest * (w[i] - average[i])
 
     return body
 

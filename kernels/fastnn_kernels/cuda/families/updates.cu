@@ -49,9 +49,10 @@ template <class F, int N> struct States {
 
 // w = formula(now, state, w - rate * decay * w, g) with g the gradient, clipped and with penalties, for each parameter and its
 // `state`, an array of N, which the formula changes; the rate of `now` is that of the segment. Where the factor of the rate is
-// 0, w and state stay as they are. Clipping that is off has `clip` infinite or `clip_norm` 0; then no bit is
-// changed and `norm` is not read. `low_precision_weights`, if it is not null, becomes a copy of the new parameters.
-template <class F, int N, class Formula, class G, class S = bf16>
+// 0, w and state stay as they are, but for a last state that AVERAGES the parameters, which becomes w. Clipping that is off has
+// `clip` infinite or `clip_norm` 0; then no bit is changed and `norm` is not read. `low_precision_weights`, if it is not null,
+// becomes a copy of the new parameters.
+template <bool AVERAGES = false, class F, int N, class Formula, class G, class S = bf16>
 __device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> states, Formula formula, const G* gradient,
                                        const F* norm, const F* scalars, const i64* index, i64 ahead, const i64* starts,
                                        const F* penalties, i64 size, i64 segments, F clip, F clip_norm,
@@ -103,7 +104,10 @@ __device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> stat
       Scalars<F> of_segment = now;
       of_segment.rate = now.rate * factors[j];
       F moved = formula(of_segment, state, weights.at[j], g[j]);
-      if (factors[j] == 0) continue;
+      if (factors[j] == 0) {
+        if (AVERAGES) kept[N - 1].at[j] = weights.at[j];
+        continue;
+      }
       weights.at[j] = moved;
       for (int k = 0; k < N; k++) kept[k].at[j] = state[k];
     }
@@ -121,6 +125,24 @@ __device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> stat
     else
       store(left, false);
   }
+}
+
+// The same, and average += rest * (w - average) with the new w and rest = 1 - ema.
+template <class F, int N, class Formula, class G, class S = bf16>
+__device__ __forceinline__ void update(const Grid& grid, F* w, States<F, N> states, Formula formula, const G* gradient,
+                                       const F* norm, const F* scalars, const i64* index, i64 ahead, const i64* starts,
+                                       const F* penalties, i64 size, i64 segments, F clip, F clip_norm, F rest, F* average,
+                                       S* low_precision_weights = nullptr) {
+  States<F, N + 1> with_average;
+  for (int k = 0; k < N; k++) with_average.at[k] = states.at[k];
+  with_average.at[N] = average;
+  auto step = [=](const Scalars<F>& now, F* state, F old, F g) {
+    F moved = formula(now, state, old, g);
+    state[N] += rest * (moved - state[N]);
+    return moved;
+  };
+  update<true>(grid, w, with_average, step, gradient, norm, scalars, index, ahead, starts, penalties, size, segments, clip,
+               clip_norm, low_precision_weights);
 }
 
 // The optimizers; `arguments` are what `update` takes from `gradient` on.

@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from fastnn_kernels.contract import SUM_BLOCK, UPDATES
+from fastnn_kernels.contract import AVERAGE, SUM_BLOCK, UPDATES
 from fastnn_kernels.cuda.lowering import WARPS, Request, Work, ceil, lowering, spread
 
 
 @lowering(*UPDATES, family="updates")
 def update(call: Request) -> Iterable[Work]:
+    step = UPDATES[call.name].step or call.name
     copy = (call["low_precision_weights"],) if "low_precision_weights" in call.operands else ()
     attributes = dict(call.attributes)
     clip, clip_norm = bound(attributes.pop("clip_value")), float(attributes.pop("clip_norm"))
+    average = (1.0 - attributes.pop("ema"), call[AVERAGE]) if step != call.name else ()
     size = call.size("parameters")
-    numbers = (float(number) for number in UPDATES[call.name].numbers(**attributes))
+    numbers = (float(number) for number in UPDATES[step].numbers(**attributes))
     yield call.body(
-        call.name, call["parameters"], *(call[state] for state in UPDATES[call.name].slots), *numbers,
+        step, call["parameters"], *(call[state] for state in UPDATES[step].slots), *numbers,
         call["gradient"], call["norm"], call["scalars"], call["index"], call.ahead("index"),
-        call["starts"], call["penalties"], size, call.shape("penalties")[0], clip, clip_norm, *copy,
+        call["starts"], call["penalties"], size, call.shape("penalties")[0], clip, clip_norm, *average, *copy,
         blocks=spread(size, call.device, each=16 // call.operands["parameters"].dtype.itemsize),
     )  # fmt: skip
 
