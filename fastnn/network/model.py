@@ -14,7 +14,7 @@ import numpy as np
 
 from fastnn import arrays, engines, random
 from fastnn.configurations import answers_keywords, as_count
-from fastnn.data.prepared import Expected
+from fastnn.data.prepared import Expected, Glance
 from fastnn.data.targets import Task, task_of
 from fastnn.engines.cache import Instances
 from fastnn.errors import DeviceError, DeviceLostError, InputError, InputTypeError, NotReadyError, nearest
@@ -66,7 +66,7 @@ class ModelState:
         self.loss: Loss | None = None
         self.optimizer: Optimizer | None = None
         """Of the last training; None before it."""
-        self.data_glance: int | None = None
+        self.data_glance: Glance | None = None
         """What tells the examples of the last `fit` in this process from others; None where they came in mini-batches."""
         self.device = "cpu"
         self.state = State(self.dtype)

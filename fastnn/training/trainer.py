@@ -20,7 +20,7 @@ from fastnn.data.batches import Batches, is_batches
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.inputs import Inputs, read
 from fastnn.data.orders import as_order, batch_runs, shuffle_program
-from fastnn.data.prepared import DataLayout, Expected, PreparedData, hold_back, prepare, prepare_validation
+from fastnn.data.prepared import DataLayout, Expected, Glance, PreparedData, hold_back, prepare, prepare_validation
 from fastnn.data.targets import Task
 from fastnn.datasets.splitting import draw_parts
 from fastnn.errors import DeviceError, DivergenceError, InputError, warn
@@ -342,13 +342,13 @@ class Trainer:
         self._first_step = model.counters.step - self.step
         open_.callback(self._release)
 
-    def _glance_at_data(self) -> int | None:
+    def _glance_at_data(self) -> Glance | None:
         """What tells the examples from others. Warns where a `fit` goes on with others: a new beginning, or cross-validation,
         needs a clone."""
         if self.batches is not None or self.part:
             return None
         before, glance = self.model.data_glance, self.examples.glance()
-        if before not in (None, glance) and self.earlier is None and not self.layout.network.frozen:
+        if before is not None and before.differs(glance) and self.earlier is None and not self.layout.network.frozen:
             warn(
                 "the model was trained on other data before, and this training goes on from there: model.clone() is a model to "
                 "begin anew with, for cross-validation too; partial_fit goes on without this warning"

@@ -280,8 +280,8 @@ def test_interleaved_each_has_the_bits_of_fit(layers: str, device: str, monkeypa
         assert arrays(model) == arrays(alone)
         assert list(history.items()) == list(expected.items())
         assert (history.seed, history.threads, model.counters) == (g, 1, alone.counters)
-        model.fit(rows, VALUES, loss=own_loss, epochs=1, optimizer=optimizer, verbose=0, device=device)
-        alone.fit(rows, VALUES, loss=own_loss, epochs=1, optimizer=optimizer, verbose=0, device=device)
+        model.fit(rows.toarray(), VALUES, loss=own_loss, epochs=1, optimizer=optimizer, verbose=0, device=device)
+        alone.fit(rows.toarray(), VALUES, loss=own_loss, epochs=1, optimizer=optimizer, verbose=0, device=device)
         assert arrays(model) == arrays(alone)
 
 
