@@ -110,7 +110,7 @@ def test_initial_weights_are_the_same(gpu: CudaEngine, dtype: str) -> None:
 
 
 def test_evaluation_and_prediction_follow_the_cpu(gpu: CudaEngine) -> None:
-    model = run(device="cuda")
+    model = run(device="cuda", epochs=rounds(gpu, 3, 1))
     rng = np.random.default_rng(6)
     X, y = rng.standard_normal((ROWS, 37)).astype("float32"), rng.integers(0, 10, ROWS)
     here = model.evaluate(X, y)
@@ -147,14 +147,14 @@ def test_values_are_evaluated_as_on_the_cpu(gpu: CudaEngine) -> None:
 
 @pytest.mark.parametrize("optimizer", [fastnn.Adam(clip_norm=1.0), fastnn.SGD(0.1, momentum=0.9)], ids=["adam", "sgd"])
 def test_all_runs_have_one_digest(gpu: CudaEngine, optimizer: Any) -> None:
-    times, epochs = rounds(gpu, 20, 3), rounds(gpu, 3, 1)
+    times, epochs = rounds(gpu, 20, 2), rounds(gpu, 3, 1)
     assert len({digest(run(device="cuda", optimizer=optimizer, epochs=epochs)) for _ in range(times)}) == 1
 
 
 def test_all_runs_of_large_products_have_one_digest(gpu: CudaEngine) -> None:
     found = set()
     rows = rounds(gpu, 2048, 512)
-    for _ in range(rounds(gpu, 20, 3)):
+    for _ in range(rounds(gpu, 20, 2)):
         model, X, y = large(rows)
         model.fit(X, y, batch_size=rows // 4, epochs=2, device="cuda", verbose=0)
         found.add(digest(model))
@@ -215,7 +215,7 @@ def test_a_lower_precision_differs_and_trains(gpu: CudaEngine, precision: str) -
     digests, losses, rows = set(), [], rounds(gpu, 2048, 512)
     for chosen in ("float32", precision):
         model, X, y = large(rows)
-        history = model.fit(X, y, batch_size=rows // 4, epochs=5, device="cuda", precision=chosen, verbose=0)
+        history = model.fit(X, y, batch_size=rows // 4, epochs=rounds(gpu, 5, 3), device="cuda", precision=chosen, verbose=0)
         assert history.precision == chosen
         assert {value.dtype.name for value in model.weights.values()} == {"float32"}
         digests.add(digest(model))
@@ -296,13 +296,14 @@ def test_arrays_of_others_are_used_where_they_lie(gpu: CudaEngine, make: Callabl
     pytest.importorskip("array_api_compat")
     check_library(gpu, make)
     X, y = examples()
+    epochs = rounds(gpu, 2, 1)
     array, address = make(X)
     assert gpu.to_device(array).address == address
     model = network()
-    history = model.fit(array, y, batch_size=32, epochs=2, verbose=0)
+    history = model.fit(array, y, batch_size=32, epochs=epochs, verbose=0)
     assert history.device == gpu.name, "auto takes the GPU that X lies on"
     twin = network()
-    twin.fit(X, y, batch_size=32, epochs=2, device="cuda", verbose=0)
+    twin.fit(X, y, batch_size=32, epochs=epochs, device="cuda", verbose=0)
     assert digest(model) == digest(twin)
     for method in ("predict", "predict_proba", "__call__"):
         found, expected = getattr(model, method)(array), getattr(twin, method)(X)
@@ -317,22 +318,23 @@ def test_targets_and_weights_of_others(gpu: CudaEngine, make: Callable[..., Any]
     pytest.importorskip("array_api_compat")
     check_library(gpu, make)
     X, y = examples()
+    epochs = rounds(gpu, 2, 1)
     weight = np.linspace(0.5, 2.0, len(X)).astype("float32")
     twin, model = network(), network()
-    twin.fit(X, y, sample_weight=weight, batch_size=32, epochs=2, device="cuda", verbose=0)
+    twin.fit(X, y, sample_weight=weight, batch_size=32, epochs=epochs, device="cuda", verbose=0)
     given, targets, weights = (make(values)[0] for values in (X, y.astype("int32"), weight))
-    model.fit(given, targets, sample_weight=weights, batch_size=32, epochs=2, verbose=0)
+    model.fit(given, targets, sample_weight=weights, batch_size=32, epochs=epochs, verbose=0)
     assert digest(model) == digest(twin)
 
 
 def test_work_waits_for_cupy_and_cupy_for_it(gpu: CudaEngine) -> None:
     """The values of X are written on a stream of CuPy's after long work; the outputs are read on it without waiting."""
     cupy = pytest.importorskip("cupy")
-    model, (X, _) = run(device="cuda"), examples()
+    model, (X, _) = run(device="cuda", epochs=1), examples()
     expected = model(X)
     width = rounds(gpu, 4096, 8)
     stream = cupy.cuda.Stream(non_blocking=True)
-    for _ in range(5):
+    for _ in range(rounds(gpu, 5, 2)):
         with stream:
             given, long = cupy.zeros(X.shape, "float32"), cupy.ones((width, width), "float32")
             source = cupy.asarray(X)
@@ -419,7 +421,7 @@ def test_two_threads_train_and_predict_at_once(gpu: CudaEngine) -> None:
     epochs, predictions = rounds(gpu, 10, 1), rounds(gpu, 50, 5)
     expected = digest(run(device="cuda", epochs=epochs))
     X, _ = examples()
-    still = run(device="cuda")
+    still = run(device="cuda", epochs=epochs)
     outputs = still(X)
     found: list[Any] = []
 
@@ -454,7 +456,7 @@ def test_memory_after_many_fits(gpu: CudaEngine) -> None:
 
 
 def test_saved_on_the_gpu_loaded_on_the_cpu(gpu: CudaEngine, tmp_path: Path) -> None:
-    model, (X, y) = run(device="cuda"), examples()
+    model, (X, y) = run(device="cuda", epochs=rounds(gpu, 3, 1)), examples()
     model.save(tmp_path / "model.safetensors")
     loaded = fastnn.load(tmp_path / "model.safetensors")
     assert loaded.device == "cpu"
