@@ -142,8 +142,25 @@ class Planted:
     situation: Callable[[CudaEngine], bool]
 
 
+def no_event_when_a_ring_is_made(patch: Patch) -> None:
+    create = PinnedRing.__init__
+
+    def init(ring: PinnedRing, *arguments: Any) -> None:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(PinnedRing, "leave", lambda ring, half: None)
+            create(ring, *arguments)
+
+    patch.setattr(PinnedRing, "__init__", init)
+
+
 def no_event_when_a_block_is_left(patch: Patch) -> None:
-    patch.setattr(PinnedRing, "leave", lambda ring, half: None)
+    create = PinnedRing.__init__
+
+    def init(ring: PinnedRing, *arguments: Any) -> None:
+        create(ring, *arguments)
+        ring.leave = lambda half: None  # type: ignore[method-assign]
+
+    patch.setattr(PinnedRing, "__init__", init)
 
 
 def no_event_for_what_users_write(patch: Patch) -> None:
@@ -221,6 +238,9 @@ def products_on_two_streams(patch: Patch) -> None:
 
 
 PLANTED = {
+    "an event is missing: a block is overwritten by work that its memory was given to before": Planted(
+        no_event_when_a_ring_is_made, blocks_come_and_go
+    ),
     "an event is missing: a block is overwritten while it is worked on": Planted(
         no_event_when_a_block_is_left, blocks_come_and_go
     ),
