@@ -98,10 +98,10 @@ timeout 20 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,
 
 # Warnings of other libraries are no failures here.
 pytest=("$python" -m pytest -p no:cacheprovider -o junit_family=xunit1 -W default -m "" -q -rfEs --durations=15)
-step tests $((${#quick[@]} ? 75 : 150)) "${pytest[@]}" --junitxml="$out/tests.xml" -k "not mnist" tests/gpu/test_gpu.py
+step tests $((${#quick[@]} ? 75 : 150)) "${pytest[@]}" --junitxml="$out/tests.xml" -m gpu -k "not mnist" tests/gpu/test_gpu.py
 if [[ -n ${FASTNN_DATA:-} ]]; then
     ((${#quick[@]})) && which="mnist and float32" || which=mnist
-    step mnist $((${#quick[@]} ? 30 : 90)) "${pytest[@]}" --junitxml="$out/mnist.xml" -k "$which" tests/gpu/test_gpu.py
+    step mnist $((${#quick[@]} ? 30 : 90)) "${pytest[@]}" --junitxml="$out/mnist.xml" -m gpu -k "$which" tests/gpu/test_gpu.py
 fi
 
 if "$python" ci/gpu_record.py plan "$out/bench.json" ${quick[@]+"${quick[@]}"} >"$out/plan.log" 2>&1; then

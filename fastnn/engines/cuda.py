@@ -253,6 +253,8 @@ class PinnedRing(Ring):
         super().__init__(engine, rows, like)
         self.uploaded = [engine.runtime.event(), engine.runtime.event()]
         self.used = [engine.runtime.event(), engine.runtime.event()]
+        for half in range(2):
+            self.leave(half)  # the memory may be what work that is not done yet was given before
 
     def staging(self, like: Mapping[str, Any]) -> dict[str, np.ndarray]:
         def pinned_memory(array: Any) -> np.ndarray:

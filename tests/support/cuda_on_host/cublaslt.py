@@ -184,16 +184,28 @@ class FakeCublasLt:
         number_type = ctypes.c_double if wanted[1] == 1 else ctypes.c_float
         if not all(isinstance(each._obj, number_type) for each in (alpha, beta)):
             raise Refused(INVALID_VALUE)
-        ctypes.memset(workspace, 0xFF, workspace_bytes)
         self.ran.append((number, stream))
-        wide = np.float64
-        x = _matrix(address_a, left).astype(wide)
-        y = _matrix(address_b, right).astype(wide)
-        x, y = x.T if wanted[3] else x, y.T if wanted[4] else y
-        result = alpha._obj.value * (x @ y)
-        if beta._obj.value:
-            result = result + beta._obj.value * _matrix(address_c, out)
-        self._epilogue(wanted, result, x, y, _matrix(address_d, out))
+        scale, add, wanted = alpha._obj.value, beta._obj.value, dict(wanted)
+        left, right, out = dict(left), dict(right), dict(out)  # whoever asked may change them while the product waits
+
+        def multiply() -> tuple[Any, Any, Any]:
+            x = _matrix(address_a, left).astype(np.float64)
+            y = _matrix(address_b, right).astype(np.float64)
+            x, y = x.T if wanted[3] else x, y.T if wanted[4] else y
+            result = scale * (x @ y)
+            return result + add * _matrix(address_c, out) if add else result, x, y
+
+        def finish(result: Any, x: Any, y: Any) -> None:
+            self._epilogue(wanted, result, x, y, _matrix(address_d, out))
+
+        self._give(multiply, finish, workspace, workspace_bytes, stream)
+
+    def _give(
+        self, multiply: Callable[[], Any], finish: Callable[..., None], workspace: int, workspace_bytes: int, stream: Any
+    ) -> None:
+        """Give a product to a stream: here it is done at once."""
+        ctypes.memset(workspace, 0xFF, workspace_bytes)
+        finish(*multiply())
 
     def _epilogue(self, wanted: dict[int, int], result: Any, x: Any, y: Any, d: Any) -> None:
         epilogue, bias_type = wanted[7], TYPES[wanted[26]] if wanted[26] >= 0 else d.dtype

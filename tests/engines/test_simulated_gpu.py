@@ -1,0 +1,384 @@
+"""The order of work on a simulated GPU, whose streams do it in any order that CUDA allows; and that faults of it are found.
+
+Each situation asks the engine for something and compares the result. A planted fault leaves out what keeps the work in order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import simulated_cupy
+from simulated_cupy.streams import CUDARuntimeError
+
+import fastnn
+from fastnn import engines
+from fastnn.engines.cuda import CudaEngine, CudaInstance, PinnedRing
+from fastnn_kernels.cuda.device import CupyRuntime, _Lent
+from fastnn_kernels.cuda.families import dense
+from fastnn_kernels.cuda.player import Player
+from fastnn_kernels.cuda.runtime import CudaError
+
+SEEDS = range(20)
+
+Patch = pytest.MonkeyPatch
+
+
+def ends_well(situation: Callable[[CudaEngine], bool], order: str = "random", seed: int = 0) -> bool:
+    """Whether a situation ends well on a GPU that does its work in this order."""
+    with simulated_cupy.install(order, seed):
+        engine, _ = engines.choose("cuda")
+        assert isinstance(engine, CudaEngine)
+        return situation(engine)
+
+
+# --- situations -----------------------------------------------------------------------------------------------------------
+
+
+def blocks_come_and_go(engine: CudaEngine) -> bool:
+    """Six blocks of a stream are copied beside the work on them; the host never waits for the work."""
+    rows, blocks = 5, np.arange(6 * 5 * 3, dtype=np.float32).reshape(6, 5, 3)
+    copied = engine.empty(blocks.shape, np.float32)
+    before = engine.zeros((2 * rows, 3), np.float32)
+    engine.compute("identity", (before, engine.zeros(before.shape, np.float32)), {})
+    del before  # its memory is the ring's now, and work on it may be left
+    ring = engine.feed(rows, {"X": blocks[0]})
+
+    def load(block: int) -> None:
+        ring.fill(block % 2, rows, lambda name, target: np.copyto(target, blocks[block]))
+
+    load(0)
+    for block in range(len(blocks)):
+        if block + 1 < len(blocks):
+            load(block + 1)
+        ring.enter(block % 2)
+        half = ring.arrays["X"].rows(block % 2 * rows, rows)
+        engine.compute("identity", (half, copied.rows(block, 1).view(0, half.shape)), {})
+        ring.leave(block % 2)
+    return np.array_equal(engine.read(copied)[0], blocks)
+
+
+def results_are_read(engine: CudaEngine) -> bool:
+    """What a program leaves is read by way of pinned memory."""
+    values = np.linspace(0, 1, 7, dtype=np.float32)
+    result = engine.zeros((7,), np.float32, mirrored=True)
+    engine.compute("identity", (engine.to_device(values), result), {})
+    return np.array_equal(engine.read(result)[0], values)
+
+
+def arrays_are_exchanged(engine: CudaEngine) -> bool:
+    """A user's stream writes the inputs before, and reads the outputs after, without waiting for anything."""
+    import cupy
+
+    values, stream = np.linspace(0, 1, 300, dtype=np.float32), cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        inputs = cupy.zeros(values.shape, "float32")
+        inputs[...] = cupy.asarray(values)
+        outputs = engine.empty(values.shape, np.float32)
+        engine.compute("identity", (engine.to_device(inputs), outputs), {})
+        exported = engine.export(outputs)
+        del outputs
+        others = engine.to_device(np.zeros_like(values))
+        copied = exported.copy()
+        inputs[...] = 0
+        del exported, inputs
+        more = engine.to_device(np.zeros_like(values))
+        results = copied.get(stream=stream)
+    engine.wait()
+    del others, more
+    return np.array_equal(results, values)
+
+
+def a_network_predicts(engine: CudaEngine) -> bool:
+    """Two networks are asked by turns."""
+    X = np.random.default_rng(3).standard_normal((40, 6)).astype("float32")
+    models = [fastnn.Sequential([fastnn.Dense(9, activation="tanh"), fastnn.Dense(2)], seed=seed).build(6) for seed in (1, 2)]
+    expected = [model(X) for model in models]
+    for model in models:
+        model.to("cuda")
+    outputs = [model(X) for _ in range(2) for model in models]
+    return all(np.allclose(values, right, atol=1e-6) for values, right in zip(outputs, expected * 2, strict=True))
+
+
+def products_follow_each_other(engine: CudaEngine) -> bool:
+    """Six products of cuBLASLt, none of which reads what another writes."""
+    rng = np.random.default_rng(4)
+    pairs = [[rng.standard_normal((4, 4)).astype("float32") for _ in range(2)] for _ in range(6)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dense, "OWN_UP_TO", dict.fromkeys(dense.OWN_UP_TO, 0))
+        placed = [[*map(engine.to_device, pair), engine.empty((4, 4), np.float32)] for pair in pairs]
+        for operands in placed:
+            engine.compute("matmul", operands, {"transpose_a": False, "transpose_b": False})
+        engine.wait()
+    results = engine.read(*(result for *_, result in placed))
+    return all(np.allclose(c, a @ b, atol=1e-5) for (a, b), c in zip(pairs, results, strict=True))
+
+
+SITUATIONS = (blocks_come_and_go, results_are_read, arrays_are_exchanged, a_network_predicts, products_follow_each_other)
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize(
+    ("order", "seeds"),
+    [("late", [0]), ("copies first", [0]), ("random", [0, 1]), pytest.param("random", SEEDS, marks=pytest.mark.slow)],
+)
+def test_every_order_gives_the_right_result(order: str, seeds: Sequence[int], situation: Callable[[CudaEngine], bool]) -> None:
+    assert all(ends_well(situation, order, seed) for seed in seeds)
+
+
+# --- planted faults -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Planted:
+    """What is left out, and the situation that needs it."""
+
+    plant: Callable[[Patch], None]
+    situation: Callable[[CudaEngine], bool]
+
+
+def no_event_when_a_ring_is_made(patch: Patch) -> None:
+    create = PinnedRing.__init__
+
+    def init(ring: PinnedRing, *arguments: Any) -> None:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(PinnedRing, "leave", lambda ring, half: None)
+            create(ring, *arguments)
+
+    patch.setattr(PinnedRing, "__init__", init)
+
+
+def no_event_when_a_block_is_left(patch: Patch) -> None:
+    create = PinnedRing.__init__
+
+    def init(ring: PinnedRing, *arguments: Any) -> None:
+        create(ring, *arguments)
+        ring.leave = lambda half: None  # type: ignore[method-assign]
+
+    patch.setattr(PinnedRing, "__init__", init)
+
+
+def no_event_for_what_users_write(patch: Patch) -> None:
+    def adopt(runtime: CupyRuntime, array: Any) -> Any:
+        return array.data.ptr, array.shape, array.dtype, array
+
+    patch.setattr(CupyRuntime, "adopt", adopt)
+
+
+def no_event_for_what_users_read(patch: Patch) -> None:
+    def lend(runtime: CupyRuntime, address: int, shape: Any, dtype: Any, owner: Any) -> Any:
+        memory = runtime.cupy.cuda.UnownedMemory(address, 0, _Lent(runtime, owner), 0)
+        return runtime.cupy.ndarray(shape, dtype, runtime.cupy.cuda.MemoryPointer(memory, 0))
+
+    patch.setattr(CupyRuntime, "lend", lend)
+
+
+def no_event_when_users_let_go(patch: Patch) -> None:
+    patch.delattr(_Lent, "__del__")
+
+
+def no_owner_of_what_users_hold(patch: Patch) -> None:
+    def forget(lent: _Lent, runtime: CupyRuntime, owner: Any) -> None:
+        lent._runtime, lent._owner = runtime, None
+
+    patch.setattr(_Lent, "__init__", forget)
+
+
+def no_owner_of_a_workspace(patch: Patch) -> None:
+    create = CudaInstance.__init__
+
+    def init(instance: CudaInstance, *arguments: Any) -> None:
+        create(instance, *arguments)
+        memory = instance._workspace
+        instance._workspace = SimpleNamespace(address=memory.address, nbytes=memory.nbytes)  # type: ignore[assignment]
+
+    patch.setattr(CudaInstance, "__init__", init)
+
+
+def no_wait_for_copies(patch: Patch) -> None:
+    synchronize = CupyRuntime.synchronize
+
+    def skip_copies(runtime: CupyRuntime, stream: Any) -> None:
+        if stream is not runtime.copies:
+            synchronize(runtime, stream)
+
+    patch.setattr(CupyRuntime, "synchronize", skip_copies)
+
+
+def no_wait_for_results(patch: Patch) -> None:
+    patch.setattr(CupyRuntime, "synchronize", lambda runtime, stream: None)
+
+
+def products_on_two_streams(patch: Patch) -> None:
+    """Every second program runs on the second stream, after all that the first one was given; whoever waits, waits for both."""
+    play, wait, turns = Player.play, CudaEngine.wait, [0]
+
+    def play_beside(player: Player, repeats: int, stream: Any) -> None:
+        runtime = player.runtime
+        turns[0] += 1
+        if turns[0] % 2:
+            play(player, repeats, stream)
+            return
+        event = runtime.event()
+        runtime.record(event, runtime.stream)
+        runtime.wait(runtime.copies, event)
+        play(player, repeats, runtime.copies)
+
+    def wait_for_both(engine: CudaEngine) -> None:
+        engine.runtime.synchronize(engine.runtime.copies)
+        wait(engine)
+
+    patch.setattr(Player, "play", play_beside)
+    patch.setattr(CudaEngine, "wait", wait_for_both)
+
+
+PLANTED = {
+    "an event is missing: a block is overwritten by work that its memory was given to before": Planted(
+        no_event_when_a_ring_is_made, blocks_come_and_go
+    ),
+    "an event is missing: a block is overwritten while it is worked on": Planted(
+        no_event_when_a_block_is_left, blocks_come_and_go
+    ),
+    "an event is missing: an array is read before its owner has written it": Planted(
+        no_event_for_what_users_write, arrays_are_exchanged
+    ),
+    "an event is missing: a result is read before it is there": Planted(no_event_for_what_users_read, arrays_are_exchanged),
+    "an event is missing: a result is overwritten while its user reads it": Planted(
+        no_event_when_users_let_go, arrays_are_exchanged
+    ),
+    "a buffer is given back too early: a result that a user holds": Planted(no_owner_of_what_users_hold, arrays_are_exchanged),
+    "a buffer is given back too early: the intermediate arrays of a program": Planted(
+        no_owner_of_a_workspace, a_network_predicts
+    ),
+    "an array of the host is changed before its copy": Planted(no_wait_for_copies, blocks_come_and_go),
+    "an array of the host is read before its copy": Planted(no_wait_for_results, results_are_read),
+    "a product begins before its workspace is free": Planted(products_on_two_streams, products_follow_each_other),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_fault_is_found(name: str, monkeypatch: Patch) -> None:
+    planted = PLANTED[name]
+    planted.plant(monkeypatch)
+    assert not all(ends_well(planted.situation, "random", seed) for seed in SEEDS)
+
+
+def test_products_on_two_streams_are_right_with_two_workspaces(monkeypatch: Patch) -> None:
+    """So it is the workspace alone that keeps them from running side by side."""
+    products_on_two_streams(monkeypatch)
+    run = CupyRuntime.run
+
+    def with_two(runtime: CupyRuntime, node: Any, stream: Any) -> None:
+        spaces = runtime.__dict__.setdefault("spaces", {runtime.stream: runtime._workspace})
+        if stream not in spaces:
+            spaces[stream] = runtime.allocate(runtime._workspace.nbytes)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(runtime, "_workspace", spaces[stream])
+            run(runtime, node, stream)
+
+    monkeypatch.setattr(CupyRuntime, "run", with_two)
+    assert all(ends_well(products_follow_each_other, "random", seed) for seed in SEEDS[:8])
+
+
+# --- the simulation itself ------------------------------------------------------------------------------------------------
+
+
+def test_orders_do_what_they_say() -> None:
+    lengths = {}
+    for order in simulated_cupy.ORDERS:
+        with simulated_cupy.install(order) as gpu:
+            import cupy
+
+            work, copies = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+            lengths[order] = [[]]
+            for count in range(20):
+                work.give(lambda: None, computes=True)
+                copies.give(lambda: None)
+                lengths[order].append([len(work.queue), len(copies.queue), count + 1])
+            event = cupy.cuda.Event()
+            event.record(work)
+            copies.wait_event(event)
+            copies.synchronize()
+            assert not work.queue
+            assert not copies.queue
+            assert gpu.scheduler.current is gpu.scheduler.default
+    assert lengths["late"][1:] == [[count, count, count] for count in range(1, 21)]
+    assert lengths["copies first"][1:] == [[count, 0, count] for count in range(1, 21)]
+    assert any(0 < len_work < count for len_work, _, count in lengths["random"][1:])
+
+
+def test_memory_that_is_given_back_is_poisoned_in_the_order_of_its_stream() -> None:
+    with simulated_cupy.install("late"):
+        import cupy
+
+        first, second = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+        with first:
+            array = cupy.ones(3, "float32")
+            before = array.copy()
+        with second:
+            first.synchronize()
+            after = array.copy()
+        del array
+        first.synchronize()
+        assert before.get(stream=first).tolist() == [1, 1, 1]
+        assert np.isnan(after.get(stream=second)).all()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_write_beyond_memory_is_found(kept: bool) -> None:
+    references = []
+
+    def write() -> None:
+        with simulated_cupy.install():
+            memory = engines.gpu(0).runtime.allocate(512)
+            np.frombuffer((ctypes.c_uint8 * 513).from_address(memory.address), np.uint8)[512] = 7
+            references.extend([memory] if kept else [])
+            del memory
+
+    with pytest.raises(AssertionError, match="beyond its memory"):
+        write()
+
+
+@pytest.mark.parametrize("action", ["copy", "wait", "synchronize"])
+def test_what_a_capture_does_not_allow_is_refused(action: str) -> None:
+    with simulated_cupy.install():
+        engine = engines.gpu(0)
+        assert isinstance(engine.runtime, CupyRuntime)
+        runtime, values = engine.runtime, np.ones(3)
+        target, event = engine.to_device(values), runtime.event()
+        runtime.record(event, runtime.stream)
+        stream = runtime._capturing
+        stream.begin_capture()
+        actions = {
+            "copy": lambda: runtime.upload(target.address, values, stream),
+            "wait": lambda: runtime.wait(stream, event),
+            "synchronize": lambda: runtime.synchronize(stream),
+        }
+        with pytest.raises(CudaError, match="capture"):
+            actions[action]()
+        stream.end_capture()
+
+
+def test_copies_outside_of_memory_are_refused() -> None:
+    with simulated_cupy.install():
+        engine = engines.gpu(0)
+        with pytest.raises(CudaError, match="beyond what is allocated"):
+            engine.runtime.upload(engine.to_device(np.ones(3)).address, np.ones(1000), engine.runtime.stream)
+
+
+def test_times_of_events_that_have_not_come_are_refused() -> None:
+    with simulated_cupy.install("late"):
+        import cupy
+
+        events = [cupy.cuda.Event() for _ in range(2)]
+        for event in events:
+            event.record()
+        with pytest.raises(CUDARuntimeError):
+            cupy.cuda.get_elapsed_time(*events)
+        events[1].synchronize()
+        assert cupy.cuda.get_elapsed_time(*events) > 0
