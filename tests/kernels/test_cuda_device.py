@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from cuda_on_host.cublaslt import FakeCublasLt
 
+from fastnn_kernels.contract import Operand
 from fastnn_kernels.cuda import cublaslt, device
 from fastnn_kernels.cuda.device import CupyRuntime
-from fastnn_kernels.cuda.lowering import Pointer, Product
-from fastnn_kernels.cuda.runtime import CudaUnavailable, Multiplication
+from fastnn_kernels.cuda.kernels import kernel
+from fastnn_kernels.cuda.lowering import Body, Pointer, Product, lower
+from fastnn_kernels.cuda.runtime import CudaUnavailable, Launch, Multiplication
 
 PRODUCT = Product(Pointer(0, "float", False), Pointer(1, "float", False), Pointer(2, "float", True), 5, 130, 7)
 ADDRESSES = (0x1000, 0x2000, 0x3000)
@@ -35,6 +38,16 @@ class Stream(contextlib.nullcontext[None]):
         return "a graph"
 
 
+class Module:
+    """Its functions are pairs of a name and what was loaded."""
+
+    def load(self, code: bytes) -> None:
+        self.code = code
+
+    def get_function(self, name: str) -> tuple[str, bytes]:
+        return name, self.code
+
+
 class Error(Exception):
     """None that CuPy raises comes up."""
 
@@ -48,6 +61,7 @@ def stand_in() -> Any:
     cuda = SimpleNamespace(
         runtime=runtime, driver=SimpleNamespace(CUDADriverError=Error), memory=SimpleNamespace(OutOfMemoryError=Error),
         Device=lambda ordinal: contextlib.nullcontext(), Stream=Stream, alloc=lambda nbytes: SimpleNamespace(ptr=0x10000),
+        function=SimpleNamespace(Module=Module),
     )  # fmt: skip
     return SimpleNamespace(cuda=cuda)
 
@@ -121,3 +135,31 @@ def test_heuristics_are_not_asked_while_another_thread_captures(
     assert gpu.capture([Multiplication(PRODUCT, ADDRESSES)]) == "a graph"
     other.join(10)
     assert order == ["captured", "asked"]
+
+
+def test_every_kernel_is_a_unit_of_its_own_and_asked_for_once(library: FakeCublasLt, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = CupyRuntime(0)
+    asked: list[dict[str, str]] = []
+
+    def machine_codes(sources: dict[str, str], architecture: int) -> dict[str, bytes]:
+        assert architecture == 90
+        asked.append(sources)
+        return {name: f"the code of {name}".encode() for name in sources}
+
+    monkeypatch.setattr(device, "machine_codes", machine_codes)
+    works = [
+        work
+        for name in ("exp", "tanh", "sigmoid")
+        for work in lower(name, [Operand((7,), np.dtype("float32"))] * 2, {}, gpu.device).works
+    ]
+    launches = [Launch(kernel([work]), 1, 0, ()) for work in works if isinstance(work, Body)]
+    names = [launch.kernel.name for launch in launches]
+    for nodes in (launches[:2], launches, launches):
+        gpu.prepare(nodes)
+    assert [list(sources) for sources in asked] == [names[:2], names[2:]]
+    for sources in asked:
+        for name, text in sources.items():
+            assert [other for other in names if f"{other}(" in text] == [name]
+    assert gpu._functions == {
+        each.kernel: (name, f"the code of {name}".encode()) for each, name in zip(launches, names, strict=True)
+    }

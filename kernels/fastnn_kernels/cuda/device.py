@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn_kernels.cuda.compiling import machine_code
+from fastnn_kernels.cuda.compiling import machine_codes
 from fastnn_kernels.cuda.cublaslt import WORKSPACE, CublasError, CublasLt, Plan
 from fastnn_kernels.cuda.kernels import Kernel, unit
 from fastnn_kernels.cuda.lowering import THREADS, Device, Product
@@ -188,10 +188,12 @@ class CupyRuntime:
             launches = [node for node in nodes if isinstance(node, Launch)]
             missing = dict.fromkeys(node.kernel for node in launches if node.kernel not in self._functions)
             if missing:
-                module = self.cupy.cuda.function.Module()
-                module.load(machine_code(unit(list(missing)), self.device.architecture))
-                self._modules.append(module)
-                self._functions.update({kernel: module.get_function(kernel.name) for kernel in missing})
+                codes = machine_codes({each.name: unit([each]) for each in missing}, self.device.architecture)
+                for kernel in missing:
+                    module = self.cupy.cuda.function.Module()
+                    module.load(codes[kernel.name])
+                    self._modules.append(module)
+                    self._functions[kernel] = module.get_function(kernel.name)
             for node in launches:
                 if node.shared > SHARED_BYTES and node.kernel not in self._raised:
                     driver = self.cupy.cuda.driver
