@@ -48,6 +48,7 @@ def gpu() -> CudaEngine:
 
 
 on_gpu = pytest.mark.gpu
+alone = pytest.mark.alone
 
 
 def used(engine: CudaEngine) -> int:
@@ -382,6 +383,7 @@ def test_a_benchmark_trains_on_data_of_the_gpu(gpu: CudaEngine) -> None:
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
+@alone
 @on_gpu
 def test_more_memory_than_there_is(gpu: CudaEngine) -> None:
     _, total = gpu.runtime.memory()
@@ -390,6 +392,7 @@ def test_more_memory_than_there_is(gpu: CudaEngine) -> None:
     run(device="cuda")
 
 
+@alone
 @on_gpu
 def test_training_ends_where_there_is_no_room_and_goes_on_when_there_is(gpu: CudaEngine) -> None:
     X, y = np.zeros((60_000, 4096), np.uint8), np.arange(60_000) % 10
@@ -440,6 +443,7 @@ def test_two_threads_train_and_predict_at_once(gpu: CudaEngine) -> None:
     assert sorted(found) == sorted([expected] * 2 + ["same"] * 100)
 
 
+@alone
 @on_gpu
 def test_memory_after_100_fits(gpu: CudaEngine) -> None:
     """New models each time, and one model that continues."""
