@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import datetime
+import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -241,6 +244,24 @@ def test_nothing_at_all_makes_a_record_that_did_not_pass(made: Any, tmp_path: Pa
     assert made.main(["write", str(tmp_path), str(tmp_path), "0", "finished"]) == 1
     assert list(tmp_path.glob("gpu-*.json"))
     assert made.main(["wrong"]) == 2
+
+
+LARGE = {"cupy", "jax", "numba", "numpy", "scipy", "sklearn", "torch"}
+"""Modules that a machine with a GPU has or does without."""
+DISTRIBUTIONS = {"xdist": "pytest-xdist"}
+
+
+def test_the_page_names_every_small_package_that_the_script_looks_for(made: Any) -> None:
+    """With `--no-deps`, all that they need in turn as well."""
+    (line,) = (line for line in (ROOT / "docs/gpu.md").read_text().splitlines() if line.startswith("pip download"))
+    named = {word.lower().replace("_", "-") for word in line.split()[5:]}
+    small = {DISTRIBUTIONS.get(module, module).replace("_", "-") for module in made.NEEDED if module not in LARGE}
+    assert small <= named, small - named
+    for name in sorted(named):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            for requirement in importlib.metadata.requires(name) or ():
+                needed = re.split(r"[^\w-]", requirement)[0].lower().replace("_", "-")
+                assert needed in named | {"numpy"} or ";" in requirement, f"{name} needs {needed}"
 
 
 # --- the scripts ------------------------------------------------------------------------------------------------------
