@@ -83,7 +83,12 @@ def usable() -> int:
 
 def missing() -> list[str]:
     """Modules of NEEDED that are not here."""
-    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    absent = []
+    for name in NEEDED:
+        with contextlib.suppress(ValueError):  # it is loaded, and does not say from where
+            if importlib.util.find_spec(name) is None:
+                absent.append(name)
+    return absent
 
 
 # --- what the steps left ----------------------------------------------------------------------------------------------

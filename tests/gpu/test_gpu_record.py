@@ -16,6 +16,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -238,6 +239,12 @@ def test_it_is_written(made: Any, tmp_path: Path) -> None:
     assert json.loads(record.read_text()) == written
     assert summary.name == "summary.txt"
     assert str(record) in summary.read_text()
+
+
+def test_a_module_that_does_not_say_where_it_is_from_is_not_missing(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(made, "NEEDED", ("cupy", "json", "nowhere_at_all"))
+    monkeypatch.setitem(sys.modules, "cupy", ModuleType("cupy"))
+    assert made.missing() == ["nowhere_at_all"]
 
 
 def test_nothing_at_all_makes_a_record_that_did_not_pass(made: Any, tmp_path: Path) -> None:
