@@ -79,7 +79,7 @@ job() {
     (
         began=$SECONDS
         # An interrupt, so that pytest writes what it has; a shell lets its jobs ignore interrupts, which timeout undoes.
-        timeout --signal=INT --kill-after=5 "$limit" "$@" >"$out/$name.log" 2>&1 </dev/null &
+        timeout --signal=INT --kill-after=8 "$limit" "$@" >"$out/$name.log" 2>&1 </dev/null &
         trap 'kill "$!" 2>/dev/null' TERM
         wait "$!"
         code=$?

@@ -48,7 +48,9 @@ class Findings:
     """The lines of a section."""
 
     def __init__(self, section: str, path: Path) -> None:
-        self.section, self.path, self.failed = section, path, False
+        self.section, self.path = section, path
+        self.count = 0
+        self.wrong: list[str] = []
         self._began = time.perf_counter()
 
     def add(self, what: str, ok: bool, **figures: Any) -> None:
@@ -57,7 +59,8 @@ class Findings:
         with self.path.open("a") as file:
             file.write(line + "\n")
         print(line[:400], flush=True)
-        self.failed |= not ok
+        self.count += 1
+        self.wrong += [] if ok else [f"{what}: {figures.get('error', '')}"]
 
     def measure(self, what: str, call: Callable[[], Any]) -> None:
         """Add what a call returns, a mapping or one value, with the milliseconds that it took; an error is a finding."""
@@ -442,7 +445,9 @@ def main(arguments: list[str]) -> int:
         SECTIONS[section](findings, *rest)
     except Exception as error:
         findings.add("the whole section", False, error=f"{type(error).__name__}: {error}"[:600])
-    return int(findings.failed)
+    first = f", {len(findings.wrong)} not right; first {findings.wrong[0]}" if findings.wrong else ", all right"
+    print(f"{findings.count} findings{first}")
+    return 1 if findings.wrong else 0
 
 
 if __name__ == "__main__":

@@ -252,6 +252,8 @@ def complaints(record: dict[str, Any]) -> list[tuple[float, str]]:
         if suite["failures"]:
             count = suite["failed"] + suite["errors"]
             made.append((80.0, f"{name}: {count} of {count + suite['passed']} failed; first {suite['failures'][0]}"))
+        elif not suite["passed"]:
+            made.append((75.0, f"{name}: none passed, {suite['skipped']} were skipped"))
     known = {line.split(":")[0] for _, line in made}
     for line in record["trouble"]:
         if line.split(":")[0] not in known:

@@ -223,7 +223,9 @@ def test_lines_that_were_cut_off_are_left_out(made: Any, tmp_path: Path) -> None
 
 def test_tests_that_were_all_skipped_are_no_success(made: Any, tmp_path: Path) -> None:
     skipped = PASSED.replace("/></testsuite>", "><skipped/></testcase></testsuite>")
-    assert not made.build(whole(tmp_path, gpu_tests_xml=skipped), NOW)["passed"]
+    found = made.build(whole(tmp_path, gpu_tests_xml=skipped), NOW)
+    assert not found["passed"]
+    assert found["worst"][0] == "gpu-tests: none passed, 1 were skipped"
 
 
 def test_a_sanitizer_that_the_gpu_does_not_support_is_no_failure(made: Any, tmp_path: Path) -> None:
