@@ -64,6 +64,32 @@ def test_works_depend_where_one_writes_a_byte_that_the_other_touches(a: Any, b: 
     assert depend(first, second) == depend(second, first) == conflict(first, second)
 
 
+def log_to(*columns: int, start: int = 0, pitch: int = 16) -> Placed:
+    """A work that writes these bytes of the rows of an array of unknown length."""
+    pointer = Pointer(0, "u8", True, 0, 64, columns=(pitch, *columns) if columns else None)  # type: ignore[arg-type]
+    return Placed(Body("none", "none<float>", (pointer,), 1), (Place("log", start, open=True),))
+
+
+def test_works_that_write_other_columns_of_an_array_do_not_depend_on_each_other() -> None:
+    first = log_to(0, 4)
+    assert not depend(first, log_to(4, 8))
+    assert not depend(log_to(8, 16), first)
+    for other in (log_to(0, 4), log_to(3, 5), log_to(0, 16), log_to(), log_to(4, 8, start=16), log_to(4, 8, pitch=12)):
+        assert depend(first, other)
+        assert depend(other, first)
+
+
+def test_loss_and_accuracy_are_logged_side_by_side() -> None:
+    def call(column: int, value: str) -> PlacedCall:
+        operands = (operand(), operand(dtype=INT), operand(STEPS, 4))
+        places = (Place(value, 0), Place(CONTROL, 0), Place("log", 0, open=True))
+        return PlacedCall("log_value", operands, {"column": column}, places)
+
+    together = Player(HostRuntime(), [call(0, "loss"), call(1, "accuracy")])
+    assert [len(level) for level in together.schedule.levels] == [2]
+    assert [len(level) for level in Player(HostRuntime(), [call(1, "loss"), call(1, "accuracy")]).schedule.levels] == [1, 1]
+
+
 def positions(levels: Sequence[Sequence[tuple[Placed, int]]]) -> dict[tuple[int, int], int]:
     """(identity of the work, step) -> level; every one is there once."""
     found = Counter((id(work), step) for level in levels for work, step in level)

@@ -3,7 +3,7 @@
 Works of one level become one kernel where they are small, and the first levels of a step may be shared with the last ones of
 the step before: a step then has fewer nodes, each of which costs more than a small work itself. A single block for which nobody
 waits, such as one that logs the loss, runs as late as it can beside another body, of any size. Two works depend on each other
-where the memory that one writes overlaps what the other reads or writes.
+where the memory that one writes overlaps what the other reads or writes; other columns of one array do not overlap.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ class Placed:
     places: tuple[Place, ...]
 
     @property
-    def touches(self) -> tuple[tuple[str, float, float, bool], ...]:
-        """(space, first byte, first byte behind it, whether it is written) of each pointer."""
+    def touches(self) -> tuple[tuple[str, float, float, bool, tuple[int, int, int] | None], ...]:
+        """(space, first byte, first byte behind it, whether it is written, columns) of each pointer."""
+        stops = (math.inf if p.open else p.offset + a.nbytes for a, p in zip(self.work.pointers, self.places, strict=True))
         return tuple(
-            (place.space, place.offset, math.inf if place.open else place.offset + pointer.nbytes, pointer.written)
-            for pointer, place in zip(self.work.pointers, self.places, strict=True)
+            (place.space, place.offset, stop, pointer.written, pointer.columns)
+            for pointer, place, stop in zip(self.work.pointers, self.places, stops, strict=True)
         )
 
 
@@ -76,9 +77,17 @@ def depend(a: Placed, b: Placed) -> bool:
     """Whether one writes what the other reads or writes."""
     return any(
         (written or other_written) and space == other_space and start < other_stop and other_start < stop
-        for space, start, stop, written in a.touches
-        for other_space, other_start, other_stop, other_written in b.touches
-    )
+        and not (start == other_start and _are_apart(columns, other_columns))
+        for space, start, stop, written, columns in a.touches
+        for other_space, other_start, other_stop, other_written, other_columns in b.touches
+    )  # fmt: skip
+
+
+def _are_apart(columns: tuple[int, int, int] | None, others: tuple[int, int, int] | None) -> bool:
+    """Whether two pointers to the start of one array mean different columns of it."""
+    if columns is None or others is None or columns[0] != others[0]:
+        return False
+    return columns[2] <= others[1] or others[2] <= columns[1]
 
 
 def schedule(works: Sequence[Placed]) -> Schedule:
