@@ -1,37 +1,44 @@
 #!/usr/bin/env bash
-# Everything that only a machine with an NVIDIA GPU can check: tests on the device, memory and races under compute-sanitizer,
-# MNIST in every precision, a few timed cells against other libraries, and what explains them.
+# Everything that only a machine with an NVIDIA GPU can tell, in the order of what it tells: whether the GPU opens, compiles, copies
+# and computes; what a step and a call of `fit` take; the strongest peer; the tests; memory; MNIST; JAX with what time is left.
 #
-#   ci/gpu.sh [--quick] OUT
+#   ci/gpu.sh [--minutes N] [--sanitize] OUT
 #
-# OUT gets three files: the record <gpu>-<date>.json; summary.txt, what is printed here, which ends with the record's table; and
-# logs.tgz, what the steps left (<step>.log and results), packed anew after each of them, so that a run that is cut off has told
-# what it could. No step keeps another from running. Ends within 8 minutes, with --quick within 3, with 0 if everything passed
-# and 1 otherwise.
-# Installs nothing and uses the checkout as it lies here; what PYTHONPATH names already stays on it.
+# OUT gets three files, written anew after each stage, so that a run that is cut off has told what it could: summary.txt, which
+# begins with the three worst things; the record <gpu>-<date>.json; and logs.tgz, what the stages left. No stage keeps another from
+# running, and each has its limit. Ends within 280 seconds or N minutes, with 0 if everything passed and 1 otherwise.
+# --sanitize adds racecheck, with more time for it.
+# Installs nothing, sends nothing anywhere, and uses the checkout as it lies here; what PYTHONPATH names already stays on it.
 #
 #   PYTHON       the Python to use                                            (python3)
 #   FASTNN_DATA  a folder with mnist/; without it data/ or ../shared/data is tried
 set -uo pipefail
 
+usage() {
+    echo "usage: ci/gpu.sh [--minutes N] [--sanitize] OUT" >&2
+    exit 2
+}
 python=${PYTHON:-python3}
-quick=()
-if [[ ${1:-} == --quick ]]; then
-    quick=(--quick)
-    shift
-fi
-if (($# != 1)); then
-    echo "usage: ci/gpu.sh [--quick] OUT" >&2
-    exit 2
-fi
-if ! mkdir -p -- "$1"; then
-    exit 2
-fi
+whole=280 sanitize=0
+while [[ ${1:-} == --* ]]; do
+    case $1 in
+    --minutes)
+        [[ ${2:-} =~ ^[1-9][0-9]{0,2}$ ]] || usage
+        whole=$((60 * $2))
+        shift 2
+        ;;
+    --sanitize)
+        sanitize=1
+        shift
+        ;;
+    *) usage ;;
+    esac
+done
+(($# == 1)) || usage
+mkdir -p -- "$1" || exit 2
 results=$(cd -- "$1" && pwd)
-out=$(mktemp -d) # of the steps
-exec > >(tee -- "$results/summary.txt") 2>&1
-printing=$!
-trap 'exec >&- 2>&-; wait "$printing"; rm -rf -- "$out"' EXIT
+out=$(mktemp -d) # of the stages
+trap 'rm -rf -- "$out"' EXIT
 checkout=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 cd -- "$checkout" || exit 2
 
@@ -45,99 +52,129 @@ for folder in "$checkout/data" "$checkout/../shared/data"; do
 done
 [[ -z ${FASTNN_DATA:-} ]] || export FASTNN_DATA
 
-# Seconds for all steps together; the record needs a few more.
-((${#quick[@]})) && whole=165 || whole=455
 : >"$out/steps.tsv"
+ends=$((whole - 10)) # of the stages together: a summary and an archive are still to be written then
 
-# What the steps have left so far, in one file that is whole at any time.
-pack() { tar -C "$out" -czf "$results/logs.tgz.new" . && mv -f -- "$results/logs.tgz.new" "$results/logs.tgz"; }
+note() { printf '%4d s  %s\n' "$SECONDS" "$*" | tee -a "$out/run.log"; }
 
-# step NAME SECONDS COMMAND...: run it for so long at most, and as long as there is time at all.
-step() {
-    local name=$1 limit=$2 code=124 began=$SECONDS
-    shift 2
-    ((whole - SECONDS < limit)) && limit=$((whole - SECONDS))
-    if ((limit < 3)); then
-        echo "there was no time left" >"$out/$name.log"
-    else
-        # An interrupt, so that pytest and the benchmark write what they have.
-        timeout --signal=INT --kill-after=10 "$limit" "$@" >"$out/$name.log" 2>&1 </dev/null
-        code=$?
-    fi
-    printf '%s\t%d\t%d\n' "$name" "$code" $((SECONDS - began)) >>"$out/steps.tsv"
-    pack
-    printf '== %-10s exit %-4d %4d s   (%d s in all)\n' "$name" "$code" $((SECONDS - began)) "$SECONDS"
-    ((code == 0)) || tail -n 12 -- "$out/$name.log"
-    return 0
+# What the stages have left so far, in files that are whole at any time.
+save() {
+    timeout 60 "$python" ci/gpu_record.py write "$out" "$results" "$SECONDS" "$1" >"$out/record.log" 2>&1
+    code=$?
+    tar -C "$out" -czf "$results/logs.tgz.new" . && mv -f -- "$results/logs.tgz.new" "$results/logs.tgz"
 }
 
+# job NAME SECONDS COMMAND...: run it beside other jobs, for so long at most (more where there are more minutes), and as long as
+# there is time at all. A step whose exit code is -1 had none.
+children=()
+job() {
+    local name=$1 limit=$(($2 * whole / 280))
+    shift 2
+    ((ends - SECONDS < limit)) && limit=$((ends - SECONDS))
+    if ((limit < 4)); then
+        printf '%s\t-1\t0\n' "$name" >>"$out/steps.tsv"
+        note "$name: no time is left"
+        return
+    fi
+    (
+        began=$SECONDS
+        # An interrupt, so that pytest writes what it has; a shell lets its jobs ignore interrupts, which timeout undoes.
+        timeout --signal=INT --kill-after=8 "$limit" "$@" >"$out/$name.log" 2>&1 </dev/null &
+        trap 'kill "$!" 2>/dev/null' TERM
+        wait "$!"
+        code=$?
+        printf '%s\t%d\t%d\n' "$name" "$code" $((SECONDS - began)) >>"$out/steps.tsv"
+        note "$name: exit $code after $((SECONDS - began)) s: $(tail -n 1 -- "$out/$name.log" | cut -c 1-140)"
+    ) &
+    children+=("$!")
+}
+
+# stage NAME: all jobs that were begun have ended, and what they left is saved.
+stage() {
+    wait
+    children=()
+    save running
+    note "== $1"
+}
+
+cut_off() {
+    trap '' INT TERM HUP
+    ((${#children[@]})) && kill "${children[@]}" 2>/dev/null
+    wait
+    save interrupted
+    exit 130
+}
+trap cut_off INT TERM HUP
+
+probe() { job "$1" "$2" "$python" ci/gpu_probe.py "$1" "$out/$1.jsonl"; }
+peer() { job "peer-$1" "$2" "$python" ci/gpu_probe.py peer "$out/peer-$1.jsonl" "$1"; }
+# Warnings of other libraries are no failures here.
+pytest=("$python" -m pytest -p no:cacheprovider -o junit_family=xunit1 -W default -q -rfEs)
+tests() {
+    local name=$1 limit=$2
+    shift 2
+    job "$name" "$limit" "${pytest[@]}" --junitxml="$out/$name.xml" "$@"
+}
+watch() {
+    job "$1" "$2" compute-sanitizer --error-exitcode 9 --report-api-errors no --print-limit 20 --tool "$1" \
+        "$python" ci/sanitize.py --seconds "$3"
+}
 has() { "$python" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$1') is None)"; }
 
 if ! command -v "$python" >/dev/null; then
-    echo "there is no $python here; name one with PYTHON="
+    echo "there is no $python here; name one with PYTHON=" | tee -- "$results/summary.txt"
     exit 1
 fi
 absent=$("$python" ci/gpu_record.py missing | tr '\n' ' ')
-echo "not installed: ${absent:-nothing}"
-if ! found=$("$python" ci/gpu_record.py usable 2>&1); then
-    printf '%s\n' "${found##*$'\n'}"
+note "not installed: ${absent:-nothing}"
+usable=$(timeout 60 "$python" ci/gpu_record.py usable 2>&1)
+code=$?
+note "${usable##*$'\n'}"
+if ((code == 3)); then # no GPU at all; whatever else is wrong, the stages may tell more of it
+    cp -- "$out/run.log" "$results/summary.txt"
     exit 1
 fi
-echo "on ${found##*$'\n'}"
-[[ -n ${FASTNN_DATA:-} ]] || echo "no MNIST: name a folder with mnist/ by FASTNN_DATA"
-
-{
-    timeout 20 nvidia-smi
-    "$python" --version
-    timeout 60 "$python" -m pip list
-    nvcc --version
-    compute-sanitizer --version
-    nproc
-} >"$out/versions.log" 2>&1
+[[ -n ${FASTNN_DATA:-} ]] || note "no MNIST: name a folder with mnist/ by FASTNN_DATA"
 timeout 20 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader >"$out/nvidia-smi.csv" 2>/dev/null
+# shellcheck disable=SC2016
+job versions 30 bash -c 'for each in nvidia-smi "$0 --version" "$0 -m pip list" "nvcc --version" "compute-sanitizer --version" nproc; do
+    timeout 10 $each; done; true' "$python"
 
-# Warnings of other libraries are no failures here.
-pytest=("$python" -m pytest -p no:cacheprovider -o junit_family=xunit1 -W default -m "" -q -rfEs --durations=15)
-step tests $((${#quick[@]} ? 75 : 150)) "${pytest[@]}" --junitxml="$out/tests.xml" -m gpu -k "not mnist" tests/gpu/test_gpu.py
-if [[ -n ${FASTNN_DATA:-} ]]; then
-    ((${#quick[@]})) && which="mnist and float32" || which=mnist
-    step mnist $((${#quick[@]} ? 30 : 90)) "${pytest[@]}" --junitxml="$out/mnist.xml" -m gpu -k "$which" tests/gpu/test_gpu.py
-fi
-
-if "$python" ci/gpu_record.py plan "$out/bench.json" ${quick[@]+"${quick[@]}"} >"$out/plan.log" 2>&1; then
-    step bench $((${#quick[@]} ? 60 : 180)) "$python" -m fastnn bench --resume "$out/bench.json"
-else
-    cp -- "$out/plan.log" "$out/bench.log"
-    printf 'bench\t1\t0\n' >>"$out/steps.tsv"
-    echo "== no benchmark: $(tail -n 1 -- "$out/plan.log")"
-fi
-
-networks=("--hidden 128 --batch-size 128" "--hidden 512,512 --batch-norm --dropout 0.2 --batch-size 2048"
-    "--hidden 1024,1024,1024,1024 --batch-size 8192")
-((${#quick[@]})) && networks=("${networks[0]}")
-for index in "${!networks[@]}"; do
-    read -r -a options <<<"${networks[index]}"
-    step "explain$index" 30 "$python" -m fastnn explain --inputs 784 --outputs 10 --device cuda "${options[@]}"
+note "== contact"
+for section in open compile copies products kernels bits; do
+    probe "$section" 70
 done
-
-if ! ((${#quick[@]})); then
-    mapfile -t files < <(grep -rl --include='test_*.py' check_kernel tests)
-    workers=()
-    has xdist && workers=(-n 8)
-    step kernels 150 "${pytest[@]}" --junitxml="$out/kernels.xml" ${workers[@]+"${workers[@]}"} "${files[@]}"
-fi
-
+stage cells
+probe cells 55
+stage peers
+peer torch-graph 35
+wait
+peer fastnn 20
+stage tests
+workers=()
+has xdist && workers=(-n 6)
+mapfile -t files < <(grep -rl --include='test_*.py' check_kernel tests)
+tests gpu-tests 80 ${workers[@]+"${workers[@]}"} -m "gpu and not alone" -k "not mnist" tests/gpu/test_gpu.py
+tests kernel-tests 80 ${workers[@]+"${workers[@]}"} -m "" --maxfail=40 "${files[@]}"
 if command -v compute-sanitizer >/dev/null; then
-    watch=(compute-sanitizer --error-exitcode 9 --report-api-errors no --print-limit 20)
-    share=$((${#quick[@]} ? 20 : 35))
-    step memcheck $((share + 40)) "${watch[@]}" --tool memcheck "$python" ci/sanitize.py --seconds "$share"
-    ((${#quick[@]})) || step racecheck $((share + 40)) "${watch[@]}" --tool racecheck "$python" ci/sanitize.py --seconds "$share"
+    watch memcheck 80 $((40 * whole / 280))
 else
-    echo "== no compute-sanitizer here"
+    note "no compute-sanitizer here"
 fi
-
+stage memory
+tests memory 40 -m "gpu and alone" tests/gpu/test_gpu.py
+wait
+[[ -z ${FASTNN_DATA:-} ]] || tests mnist 40 -m gpu -k "mnist and not float64" tests/gpu/test_gpu.py
+stage rest
+peer jax-while "$whole"
+if ((sanitize)) && command -v compute-sanitizer >/dev/null; then
+    wait
+    ends=$((SECONDS + 150 > ends ? SECONDS + 150 : ends)) # asked for, so it gets its time
+    watch racecheck 150 100
+fi
+wait
+save finished
+note "== finished"
 echo
-"$python" ci/gpu_record.py write "$out" "$results"
-code=$?
-pack
-exit $code
+cat -- "$results/summary.txt"
+exit "$code"

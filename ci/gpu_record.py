@@ -1,12 +1,13 @@
-"""The record of a run of `ci/gpu.sh`, from what its steps left in a folder, and the table that is printed last.
+"""The record of a run of `ci/gpu.sh`, from what its steps left in a folder, and the summary that is read first.
 
-    python ci/gpu_record.py usable               the name of the GPU; ends with 1 and the reason where none can be used
-    python ci/gpu_record.py missing              packages that are not here, one a line
-    python ci/gpu_record.py plan FILE [--quick]  a benchmark of a few cells, for `fastnn bench --resume FILE`
-    python ci/gpu_record.py write FOLDER OUT     OUT/<gpu>-<date>.json of what the steps left in FOLDER, and the table
+    python ci/gpu_record.py usable   the name of the GPU; ends with 3 where there is none, with 1 where it cannot be used
+    python ci/gpu_record.py missing  packages that are not here, one a line
+    python ci/gpu_record.py write FOLDER OUT SECONDS STATE
+                                     OUT/<gpu>-<date>.json and OUT/summary.txt of what the steps left in FOLDER in so many
+                                     seconds; STATE is `running`, `finished` or `interrupted`
 
 A step that left nothing, or something that cannot be read, is said to have done so; it never keeps the record from being
-written. Needs nothing but the standard library, but for `usable`, and for `plan` and the ratios what `fastnn bench` needs.
+written. Needs nothing but the standard library, but for `usable`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import datetime
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
 import re
 import subprocess
@@ -26,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-FORMAT, VERSION = "fastnn-gpu", 1
+FORMAT, VERSION = "fastnn-gpu", 2
 
 NEEDED = (
     "array_api_compat", "click", "cupy", "filelock", "msgspec", "numba", "numpy", "safetensors", "scipy", "sklearn",
@@ -36,50 +38,57 @@ NEEDED = (
 
 DISTRIBUTIONS = ("numpy", "numba", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax", "jaxlib", "pytest", "msgspec", "ml-dtypes")
 
-CELLS = (("mnist", 128), ("mnist", 8192), ("nielsen", 8), ("planar", 400), ("deep", 2048), ("wide", 8192))
-QUICK = (("mnist", 128), ("wide", 8192))
-PEERS = ("torch", "torch-graph", "jax", "jax-while")
-"""Those that need no long compiling."""
+SECTIONS = {
+    "open": "it opens", "compile": "compiles", "copies": "copies", "products": "products of cuBLASLt", "kernels": "kernels",
+    "bits": "equal bits", "cells": "cells",
+}  # fmt: skip
+"""Sections of `ci/gpu_probe.py`, each a step that leaves findings."""
 
-SUITES = {"tests": "the engine", "kernels": "kernels", "mnist": "MNIST"}
+SUITES = {"gpu-tests": "the engine", "kernel-tests": "kernels", "memory": "memory", "mnist": "MNIST"}
 """Steps that leave a junit file of their name."""
+
+OURS, PEERS = "fastnn", ("torch-graph", "jax-while")
+OPTIONAL = ("versions", *(f"peer-{name}" for name in PEERS))
+"""Steps without which a run has passed."""
 
 TOOLS = ("memcheck", "racecheck")
 
 SUMMARY = re.compile(r"(?:ERROR SUMMARY|RACECHECK SUMMARY): (\d+) (?:error|hazard)")
 RUN = re.compile(r"^(\d+) calls of (\d+) kernels$", re.MULTILINE)
+BESIDE_MS = 0.5
+"""Milliseconds that a call of `fit` may take beside its steps."""
+
 UNSUPPORTED = re.compile(r"device not supported|not supported on this|unable to (?:initialize|attach)", re.IGNORECASE)
 
 
 # --- before a run -----------------------------------------------------------------------------------------------------
 
 
-def usable() -> str:
-    """The name of the first GPU. Raises SystemExit with one line where it cannot be used."""
+def usable() -> int:
+    """Print the name of the first GPU, or one line that says why it cannot be used; returns the exit code."""
     from fastnn import engines
+    from fastnn.engines.cuda import CudaEngine
     from fastnn.errors import DeviceError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it would warn of is the reason
-            return engines.gpu(0).runtime.name
+            print(engines.gpu(0).runtime.name)
     except DeviceError as error:
-        raise SystemExit(f"no GPU here: {error}") from error
+        broken = CudaEngine.is_broken(error)
+        print(f"the GPU cannot be used: {error}" if broken else f"no GPU here: {error}")
+        return 1 if broken else 3
+    return 0
 
 
 def missing() -> list[str]:
     """Modules of NEEDED that are not here."""
-    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
-
-
-def plan(path: Path, quick: bool) -> None:
-    """Write the record of a benchmark that is still to be run."""
-    from fastnn.benchmarks import grid, record, runner
-
-    cells = [grid.Cell(network, size, "cuda") for network, size in (QUICK if quick else CELLS)]
-    # Few turns, since the cells together have about three minutes.
-    made = runner.plan(cells, PEERS, rounds=5, processes=2, peer_processes=1, seconds=0.1, budget=20.0 if quick else 26.0)
-    record.write(made, path)
+    absent = []
+    for name in NEEDED:
+        with contextlib.suppress(ValueError):  # it is loaded, and does not say from where
+            if importlib.util.find_spec(name) is None:
+                absent.append(name)
+    return absent
 
 
 # --- what the steps left ----------------------------------------------------------------------------------------------
@@ -124,22 +133,34 @@ def steps(text: str) -> list[dict[str, Any]]:
     return [{"name": name, "exit": int(code), "seconds": int(seconds)} for name, code, seconds in rows]
 
 
-def cells(path: Path) -> list[dict[str, Any]]:
-    """The cells of a benchmark that were run: our throughput, the best peer's, their ratio, and how everybody fared."""
-    from fastnn.benchmarks import record
-
+def findings(text: str) -> list[dict[str, Any]]:
+    """Of a file of `ci/gpu_probe.py`; a line that was cut off is left out."""
     found = []
-    for measured in record.read(path).done:
-        ours, best = record.OURS in measured.measured, measured.best_peer
-        results = {}
-        for name, result in measured.results.items():
-            rate = round(measured.examples_per_second(name)) if name in measured.measured else None
-            results[name] = {"status": result.status, "reason": result.reason, "examples_per_second": rate}
-        ratio = round(measured.ratio, 3) if ours and best else None
-        found.append(
-            {"cell": str(measured.cell), "best_peer": best, "ratio": ratio, "noisy": measured.noisy, "results": results}
-        )
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict) and {"section", "what", "ok"} <= value.keys():
+                found.append(value)
     return found
+
+
+def cells(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By cell what ours takes, milliseconds of an epoch of everybody, the best peer, and its time as a multiple of ours."""
+    by_cell: dict[str, dict[str, Any]] = {}
+    for each in found:
+        measured = each["section"] == "cells" or "contestant" in each
+        if measured and each["ok"]:
+            cell = by_cell.setdefault(each["what"], {"cell": each["what"], "epoch_ms": {}, "best_peer": None, "ratio": None})
+            if "contestant" in each:
+                cell["epoch_ms"][each["contestant"]] = each["epoch_ms"]
+            else:
+                cell |= {name: value for name, value in each.items() if name not in ("section", "what", "ok", "at", "ms")}
+    for cell in by_cell.values():
+        peers = {name: ms for name, ms in cell["epoch_ms"].items() if name != OURS}
+        if peers and OURS in cell["epoch_ms"]:
+            cell["best_peer"] = min(peers, key=peers.__getitem__)
+            cell["ratio"] = round(peers[cell["best_peer"]] / cell["epoch_ms"][OURS], 3)
+    return list(by_cell.values())
 
 
 def device(text: str) -> dict[str, str]:
@@ -182,11 +203,18 @@ def build(folder: Path, now: datetime.datetime) -> dict[str, Any]:
     made: dict[str, Any] = {
         "format": FORMAT, "version": VERSION, "created": now.isoformat(timespec="seconds"), "commit": commit(),
         "gpu": device(text("nvidia-smi.csv")), "versions": versions(), "missing": missing(), "steps": steps(text("steps.tsv")),
-        "tests": {}, "sanitizer": {}, "mnist": {}, "cells": [], "trouble": [],
+        "findings": {}, "cells": [], "tests": {}, "sanitizer": {}, "mnist": {}, "trouble": [],
     }  # fmt: skip
     asked = {step["name"]: step for step in made["steps"]}
+    found = [each for path in sorted(folder.glob("*.jsonl")) for each in findings(text(path.name))]
+    for section in dict.fromkeys([*SECTIONS, *(each["section"] for each in found)]):
+        lines = [each for each in found if each["section"] == section]
+        if lines:
+            wrong = [{"what": each["what"], "error": each.get("error", "")} for each in lines if not each["ok"]]
+            made["findings"][section] = {"ok": len(lines) - len(wrong), "wrong": wrong}
+    made["cells"] = cells(found)
     for name in SUITES:
-        if name in asked:
+        if asked.get(name, {}).get("exit", -1) >= 0:
             try:
                 made["tests"][name] = junit(folder / f"{name}.xml")
             except (OSError, ElementTree.ParseError) as error:
@@ -196,25 +224,61 @@ def build(folder: Path, now: datetime.datetime) -> dict[str, Any]:
     for tool in TOOLS:
         if tool in asked:
             made["sanitizer"][tool] = sanitizer(text(f"{tool}.log"))
-    if "bench" in asked:
-        try:
-            made["cells"] = cells(folder / "bench.json")
-        except Exception as error:  # whatever a benchmark left, the rest of the record is worth having
-            made["trouble"].append(f"bench: no figures ({error})")
-    made["trouble"] += [f"{step['name']}: {ending(step['exit'])}" for step in made["steps"] if step["exit"]]
+    made["trouble"] += [
+        f"{step['name']}: {ending(step['exit'])}" for step in made["steps"] if step["exit"] and step["name"] not in OPTIONAL
+    ]  # fmt: skip
     tests = made["tests"].values()
     broken = any(suite["failed"] or suite["errors"] or not suite["passed"] for suite in tests)
-    unsafe = any(found["status"] not in ("clean", "unsupported") for found in made["sanitizer"].values())
-    made["passed"] = bool(tests) and not (broken or unsafe or made["trouble"])
+    unsafe = any(tool["status"] not in ("clean", "unsupported") for tool in made["sanitizer"].values())
+    wrong = any(made["findings"][section]["wrong"] for section in made["findings"] if section not in OPTIONAL)
+    made["passed"] = bool(tests) and not (broken or unsafe or wrong or made["trouble"])
+    made["worst"] = [line for _, line in complaints(made)]
     return made
+
+
+def complaints(record: dict[str, Any]) -> list[tuple[float, str]]:
+    """What is wrong, the worst first: it does not open; other results than there should be; failures; slowness."""
+    made: list[tuple[float, str]] = []
+    for section, found in record["findings"].items():
+        wrong = found["wrong"]
+        if wrong:
+            weight = {"open": 100.0, "cells": 60.0}.get(section, 25.0 if section in OPTIONAL else 90.0)
+            share = f"{len(wrong)} of {len(wrong) + found['ok']}"
+            made.append((weight, f"{section}: {share} not right; first {wrong[0]['what']}: {wrong[0]['error']}"))
+    for tool, found in record["sanitizer"].items():
+        if found["errors"]:
+            made.append((85.0, f"{tool}: {found['errors']} errors"))
+    for name, suite in record["tests"].items():
+        if suite["failures"]:
+            count = suite["failed"] + suite["errors"]
+            made.append((80.0, f"{name}: {count} of {count + suite['passed']} failed; first {suite['failures'][0]}"))
+        elif not suite["passed"]:
+            made.append((75.0, f"{name}: none passed, {suite['skipped']} were skipped"))
+    known = {line.split(":")[0] for _, line in made}
+    for line in record["trouble"]:
+        if line.split(":")[0] not in known:
+            made.append((10.0 if line.endswith(ending(-1)) else 70.0, line))
+    for cell in record["cells"]:
+        name = cell["cell"]
+        if cell["ratio"] is not None and cell["ratio"] < 1:
+            made.append((50 * (1 - cell["ratio"]), f"{name}: {cell['ratio']:.2f} times as fast as {cell['best_peer']}"))
+        if cell.get("captures"):
+            made.append((35.0, f"{name}: a call of fit of known shapes captures {cell['captures']:g} graphs"))
+        whole, steps = cell.get("fit_ms", 0.0), cell.get("steps_ms", 0.0)
+        if whole - steps > BESIDE_MS:
+            weight = 40 * (whole - steps) / whole
+            made.append((weight, f"{name}: a fit takes {whole:.2f} ms, its steps {steps:.2f} ms"))
+    if record["missing"]:
+        made.append((30.0, f"not installed: {', '.join(record['missing'])}"))
+    return sorted(made, key=lambda each: -each[0])
 
 
 def ending(code: int) -> str:
     """What an exit code of a step means."""
-    return "out of time" if code in (124, 137) else f"ended with {code}"
+    return "no time was left" if code == -1 else "out of time" if code in (124, 137) else f"ended with {code}"
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
+# --- the summary ------------------------------------------------------------------------------------------------------
 
 
 def table(record: dict[str, Any]) -> Iterator[str]:
@@ -226,50 +290,64 @@ def table(record: dict[str, Any]) -> Iterator[str]:
     gpu = record["gpu"]
     yield row("GPU", f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}" if gpu else "nvidia-smi says nothing")
     yield row("commit", record["commit"] or "not known")
+    for section, found in record["findings"].items():
+        if section in SECTIONS:
+            wrong = found["wrong"]
+            yield row(SECTIONS[section], f"{found['ok']} right" + (f", {len(wrong)} NOT" if wrong else ""))
+            yield from (row("", f"{each['what']}: {each['error']}"[:160]) for each in wrong[:6])
     for name, suite in record["tests"].items():
         counts = ", ".join(f"{suite[kind]} {kind}" for kind in ("passed", "failed", "errors", "skipped") if suite[kind])
         yield row(f"tests of {SUITES[name]}", f"{counts or 'none ran'}; {suite['seconds']:.0f} s")
-        yield from (row("", f"failed: {failure}") for failure in suite["failures"][:20])
+        yield from (row("", f"failed: {failure}") for failure in suite["failures"][:10])
     for tool, found in record["sanitizer"].items():
         errors = f", {found['errors']} errors" if found["errors"] else ""
         yield row(tool, f"{found['status']}{errors}; {found['calls']} calls of {found['kernels']} kernels")
     for what, accuracy in record["mnist"].items():
         yield row(f"MNIST, {what}", f"{accuracy:.2%}")
     for cell in record["cells"]:
-        rate = cell["results"].get("fastnn", {}).get("examples_per_second")
-        if cell["ratio"] is None:
-            reasons = [
-                f"{name}: {r['status']} {r['reason']}" for name, r in cell["results"].items() if not r["examples_per_second"]
-            ]
-            yield row(cell["cell"], (f"{rate:,} examples/s; " if rate else "") + "; ".join(reasons))
-        else:
-            noisy = ", noisy" if cell["noisy"] else ""
-            yield row(cell["cell"], f"{rate:,} examples/s, {cell['ratio']:.2f} x {cell['best_peer']}{noisy}")
+        ours = "fit {fit_ms:.2f} ms, steps {steps_ms:.2f} ms, begin {begin_ms:.2f} ms, {step_us:.1f} us a step".format(
+            **cell
+        ) if "fit_ms" in cell else ""  # fmt: skip
+        times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in cell["epoch_ms"].items())
+        ratio = f"{cell['ratio']:.2f} x {cell['best_peer']}" if cell["ratio"] is not None else ""
+        yield row(cell["cell"].removesuffix(" on cuda"), "; ".join(filter(None, (ratio, ours, times))))
     yield from (row("trouble", what) for what in record["trouble"])
+    yield row("steps", ", ".join(f"{step['name']} {step['seconds']} s" for step in record["steps"]))
     yield row("result", "passed" if record["passed"] else "FAILED")
 
 
-def write(folder: Path, out: Path) -> dict[str, Any]:
-    """Build the record of what lies in `folder`, write it into `out`, print the table."""
+def summary(record: dict[str, Any], seconds: str, state: str) -> str:
+    """One page: the three worst things, then the table."""
+    worst = [f"{index}. {line[:200]}" for index, line in enumerate(record["worst"][:3], 1)] or ["nothing"]
+    return "\n".join([f"{state} after {seconds} s; the worst:", *worst, "", *table(record), ""])
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A file that is whole at any time."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def write(folder: Path, out: Path, seconds: str, state: str) -> dict[str, Any]:
+    """Build the record of what lies in `folder`; write it and the summary into `out`."""
     now = datetime.datetime.now(datetime.UTC)
     record = build(folder, now)
     name = re.sub(r"[^a-z0-9]+", "-", record["gpu"].get("name", "gpu").lower()).strip("-")
     path = out / f"{name}-{now:%Y-%m-%d}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print("\n".join([*table(record), f"{'record':<24}{path}"]))
+    write_whole(path, json.dumps(record, indent=1) + "\n")
+    write_whole(out / "summary.txt", f"{summary(record, seconds, state)}record                  {path}\n")
     return record
 
 
 def main(arguments: Sequence[str]) -> int:
     match arguments:
         case ["usable"]:
-            print(usable())
+            return usable()
         case ["missing"]:
             print("\n".join(missing()))
-        case ["plan", path, *rest] if rest in ([], ["--quick"]):
-            plan(Path(path), bool(rest))
-        case ["write", folder, out]:
-            return 0 if write(Path(folder), Path(out))["passed"] else 1
+        case ["write", folder, out, seconds, state]:
+            return 0 if write(Path(folder), Path(out), seconds, state)["passed"] else 1
         case _:
             print(__doc__, file=sys.stderr)
             return 2

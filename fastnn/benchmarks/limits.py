@@ -18,7 +18,7 @@ import numpy as np
 from fastnn.benchmarks.grid import PRECISIONS, Task
 from fastnn.benchmarks.peers import Contestant
 from fastnn.benchmarks.record import Limit
-from fastnn.engines.explain import COPY_BYTES, Limits, measure_limits
+from fastnn.engines.explain import COPY_BYTES, Limits, make_numbers, measure_limits
 from fastnn.errors import FileError
 from fastnn.storage.atomic import write_whole
 
@@ -56,7 +56,7 @@ def measure_cpu(threads: int) -> Limits:
 
 
 def _numpy_product(size: int) -> Callable[[], Any]:
-    a, b, c = (np.ones((size, size), np.float32) for _ in range(3))
+    a, b, c = (make_numbers((size, size), np.float32) for _ in range(3))
     return functools.partial(np.matmul, a, b, out=c)
 
 
@@ -97,15 +97,14 @@ def measure_cuda(threads: int) -> dict[str, Limits]:
     kinds = {"float32": (0, 68), "tf32": (0, 77), "bf16": (14, 68)}
     copies = []
     for moved in (*COPY_BYTES, 2**30):
-        source, target = (cupy.zeros(moved // 2, cupy.uint8) for _ in range(2))
+        source, target = (cupy.asarray(make_numbers((moved // 8,), np.float32)) for _ in range(2))
         copy = functools.partial(
             runtime.memcpyAsync, target.data.ptr, source.data.ptr, moved // 2, runtime.memcpyDeviceToDevice,
             cupy.cuda.get_current_stream().ptr,
         )  # fmt: skip
         copies.append((moved, moved / seconds(copy)))
     limits = {}
-    # Zeros would be multiplied faster: the GPU takes less power for them.
-    numbers = np.random.default_rng(0).standard_normal((size, size), np.float32)
+    numbers = make_numbers((size, size), np.float32)
     for precision in PRECISIONS["cuda"]:
         kind, compute = kinds[precision]
         values = (numbers.view(np.uint32) >> 16).astype(np.uint16) if precision == "bf16" else numbers

@@ -41,6 +41,8 @@ STEPS = 64
 """Whole steps that are played in a row at most."""
 COPY_BYTES = (2**15, 2**18, 2**21, 2**24, 2**26)
 """Bytes moved (read and written) by the copies that are measured."""
+PATTERN = 2**18 - 1
+"""Random numbers that are repeated; an odd number of them, so that the rows of a square matrix differ."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,8 @@ def _measure_limits(threads: int, dtype: str, engine: Engine) -> Limits:
         symbols = tuple(trace.input(f"x{index}", shape) for index, shape in enumerate(shapes))
         trace.calls.append(Call(kernel, symbols, attributes))
         instance = engine.instantiate(trace.program({}), 0, threads)
-        instance.bind(**{f"x{index}": engine.to_device(np.ones(shape, dtype)) for index, shape in enumerate(shapes)})
+        arrays = {f"x{index}": make_numbers(shape, dtype) for index, shape in enumerate(shapes)}
+        instance.bind(**{name: engine.to_device(array) for name, array in arrays.items()})
         return _fastest(instance, instance.play)
 
     size = engine.product_size
@@ -230,6 +233,11 @@ def _measure_limits(threads: int, dtype: str, engine: Engine) -> Limits:
     for index in reversed(range(len(copies) - 1)):  # what is possible with more bytes is possible with fewer
         copies[index] = (copies[index][0], max(copies[index][1], copies[index + 1][1]))
     return Limits(threads, 2 * size**3 / product, tuple(copies))
+
+
+def make_numbers(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Normal numbers, the same each time, for measurements: zeros cost a GPU less power, so that it multiplies them faster."""
+    return np.resize(np.random.default_rng(0).standard_normal(PATTERN).astype(dtype), shape)
 
 
 def _short(number: int) -> str:

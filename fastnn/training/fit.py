@@ -74,17 +74,21 @@ def step_program(
     threads: int | None = None,
     fused: bool = True,
 ) -> Explanation:
-    """The training step of `model` for mini-batches of `batch_size`, as a program that can be printed and timed."""
+    """The training step of `model` for mini-batches of `batch_size`, as a program that can be printed and timed.
+
+    Examples are random; the rows of the table of learning rates are zeros, so that the parameters stay what they are.
+    """
     chosen = _known_loss(model, loss, "softmax_cross_entropy")
     if batch_size < 1:
         raise InputError(f"expected batch_size >= 1, got {batch_size}")
     settings = as_optimizer(optimizer)
     network = as_loss_network(model.network, chosen)
     outputs = model.layout.outputs[0]
+    rng = np.random.default_rng(0)
     if chosen.accepts == "classes":
-        y, data = np.zeros(batch_size, np.int64), DataLayout(model.dtype.name, "int64", ())
+        y, data = rng.integers(0, max(2, outputs), batch_size), DataLayout(model.dtype.name, "int64", ())
     else:
-        y = np.zeros((batch_size, outputs), model.dtype)
+        y = rng.random((batch_size, outputs)).astype(model.dtype)
         data = DataLayout(model.dtype.name, model.dtype.name, (outputs,))
     penalties = network.penalty_table(l2, l1, settings.weight_decay)[1]
     penalized = bool(penalties[:, :2].any())
@@ -95,7 +99,9 @@ def step_program(
     engine.tune(program, batch_size)
     instance = engine.instantiate(program, batch_size, threads)
     arrays = {
-        "X": np.zeros((batch_size, *network.features), model.dtype), "y": y, "order": np.tile(np.arange(batch_size), STEPS),
+        "X": rng.standard_normal((batch_size, *network.features)).astype(model.dtype),
+        "y": y,
+        "order": np.tile(np.arange(batch_size), STEPS),
         **model.snapshot().on_host().of_network,
         **{name: np.zeros(network.size, model.dtype) for name in settings.slots},
     }  # fmt: skip

@@ -47,6 +47,9 @@ def is_simulated(engine: CudaEngine) -> bool:
     return engine.runtime.name == simulated_cupy.NAME
 
 
+alone = pytest.mark.alone
+
+
 def used(engine: CudaEngine) -> int:
     """Bytes of the device that are taken, by everybody."""
     free, total = engine.runtime.memory()
@@ -389,6 +392,7 @@ def test_a_benchmark_trains_on_data_of_the_gpu(gpu: CudaEngine) -> None:
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
+@alone
 def test_more_memory_than_there_is(gpu: CudaEngine) -> None:
     _, total = gpu.runtime.memory()
     with pytest.raises(DeviceMemoryError, match="left"), engines.translate_errors():
@@ -396,6 +400,7 @@ def test_more_memory_than_there_is(gpu: CudaEngine) -> None:
     run(device="cuda", epochs=1)
 
 
+@alone
 @pytest.mark.simulated(skip="its data are as large as the memory of a GPU")
 def test_training_ends_where_there_is_no_room_and_goes_on_when_there_is(gpu: CudaEngine) -> None:
     X, y = np.zeros((60_000, 4096), np.uint8), np.arange(60_000) % 10
@@ -446,6 +451,7 @@ def test_two_threads_train_and_predict_at_once(gpu: CudaEngine) -> None:
     assert sorted(found) == sorted([expected] * 2 + ["same"] * 2 * predictions)
 
 
+@alone
 def test_memory_after_many_fits(gpu: CudaEngine) -> None:
     """New models each time, and one model that continues."""
     model = network()

@@ -1,22 +1,27 @@
-"""The record of `ci/gpu.sh`: what it makes of what the steps left, whole, cut off or not there. The scripts without a GPU."""
+"""`ci/gpu.sh`: what its record makes of what the steps left, whole or cut off; the script on a stand-in for Python."""
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import datetime
+import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from fastnn import engines
-from fastnn.benchmarks import record as records
 from fastnn.errors import DeviceError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +43,7 @@ JUNIT = """<?xml version="1.0" encoding="utf-8"?><testsuites><testsuite name="py
 PASSED = '<testsuites><testsuite><testcase classname="t" name="a" time="1"/></testsuite></testsuites>'
 
 CLEAN = "========= COMPUTE-SANITIZER\n300 calls of 87 kernels\n========= ERROR SUMMARY: 0 errors\n"
+TWO_ERRORS = CLEAN.replace("0 errors", "2 errors")
 SMI = "NVIDIA H200, 143771 MiB, 580.159.03\n"
 
 
@@ -52,15 +58,31 @@ def made() -> Any:
     return module
 
 
+def finding(section: str, what: str, ok: bool = True, **figures: Any) -> str:
+    return json.dumps({"section": section, "what": what, "ok": ok, "at": 0.1, **figures}) + "\n"
+
+
+CELL = finding(
+    "cells", "mnist at 128 on cuda", steps=469, fit_ms=4.0, steps_ms=3.8, begin_ms=0.05, step_us=8.1, captures=0
+)  # fmt: skip
+
+
+def epochs(**milliseconds: float) -> str:
+    names = {name.replace("_", "-"): ms for name, ms in milliseconds.items()}
+    return "".join(
+        finding(f"peer-{name}", "mnist at 128 on cuda", contestant=name, epoch_ms=ms) for name, ms in names.items()
+    )  # fmt: skip
+
+
 def lay_out(folder: Path, **files: str) -> Path:
-    """Files by name, with `_` for the dot."""
+    """Files by name: the last `_` is the dot, others are hyphens."""
     for name, text in files.items():
-        (folder / ".".join(name.rsplit("_", 1))).write_text(text)
+        (folder / ".".join(name.rsplit("_", 1)).replace("_", "-")).write_text(text)
     return folder
 
 
 def steps(**codes: int) -> str:
-    return "".join(f"{name}\t{code}\t7\n" for name, code in codes.items())
+    return "".join(f"{name.replace('_', '-')}\t{code}\t7\n" for name, code in codes.items())
 
 
 def test_a_junit_file_is_counted(made: Any, tmp_path: Path) -> None:
@@ -94,108 +116,181 @@ def test_a_log_of_a_sanitizer_is_read(made: Any, log: str, expected: tuple[str, 
     assert (found["status"], found["errors"], found["calls"]) == expected
 
 
-def test_a_whole_run(made: Any, tmp_path: Path) -> None:
-    made.plan(tmp_path / "bench.json", quick=False)
-    lay_out(
-        tmp_path, tests_xml=PASSED, kernels_xml=PASSED, memcheck_log=CLEAN,
-        mnist_xml=JUNIT.replace("<failure", "<skipped").replace("<error", "<skipped")
-        .replace("</failure", "</skipped").replace("</error", "</skipped"),
-        steps_tsv=steps(tests=0, mnist=0, bench=0, kernels=0, memcheck=0),
-    )  # fmt: skip
-    (tmp_path / "nvidia-smi.csv").write_text(SMI)
-    found = made.build(tmp_path, NOW)
+def whole(folder: Path, **files: str) -> Path:
+    """A run in which everything was as it should be, but for `files`."""
+    passed_of_mnist = JUNIT.replace("<failure", "<skipped").replace("<error", "<skipped").replace("</failure", "</skipped")
+    names = ("open", "bits", "cells", "gpu_tests", "kernel_tests", "memory", "mnist", "memcheck")
+    usual = {
+        "gpu_tests_xml": PASSED, "kernel_tests_xml": PASSED, "memory_xml": PASSED, "memcheck_log": CLEAN,
+        "mnist_xml": passed_of_mnist.replace("</error", "</skipped"), "steps_tsv": steps(**dict.fromkeys(names, 0)),
+        "open_jsonl": finding("open", "opening the GPU"), "cells_jsonl": CELL,
+        "bits_jsonl": finding("bits", "five runs") + finding("bits", "chunks of 1 steps"),
+        "peer_fastnn_jsonl": epochs(fastnn=4.0), "peer_torch_graph_jsonl": epochs(torch_graph=5.0),
+    }  # fmt: skip
+    (folder / "nvidia-smi.csv").write_text(SMI)
+    return lay_out(folder, **(usual | files))
+
+
+def test_a_whole_run(made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(made, "missing", list)
+    found = made.build(whole(tmp_path), NOW)
     assert found["passed"], found["trouble"]
+    assert found["worst"] == []
     assert found["created"] == "2026-01-02T03:04:05+00:00"
     assert found["gpu"] == {"name": "NVIDIA H200", "memory": "143771 MiB", "driver": "580.159.03"}
     assert found["mnist"] == {"float32": 0.9803, "tf32": 0.9788}
     assert found["sanitizer"] == {"memcheck": {"status": "clean", "errors": 0, "calls": 300, "kernels": 87}}
-    assert [step["name"] for step in found["steps"]] == ["tests", "mnist", "bench", "kernels", "memcheck"]
-    text = "\n".join(made.table(found))
-    assert "NVIDIA H200, 143771 MiB" in text
-    assert "98.03%" in text
-    assert text.endswith("passed")
+    assert found["findings"]["bits"] == {"ok": 2, "wrong": []}
+    (cell,) = found["cells"]
+    assert (cell["best_peer"], cell["ratio"]) == ("torch-graph", 1.25)
+    assert (cell["step_us"], cell["epoch_ms"]) == (8.1, {"fastnn": 4.0, "torch-graph": 5.0})
+    text = made.summary(found, "200", "finished")
+    assert text.startswith("finished after 200 s; the worst:\nnothing\n")
+    for words in (
+        "NVIDIA H200, 143771 MiB",
+        "98.03%",
+        "1.25 x torch-graph",
+        "8.1 us a step",
+        "equal bits              2 right",
+    ):
+        assert words in text
+    assert text.splitlines()[-1].endswith("passed")
 
 
 @pytest.mark.parametrize(
-    ("files", "trouble"),
+    ("files", "worst"),
     [
-        ({"steps_tsv": steps(tests=1), "tests_xml": JUNIT}, "tests: ended with 1"),
-        ({"steps_tsv": steps(tests=124), "tests_xml": PASSED}, "tests: out of time"),
-        ({"steps_tsv": steps(tests=0), "tests_xml": JUNIT[:300]}, "tests: no results"),
-        ({"steps_tsv": steps(tests=137)}, "tests: no results"),
-        ({"steps_tsv": steps(bench=0), "bench_json": "{"}, "bench: no figures"),
-        ({"steps_tsv": steps(bench=1)}, "bench: no figures"),
-        ({"steps_tsv": steps(memcheck=9), "memcheck_log": CLEAN.replace("0 errors", "2 errors")}, "memcheck: ended with 9"),
+        ({"gpu_tests_xml": JUNIT}, "gpu-tests: 2 of 4 failed; first tests.gpu.test_gpu::test_a"),
+        ({"steps_tsv": steps(gpu_tests=124)}, "gpu-tests: out of time"),
+        ({"steps_tsv": steps(gpu_tests=0), "gpu_tests_xml": JUNIT[:300]}, "gpu-tests: no results"),
+        ({"steps_tsv": steps(kernel_tests=0), "kernel_tests_xml": ""}, "kernel-tests: no results"),
+        ({"steps_tsv": steps(gpu_tests=0, memcheck=9), "memcheck_log": TWO_ERRORS}, "memcheck: 2 errors"),
+        ({"steps_tsv": steps(gpu_tests=0, memcheck=0), "memcheck_log": TWO_ERRORS}, "memcheck: 2 errors"),
+        ({"bits_jsonl": finding("bits", "five runs", False, error="other")}, "bits: 1 of 1 not right; first five runs: other"),
+        ({"open_jsonl": finding("open", "NVRTC", False, error="none")}, "open: 1 of 1 not right; first NVRTC: none"),
+        ({"steps_tsv": steps(gpu_tests=0, products=137)}, "products: out of time"),
+        ({"steps_tsv": steps(gpu_tests=0, cells=-1)}, "cells: no time was left"),
     ],
-)
-def test_what_a_step_left_undone_is_said(made: Any, files: dict[str, str], trouble: str, tmp_path: Path) -> None:
-    found = made.build(lay_out(tmp_path, **files), NOW)
+)  # fmt: skip
+def test_what_went_wrong_is_the_worst_and_no_success(
+    made: Any, files: dict[str, str], worst: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(made, "missing", list)
+    found = made.build(whole(tmp_path, **files), NOW)
     assert not found["passed"]
-    assert any(what.startswith(trouble) for what in found["trouble"]), found["trouble"]
-    assert "\n".join(made.table(found)).endswith("FAILED")
+    assert found["worst"][0].startswith(worst), found["worst"]
+    assert made.summary(found, "9", "running").splitlines()[-1].endswith("FAILED")
+
+
+@pytest.mark.parametrize(
+    ("files", "worst"),
+    [
+        ({"peer_torch_graph_jsonl": epochs(torch_graph=2.0)}, "mnist at 128 on cuda: 0.50 times as fast as torch-graph"),
+        ({"peer_jax_while_jsonl": epochs(jax_while=1.0)}, "mnist at 128 on cuda: 0.25 times as fast as jax-while"),
+        ({"cells_jsonl": CELL.replace("4.0", "14.0")}, "mnist at 128 on cuda: a fit takes 14.00 ms, its steps 3.80 ms"),
+        ({"cells_jsonl": CELL.replace('"captures": 0', '"captures": 2.0')}, "mnist at 128 on cuda: a call of fit of known sh"),
+        (
+            {"steps_tsv": steps(gpu_tests=0, peer_jax_while=1),
+             "peer_jax_while_jsonl": finding("peer-jax-while", "the whole section", False, error="jax not installed")},
+            "peer-jax-while: 1 of 1 not right; first the whole section: jax not installed",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_slow_or_not_there_is_said_of_a_run_that_passed(
+    made: Any, files: dict[str, str], worst: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(made, "missing", list)
+    found = made.build(whole(tmp_path, **files), NOW)
+    assert found["passed"], found["trouble"]
+    assert found["worst"][0].startswith(worst), found["worst"]
+
+
+def test_wrong_results_come_before_failures_and_they_before_slowness(made: Any, tmp_path: Path) -> None:
+    files = {
+        "peer_torch_graph_jsonl": epochs(torch_graph=0.1), "gpu_tests_xml": JUNIT,
+        "products_jsonl": finding("products", "one", False, error="an error of 1"),
+    }  # fmt: skip
+    found = made.build(whole(tmp_path, **files), NOW)
+    lines = made.summary(found, "9", "running").splitlines()
+    assert [line.split(":")[0] for line in lines[1:4]] == ["1. products", "2. gpu-tests", "3. mnist at 128 on cuda"]
+
+
+def test_lines_that_were_cut_off_are_left_out(made: Any, tmp_path: Path) -> None:
+    text = finding("products", "one") + finding("products", "two") + finding("products", "three")[:40]
+    found = made.build(whole(tmp_path, products_jsonl=text), NOW)
+    assert found["findings"]["products"] == {"ok": 2, "wrong": []}
 
 
 def test_tests_that_were_all_skipped_are_no_success(made: Any, tmp_path: Path) -> None:
     skipped = PASSED.replace("/></testsuite>", "><skipped/></testcase></testsuite>")
-    assert not made.build(lay_out(tmp_path, steps_tsv=steps(tests=0), tests_xml=skipped), NOW)["passed"]
-
-
-def test_errors_of_a_sanitizer_are_no_success(made: Any, tmp_path: Path) -> None:
-    log = CLEAN.replace("0 errors", "2 errors")
-    files = {"steps_tsv": steps(tests=0, memcheck=0, racecheck=0), "tests_xml": PASSED, "memcheck_log": log}
-    lay_out(tmp_path, **files, racecheck_log="Error: Device not supported")
-    found = made.build(tmp_path, NOW)
+    found = made.build(whole(tmp_path, gpu_tests_xml=skipped), NOW)
     assert not found["passed"]
-    assert not found["trouble"]
-    (tmp_path / "memcheck.log").write_text(CLEAN)
-    assert made.build(tmp_path, NOW)["passed"]
+    assert found["worst"][0] == "gpu-tests: none passed, 1 were skipped"
 
 
-def test_the_ratios_are_those_of_the_benchmark(made: Any, tmp_path: Path) -> None:
-    path = tmp_path / "bench.json"
-    made.plan(path, quick=True)
-    record = records.read(path)
-    assert {str(cell) for cell in record.left} == {f"{network} at {size} on cuda" for network, size in made.QUICK}
-    seconds = {"fastnn": 0.5, "jax": 1.0, "torch-graph": 0.75}
-    results = {n: records.Result(status="measured", seconds=[s], process=[0], runs=1) for n, s in seconds.items()}
-    results["torch"] = records.Result(status="failed", reason="why")
-    cell, other = record.left
-    record.done += [
-        records.Measured(cell=cell, threads=1, work=[], reference=records.Reference(), results=results),
-        records.Measured(
-            cell=other, threads=1, work=[], reference=records.Reference(),
-            results={"fastnn": records.Result(status="cannot", reason="no GPU")},
-        ),
-    ]  # fmt: skip
-    records.write(record, path)
-    first, second = made.cells(path)
-    assert (first["best_peer"], first["ratio"]) == ("torch-graph", 1.5)
-    assert first["results"]["fastnn"]["examples_per_second"] == 2 * cell.rows
-    assert first["results"]["torch"] == {"status": "failed", "reason": "why", "examples_per_second": None}
-    assert second["ratio"] is None
-    found = made.build(lay_out(tmp_path, steps_tsv=steps(bench=0)), NOW)
-    text = "\n".join(made.table(found))
-    assert "1.50 x torch-graph" in text
-    assert "fastnn: cannot no GPU" in text
+def test_a_sanitizer_that_the_gpu_does_not_support_is_no_failure(made: Any, tmp_path: Path) -> None:
+    assert made.build(whole(tmp_path, memcheck_log="Error: Device not supported"), NOW)["passed"]
 
 
-def test_it_is_written_and_shown(made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_written(made: Any, tmp_path: Path) -> None:
     (tmp_path / "nvidia-smi.csv").write_text(SMI)
     (tmp_path / "out").mkdir()
-    written = made.write(tmp_path, tmp_path / "out")
-    (path,) = (tmp_path / "out").iterdir()
-    assert path.name.startswith("nvidia-h200-")
-    assert json.loads(path.read_text()) == written
-    assert str(path) in capsys.readouterr().out
+    written = made.write(tmp_path, tmp_path / "out", "12", "running")
+    summary, record = sorted((tmp_path / "out").iterdir(), key=lambda path: path.suffix, reverse=True)
+    assert record.name.startswith("nvidia-h200-")
+    assert json.loads(record.read_text()) == written
+    assert summary.name == "summary.txt"
+    assert str(record) in summary.read_text()
+
+
+def test_a_module_that_does_not_say_where_it_is_from_is_not_missing(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(made, "NEEDED", ("cupy", "json", "nowhere_at_all"))
+    monkeypatch.setitem(sys.modules, "cupy", ModuleType("cupy"))
+    assert made.missing() == ["nowhere_at_all"]
 
 
 def test_nothing_at_all_makes_a_record_that_did_not_pass(made: Any, tmp_path: Path) -> None:
-    assert made.main(["write", str(tmp_path), str(tmp_path)]) == 1
+    assert made.main(["write", str(tmp_path), str(tmp_path), "0", "finished"]) == 1
     assert list(tmp_path.glob("gpu-*.json"))
     assert made.main(["wrong"]) == 2
 
 
-@pytest.mark.parametrize("command", [["gpu.sh"], ["gpu.sh", "--quick"], ["gpu-bench.sh"]])
+LARGE = {"cupy", "jax", "numba", "numpy", "scipy", "sklearn", "torch"}
+"""Modules that a machine with a GPU has or does without."""
+DISTRIBUTIONS = {"xdist": "pytest-xdist"}
+
+
+def test_the_page_names_every_small_package_that_the_script_looks_for(made: Any) -> None:
+    """With `--no-deps`, all that they need in turn as well."""
+    (line,) = (line for line in (ROOT / "docs/gpu.md").read_text().splitlines() if line.startswith("pip download"))
+    named = {word.lower().replace("_", "-") for word in line.split()[5:]}
+    small = {DISTRIBUTIONS.get(module, module).replace("_", "-") for module in made.NEEDED if module not in LARGE}
+    assert small <= named, small - named
+    for name in sorted(named):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            for requirement in importlib.metadata.requires(name) or ():
+                needed = re.split(r"[^\w-]", requirement)[0].lower().replace("_", "-")
+                assert needed in named | {"numpy"} or ";" in requirement, f"{name} needs {needed}"
+
+
+# --- the scripts ------------------------------------------------------------------------------------------------------
+
+
+def test_tests_that_look_at_the_memory_of_the_gpu_run_alone() -> None:
+    """Others take memory meanwhile."""
+    tree = ast.parse((ROOT / "tests/gpu/test_gpu.py").read_text())
+    looking = {
+        function.name: {ast.unparse(mark) for mark in function.decorator_list}
+        for function in tree.body
+        if isinstance(function, ast.FunctionDef) and function.name.startswith("test_")
+        for words in [ast.unparse(function)]
+        if ".memory()" in words or "used(" in words
+    }
+    assert len(looking) >= 3
+    assert [name for name, marks in looking.items() if not marks & {"alone", "pytest.mark.alone"}] == []
+
+
+@pytest.mark.parametrize("command", [["gpu.sh"], ["gpu.sh", "--minutes", "9"], ["gpu-bench.sh"]])
 def test_without_a_gpu_the_scripts_say_so(command: list[str], tmp_path: Path) -> None:
     try:
         engines.gpu(0)
@@ -210,36 +305,76 @@ def test_without_a_gpu_the_scripts_say_so(command: list[str], tmp_path: Path) ->
     )  # fmt: skip
     assert ended.returncode == 1
     *before, said = (ended.stdout + ended.stderr).splitlines()
-    assert said.startswith("no GPU here: ")
+    assert "no GPU here: " in said
     assert not any((tmp_path / "out").glob("*.json"))
     if script == "gpu.sh":
-        assert [line.partition(":")[0] for line in before] == ["not installed"], "what is missing is said before it ends"
+        assert ["not installed" in line for line in before] == [True], "what is missing is said before it ends"
         assert (tmp_path / "out" / "summary.txt").read_text() == ended.stdout
     else:
         assert not before
 
 
+STAGES = {
+    "contact": ("open", "compile", "copies", "products", "kernels", "bits"), "cells": ("cells",),
+    "peers": ("peer-torch-graph", "peer-fastnn"), "tests": ("gpu-tests", "kernel-tests", "memcheck"),
+    "memory": ("memory", "mnist"), "rest": ("peer-jax-while",),
+}  # fmt: skip
+"""The stages of the script, and their steps."""
+
 STAND_IN = f"""#!/usr/bin/env bash
-# Python on a machine with a GPU, as far as the script looks: tests pass, networks are explained, a benchmark takes its time.
+# Python on a machine with a GPU, as far as the script looks: sections find something, tests pass, a sanitizer is content.
+# FAILING: a section or suite that fails; ABSENT: a module that is not there; SLOW: a step that takes longer than anybody waits.
+name=other
 case "$*" in
-    "ci/gpu_record.py usable") echo "NVIDIA Stand-in" ;;
-    "-m pytest "*)
-        for argument; do [[ $argument == --junitxml=* ]] && echo '{PASSED}' >"${{argument#--junitxml=}}"; done
-        echo "$*" ;;
-    "-m fastnn bench "*) sleep "$PAUSE" ;;
-    "-m fastnn "* | "ci/sanitize.py "*) echo "$*" ;;
+    "ci/gpu_record.py usable") echo "NVIDIA Stand-in"; exit 0 ;;
+    "ci/gpu_probe.py "*) name=$2; [[ $2 != peer ]] || name=peer-$4 ;;
+    "-m pytest "*) for argument; do [[ $argument == --junitxml=* ]] && xml=${{argument#--junitxml=}}; done
+        name=$(basename "$xml" .xml) ;;
+    "ci/sanitize.py "*) name=memcheck ;;
+    "-m pip list") exit 0 ;;
     *) exec {sys.executable} "$@" ;;
 esac
+echo "$*"
+[[ $name != "$SLOW" ]] || exec {sys.executable} -c "
+import time
+try:
+    time.sleep(30)
+except KeyboardInterrupt:
+    print('interrupted')"
+[[ -z $ABSENT || $name != *"$ABSENT"* ]] || {{ echo "ModuleNotFoundError: No module named '$ABSENT'"; exit 1; }}
+ok=true
+[[ $name != "$FAILING" ]] || ok=false
+if [[ -n ${{xml:-}} ]]; then
+    [[ $ok == true ]] && echo '{PASSED}' >"$xml" || echo '{PASSED.replace("/></", "><failure/></testcase></")}' >"$xml"
+elif [[ $name == memcheck ]]; then
+    echo "300 calls of 87 kernels"
+else
+    printf '{{"section": "%s", "what": "a finding", "ok": %s, "error": "why"}}\n' "$name" "$ok" >>"$3"
+fi
+[[ $ok == true ]]
+"""
+SANITIZER = """#!/usr/bin/env bash
+[[ $1 != --version ]] || exit 0
+while [[ $1 == --* ]]; do [[ $1 == --tool ]] && tool=$2; shift 2; done
+"$@"; code=$?
+echo "========= ERROR SUMMARY: 0 errors"
+exit $code
 """
 
 
-def on_a_stand_in(folder: Path, pause: int, *options: str) -> subprocess.Popen[str]:
-    python = folder / "python"
-    python.write_text(STAND_IN)
-    python.chmod(0o700)
+def on_a_stand_in(folder: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, text in (("python", STAND_IN), ("compute-sanitizer", SANITIZER)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o700)
+    (folder / "mnist").mkdir()
+    usual = {"FAILING": "", "ABSENT": "", "SLOW": ""} | environment
     return subprocess.Popen(
         ["bash", str(CI / "gpu.sh"), *options, str(folder / "out")], stdout=subprocess.PIPE, text=True, start_new_session=True,
-        env=os.environ | {"PYTHON": str(python), "PAUSE": str(pause), "PATH": "/usr/bin:/bin", "FASTNN_DATA": str(folder)},
+        env=os.environ | usual | {
+            "PYTHON": str(programs / "python"), "PATH": f"{programs}:/usr/bin:/bin", "FASTNN_DATA": str(folder),
+        },
     )  # fmt: skip
 
 
@@ -248,42 +383,114 @@ def packed(folder: Path) -> set[str]:
         return {Path(name).name for name in file.getnames()} - {"."}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [[], ["--quick"]])
+def left(folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """The lines of the summary and the record of a run, which left nothing else but the logs."""
+    (record,) = (folder / "out").glob("*.json")
+    names = {path.name for path in (folder / "out").iterdir() if path.suffix != ".new"}
+    assert names == {record.name, "summary.txt", "logs.tgz"}
+    return (folder / "out" / "summary.txt").read_text().splitlines(), json.loads(record.read_text())
+
+
+@pytest.mark.parametrize("options", [[], pytest.param(["--sanitize"], marks=pytest.mark.slow)])
 def test_a_whole_run_leaves_three_files(options: list[str], tmp_path: Path) -> None:
-    printed, _ = on_a_stand_in(tmp_path, 0, *options).communicate(timeout=300)
-    (record,) = (tmp_path / "out").glob("*.json")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {record.name, "summary.txt", "logs.tgz"}
-    assert (tmp_path / "out" / "summary.txt").read_text() == printed
-    assert [name for name in ("tests", "mnist", "bench", "explain0") if f"== {name} " not in printed] == []
-    steps = json.loads(record.read_text())["steps"]
-    assert all(step["exit"] == 0 for step in steps if step["name"] not in ("memcheck", "racecheck")), printed
-    assert {f"{step['name']}.log" for step in steps} < packed(tmp_path)
-    assert {"bench.json", "tests.xml", "versions.log"} < packed(tmp_path)
+    run = on_a_stand_in(tmp_path, *options)
+    printed, _ = run.communicate(timeout=120)
+    lines, record = left(tmp_path)
+    assert run.returncode == 0, printed
+    assert record["passed"]
+    assert lines[0].startswith("finished after ")
+    assert "\n".join(lines) in printed
+    order = [line.split(" s  == ")[1] for line in printed.splitlines() if " s  == " in line]
+    assert order == [*STAGES, "finished"]
+    wanted = [name for names in STAGES.values() for name in names] + ["racecheck"] * bool(options)
+    asked = {step["name"]: step["exit"] for step in record["steps"]}
+    assert {name: asked.get(name) for name in wanted} == dict.fromkeys(wanted, 0)
+    assert {f"{name}.log" for name in [*wanted, "versions", "run"]} <= packed(tmp_path)
     with tarfile.open(tmp_path / "out" / "logs.tgz") as file:
-        logs = {name: file.extractfile(f"./{name}.log") for name in ("tests", *(["kernels"] if not options else []))}
-        asked = {name: log.read().decode().split() for name, log in logs.items() if log is not None}
-    files = {name: {word for word in words if word.endswith(".py")} for name, words in asked.items()}
+        logs = {name: file.extractfile(f"./{name}.log") for name in ("gpu-tests", "kernel-tests", "memory", "mnist")}
+        commands = {name: log.read().decode() for name, log in logs.items() if log is not None}
+    files = {name: {word for word in command.split() if word.endswith(".py")} for name, command in commands.items()}
     assert all((ROOT / file).is_file() for names in files.values() for file in names)
-    assert files["tests"] == {"tests/gpu/test_gpu.py"}
-    assert options or {"tests/kernels/test_dense.py", "tests/kernels/test_updates.py"} < files["kernels"]
+    assert files["gpu-tests"] == files["memory"] == files["mnist"] == {"tests/gpu/test_gpu.py"}
+    assert {"tests/kernels/test_dense.py", "tests/kernels/test_updates.py"} < files["kernel-tests"]
+    assert "-m gpu and not alone" in commands["gpu-tests"]
+    assert "-m gpu and alone" in commands["memory"]
+    assert "-n" not in commands["memory"].split()
+
+
+@pytest.mark.parametrize("name", ["products", "cells", "gpu-tests", "peer-torch-graph"])
+def test_a_step_that_fails_keeps_no_other_from_running(name: str, tmp_path: Path) -> None:
+    run = on_a_stand_in(tmp_path, FAILING=name)
+    printed, _ = run.communicate(timeout=120)
+    lines, record = left(tmp_path)
+    optional = name == "peer-torch-graph"
+    assert run.returncode == (0 if optional else 1), printed
+    assert record["passed"] is optional
+    assert any(line.startswith(f"{index}. {name}: ") for index in "123" for line in lines[1:4]), lines
+    codes = {step["name"]: step["exit"] for step in record["steps"]}
+    assert {each for names in STAGES.values() for each in names} <= set(codes)
+    assert {each for each, code in codes.items() if code and each != "versions"} == {name}
+
+
+@pytest.mark.parametrize("module", ["torch", "jax"])
+def test_a_package_that_is_missing_ends_its_own_step_only(module: str, tmp_path: Path) -> None:
+    run = on_a_stand_in(tmp_path, ABSENT=module)
+    printed, _ = run.communicate(timeout=120)
+    _, record = left(tmp_path)
+    codes = {step["name"]: step["exit"] for step in record["steps"] if step["name"] != "versions"}
+    assert [each for each, code in codes.items() if code] == [f"peer-{module}-{'graph' if module == 'torch' else 'while'}"]
+    assert f"No module named '{module}'" in printed
+    assert record["passed"], "a peer is not needed"
 
 
 @pytest.mark.slow
-def test_a_run_that_is_cut_off_has_told_what_it_could(tmp_path: Path) -> None:
-    run = on_a_stand_in(tmp_path, 600)
+def test_a_step_that_takes_too_long_is_interrupted_and_the_next_ones_run(tmp_path: Path) -> None:
+    run = on_a_stand_in(tmp_path, "--minutes", "1", SLOW="cells")
+    printed, _ = run.communicate(timeout=120)
+    lines, record = left(tmp_path)
+    assert lines[1] == "1. cells: out of time"
+    codes = {step["name"]: step["exit"] for step in record["steps"]}
+    assert {each for each, code in codes.items() if code and each != "versions"} == {"cells"}
+    assert codes["cells"] == 124
+    assert {each for names in STAGES.values() for each in names} <= set(codes)
+    seconds = next(step["seconds"] for step in record["steps"] if step["name"] == "cells")
+    assert 10 <= seconds <= 14, "55 of 280 seconds, of one minute"
+    assert "cells: exit 124 after" in printed
+    assert "interrupted" in printed, "and not killed: pytest writes what it has when it is interrupted"
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_run_that_is_ended_in_a_stage_has_told_of_those_before(stage: str, how: int, tmp_path: Path) -> None:
+    run = on_a_stand_in(tmp_path, SLOW=STAGES[stage][0])
     assert run.stdout is not None
-    said = []
-    while "mnist" not in "".join(said):
+    said: list[str] = []
+    while f"== {stage}" not in "".join(said):
         said.append(run.stdout.readline())
         assert said[-1], said
-    os.killpg(run.pid, signal.SIGKILL)
+    before = [name for other in list(STAGES)[: list(STAGES).index(stage)] for name in STAGES[other]]
+    if how == signal.SIGKILL:
+        time.sleep(0.5)
+        os.killpg(run.pid, how)
+    else:
+        time.sleep(0.5)
+        run.send_signal(how)
     run.communicate(timeout=60)
-    assert {"tests.log", "mnist.log", "steps.tsv"} <= packed(tmp_path)
-    assert "== tests " in (tmp_path / "out" / "summary.txt").read_text()
+    if how == signal.SIGKILL and not before:
+        assert not list((tmp_path / "out").glob("*.json")), "nothing has ended yet"
+        return
+    lines, record = left(tmp_path)
+    assert lines[0].startswith("running after " if how == signal.SIGKILL else "interrupted after ")
+    assert set(before) <= {step["name"] for step in record["steps"]}
+    assert {f"{name}.log" for name in before} <= packed(tmp_path)
+    assert set(before) & set(record["tests"]) == set(before) & {"gpu-tests", "kernel-tests", "memory", "mnist"}
 
 
-@pytest.mark.parametrize("arguments", [["gpu.sh"], ["gpu.sh", "a", "b"], ["gpu-bench.sh"], ["gpu-bench.sh", "--resume"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["gpu.sh"], ["gpu.sh", "a", "b"], ["gpu.sh", "--quick", "a"], ["gpu.sh", "--minutes", "none", "a"], ["gpu-bench.sh"],
+     ["gpu-bench.sh", "--resume"]],
+)  # fmt: skip
 def test_wrong_arguments_are_answered_with_the_usage(arguments: list[str]) -> None:
     script, *rest = arguments
     ended = subprocess.run(["bash", str(CI / script), *rest], capture_output=True, text=True, timeout=60, check=False)

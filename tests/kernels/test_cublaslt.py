@@ -7,6 +7,7 @@ import itertools
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -331,6 +332,18 @@ def test_a_named_algorithm_that_is_refused_is_left() -> None:
     assert [number for number, _ in fake.ran] == [1, 1, 1]
 
 
+def test_a_named_algorithm_is_asked_about_again_where_the_check_fails_for_another_reason() -> None:
+    fake = FakeCublasLt()
+    with CublasLt(fake) as cublas:
+        named = replace(product(), algorithm=cublas.algorithms(product(), 3)[2].data)
+        fake.fail["MatmulAlgoCheck"] = 3
+        with pytest.raises(CublasError, match="ALLOC_FAILED"):
+            give(cublas, named, operands(product()))
+        fake.fail.clear()
+        give(cublas, named, operands(product()))
+    assert [number for number, _ in fake.ran] == [3]
+
+
 def test_what_is_supported() -> None:
     fake = FakeCublasLt()
     fake.refused = {cublaslt.EPILOGUES["bias"]}
@@ -342,9 +355,26 @@ def test_what_is_supported() -> None:
         assert fake.asked[0] == {1: cublas.workspace, 3: 2, 5: 16, 6: 16, 7: 16, 8: 16}
         assert cublas.supports(replace(product(), a=replace(product().a, alignment=4)))
         assert fake.asked[-1][6] == 4, "cuBLASLt's B is our a"
-    fake.fail["MatmulDescCreate"] = 14
+    assert fake.alive == {}
+
+
+@pytest.mark.parametrize("function", ["MatmulDescCreate", "MatmulPreferenceCreate", "MatmulAlgoGetHeuristic"])
+@pytest.mark.parametrize("status", cublaslt.STATUSES)
+def test_only_a_refusal_is_remembered(status: int, function: str) -> None:
+    """What fails for a reason of the moment is raised, and asked again the next time."""
+    fake = FakeCublasLt()
+    refused = cublaslt.STATUSES[status] in ("INVALID_VALUE", "NOT_SUPPORTED")
     with CublasLt(fake) as cublas:
-        assert not cublas.supports(product())
+        fake.fail[function] = status
+        for _ in range(2):
+            if refused:
+                assert not cublas.supports(product())
+            else:
+                with pytest.raises(CublasError, match=cublaslt.STATUSES[status]):
+                    cublas.supports(product())
+        assert fake.calls[function] == (1 if refused else 2)
+        fake.fail.clear()
+        assert cublas.supports(product()) is not refused
     assert fake.alive == {}
 
 
@@ -398,6 +428,15 @@ def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cublaslt.importlib, "import_module", missing)
     with pytest.raises(CudaUnavailable, match=r"cuBLASLt is not found .*pip install"):
+        cublaslt.load_library()
+
+
+def test_a_library_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "libcublasLt.so"
+    path.write_bytes(b"cut off")
+    pathfinder = SimpleNamespace(load_nvidia_dynamic_lib=lambda name: SimpleNamespace(abs_path=str(path)))
+    monkeypatch.setattr(cublaslt.importlib, "import_module", lambda name: pathfinder)
+    with pytest.raises(CudaUnavailable, match=r"cuBLASLt is not found .*libcublasLt.*pip install"):
         cublaslt.load_library()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,13 +55,39 @@ def conflict(a: Placed, b: Placed) -> bool:
     return bool(a_written & b_touched or b_written & a_touched)
 
 
-programs = st.lists(touches.map(work_of), max_size=9)
+programs = st.lists(st.builds(work_of, touches, st.sampled_from([1, 1, 2])), max_size=9)
 
 
 @given(touches, touches)
 def test_works_depend_where_one_writes_a_byte_that_the_other_touches(a: Any, b: Any) -> None:
     first, second = work_of(a), work_of(b)
     assert depend(first, second) == depend(second, first) == conflict(first, second)
+
+
+def log_to(*columns: int, start: int = 0, pitch: int = 16) -> Placed:
+    """A work that writes these bytes of the rows of an array of unknown length."""
+    pointer = Pointer(0, "u8", True, 0, 64, columns=(pitch, *columns) if columns else None)  # type: ignore[arg-type]
+    return Placed(Body("none", "none<float>", (pointer,), 1), (Place("log", start, open=True),))
+
+
+def test_works_that_write_other_columns_of_an_array_do_not_depend_on_each_other() -> None:
+    first = log_to(0, 4)
+    assert not depend(first, log_to(4, 8))
+    assert not depend(log_to(8, 16), first)
+    for other in (log_to(0, 4), log_to(3, 5), log_to(0, 16), log_to(), log_to(4, 8, start=16), log_to(4, 8, pitch=12)):
+        assert depend(first, other)
+        assert depend(other, first)
+
+
+def test_loss_and_accuracy_are_logged_side_by_side() -> None:
+    def call(column: int, value: str) -> PlacedCall:
+        operands = (operand(), operand(dtype=INT), operand(STEPS, 4))
+        places = (Place(value, 0), Place(CONTROL, 0), Place("log", 0, open=True))
+        return PlacedCall("log_value", operands, {"column": column}, places)
+
+    together = Player(HostRuntime(), [call(0, "loss"), call(1, "accuracy")])
+    assert [len(level) for level in together.schedule.levels] == [2]
+    assert [len(level) for level in Player(HostRuntime(), [call(1, "loss"), call(1, "accuracy")]).schedule.levels] == [1, 1]
 
 
 def positions(levels: Sequence[Sequence[tuple[Placed, int]]]) -> dict[tuple[int, int], int]:
@@ -84,12 +110,37 @@ def in_order(works: Sequence[Placed], levels: Sequence[Sequence[tuple[Placed, in
     )  # fmt: skip
 
 
+def earliest_levels(works: Sequence[Placed]) -> list[int]:
+    depths: list[int] = []
+    for index, work in enumerate(works):
+        depths.append(1 + max((depths[other] for other in range(index) if conflict(works[other], work)), default=-1))
+    return depths
+
+
 @given(programs)
 def test_a_level_holds_what_can_be_done_at_once_and_as_early_as_can_be(works: list[Placed]) -> None:
+    """All but single blocks for which nobody waits, or nobody but others that are late."""
     levels = schedule(works).levels
     assert in_order(works, [[(work, 0) for work in level] for level in levels], 1)
-    for before, level in pairwise(levels):
-        assert all(any(conflict(other, work) for other in before) for work in level)
+    where, earliest = positions([[(work, 0) for work in level] for level in levels]), earliest_levels(works)
+    late = {index for index, work in enumerate(works) if where[id(work), 0] != earliest[index]}
+    for index in late:
+        assert where[id(works[index]), 0] > earliest[index]
+        assert works[index].work.blocks == 1  # type: ignore[union-attr]
+        assert late.issuperset(other for other in range(index + 1, len(works)) if conflict(works[index], works[other]))
+        (level,) = (level for level in levels if any(work is works[index] for work in level))
+        assert any(work is works[other] for work in level for other in range(len(works)) if other not in late)
+    assert len(levels) == max(earliest, default=-1) + 1
+
+
+@given(programs)
+def test_what_is_late_keeps_no_step_from_beginning(works: list[Placed]) -> None:
+    earliest = earliest_levels(works)
+    early = [[work for work, depth in zip(works, earliest, strict=True) if depth == level] for level in range(9)]
+    early = [level for level in early if level]
+    shared = schedule(works).shared
+    for more in range(shared + 1, len(early)):
+        assert not in_order(works, Schedule(tuple(map(tuple, early)), more).steps(2), 2)
 
 
 @given(programs, st.integers(0, 4))
@@ -117,6 +168,45 @@ def test_levels_are_shared_where_a_step_begins_with_what_no_end_touches() -> Non
     assert found.steps(2) == [[(load, 0)], [(use, 0)], [(store, 0), (load, 1)], [(use, 1)], [(store, 1)]]
 
 
+def product(a: int, b: int, c: int) -> Placed:
+    """Of four bytes at `a` and `b`, written to `c`."""
+    read, written = Pointer(0, "float", False, 0, 4), Pointer(0, "float", True, 0, 4)
+    return Placed(Product(read, read, written, 1, 1, 1), tuple(Place("b", each) for each in (a, b, c)))
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 9], ids=["a single block", "a small update", "a large update"])
+def test_logs_stand_beside_the_update_and_not_between_products(blocks: int) -> None:
+    """forward -> loss -> two products -> update; the loss and the accuracy are logged, one after the other, in one log."""
+    forward, loss = product(0, 4, 8), work_of([("b", 8, 4, False, False), ("b", 12, 8, True, False)], 9)
+    log_loss, log_accuracy = (
+        work_of([("b", start, 4, False, False), ("log", 0, 4, True, True)]) for start in (12, 16)
+    )  # fmt: skip
+    apply = work_of([("b", 20, 4, True, False)], 9)
+    back, gradient = product(8, 4, 20), product(20, 0, 24)
+    update = work_of([("b", 24, 4, False, False), ("b", 4, 4, True, False)], blocks)
+    found = schedule([forward, loss, log_loss, log_accuracy, back, apply, gradient, update])
+    expected = [[forward], [loss, back], [log_loss, apply], [gradient], [log_accuracy, update]]
+    assert [{id(work) for work in level} for level in found.levels] == [set(map(id, level)) for level in expected]
+    nodes = [node for level in found.steps(1) for node in kernels_of(level, 4)]
+    assert not any(len(node) == 1 and node[0][0] in (log_loss, log_accuracy) for node in nodes)
+
+
+def test_a_single_block_beside_which_only_products_stand_is_not_moved() -> None:
+    first, log = product(0, 4, 8), work_of([("b", 0, 4, False, False), ("log", 0, 4, True, False)])
+    then = product(8, 4, 12)
+    assert schedule([first, log, then]).levels == ((first, log), (then,))
+
+
+def test_a_large_body_takes_single_blocks_into_its_node_and_nothing_else() -> None:
+    large, single, small = ((work_of([("a", 0, 1, False, False)], count), 0) for count in (9, 1, 2))
+    alone = (product(0, 4, 8), 0)
+    shared = (Placed(replace(single[0].work, shared=64), single[0].places), 0)  # type: ignore[type-var]
+    assert kernels_of([large, single, alone], 4) == [[single, large], [alone]]
+    assert kernels_of([large, single, small], 4) == [[large], [single, small]]
+    assert kernels_of([large, shared], 4) == [[large], [shared]]
+    assert kernels_of([alone, single], 4) == [[alone], [single]]
+
+
 @given(st.lists(st.one_of(st.none(), st.integers(1, 9)), max_size=8))
 def test_products_and_large_bodies_are_nodes_of_their_own(blocks: list[int | None]) -> None:
     pointer = Pointer(0, "float", False, 0, 4)
@@ -129,7 +219,10 @@ def test_products_and_large_bodies_are_nodes_of_their_own(blocks: list[int | Non
     nodes = kernels_of(level, 4)
     assert Counter(item for node in nodes for item in node) == Counter(level)
     small = [item for item, count in zip(level, blocks, strict=True) if count is not None and count <= 4]
-    assert [node for node in nodes if len(node) > 1] == ([small] if len(small) > 1 else [])
+    large = [item for item, count in zip(level, blocks, strict=True) if count is not None and count > 4]
+    single = {count for count in blocks if count is not None and count <= 4} == {1}
+    together = [*small, large[0]] if single and large else small
+    assert [node for node in nodes if len(node) > 1] == ([together] if len(together) > 1 else [])
 
 
 # --- playing --------------------------------------------------------------------------------------------------------------

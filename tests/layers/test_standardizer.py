@@ -401,7 +401,7 @@ def test_the_numbers_of_a_first_standardizer_cannot_be_set() -> None:
 
 def test_sparse_inputs_of_a_standardizer_stay_sparse_until_read() -> None:
     sparse = pytest.importorskip("scipy.sparse")
-    X = sparse.random_array((200, 30), density=0.1, rng=np.random.default_rng(0), dtype=np.float32).tocsr()
+    X = sparse.random(200, 30, density=0.1, random_state=0, dtype=np.float32, format="csr")
     fitted = fastnn.Standardizer().fit(X.toarray())
     model = fastnn.Sequential([fitted]).build((30,))
     np.testing.assert_allclose(model(X), fitted.transform(X.toarray().astype(np.float64)), atol=1e-5)

@@ -410,6 +410,51 @@ def test_a_slow_turn_changes_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
         assert line.share == pytest.approx(line.seconds / (2e-5 * calls), rel=2e-2)
 
 
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "sigmoid_cross_entropy", "mean_squared_error"])
+def test_what_is_explained_is_computed_of_random_examples(loss: str) -> None:
+    model = fastnn.Sequential([fastnn.Dense(16, activation="relu"), fastnn.Dense(3)], seed=0).build(5)
+    made = [model.program(batch_size=32, loss=loss, optimizer="adam").instance for _ in range(2)]
+    for name in ("X", "y"):
+        first, second = (np.array(instance.bound[name]) for instance in made)
+        assert len(np.unique(first)) >= min(3, first.size), name
+        np.testing.assert_array_equal(first, second, err_msg="another time")
+    X, y, before = made[0].bound["X"], made[0].bound["y"], np.array(made[0].bound["parameters"])
+    assert (X != 0).mean() > 0.99
+    assert 0.8 < X.std() < 1.2
+    assert y.min() >= 0
+    assert y.max() < (3 if y.dtype.kind == "i" else 1)
+    made[0].play(5)
+    assert np.isfinite(made[0].bound["gradient"]).all()
+    assert np.count_nonzero(made[0].bound["gradient"]) > 0.5 * before.size
+    np.testing.assert_array_equal(made[0].bound["parameters"], before)
+
+
+def test_limits_are_measured_with_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastnn.benchmarks import limits
+    from fastnn.engines import explain
+    from fastnn.engines.host import HostEngine
+
+    bound: list[np.ndarray] = []
+
+    class Small(HostEngine):
+        product_size = 64
+
+        def to_device(self, array: np.ndarray) -> np.ndarray:
+            bound.append(array.copy())
+            return super().to_device(array)
+
+    monkeypatch.setattr(explain, "COPY_BYTES", (2**15,))
+    engine = Small("cpu")
+    assert explain.measure_limits(1, "float32", engine).operations > 0
+    assert [array.shape for array in bound] == [(64, 64)] * 3 + [(2**12,)] * 2
+    a, b = limits._numpy_product(64).args  # type: ignore[attr-defined]
+    for array in (*bound, a, b):
+        assert array.dtype == np.float32
+        assert 0.8 < array.std() < 1.2
+        assert len(np.unique(array)) > 0.9 * array.size
+    assert not np.array_equal(a[0], a[1])
+
+
 def test_a_wrong_binding_is_refused() -> None:
     program = Prediction().build(fastnn.Sequential([fastnn.Dense(3)], seed=0).build(5).network)
     instance = engines.instantiate(program, 4)

@@ -6,8 +6,10 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +37,11 @@ class Compiled:
     resources: dict[str, Resources]
 
 
-def compile_source(source: str, architecture: int) -> Compiled:
+def compile_source(source: str, architecture: int, name: str = "a source") -> Compiled:
     """Machine code for `sm_<architecture>`; for one that this NVRTC does not know, PTX of the next older one that it does.
 
-    Raises CudaUnavailable for one that is older than all that it knows.
+    `name`: what errors call the source; it is not compiled in. Raises CudaUnavailable for an architecture that is older than
+    all that NVRTC knows. Any number of threads may compile at once: NVRTC leaves the interpreter's lock.
     """
     nvrtc = _nvrtc()
     older = [each for each in nvrtc.getSupportedArchs() if each <= architecture]
@@ -55,7 +58,7 @@ def compile_source(source: str, architecture: int) -> Compiled:
             with _locale_of_this_thread():
                 nvrtc.compileProgram(program, (target, *OPTIONS))
         except nvrtc.NVRTCError as error:
-            raise CudaError(f"NVRTC refused a source ({error}):\n{nvrtc.getProgramLog(program)}") from error
+            raise CudaError(f"NVRTC refused {name} ({error}):\n{nvrtc.getProgramLog(program)}") from error
         log = nvrtc.getProgramLog(program)
         # CuPy leaves the last byte of either out, taking it for the zero that ends a text.
         code = nvrtc.getCUBIN(program) if known else nvrtc.getPTX(program)
@@ -80,18 +83,49 @@ def _locale_of_this_thread() -> Iterator[None]:
         uselocale(before)
 
 
-def machine_code(source: str, architecture: int) -> bytes:
-    """What `compile_source` makes, kept on disk for the next process."""
+def machine_codes(sources: Mapping[str, str], architecture: int) -> dict[str, bytes]:
+    """What `compile_source` makes of each source, by their names, kept on disk for the next process.
+
+    What is not there is compiled on all cores and kept as soon as it is done: an interrupt or an error loses nothing else. Of
+    several errors that of the first source is raised.
+    """
     folder = cache_folder()
-    if folder is None:
-        return compile_source(source, architecture).cubin
-    key = repr((source, architecture, OPTIONS, version()))
-    path = folder / f"cuda-sm{architecture}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.kernel"
-    cubin = read(path)
-    if cubin is None:
-        cubin = compile_source(source, architecture).cubin
-        write(path, cubin)
-    return cubin
+    if folder is not None:
+        made_by = (architecture, OPTIONS, version())
+        digests = {n: hashlib.sha256(repr((source, *made_by)).encode()).hexdigest()[:24] for n, source in sources.items()}
+        paths = {name: folder / f"cuda-sm{architecture}-{digest}.kernel" for name, digest in digests.items()}
+        cached = {name: read(path) for name, path in paths.items()}
+    else:
+        cached = dict.fromkeys(sources)
+    codes = {name: code for name, code in cached.items() if code is not None}
+    missing = [name for name in sources if name not in codes]
+    if not missing:
+        return codes
+    errors: dict[str, CudaError] = {}
+    pool = ThreadPoolExecutor(min(len(missing), usable_cores()), "fastnn-nvrtc")
+    try:
+        compiling = {pool.submit(compile_source, sources[name], architecture, name): name for name in missing}
+        for future in as_completed(compiling):
+            name = compiling[future]
+            try:
+                codes[name] = future.result().cubin
+            except CudaError as error:
+                errors[name] = error
+                continue
+            if folder is not None:
+                write(paths[name], codes[name])
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if errors:
+        raise errors[min(errors, key=missing.index)]
+    return codes
+
+
+def usable_cores() -> int:
+    """Threads that compile at once: one for each core that this process may use, at most `FASTNN_THREADS`."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = os.environ.get("FASTNN_THREADS", "")
+    return max(1, min(usable, int(most))) if most.isdecimal() else usable
 
 
 @functools.cache

@@ -69,6 +69,9 @@ STATUSES = {
 }  # fmt: skip
 """cublasStatus_t, without CUBLAS_STATUS_."""
 
+REFUSALS = (7, 15)
+"""INVALID_VALUE and NOT_SUPPORTED: what a product is answered with each time. Other statuses are of the moment."""
+
 DESCRIPTION = {
     "TRANSA": (3, ctypes.c_int32),
     "TRANSB": (4, ctypes.c_int32),
@@ -153,17 +156,17 @@ class CublasError(CudaError):
 
     def __init__(self, status: int, what: str) -> None:
         self.status = f"CUBLAS_STATUS_{STATUSES.get(status, status)}"
+        self.is_refusal = status in REFUSALS
         super().__init__(f"{self.status}: {what}")
 
 
 def load_library() -> Any:
-    """libcublasLt with its functions declared. Raises CudaUnavailable where it is not installed."""
+    """libcublasLt with its functions declared. Raises CudaUnavailable where it is not installed or cannot be loaded."""
     try:
-        path = importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cublasLt").abs_path
+        library = ctypes.CDLL(importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cublasLt").abs_path)
     except Exception as error:  # without the package ImportError; what it raises else has changed between its versions
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CudaUnavailable(f'cuBLASLt is not found ({reason}); pip install "fastnn-xp[cuda13]"') from error
-    library = ctypes.CDLL(path)
     for name, arguments in SIGNATURES.items():
         function = getattr(library, f"cublasLt{name}")
         function.argtypes, function.restype = arguments, ctypes.c_int
@@ -224,12 +227,17 @@ class CublasLt:
             return self._plans[product]
 
     def supports(self, product: Product) -> bool:
-        """Whether the heuristic has an algorithm for a product, its operands aligned as they say; asked once."""
+        """Whether the heuristic has an algorithm for a product, its operands aligned as they say; asked until it is known.
+
+        Raises CublasError where cuBLASLt fails for another reason than the product.
+        """
         with self.lock:
             if product not in self._supported:
                 try:
                     self._supported[product] = bool(self.algorithms(product, 1))
-                except CublasError:
+                except CublasError as error:
+                    if not error.is_refusal:
+                        raise
                     self._supported[product] = False
             return self._supported[product]
 
@@ -381,6 +389,8 @@ class Plan:
             if heuristic.workspace > self._cublas.workspace:
                 raise CublasError(7, f"{heuristic.workspace} bytes of workspace are needed for {self._what}")
         except CublasError as error:
+            if not error.is_refusal:
+                raise
             warnings.warn(f"an algorithm that was chosen by timing is not taken ({error})", RuntimeWarning, stacklevel=2)
             return None
         heuristic.algorithm = algorithm

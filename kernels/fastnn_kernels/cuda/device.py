@@ -10,14 +10,15 @@ import contextlib
 import ctypes
 import functools
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fastnn_kernels.cuda.compiling import machine_code
-from fastnn_kernels.cuda.cublaslt import WORKSPACE, CublasLt, Plan
+from fastnn_kernels.cuda.compiling import machine_codes
+from fastnn_kernels.cuda.cublaslt import WORKSPACE, CublasError, CublasLt, Plan
 from fastnn_kernels.cuda.kernels import Kernel, unit
 from fastnn_kernels.cuda.lowering import THREADS, Device, Product
 from fastnn_kernels.cuda.runtime import (
@@ -64,6 +65,8 @@ class CupyRuntime:
 
         self.cupy = cupy
         self.ordinal = ordinal
+        self._lock = threading.RLock()
+        """Held while work is captured, compiled or asked about: what a library loads meanwhile might end up in the graph."""
         with _translate_errors(self):
             count = cupy.cuda.runtime.getDeviceCount()
             if ordinal >= count:
@@ -78,21 +81,32 @@ class CupyRuntime:
         architecture = 10 * properties["major"] + properties["minor"]
         if architecture < 75:
             raise CudaUnavailable(f"{self.name} has compute capability {architecture / 10}; 7.5 is needed at least")
-        try:
-            with self._on_device():
-                self._products: CublasLt | None = CublasLt()
-                self._workspace = self.allocate(WORKSPACE)
-        except CudaUnavailable:
-            self._products = None
+        self._products = self._open_products()
+        if self._products is not None:
+            self._workspace = self.allocate(WORKSPACE)
         shared = properties.get("sharedMemPerBlockOptin", SHARED_BYTES)
         self.device = Device(
             architecture, properties["multiProcessorCount"], shared, self._products is not None, supports=self._supports
         )  # fmt: skip
-        self._lock = threading.RLock()
         self._functions: dict[Kernel, Any] = {}
         self._modules: list[Any] = []
         self._plans: dict[Product, Plan] = {}
         self._raised: set[Kernel] = set()
+
+    def _open_products(self) -> CublasLt | None:
+        """cuBLASLt; None where it is not installed, and with a warning where it does not start."""
+        try:
+            with self._on_device():
+                return CublasLt()
+        except CudaUnavailable:
+            return None
+        except CublasError as error:
+            warnings.warn(
+                f"cuBLASLt does not start on cuda:{self.ordinal} ({error}); fastnn's own kernels compute all products, which "
+                "takes longer where they are large",
+                RuntimeWarning, stacklevel=2,
+            )  # fmt: skip
+            return None
 
     @contextlib.contextmanager
     def _on_device(self) -> Iterator[None]:
@@ -174,10 +188,12 @@ class CupyRuntime:
             launches = [node for node in nodes if isinstance(node, Launch)]
             missing = dict.fromkeys(node.kernel for node in launches if node.kernel not in self._functions)
             if missing:
-                module = self.cupy.cuda.function.Module()
-                module.load(machine_code(unit(list(missing)), self.device.architecture))
-                self._modules.append(module)
-                self._functions.update({kernel: module.get_function(kernel.name) for kernel in missing})
+                codes = machine_codes({each.name: unit([each]) for each in missing}, self.device.architecture)
+                for kernel in missing:
+                    module = self.cupy.cuda.function.Module()
+                    module.load(codes[kernel.name])
+                    self._modules.append(module)
+                    self._functions[kernel] = module.get_function(kernel.name)
             for node in launches:
                 if node.shared > SHARED_BYTES and node.kernel not in self._raised:
                     driver = self.cupy.cuda.driver
@@ -211,12 +227,12 @@ class CupyRuntime:
 
     def algorithms(self, product: Product, count: int) -> list[bytes]:
         assert self._products is not None
-        with self._on_device():
+        with self._lock, self._on_device():
             return [candidate.data for candidate in self._products.algorithms(product, count)]
 
     def _supports(self, product: Product) -> bool:
         assert self._products is not None
-        with self._on_device():
+        with self._lock, self._on_device():
             return self._products.supports(product)
 
     def capture(self, nodes: Sequence[Node]) -> Any:

@@ -49,7 +49,8 @@ VECTOR = 16
 class Pointer:
     """An argument that is an array: an operand of the call, or its scratch memory (`operand` -1) from `offset` bytes on.
 
-    It starts at a multiple of `alignment` bytes, a divisor of VECTOR.
+    It starts at a multiple of `alignment` bytes, a divisor of VECTOR. `columns`: (bytes of a row, first byte, first byte behind
+    the last) where only these bytes of a row are read or written.
     """
 
     operand: int
@@ -58,6 +59,7 @@ class Pointer:
     offset: int = 0
     nbytes: int = 0
     alignment: int = VECTOR
+    columns: tuple[int, int, int] | None = None
 
     @property
     def c_type(self) -> str:

@@ -1,8 +1,9 @@
 """The order in which a GPU does the works of a program: levels, whose works do not depend on each other.
 
 Works of one level become one kernel where they are small, and the first levels of a step may be shared with the last ones of
-the step before: a step then has fewer nodes, each of which costs more than a small work itself. Two works depend on each other
-where the memory that one writes overlaps what the other reads or writes.
+the step before: a step then has fewer nodes, each of which costs more than a small work itself. A single block for which nobody
+waits, such as one that logs the loss, runs as late as it can beside another body, of any size. Two works depend on each other
+where the memory that one writes overlaps what the other reads or writes; other columns of one array do not overlap.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ class Placed:
     places: tuple[Place, ...]
 
     @property
-    def touches(self) -> tuple[tuple[str, float, float, bool], ...]:
-        """(space, first byte, first byte behind it, whether it is written) of each pointer."""
+    def touches(self) -> tuple[tuple[str, float, float, bool, tuple[int, int, int] | None], ...]:
+        """(space, first byte, first byte behind it, whether it is written, columns) of each pointer."""
+        stops = (math.inf if p.open else p.offset + a.nbytes for a, p in zip(self.work.pointers, self.places, strict=True))
         return tuple(
-            (place.space, place.offset, math.inf if place.open else place.offset + pointer.nbytes, pointer.written)
-            for pointer, place in zip(self.work.pointers, self.places, strict=True)
+            (place.space, place.offset, stop, pointer.written, pointer.columns)
+            for pointer, place, stop in zip(self.work.pointers, self.places, stops, strict=True)
         )
 
 
@@ -75,22 +77,63 @@ def depend(a: Placed, b: Placed) -> bool:
     """Whether one writes what the other reads or writes."""
     return any(
         (written or other_written) and space == other_space and start < other_stop and other_start < stop
-        for space, start, stop, written in a.touches
-        for other_space, other_start, other_stop, other_written in b.touches
-    )
+        and not (start == other_start and _are_apart(columns, other_columns))
+        for space, start, stop, written, columns in a.touches
+        for other_space, other_start, other_stop, other_written, other_columns in b.touches
+    )  # fmt: skip
+
+
+def _are_apart(columns: tuple[int, int, int] | None, others: tuple[int, int, int] | None) -> bool:
+    """Whether two pointers to the start of one array mean different columns of it."""
+    if columns is None or others is None or columns[0] != others[0]:
+        return False
+    return columns[2] <= others[1] or others[2] <= columns[1]
 
 
 def schedule(works: Sequence[Placed]) -> Schedule:
-    """Each work in the level behind the last one that it depends on."""
+    """Each work in the level behind the last one that it depends on, but for single blocks that nobody waits for."""
     depths: list[int] = []
     for index, work in enumerate(works):
         before = (depths[other] for other in range(index) if depend(works[other], work))
         depths.append(max(before, default=-1) + 1)
+    early, late = (_schedule_at(works, each) for each in (depths, _postpone(works, depths)))
+    return late if late.shared >= early.shared else early
+
+
+def _schedule_at(works: Sequence[Placed], depths: Sequence[int]) -> Schedule:
     levels = tuple(
         tuple(work for work, depth in zip(works, depths, strict=True) if depth == level)
         for level in range(max(depths, default=-1) + 1)
     )
     return Schedule(levels, _shared_levels(levels))
+
+
+def _postpone(works: Sequence[Placed], depths: Sequence[int]) -> list[int]:
+    """Levels in which single blocks stand beside the last other body that they may.
+
+    Only those are moved for which nobody waits, or nobody but others that are moved.
+    """
+    levels, moved = list(depths), set[int]()
+    for index in reversed(range(len(works))):
+        waiting = [other for other in range(index + 1, len(works)) if depend(works[index], works[other])]
+        if not is_single_block(works[index]) or not moved.issuperset(waiting):
+            continue
+        limit = min((levels[other] for other in waiting), default=max(depths) + 1)
+        beside = {
+            levels[other]
+            for other, placed in enumerate(works)
+            if isinstance(placed.work, Body) and other != index and other not in moved
+        }
+        level = max((each for each in beside if depths[index] < each < limit), default=depths[index])
+        if level > depths[index]:
+            levels[index] = level
+            moved.add(index)
+    return levels
+
+
+def is_single_block(placed: Placed) -> bool:
+    """Whether a work is a body of one block without shared memory: any other body may have it beside itself."""
+    return isinstance(placed.work, Body) and placed.work.blocks == 1 and not placed.work.shared
 
 
 def _shared_levels(levels: Sequence[Sequence[Placed]]) -> int:
@@ -109,9 +152,16 @@ def _shared_levels(levels: Sequence[Sequence[Placed]]) -> int:
 
 
 def kernels_of(level: Sequence[tuple[Placed, int]], many_blocks: int) -> list[list[tuple[Placed, int]]]:
-    """The works of a level as nodes: products and bodies of more than `many_blocks` blocks alone, all others together."""
+    """The works of a level as nodes: products and bodies of more than `many_blocks` blocks alone, all others together.
+
+    Where the others are single blocks only, they come first in the node of a large body.
+    """
     alone = [[item] for item in level if isinstance(item[0].work, Product) or item[0].work.blocks > many_blocks]
     together = [item for item in level if isinstance(item[0].work, Body) and item[0].work.blocks <= many_blocks]
+    large = next((node for node in alone if isinstance(node[0][0].work, Body)), None)
+    if large is not None and all(is_single_block(placed) for placed, _ in together):
+        large[:0] = together
+        return alone
     return alone + ([together] if together else [])
 
 

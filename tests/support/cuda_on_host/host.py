@@ -74,6 +74,9 @@ def compiled(source: str, options: Sequence[str] = OPTIONS) -> Path:
 
 @functools.cache
 def scheduler(sanitizers: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """The one scheduler of a process; of what else is added to OPTIONS it gets sanitizers only."""
+    if sanitizers and not any(option.startswith("-fsanitize") for option in sanitizers):
+        return scheduler()
     options = ("-O2", "-std=c++17", "-shared", "-fPIC", *sanitizers, "-Wl,--no-as-needed", "-lm")
     library = ctypes.CDLL(str(compiled((HERE / "scheduler.cpp").read_text(), options)), ctypes.RTLD_GLOBAL)
     library.host_run.argtypes = [

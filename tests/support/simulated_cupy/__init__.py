@@ -60,6 +60,7 @@ class SimulatedGpu:
     def cupy(self) -> ModuleType:
         """The module, as far as it is used."""
         module = ModuleType("cupy")
+        module.__version__ = "simulated"  # type: ignore[attr-defined]
         scheduler = self.scheduler
         module.cuda = SimpleNamespace(  # type: ignore[attr-defined]
             runtime=self.runtime_module(), driver=kernels.driver(scheduler),
@@ -80,7 +81,7 @@ def install(order: str = "random", seed: int = 0, **options: Any) -> Iterator[Si
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", gpu.cupy())
         patch.setattr(device, "driver_version", lambda: VERSION)
-        patch.setattr(device, "machine_code", lambda source, architecture: source.encode())
+        patch.setattr(device, "machine_codes", lambda sources, architecture: {n: s.encode() for n, s in sources.items()})
         patch.setattr(fastnn_kernels.cuda.cublaslt, "load_library", lambda: gpu.cublaslt)
         patch.setattr(cuda, "_opened", {})
         patch.setattr(cuda, "_unusable", [])

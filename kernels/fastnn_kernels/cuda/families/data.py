@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 from fastnn_kernels.contract import SUM_BLOCK
 from fastnn_kernels.cuda.lowering import THREADS, WARPS, Body, Pointer, Request, Work, ceil, lowering, spread
@@ -70,9 +71,9 @@ def fill(call: Request) -> Iterable[Work]:
 @lowering("log_value", family="data")
 def log_value(call: Request) -> Iterable[Work]:
     columns, column, count = call.shape("log")[1], call.attributes["column"], call.size("value")
-    yield call.body(
-        "log_value", call["value"], call["index"], call.ahead("index"), call["log"], columns, column, count, blocks=1
-    )
+    size = call.operands["log"].dtype.itemsize
+    log = replace(call["log"], columns=(size * columns, size * column, size * (column + count)))
+    yield call.body("log_value", call["value"], call["index"], call.ahead("index"), log, columns, column, count, blocks=1)
 
 
 @lowering("advance", family="data")
