@@ -181,6 +181,7 @@ ELSEWHERE = {
     "tanh": ('Activation("tanh")',),
     "tocategorical": ("one_hot",),
     "traintestsplit": ("split",),
+    "validationfraction": ("validation_split",),
     "useema": ("ema",),
     "xavier": ("Glorot",),
     "xaviernormal": ('Glorot("normal")',),

@@ -207,5 +207,6 @@ def list_names(columns: Sequence[str], most: int = 10) -> str:
 
 def shorten(value: Any, most: int = 60) -> str:
     """A value for a message."""
+    value = value.to_list() if hasattr(value, "to_list") else value  # a cell of polars may be a column
     text = " ".join(repr(value).split())
     return text if len(text) <= most else f"{text[:most]}..."

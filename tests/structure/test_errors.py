@@ -224,6 +224,7 @@ def test_arguments_that_others_use_are_answered_with_ours(make: Any, arguments: 
         ("fit", "shuffel", "fit has no 'shuffel'; did you mean 'shuffle'?"),
         ("partial_fit", "shuffle", "partial_fit has no 'shuffle'; known are 'classes'"),
         ("fit", "validation_spilt", "fit has no 'validation_spilt'; did you mean 'validation_split'?"),
+        ("fit", "validation_fraction", "fit has no 'validation_fraction'; did you mean 'validation_split'?"),
         ("fit", "labelsmoothing", "fit has no 'labelsmoothing'; did you mean 'label_smoothing'?"),
         ("partial_fit", "validation_split", "partial_fit has no 'validation_split'; known are 'class"),
         ("fit", "zzz", "fit has no 'zzz'; known are 'autotune', 'batch_size'"),

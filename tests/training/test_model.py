@@ -293,6 +293,14 @@ def test_fit_again_goes_on_and_another_optimizer_starts_afresh() -> None:
     assert model.optimizer_state is not state
 
 
+def test_the_first_result_that_is_not_finite_is_named() -> None:
+    """The update of the first step; the log, in which the steps after it wrote what became of it, says nothing of it."""
+    model = fastnn.Sequential([fastnn.Dense(1)], seed=0)
+    X, y = np.full((8, 1), 1e18), np.ones(8)
+    with pytest.raises(fastnn.DivergenceError, match="epoch 1, step 1: parameters of sgd became NaN or infinite"):
+        model.fit(X, y, loss="mean_squared_error", optimizer=fastnn.SGD(1e18), batch_size=2, verbose=0)
+
+
 def test_divergence_is_found_and_undone() -> None:
     X, _ = blobs()
     t = (1e3 * X[:, :2]).astype("float32")
