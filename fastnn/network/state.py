@@ -9,7 +9,9 @@ file, a pickle, a user) are copied into them.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,6 +121,7 @@ class State:
         """Of the last training; None before it."""
         self._host: dict[str, np.ndarray] = {}
         self._fetched: Progress | None = None  # of the values on the host
+        self._fetched_at = -math.inf  # when they were the latest
         self._remote: dict[str, Any] = {}
         self._engine: Engine | None = None
         self._ahead = False  # the device holds newer values than the host
@@ -152,6 +155,7 @@ class State:
                 for name, values in zip(names, self._engine.read(*self._remote.values()), strict=True):
                     np.copyto(self._host[name], values)
                 self._ahead, self._fetched = False, self._progress
+                self._fetched_at = time.monotonic()
             return self._host
 
     def host(self) -> dict[str, np.ndarray]:
@@ -165,7 +169,7 @@ class State:
         """The arrays where `engine` uses them, with the latest values. Call `mark_changed` when a program has changed them."""
         with self._lock:
             if not self._ahead:
-                self._fetched = self._progress
+                self._fetched, self._fetched_at = self._progress, time.monotonic()
             if engine.is_host:
                 return self.read()
             if self._engine is None or self._engine.name != engine.name:
@@ -181,12 +185,19 @@ class State:
 
     # --- training ---------------------------------------------------------------------------------------------------
 
-    def begin(self, engine: Engine) -> None:
-        """A training continues from the latest values, which the host gets as well, on `engine`."""
+    def begin(self, engine: Engine, backup_seconds: float) -> None:
+        """A training continues from the latest values on `engine`, backed up first."""
         with self._lock:
-            self.read()
+            self.back_up(backup_seconds)
             self.on(engine)
             self.mark_changed(engine)
+
+    def back_up(self, backup_seconds: float) -> None:
+        """Let the host have the latest values where its own are older than that: if the device is lost, a model continues with
+        those of the host."""
+        with self._lock:
+            if time.monotonic() - self._fetched_at >= backup_seconds:
+                self.read()
 
     def mark_changed(self, engine: Engine) -> None:
         """What `on` returned for this engine holds newer values now, which the counts belong to."""

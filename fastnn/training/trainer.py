@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -104,7 +103,6 @@ class Trainer:
         self._interrupts = Interrupts()
         """Held while the run is not `consistent`."""
         self.chunks = Chunks(self)
-        self._looked = time.perf_counter()
         self._borrowed: dict[tuple[int, DataLayout], tuple[InstanceKey, engines.Instance]] = {}
         """Instances that are the model's, and go back to it."""
         self.started = False
@@ -330,7 +328,7 @@ class Trainer:
         self._columns_before = tuple(history)
         self._start_optimizer()
         self._bind_data(open_)
-        model.state.begin(engine)
+        model.state.begin(engine, BACKUP_SECONDS)
         model.device, model.trained = engine.name, Trained(engine.name, engine.precision)
         model.task = self.examples.task(self.loss)
         model.loss, model.optimizer = self.loss, self.optimizer
@@ -544,10 +542,7 @@ class Trainer:
         self.in_epoch += steps
         self.step += steps
         self._interrupts.release()
-        now = time.perf_counter()
-        if now - self._looked > BACKUP_SECONDS:
-            self.model.state.read()
-            self._looked = now
+        self.model.state.back_up(BACKUP_SECONDS)
 
     def drop(self, outcome: Attempt, position: int) -> Any:
         """Go back to before this step, and raise DivergenceError with the name of the tensor that it spoils."""

@@ -549,7 +549,7 @@ class Journeys(RuleBasedStateMachine):
     def train(self, device: str, name: str, begins: bool) -> None:
         engine = self.engines[device]
         if begins:
-            self.state.begin(engine)
+            self.state.begin(engine, 0.0)
             self.fetch()
         there = self.state.on(engine)
         if device != self.where:
@@ -619,7 +619,7 @@ def test_the_host_knows_how_far_its_values_are() -> None:
     state = State(np.float64)
     state.add(parameters=2, statistics=0)
     state.start_optimizer("SGD")
-    state.begin(engine)
+    state.begin(engine, 0.0)
     for count, looked in ((2, False), (3, True), (4, False)):
         engine.write(state.on(engine)["parameters"], np.full(2, float(count)))
         state.advance(engine, 1)
@@ -631,7 +631,7 @@ def test_the_host_knows_how_far_its_values_are() -> None:
     state.counters.step = 5
     state.lose()
     assert state.counters.step == 5, "the host holds the latest"
-    state.begin(engine)
+    state.begin(engine, 0.0)
     state.advance(engine, 1)
     state.lose()
     assert (state.counters.step, state.optimizer and state.optimizer.updates) == (5, 2)

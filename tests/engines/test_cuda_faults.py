@@ -243,7 +243,7 @@ USES: dict[str, Callable[[fastnn.Sequential, np.ndarray, np.ndarray], Any]] = {
 def test_a_fault_while_a_model_is_asked_changes_nothing(
     kind: str, use: str, stride: int, undisturbed: dict[int, bytes], cuda_hosts: Hosts
 ) -> None:
-    """Of a GPU that is lost the model is back where the last fit began, or at what the host has seen since."""
+    """Of a GPU that is lost the model is back at what the host has seen last: both fits took less than the time of a backup."""
     fault, runtime = FAULTS[kind], cuda_hosts.install()
     X, y = examples()
 
@@ -271,7 +271,7 @@ def test_a_fault_while_a_model_is_asked_changes_nothing(
         if fault.lost:
             assert model.device == "cpu"
             check_whole(model, undisturbed)
-            assert model.counters.step in (EPOCHS * PER_EPOCH, last)
+            assert model.counters.step in (0, last)
             goes_on(model, undisturbed, "cpu")
         else:
             runtime.fail_at(None)
