@@ -26,7 +26,7 @@ SYNONYMS = {"validation_data": "--validation", "validation_split": "--validation
 """Options that are called otherwise than the arguments of `fit`."""
 ARGUMENT = re.compile(
     r"""\b[A-Z]\w*\([^()]*\)|"""
-    r"""(?<![\w./'"-])(?P<name>[a-z]\w*)"""
+    r"""(?<![\w./:'"-])(?P<name>[a-z]\w*)"""
     r"""(?:(?P<sign>=)(?:(?P<quote>['"])(?P<quoted>.*?)(?P=quote)|(?P<bare>(?:[\w./:-]*\w)?))"""
     r"""|(?P<colon>(?=:[ ]))|(?!\.?[\w/'"(]))"""
 )

@@ -32,6 +32,11 @@ def sample(name: str, to: Path | None, test: Path | None) -> None:
     """
     if test is not None and (to is None or to == test):
         raise click.UsageError("--test: the other rows go to another file, --to")
+    for option, path in (("--to", to), ("--test", test)):
+        if path is not None and path.suffix.lower() != ".csv":
+            raise click.BadParameter(
+                f"the table is written as CSV: expected a name that ends in .csv, got {path}", param_hint=option
+            )
     check_folder("--to", to)
     check_folder("--test", test)
     from fastnn.datasets import samples

@@ -512,6 +512,8 @@ def plain(y: Any, what: str) -> np.ndarray:
         raise InputError(f"{what}: expected integers up to {np.iinfo(np.int64).max}, got {array.max()}")
     if array.dtype.kind == "S":
         raise InputTypeError(f"{what}: expected strings, got bytes; convert them with .astype(str)")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype.kind not in "biufU":

@@ -305,7 +305,7 @@ def activation_statistics(
     from fastnn.sequential import as_model
 
     model = as_model(model)
-    examples = inputs.read(X, model.network.features if model.built else None, "X", model.feature_names).array
+    examples = inputs.read(X, model.network.features if model.built else None, "X", model.column_names).array
     if not len(examples):
         raise InputError("X: expected at least one example, got none")
     built = model if model.built else model.clone().build(examples.shape[1:])

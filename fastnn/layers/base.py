@@ -91,6 +91,8 @@ class Layer(Keywords):
     """Whether models with the same options record the same calls, random keys included. Not inherited."""
     vectorizes: ClassVar[bool] = False
     """Whether `forward_vectorized` computes many models at a time. Not inherited."""
+    feature_names: tuple[str, ...] | None = None
+    """The columns of frames that the layer is for, where it is the first; None for all."""
     trainable: bool = True
     """Whether training changes the parameters; see `Sequential.freeze`. It is stored beside the options."""
     purpose: ClassVar[int] = DROPOUT

@@ -32,16 +32,17 @@ class Standardizer(Layer):
     1998, Efficient BackProp, section 4.3.
     """
 
-    options = ("mean", "deviation")
+    options = ("mean", "deviation", "feature_names")
 
     mean: np.ndarray | None
     deviation: np.ndarray | None
-    feature_names: tuple[str, ...] | None = None
-    """The columns of the frame that was fitted; `transform` finds those of other frames by name. A model keeps its own."""
+    feature_names: tuple[str, ...] | None
+    """The columns of the frame that was fitted: those of other frames are found by these names, by `transform` and by a model
+    that has the layer first."""
     offset: Array
     scale: Array
 
-    def __init__(self, mean: Any = None, deviation: Any = None) -> None:
+    def __init__(self, mean: Any = None, deviation: Any = None, feature_names: Sequence[str] | None = None) -> None:
         if (mean is None) != (deviation is None):
             raise InputError("Standardizer: expected mean and deviation, or neither")
         self.mean = None if mean is None else _numbers("mean", mean)
@@ -51,6 +52,9 @@ class Standardizer(Layer):
                 raise InputError(f"Standardizer: {self.mean.size} means and {self.deviation.size} deviations: expected as many")
             if not self.deviation.min() > 0:
                 raise InputError(f"Standardizer: deviation: expected numbers above 0, got {self.deviation.min():g}")
+        self.feature_names = None if feature_names is None else tuple(feature_names)
+        if self.feature_names is not None and (self.mean is None or len(self.feature_names) != self.mean.size):
+            raise InputError(f"Standardizer: feature_names: expected one for each mean, got {list(self.feature_names)}")
 
     def fit(self, X: Any) -> Self:
         """Learn mean and deviation of the examples X (n, ...), n >= 1, of any real dtype; returns the standardizer itself.
@@ -123,7 +127,8 @@ class Standardizer(Layer):
         return ops.reshape((rows - self.offset) * self.scale, x.shape)
 
     def config(self) -> dict[str, Any]:
-        return {name: None if (values := getattr(self, name)) is None else values.tolist() for name in self.options}
+        values = {name: getattr(self, name) for name in self.options}
+        return {name: None if value is None else np.asarray(value).tolist() for name, value in values.items()}
 
     def __repr__(self) -> str:
         return "Standardizer()" if self.mean is None else f"Standardizer({self.mean.size} features)"

@@ -37,7 +37,7 @@ def engine_for(model: ModelState, X: Any) -> engines.Engine:
 def outputs_of(model: ModelState, network: Network, X: Any, threads: int | None) -> Any:
     """The outputs of a network of the model for rows of X: an array of the host, or of the GPU that X lies on."""
     with model.guard_device():
-        data = inputs.read(X, network.features, "X", model.feature_names)
+        data = inputs.read(X, network.features, "X", model.column_names)
         engine = engine_for(model, data.array)
         try:
             if not arrays.on_host(data.array):

@@ -23,6 +23,7 @@ from fastnn.losses import Loss, LossLike, as_loss
 from fastnn.network.layout import Layout, Network, lay_out
 from fastnn.network.state import Counters, OptimizerState, Snapshot, State, Trained
 from fastnn_kernels.contract import AVERAGE
+from fastnn_kernels.memory import aligned_copy
 
 if TYPE_CHECKING:
     from fastnn.optimizers import Optimizer
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 CHANGED = ("state", "_layout", "task", "trained", "loss", "optimizer", "feature_names", "device", "data_glance")
 """What a training sets."""
+
+MOST_UPDATES = 2**62
+"""Updates that an optimizer has made, at most."""
 
 
 class ModelState:
@@ -226,7 +230,12 @@ class ModelState:
     @property
     def expected(self) -> Expected:
         """What this model expects of data; raises NotReadyError before `build`."""
-        return expected_of(self.layout, self.feature_names)
+        return expected_of(self.layout, self.column_names)
+
+    @property
+    def column_names(self) -> tuple[str, ...] | None:
+        """The names that columns of frames are found by: those of the training, or else those that the first layer knows."""
+        return self.feature_names or self.layers[0].feature_names
 
     @contextlib.contextmanager
     def reserve(self, refusal: str = "this model is being trained already by another call of fit") -> Iterator[None]:
@@ -263,14 +272,15 @@ class ModelState:
     def optimizer_state(self) -> OptimizerState | None:
         """What the optimizer of the last fit keeps, with the latest values on the host; None before it.
 
-        A mapping, read-only: `model.optimizer_state["mean"]["0.weight"]` is a copy of Adam's first moment of a weight. SGD
-        without momentum keeps nothing. `set_optimizer_state` changes it.
+        A mapping, and a copy, as `weights` is one: `model.optimizer_state["mean"]["0.weight"]` is Adam's first moment of a
+        weight. SGD without momentum keeps nothing. `set_optimizer_state` changes it.
         """
-        self._host(change=True)
+        self._host()
         kept = self.state.optimizer
-        if kept is not None:
-            kept.parameters = self.network.parameters
-        return kept
+        if kept is None:
+            return None
+        slots = {name: aligned_copy(array) for name, array in kept.slots.items()}
+        return OptimizerState(kept.optimizer, slots, kept.updates, self.network.parameters)
 
     def set_optimizer_state(self, state: Mapping[str, Mapping[str, Any]], *, updates: int | None = None) -> None:
         """Set what the optimizer keeps, by slot and parameter (all of them or some), as `optimizer_state` names it.
@@ -279,11 +289,15 @@ class ModelState:
         NotReadyError before `fit`, InputError and InputTypeError for a wrong name, shape, dtype or number; then nothing is
         changed.
         """
-        kept = self.optimizer_state
+        self._host(change=True)
+        kept = self.state.optimizer
         if kept is None:
             raise NotReadyError("the model has no optimizer yet, whose state could be set; call fit, with epochs=0 if need be")
         if updates is not None:
             updates = as_count("updates", updates, 0)
+            if updates > MOST_UPDATES:
+                raise InputError(f"set_optimizer_state: updates: expected at most {MOST_UPDATES}, got {updates}")
+        kept.parameters = self.network.parameters
         if not isinstance(state, Mapping) or not all(isinstance(values, Mapping) for values in state.values()):
             raise InputTypeError('set_optimizer_state: expected a dict such as {"mean": {"0.weight": array}}')
         changes: list[tuple[np.ndarray, np.ndarray]] = []
@@ -414,9 +428,12 @@ def _initial_state(network: Network, seed: int) -> State:
         number = (place.layer << 16) + beside.index(place.attribute)  # each array draws from a key of its own
         drawn = place.declaration.initial(random.key(seed, random.INITIAL_WEIGHTS, number), place.shape, network.dtype)
         arena[place.start : place.start + place.size] = drawn.reshape(-1)
+    bounds = np.finfo(network.dtype)
     for place in network.statistics:
         assert isinstance(place.declaration, Statistic)
-        values[place.start : place.start + place.size] = np.ravel(place.declaration.initial)
+        # Only a layer that is computed in float64 while rows are read has larger ones, and it does not look here.
+        initial = np.clip(np.ravel(place.declaration.initial), float(bounds.min), float(bounds.max))
+        values[place.start : place.start + place.size] = initial
     return state
 
 

@@ -216,10 +216,10 @@ class Trainer:
     def _read(self, X: Any, what: str = "X") -> Inputs:
         """Inputs for the model, and what the model is, or will be, for such."""
         model = self.model
-        inputs = read(X, model.network.features if model.built else None, what, model.feature_names)
+        inputs = read(X, model.network.features if model.built else None, what, model.column_names)
         self.layout = model.layout_for(inputs.array.shape[1:])
         self.layout.network.trained()  # refuses a model of which everything is frozen
-        self.expected = expected_of(self.layout, inputs.names or model.feature_names)
+        self.expected = expected_of(self.layout, inputs.names or model.column_names)
         return inputs
 
     def _known(self, settings: FitOptions) -> Task | None:

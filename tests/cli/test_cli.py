@@ -290,6 +290,7 @@ def test_a_wrong_label_is_told_before_the_header(clouds: Path) -> None:
         ("batch_size.csv has no rows; class_weight.", "batch_size.csv has no rows; --class-weight."),
         ("pass classes=[...] with all", "pass classes=[...] with all"),
         ("no 'val_f1'; give metrics=['f1']", "no 'val_f1'; give --metric f1"),
+        ("it has 'softmax_cross_entropy:label_smoothing=0.2'", "it has 'softmax_cross_entropy:label_smoothing=0.2'"),
         ("has Dense(5, activation='relu'), seed=3", "has Dense(5, activation='relu'), --seed 3"),
     ],
 )
@@ -492,3 +493,11 @@ def test_the_table_has_at_most_ten_rows(epochs: int) -> None:
     assert rows == sorted(set(rows))
     assert rows[0] >= 1
     assert len(rows) == epochs or len(rows) >= 5
+
+
+@pytest.mark.parametrize("name", ["flowers.parquet", "flowers.npz", "flowers.csv.gz", "flowers"])
+def test_a_sample_is_written_as_csv_only(name: str, tmp_path: Path) -> None:
+    result = run("data", "flowers", "--to", tmp_path / name)
+    assert result.exit_code == 2
+    assert "expected a name that ends in .csv" in said(result)
+    assert not list(tmp_path.iterdir())

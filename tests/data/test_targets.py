@@ -496,3 +496,11 @@ def test_labels_at_the_ends_of_int64(labels: tuple[int, int], outputs: int) -> N
     other = 7 if 7 not in labels else 9
     with pytest.raises(InputError, match=f"{other}"):
         model.evaluate(X[:2], [labels[0], other])
+
+
+def test_long_floating_point_labels_are_float64(tmp_path: Any) -> None:
+    y = np.arange(40) % 3
+    model = fastnn.Sequential([fastnn.Dense(3)], seed=0)
+    model.fit(np.eye(40), y.astype(np.longdouble), batch_size=20, epochs=1, verbose=0)
+    model.save(tmp_path / "m.safetensors")
+    assert fastnn.load(tmp_path / "m.safetensors").predict(np.eye(40)).dtype == np.float64

@@ -56,7 +56,7 @@ def changed(before: dict[str, np.ndarray], model: fastnn.Sequential) -> set[str]
 def test_100_steps_keep_every_bit(optimizer: str, device: str) -> None:
     """Of the frozen parameters and of what the optimizer keeps of them; everything else moves."""
     model = trained(network(norm=True), optimizer=OPTIMIZERS[optimizer], l2=1e-2, device=device)  # the states are not 0
-    state = model.optimizer_state
+    state = model.state.optimizer
     assert state is not None
     before, slots = model.weights, copy.deepcopy(state.slots)
     trained(model.freeze(0, 1, 3), optimizer=OPTIMIZERS[optimizer], l2=1e-2, l1=1e-3, epochs=20, device=device)

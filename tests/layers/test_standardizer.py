@@ -405,3 +405,46 @@ def test_sparse_inputs_of_a_standardizer_stay_sparse_until_read() -> None:
     fitted = fastnn.Standardizer().fit(X.toarray())
     model = fastnn.Sequential([fitted]).build((30,))
     np.testing.assert_allclose(model(X), fitted.transform(X.toarray().astype(np.float64)), atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame])
+def test_a_model_finds_the_columns_of_its_standardizer_by_name(make: Any, tmp_path: Path) -> None:
+    """Also in the first training, in another order, in a clone, in models trained together, and after saving and loading."""
+    rng = np.random.default_rng(0)
+    columns = {"age": rng.normal(40, 5, 60), "pay": rng.normal(3000, 300, 60)}
+    frame, y = make(columns), rng.normal(size=60)
+    turned, renamed = frame[["pay", "age"]], make({"years": columns["age"], "pay": columns["pay"]})
+    fitted = fastnn.Standardizer().fit(frame)
+    model, other = (fastnn.Sequential([fitted, fastnn.Dense(1)], seed=0) for _ in range(2))
+    options: dict[str, Any] = {"loss": "mean_squared_error", "batch_size": 20, "epochs": 2}
+    assert model.fit(frame, y, verbose=0, **options) == other.fit(turned, y, verbose=0, **options)
+    assert other.feature_names == ("age", "pay")
+    np.testing.assert_array_equal(model.predict(turned), other.predict(frame))
+    together, _ = fastnn.tuning.train_together(
+        [fastnn.Sequential([fitted, fastnn.Dense(1)], seed=seed) for seed in (0, 1)], turned, y, **options
+    )
+    assert together[0].feature_names == ("age", "pay")
+    np.testing.assert_allclose(together[0].predict(turned), model.predict(frame), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="the columns 'age' of training are missing"):
+        model.clone().fit(renamed, y, **options)
+    model.save(tmp_path / "m.safetensors")
+    layer = fastnn.load(tmp_path / "m.safetensors").layers[0]
+    assert isinstance(layer, fastnn.Standardizer)
+    np.testing.assert_array_equal(layer.transform(turned), fitted.transform(frame))
+
+
+def test_names_of_features_are_those_of_the_means() -> None:
+    with pytest.raises(InputError, match="feature_names: expected one for each mean"):
+        fastnn.Standardizer([1.0], [1.0], ["a", "b"])
+    with pytest.raises(InputError, match="feature_names: expected one for each mean"):
+        fastnn.Standardizer(feature_names=["a"])
+
+
+@pytest.mark.parametrize("size", [1e100, 1e-45])
+def test_numbers_beyond_the_dtype_of_a_model_are_saved_and_loaded(size: float, tmp_path: Path) -> None:
+    X = np.random.default_rng(0).normal(size=(64, 3)) * size
+    model = fastnn.Sequential([fastnn.Standardizer().fit(X), fastnn.Dense(1)], seed=0)
+    model.fit(X, X[:, 0] / size, loss="mean_squared_error", epochs=1, batch_size=32, verbose=0)
+    model.set_weights(model.weights)
+    model.save(tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(fastnn.load(tmp_path / "m.safetensors").predict(X), model.predict(X))

@@ -85,8 +85,8 @@ def more(model: fastnn.Sequential, epochs: int = 2, **options: Any) -> fastnn.Se
 
 
 def everything(model: fastnn.Sequential) -> dict[str, bytes]:
-    assert model.optimizer_state is not None
-    arrays = {**model.weights, **model.optimizer_state.slots}
+    assert model.state.optimizer is not None
+    arrays = {**model.weights, **model.state.optimizer.slots}
     return {name: array.tobytes() for name, array in arrays.items()}
 
 
@@ -101,8 +101,8 @@ def check(model: fastnn.Sequential) -> None:
         while isinstance(base.base, np.ndarray):
             base = base.base
         assert base.flags.owndata, name
-    assert model.optimizer_state is not None
-    assert all(slot is held[name] for name, slot in model.optimizer_state.slots.items())
+    assert model.state.optimizer is not None
+    assert all(slot is held[name] for name, slot in model.state.optimizer.slots.items())
     assert everything(more(model)) == everything(more(trained()))
 
 

@@ -282,15 +282,15 @@ def test_fit_again_goes_on_and_another_optimizer_starts_afresh() -> None:
     X, y = blobs()
     model = classifier()
     model.fit(X, y, epochs=1, optimizer=fastnn.Adam(), verbose=0)
-    state = model.optimizer_state
+    state = model.state.optimizer
     assert state is not None
     assert state.updates == 3
     model.fit(X, y, epochs=1, optimizer=fastnn.Adam(0.5), batch_size=50, verbose=0)
-    assert model.optimizer_state is state
+    assert model.state.optimizer is state
     assert state.updates == 9
     with pytest.warns(UserWarning, match="from a fresh state"):
         model.fit(X, y, epochs=1, optimizer=fastnn.SGD(), verbose=0)
-    assert model.optimizer_state is not state
+    assert model.state.optimizer is not state
 
 
 def test_the_first_result_that_is_not_finite_is_named() -> None:
@@ -547,10 +547,10 @@ def test_the_same_class_of_optimizer_goes_on_with_what_it_has() -> None:
     X, y = blobs()
     model = classifier()
     model.fit(X, y, epochs=1, optimizer=fastnn.SGD(0.1, momentum=0.9), verbose=0)
-    assert model.optimizer_state is not None
-    velocity = model.optimizer_state.slots["velocity"]
+    assert model.state.optimizer is not None
+    velocity = model.state.optimizer.slots["velocity"]
     model.fit(X, y, epochs=1, optimizer=fastnn.SGD(0.1, momentum=0.8, nesterov=True), verbose=0)
-    assert model.optimizer_state.slots["velocity"] is velocity
+    assert model.state.optimizer.slots["velocity"] is velocity
     with pytest.warns(UserWarning, match="of SGD cannot be used by Adam"):
         model.fit(X, y, epochs=1, optimizer=fastnn.Adam(), verbose=0)
     with pytest.warns(UserWarning, match="of Adam cannot be used by AdamW"):

@@ -169,3 +169,23 @@ def test_what_does_not_fit_changes_nothing(state: Any, updates: Any, says: str) 
 def test_before_a_fit_there_is_nothing_to_set() -> None:
     with pytest.raises(NotReadyError, match="the model has no optimizer yet"):
         classifier().build(5).set_optimizer_state({})
+
+
+def test_what_was_kept_can_be_set_back() -> None:
+    """It is a snapshot: trainings after it do not reach it."""
+    X, y = blobs()
+    model = trained()
+    weights, state, counts = model.weights, model.optimizer_state, model.counters.step
+    assert state is not None
+    updates = state.updates
+    first = model.fit(X, y, optimizer="adam", **OPTIONS)["loss"]
+    assert state.updates == updates < counts + 1
+    model.set_weights(weights)
+    model.set_optimizer_state(state, updates=updates)
+    assert model.fit(X, y, optimizer="adam", **OPTIONS)["loss"] == first
+
+
+@pytest.mark.parametrize("updates", [2**62 + 1, 2**63, 2**70])
+def test_more_updates_than_a_file_holds_are_refused(updates: int) -> None:
+    with pytest.raises(FastnnError, match=r"updates: expected at most 4611686018427387904, got"):
+        trained().set_optimizer_state({}, updates=updates)

@@ -106,7 +106,7 @@ def train_together(
         raise NotReadyError(RESERVED)
     known = [Before(member.model) for member in members]
     try:
-        rows = inputs.read(X, None, "X")
+        rows = inputs.read(X, None, "X", members[0].model.column_names)
         n, *features = rows.array.shape
         if batch_size != ALL and int(batch_size) > n > 0:
             warn(f"batch_size {batch_size} is more than the {n} examples; {n} is used")
