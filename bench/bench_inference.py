@@ -64,7 +64,7 @@ def forward(model: fastnn.Sequential, X: np.ndarray) -> np.ndarray:
 
 def check_classes(classes: np.ndarray, probabilities: np.ndarray) -> None:
     """Every class is the most probable one, but for rounding."""
-    chosen = np.take_along_axis(probabilities, classes.reshape(-1, 1), axis=1)[:, 0]
+    chosen = np.take_along_axis(probabilities, classes.reshape(-1, 1).astype(np.int64), axis=1)[:, 0]
     assert (chosen >= probabilities.max(axis=1) - TOLERANCE).all()
 
 

@@ -218,7 +218,12 @@ def test_a_fault_in_a_first_fit_leaves_a_whole_step(
     for n in range(7 * list(FAULTS).index(kind) % stride, calls, stride):
         model = network()
         runtime.fail_at(n, fault.make())  # type: ignore[arg-type]
+        asked = len(runtime.asked)
         found = raised_by(lambda model=model: fit(model))
+        if found is None and len(runtime.asked) - asked <= n:
+            assert n >= calls - 2, "the counted call had to prepare what is there now, for arrays that begin elsewhere"
+            runtime.fail_at(None)
+            continue
         check_raised(found, kind)
         if not fault.lost:
             runtime.fail_at(None)
