@@ -6,13 +6,14 @@ import gc
 import itertools
 import os
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastnn
@@ -36,7 +37,17 @@ def kept(instances: Instances) -> list[tuple[Any, Any]]:
     return [(key, item) for key, items in instances._free.items() for item in items]
 
 
-@settings(max_examples=40)  # each clearing collects garbage
+@pytest.fixture
+def old_objects_are_left_alone() -> Iterator[None]:
+    """Each clearing collects garbage: what other tests of this process have left is not looked through."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("old_objects_are_left_alone")
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(["take", "give", "clear"]), st.integers(0, 2 * KEPT_INSTANCES)), max_size=200))
 def test_whatever_is_taken_and_given_back(actions: list[tuple[str, int]]) -> None:
     """Against a plain list: the newest of a key is taken, and the oldest key goes first."""

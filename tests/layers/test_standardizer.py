@@ -300,7 +300,7 @@ TABLES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("small", [pytest.param(True, marks=pytest.mark.slow), False])
 @pytest.mark.parametrize("kind", TABLES)
 def test_large_close_values_stay_apart(kind: str, small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training, prediction, evaluation and inspection of a float32 model agree with inputs that were standardized before."""

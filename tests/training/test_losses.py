@@ -72,7 +72,7 @@ def examples(loss: Loss, rows: int, columns: int, dtype: str) -> tuple[np.ndarra
     return z.astype(dtype), t.astype(dtype)
 
 
-@pytest.mark.parametrize("device", ["numpy", "cpu"])
+@pytest.mark.parametrize("device", [pytest.param("numpy", marks=pytest.mark.slow), "cpu"])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(("rows", "columns"), [(0, 3), (1, 1), (31, 1), (33, 3), (1, 33)])
 @pytest.mark.parametrize("loss", NEW, ids=lambda loss: loss.name)
