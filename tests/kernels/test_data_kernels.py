@@ -149,6 +149,21 @@ def test_gather_standardized(row: tuple[int, ...], source_type: str, dtype: str)
         assert y.tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("size", [1e-37, 1e-33, 1.0, 1e30, 1e37])
+def test_gather_standardized_of_very_small_and_very_large_numbers(size: float) -> None:
+    """float32 rows whose differences or factors are below the normal numbers of float32, which are taken for 0."""
+    random = np.random.default_rng(7)
+    source = (random.uniform(1, 2, (40, 31)) * size).astype(np.float32)
+    offset, factor = source.mean(0, dtype=np.float64), 1 / source.std(0, dtype=np.float64)
+    expected = (source.astype(np.float64) - offset) * factor
+    operands = [source, np.arange(40), np.array(0), offset, factor]
+    y = np.full((40, 31), np.nan, np.float32)
+    cpu_set.run("gather_standardized", [*operands, y], {"scale": 1.0})
+    np.testing.assert_allclose(y, expected, rtol=3e-7, atol=1e-7)
+    for *_, y in outcomes("gather_standardized", [*operands, np.full((40, 31), np.nan, np.float32)], {"scale": 1.0}):
+        np.testing.assert_allclose(y, expected, rtol=3e-7, atol=1e-7)
+
+
 def test_gather_standardized_to_bfloat16() -> None:
     bfloat16 = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
     source = np.random.default_rng(6).integers(0, 256, (40, 31)).astype(np.uint8)

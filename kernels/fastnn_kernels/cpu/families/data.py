@@ -100,6 +100,10 @@ def gather_rows(F: Any, source_type: Any, y_type: Any) -> Any:
     return body
 
 
+SINGLE_LEAST, SINGLE_MOST = 1e-30, 1e30
+"""Factors between which float32 holds them, and what they are of, in full."""
+
+
 def _gather_standardized_sizes(
     source: Operand, order: Operand, position: Operand, offset: Operand, factor: Operand, y: Operand, *, scale: float
 ) -> tuple[int | float, ...]:
@@ -136,6 +140,7 @@ def gather_standardized(F: Any, source_type: Any, y_type: Any) -> Any:
                 highs[j] = y_type(offsets[j])
                 lows[j] = y_type(offsets[j] - F64(highs[j]))
                 rounded[j] = y_type(factors[j])
+                in_parts = in_parts and SINGLE_LEAST < factors[j] < SINGLE_MOST
         row = begin // width
         column = begin - row * width
         while begin < end:

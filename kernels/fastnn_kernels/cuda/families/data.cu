@@ -26,11 +26,11 @@ template <class F, class S> struct Converted<F, S, i64> {
   static __device__ __forceinline__ i64 of(S x, F) { return x; }
 };
 
-// y[b] = the elements x of source[order[b]] as of(x, column), for rows of `width` elements. `threads_per_row` threads, a power of two up
-// to THREADS, share a row; N, which divides the width, elements are moved at once.
+// y[b] = the elements x of source[order[b]] as of(x, column), for rows of `width` elements. `threads_per_row` threads, a power
+// of two up to THREADS, share a row; N, which divides the width, elements are moved at once.
 template <int N, class S, class Y, class Of>
-__device__ __forceinline__ void gather(Grid grid, const S* source, const i64* order, Y* y, i64 rows, i64 width, i64 threads_per_row,
-                                       const Of& of) {
+__device__ __forceinline__ void gather(Grid grid, const S* source, const i64* order, Y* y, i64 rows, i64 width,
+                                       i64 threads_per_row, const Of& of) {
   const int each = THREADS / (int)threads_per_row;  // rows of a block
   const int column = threadIdx.x % (int)threads_per_row * N;
   const bool aligned = is_aligned(source, N * sizeof(S)) && is_aligned(y, N * sizeof(Y));
