@@ -204,6 +204,14 @@ TRANSFORMS = {
 AFFINE = 8
 """Numbers of a row of transforms before the displacements."""
 
+LEAF_ROWS = 64
+"""Rows of a mini-batch that are summed in a row; the sums of such leaves are added in a tree, see `numpy.leaves`. On a CPU
+every sum over the rows of a mini-batch is such a one, on a GPU none.
+"""
+
+ARITHMETIC = 2
+"""Version of the order in which a CPU adds: 1 summed all rows of a mini-batch in one row, 2 in leaves."""
+
 SUM_BLOCK = 4096
 """Elements a block in sums over a whole arena: set by nothing but this number, so that results do not depend on threads."""
 

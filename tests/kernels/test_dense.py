@@ -12,9 +12,10 @@ from cuda_on_host import host
 from laws import FLOATS, PRODUCT_SHAPES, by_turns, check_definition, check_kernel
 
 import fastnn_kernels.cpu as cpu_set
-from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, ALPHA_ACTIVATIONS, Operand
+from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, ALPHA_ACTIVATIONS, LEAF_ROWS, Operand
 from fastnn_kernels.cuda.families import dense as cuda_dense
 from fastnn_kernels.cuda.lowering import Device, lower
+from fastnn_kernels.numpy.leaves import combine
 
 
 def uniform(seed: int, *shapes: tuple[int, ...], dtype: str = "float32") -> list[np.ndarray]:
@@ -124,18 +125,25 @@ def rounded(value: Fraction, dtype: str) -> Fraction:
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(("m", "k", "n"), [(2, 19, 3), (1, 33, 17), (15, 9, 2), (2, 400, 2)])
 def test_sequential_fused_multiply_add(m: int, k: int, n: int, dtype: str) -> None:
-    """Every element is the chain of fused multiply-adds in the order of k, whatever the layout of the operands."""
+    """Every element is the chain of fused multiply-adds in the order of k, whatever the layout of the operands; where k are
+    rows of both, there is a chain for each leaf.
+    """
     a, b = uniform(7, (m, k), (k, n), dtype=dtype)
-    expected = np.empty((m, n), dtype)
-    for i, j in np.ndindex(m, n):
-        total = Fraction(0)
-        for x, y in zip(a[i].tolist(), b[:, j].tolist(), strict=True):
-            total = rounded(total + Fraction(x) * Fraction(y), dtype)
-        expected[i, j] = float(total)
+
+    def chain(first: int, last: int) -> np.ndarray:
+        sums = np.empty((m, n), dtype)
+        for i, j in np.ndindex(m, n):
+            total = Fraction(0)
+            for x, y in zip(a[i, first:last].tolist(), b[first:last, j].tolist(), strict=True):
+                total = rounded(total + Fraction(x) * Fraction(y), dtype)
+            sums[i, j] = float(total)
+        return sums
+
+    in_leaves = combine([chain(first, min(first + LEAF_ROWS, k)) for first in range(0, k, LEAF_ROWS)], np.add)
     for transpose_a, transpose_b in itertools.product((False, True), repeat=2):
         operands = a.T if transpose_a else a, b.T if transpose_b else b
         c = run("matmul", *operands, np.empty((m, n), dtype), transpose_a=transpose_a, transpose_b=transpose_b)
-        assert same_bits(c, expected)
+        assert same_bits(c, in_leaves if transpose_a else chain(0, k))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -145,9 +153,10 @@ def test_sequential_fused_multiply_add(m: int, k: int, n: int, dtype: str) -> No
 def test_bits_depend_on_no_block(m: int, k: int, n: int, dtype: str) -> None:
     """Large products, packed or not, transposed or not, hold the bits of their rows computed one at a time."""
     a, b = uniform(8, (m, k), (k, n), dtype=dtype)
-    rows = np.empty((m, n), dtype)
+    rows, in_leaves = np.empty((m, n), dtype), np.empty((m, n), dtype)
     for i in range(m):
         run("matmul", a[i : i + 1], b, rows[i : i + 1], transpose_a=False, transpose_b=False)
+        run("matmul", a[i : i + 1].T, b, in_leaves[i : i + 1], transpose_a=True, transpose_b=False)
     np.testing.assert_allclose(rows, a.astype("f8") @ b.astype("f8"), atol=1e-4 if dtype == "float32" else 1e-12, rtol=0)
     for transpose_a, transpose_b in itertools.product((False, True), repeat=2):
         operands = a.T if transpose_a else a, b.T if transpose_b else b
@@ -155,7 +164,7 @@ def test_bits_depend_on_no_block(m: int, k: int, n: int, dtype: str) -> None:
             c = np.full((m, n), np.nan, dtype)
             attributes = {"transpose_a": transpose_a, "transpose_b": transpose_b}
             cpu_set.run("matmul", [*map(np.ascontiguousarray, operands), c], attributes, parts=part_count)
-            assert same_bits(c, rows), (transpose_a, transpose_b, part_count)
+            assert same_bits(c, in_leaves if transpose_a else rows), (transpose_a, transpose_b, part_count)
 
 
 def test_exceptional_values() -> None:

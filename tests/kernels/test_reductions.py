@@ -86,17 +86,6 @@ def test_of_nothing():
         np.testing.assert_array_equal(y, np.full(3, value, np.float32))
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("shape", [(1, 1), (33, 1), (127, 31), (300, 33), (65, 200)])
-def test_columns_are_summed_row_by_row(shape, dtype, rng):
-    x = rng.normal(size=shape).astype(dtype)
-    (y,) = check_kernel("sum", [x], [(shape[1:], dtype)], tolerance=shape[0], axis=(0,))
-    expected = np.zeros(shape[1], dtype)
-    for row in x:
-        expected += row
-    np.testing.assert_array_equal(y, expected)
-
-
 @pytest.mark.parametrize("shape", [(33, 1), (127, 31), (300, 130)])
 def test_column_sums_have_the_bits_of_the_bias_gradient(shape, rng):
     dz = rng.normal(size=shape).astype(np.float32)
@@ -111,7 +100,7 @@ def test_a_row_has_the_same_sum_alone_and_among_others(rng):
     x = rng.normal(size=(7, 5003)).astype(np.float32)
     (together,) = check_kernel("sum", [x], [((7,), "float32")], tolerance=600, axis=(1,))
     for row, expected in zip(x, together, strict=True):
-        (alone,) = check_kernel("sum", [row], [((), "float32")], tolerance=600, axis=(0,))
+        (alone,) = check_kernel("sum", [row[None]], [((1,), "float32")], tolerance=600, axis=(1,))
         assert alone == expected
 
 

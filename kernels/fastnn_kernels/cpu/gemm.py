@@ -4,6 +4,10 @@ The law: every element is `acc = 0; for k in 0 .. K-1: acc = fma(a[i, k], b[k, j
 step, in this order; then the bias is added and the activation applied. So bits depend on nothing else: not on tiles, on
 packing, on threads or on the width of the vectors. Blocks over K load C and continue.
 
+Where K are the rows of a mini-batch, there is a chain for each leaf of them, and the sums of leaves are added in a tree (see
+`leaves`), tile by tile: the sum of an odd leaf finds its first partner while it is in registers. Sums that wait lie in
+scratch memory: those of a block of leaves in a tile of their own, those of several blocks in an array as large as a block of C.
+
 A tile of C stays in vector registers while k runs: `rows` broadcast elements of A times `vectors` vectors of B. One LLVM
 function is generated for every tile shape (`_define_tile`); for each number of rows there is one, so that any M is cut into
 nearly equal row blocks. Only the last vector of a tile may be partly used; it is read and written through a mask.
@@ -26,7 +30,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastnn_kernels.contract import Operand
-from fastnn_kernels.cpu.compiling import TYPES, compile_function
+from fastnn_kernels.cpu.compiling import TYPES, compile_function, helper
+from fastnn_kernels.cpu.intrinsics import int64_pointer
+from fastnn_kernels.cpu.leaves import levels_below
 from fastnn_kernels.cpu.processor import lanes, level, registers
 
 I64 = ir.IntType(64)
@@ -160,9 +166,10 @@ def _function(module: ir.Module, name: str, arguments: Sequence[str]) -> tuple[i
     return function, builder, dict(zip(arguments, function.args, strict=True))
 
 
-TILE = ("a", "a_row", "a_k", "b", "b_k", "c", "c_row", "count", "used", "accumulate", "bias")
+TILE = ("a", "a_row", "a_k", "b", "b_k", "c", "c_row", "count", "used", "accumulate", "bias", "partners", "partner_count")
 """What a tile is told: address and strides in bytes of A, B and C, the number of k, the used lanes of the last vector,
-whether to continue from what C holds, and the address of the bias or 0."""
+whether to continue from what C holds, the address of the bias or 0, and a table of the arrays of C's shape that are
+added at the end: the address of each, and the bytes of its rows."""
 
 
 def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, masked: bool) -> ir.Function:
@@ -171,10 +178,13 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     function, builder, word = _function(module, name, TILE)
     of = _Vectors(float_type, builder)
     width = of.lanes * of.size
-    a, b, c = (builder.inttoptr(word[label], BYTES) for label in "abc")
+    a, b, c, partners = (builder.inttoptr(word[label], BYTES) for label in ("a", "b", "c", "partners"))
     mask = of.mask(word["used"]) if masked else None
     masks = [None] * (vectors - 1) + [mask]
-    blocks = {label: function.append_basic_block(label) for label in ("load", "start", "loop", "done", "add", "store", "leave")}
+    blocks = {
+        label: function.append_basic_block(label)
+        for label in ("load", "start", "loop", "done", "add", "bare", "join", "store", "leave")
+    }
     c_rows = [of.at(c, builder.mul(word["c_row"], I64(i))) for i in range(rows)]
     # Rows in threes: x86 addresses reach base, base + stride and base + 2 stride, so a third of the pointers suffices.
     bases = [of.at(a, builder.mul(word["a_row"], I64(i))) for i in range(0, rows, 3)]
@@ -221,7 +231,7 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
         for j in range(vectors):
             total[i][j].add_incoming(first[i][j], blocks["start"])
             total[i][j].add_incoming(new[i][j], blocks["loop"])
-    builder.cbranch(builder.icmp_signed("!=", word["bias"], I64(0)), blocks["add"], blocks["store"])
+    builder.cbranch(builder.icmp_signed("!=", word["bias"], I64(0)), blocks["add"], blocks["bare"])
 
     builder.position_at_end(blocks["add"])
     bias_at = builder.inttoptr(word["bias"], BYTES)
@@ -229,12 +239,37 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     biased = [[builder.fadd(total[i][j], bias[j]) for j in range(vectors)] for i in range(rows)]
     builder.branch(blocks["store"])
 
+    builder.position_at_end(blocks["bare"])
+    builder.cbranch(builder.icmp_signed(">", word["partner_count"], I64(0)), blocks["join"], blocks["store"])
+
+    builder.position_at_end(blocks["join"])
+    waiting, entry_at = builder.phi(I64), builder.phi(BYTES)
+    joined = [[builder.phi(of.vector) for _ in range(vectors)] for _ in range(rows)]
+    address, row = (
+        builder.load(builder.bitcast(of.at(entry_at, offset), I64.as_pointer()), align=8) for offset in (0, 8)
+    )  # fmt: skip
+    partner = builder.inttoptr(address, BYTES)
+    partner_rows = [of.at(partner, builder.mul(row, I64(i))) for i in range(rows)]
+    sums_of_both = [
+        [builder.fadd(of.load(of.at(partner_rows[i], j * width), masks[j]), joined[i][j]) for j in range(vectors)]
+        for i in range(rows)
+    ]
+    waiting_next, entry_next = builder.sub(waiting, I64(1)), of.at(entry_at, 16)
+    builder.cbranch(builder.icmp_signed(">", waiting_next, I64(0)), blocks["join"], blocks["store"])
+    for phi, start, following in [
+        (waiting, word["partner_count"], waiting_next), (entry_at, partners, entry_next),
+        *((joined[i][j], total[i][j], sums_of_both[i][j]) for i in range(rows) for j in range(vectors)),
+    ]:  # fmt: skip
+        phi.add_incoming(start, blocks["bare"])
+        phi.add_incoming(following, blocks["join"])
+
     builder.position_at_end(blocks["store"])
     result = [[builder.phi(of.vector) for _ in range(vectors)] for _ in range(rows)]
     for i in range(rows):
         for j in range(vectors):
-            result[i][j].add_incoming(total[i][j], blocks["done"])
+            result[i][j].add_incoming(total[i][j], blocks["bare"])
             result[i][j].add_incoming(biased[i][j], blocks["add"])
+            result[i][j].add_incoming(sums_of_both[i][j], blocks["join"])
     for i in range(rows):
         for j in range(vectors):
             of.store(result[i][j], of.at(c_rows[i], j * width), masks[j])
@@ -447,11 +482,14 @@ EPILOGUE = types.void(*[types.int64] * 5, types.float64)
 alpha): what is done in place to a finished block of C."""
 
 CORE_ARGUMENTS = (
-    "a", "a_row", "a_k", "b", "b_k", "b_column", "c", "m", "n", "k", "scratch", "bias", "epilogue", "at", "part", "parts",
+    "a", "a_row", "a_k", "b", "b_k", "b_column", "c", "m", "n", "k", "leaf", "scratch", "bias", "epilogue", "at", "part",
+    "parts",
 )  # fmt: skip
 CORE = types.void(*[types.int64] * len(CORE_ARGUMENTS), types.float64)
 """The compiled product. Strides are in bytes; one of those of B is that of an element. C is C-contiguous. `bias`, `epilogue`
-and `at` may be 0; `scratch` is that of the part. The last argument is alpha."""
+and `at` may be 0; `scratch` is that of the part. The last argument is alpha.
+
+`leaf`: how many k there are in a leaf; at least `k` for one chain. With more leaves there is no bias."""
 
 BLOCK_K = {4: 384, 8: 256}
 """Most k of a block by the bytes of an element: the panel of A that a row of tiles reads stays in the first-level cache."""
@@ -473,6 +511,14 @@ TRANSPOSING = 6
 """Transposing B takes about as long as multiplying so many rows by it."""
 GROUP = 4
 """Row blocks whose panels of A are packed together, so that whole cache lines are read."""
+PARTNERS = 64 * 16
+"""Bytes of the table of the sums that a tile is added to: an entry a level."""
+LEVELS = 2
+"""Levels of the tree of leaves inside one block of K."""
+TREE_BLOCKS = 64
+"""Row blocks of a block of C whose sums of several blocks of K wait beside each other,"""
+TREE_COLUMNS = 256
+"""and its columns: what is used most of them stays in a second-level cache."""
 
 
 def _core(float_type: Any) -> Any:
@@ -484,6 +530,8 @@ def _core(float_type: Any) -> Any:
     pitch = -(-MOST_ROWS // lane) * vector  # bytes of one k in a panel of A
     most_k, most_b, most_panel = BLOCK_K[size], BLOCK_B, PANEL
     group, short, dot_rows = GROUP, SHORT, DOT_ROWS
+    tree_levels, tree_blocks, tree_columns, tile_bytes = LEVELS, TREE_BLOCKS, TREE_COLUMNS, registers() * vector
+    table_bytes = PARTNERS
     reused, clash_a, clash_b, transposing = REUSED, CLASH_A, CLASH_B, TRANSPOSING
     lowest = max(rows for rows in range(1, MOST_ROWS + 1) if widest_for(rows) == WIDEST)
     low = max(rows for rows in range(1, MOST_ROWS + 1) if widest_for(rows) >= WIDEST // 2)
@@ -492,8 +540,15 @@ def _core(float_type: Any) -> Any:
     transpose = _caller("transpose", _define_transpose, float_type)
     dot = _caller("dot", _define_dots, float_type)
 
+    @helper
+    def waiting(level: int, tiles: int, tile_row: int, blocks: int, block_bytes: int, offset: int, block_row: int) -> Any:
+        """Where the sums of a level wait for their partners, and the stride of their rows."""
+        if level < tree_levels:
+            return tiles + level * tile_bytes, tile_row
+        return blocks + (level - tree_levels) * block_bytes + offset, block_row
+
     def core(
-        a: int, a_row: int, a_k: int, b: int, b_k: int, b_column: int, c: int, m: int, n: int, k: int,
+        a: int, a_row: int, a_k: int, b: int, b_k: int, b_column: int, c: int, m: int, n: int, k: int, leaf: int,
         scratch: int, bias: int, epilogue: int, at: int, part: int, parts: int, alpha: float,
     ) -> None:  # fmt: skip
         # The part's share: whole vectors of columns, or rows, whichever leaves the largest share smaller. Transposing B
@@ -517,7 +572,7 @@ def _core(float_type: Any) -> Any:
         c_row = n * size
 
         # Few rows times a transposed B: dot products.
-        if is_transposed and rows <= dot_rows and a_k == size and k >= lane and bias == 0:
+        if is_transposed and rows <= dot_rows and a_k == size and k >= lane and bias == 0 and leaf >= k:
             rest = k % lane
             for j in range(first_column, end_column, lane):
                 used = min(lane, end_column - j)
@@ -526,7 +581,25 @@ def _core(float_type: Any) -> Any:
                 if rest:
                     transpose((b_tile + (k - rest) * size, b_column, scratch, vector, rest, used))
                     a_tile += (k - rest) * size
-                    tile(((rows - 1) * 4, used == lane, a_tile, a_row, a_k, scratch, vector, c_tile, c_row, rest, used, 1, 0))
+                    tile(
+                        (
+                            (rows - 1) * 4,
+                            used == lane,
+                            a_tile,
+                            a_row,
+                            a_k,
+                            scratch,
+                            vector,
+                            c_tile,
+                            c_row,
+                            rest,
+                            used,
+                            1,
+                            0,
+                            0,
+                            0,
+                        )
+                    )
             if epilogue != 0:
                 offset = first_row * c_row + first_column * size
                 call_epilogue(epilogue, c + offset, at + offset, c_row, rows, columns, alpha)
@@ -543,90 +616,136 @@ def _core(float_type: Any) -> Any:
             widest >>= 1
         pack_b = is_transposed or (row_blocks >= reused and k > 8 and b_k % clash_b == 0)
         pack_a = columns >= 8 * lane and row_blocks > 1 and k > short and (a_row % clash_a == 0 or a_k % clash_a == 0)
-        block_k, block_n = k, columns
-        if pack_b or pack_a or row_blocks > 1:
+        block_k, block_n, blocks_m = k, columns, row_blocks
+        if leaf < k:
+            block_k = leaf << tree_levels
+        elif pack_b or pack_a or row_blocks > 1:
             block_k = (k + most_k - 1) // most_k
             if block_k > 0:
                 block_k = (k + block_k - 1) // block_k
         if pack_b:
             unit = widest * lane
             if row_blocks == 1:
-                block_k = min(block_k, most_panel // (unit * size))
+                if leaf >= k:
+                    block_k = min(block_k, most_panel // (unit * size))
             else:
                 block_n = max(1, most_b // (max(1, block_k) * unit * size)) * unit
                 blocks = (columns + block_n - 1) // block_n
                 block_n = (columns + blocks * unit - 1) // (blocks * unit) * unit
-        group_blocks = group if pack_a else row_blocks
+        partners, tiles = scratch, scratch + table_bytes
+        blocks, block_row, block_bytes = tiles + tree_levels * tile_bytes, 0, 0
+        table = int64_pointer(partners)
+        if leaf < k:
+            scratch = blocks
+            if block_k < k:
+                block_n = min(block_n, tree_columns)
+                blocks_m = (row_blocks + tree_blocks - 1) // tree_blocks
+                blocks_m = (row_blocks + blocks_m - 1) // blocks_m
+                block_row = block_n * size
+                block_bytes = min(blocks_m * tallest, rows) * block_row
+                levels = ((k + leaf - 1) // leaf - 1) >> tree_levels
+                while levels > 0:
+                    scratch += block_bytes
+                    levels >>= 1
+                scratch = (scratch + 63) // 64 * 64
+        group_blocks = group if pack_a else blocks_m
         a_panels = scratch
         a_panel = block_k * pitch
         b_panels = scratch + (group * a_panel + lane * pitch if pack_a else 0)
 
         for j0 in range(first_column, end_column, block_n):
             j1 = min(j0 + block_n, end_column)
-            k0 = 0
-            while True:
-                count = min(block_k, k - k0)
-                b_block = b + k0 * b_k + j0 * b_column
-                for g0 in range(0, row_blocks, group_blocks):
-                    g1 = min(g0 + group_blocks, row_blocks)
-                    if pack_a:
+            for s0 in range(0, row_blocks, blocks_m):
+                s1, s_row = min(s0 + blocks_m, row_blocks), first_row + rows * s0 // row_blocks
+                k0 = 0
+                while True:
+                    count = min(block_k, k - k0)
+                    b_block = b + k0 * b_k + j0 * b_column
+                    for g0 in range(s0, s1, group_blocks):
+                        g1 = min(g0 + group_blocks, s1)
+                        if pack_a:
+                            for g in range(g0, g1):
+                                i0 = first_row + rows * g // row_blocks
+                                i1 = first_row + rows * (g + 1) // row_blocks
+                                panel = a_panels + (g - g0) * a_panel
+                                source = a + i0 * a_row + k0 * a_k
+                                for i in range(0, i1 - i0, lane):
+                                    used = min(lane, i1 - i0 - i)
+                                    if a_row == size:
+                                        copy((source + i * a_row, a_k, panel + i * size, pitch, count, used))
+                                    else:
+                                        transpose((source + i * a_row, a_row, panel + i * size, pitch, count, used))
                         for g in range(g0, g1):
                             i0 = first_row + rows * g // row_blocks
                             i1 = first_row + rows * (g + 1) // row_blocks
-                            panel = a_panels + (g - g0) * a_panel
-                            source = a + i0 * a_row + k0 * a_k
-                            for i in range(0, i1 - i0, lane):
-                                used = min(lane, i1 - i0 - i)
-                                if a_row == size:
-                                    copy((source + i * a_row, a_k, panel + i * size, pitch, count, used))
-                                else:
-                                    transpose((source + i * a_row, a_row, panel + i * size, pitch, count, used))
-                    for g in range(g0, g1):
-                        i0 = first_row + rows * g // row_blocks
-                        i1 = first_row + rows * (g + 1) // row_blocks
-                        if pack_a:
-                            a_tile, a_tile_row, a_tile_k = a_panels + (g - g0) * a_panel, size, pitch
-                        else:
-                            a_tile, a_tile_row, a_tile_k = a + i0 * a_row + k0 * a_k, a_row, a_k
-                        c_block = c + i0 * c_row
-                        last = k0 + count >= k
-                        panel = b_panels
-                        j = j0
-                        while j < j1:
-                            vectors = (j1 - j + lane - 1) // lane
-                            shape = 3
-                            while (1 << shape) > widest or (1 << shape) > vectors:
-                                shape -= 1
-                            width = 1 << shape
-                            if pack_b:
-                                # Just before its first use. A panel that is used once is soon overwritten by the next.
-                                b_tile, b_tile_k = panel, width * vector
-                                if g == 0:
-                                    for v in range(width):
-                                        source = b_block + (j - j0 + v * lane) * b_column
-                                        used = min(lane, j1 - j - v * lane)
-                                        if is_transposed:
-                                            transpose((source, b_column, panel + v * vector, b_tile_k, count, used))
-                                        else:
-                                            copy((source, b_k, panel + v * vector, b_tile_k, count, used))
-                                if row_blocks > 1:
-                                    panel += count * b_tile_k
+                            if pack_a:
+                                a_tile, a_tile_row, a_tile_k = a_panels + (g - g0) * a_panel, size, pitch
                             else:
-                                b_tile, b_tile_k = b_block + (j - j0) * size, b_k
-                            used = min(lane, j1 - j - (width - 1) * lane)
-                            tile((
-                                (i1 - i0 - 1) * 4 + shape, used == lane,
-                                a_tile, a_tile_row, a_tile_k, b_tile, b_tile_k, c_block + j * size, c_row, count, used,
-                                k0 > 0, bias + j * size if last and bias != 0 else 0,
-                            ))  # fmt: skip
-                            j += width * lane
-                        if last and epilogue != 0:
-                            call_epilogue(
-                                epilogue, c_block + j0 * size, at + i0 * c_row + j0 * size, c_row, i1 - i0, j1 - j0, alpha
-                            )
-                k0 += count
-                if k0 >= k:
-                    break
+                                a_tile, a_tile_row, a_tile_k = a + i0 * a_row + k0 * a_k, a_row, a_k
+                            c_block = c + i0 * c_row
+                            last = k0 + count >= k
+                            panel = b_panels
+                            j = j0
+                            while j < j1:
+                                vectors = (j1 - j + lane - 1) // lane
+                                shape = 3
+                                while (1 << shape) > widest or (1 << shape) > vectors:
+                                    shape -= 1
+                                width = 1 << shape
+                                if pack_b:
+                                    # Just before its first use. A panel that is used once is soon overwritten by the next.
+                                    b_tile, b_tile_k = panel, width * vector
+                                    if g == s0:
+                                        for v in range(width):
+                                            source = b_block + (j - j0 + v * lane) * b_column
+                                            used = min(lane, j1 - j - v * lane)
+                                            if is_transposed:
+                                                transpose((source, b_column, panel + v * vector, b_tile_k, count, used))
+                                            else:
+                                                copy((source, b_k, panel + v * vector, b_tile_k, count, used))
+                                    if row_blocks > 1:
+                                        panel += count * b_tile_k
+                                else:
+                                    b_tile, b_tile_k = b_block + (j - j0) * size, b_k
+                                used = min(lane, j1 - j - (width - 1) * lane)
+                                slot = (i1 - i0 - 1) * 4 + shape
+                                if leaf >= k:
+                                    tile((
+                                        slot, used == lane,
+                                        a_tile, a_tile_row, a_tile_k, b_tile, b_tile_k, c_block + j * size, c_row, count, used,
+                                        k0 > 0, bias + j * size if last and bias != 0 else 0, 0, 0,
+                                    ))  # fmt: skip
+                                else:
+                                    offset = (i0 - s_row) * block_row + (j - j0) * size
+                                    for done in range(0, count, leaf):
+                                        some = min(leaf, count - done)
+                                        index, is_last = (k0 + done) // leaf, k0 + done + some >= k
+                                        levels, level, partner_count = levels_below(index, is_last), 0, 0
+                                        while levels >> level:
+                                            if (levels >> level) & 1:
+                                                table[2 * partner_count], table[2 * partner_count + 1] = waiting(
+                                                    level, tiles, width * vector, blocks, block_bytes, offset, block_row
+                                                )
+                                                partner_count += 1
+                                            level += 1
+                                        target, target_row = c_block + j * size, c_row
+                                        if not is_last:
+                                            target, target_row = waiting(
+                                                level, tiles, width * vector, blocks, block_bytes, offset, block_row
+                                            )
+                                        tile((
+                                            slot, used == lane,
+                                            a_tile + done * a_tile_k, a_tile_row, a_tile_k, b_tile + done * b_tile_k, b_tile_k,
+                                            target, target_row, some, used, 0, 0, partners, partner_count,
+                                        ))  # fmt: skip
+                                j += width * lane
+                            if last and epilogue != 0:
+                                call_epilogue(
+                                    epilogue, c_block + j0 * size, at + i0 * c_row + j0 * size, c_row, i1 - i0, j1 - j0, alpha
+                                )
+                    k0 += count
+                    if k0 >= k:
+                        break
 
     return core
 
@@ -658,13 +777,18 @@ def _call_core(typingctx: Any, address: Any, words: Any, alpha: Any) -> Any:
 call_core: Any = intrinsic(_call_core)
 
 
-def scratch_bytes(operand: Operand, n: int, k: int) -> int:
-    """Bytes of private memory that one part of a product over `k` with `n` columns may use; at most 0.7 MB."""
-    float_type = TYPES[operand.dtype.name]
-    size, lane = operand.dtype.itemsize, lanes(float_type)
+def scratch_bytes(c: Operand, k: int, leaf: int | None = None) -> int:
+    """Bytes of private memory that one part of a product C over `k` may use: at most 0.7 MB, and with leaves what waits."""
+    float_type = TYPES[c.dtype.name]
+    (m, n), size, lane = c.shape, c.dtype.itemsize, lanes(float_type)
     count = min(k, BLOCK_K[size])
     unit = WIDEST * lane
     # A block of B may be written a vector of k further than it goes, and so may a group of A.
     b_bytes = min(max(BLOCK_B, count * unit * size), count * -(-n // unit) * unit * size) + lane * unit * size
     a_bytes = (GROUP * count + lane) * -(-MOST_ROWS // lane) * lane * size
-    return -(-(a_bytes + b_bytes) // 64) * 64
+    waiting = 0
+    if leaf is not None and k > leaf:
+        levels = (-(-k // leaf) - 1).bit_length()
+        block = min(TREE_BLOCKS * MOST_ROWS, m) * min(TREE_COLUMNS, n) * size
+        waiting = PARTNERS + LEVELS * registers() * lane * size + max(levels - LEVELS, 0) * block
+    return -(-(a_bytes + b_bytes + waiting) // 64) * 64 + 64

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastnn_kernels.numpy.data import dropout
 from fastnn_kernels.numpy.elementwise import activate, activate_backward
+from fastnn_kernels.numpy.leaves import combine, cut_leaves, sum_rows
 
 __all__ = [
     "batch_norm", "batch_norm_backward", "batch_norm_dropout", "batch_norm_dropout_backward", "batch_norm_inference",
@@ -39,18 +40,35 @@ def batch_norm(
     running = momentum * running + (1 - momentum) * batch, with the unbiased variance, or 0 where B is 1. Where B is 0 the
     running statistics stay as they are; mean is then 0 and inverse_deviation 1 / sqrt(epsilon).
     """
-    count = len(x)
-    mean[...] = np.sum(x, axis=0) / max(count, 1)
-    deviations = x - mean
-    # A rounded mean leaves deviations that do not sum to 0; what they sum to corrects the mean and the sum of squares.
-    left_over = np.sum(deviations, axis=0)
-    squares = np.sum(deviations**2, axis=0) - left_over**2 / max(count, 1)
-    mean += left_over / max(count, 1)
+    count, center, squares = combine([_moments(x[rows]) for rows in cut_leaves(len(x))], _join_moments)
+    mean[...] = center
     inverse_deviation[...] = 1 / np.sqrt(squares / max(count, 1) + epsilon)
     activate(gamma * (x - mean) * inverse_deviation + beta, y, activation, alpha)
     if count > 0:
-        running_mean[...] = momentum * running_mean + (1 - momentum) * mean
+        running_mean[...] = momentum * running_mean + (1 - momentum) * center
         running_variance[...] = momentum * running_variance + (1 - momentum) * squares / max(count - 1, 1)
+
+
+Moments = tuple[int, Array, Array]
+"""Of some rows: how many they are, their mean, and the sum of the squares of their deviations from it, in float64."""
+
+
+def _moments(x: Array) -> Moments:
+    """Of one leaf."""
+    count = len(x)
+    center = np.sum(x, axis=0) / max(count, 1)
+    deviations = x - center
+    # A rounded mean leaves deviations that do not sum to 0; what they sum to corrects the mean and the sum of squares.
+    left_over = np.sum(deviations, axis=0, dtype=np.float64)
+    squares = np.sum(deviations**2, axis=0, dtype=np.float64) - left_over**2 / max(count, 1)
+    return count, center.astype(np.float64) + left_over / max(count, 1), squares
+
+
+def _join_moments(first: Moments, second: Moments) -> Moments:
+    """Of the rows of both (Chan, Golub and LeVeque 1979)."""
+    (count, mean, squares), (more, other_mean, other_squares) = first, second
+    total, delta = count + more, other_mean - mean
+    return total, mean + delta * (more / total), squares + other_squares + delta**2 * (count * more / total)
 
 
 @np.errstate(all="ignore")
@@ -94,8 +112,8 @@ def batch_norm_backward(
     y, dz = np.empty_like(x), np.empty_like(x)
     activate(gamma * (x - mean) * inverse_deviation + beta, y, activation, alpha)
     activate_backward(dy, y, dz, activation, alpha)
-    dgamma[...] = np.sum(dz * normalized, axis=0)
-    dbeta[...] = np.sum(dz, axis=0)
+    dgamma[...] = sum_rows(dz * normalized)
+    dbeta[...] = sum_rows(dz)
     count = max(len(x), 1)
     dx[...] = gamma * inverse_deviation * (dz - dbeta / count - normalized * (dgamma / count))
 

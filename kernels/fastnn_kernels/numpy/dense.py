@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnn_kernels.numpy.elementwise import activate, activate_backward
+from fastnn_kernels.numpy.leaves import sum_leaves, sum_rows
 
 Array = NDArray[Any]
 
@@ -17,8 +18,12 @@ __all__ = [
 
 
 def matmul(a: Array, b: Array, c: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
-    """c (M, N) = op(a) @ op(b): op(a) is a (M, K), or a (K, M) transposed; op(b) is b (K, N), or b (N, K) transposed."""
-    c[...] = (a.T if transpose_a else a) @ (b.T if transpose_b else b)
+    """c (M, N) = op(a) @ op(b): op(a) is a (M, K), or a (K, M) transposed; op(b) is b (K, N), or b (N, K) transposed.
+
+    With `transpose_a` it is a sum over rows, in leaves.
+    """
+    right = b.T if transpose_b else b
+    c[...] = sum_leaves(len(a), lambda rows: a[rows].T @ right[rows]) if transpose_a else a @ right
 
 
 def dense(x: Array, w: Array, b: Array, y: Array, *, activation: str | None = None, alpha: float = 0.0) -> None:
@@ -35,8 +40,8 @@ def dense_backward_input(
 
 def dense_backward_weight(x: Array, dz: Array, dw: Array, db: Array) -> None:
     """dw (I, O) = x (B, I).T @ dz (B, O), db (O,) = sum of dz over B."""
-    dw[...] = x.T @ dz
-    db[...] = dz.sum(axis=0)
+    matmul(x, dz, dw, transpose_a=True)
+    db[...] = sum_rows(dz)
 
 
 def dense_with_mask(x: Array, w: Array, b: Array, y: Array, mask: Array) -> None:
@@ -52,4 +57,4 @@ def dense_backward_input_with_mask(dz: Array, w: Array, mask: Array, dx: Array, 
     kept = np.unpackbits(mask, axis=1, count=dx.shape[1], bitorder="little")
     dx[...] = np.where(kept, dz @ w.T, 0)
     if db is not None:
-        db[...] = dx.sum(axis=0)
+        db[...] = sum_rows(dx)

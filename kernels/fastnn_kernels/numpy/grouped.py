@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnn_kernels.numpy.leaves import sum_leaves, sum_rows
+
 Array = NDArray[Any]
 
 __all__ = ["grouped_dense", "grouped_dense_backward_input", "grouped_dense_backward_weight"]
@@ -24,5 +26,6 @@ def grouped_dense_backward_input(dz: Array, w: Array, dx: Array) -> None:
 
 def grouped_dense_backward_weight(x: Array, dz: Array, dw: Array, db: Array) -> None:
     """dw (I, O, G) = x.T @ dz, db (O, G) = sum of dz over B, for each model, x as for `grouped_dense`, dz (B, O, G)."""
-    dw[...] = np.einsum("big,bog->iog" if x.ndim == 3 else "bi,bog->iog", x, dz)
-    db[...] = dz.sum(axis=0)
+    indices = "big,bog->iog" if x.ndim == 3 else "bi,bog->iog"
+    dw[...] = sum_leaves(len(x), lambda rows: np.einsum(indices, x[rows], dz[rows]))
+    db[...] = sum_rows(dz)

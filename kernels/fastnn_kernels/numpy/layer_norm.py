@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastnn_kernels.numpy.elementwise import activate, activate_backward
+from fastnn_kernels.numpy.leaves import sum_rows
 
 __all__ = ["layer_norm", "layer_norm_backward"]
 
@@ -67,8 +68,8 @@ def layer_norm_backward(
     y, dz = np.empty_like(x), np.empty_like(x)
     activate(gamma * normalized + beta, y, activation, alpha)
     activate_backward(dy, y, dz, activation, alpha)
-    dgamma[...] = np.sum(dz * normalized, axis=0)
-    dbeta[...] = np.sum(dz, axis=0)
+    dgamma[...] = sum_rows(dz * normalized)
+    dbeta[...] = sum_rows(dz)
     count = max(x.shape[1], 1)
     scaled = gamma * dz
     level = np.sum(scaled, axis=1, keepdims=True) / count

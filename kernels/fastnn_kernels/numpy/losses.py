@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fastnn_kernels.numpy.leaves import sum_rows
+
 __all__ = [
     "is_correct",
     "sigmoid_cross_entropy",
@@ -89,14 +91,14 @@ def squared_error_with_gradient(z: Array, t: Array, dlosses: Array, losses: Arra
 @np.errstate(all="ignore")
 def weighted_mean(losses: Array, weights: Array, mean: Array) -> None:
     """mean = sum(weights * losses) / sum(weights); 0 where the weights sum to 0."""
-    total = np.sum(weights)
-    mean[...] = 0 if total == 0 else np.sum(weights * losses) / total
+    total = sum_rows(weights)
+    mean[...] = 0 if total == 0 else sum_rows(weights * losses) / total
 
 
 @np.errstate(all="ignore")
 def weighted_mean_backward(dmean: Array, weights: Array, dlosses: Array) -> None:
     """dlosses = dmean * weights / sum(weights); 0 where the weights sum to 0."""
-    total = np.sum(weights)
+    total = sum_rows(weights)
     dlosses[...] = 0 if total == 0 else dmean / total * weights
 
 

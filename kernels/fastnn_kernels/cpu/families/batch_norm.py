@@ -1,8 +1,8 @@
 """Batch normalization over the rows of (B, O), with an activation behind it.
 
-Statistics are taken over blocks of 64 rows in the arrays' own type, shifted by the mean of the rows before, and the blocks are
-put together in float64 in ascending order (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for
-computing sample variances"). So x is read once for them, and neither a large mean nor many rows cost precision.
+Statistics are taken over leaves of rows in the arrays' own type, shifted by the mean of a leaf's first rows, and the leaves are
+put together in float64 (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample
+variances") in the tree of `leaves`. So x is read once for them, and neither a large mean nor many rows cost precision.
 Columns are independent of each other: parts and strips cut there, and no bit depends on where.
 
 The activations are those of the elementwise kernels, applied to a few rows while they are in the first-level cache; in the
@@ -18,17 +18,17 @@ from typing import Any
 
 from numba import carray, types  # type: ignore[attr-defined]
 
-from fastnn_kernels.contract import Operand
+from fastnn_kernels.contract import LEAF_ROWS, Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.families.reductions import LANES, lanes, load, load_some, span, store, store_some
 from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, float64_pointer
+from fastnn_kernels.cpu.leaves import add_columns, count_levels, levels_below
 from fastnn_kernels.cpu.mathematics import activation as forward_function
 from fastnn_kernels.cpu.mathematics import activation_backward as backward_function
 
-BLOCK = 64
-"""Rows whose sums are taken in the arrays' own type before they go to float64."""
 ROWS = 8
-"""Rows taken together while a column group's sums are in registers: enough streams for the prefetcher, no more."""
+"""Rows taken together while a column group's sums are in registers: enough streams for the prefetcher, no more. The mean of so
+many is the shift of a leaf."""
 TILE = 1024
 """Elements that the activation is applied to at a time, where rows lie one behind the other."""
 STRIP = 512
@@ -80,14 +80,53 @@ def _moments(x: Any, start: int, stride: int, rows: int, columns: int, shift: An
 
 
 def _scratch(x: Operand, gamma: Operand, *operands: Operand, **attributes: float) -> int:
-    """Five rows of a strip, which is all that the three kernels need at most: three F and two float64."""
-    return _strip(gamma.size) * (3 * x.dtype.itemsize + 2 * 8)
+    """Five rows of a strip, which is all that the three kernels need at most: three F and two float64; and two float64 for each
+    level of the tree.
+    """
+    return _strip(gamma.size) * (3 * x.dtype.itemsize + (2 + 2 * count_levels(x.shape[0])) * 8)
+
+
+@helper
+def _shift(x: Any, start: int, stride: int, rows: int, columns: int, shift: Any) -> None:
+    """The mean of so many rows of each column."""
+    share = lanes(shift, 1.0 / rows)
+    for j in range(0, columns, LANES):
+        total = lanes(shift, 0.0)
+        for i in range(rows):
+            total = total + _at(x, start + i * stride + j, columns - j)
+        store(shift, j, total * share)
+
+
+@helper
+def _join_moments(stack: int, pitch: int, leaf: int, rows: int, last: bool, center: Any, deviation: Any, columns: int) -> None:
+    """The means and the sums of squared deviations of a leaf of `rows` rows, put together with those that it goes with.
+
+    A level of `stack` holds the two one behind the other, of `pitch` columns each.
+    """
+    centers, deviations = float64_pointer(stack), float64_pointer(stack + 8 * pitch)
+    pitch *= 2
+    levels, level, count = levels_below(leaf, last), 0, rows
+    while levels >> level:
+        if (levels >> level) & 1:
+            before = LEAF_ROWS << level
+            share, pair = count / (before + count), before * (count / (before + count))
+            for j in range(columns):
+                middle = centers[level * pitch + j]
+                delta = center[j] - middle
+                center[j] = middle + delta * share
+                deviation[j] = (deviations[level * pitch + j] + deviation[j]) + delta * (delta * pair)
+            count += before
+        level += 1
+    if not last:
+        for j in range(columns):
+            centers[level * pitch + j] = center[j]
+            deviations[level * pitch + j] = deviation[j]
 
 
 @kernel(
     "batch_norm",
     sizes=lambda x, gamma, *operands, momentum, epsilon, activation, alpha=0.0: (
-        x.shape[0], gamma.size, float(momentum), float(epsilon), float(alpha)
+        x.shape[0], gamma.size, _strip(gamma.size), float(momentum), float(epsilon), float(alpha)
     ),
     static=("activation",),
     scratch=_scratch,
@@ -101,37 +140,28 @@ def _batch_norm(F: Any, activation: str | None) -> Any:
             pointer(op[0]), pointer(op[1]), pointer(op[2]), pointer(op[3]), pointer(op[4])
         )  # fmt: skip
         mean, inverse_deviation = pointer(op[6]), pointer(op[7])
-        count, width = op[10], op[11]
-        momentum, epsilon, alpha = float64_from_bits(op[12]), float64_from_bits(op[13]), F(float64_from_bits(op[14]))
+        count, width, strip = op[10], op[11], op[12]
+        momentum, epsilon, alpha = float64_from_bits(op[13]), float64_from_bits(op[14]), F(float64_from_bits(op[15]))
         scratch = op[8] + part * op[9]
-        strip = op[9] // (3 * size + 16)
-        center, deviation = float64_pointer(scratch), float64_pointer(scratch + 8 * strip)  # mean, squared deviations so far
+        center, deviation = float64_pointer(scratch), float64_pointer(scratch + 8 * strip)  # mean, squared deviations
         shift = pointer(scratch + 16 * strip)
         sums, squares = pointer(scratch + (16 + size) * strip), pointer(scratch + (16 + 2 * size) * strip)
+        stack = scratch + (16 + 3 * size) * strip
         first, last = span(width, LANES, part, parts)
         for left in range(first, last, strip):
             columns = min(last - left, strip)
             for j in range(strip):
                 center[j] = 0.0
                 deviation[j] = 0.0
-                shift[j] = F(0)
-            if count > 0:  # the first shift: the mean of the first block
-                rows = min(count, BLOCK)
-                _moments(x, left, width, rows, columns, shift, sums, squares)
-                for j in range(columns):
-                    shift[j] = sums[j] / F(rows)
-            for low in range(0, count, BLOCK):
-                rows = min(count - low, BLOCK)
+            for low in range(0, count, LEAF_ROWS):
+                rows = min(count - low, LEAF_ROWS)
+                _shift(x, low * width + left, width, min(rows, ROWS), columns, shift)
                 _moments(x, low * width + left, width, rows, columns, shift, sums, squares)
-                share, pair = rows / (low + rows), low * (rows / (low + rows))
                 for j in range(columns):
                     total = types.float64(sums[j])
-                    delta = types.float64(shift[j]) + total / rows - center[j]
-                    within = max(types.float64(squares[j]) - total * (total / rows), 0.0)
-                    middle = center[j] + delta * share
-                    deviation[j] += within + delta * (delta * pair)
-                    center[j] = middle
-                    shift[j] = F(middle)
+                    center[j] = types.float64(shift[j]) + total / rows
+                    deviation[j] = max(types.float64(squares[j]) - total * (total / rows), 0.0)
+                _join_moments(stack, strip, low // LEAF_ROWS, rows, low + rows == count, center, deviation, columns)
             for j in range(columns):
                 variance = deviation[j] / max(count, 1)
                 inverse = 1.0 / math.sqrt(variance + epsilon)
@@ -194,12 +224,18 @@ def _normalize_and_activate(F: Any, activation: str | None) -> Any:
 
 @kernel(
     "batch_norm_inference",
-    sizes=lambda x, gamma, *operands, epsilon, activation, alpha=0.0: (x.shape[0], gamma.size, float(epsilon), float(alpha)),
+    sizes=lambda x, gamma, *operands, epsilon, activation, alpha=0.0: (
+        x.shape[0],
+        gamma.size,
+        _strip(gamma.size),
+        float(epsilon),
+        float(alpha),
+    ),
     static=("activation",),
-    scratch=_scratch,
+    scratch=lambda x, gamma, *operands, **attributes: _strip(gamma.size) * x.dtype.itemsize,
 )
 def _batch_norm_inference(F: Any, activation: str | None) -> Any:
-    pointer, size = POINTERS[F], F.bitwidth // 8
+    pointer = POINTERS[F]
     normalize = _normalize_and_activate(F, activation)
 
     def body(op: Any, part: int, parts: int) -> None:
@@ -207,8 +243,7 @@ def _batch_norm_inference(F: Any, activation: str | None) -> Any:
             pointer(op[0]), pointer(op[1]), pointer(op[2]), pointer(op[3]), pointer(op[4])
         )  # fmt: skip
         scratch = op[6] + part * op[7]
-        strip = op[7] // (3 * size + 16)
-        count, width, epsilon, alpha = op[8], op[9], float64_from_bits(op[10]), F(float64_from_bits(op[11]))
+        count, width, strip, epsilon, alpha = op[8], op[9], op[10], float64_from_bits(op[11]), F(float64_from_bits(op[12]))
         scale = pointer(scratch)
         low, high = span(count, 1, part, parts)
         if high > low:
@@ -276,7 +311,7 @@ def _slopes(F: Any, activation: str | None) -> Any:
 
 @kernel(
     "batch_norm_backward",
-    sizes=lambda dy, x, gamma, *operands, activation, alpha=0.0: (x.shape[0], gamma.size, float(alpha)),
+    sizes=lambda dy, x, gamma, *operands, activation, alpha=0.0: (x.shape[0], gamma.size, _strip(gamma.size), float(alpha)),
     static=("activation",),
     scratch=lambda dy, x, gamma, *operands, **attributes: _scratch(x, gamma),
 )
@@ -290,12 +325,13 @@ def _batch_norm_backward(F: Any, activation: str | None) -> Any:
         )  # fmt: skip
         dx, dgamma, dbeta = pointer(op[6]), pointer(op[7]), pointer(op[8])
         scratch = op[9] + part * op[10]
-        strip = op[10] // (3 * size + 16)
-        count, width, alpha = op[11], op[12], F(float64_from_bits(op[13]))
+        count, width, strip, alpha = op[11], op[12], op[13], F(float64_from_bits(op[14]))
         dz = dy if plain else dx  # dy behind the activation
         total, product = float64_pointer(scratch), float64_pointer(scratch + 8 * strip)
         sums, products = pointer(scratch + 16 * strip), pointer(scratch + (16 + size) * strip)
         scale = pointer(scratch + (16 + 2 * size) * strip)
+        stack = scratch + (16 + 3 * size) * strip
+        totals_of_leaves, products_of_leaves = float64_pointer(stack), float64_pointer(stack + 8 * strip)
         first, last = span(width, LANES, part, parts)
         for left in range(first, last, strip):
             columns = min(last - left, strip)
@@ -303,14 +339,17 @@ def _batch_norm_backward(F: Any, activation: str | None) -> Any:
                 total[j] = 0.0
                 product[j] = 0.0
                 scale[j] = gamma[left + j] * inverse_deviation[left + j]
-            for low in range(0, count, BLOCK):
-                rows = min(count - low, BLOCK)
+            for low in range(0, count, LEAF_ROWS):
+                rows = min(count - low, LEAF_ROWS)
                 if not plain:
                     slopes(op[0], x, op[6], left, width, low, low + rows, columns, mean, scale, beta, alpha)
                 _products(dz, x, low * width + left, width, rows, columns, mean, left, sums, products)
                 for j in range(columns):
-                    total[j] += types.float64(sums[j])
-                    product[j] += types.float64(products[j])
+                    total[j] = types.float64(sums[j])
+                    product[j] = types.float64(products[j])
+                leaf, is_last = low // LEAF_ROWS, low + rows == count
+                add_columns(totals_of_leaves, 2 * strip, leaf, is_last, total, 0, columns)
+                add_columns(products_of_leaves, 2 * strip, leaf, is_last, product, 0, columns)
             # dx = scale * (dz - sums - (x - mean) * products), with the two means over the batch
             for j in range(columns):
                 inverse = types.float64(inverse_deviation[left + j])

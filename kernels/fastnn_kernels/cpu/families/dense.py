@@ -11,12 +11,15 @@ from typing import Any
 
 from numba import carray  # type: ignore[attr-defined]
 
-from fastnn_kernels.contract import Operand
+from fastnn_kernels.contract import LEAF_ROWS, Operand
 from fastnn_kernels.cpu.compiling import compile_function, kernel
 from fastnn_kernels.cpu.gemm import EPILOGUE, call_core, core, scratch_bytes
 from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits
 from fastnn_kernels.cpu.mathematics import activation as forward_function
 from fastnn_kernels.cpu.mathematics import activation_backward as backward_function
+
+ONE = 64
+"""Bytes of scratch memory before that of a product, for a number that it multiplies by."""
 
 
 def _epilogue(float_type: Any, name: str, backward: bool) -> Any:
@@ -65,22 +68,22 @@ def _matmul_sizes(a: Operand, b: Operand, c: Operand, *, transpose_a: bool, tran
     k = a.shape[0 if transpose_a else 1]
     a_strides = (size, m * size) if transpose_a else (k * size, size)
     b_strides = (size, k * size) if transpose_b else (n * size, size)
-    return [m, n, k, *a_strides, *b_strides]
+    return [m, n, k, *a_strides, *b_strides, LEAF_ROWS if transpose_a else max(k, 1)]
 
 
 @kernel(
     "matmul",
     sizes=_matmul_sizes,
     scratch=lambda a, b, c, *, transpose_a, transpose_b: scratch_bytes(
-        c, c.shape[1], a.shape[0 if transpose_a else 1]
+        c, a.shape[0 if transpose_a else 1], LEAF_ROWS if transpose_a else None
     ),
     addresses=lambda F, **attributes: [core(F)],
 )  # fmt: skip
 def matmul(F: Any) -> Any:
     def body(op: Any, part: int, parts: int) -> None:
         a, b, c, scratch, share, product = op[0], op[1], op[2], op[3], op[4], op[5]
-        m, n, k, a_row, a_k, b_k, b_column = op[6], op[7], op[8], op[9], op[10], op[11], op[12]
-        words = (a, a_row, a_k, b, b_k, b_column, c, m, n, k, scratch + part * share, 0, 0, 0, part, parts)
+        m, n, k, a_row, a_k, b_k, b_column, leaf = op[6], op[7], op[8], op[9], op[10], op[11], op[12], op[13]
+        words = (a, a_row, a_k, b, b_k, b_column, c, m, n, k, leaf, scratch + part * share, 0, 0, 0, part, parts)
         call_core(product, words, 0.0)
 
     return body
@@ -89,7 +92,7 @@ def matmul(F: Any) -> Any:
 @kernel(
     "dense",
     sizes=lambda x, w, b, y, *, activation, alpha=0.0: [y.shape[0], w.shape[1], w.shape[0], float(alpha)],
-    scratch=lambda x, w, b, y, *, activation, alpha=0.0: scratch_bytes(y, w.shape[1], w.shape[0]),
+    scratch=lambda x, w, b, y, *, activation, alpha=0.0: scratch_bytes(y, w.shape[0]),
     addresses=lambda F, *, activation, alpha=0.0: [core(F), epilogue(F, activation)],
 )
 def dense(F: Any) -> Any:
@@ -100,7 +103,7 @@ def dense(F: Any) -> Any:
         rows, outputs, inputs, alpha = op[8], op[9], op[10], float64_from_bits(op[11])
         strides = inputs * size, outputs * size
         words = (
-            x, strides[0], size, w, strides[1], size, y, rows, outputs, inputs, scratch + part * share, b, finish, 0,
+            x, strides[0], size, w, strides[1], size, y, rows, outputs, inputs, inputs, scratch + part * share, b, finish, 0,
             part, parts,
         )  # fmt: skip
         call_core(product, words, alpha)
@@ -111,7 +114,7 @@ def dense(F: Any) -> Any:
 @kernel(
     "dense_backward_input",
     sizes=lambda dz, w, y, dx, *, activation, alpha=0.0: [dx.shape[0], w.shape[0], w.shape[1], float(alpha)],
-    scratch=lambda dz, w, y, dx, *, activation, alpha=0.0: scratch_bytes(dx, w.shape[0], w.shape[1]),
+    scratch=lambda dz, w, y, dx, *, activation, alpha=0.0: scratch_bytes(dx, w.shape[1]),
     addresses=lambda F, *, activation, alpha=0.0: [core(F), epilogue(F, activation, backward=True)],
 )
 def dense_backward_input(F: Any) -> Any:
@@ -122,7 +125,8 @@ def dense_backward_input(F: Any) -> Any:
         rows, inputs, outputs, alpha = op[8], op[9], op[10], float64_from_bits(op[11])
         row = outputs * size
         words = (
-            dz, row, size, w, size, row, dx, rows, inputs, outputs, scratch + part * share, 0, finish, y, part, parts,
+            dz, row, size, w, size, row, dx, rows, inputs, outputs, outputs, scratch + part * share, 0, finish, y, part,
+            parts,
         )  # fmt: skip
         call_core(product, words, alpha)
 
@@ -132,7 +136,7 @@ def dense_backward_input(F: Any) -> Any:
 @kernel(
     "dense_backward_weight",
     sizes=lambda x, dz, dw, db: [x.shape[0], *dw.shape],
-    scratch=lambda x, dz, dw, db: scratch_bytes(dw, dw.shape[1], x.shape[0]),
+    scratch=lambda x, dz, dw, db: ONE + scratch_bytes(dw, x.shape[0], LEAF_ROWS),
     addresses=lambda F: [core(F)],
 )
 def dense_backward_weight(F: Any) -> Any:
@@ -143,14 +147,15 @@ def dense_backward_weight(F: Any) -> Any:
     def body(op: Any, part: int, parts: int) -> None:
         x, dz, dw, db, scratch, share, product = op[0], op[1], op[2], op[3], op[4], op[5], op[6]
         rows, inputs, outputs = op[7], op[8], op[9]
-        mine = scratch + part * share
+        one = scratch + part * share
+        mine = one + ONE
         words = (
-            x, size, inputs * size, dz, outputs * size, size, dw, inputs, outputs, rows, mine, 0, 0, 0, part, parts,
+            x, size, inputs * size, dz, outputs * size, size, dw, inputs, outputs, rows, LEAF_ROWS, mine, 0, 0, 0, part, parts,
         )  # fmt: skip
         call_core(product, words, 0.0)
         # db = ones (1, B) @ dz: a fused multiply-add by one is an addition, so these are the bits of `sum`.
-        carray(pointer(mine), 1)[0] = element(1)
-        words = (mine, 0, 0, dz, outputs * size, size, db, 1, outputs, rows, mine, 0, 0, 0, part, parts)
+        carray(pointer(one), 1)[0] = element(1)
+        words = (one, 0, 0, dz, outputs * size, size, db, 1, outputs, rows, LEAF_ROWS, mine, 0, 0, 0, part, parts)
         call_core(product, words, 0.0)
 
     return body

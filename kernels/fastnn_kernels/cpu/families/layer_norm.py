@@ -6,7 +6,8 @@ arrays' own type, in lanes over blocks of BLOCK elements; what deviations from a
 in float64.
 
 In the backward pass a part has rows, of which it computes dx, and columns, of which it adds up dgamma and dbeta over all rows,
-in the arrays' own type over blocks of ROWS_OF_SUM rows and from there on in float64. Both go over the same few rows at a time.
+in the arrays' own type over leaves of rows and from there on in float64, in the tree of `leaves`. Both go over the same few
+rows at a time.
 Sums along a row and down a column are in a fixed order, and no bit depends on the parts.
 
 The activations are those of the elementwise kernels, as in `batch_norm`: fused calls have the bits of single ones.
@@ -20,6 +21,7 @@ from typing import Any
 
 from numba import carray, types  # type: ignore[attr-defined]
 
+from fastnn_kernels.contract import LEAF_ROWS
 from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.families.reductions import (
     BLOCK,
@@ -34,6 +36,7 @@ from fastnn_kernels.cpu.families.reductions import (
     store_some,
 )
 from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, float64_pointer
+from fastnn_kernels.cpu.leaves import add_columns, count_levels
 from fastnn_kernels.cpu.mathematics import FUSED, multiply_then_add
 from fastnn_kernels.cpu.mathematics import activation as forward_function
 from fastnn_kernels.cpu.mathematics import activation_backward as backward_function
@@ -43,8 +46,6 @@ _multiply_add: Any = fma_lanes if FUSED else multiply_then_add
 
 TILE = 2048
 """Elements of a tile, if a row has no more."""
-ROWS_OF_SUM = 64
-"""Rows whose sums down a column are taken in the arrays' own type before they go to float64."""
 ROWS = 16
 """Rows taken together in the backward pass. Of 8, the wait for the sums of the rows takes over 10 % where rows are short; of
 32, less stays in the first-level cache between the two times that they are read (measured with AVX-512).
@@ -327,7 +328,8 @@ def _strip(columns: int) -> int:
     sizes=lambda dy, x, *operands, activation, alpha=0.0: (*x.shape, _strip(x.shape[1]), float(alpha)),
     static=("activation",),
     scratch=lambda dy, x, *operands, **attributes: (
-        _strip(x.shape[1]) * ((2 + ROWS) * x.dtype.itemsize + 2 * 8) + 2 * ROWS * x.dtype.itemsize
+        _strip(x.shape[1]) * ((2 + ROWS) * x.dtype.itemsize + (2 + 2 * count_levels(x.shape[0])) * 8)
+        + 2 * ROWS * x.dtype.itemsize
     ),
 )
 def _layer_norm_backward(F: Any, activation: str | None) -> Any:
@@ -345,6 +347,8 @@ def _layer_norm_backward(F: Any, activation: str | None) -> Any:
         sums, products = pointer(scratch + 16 * strip), pointer(scratch + (16 + size) * strip)
         levels, tilts = pointer(scratch + (16 + 2 * size) * strip), pointer(scratch + (16 + 2 * size) * strip + ROWS * size)
         beside = scratch + (16 + 2 * size) * strip + 2 * ROWS * size  # dz of rows that belong to another part
+        stack = beside + ROWS * strip * size
+        totals_of_leaves, products_of_leaves = float64_pointer(stack), float64_pointer(stack + 8 * strip)
         each = 1.0 / max(width, 1)
         first_row, end = span(count, 1, part, parts)
         first, last = span(width, LANES, part, parts)
@@ -358,8 +362,8 @@ def _layer_norm_backward(F: Any, activation: str | None) -> Any:
                 products[j] = F(0)
             low = 0
             while low < count:
-                # the next rows: all of this part or all of others, and of one block of sums
-                high = min(low + ROWS, count, (low // ROWS_OF_SUM + 1) * ROWS_OF_SUM)
+                # the next rows: all of this part or all of others, and of one leaf
+                high = min(low + ROWS, count, (low // LEAF_ROWS + 1) * LEAF_ROWS)
                 if low < first_row:
                     high = min(high, first_row)
                 elif low < end:
@@ -393,12 +397,15 @@ def _layer_norm_backward(F: Any, activation: str | None) -> Any:
                         pointer(beside), 0, columns, x, low, high, width, left, columns, mean, inverse_deviation, sums, products
                     )
                 low = high
-                if low % ROWS_OF_SUM == 0 or low == count:
+                if low % LEAF_ROWS == 0 or low == count:
                     for j in range(columns):
-                        total[j] += types.float64(sums[j])
-                        product[j] += types.float64(products[j])
+                        total[j] = types.float64(sums[j])
+                        product[j] = types.float64(products[j])
                         sums[j] = F(0)
                         products[j] = F(0)
+                    leaf = (low - 1) // LEAF_ROWS
+                    add_columns(totals_of_leaves, 2 * strip, leaf, low == count, total, 0, columns)
+                    add_columns(products_of_leaves, 2 * strip, leaf, low == count, product, 0, columns)
             for j in range(columns):
                 dbeta[left + j] = F(total[j])
                 dgamma[left + j] = F(product[j])

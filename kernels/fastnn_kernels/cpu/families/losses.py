@@ -12,15 +12,16 @@ from typing import Any
 from llvmlite import ir
 from numba import carray, types  # type: ignore[attr-defined]
 
-from fastnn_kernels.contract import Operand
+from fastnn_kernels.contract import LEAF_ROWS, Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.families.reductions import (
     LANES,
     intrinsic,
     lanes,
+    leaf_dot,
+    leaf_sum,
     load,
     load_some,
-    row_dot,
     row_squared_distance,
     row_sum,
     span,
@@ -40,6 +41,7 @@ from fastnn_kernels.cpu.families.rows import (
     tile_sizes,
 )
 from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits
+from fastnn_kernels.cpu.leaves import count_levels
 from fastnn_kernels.cpu.mathematics import exp, log, log1p
 
 
@@ -259,26 +261,32 @@ for _name, _with_losses, _with_gradient, _operands in _variants("squared_error")
 # Weighted means.
 
 
-@kernel("weighted_mean", sizes=lambda losses, weights, mean: (losses.size,))
+def _levels(*operands: Operand) -> int:
+    """Bytes of the sums that wait for others."""
+    return count_levels(operands[1].size) * operands[1].dtype.itemsize
+
+
+@kernel("weighted_mean", sizes=lambda losses, weights, mean: (losses.size,), scratch=_levels)
 def _weighted_mean(F: Any) -> Any:
     pointer = POINTERS[F]
 
     def body(op: Any, part: int, parts: int) -> None:
         if part == 0:
-            losses, weights, mean, count = pointer(op[0]), pointer(op[1]), pointer(op[2]), op[3]
-            total = row_sum(weights, 0, count)
-            mean[0] = F(0) if total == F(0) else row_dot(losses, weights, 0, count) / total
+            losses, weights, mean, stack, count = pointer(op[0]), pointer(op[1]), pointer(op[2]), pointer(op[3]), op[5]
+            total = leaf_sum(weights, 0, count, LEAF_ROWS, stack)
+            mean[0] = F(0) if total == F(0) else leaf_dot(losses, weights, count, LEAF_ROWS, stack) / total
 
     return body
 
 
-@kernel("weighted_mean_backward", sizes=lambda dmean, weights, dlosses: (weights.size,))
+@kernel("weighted_mean_backward", sizes=lambda dmean, weights, dlosses: (weights.size,), scratch=_levels)
 def _weighted_mean_backward(F: Any) -> Any:
     pointer, size = POINTERS[F], F.bitwidth // 8
 
     def body(op: Any, part: int, parts: int) -> None:
-        count = op[3]
-        total = row_sum(pointer(op[1]), 0, count)  # by every part for itself: cheaper than meeting for it
+        weights_at, count = pointer(op[1]), op[5]
+        stack = pointer(op[3] + part * op[4])
+        total = leaf_sum(weights_at, 0, count, LEAF_ROWS, stack)  # by every part for itself: cheaper than meeting for it
         factor = F(0) if total == F(0) else pointer(op[0])[0] / total
         low, high = span(count, LANES, part, parts)
         weights = carray(pointer(op[1] + low * size), high - low)

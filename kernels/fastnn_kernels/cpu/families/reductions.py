@@ -2,7 +2,8 @@
 
 A row is summed in 16 lanes, whatever the width of a register: element j goes to lane j mod 16, and the lanes are added up
 in a fixed tree. So the bits depend on the length alone, and the loops vectorize without any reordering by the compiler.
-Columns are summed row by row in ascending order.
+Columns are summed row by row in ascending order. A sum along axis 0, that of the rows of a mini-batch, is one of leaves; see
+`leaves`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic as numba_intrinsic
 from numba.extending import lower_builtin
 
-from fastnn_kernels.contract import Operand
+from fastnn_kernels.contract import LEAF_ROWS, Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.intrinsics import POINTERS
+from fastnn_kernels.cpu.leaves import add_columns, add_number, count_levels
 from fastnn_kernels.shapes import grouped_axes
 
 # Numba's own annotations know the function below the decorator, not the calls of it inside kernels.
@@ -296,6 +298,30 @@ def row_sum(x: Any, start: int, count: int) -> Any:
 
 
 @helper
+def leaf_sum(x: Any, start: int, count: int, leaf: int, stack: Any) -> Any:
+    """Sum of `count` elements from `start` on, in leaves of `leaf` elements; `stack` holds what waits."""
+    total = row_sum(x, start, min(leaf, count))
+    if count > leaf:
+        total = add_number(stack, 0, False, total)
+    for done in range(leaf, count, leaf):
+        of_leaf = row_sum(x, start + done, min(leaf, count - done))
+        total = add_number(stack, done // leaf, done + leaf >= count, of_leaf)
+    return total
+
+
+@helper
+def leaf_dot(a: Any, b: Any, count: int, leaf: int, stack: Any) -> Any:
+    """Sum of the first `count` a_j b_j, likewise."""
+    total = row_dot(a, b, 0, min(leaf, count))
+    if count > leaf:
+        total = add_number(stack, 0, False, total)
+    for done in range(leaf, count, leaf):
+        of_leaf = row_dot(a, b, done, min(leaf, count - done))
+        total = add_number(stack, done // leaf, done + leaf >= count, of_leaf)
+    return total
+
+
+@helper
 def row_greatest(x: Any, start: int, count: int) -> Any:
     """Greatest of `count` elements from `start` on, NaN passed over; -inf of nothing."""
     best = lanes(x, -math.inf)
@@ -385,34 +411,59 @@ def add_rows(x: Any, start: int, stride: int, rows: int, columns: int, totals: A
             store_some(totals, first + j, columns - j, total)
 
 
+def _leaf(x: Operand, axis: tuple[int, ...]) -> int:
+    """How many of what a reduced element is summed from make a leaf, in the walk that `_layout` has chosen."""
+    walk, *numbers = _layout(x.shape, axis)
+    reduced = numbers[1]
+    if walk == SCATTERED:  # runs along the last of the reduced groups
+        reduced //= numbers[4 + 2 * numbers[2] + 2 * numbers[3] - 2]
+    if 0 not in axis or not reduced:
+        return max(reduced, 1)
+    return LEAF_ROWS * (reduced // x.shape[0])
+
+
+def _levels(x: Operand, y: Operand, axis: tuple[int, ...]) -> int:
+    """Bytes of the sums that wait for others."""
+    return (count_levels(x.shape[0]) if 0 in axis else 0) * TILE * x.dtype.itemsize
+
+
+LAYOUT = 5
+"""Where the layout of a sum begins, behind the operands, the scratch memory and the leaf."""
+
+
 def _sum(divide: bool) -> Any:
     def factory(F: Any) -> Any:
         pointer = POINTERS[F]
 
         def body(op: Any, part: int, parts: int) -> None:
-            x, y = pointer(op[0]), pointer(op[1])
-            walk, reduced = op[WORDS], op[WORDS + 2]
+            x, y, stack, leaf = pointer(op[0]), pointer(op[1]), pointer(op[2] + part * op[3]), op[4]
+            walk, reduced = op[LAYOUT], op[LAYOUT + 2]
             if walk == SCATTERED:
-                kept_groups, reduced_groups = op[WORDS + 3], op[WORDS + 4]
-                sizes = WORDS + 5 + 2 * kept_groups
+                kept_groups, reduced_groups = op[LAYOUT + 3], op[LAYOUT + 4]
+                sizes = LAYOUT + 5 + 2 * kept_groups
                 length, stride = op[sizes + 2 * reduced_groups - 2], op[sizes + 2 * reduced_groups - 1]
-                low, high = span(op[WORDS + 1], LANES, part, parts)
+                runs = reduced // length
+                low, high = span(op[LAYOUT + 1], LANES, part, parts)
                 for k in range(low, high):
-                    base = _offset(op, WORDS + 5, kept_groups, k)
+                    base = _offset(op, LAYOUT + 5, kept_groups, k)
                     total = F(0)
-                    for run in range(reduced // length):
-                        start = base + _offset(op, sizes, reduced_groups - 1, run)
-                        subtotal = F(0)  # of its own, so that long sums stay accurate
-                        for i in range(length):
-                            subtotal += x[start + i * stride]
-                        total += subtotal
+                    for first in range(0, runs, leaf):
+                        last = min(first + leaf, runs)
+                        of_leaf = F(0)
+                        for run in range(first, last):
+                            start = base + _offset(op, sizes, reduced_groups - 1, run)
+                            subtotal = F(0)  # of its own, so that long sums stay accurate
+                            for i in range(length):
+                                subtotal += x[start + i * stride]
+                            of_leaf += subtotal
+                        total = add_number(stack, first // leaf, last == runs, of_leaf)
                     y[k] = total / F(reduced) if divide else total
                 return
-            outer, inner = op[WORDS + 1], op[WORDS + 3]
+            outer, inner = op[LAYOUT + 1], op[LAYOUT + 3]
             if walk == ROW:
                 low, high = span(outer, LANES, part, parts)
                 for o in range(low, high):
-                    total = row_sum(x, o * reduced, reduced)
+                    total = leaf_sum(x, o * reduced, reduced, leaf, stack)
                     y[o] = total / F(reduced) if divide else total
                 return
             tiles = (inner + TILE - 1) // TILE
@@ -421,9 +472,16 @@ def _sum(divide: bool) -> Any:
                 o, column = task // tiles, task % tiles * TILE
                 columns = min(inner - column, TILE)
                 start = o * inner + column
-                for j in range(columns):
-                    y[start + j] = F(0)
-                add_rows(x, o * reduced * inner + column, inner, reduced, columns, y, start)
+                first = 0
+                while True:  # once at least: the sum of nothing is 0
+                    last = min(first + leaf, reduced)
+                    for j in range(columns):
+                        y[start + j] = F(0)
+                    add_rows(x, (o * reduced + first) * inner + column, inner, last - first, columns, y, start)
+                    add_columns(stack, TILE, first // leaf, last == reduced, y, start, columns)
+                    first = last
+                    if first == reduced:
+                        break
                 if divide:
                     for j in range(columns):
                         y[start + j] /= F(reduced)
@@ -437,8 +495,8 @@ def _sizes(x: Operand, y: Operand, axis: tuple[int, ...]) -> tuple[int, ...]:
     return _layout(x.shape, axis)
 
 
-kernel("sum", sizes=_sizes)(_sum(False))
-kernel("mean", sizes=_sizes)(_sum(True))
+for _name, _divide in (("sum", False), ("mean", True)):
+    kernel(_name, sizes=lambda x, y, axis: (_leaf(x, axis), *_layout(x.shape, axis)), scratch=_levels)(_sum(_divide))
 
 
 @helper
