@@ -27,6 +27,7 @@ from fastnn.losses import Loss
 from fastnn.network.layout import Network
 from fastnn.optimizers import Optimizer
 from fastnn.schedules import Schedule
+from fastnn_kernels.contract import ARITHMETIC
 
 if TYPE_CHECKING:
     from fastnn.storage.model_file import Stored
@@ -89,6 +90,7 @@ def read(run: Resumable, source: Any) -> Earlier | None:
     with _format_errors(path):
         _compare(run, path, values["settings"])
         _compare_length(run, int(values["step"]), values.get("epochs"))
+        _compare_arithmetic(run, path, int(values.get("arithmetic", 1)))
         step, epoch, in_epoch, seen = (int(values[name]) for name in ("step", "epoch", "in_epoch", "seen"))
         rate = None if values["learning_rate"] is None else float(values["learning_rate"])
         sums = {name: float(values["sums"][name]) for name in run.sums}
@@ -129,7 +131,7 @@ def checkpoint_state(run: Resumable) -> tuple[dict[str, Any], dict[str, np.ndarr
                 state[name] = value
         states.append({"type": type(callback).__name__, **state})
     values = {
-        "settings": {**_identity(run), **_changeable(run)},
+        "settings": {**_identity(run), **_changeable(run)}, "arithmetic": ARITHMETIC,
         "epochs": run.epochs, "epoch": run.epoch, "step": run.step, "in_epoch": run.in_epoch, "seen": run.seen,
         "learning_rate": run.own_rate, "sums": run.sums, "history": dict(run.history), "callbacks": states,
     }  # fmt: skip
@@ -192,6 +194,15 @@ def _compare_length(run: Resumable, step: int, epochs: Any) -> None:
         warn(
             f"resume: {type(run.schedule).__name__} goes over {run.epochs} epochs now, and went over {int(epochs)}: "
             f"the learning rate of the next step is {now:g} instead of {before:g}"
+        )
+
+
+def _compare_arithmetic(run: Resumable, path: Path, before: int) -> None:
+    """Warn where a CPU adds the rows of a mini-batch in another order than the version that began the run."""
+    if run.engine.is_host and before != ARITHMETIC:
+        warn(
+            f"resume: {path} is of a version of fastnn that adds the rows of a mini-batch in another order; the run goes on, "
+            "and its last digits will differ from those of a run that began with this version"
         )
 
 

@@ -308,6 +308,7 @@ _declare("where", "condition a b", "c", count=_each("c"))
 
 # Reductions over `axis` (a tuple, ascending, never empty; reduced axes are dropped) and their converse:
 # y = x repeated along `axis`, divided by the number of repeats if `mean`. Of nothing, sum is 0, mean is NaN, max is -inf.
+# A CPU sums in leaves along the first of the axes.
 _declare("sum", "x", "y", attributes="axis", count=_each("x"))
 _declare("mean", "x", "y", attributes="axis", count=_each("x"))
 _declare("max", "x", "y", attributes="axis", count=_each("x"))

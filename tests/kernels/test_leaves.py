@@ -73,9 +73,9 @@ def test_columns(rows: int, dtype: str, rng: np.random.Generator) -> None:
             np.testing.assert_array_equal(run("sum", [x], [shape[1:]], parts, axis=(0,))[0], expected)
             mean = run("mean", [x], [shape[1:]], parts, axis=(0,))[0]
             np.testing.assert_array_equal(mean, expected / expected.dtype.type(rows))
-    other = rng.standard_normal((3, rows, 5)).astype(dtype)  # not the rows of a mini-batch: one run each
-    expected = np.stack([sum_columns(block) for block in other])
-    np.testing.assert_array_equal(run("sum", [other], [(3, 5)], axis=(1,))[0], expected)
+    blocks = rng.standard_normal((3, rows, 5)).astype(dtype)
+    expected = np.stack([count([sum_columns(block[leaf]) for leaf in leaves_of(rows)]) for block in blocks])
+    np.testing.assert_array_equal(run("sum", [blocks], [(3, 5)], axis=(1,))[0], expected)
 
 
 OPERATIONS: dict[str, tuple[Callable[[int], list[tuple[int, ...]]], list[tuple[int, ...]], dict[str, Any]]] = {

@@ -333,6 +333,23 @@ def test_the_length_of_chunks_changes_nothing(chunk: int, shm: Path, monkeypatch
     assert case.train(shm, resume=shm / "c") == expected
 
 
+@pytest.mark.parametrize("before", [None, 1], ids=["does not say", "says so"])
+def test_a_run_of_another_order_of_sums_goes_on_with_a_notice(before: int | None, tmp_path: Path) -> None:
+    """Versions that added the rows of a mini-batch in one row wrote no number down."""
+    case = Case(callbacks=lambda folder: [Checkpoint(folder)])
+    case.train(tmp_path, epochs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        case.train(tmp_path, resume=True)  # of this version: nothing is said
+    (path,) = sorted(tmp_path.glob("*.safetensors"))[-1:]
+    manifest, tensors = archives.read(path)
+    run = {name: value for name, value in manifest["run"].items() if name != "arithmetic"}
+    archives.write(path, {**manifest, "run": run if before is None else {**run, "arithmetic": before}}, tensors)
+    with pytest.warns(UserWarning, match="adds the rows of a mini-batch in another order; the run goes on"):
+        history = case.train(tmp_path, resume=path, epochs=EPOCHS + 1)
+    assert history
+
+
 def test_resume_names_a_file_a_folder_or_nothing(shm: Path) -> None:
     case = CASES["adam"]
     expected = case.train(shm)

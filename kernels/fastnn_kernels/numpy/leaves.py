@@ -38,5 +38,6 @@ def sum_leaves(rows: int, term: Callable[[slice], Any]) -> Any:
 
 
 def sum_rows(x: Array, axis: tuple[int, ...] = (0,)) -> Any:
-    """Sum of x along `axis`: in leaves where axis 0 is among them."""
-    return sum_leaves(len(x), lambda rows: np.sum(x[rows], axis=axis)) if 0 in axis else np.sum(x, axis=axis)
+    """Sum of x along `axis`, ascending, in leaves along the first of them."""
+    before = (slice(None),) * axis[0]
+    return sum_leaves(x.shape[axis[0]], lambda rows: np.sum(x[*before, rows], axis=axis))

@@ -2,8 +2,8 @@
 
 A row is summed in 16 lanes, whatever the width of a register: element j goes to lane j mod 16, and the lanes are added up
 in a fixed tree. So the bits depend on the length alone, and the loops vectorize without any reordering by the compiler.
-Columns are summed row by row in ascending order. A sum along axis 0, that of the rows of a mini-batch, is one of leaves; see
-`leaves`.
+Columns are summed row by row in ascending order. Both in leaves along the first of the reduced axes, as the rows of a
+mini-batch are; see `leaves`.
 """
 
 from __future__ import annotations
@@ -417,14 +417,12 @@ def _leaf(x: Operand, axis: tuple[int, ...]) -> int:
     reduced = numbers[1]
     if walk == SCATTERED:  # runs along the last of the reduced groups
         reduced //= numbers[4 + 2 * numbers[2] + 2 * numbers[3] - 2]
-    if 0 not in axis or not reduced:
-        return max(reduced, 1)
-    return LEAF_ROWS * (reduced // x.shape[0])
+    return LEAF_ROWS * (reduced // x.shape[axis[0]]) if reduced else 1
 
 
 def _levels(x: Operand, y: Operand, axis: tuple[int, ...]) -> int:
     """Bytes of the sums that wait for others."""
-    return (count_levels(x.shape[0]) if 0 in axis else 0) * TILE * x.dtype.itemsize
+    return count_levels(x.shape[axis[0]]) * TILE * x.dtype.itemsize
 
 
 LAYOUT = 5
