@@ -141,6 +141,7 @@ def test_a_product_that_is_not_supported_is_no_fault(
 def test_a_step_with_nodes_side_by_side_is_timed_in_both_ways(
     probe: Any, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("FASTNN_CUDA_CAPTURE", raising=False)
     monkeypatch.setattr(probe, "CELLS", (("planar", 2048),))
     monkeypatch.setattr(probe, "FITS", 1)
     if by == "cuBLASLt":

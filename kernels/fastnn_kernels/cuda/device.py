@@ -246,9 +246,9 @@ class CupyRuntime:
             return self._products.supports(product)
 
     def capture(self, stages: Sequence[Sequence[Node]]) -> Any:
-        """A graph of what the capturing stream is given. Of two nodes side by side the second is given to another stream, which
-        takes part in the capture from the event that it waits for to the one that it is waited for with: that makes the two
-        branches of the graph, and the next stage waits for both.
+        """A graph of what the capturing stream is given. The second of two nodes side by side is given to another stream, which
+        takes part in the capture: it waits for an event of the first stream, and the first stream then waits for one of it. So
+        the graph has two branches, and the next stage waits for both.
         """
         with self._lock, self._on_device():
             stream, branch = self._capturing, self._branch
