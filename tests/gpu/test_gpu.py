@@ -250,9 +250,9 @@ def test_cublaslt_and_our_own_products_agree(gpu: CudaEngine, dtype: str, monkey
     multiplied: list[bool] = []
     captured = gpu.runtime.capture
 
-    def spy(nodes: Any) -> Any:
-        multiplied.append(any(isinstance(node, Multiplication) for node in nodes))
-        return captured(nodes)
+    def spy(stages: Any) -> Any:
+        multiplied.append(any(isinstance(node, Multiplication) for stage in stages for node in stage))
+        return captured(stages)
 
     monkeypatch.setattr(gpu.runtime, "capture", spy)
     found, steps = [], rounds(gpu, 50, 7)
