@@ -308,6 +308,7 @@ def table(record: dict[str, Any]) -> Iterator[str]:
         ours = "fit {fit_ms:.2f} ms, steps {steps_ms:.2f} ms, begin {begin_ms:.2f} ms, {step_us:.1f} us a step".format(
             **cell
         ) if "fit_ms" in cell else ""  # fmt: skip
+        ours += f", {cell['row_us']:.1f} us with all nodes in a row" if "row_us" in cell else ""
         times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in cell["epoch_ms"].items())
         ratio = f"{cell['ratio']:.2f} x {cell['best_peer']}" if cell["ratio"] is not None else ""
         yield row(cell["cell"].removesuffix(" on cuda"), "; ".join(filter(None, (ratio, ours, times))))

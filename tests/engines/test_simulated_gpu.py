@@ -6,23 +6,31 @@ Each situation asks the engine for something and compares the result. A planted 
 from __future__ import annotations
 
 import ctypes
+import functools
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import simulated_cupy
-from simulated_cupy.streams import CUDARuntimeError
+from simulated_cupy import streams
+from simulated_cupy.streams import CUDARuntimeError, Stream
 
 import fastnn
 from fastnn import engines
 from fastnn.engines.cuda import CudaEngine, CudaInstance, PinnedRing
+from fastnn_kernels.contract import Operand
+from fastnn_kernels.cuda import player as player_module
 from fastnn_kernels.cuda.device import CupyRuntime, _Lent
 from fastnn_kernels.cuda.families import dense
-from fastnn_kernels.cuda.player import Player
+from fastnn_kernels.cuda.lowering import request
+from fastnn_kernels.cuda.player import PlacedCall, Player
 from fastnn_kernels.cuda.runtime import CudaError
+from fastnn_kernels.cuda.schedule import SCRATCH, Place, Placed
+from fastnn_kernels.cuda.variants import Choice, Own
 
 SEEDS = range(20)
 
@@ -119,7 +127,60 @@ def products_follow_each_other(engine: CudaEngine) -> bool:
     return all(np.allclose(c, a @ b, atol=1e-5) for (a, b), c in zip(pairs, results, strict=True))
 
 
-SITUATIONS = (blocks_come_and_go, results_are_read, arrays_are_exchanged, a_network_predicts, products_follow_each_other)
+def calls_side_by_side() -> list[PlacedCall]:
+    """a = x @ y + x @ z + (a @ u) @ (a @ v), where the products of x are our own, in parts that are kept in scratch memory."""
+
+    def call(kernel: str, *names: str) -> PlacedCall:
+        operands = tuple(Operand(SHAPES.get(name, (4, 4)), np.dtype("float32")) for name in names)
+        flags = {"transpose_a": False, "transpose_b": False} if kernel == "matmul" else {}
+        return PlacedCall(kernel, operands, flags, tuple(Place(name, 0) for name in names))
+
+    products = [call("matmul", *names) for names in ("auc", "avd", "xyp", "xzq", "cde")]
+    return [*products, call("add", *"pqs"), call("add", *"sea")]
+
+
+def play_side_by_side(engine: CudaEngine, capture: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """What three steps of them leave in `a`, and what is right.
+
+    In each, two products of cuBLASLt are side by side, then one and the kernel in which the parts of the others are added up.
+    """
+    rng = np.random.default_rng(5)
+    values = {name: rng.standard_normal(shape).astype("float32") / 8 for name, shape in SHAPES.items()}
+    arrays = {name: engine.to_device(value) for name, value in values.items()}
+    arrays |= {name: engine.empty((4, 4), np.float32) for name in "cdepqs"}
+    calls = calls_side_by_side()
+    requests = [request(call.kernel, call.operands, call.attributes, engine.runtime.device) for call in calls[2:4]]
+    by_us = {dense.key(each): Choice(Own(4, 8, 2), 0.0) for each in requests}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dense, "OWN_UP_TO", dict.fromkeys(dense.OWN_UP_TO, 0))
+        player = Player(engine.runtime, calls, capture=capture, choices=by_us)
+    for name, array in arrays.items():
+        player.bind(name, array.address)
+    assert [len(stage) for stage in player.stages(1)] == [2, 1, 2, 1, 1]
+    player.play(3, engine.runtime.stream)
+    a, u, v, x, y, z = (value.astype(np.float64) for value in values.values())
+    for _ in range(3):
+        a = x @ y + x @ z + (a @ u) @ (a @ v)
+    return engine.read(arrays["a"])[0], a
+
+
+SHAPES = {"a": (4, 4), "u": (4, 4), "v": (4, 4), "x": (4, 1024), "y": (1024, 4), "z": (1024, 4)}
+"""Of what is there before the first step; all else is (4, 4)."""
+
+
+def nodes_are_side_by_side(engine: CudaEngine) -> bool:
+    """The branches of a graph run in any order; what CUDA refuses does not end well."""
+    try:
+        found, expected = play_side_by_side(engine)
+    except CudaError:
+        return False
+    return np.allclose(found, expected, atol=1e-5)
+
+
+SITUATIONS = (
+    blocks_come_and_go, results_are_read, arrays_are_exchanged, a_network_predicts, products_follow_each_other,
+    nodes_are_side_by_side,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
@@ -237,6 +298,87 @@ def products_on_two_streams(patch: Patch) -> None:
     patch.setattr(CudaEngine, "wait", wait_for_both)
 
 
+def no_branch_is_joined(patch: Patch) -> None:
+    let_wait = CupyRuntime._let_wait
+
+    def fork_only(runtime: CupyRuntime, stream: Any, other: Any) -> None:
+        if other is not runtime._branch:
+            let_wait(runtime, stream, other)
+
+    patch.setattr(CupyRuntime, "_let_wait", fork_only)
+
+
+def branches_are_joined_at_the_end(patch: Patch) -> None:
+    """Of a graph, and not before its next stage."""
+    let_wait, end, joins = CupyRuntime._let_wait, Stream.end_capture, list[Callable[[], None]]()
+
+    def join_later(runtime: CupyRuntime, stream: Any, other: Any) -> None:
+        if other is runtime._branch:
+            joins.append(lambda: let_wait(runtime, stream, other))
+        else:
+            let_wait(runtime, stream, other)
+
+    def join_and_end(stream: Stream) -> Any:
+        while joins:
+            joins.pop()()
+        return end(stream)
+
+    patch.setattr(CupyRuntime, "_let_wait", join_later)
+    patch.setattr(Stream, "end_capture", join_and_end)
+
+
+def branches_begin_too_early(patch: Patch) -> None:
+    """All but the first of a graph wait for no stage before them."""
+    let_wait = CupyRuntime._let_wait
+
+    def fork_once(runtime: CupyRuntime, stream: Any, other: Any) -> None:
+        if stream is not runtime._branch or stream.capture is None:
+            let_wait(runtime, stream, other)
+
+    patch.setattr(CupyRuntime, "_let_wait", fork_once)
+
+
+def branches_are_not_captured(patch: Patch) -> None:
+    """What the other stream is given runs when the graph is captured."""
+    let_wait = CupyRuntime._let_wait
+
+    def join_only(runtime: CupyRuntime, stream: Any, other: Any) -> None:
+        if stream is not runtime._branch:
+            let_wait(runtime, stream, other)
+
+    patch.setattr(CupyRuntime, "_let_wait", join_only)
+
+
+def one_workspace_for_both_branches(patch: Patch) -> None:
+    run = CupyRuntime.run
+
+    def run_in_one(runtime: CupyRuntime, node: Any, stream: Any) -> None:
+        runtime._branch_workspace = runtime._workspace
+        run(runtime, node, stream)
+
+    patch.setattr(CupyRuntime, "run", run_in_one)
+
+
+def one_scratch_for_all_calls(patch: Patch) -> None:
+    """Which the schedule takes for memory of their own."""
+    place, create, calls = player_module.place, Player.__init__, itertools.count()
+
+    def place_at_the_start(lowered: Any, places: Any, scratch: int) -> list[Placed]:
+        space = f"{SCRATCH} of call {next(calls)}"
+        return [
+            replace(each, places=tuple(replace(at, space=space) if at.space == SCRATCH else at for at in each.places))
+            for each in place(lowered, places, 0)
+        ]
+
+    def init(player: Player, *arguments: Any, **options: Any) -> None:
+        create(player, *arguments, **options)
+        spaces = {at.space for works in player.calls for placed in works for at in placed.places}
+        player.spaces.update((space, player.spaces[SCRATCH]) for space in spaces if space.startswith(SCRATCH))
+
+    patch.setattr(player_module, "place", place_at_the_start)
+    patch.setattr(Player, "__init__", init)
+
+
 PLANTED = {
     "an event is missing: a block is overwritten by work that its memory was given to before": Planted(
         no_event_when_a_ring_is_made, blocks_come_and_go
@@ -258,6 +400,12 @@ PLANTED = {
     "an array of the host is changed before its copy": Planted(no_wait_for_copies, blocks_come_and_go),
     "an array of the host is read before its copy": Planted(no_wait_for_results, results_are_read),
     "a product begins before its workspace is free": Planted(products_on_two_streams, products_follow_each_other),
+    "a branch of a graph is never joined": Planted(no_branch_is_joined, nodes_are_side_by_side),
+    "a branch of a graph is joined at its end only": Planted(branches_are_joined_at_the_end, nodes_are_side_by_side),
+    "a branch of a graph begins before the nodes that it needs": Planted(branches_begin_too_early, nodes_are_side_by_side),
+    "a branch of a graph is not captured": Planted(branches_are_not_captured, nodes_are_side_by_side),
+    "two branches of a graph share a workspace": Planted(one_workspace_for_both_branches, nodes_are_side_by_side),
+    "two calls that run side by side share scratch memory": Planted(one_scratch_for_all_calls, nodes_are_side_by_side),
 }
 
 
@@ -285,7 +433,101 @@ def test_products_on_two_streams_are_right_with_two_workspaces(monkeypatch: Patc
     assert all(ends_well(products_follow_each_other, "random", seed) for seed in SEEDS[:8])
 
 
+def test_nodes_side_by_side_give_the_bits_of_nodes_in_a_row() -> None:
+    results = []
+    for capture in (False, True):
+        with simulated_cupy.install():
+            engine, _ = engines.choose("cuda")
+            assert isinstance(engine, CudaEngine)
+            results.append(play_side_by_side(engine, capture)[0].tobytes())
+            assert isinstance(engine.runtime, CupyRuntime)
+            assert (engine.runtime._branch_workspace is not None) == capture, "a second one where it is needed"
+            del engine
+    assert results[0] == results[1]
+
+
+def test_after_a_capture_that_fails_with_two_branches_the_next_one_is_whole(monkeypatch: Patch) -> None:
+    run, failures = CupyRuntime.run, iter([True])
+
+    def fail_once(runtime: CupyRuntime, node: Any, stream: Any) -> None:
+        if stream is runtime._branch and next(failures, False):
+            raise CudaError("it was told to fail")
+        run(runtime, node, stream)
+
+    monkeypatch.setattr(CupyRuntime, "run", fail_once)
+    with simulated_cupy.install() as gpu:
+        engine, _ = engines.choose("cuda")
+        assert isinstance(engine, CudaEngine)
+        with pytest.raises(CudaError, match="told to fail"):
+            play_side_by_side(engine)
+        assert not any(stream.capture for stream in gpu.scheduler.streams)
+        assert nodes_are_side_by_side(engine)
+
+
 # --- the simulation itself ------------------------------------------------------------------------------------------------
+
+
+def test_branches_of_a_graph_run_in_every_order() -> None:
+    """begin -> (left -> left, then right) -> end, by two streams."""
+    orders: dict[str, set[str]] = {}
+    for order in simulated_cupy.ORDERS:
+        with simulated_cupy.install(order) as gpu:
+            import cupy
+
+            ran: list[str] = []
+            first, second = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+            fork, join = cupy.cuda.Event(), cupy.cuda.Event()
+            first.begin_capture()
+            first.give(functools.partial(ran.append, "("))
+            fork.record(first)
+            second.wait_event(fork)
+            for stream, letter in ((first, "a"), (second, "x"), (first, "b"), (second, "y")):
+                stream.give(functools.partial(ran.append, letter))
+            join.record(second)
+            first.wait_event(join)
+            first.give(functools.partial(ran.append, ")"))
+            graph = first.end_capture()
+            assert not any(stream.capture for stream in gpu.scheduler.streams)
+            assert not ran
+            for _ in range(200):
+                graph.launch(first)
+            first.synchronize()
+            text = "".join(ran)
+            assert len(text) == 6 * 200
+            orders[order] = {text[start : start + 6] for start in range(0, len(text), 6)}
+    assert orders["random"] == {f"({middle})" for middle in ("abxy", "axby", "axyb", "xaby", "xayb", "xyab")}
+    assert orders["late"] == orders["copies first"] == {"(xyab)"}
+
+
+def test_captures_that_cuda_refuses_are_refused() -> None:
+    """Each with its own status; whatever it is, nothing is captured after the end."""
+    with simulated_cupy.install() as gpu:
+        import cupy
+
+        first, second, third = (cupy.cuda.Stream(non_blocking=True) for _ in range(3))
+        fork = cupy.cuda.Event()
+
+        def refusal(action: Callable[[], Any]) -> int:
+            with pytest.raises(CUDARuntimeError) as caught:
+                action()
+            return caught.value.status
+
+        first.begin_capture()
+        fork.record(first)
+        second.wait_event(fork)
+        third.begin_capture()
+        assert refusal(lambda: third.wait_event(fork)) == streams.CAPTURE_MERGE
+        assert refusal(second.end_capture) == streams.CAPTURE_UNMATCHED
+        assert refusal(second.synchronize) == streams.CAPTURE_UNSUPPORTED
+        assert refusal(fork.synchronize) == streams.CAPTURED_EVENT
+        second.give(lambda: None)
+        assert refusal(first.end_capture) == streams.CAPTURE_UNJOINED
+        assert third.end_capture().nodes == []
+        assert refusal(lambda: second.wait_event(fork)) == streams.CAPTURED_EVENT
+        assert not any(stream.capture for stream in gpu.scheduler.streams)
+        fork.record(first)
+        second.wait_event(fork)
+        second.synchronize()
 
 
 def test_orders_do_what_they_say() -> None:

@@ -31,6 +31,7 @@ from fastnn.data import feeds
 from fastnn.engines.cuda import CudaEngine
 from fastnn.errors import DeviceMemoryError
 from fastnn_kernels.cuda.arrays import DeviceArray
+from fastnn_kernels.cuda.device import CupyRuntime
 from fastnn_kernels.cuda.families import dense
 from fastnn_kernels.cuda.runtime import Multiplication
 
@@ -171,11 +172,17 @@ def test_all_runs_of_large_products_have_one_digest(gpu: CudaEngine) -> None:
     assert len(found) == 1
 
 
-def test_graphs_change_no_bit(gpu: CudaEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("products", ["own", "cuBLASLt"])
+def test_graphs_change_no_bit(gpu: CudaEngine, products: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The products of cuBLASLt run side by side in them."""
     assert gpu.capture, "FASTNN_CUDA_CAPTURE turns graphs off"
+    if products == "cuBLASLt":
+        monkeypatch.setattr(dense, "OWN_UP_TO", dict.fromkeys(dense.OWN_UP_TO, 0))
     epochs = rounds(gpu, 5, 2)
     captured = run(device="cuda", epochs=epochs)
     assert captured.state._engine is gpu
+    assert isinstance(gpu.runtime, CupyRuntime)
+    assert products == "own" or gpu.runtime._branch_workspace is not None
     alone = engines.gpu(0, capture=False)
     monkeypatch.setenv("FASTNN_CUDA_CAPTURE", "0")
     launched = run(device="cuda", epochs=epochs)
@@ -243,9 +250,9 @@ def test_cublaslt_and_our_own_products_agree(gpu: CudaEngine, dtype: str, monkey
     multiplied: list[bool] = []
     captured = gpu.runtime.capture
 
-    def spy(nodes: Any) -> Any:
-        multiplied.append(any(isinstance(node, Multiplication) for node in nodes))
-        return captured(nodes)
+    def spy(stages: Any) -> Any:
+        multiplied.append(any(isinstance(node, Multiplication) for stage in stages for node in stage))
+        return captured(stages)
 
     monkeypatch.setattr(gpu.runtime, "capture", spy)
     found, steps = [], rounds(gpu, 50, 7)

@@ -13,6 +13,7 @@ from typing import Any
 import laws
 import numpy as np
 import pytest
+import simulated_cupy
 from cuda_on_host import calls
 from cuda_on_host.cublaslt import FakeCublasLt
 from cuda_on_host.runtime import HostRuntime
@@ -25,6 +26,7 @@ from fastnn.engines.cuda import CudaEngine
 from fastnn.errors import DeviceError
 from fastnn_kernels.cuda import lowering
 from fastnn_kernels.cuda.cublaslt import CublasLt
+from fastnn_kernels.cuda.families import dense
 from fastnn_kernels.cuda.runtime import Multiplication
 
 PROBE = Path(__file__).resolve().parents[2] / "ci" / "gpu_probe.py"
@@ -133,6 +135,22 @@ def test_a_product_that_is_not_supported_is_no_fault(
     monkeypatch.setattr(probe, "every_product", lambda: iter(some))
     code, found = ask(probe, "products", tmp_path)
     assert (code, [each["supported"] for each in found]) == (0, [False] * 3)
+
+
+@pytest.mark.parametrize("by", ["us", "cuBLASLt"])
+def test_a_step_with_nodes_side_by_side_is_timed_in_both_ways(
+    probe: Any, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FASTNN_CUDA_CAPTURE", raising=False)
+    monkeypatch.setattr(probe, "CELLS", (("planar", 2048),))
+    monkeypatch.setattr(probe, "FITS", 1)
+    if by == "cuBLASLt":
+        monkeypatch.setattr(dense, "OWN_UP_TO", dict.fromkeys(dense.OWN_UP_TO, 0))
+    with simulated_cupy.install("late"):
+        code, (cell,) = ask(probe, "cells", tmp_path)
+    assert (code, cell["what"], cell["steps"]) == (0, "planar at 2048 on cuda", 30)
+    assert ("side by side" in cell["played"], "row_us" in cell) == (by == "cuBLASLt",) * 2
+    assert cell["steps_ms"] == pytest.approx(30e-3 * cell["step_us"], abs=1e-3)
 
 
 @pytest.mark.skipif(not calls.CASES.exists(), reason="bench/ is not here; it is not installed")

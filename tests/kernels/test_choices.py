@@ -70,7 +70,7 @@ class Timed(HostRuntime):
 
     def launch(self, graph: Any, stream: Any) -> None:
         super().launch(graph, stream)
-        self.now += sum(self.cost(node) for node in graph) * 1e-6
+        self.now += sum(self.cost(node) for stage in graph for node in stage) * 1e-6
 
     def record(self, event: Any, stream: Any) -> None:
         super().record(event, stream)
@@ -213,9 +213,9 @@ def test_the_median_of_several_rounds_counts(gpu: Timed, monkeypatch: pytest.Mon
     delays = {n: iter([x for x in each for _ in "wt"]) for n, each in timed.items()}  # each is warmed up, then timed
     launched: list[int] = []
 
-    def launch(graph: Sequence[Node], stream: Any) -> None:
-        assert len(graph) == 20, "repeats in one graph"
-        launched.append(number(graph[0]))
+    def launch(graph: Sequence[Sequence[Node]], stream: Any) -> None:
+        assert [len(stage) for stage in graph] == [1] * 20, "repeats in one graph, one after another"
+        launched.append(number(graph[0][0]))
         gpu.now += 20e-6 * next(delays[launched[-1]])
 
     monkeypatch.setattr(dense, "TIMED_UP_TO", 0)

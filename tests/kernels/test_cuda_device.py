@@ -132,7 +132,7 @@ def test_heuristics_are_not_asked_while_another_thread_captures(
     monkeypatch.setattr(library, "_MatmulAlgoGetHeuristic", note)
     other = threading.Thread(target=ask_beside)
     other.start()
-    assert gpu.capture([Multiplication(PRODUCT, ADDRESSES)]) == "a graph"
+    assert gpu.capture([[Multiplication(PRODUCT, ADDRESSES)]]) == "a graph"
     other.join(10)
     assert order == ["captured", "asked"]
 

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cuda.arrays import DeviceArray
+from fastnn_kernels.cuda.families import dense
 from fastnn_kernels.cuda.lowering import Ahead, Body, Pointer, Product
 from fastnn_kernels.cuda.player import CONTROL, LENGTHS, WORTH, PlacedCall, Player
-from fastnn_kernels.cuda.runtime import Launch, Node
-from fastnn_kernels.cuda.schedule import Place, Placed, Schedule, depend, kernels_of, schedule
+from fastnn_kernels.cuda.runtime import Launch, Multiplication, Node
+from fastnn_kernels.cuda.schedule import PRODUCT_BLOCK, Place, Placed, Schedule, depend, kernels_of, schedule, stages_of
 
 SPACE = 24
 """Bytes that the intervals of the random works lie in."""
@@ -207,6 +208,48 @@ def test_a_large_body_takes_single_blocks_into_its_node_and_nothing_else() -> No
     assert kernels_of([alone, single], 4) == [[alone], [single]]
 
 
+def product_of(blocks: int) -> Placed:
+    """Which counts as so many blocks."""
+    pointer = Pointer(0, "float", False, 0, 4)
+    return Placed(Product(pointer, pointer, pointer, blocks, PRODUCT_BLOCK - 1, 1), (Place("a", 0),) * 3)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 9)), max_size=8))
+def test_nodes_that_leave_room_for_each_other_are_one_stage(blocks: list[tuple[bool, int]]) -> None:
+    level = [
+        (product_of(count) if is_product else work_of([("a", 0, 1, False, False)], count), step)
+        for step, (is_product, count) in enumerate(blocks)
+    ]
+
+    def size(node: Sequence[tuple[Placed, int]]) -> int:
+        return sum(blocks[step][1] for _, step in node)
+
+    def level_order(node: Sequence[tuple[Placed, int]]) -> int:
+        return min(step for _, step in node)
+
+    stages = stages_of(level, 6)
+    expected, found = kernels_of(level, 6), [node for stage in stages for node in stage]
+    assert sorted(found, key=level_order) == sorted(expected, key=level_order)
+    for stage in stages:
+        assert len(stage) == 1 or sum(map(size, stage)) <= 6
+        assert len(stage) == 1 or any(isinstance(node[0][0].work, Product) for node in stage)
+        assert len(stage) <= 2
+    alone = [size(stage[0]) for stage in stages if len(stage) == 1]
+    assert all(a + b > 6 for index, a in enumerate(alone) for b in alone[:index]), "no two that fit are left"
+
+
+def test_a_product_counts_by_the_size_of_its_result() -> None:
+    """Two of 4 blocks are no stage where there is room for 7, whatever they read; nor are three of 2 blocks."""
+    four, two = (product_of(4), 0), (product_of(2), 0)
+    assert stages_of([four, four], 8) == [[[four], [four]]]
+    assert stages_of([four, four], 7) == [[[four]], [[four]]]
+    assert stages_of([two, two, two], 8) == [[[two], [two]], [[two]]]
+    small = (work_of([("a", 0, 1, False, False)], 3), 0)
+    assert stages_of([small, four], 7) == [[[four], [small]]]
+    long = (Placed(replace(four[0].work, inner=10**6), four[0].places), 0)  # type: ignore[type-var]
+    assert stages_of([long, four], 8) == [[[long], [four]]]
+
+
 @given(st.lists(st.one_of(st.none(), st.integers(1, 9)), max_size=8))
 def test_products_and_large_bodies_are_nodes_of_their_own(blocks: list[int | None]) -> None:
     pointer = Pointer(0, "float", False, 0, 4)
@@ -320,15 +363,15 @@ def graphs(bound: Bound, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], li
     captured: list[int] = []
     launched: list[int] = []
 
-    def steps(nodes: Sequence[Node]) -> int:
-        (ahead,) = (values[1] for name, values in lanes(nodes) if name == "advance")
+    def steps(stages: Sequence[Sequence[Node]]) -> int:
+        (ahead,) = (values[1] for stage in stages for name, values in lanes(stage) if name == "advance")
         return int(ahead) + 1
 
     capture, launch = bound.runtime.capture, bound.runtime.launch
 
-    def note_capture(nodes: Sequence[Node]) -> Any:
-        captured.append(steps(nodes))
-        return capture(nodes)
+    def note_capture(stages: Sequence[Sequence[Node]]) -> Any:
+        captured.append(steps(stages))
+        return capture(stages)
 
     def note_launch(graph: Any, stream: Any) -> None:
         launched.append(steps(graph))
@@ -409,6 +452,46 @@ def test_calls_are_played_on_their_own() -> None:
     bound.player.play_calls(3, 2, 2, bound.runtime.stream)
     assert bound.arrays[CONTROL].read()[:3].tolist() == [2, 2 * ROWS, 2]
     assert (bound.arrays["log"].read()[:3, 1] == [source[order[:ROWS]].sum()] * 2 + [0]).all()
+
+
+def backward_calls(rows: int = 8, width: int = 8) -> list[PlacedCall]:
+    """dx = dz @ w.T, dw = x.T @ dz, and dx += dx: the gradients do not depend on each other."""
+    x, w = operand(rows, width), operand(width, width)
+    at = {name: Place(name, 0) for name in ("x", "dz", "w", "dx", "dw")}
+    flags = {"transpose_a": False, "transpose_b": False}
+    return [
+        PlacedCall("matmul", (x, w, x), {**flags, "transpose_b": True}, (at["dz"], at["w"], at["dx"])),
+        PlacedCall("matmul", (x, x, w), {**flags, "transpose_a": True}, (at["x"], at["dz"], at["dw"])),
+        PlacedCall("add", (x, x, x), {}, (at["dx"], at["dx"], at["dx"])),
+    ]
+
+
+def backward_player(monkeypatch: pytest.MonkeyPatch, capture: bool = True, **sizes: int) -> Player:
+    """Of the calls above, with products by cuBLASLt, on a GPU that has room for 8 blocks."""
+    monkeypatch.setattr(dense, "OWN_UP_TO", dict.fromkeys(dense.OWN_UP_TO, 0))
+    player = Player(HostRuntime(products=True), backward_calls(**sizes), capture=capture)
+    for index, name in enumerate(("x", "dz", "w", "dx", "dw")):
+        player.bind(name, 4096 * (index + 1))
+    return player
+
+
+def test_gradients_that_leave_room_for_each_other_are_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    player = backward_player(monkeypatch)
+    (input_product, weight_product), (addition,) = player.stages(1)
+    assert isinstance(input_product, Multiplication)
+    assert isinstance(weight_product, Multiplication)
+    assert (input_product.product.transpose_b, weight_product.product.transpose_a) == (True, True)
+    assert isinstance(addition, Launch)
+    assert player.nodes(1) == [input_product, weight_product, addition]
+    assert player.describe() == "3.0 nodes a step, 2.0 of them in pairs side by side, 1 step a graph"
+    assert backward_player(monkeypatch, capture=False).describe() == "3.0 nodes a step, 1 step a graph"
+
+
+def test_gradients_that_fill_the_gpu_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 x 4096 elements are as much as the whole GPU has room for."""
+    player = backward_player(monkeypatch, rows=PRODUCT_BLOCK // 512, width=4096)
+    assert [len(stage) for stage in player.stages(1)] == [1, 1, 1]
+    assert player.describe() == "3.0 nodes a step, 1 step a graph"
 
 
 def test_a_program_without_an_end_has_graphs_of_one_step() -> None:

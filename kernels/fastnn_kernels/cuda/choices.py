@@ -115,7 +115,7 @@ class Choices:
                 runtime.prepare(nodes)
                 for node in nodes:
                     runtime.run(node, runtime.stream)
-                runners.append((variant, runtime.capture(nodes * REPEATS), player))
+                runners.append((variant, runtime.capture([[node] for node in nodes] * REPEATS), player))
         if not runners:
             return None
         first = [self._seconds(graph) for _, graph, _ in runners]

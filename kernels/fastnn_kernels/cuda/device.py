@@ -1,7 +1,8 @@
 """A GPU through CuPy: memory from CuPy's pool, modules from NVRTC, products by cuBLASLt, graphs by stream capture.
 
 One stream of its own, which does not wait for the default one, does all the work of a GPU in the order in which it is given, so
-that programs share scratch memory and the workspace of the products; copies have a second one.
+that programs share scratch memory and the workspaces of the products; copies have a second one. Within a graph two nodes may
+run side by side, of which each has a workspace: graphs are captured on two more streams, see `CupyRuntime.capture`.
 """
 
 from __future__ import annotations
@@ -77,13 +78,14 @@ class CupyRuntime:
             with self._device:
                 self.stream = cupy.cuda.Stream(non_blocking=True)
                 self.copies = cupy.cuda.Stream(non_blocking=True)
-                self._capturing = cupy.cuda.Stream(non_blocking=True)
+                self._capturing, self._branch = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
         architecture = 10 * properties["major"] + properties["minor"]
         if architecture < 75:
             raise CudaUnavailable(f"{self.name} has compute capability {architecture / 10}; 7.5 is needed at least")
         self._products = self._open_products()
         if self._products is not None:
             self._workspace = self.allocate(WORKSPACE)
+        self._branch_workspace: DeviceMemory | None = None
         shared = properties.get("sharedMemPerBlockOptin", SHARED_BYTES)
         self.device = Device(
             architecture, properties["multiProcessorCount"], shared, self._products is not None, supports=self._supports
@@ -172,6 +174,12 @@ class CupyRuntime:
         with self._on_device():
             stream.wait_event(event)
 
+    def _let_wait(self, stream: Any, other: Any) -> None:
+        """Let the work given to `stream` from now on wait for what `other` was given so far."""
+        event = self.cupy.cuda.Event(disable_timing=True)
+        event.record(other)
+        stream.wait_event(event)
+
     def elapsed_seconds(self, first: Any, last: Any) -> float:
         with self._on_device():
             last.synchronize()
@@ -212,7 +220,9 @@ class CupyRuntime:
                     ctypes.addressof(table), 0,
                 )  # fmt: skip
             else:
-                self._plan(node.product).run(node.addresses, self._workspace.address, stream.ptr)
+                workspace = self._branch_workspace if stream is self._branch else self._workspace
+                assert workspace is not None
+                self._plan(node.product).run(node.addresses, workspace.address, stream.ptr)
 
     def _plan(self, product: Product) -> Plan:
         plan = self._plans.get(product)
@@ -235,13 +245,25 @@ class CupyRuntime:
         with self._lock, self._on_device():
             return self._products.supports(product)
 
-    def capture(self, nodes: Sequence[Node]) -> Any:
+    def capture(self, stages: Sequence[Sequence[Node]]) -> Any:
+        """A graph of what the capturing stream is given. The second of two nodes side by side is given to another stream, which
+        takes part in the capture: it waits for an event of the first stream, and the first stream then waits for one of it. So
+        the graph has two branches, and the next stage waits for both.
+        """
         with self._lock, self._on_device():
-            stream = self._capturing
+            stream, branch = self._capturing, self._branch
+            if self._branch_workspace is None and any(isinstance(node, Multiplication) for _, *rest in stages for node in rest):
+                self._branch_workspace = self.allocate(WORKSPACE)
             stream.begin_capture()
             try:
-                for node in nodes:
+                for node, *beside in stages:
+                    if beside:
+                        self._let_wait(branch, stream)
                     self.run(node, stream)
+                    for other in beside:
+                        self.run(other, branch)
+                    if beside:
+                        self._let_wait(stream, branch)
             except BaseException:
                 with contextlib.suppress(Exception):
                     stream.end_capture()
@@ -262,9 +284,7 @@ class CupyRuntime:
         with _translate_errors(self), self._device:
             cupy_array = array if isinstance(array, self.cupy.ndarray) else self.cupy.from_dlpack(array)
             cupy_array = self.cupy.ascontiguousarray(cupy_array)
-            event = self.cupy.cuda.Event(disable_timing=True)
-            event.record(self.cupy.cuda.get_current_stream())
-            self.stream.wait_event(event)
+            self._let_wait(self.stream, self.cupy.cuda.get_current_stream())
             return cupy_array.data.ptr, tuple(cupy_array.shape), np.dtype(cupy_array.dtype), cupy_array
 
     def lend(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: Any) -> Any:
@@ -272,9 +292,7 @@ class CupyRuntime:
         with _translate_errors(self), self._device:
             nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             memory = self.cupy.cuda.UnownedMemory(address, nbytes, _Lent(self, owner), self.ordinal)
-            event = self.cupy.cuda.Event(disable_timing=True)
-            event.record(self.stream)
-            self.cupy.cuda.get_current_stream().wait_event(event)
+            self._let_wait(self.cupy.cuda.get_current_stream(), self.stream)
             return self.cupy.ndarray(shape, dtype, self.cupy.cuda.MemoryPointer(memory, 0))
 
 
@@ -286,10 +304,7 @@ class _Lent:
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # an interpreter that ends, a GPU that is lost
-            cupy = self._runtime.cupy
-            event = cupy.cuda.Event(disable_timing=True)
-            event.record(cupy.cuda.get_current_stream())
-            self._runtime.stream.wait_event(event)
+            self._runtime._let_wait(self._runtime.stream, self._runtime.cupy.cuda.get_current_stream())
 
 
 @contextlib.contextmanager

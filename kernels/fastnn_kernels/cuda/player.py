@@ -16,9 +16,9 @@ from fastnn_kernels.cuda.schedule import (
     Placed,
     Schedule,
     follows_control,
-    kernels_of,
     place,
     schedule,
+    stages_of,
 )
 from fastnn_kernels.cuda.variants import Choice
 
@@ -107,7 +107,7 @@ class Player:
         self.runtime.prepare(nodes)
         many = LENGTHS[0]
         if self.capture and repeats >= many * WORTH:
-            graph = self.runtime.capture(nodes * many)
+            graph = self.runtime.capture([[node] for node in nodes] * many)
             for _ in range(repeats // many):
                 self.runtime.launch(graph, stream)
             repeats %= many
@@ -116,23 +116,31 @@ class Player:
                 self.runtime.run(node, stream)
 
     def describe(self) -> str:
-        """How the program is played, in a few words: `6.2 nodes a step, 64 steps a graph`."""
+        """How the program is played: `19.0 nodes a step, 6.0 of them in pairs side by side, 64 steps a graph`."""
         steps = self.lengths[0]
-        return f"{len(self.nodes(steps)) / steps:.1f} nodes a step, {steps} step{'s' if steps > 1 else ''} a graph"
+        stages = self.stages(steps)
+        nodes, paired = sum(map(len, stages)), sum(len(stage) for stage in stages if len(stage) > 1)
+        beside = f", {paired / steps:.1f} of them in pairs side by side" if paired and self.capture else ""
+        return f"{nodes / steps:.1f} nodes a step{beside}, {steps} step{'s' if steps > 1 else ''} a graph"
 
     def nodes(self, steps: int) -> list[Node]:
-        """What `steps` steps in a row are: kernels and products, in order."""
-        levels = self.schedule.steps(steps)
-        groups = [group for level in levels for group in kernels_of(level, 2 * self.runtime.device.multiprocessors)]
-        groups += [[(placed, steps - 1)] for placed in self._end]
-        return [self._node(group) for group in groups]
+        """What `steps` steps in a row are: kernels and products, in an order in which they may run one after another."""
+        return [node for stage in self.stages(steps) for node in stage]
+
+    def stages(self, steps: int) -> list[list[Node]]:
+        """The same nodes, those together that a graph runs side by side."""
+        many_blocks = 2 * self.runtime.device.multiprocessors
+        stages = [stage for level in self.schedule.steps(steps) for stage in stages_of(level, many_blocks)]
+        stages += [[[(placed, steps - 1)]] for placed in self._end]
+        return [[self._node(group) for group in stage] for stage in stages]
 
     def _play(self, length: int, stream: Any) -> None:
         graph = self._graphs.get(length)
         if graph is None:
-            nodes = self.nodes(length)
+            stages = self.stages(length)
+            nodes = [node for stage in stages for node in stage]
             self.runtime.prepare(nodes)
-            graph = self._graphs[length] = self.runtime.capture(nodes) if self.capture else nodes
+            graph = self._graphs[length] = self.runtime.capture(stages) if self.capture else nodes
         if self.capture:
             self.runtime.launch(graph, stream)
         else:

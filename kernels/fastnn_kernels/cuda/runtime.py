@@ -171,8 +171,11 @@ class Runtime(Protocol):
     def lend(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: Any) -> Any:
         """Memory of this GPU as an array that users know."""
 
-    def capture(self, nodes: Sequence[Node]) -> Any:
-        """A graph of prepared nodes, one after another, ready to be launched."""
+    def capture(self, stages: Sequence[Sequence[Node]]) -> Any:
+        """A graph of prepared nodes, ready to be launched: stages one after another, the nodes of a stage side by side.
+
+        A stage has one node or two, which do not depend on each other.
+        """
 
     def launch(self, graph: Any, stream: Any) -> None:
         """Give a graph to a stream."""

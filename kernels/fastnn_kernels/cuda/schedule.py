@@ -2,8 +2,9 @@
 
 Works of one level become one kernel where they are small, and the first levels of a step may be shared with the last ones of
 the step before: a step then has fewer nodes, each of which costs more than a small work itself. A single block for which nobody
-waits, such as one that logs the loss, runs as late as it can beside another body, of any size. Two works depend on each other
-where the memory that one writes overlaps what the other reads or writes; other columns of one array do not overlap.
+waits, such as one that logs the loss, runs as late as it can beside another body, of any size. Two nodes of a level, one of
+them a product, run side by side where they leave room for each other. Two works depend on each other where the memory that one
+writes overlaps what the other reads or writes; other columns of one array do not overlap.
 """
 
 from __future__ import annotations
@@ -12,10 +13,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastnn_kernels.cuda.lowering import Ahead, Body, Lowered, Pointer, Product, Work
+from fastnn_kernels.cuda.lowering import Ahead, Body, Lowered, Pointer, Product, Work, ceil
 
 SCRATCH = "scratch"
 """The space that the scratch memory of all calls lies in."""
+
+PRODUCT_BLOCK = 2**13
+"""Elements of its result for which a product of cuBLASLt counts as one block: a tile of 128 x 128, which may have a
+multiprocessor to itself, counts as two of our blocks. Estimated, and so is what is gained by it: never measured on a GPU. What
+cuBLASLt splits along the inner axis has more blocks than that."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,29 @@ def kernels_of(level: Sequence[tuple[Placed, int]], many_blocks: int) -> list[li
         large[:0] = together
         return alone
     return alone + ([together] if together else [])
+
+
+def stages_of(level: Sequence[tuple[Placed, int]], many_blocks: int) -> list[list[list[tuple[Placed, int]]]]:
+    """The nodes of a level in stages, one stage after another: two nodes that run side by side, or one alone.
+
+    Two are a stage where they have no more than `many_blocks` blocks together, so that neither waits for room. One of them is a
+    product: all bodies that are small enough are one node.
+    """
+    stages: list[list[list[tuple[Placed, int]]]] = []
+    for node in kernels_of(level, many_blocks):
+        blocks = _count_blocks(node)
+        free = (stage for stage in stages if len(stage) == 1 and _count_blocks(stage[0]) + blocks <= many_blocks)
+        beside = next(free, None)
+        if beside is None:
+            stages.append([node])
+        else:
+            beside.append(node)
+    return stages
+
+
+def _count_blocks(node: Sequence[tuple[Placed, int]]) -> int:
+    works = [placed.work for placed, _ in node]
+    return sum(ceil(w.rows * w.columns, PRODUCT_BLOCK) if isinstance(w, Product) else w.blocks for w in works)
 
 
 def follows_control(works: Sequence[Placed], operands: Sequence[Place], control: str) -> bool:

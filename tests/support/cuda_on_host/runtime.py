@@ -1,12 +1,14 @@
 """The runtime of the GPU made of the host: see `host.py` for how kernels run.
 
 Memory lies between guards and holds NaN when it is allocated. Everything that is asked is done at once; a graph is the
-record of its nodes. `fail_at(n, error)` makes the n-th call from then on fail that a GPU can fail.
+record of its stages, and the nodes of a stage are run in an order that is drawn. `fail_at(n, error)` makes the n-th call from
+then on fail that a GPU can fail.
 """
 
 from __future__ import annotations
 
 import ctypes
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +64,7 @@ class HostRuntime:
         self.held: dict[int, int] = {}
         self.asked: list[str] = []
         self.stream, self.copies = "stream", "copies"
+        self._random = random.Random(0)
         self._left: int | None = None
         self._error: Exception | None = None
         self._lost = False
@@ -162,6 +165,9 @@ class HostRuntime:
 
     def run(self, node: Node, stream: Any) -> None:
         self._ask("run")
+        self._do(node)
+
+    def _do(self, node: Node) -> None:
         if isinstance(node, Launch):
             host.run_kernel(node.kernel, node.blocks, node.shared, node.values)
         else:
@@ -177,17 +183,15 @@ class HostRuntime:
     def algorithms(self, product: Product, count: int) -> list[bytes]:
         raise AssertionError("this host has no products")
 
-    def capture(self, nodes: Sequence[Node]) -> Any:
+    def capture(self, stages: Sequence[Sequence[Node]]) -> Any:
         self._ask("capture")
-        return list(nodes)
+        return [list(stage) for stage in stages]
 
     def launch(self, graph: Any, stream: Any) -> None:
         self._ask("launch")
-        for node in graph:
-            if isinstance(node, Launch):
-                host.run_kernel(node.kernel, node.blocks, node.shared, node.values)
-            else:
-                self.multiply(node)
+        for stage in graph:
+            for node in self._random.sample(stage, len(stage)):
+                self._do(node)
 
     # --- arrays of others ---------------------------------------------------------------------------------------------
 

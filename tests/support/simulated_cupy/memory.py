@@ -110,9 +110,9 @@ class DeviceMemory:
             block.inner.fill(POISON)
 
         with self.scheduler.lock:
-            captured, stream.captured = stream.captured, None  # the pool gives nothing to a stream, and captures nothing
+            capture, stream.capture = stream.capture, None  # the pool gives nothing to a stream, and captures nothing
             stream.give(poison)
-            stream.captured = captured
+            stream.capture = capture
             self._free[stream].append(block)
 
     def total_bytes(self) -> int:

@@ -8,6 +8,10 @@ What is given to one stream is done in order; between streams nothing is ordered
     copies first   at once where the stream was never given a kernel, else not before somebody waits for it
 
 So a result that needs an event or a synchronization which is not there is wrong in one of them.
+
+A capture is as the CUDA Programming Guide says of dependencies between streams: a stream that waits for an event recorded in it
+takes part, and must be joined before it ends. Nodes of a graph that do not wait for each other run in any order, drawn anew at
+each launch, or, where nothing is drawn, those first that became ready last.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from __future__ import annotations
 import collections
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 ORDERS = ("random", "late", "copies first")
 
@@ -28,7 +32,8 @@ class CUDARuntimeError(RuntimeError):
         self.status = status
 
 
-NOT_READY, CAPTURE_UNSUPPORTED, CAPTURE_ISOLATION = 600, 900, 905
+NOT_READY, CAPTURE_UNSUPPORTED, CAPTURE_MERGE, CAPTURE_UNMATCHED = 600, 900, 902, 903
+CAPTURE_UNJOINED, CAPTURE_ISOLATION, CAPTURED_EVENT = 904, 905, 907
 
 
 class Scheduler:
@@ -60,10 +65,9 @@ class Scheduler:
     def give(self, stream: Stream, work: Work) -> None:
         """Let the work be done after all that the stream was given before; while it captures, let it become a node."""
         with self.lock:
-            if stream.captured is not None:
-                if not isinstance(work, Call):
-                    raise CUDARuntimeError(CAPTURE_ISOLATION, "an event of another stream in a capture")
-                stream.captured.append(work.function)
+            if stream.capture is not None:
+                assert isinstance(work, Call)
+                stream.capture.add(stream, work.function)
                 return
             stream.queue.append(work)
             if self.order == "random":
@@ -97,6 +101,10 @@ class Scheduler:
                 waiting = recording[0].queue[0]
                 assert isinstance(waiting, Wait)
                 self.reach(waiting.event, waiting.version)
+
+    def pick(self, count: int) -> int:
+        """One of so many nodes of a graph that may run next: drawn, or the last one."""
+        return self._random.randrange(count) if self.order == "random" else count - 1
 
     def _do_any(self) -> bool:
         """Do the first work of some stream; whether there was any that may be done."""
@@ -159,7 +167,7 @@ class Stream:
         assert non_blocking, "streams that wait for the default one are not simulated"
         self.scheduler = scheduler
         self.queue: collections.deque[Work] = collections.deque()
-        self.captured: list[Callable[[], None]] | None = None
+        self.capture: Capture | None = None
         self.computes = False
         with scheduler.lock:
             self.ptr = len(scheduler.streams)
@@ -178,7 +186,7 @@ class Stream:
         self.scheduler.give(self, Call(function))
 
     def forbid_capture(self, what: str) -> None:
-        if self.captured is not None:
+        if self.capture is not None:
             raise CUDARuntimeError(CAPTURE_UNSUPPORTED, f"{what} while the stream captures")
 
     def synchronize(self) -> None:
@@ -188,20 +196,64 @@ class Stream:
 
     def wait_event(self, event: Event) -> None:
         with self.scheduler.lock:
-            if event.version:  # CUDA does not wait for an event that was never recorded
+            if event.captured is not None:
+                capture, nodes = event.captured
+                capture.join(self, nodes)
+            elif self.capture is not None:
+                raise CUDARuntimeError(CAPTURE_ISOLATION, "an event from outside in a capture")
+            elif event.version:  # CUDA does not wait for an event that was never recorded
                 self.scheduler.give(self, Wait(event, event.version))
 
     def begin_capture(self) -> None:
         with self.scheduler.lock:
             assert self is not self.scheduler.default
             self.forbid_capture("begin_capture")
-            self.captured = []
+            self.capture = Capture(self)
 
     def end_capture(self) -> Graph:
         with self.scheduler.lock:
-            assert self.captured is not None
-            nodes, self.captured = self.captured, None
-            return Graph(self.scheduler, nodes)
+            assert self.capture is not None
+            return self.capture.end(self)
+
+
+class Capture:
+    """What is captured from a stream, and from those that wait for its events: nodes, and which of them each waits for."""
+
+    def __init__(self, origin: Stream) -> None:
+        self.origin, self.nodes = origin, list[tuple[Callable[[], None], frozenset[int]]]()
+        self.last: dict[Stream, frozenset[int]] = {origin: frozenset()}
+        """Of each stream that takes part: the nodes that its next one waits for."""
+        self.ended = False
+
+    def add(self, stream: Stream, function: Callable[[], None]) -> None:
+        """Let a node be the next one of a stream."""
+        self.nodes.append((function, self.last[stream]))
+        self.last[stream] = frozenset([len(self.nodes) - 1])
+
+    def join(self, stream: Stream, nodes: frozenset[int]) -> None:
+        """Let the next node of a stream wait for some nodes; from now on the stream takes part, if it did not yet."""
+        if self.ended:
+            raise CUDARuntimeError(CAPTURED_EVENT, "a wait for an event of a capture that has ended")
+        if stream.capture not in (None, self):
+            raise CUDARuntimeError(CAPTURE_MERGE, "a wait for an event of another capture")
+        stream.capture = self
+        self.last[stream] = self.last.get(stream, frozenset()) | nodes
+
+    def end(self, stream: Stream) -> Graph:
+        """The graph. Whether or not there is one, no stream captures any more."""
+        if stream is not self.origin:
+            raise CUDARuntimeError(CAPTURE_UNMATCHED, "end_capture of a capture that another stream began")
+        self.ended = True
+        for each in self.last:
+            each.capture = None
+        joined, waiting = set[int](), list(self.last[stream])
+        while waiting:
+            node = waiting.pop()
+            joined.add(node)
+            waiting += self.nodes[node][1] - joined
+        if not joined.issuperset(node for nodes in self.last.values() for node in nodes):
+            raise CUDARuntimeError(CAPTURE_UNJOINED, "end_capture before all streams of the capture were joined")
+        return Graph(stream.scheduler, self.nodes)
 
 
 class Event:
@@ -210,14 +262,23 @@ class Event:
     def __init__(self, scheduler: Scheduler, disable_timing: bool = False) -> None:
         self.scheduler, self.timing = scheduler, not disable_timing
         self.version = self.done = 0
+        self.captured: tuple[Capture, frozenset[int]] | None = None
+        """Where it was recorded last in a capture: that, and the nodes that it stands for."""
 
     def record(self, stream: Stream | None = None) -> None:
         with self.scheduler.lock:
+            stream = stream or self.scheduler.current
+            if stream.capture is not None:
+                self.captured = stream.capture, stream.capture.last[stream]
+                return
+            self.captured = None
             self.version += 1
-            self.scheduler.give(stream or self.scheduler.current, Record(self, self.version))
+            self.scheduler.give(stream, Record(self, self.version))
 
     def synchronize(self) -> None:
         with self.scheduler.lock:
+            if self.captured is not None:
+                raise CUDARuntimeError(CAPTURED_EVENT, "synchronize with an event of a capture")
             self.scheduler.reach(self, self.version)
 
 
@@ -231,17 +292,28 @@ def get_elapsed_time(first: Event, last: Event) -> float:
 
 
 class Graph:
-    """As `cupy.cuda.Graph`: what a stream captured, one node after another."""
+    """As `cupy.cuda.Graph`: nodes, each behind those that it waits for."""
 
-    def __init__(self, scheduler: Scheduler, nodes: list[Callable[[], None]]) -> None:
+    def __init__(self, scheduler: Scheduler, nodes: Sequence[tuple[Callable[[], None], frozenset[int]]]) -> None:
         self.scheduler, self.nodes = scheduler, nodes
 
     def launch(self, stream: Stream | None = None) -> None:
         (stream or self.scheduler.current).give(self._run, computes=True)
 
     def _run(self) -> None:
-        for node in self.nodes:
-            node()
+        waited_for = collections.defaultdict[int, list[int]](list)
+        missing = [len(others) for _, others in self.nodes]
+        for node, (_, others) in enumerate(self.nodes):
+            for other in others:
+                waited_for[other].append(node)
+        ready = [node for node, count in enumerate(missing) if not count]
+        while ready:
+            node = ready.pop(self.scheduler.pick(len(ready)))
+            self.nodes[node][0]()
+            for other in waited_for[node]:
+                missing[other] -= 1
+                if not missing[other]:
+                    ready.append(other)
 
 
 __all__ = [
