@@ -326,9 +326,10 @@ class Instance(ABC):
     def _is_writable(array: Placed) -> bool:
         return not isinstance(array, np.ndarray) or bool(array.flags.writeable)
 
-    def unbind(self) -> None:
-        """Let go of the arrays that were bound; they must be bound anew before the next play."""
-        self.bound.clear()
+    def unbind(self, *names: str) -> None:
+        """Let go of the arrays that were bound to these inputs, without any to all; bind others before the next play."""
+        for name in names or list(self.bound):
+            self.bound.pop(name, None)
         self._views.clear()
         self._ready = False
 

@@ -205,6 +205,7 @@ def test_orders_are_the_same_bits(n: int, cuda_host: HostRuntime) -> None:
     for device in ("cuda", "cpu"):
         engine = engines.by_name(device)
         run = fastnn.data.orders.shuffle_program(n, key, engine)
+        run.bind(order=engine.empty((n,), np.int64))
         for epoch in (0, 1, 2**40):
             engine.write(run.bound["epoch"], epoch)
             run.play()
