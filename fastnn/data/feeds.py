@@ -89,7 +89,7 @@ class Feed:
         known = {} if like is None else like.arrays
         self.arrays: dict[str, Any] = {
             name: known[name] if name in known else self._buffers.place(name, array)
-            for name, array in whole.arrays().items()
+            for name, array in whole.arrays_for(engine).items()
             if name in examples.arrays()
         }
         self.maps = {name: self._buffers.place(name, array) for name, array in examples.input_map.arrays().items()}
@@ -202,7 +202,7 @@ def feed(
     borrowed = None if kept is None else kept.take(key, lambda: Buffers(engine))
     if like is not None:
         in_blocks, few = isinstance(like, Blocks), True
-    elif borrowed is not None and all(borrowed.item.holds(name, array) for name, array in whole.arrays().items()):
+    elif borrowed is not None and all(borrowed.item.holds(name, array) for name, array in whole.arrays_for(engine).items()):
         in_blocks, few = False, True
     else:
         in_blocks, few = _weigh(engine, whole.X)
