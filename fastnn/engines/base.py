@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -181,6 +181,10 @@ class Engine(ABC):
     def instance(self, program: Program, rows: int, threads: int | None) -> Instance:
         """`program` as it is, for `rows` rows."""
 
+    def passage(self, program: Program, rows: int, threads: int | None = None) -> Passage:
+        """`program`, which makes `outputs` of `x`, here for X of any number of rows, of which it handles `rows` at a time."""
+        return Passage(self.instantiate(program, rows, threads))
+
     def tune(self, program: Program, rows: int) -> int:
         """Time the ways to compute each product of `program` for `rows` rows and choose the fastest, where the engine has
         several and was asked to choose so. Returns `tuned`."""
@@ -249,6 +253,30 @@ class Ring:
 
     def leave(self, half: int) -> None:
         """All work on a half has been given to the engine."""
+
+
+class Passage:
+    """Rows of X on their way through a program, block by block: from its input `x` to its output `outputs`, into the rows of
+    an array of `Engine.outputs`. One caller at a time."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance, self.engine, self.rows = instance, instance.engine, instance.rows
+        symbol = instance.program.inputs["x"]
+        self.x: Placed = self.engine.zeros(concrete(symbol.shape, self.rows), symbol.dtype)
+        instance.bind(x=self.x)
+
+    def __call__(self, X: Any, outputs: Any, input_map: InputMap) -> None:
+        """outputs[i] = what the program makes of X[i], mapped. Raises InputError where an element is NaN or infinite."""
+        for start, count in self.blocks(len(X)):
+            self.engine.load_rows(self.x, X, start, count, input_map)
+            self.instance.play()
+            self.engine.store_rows(outputs, self.instance.output("outputs"), start, count)
+
+    def blocks(self, n: int) -> Iterator[tuple[int, int]]:
+        """Where the blocks of n rows begin, and how many rows they have."""
+        count = min(self.rows, n)
+        for start in range(0, n, max(1, count)):
+            yield min(start, n - count), count  # the last one overlaps the one before: rows do not depend on each other
 
 
 class Instance(ABC):

@@ -18,7 +18,9 @@ from simulated_cupy.streams import CUDARuntimeError
 
 import fastnn
 from fastnn import engines
-from fastnn.engines.cuda import CudaEngine, CudaInstance, PinnedRing
+from fastnn.engines import cuda
+from fastnn.engines.cuda import CudaEngine, CudaInstance, PinnedPassage, PinnedRing, _Half
+from fastnn.errors import InputError
 from fastnn_kernels.cuda.device import CupyRuntime, _Lent
 from fastnn_kernels.cuda.families import dense
 from fastnn_kernels.cuda.player import Player
@@ -105,6 +107,21 @@ def a_network_predicts(engine: CudaEngine) -> bool:
     return all(np.allclose(values, right, atol=1e-6) for values, right in zip(outputs, expected * 2, strict=True))
 
 
+def many_blocks_are_predicted(engine: CudaEngine) -> bool:
+    """Seven blocks, of which two are under way; at first some that end with an error, whose memory the others have next."""
+    X = np.random.default_rng(5).standard_normal((215, 6)).astype("float32")
+    model = fastnn.Sequential([fastnn.Dense(9, activation="tanh"), fastnn.Dense(6)], seed=3).build(6)
+    expected, wrong = model(X), X.copy()
+    wrong[-1] = np.nan
+    model.to("cuda")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CudaEngine, "block_rows", 32)
+        patch.setattr(cuda, "STAGED_BYTES", 1)
+        with pytest.raises(InputError):
+            model(wrong)
+        return np.allclose(model(X), expected, atol=1e-6)
+
+
 def products_follow_each_other(engine: CudaEngine) -> bool:
     """Six products of cuBLASLt, none of which reads what another writes."""
     rng = np.random.default_rng(4)
@@ -119,7 +136,10 @@ def products_follow_each_other(engine: CudaEngine) -> bool:
     return all(np.allclose(c, a @ b, atol=1e-5) for (a, b), c in zip(pairs, results, strict=True))
 
 
-SITUATIONS = (blocks_come_and_go, results_are_read, arrays_are_exchanged, a_network_predicts, products_follow_each_other)
+SITUATIONS = (
+    blocks_come_and_go, results_are_read, arrays_are_exchanged, a_network_predicts, many_blocks_are_predicted,
+    products_follow_each_other,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
@@ -210,6 +230,21 @@ def no_wait_for_copies(patch: Patch) -> None:
     patch.setattr(CupyRuntime, "synchronize", skip_copies)
 
 
+def no_wait_for_a_half(patch: Patch) -> None:
+    take_out = _Half.take_out
+
+    def take_out_now(half: _Half, outputs: np.ndarray) -> None:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(CupyRuntime, "synchronize", lambda runtime, work: None)
+            take_out(half, outputs)
+
+    patch.setattr(_Half, "take_out", take_out_now)
+
+
+def no_wait_after_an_error(patch: Patch) -> None:
+    patch.setattr(PinnedPassage, "__call__", PinnedPassage._through)
+
+
 def no_wait_for_results(patch: Patch) -> None:
     patch.setattr(CupyRuntime, "synchronize", lambda runtime, stream: None)
 
@@ -257,6 +292,12 @@ PLANTED = {
     ),
     "an array of the host is changed before its copy": Planted(no_wait_for_copies, blocks_come_and_go),
     "an array of the host is read before its copy": Planted(no_wait_for_results, results_are_read),
+    "an array of the host is given back before its copy: rows of a prediction that failed": Planted(
+        no_wait_after_an_error, many_blocks_are_predicted
+    ),
+    "an array of the host is read before its copy: blocks of a prediction": Planted(
+        no_wait_for_a_half, many_blocks_are_predicted
+    ),
     "a product begins before its workspace is free": Planted(products_on_two_streams, products_follow_each_other),
 }
 

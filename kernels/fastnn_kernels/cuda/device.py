@@ -177,9 +177,9 @@ class CupyRuntime:
             last.synchronize()
             return float(self.cupy.cuda.get_elapsed_time(first, last)) / 1e3
 
-    def synchronize(self, stream: Any) -> None:
+    def synchronize(self, work: Any) -> None:
         with self._on_device():
-            stream.synchronize()
+            work.synchronize()
 
     # --- work ---------------------------------------------------------------------------------------------------------
 

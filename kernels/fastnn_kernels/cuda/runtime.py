@@ -137,8 +137,8 @@ class Runtime(Protocol):
     def elapsed_seconds(self, first: Any, last: Any) -> float:
         """Seconds between two recorded events; waits for the second."""
 
-    def synchronize(self, stream: Any) -> None:
-        """Wait until the stream is done. Raises what its work raised."""
+    def synchronize(self, work: Any) -> None:
+        """Wait until a stream is done, or until an event has come. Raises what the work raised."""
 
     def upload(self, address: int, array: np.ndarray, stream: Any) -> None:
         """Copy a C-contiguous host array to the GPU."""

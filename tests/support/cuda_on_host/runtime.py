@@ -149,7 +149,7 @@ class HostRuntime:
     def elapsed_seconds(self, first: Any, last: Any) -> float:
         return 1e-6
 
-    def synchronize(self, stream: Any) -> None:
+    def synchronize(self, work: Any) -> None:
         self._ask("synchronize")
 
     # --- work ---------------------------------------------------------------------------------------------------------
