@@ -46,7 +46,7 @@ class Buffers:
             self._arrays.pop(name, None)  # it goes first: there may be no room for both
             self._arrays[name] = make_with_room(lambda: self.engine.empty(shape, dtype))
         array = self._arrays[name]
-        return array if len(array) == shape[0] else array.rows(0, shape[0])
+        return array if len(array) == shape[0] else array[: shape[0]]
 
     def place(self, name: str, array: Any) -> Any:
         """An array where the engine reads it: itself if it lies there, else its values as they are now; rows that are not dense

@@ -11,7 +11,7 @@ import numpy as np
 from fastnn import arrays
 from fastnn.errors import DeviceError, InputError, nearest
 from fastnn.program.plan import plan
-from fastnn.program.shapes import BatchDim, concrete
+from fastnn.program.shapes import BatchDim, N, concrete
 from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import KERNELS, Operand
 
@@ -141,6 +141,13 @@ class Engine(ABC):
     @abstractmethod
     def copy(self, target: Placed, source: Placed) -> None:
         """Copy one array there into another one there."""
+
+    def duplicate(self, arrays: Mapping[str, Placed]) -> dict[str, Placed]:
+        """Copies of some arrays there."""
+        copies = {name: self.empty(array.shape, array.dtype) for name, array in arrays.items()}
+        for name, array in arrays.items():
+            self.copy(copies[name], array)
+        return copies
 
     @abstractmethod
     def compute(self, kernel: str, operands: Sequence[Placed], attributes: Mapping[str, Any]) -> None:
@@ -296,7 +303,9 @@ class Instance(ABC):
         self.bound: dict[str, Placed] = {}
         self._names = {symbol: name for name, symbol in program.inputs.items()}
         self._views: dict[Symbol, Placed] = {}
-        self._ready = False
+        self._ready = False  # nothing is missing
+        self._has_constants = False
+        self._fixed: dict[str, list[tuple[int, int]]] = {}  # of each input, the axes of a known length
         written = {symbol.root for call in program.calls for symbol in (*call.updated, *call.outputs)}
         self._writes = {name for name, symbol in program.inputs.items() if symbol in written}
 
@@ -336,12 +345,12 @@ class Instance(ABC):
 
     def _check(self, name: str, symbol: Symbol, array: Placed) -> None:
         """Raise InputError for an array that cannot be this input."""
-        expected = concrete(symbol.shape, self.rows)
-        unknown = [isinstance(d, BatchDim) and d.factor == 0 for d in symbol.shape]
-        fits = len(expected) == array.ndim and all(
-            free or e == a for e, a, free in zip(expected, array.shape, unknown, strict=True)
-        )
-        if not fits or array.dtype != symbol.dtype:
+        fixed = self._fixed.get(name)
+        if fixed is None:
+            fixed = self._fixed[name] = [(i, concrete((d,), self.rows)[0]) for i, d in enumerate(symbol.shape) if d != N]
+        shape = array.shape
+        if len(shape) != symbol.ndim or any(shape[i] != d for i, d in fixed) or array.dtype != symbol.dtype:
+            expected = concrete(symbol.shape, self.rows)
             raise InputError(
                 f"input {name!r}: expected {symbol.dtype} of shape {expected}, got {array.dtype} of shape {array.shape}"
             )
@@ -367,8 +376,9 @@ class Instance(ABC):
             missing = [name for name in self.program.inputs if name not in self.bound]
             if missing:
                 raise InputError(f"the program has no {', '.join(missing)} yet; bind them first")
-            self._play_once()
-            self._ready = True
+            if not self._has_constants:
+                self._play_once()
+            self._ready = self._has_constants = True
         self._play(repeats)
 
     def output(self, name: str) -> Placed:

@@ -261,12 +261,9 @@ class State:
         """A copy of everything; the arrays lie where the latest values are."""
         with self._lock:
             step, epoch, updates = self._progress
-            copies: dict[str, Any] = {}
             if self._ahead:
                 assert self._engine is not None
-                for name, array in self._remote.items():
-                    copies[name] = self._engine.empty(array.shape, array.dtype)
-                    self._engine.copy(copies[name], array)
+                copies: dict[str, Any] = self._engine.duplicate(self._remote)
             else:
                 copies = {name: array.copy() for name, array in self._host.items()}
             return Snapshot(copies, "" if self.optimizer is None else self.optimizer.optimizer, updates, step, epoch)

@@ -27,7 +27,7 @@ from fastnn.losses import as_loss, smooth_labels
 from fastnn.metrics import as_metrics
 from fastnn.network.layout import Layout, as_loss_network
 from fastnn.network.model import Before, ModelState, expected_of
-from fastnn.network.programs import LOG_COLUMNS, Decision, InstanceKey, TrainingStep, Update, step_storage
+from fastnn.network.programs import LOG_COLUMNS, Decision, InstanceKey, StepStorage, TrainingStep, Update, step_storage
 from fastnn.network.state import Snapshot, Trained
 from fastnn.program.plan import plan
 from fastnn.program.trace import Program
@@ -371,8 +371,8 @@ class Trainer:
             self.validation_feed = feed(engine, self.validation, rows, like, model.instances)
             open_.callback(self.validation_feed.close)
         storage = model.instances.take(self._storage_key(), lambda: step_storage(self.network, engine))
-        self.storage: dict[str, Any] = open_.enter_context(storage)
-        engine.write(self.storage["penalties"], self._penalty_table)
+        self.storage: StepStorage = open_.enter_context(storage)
+        self.storage.set_penalties(self._penalty_table)
 
     def _release(self) -> None:
         """Give the borrowed instances back."""

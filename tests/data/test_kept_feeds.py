@@ -110,6 +110,17 @@ def test_another_number_of_examples_and_the_first_again(cuda_host: HostRuntime) 
     assert captured[2] == captured[5] == 0, captured
 
 
+@pytest.mark.parametrize("device", ["cpu", "numpy"])
+def test_other_numbers_of_examples_on_the_host(device: str) -> None:
+    """There only the order is kept."""
+    models = [network(), network()]
+    for n in (48, 32, 48, 80, 48):
+        for model in models:
+            model.fit(*examples(n, n), **NOISY | {"device": device})
+        forget(models[1])
+        assert bits(models[0]) == bits(models[1])
+
+
 def test_examples_on_the_gpu_are_read_where_they_lie(cuda_host: HostRuntime) -> None:
     X, y = examples()
     memory = cuda_host.allocate(X.nbytes)
