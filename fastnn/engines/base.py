@@ -122,7 +122,8 @@ class Engine(ABC):
 
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: Any, mirrored: bool = False) -> Placed:
-        """An array there, zeros on the host; `mirrored`: the host writes or reads it often."""
+        """An array there, zeros on the host; `mirrored`: the host writes or reads it often, and waits (`read`, `wait`) between
+        two writes."""
 
     @abstractmethod
     def to_device(self, array: Any) -> Placed:

@@ -291,12 +291,14 @@ class PinnedRing(Ring):
         """Gather a block and begin to copy it to its half of the ring, once nobody reads that any more."""
         runtime = self.engine.runtime
         runtime.wait(runtime.copies, self.used[half])
-        for name, pinned in self._staged[half].items():
-            rows = pinned[:count]
-            gather(name, rows)
-            runtime.upload(self.arrays[name].rows(half * self.rows, count).address, rows, runtime.copies)
-        runtime.record(self.uploaded[half], runtime.copies)
-        runtime.synchronize(runtime.copies)  # the pinned half may be filled again when this returns
+        try:
+            for name, pinned in self._staged[half].items():
+                rows = pinned[:count]
+                gather(name, rows)
+                runtime.upload(self.arrays[name].rows(half * self.rows, count).address, rows, runtime.copies)
+            runtime.record(self.uploaded[half], runtime.copies)
+        finally:
+            runtime.synchronize(runtime.copies)  # the pinned half may be filled again, or be others', when this returns
 
     def leave(self, half: int) -> None:
         self.engine.runtime.record(self.used[half], self.engine.runtime.stream)

@@ -104,6 +104,10 @@ def loss_and_accuracy(
             instance.bind(parameters=state["parameters"], statistics=state["statistics"])
             try:
                 yield instance
+            except BaseException:
+                with contextlib.suppress(RuntimeError):
+                    engine.wait()  # the program reads what is written for others next
+                raise
             finally:
                 instance.unbind(*fed.bindings())  # the data may go
 

@@ -32,11 +32,11 @@ Patch = pytest.MonkeyPatch
 
 
 def ends_well(situation: Callable[[CudaEngine], bool], order: str = "random", seed: int = 0) -> bool:
-    """Whether a situation ends well on a GPU that does its work in this order."""
-    with simulated_cupy.install(order, seed):
+    """Whether a situation ends well on a GPU that does its work in this order, and nobody waits in vain."""
+    with simulated_cupy.install(order, seed) as gpu:
         engine, _ = engines.choose("cuda")
         assert isinstance(engine, CudaEngine)
-        return situation(engine)
+        return situation(engine) and not gpu.scheduler.vain_waits
 
 
 # --- situations -----------------------------------------------------------------------------------------------------------
@@ -107,6 +107,26 @@ def a_network_predicts(engine: CudaEngine) -> bool:
     return all(np.allclose(values, right, atol=1e-6) for values, right in zip(outputs, expected * 2, strict=True))
 
 
+def a_block_is_not_gathered(engine: CudaEngine) -> bool:
+    """A file that cannot be read: the pinned memory of the blocks before it is that of another stream next."""
+    rows, values = 50, np.arange(300, dtype=np.float32).reshape(2, 50, 3)
+    read = {"X": values[0], "y": np.arange(50, dtype=np.float32)}
+
+    def gather(name: str, target: np.ndarray) -> None:
+        if name == "y":
+            raise OSError("gone")
+        np.copyto(target, read[name])
+
+    first = engine.feed(rows, read)
+    with pytest.raises(OSError, match="gone"):
+        first.fill(0, rows, gather)
+    half = first.arrays["X"].rows(0, rows)
+    del first, gather
+    engine.runtime.allocate_pinned(values[0].nbytes).fill(7)
+    engine.runtime.synchronize(engine.runtime.copies)
+    return np.array_equal(half.read(), values[0])
+
+
 def many_blocks_are_predicted(engine: CudaEngine) -> bool:
     """Seven blocks, of which two are under way; at first some that end with an error, whose memory the others have next."""
     X = np.random.default_rng(5).standard_normal((215, 6)).astype("float32")
@@ -137,8 +157,8 @@ def products_follow_each_other(engine: CudaEngine) -> bool:
 
 
 SITUATIONS = (
-    blocks_come_and_go, results_are_read, arrays_are_exchanged, a_network_predicts, many_blocks_are_predicted,
-    products_follow_each_other,
+    blocks_come_and_go, a_block_is_not_gathered, results_are_read, arrays_are_exchanged, a_network_predicts,
+    many_blocks_are_predicted, products_follow_each_other,
 )  # fmt: skip
 
 
@@ -171,6 +191,25 @@ def no_event_when_a_ring_is_made(patch: Patch) -> None:
             create(ring, *arguments)
 
     patch.setattr(PinnedRing, "__init__", init)
+
+
+def without(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, in which a method of the runtime does nothing."""
+
+    def call(*arguments: Any) -> Any:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(CupyRuntime, name, lambda runtime, *given: None)
+            return function(*arguments)
+
+    return call
+
+
+def no_event_when_a_block_has_come(patch: Patch) -> None:
+    patch.setattr(PinnedRing, "fill", without("record", PinnedRing.fill))
+
+
+def no_wait_when_a_block_has_come(patch: Patch) -> None:
+    patch.setattr(PinnedRing, "fill", without("synchronize", PinnedRing.fill))
 
 
 def no_event_when_a_block_is_left(patch: Patch) -> None:
@@ -231,14 +270,7 @@ def no_wait_for_copies(patch: Patch) -> None:
 
 
 def no_wait_for_a_half(patch: Patch) -> None:
-    take_out = _Half.take_out
-
-    def take_out_now(half: _Half, outputs: np.ndarray) -> None:
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(CupyRuntime, "synchronize", lambda runtime, work: None)
-            take_out(half, outputs)
-
-    patch.setattr(_Half, "take_out", take_out_now)
+    patch.setattr(_Half, "take_out", without("synchronize", _Half.take_out))
 
 
 def no_wait_after_an_error(patch: Patch) -> None:
@@ -279,6 +311,7 @@ PLANTED = {
     "an event is missing: a block is overwritten while it is worked on": Planted(
         no_event_when_a_block_is_left, blocks_come_and_go
     ),
+    "an event is missing: what waits for a block waits in vain": Planted(no_event_when_a_block_has_come, blocks_come_and_go),
     "an event is missing: an array is read before its owner has written it": Planted(
         no_event_for_what_users_write, arrays_are_exchanged
     ),
@@ -291,6 +324,9 @@ PLANTED = {
         no_owner_of_a_workspace, a_network_predicts
     ),
     "an array of the host is changed before its copy": Planted(no_wait_for_copies, blocks_come_and_go),
+    "an array of the host is given back before its copy: a block that was not gathered whole": Planted(
+        no_wait_when_a_block_has_come, a_block_is_not_gathered
+    ),
     "an array of the host is read before its copy": Planted(no_wait_for_results, results_are_read),
     "an array of the host is given back before its copy: rows of a prediction that failed": Planted(
         no_wait_after_an_error, many_blocks_are_predicted

@@ -39,6 +39,8 @@ class Scheduler:
         self.order, self.lock = order, threading.RLock()
         self._random = random.Random(seed)
         self.streams: list[Stream] = []
+        self.vain_waits = 0
+        """For events that were never recorded."""
         self._current = threading.local()
         self.default = Stream(self)
 
@@ -190,6 +192,8 @@ class Stream:
         with self.scheduler.lock:
             if event.version:  # CUDA does not wait for an event that was never recorded
                 self.scheduler.give(self, Wait(event, event.version))
+            else:
+                self.scheduler.vain_waits += 1
 
     def begin_capture(self) -> None:
         with self.scheduler.lock:
