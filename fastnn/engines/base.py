@@ -139,6 +139,10 @@ class Engine(ABC):
     def read(self, *arrays: Placed) -> list[np.ndarray]:
         """Arrays on the host, after all work given so far. They may be the engine's own, and change with the next play."""
 
+    def begin_read(self, arrays: Mapping[str, Placed]) -> Fetching:
+        """Begin to bring arrays to the host as they are after all work given so far, beside the work given from now on."""
+        return Fetching({name: values.copy() for name, values in zip(arrays, self.read(*arrays.values()), strict=True)})
+
     @abstractmethod
     def copy(self, target: Placed, source: Placed) -> None:
         """Copy one array there into another one there."""
@@ -226,6 +230,20 @@ class Engine(ABC):
         array = self.empty(shape, dtype, mirrored)
         self.write(array, np.zeros(shape, dtype))
         return array
+
+
+class Fetching:
+    """Arrays on their way to the host; `values` holds them when they have come. Here they have come at once."""
+
+    def __init__(self, values: dict[str, np.ndarray]) -> None:
+        self.values = values
+
+    def is_done(self) -> bool:
+        """Whether they have come, without waiting for them."""
+        return True
+
+    def close(self) -> None:
+        """Let go of them, when nothing writes to `values` any more."""
 
 
 class Ring:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn import arrays
-from fastnn.engines.base import Engine, InputMap, Instance, Pass, Passage, Ring
+from fastnn.engines.base import Engine, Fetching, InputMap, Instance, Pass, Passage, Ring
 from fastnn.engines.host import convert_rows
 from fastnn.errors import DeviceError, DeviceLostError, DeviceMemoryError, InputError, InputTypeError, PackageError
 from fastnn.program.passes.elementwise import chain_elementwise
@@ -133,6 +133,9 @@ class CudaEngine(Engine):
         fetched = [array.fetch() for array in arrays]
         self.wait()
         return fetched
+
+    def begin_read(self, arrays: Mapping[str, DeviceArray]) -> PinnedFetching:
+        return PinnedFetching(self, arrays)
 
     def copy(self, target: DeviceArray, source: DeviceArray) -> None:
         target.copy_from(source)
@@ -269,6 +272,36 @@ class CudaEngine(Engine):
 
 
 ENGINE = CudaEngine
+
+
+class PinnedFetching(Fetching):
+    """Copies that are made on the GPU, for work to go on, and brought from there to pinned memory by the stream of copies."""
+
+    def __init__(self, engine: CudaEngine, arrays: Mapping[str, DeviceArray]) -> None:
+        runtime = self._runtime = engine.runtime
+        self._copies: Mapping[str, DeviceArray] = {}
+        super().__init__({name: _pinned(runtime, array.shape, array.dtype) for name, array in arrays.items()})
+        copied, self._done = runtime.event(), runtime.event()
+        self._copies = engine.duplicate(arrays)
+        runtime.record(copied, runtime.stream)
+        runtime.wait(runtime.copies, copied)
+        for name, array in self._copies.items():
+            runtime.download(self.values[name], array.address, runtime.copies)
+        runtime.record(self._done, runtime.copies)
+
+    def is_done(self) -> bool:
+        if self._copies and self._runtime.is_done(self._done):
+            self._copies = {}
+        return not self._copies
+
+    def close(self) -> None:
+        if self._copies:
+            self._runtime.synchronize(self._runtime.copies)
+            self._copies = {}
+
+    def __del__(self) -> None:
+        with contextlib.suppress(BaseException):  # an interpreter that ends, a GPU that is lost; here nobody hears of it
+            self.close()
 
 
 class PinnedRing(Ring):

@@ -42,7 +42,7 @@ from fastnn.training.options import ALL, AUTO, FitOptions, as_callbacks, as_opti
 from fastnn_kernels.contract import AVERAGE
 
 BACKUP_SECONDS = 2.0
-"""How often the host fetches the model from a GPU, which may be lost."""
+"""How often a model is backed up that is trained on a GPU, which may be lost."""
 
 
 class Trainer:

@@ -19,8 +19,9 @@ from simulated_cupy.streams import CUDARuntimeError
 import fastnn
 from fastnn import engines
 from fastnn.engines import cuda
-from fastnn.engines.cuda import CudaEngine, CudaInstance, PinnedPassage, PinnedRing, _Half
+from fastnn.engines.cuda import CudaEngine, CudaInstance, PinnedFetching, PinnedPassage, PinnedRing, _Half
 from fastnn.errors import InputError
+from fastnn.network.state import State
 from fastnn_kernels.cuda.device import CupyRuntime, _Lent
 from fastnn_kernels.cuda.families import dense
 from fastnn_kernels.cuda.player import Player
@@ -127,6 +128,21 @@ def a_block_is_not_gathered(engine: CudaEngine) -> bool:
     return np.array_equal(half.read(), values[0])
 
 
+def a_model_is_backed_up(engine: CudaEngine) -> bool:
+    """What the host has when the GPU is lost is the values of some step, with the number of that step."""
+    sources = [engine.to_device(np.full(300, step, np.float32)) for step in range(9)]
+    state = State(np.float32)
+    state.add(parameters=300, statistics=0)
+    state.start_optimizer("SGD")
+    state.begin(engine, 0.0)
+    for source in sources[1:]:
+        engine.compute("identity", (source, state.on(engine)["parameters"]), {})
+        state.advance(engine, 1)
+        state.back_up(0.0)
+    state.lose()
+    return bool((state.read()["parameters"] == state.counters.step).all())
+
+
 def many_blocks_are_predicted(engine: CudaEngine) -> bool:
     """Seven blocks, of which two are under way; at first some that end with an error, whose memory the others have next."""
     X = np.random.default_rng(5).standard_normal((215, 6)).astype("float32")
@@ -158,7 +174,7 @@ def products_follow_each_other(engine: CudaEngine) -> bool:
 
 SITUATIONS = (
     blocks_come_and_go, a_block_is_not_gathered, results_are_read, arrays_are_exchanged, a_network_predicts,
-    many_blocks_are_predicted, products_follow_each_other,
+    a_model_is_backed_up, many_blocks_are_predicted, products_follow_each_other,
 )  # fmt: skip
 
 
@@ -206,6 +222,18 @@ def without(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def no_event_when_a_block_has_come(patch: Patch) -> None:
     patch.setattr(PinnedRing, "fill", without("record", PinnedRing.fill))
+
+
+def no_event_before_a_backup(patch: Patch) -> None:
+    patch.setattr(PinnedFetching, "__init__", without("wait", PinnedFetching.__init__))
+
+
+def no_copy_for_a_backup(patch: Patch) -> None:
+    patch.setattr(CudaEngine, "duplicate", lambda engine, arrays: dict(arrays))
+
+
+def no_event_after_a_backup(patch: Patch) -> None:
+    patch.setattr(CupyRuntime, "is_done", lambda runtime, event: True)
 
 
 def no_wait_when_a_block_has_come(patch: Patch) -> None:
@@ -312,6 +340,11 @@ PLANTED = {
         no_event_when_a_block_is_left, blocks_come_and_go
     ),
     "an event is missing: what waits for a block waits in vain": Planted(no_event_when_a_block_has_come, blocks_come_and_go),
+    "an event is missing: a backup is copied to the host before the steps are done": Planted(
+        no_event_before_a_backup, a_model_is_backed_up
+    ),
+    "an event is missing: a backup is used before it has come": Planted(no_event_after_a_backup, a_model_is_backed_up),
+    "a backup is overwritten by the next step": Planted(no_copy_for_a_backup, a_model_is_backed_up),
     "an event is missing: an array is read before its owner has written it": Planted(
         no_event_for_what_users_write, arrays_are_exchanged
     ),

@@ -169,6 +169,10 @@ class CupyRuntime:
         with self._on_device:
             stream.wait_event(event)
 
+    def is_done(self, event: Any) -> bool:
+        with self._on_device:
+            return bool(event.done)
+
     def elapsed_seconds(self, first: Any, last: Any) -> float:
         with self._on_device:
             last.synchronize()

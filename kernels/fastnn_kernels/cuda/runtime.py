@@ -134,6 +134,9 @@ class Runtime(Protocol):
     def wait(self, stream: Any, event: Any) -> None:
         """Let the work given to `stream` from now on wait for `event`."""
 
+    def is_done(self, event: Any) -> bool:
+        """Whether a recorded event has come, without waiting for it."""
+
     def elapsed_seconds(self, first: Any, last: Any) -> float:
         """Seconds between two recorded events; waits for the second."""
 

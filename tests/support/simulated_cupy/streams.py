@@ -92,7 +92,7 @@ class Scheduler:
 
     def reach(self, event: Event, version: int) -> None:
         """Do what an event stands for."""
-        while event.done < version:
+        while event.reached < version:
             recording = [s for s in self.streams for work in s.queue if isinstance(work, Record) and work.event is event]
             assert recording, "an event that is waited for will never be recorded"
             if not self._do_first(recording[0]):
@@ -135,7 +135,7 @@ class Record:
         return True
 
     def do(self) -> None:
-        self.event.done = max(self.event.done, self.version)
+        self.event.reached = max(self.event.reached, self.version)
 
 
 class Wait:
@@ -145,7 +145,7 @@ class Wait:
         self.event, self.version = event, version
 
     def is_ready(self) -> bool:
-        return self.event.done >= self.version
+        return self.event.reached >= self.version
 
     def do(self) -> None:
         pass
@@ -213,7 +213,11 @@ class Event:
 
     def __init__(self, scheduler: Scheduler, disable_timing: bool = False) -> None:
         self.scheduler, self.timing = scheduler, not disable_timing
-        self.version = self.done = 0
+        self.version = self.reached = 0
+
+    @property
+    def done(self) -> bool:
+        return self.reached == self.version
 
     def record(self, stream: Stream | None = None) -> None:
         with self.scheduler.lock:
@@ -229,7 +233,7 @@ def get_elapsed_time(first: Event, last: Event) -> float:
     """Milliseconds between two events that have come."""
     assert first.timing
     assert last.timing
-    if not (first.version and last.version and first.done == first.version and last.done == last.version):
+    if not (first.version and last.version and first.done and last.done):
         raise CUDARuntimeError(NOT_READY, "an event has not come yet")
     return 1e-2
 
