@@ -635,7 +635,6 @@ class Trainer:
             instance.bind(order=order)
             engine.write(instance.bound["epoch"], model.counters.epoch)
             instance.play()
-            instance.unbind("order")
             return order
 
     def order_of(self, epoch: int) -> Any:

@@ -13,6 +13,7 @@ from cuda_on_host.runtime import Foreign, HostRuntime
 from hosts import Hosts
 
 import fastnn
+import fastnn.training.trainer
 from fastnn import engines
 from fastnn.data import feeds
 from fastnn.data.feeds import Buffers
@@ -21,6 +22,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:the model was trained on other d
 
 N, F, C, BATCH = 75, 6, 3, 16
 NOISY: dict[str, Any] = {"batch_size": BATCH, "epochs": 2, "verbose": 0, "device": "cuda"}
+
+
+@pytest.fixture(autouse=True)
+def a_busy_machine_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events are those of blocks of a stream alone: no backup is due, however long a test takes."""
+    monkeypatch.setattr(fastnn.training.trainer, "BACKUP_SECONDS", 1e6)
 
 
 def examples(seed: int = 0, n: int = N) -> tuple[np.ndarray, np.ndarray]:
