@@ -12,15 +12,65 @@ from typing import Any
 
 import numpy as np
 
+from fastnn import arrays
 from fastnn.data.inputs import RowSource, take_rows
 from fastnn.data.prepared import PreparedData
 from fastnn.engines import Engine
+from fastnn.engines.cache import Borrowed, Instances, let_go, make_with_room
 
 BLOCK_BYTES = 2**26
 """About how many bytes of examples one block of a stream holds; there are two of them."""
 
 RESIDENT_SHARE = 0.8
 """Examples stay on the device where they take no more than this share of its free memory."""
+
+
+KEPT_SHARE = 0.1
+"""The arrays of a feed are kept for the next one where the examples take no more than this share of the free memory."""
+
+
+class Buffers:
+    """Arrays on an engine, by name, that the values of one feed after another are written to: graphs know where they lie."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._arrays: dict[str, Any] = {}
+
+    def holds(self, name: str, array: Any) -> bool:
+        """Whether there is room for an array already, or it needs none."""
+        return self._fits(name, array.shape, array.dtype) or self._lies_there(array)
+
+    def room(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+        """An array of this shape, the same memory as before where it is large enough."""
+        if not self._fits(name, shape, dtype):
+            self._arrays.pop(name, None)  # it goes first: there may be no room for both
+            self._arrays[name] = make_with_room(lambda: self.engine.empty(shape, dtype))
+        array = self._arrays[name]
+        return array if len(array) == shape[0] else array[: shape[0]]
+
+    def place(self, name: str, array: Any) -> Any:
+        """An array where the engine reads it: itself if it lies there, else its values as they are now; rows that are not dense
+        are brought there block by block."""
+        if self._lies_there(array):
+            return self.engine.to_device(array)
+        if not isinstance(array, RowSource):
+            array = arrays.to_host(array)
+        placed = self.room(name, array.shape, array.dtype)
+        if not isinstance(array, RowSource):
+            self.engine.write(placed, array)
+            return placed
+        rows = max(1, BLOCK_BYTES // max(1, _row_bytes(array)))
+        for start in range(0, len(array), rows):
+            block = array[start : start + rows]
+            self.engine.write(placed.rows(start, len(block)), block)
+        return placed
+
+    def _fits(self, name: str, shape: tuple[int, ...], dtype: Any) -> bool:
+        kept = self._arrays.get(name)
+        return kept is not None and kept.dtype == dtype and kept.shape[1:] == shape[1:] and len(kept) >= shape[0]
+
+    def _lies_there(self, array: Any) -> bool:
+        return not isinstance(array, RowSource) and self.engine.adopts(array)
 
 
 class Feed:
@@ -30,34 +80,33 @@ class Feed:
     theirs leads to those rows.
     """
 
-    def __init__(self, engine: Engine, examples: PreparedData, like: Feed | None = None) -> None:
-        self.engine = engine
+    def __init__(
+        self, engine: Engine, examples: PreparedData, like: Feed | None = None, borrowed: Borrowed | None = None
+    ) -> None:
+        self.engine, self._borrowed = engine, borrowed
+        self._buffers: Buffers = Buffers(engine) if borrowed is None else borrowed.item
         whole = examples if examples.whole is None else examples.whole
         known = {} if like is None else like.arrays
         self.arrays: dict[str, Any] = {
-            name: known[name] if name in known else _to_device(engine, array)
-            for name, array in whole.arrays().items()
+            name: known[name] if name in known else self._buffers.place(name, array)
+            for name, array in whole.arrays_for(engine).items()
             if name in examples.arrays()
         }
-        self.maps = _maps(engine, examples)
-        self.selected = None if examples.rows is None else engine.to_device(examples.rows)
+        self.maps = {name: self._buffers.place(name, array) for name, array in examples.input_map.arrays().items()}
+        self.selected = None if examples.rows is None else self._buffers.place("selected", examples.rows)
         self.order: Any = None
-        self._visits: Any = None  # the rows of an order, where these are some of all
-        self._written: Any = None  # the order, where the feed has brought it to the engine itself
+
+    def order_buffer(self, n: int) -> Any:
+        """Where an order of n examples can be written on the engine; one at a time."""
+        return self._buffers.room("order", (n,), np.int64)
 
     def begin(self, order: Any) -> None:
         """Visit the examples in this order, an array of the host or of the engine, from now on."""
+        self.order = self._buffers.place("order", order)
         if self.selected is not None:
-            if self._visits is None or len(self._visits) != len(order):
-                self._visits = self.engine.empty((len(order),), np.int64)
-            self.engine.compute("gather", (self.selected, self.engine.to_device(order), self._visits), {})
-            self.order = self._visits
-            return
-        if isinstance(order, np.ndarray) and self._written is not None and len(order) == len(self._written):
-            self.engine.write(self._written, order)  # graphs know where it lies
-            return
-        self.order = self.engine.to_device(order)
-        self._written = None if self.order is order else self.order
+            visits = self._buffers.room("visits", (len(order),), np.int64)
+            self.engine.compute("gather", (self.selected, self.order, visits), {})
+            self.order = visits
 
     def bindings(self) -> dict[str, Any]:
         """What the inputs of a program are bound to."""
@@ -72,7 +121,10 @@ class Feed:
         return position
 
     def close(self) -> None:
-        """Let go of what the feed holds."""
+        """Let go of what the feed holds; what was borrowed goes back."""
+        if self._borrowed is not None:
+            borrowed, self._borrowed = self._borrowed, None
+            borrowed.__exit__()
 
 
 class Blocks(Feed):
@@ -80,13 +132,15 @@ class Blocks(Feed):
 
     def __init__(self, engine: Engine, examples: PreparedData, batch_size: int) -> None:
         self.engine, self.examples = engine, examples
-        arrays = examples.arrays()
-        each = sum(_row_bytes(array) for array in arrays.values())
+        self._borrowed, self._buffers = None, Buffers(engine)
+        given = examples.arrays()
+        each = sum(_row_bytes(array) for array in given.values())
         most = -(-len(examples.X) // batch_size)
         self.rows = min(most, max(1, BLOCK_BYTES // max(1, each) // batch_size)) * batch_size
         self.stride = self.rows + 1  # a last mini-batch of one row may have joined the one before it
-        self.ring = engine.feed(self.stride, arrays)
-        self.arrays, self.maps = self.ring.arrays, _maps(engine, examples)
+        self.ring = engine.feed(self.stride, given)
+        self.arrays = self.ring.arrays
+        self.maps = {name: engine.to_device(array) for name, array in examples.input_map.arrays().items()}
         self.numbers = engine.to_device(np.arange(2 * self.stride))
         self.pool = ThreadPoolExecutor(1, "fastnn-stream")
         self.coming: Future[None] | None = None
@@ -126,8 +180,8 @@ class Blocks(Feed):
         """Gather a block into its half of the ring, which nobody reads any more."""
         start = block * self.rows
         end = len(self.visits) if block == self.blocks - 1 else start + self.rows
-        visits, arrays = self.visits[start:end], self.examples.arrays()
-        self.ring.fill(block % 2, len(visits), lambda name, out: take_rows(arrays[name], visits, out))
+        visits, given = self.visits[start:end], self.examples.arrays()
+        self.ring.fill(block % 2, len(visits), lambda name, out: take_rows(given[name], visits, out))
 
     def _wait(self) -> None:
         if self.coming is not None:
@@ -138,35 +192,37 @@ class Blocks(Feed):
         self.pool.shutdown()  # waits for a block that is still coming and that nobody needs any more
 
 
-def feed(engine: Engine, examples: PreparedData, batch_size: int, like: Feed | None = None) -> Feed:
+def feed(
+    engine: Engine, examples: PreparedData, batch_size: int, like: Feed | None = None, kept: Instances | None = None
+) -> Feed:
     """The examples on the engine, or blocks of them where they are not dense or do not fit. `like`: the feed of other rows of
-    the same arrays."""
-    room, X = engine.room(), examples.X if examples.whole is None else examples.whole.X
+    the same arrays; `kept`: where arrays of the engine are kept from one feed to the next."""
+    whole = examples if examples.whole is None else examples.whole
+    key = ("feed", engine.name, examples.layout)
+    borrowed = None if kept is None else kept.take(key, lambda: Buffers(engine))
     if like is not None:
-        in_blocks = isinstance(like, Blocks)
-    elif room is None:
-        in_blocks = isinstance(X, RowSource)
+        in_blocks, few = isinstance(like, Blocks), True
+    elif borrowed is not None and all(borrowed.item.holds(name, array) for name, array in whole.arrays_for(engine).items()):
+        in_blocks, few = False, True
     else:
-        in_blocks = isinstance(X, np.ndarray | RowSource) and X.nbytes > RESIDENT_SHARE * room
-    return Blocks(engine, examples, batch_size) if in_blocks else Feed(engine, examples, like)
+        in_blocks, few = _weigh(engine, whole.X)
+    if borrowed is not None and (in_blocks or not few):
+        borrowed.__exit__()
+        borrowed = None
+    return Blocks(engine, examples, batch_size) if in_blocks else Feed(engine, examples, like, borrowed)
 
 
-def _maps(engine: Engine, examples: PreparedData) -> dict[str, Any]:
-    """The arrays of the examples' input map on the engine."""
-    return {name: engine.to_device(array) for name, array in examples.input_map.arrays().items()}
+def _weigh(engine: Engine, X: Any) -> tuple[bool, bool]:
+    """Whether inputs come in blocks, and whether they are so few that they may stay when nobody needs them."""
+    room = engine.room()
+    if room is None:
+        return isinstance(X, RowSource), True  # the others are used where they lie
+    if not isinstance(X, np.ndarray | RowSource):
+        return False, True  # they lie on a device
+    if X.nbytes > RESIDENT_SHARE * room and let_go():
+        room = engine.room() or 0
+    return X.nbytes > RESIDENT_SHARE * room, X.nbytes <= KEPT_SHARE * room
 
 
 def _row_bytes(array: np.ndarray | RowSource) -> int:
     return math.prod(array.shape[1:]) * array.dtype.itemsize
-
-
-def _to_device(engine: Engine, array: Any) -> Any:
-    """An array on the engine; rows that are not dense are brought there block by block."""
-    if not isinstance(array, RowSource):
-        return engine.to_device(array)
-    on_device = engine.empty(array.shape, array.dtype)
-    rows = max(1, BLOCK_BYTES // max(1, _row_bytes(array)))
-    for start in range(0, len(array), rows):
-        block = array[start : start + rows]
-        engine.write(on_device.rows(start, len(block)), block)
-    return on_device

@@ -24,11 +24,12 @@ def as_order(visits: Any, n: int) -> np.ndarray:
 
 
 def shuffle_program(n: int, key: tuple[int, int], engine: engines.Engine) -> engines.Instance:
+    """Writes the order of an epoch to what is bound to `order`, (n,) int64; `epoch`: the number of the epoch, 0-d int64."""
     trace = Trace()
     epoch, order = trace.input("epoch", (), "int64"), trace.input("order", (n,), "int64")
     trace.calls.append(Call("shuffle", (epoch, order), {"key": key}))
     instance = engine.instantiate(trace.program({}), n, min(engines.cores(), 1 + n // 4096))
-    instance.bind(order=engine.zeros((n,), np.int64), epoch=engine.zeros((), np.int64, mirrored=True))
+    instance.bind(epoch=engine.zeros((), np.int64, mirrored=True))
     return instance
 
 

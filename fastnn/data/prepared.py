@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from fastnn import arrays
 from fastnn.data import inputs, targets
 from fastnn.data.inputs import RowSource, SelectedRows
 from fastnn.data.targets import Task
-from fastnn.engines import AS_IT_IS, InputMap
+from fastnn.engines import AS_IT_IS, Engine, InputMap
 from fastnn.errors import InputError
 from fastnn.losses import Loss
 
@@ -84,6 +84,8 @@ class PreparedData:
     """The examples of which these are some, and no copy; None where these are all."""
     rows: np.ndarray | None = None
     """Which of them these are, int64 (n,)."""
+    there: dict[str, Any] = field(default_factory=dict)
+    """Of targets and weights, those that the user gave on a device as programs read them: they need not be brought back."""
 
     @classmethod
     def concatenate(cls, parts: Sequence[PreparedData]) -> PreparedData:
@@ -117,7 +119,8 @@ class PreparedData:
 
     def glance(self) -> Glance:
         """What tells data apart, but for their weights, at no cost."""
-        rows = np.linspace(0, len(self.y) - 1, min(len(self.y), GLANCED_AT)).astype(np.int64)
+        count = min(len(self.y), GLANCED_AT)
+        rows = np.arange(count) * (len(self.y) - 1) // max(1, count - 1)  # evenly from the first to the last
         X, y = (zlib.crc32(a[rows].tobytes()) if isinstance(a, np.ndarray) else None for a in (self.X, self.y))
         return Glance((self.X.shape, self.y.shape, y), X)
 
@@ -126,7 +129,13 @@ class PreparedData:
         X = SelectedRows(self.X, rows)
         return PreparedData(X, self.y[rows], weights, self.kind, self.classes, self.flat, self.input_map, self, rows)
 
+    def arrays_for(self, engine: Engine) -> dict[str, Any]:
+        """The arrays by name, each where `engine` reads it if it lies there."""
+        lying = {name: array for name, array in self.there.items() if engine.adopts(array)}
+        return {**self.arrays(), **lying}
+
     def arrays(self) -> dict[str, np.ndarray | RowSource]:
+        """The arrays by name, all but the inputs on the host."""
         of_all = {"X": self.X, "y": self.y}
         return of_all if self.weights is None else {**of_all, "weights": self.weights}
 
@@ -154,9 +163,31 @@ def prepare(
     if n == 0:
         raise InputError(f"{what}X: expected at least one example, got none")
     outputs, dtype = expected.columns, expected.dtype
-    read = targets.read(y, n, outputs, loss, expected.squashed, dtype, f"{what}y", classes, known, part)
-    weights = targets.weights(read, n, sample_weight, class_weight, dtype, outputs, what)
-    return PreparedData(rows, read.values, weights, read.kind, read.classes, read.flat, expected.input_map)
+    labels, given_weights = _on_host(y), _on_host(sample_weight)  # once: what there is of labels is found on the host
+    read = targets.read(labels, n, outputs, loss, expected.squashed, dtype, f"{what}y", classes, known, part)
+    weights = targets.weights(read, n, given_weights, class_weight, dtype, outputs, what)
+    there = {}
+    if labels is not y and np.may_share_memory(labels, read.values):  # they were not converted
+        there["y"] = _lying(y, read.values)
+    if weights is not None and given_weights is not sample_weight and class_weight is None:
+        there["weights"] = _lying(sample_weight, weights)
+    there = {name: array for name, array in there.items() if array is not None}
+    return PreparedData(rows, read.values, weights, read.kind, read.classes, read.flat, expected.input_map, there=there)
+
+
+def _on_host(array: Any) -> Any:
+    """What lies on a device as an array of the host; everything else as it is."""
+    return array if arrays.on_host(array) else arrays.to_host(array)
+
+
+def _lying(given: Any, values: np.ndarray) -> Any:
+    """What a user gave on a device, which has the elements `values`, in their shape; None where it is not of their dtype."""
+    if str(given.dtype).rpartition(".")[2] != values.dtype.name:
+        return None
+    given = given.detach() if hasattr(given, "detach") else given
+    if tuple(given.shape) == values.shape:
+        return given
+    return given.reshape(values.shape) if hasattr(given, "reshape") else None
 
 
 def prepare_validation(expected: Expected, data: Sequence[Any], loss: Loss, training: PreparedData) -> PreparedData:
@@ -178,14 +209,16 @@ def hold_back(
 
     The weight of an example goes with it; class weights are of the training alone, and "balanced" by its rows.
     """
+    given = None if sample_weight is None else arrays.to_host(sample_weight)
 
     def weights_of(rows: np.ndarray, by_class: Any, what: str = "") -> np.ndarray | None:
         part = targets.Targets(whole.y[rows], whole.kind, whole.classes)
-        each = None if sample_weight is None else arrays.to_host(sample_weight)[rows]
+        each = None if given is None else given[rows]
         return targets.weights(part, len(rows), each, by_class, expected.dtype, expected.columns, what)
 
     weights, validation_weights = weights_of(training, class_weight), weights_of(validation, None, "validation ")
     if weights is not None:
+        whole.there.pop("weights", None)
         whole.weights = np.ones(len(whole.y), expected.dtype)
         whole.weights[training] = weights
         if validation_weights is not None:

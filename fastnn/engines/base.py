@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from fastnn import arrays
 from fastnn.errors import DeviceError, InputError, nearest
 from fastnn.program.plan import plan
-from fastnn.program.shapes import BatchDim, concrete
+from fastnn.program.shapes import BatchDim, N, concrete
 from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import KERNELS, Operand
 
@@ -122,7 +122,8 @@ class Engine(ABC):
 
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: Any, mirrored: bool = False) -> Placed:
-        """An array there, zeros on the host; `mirrored`: the host writes or reads it often."""
+        """An array there, zeros on the host; `mirrored`: the host writes or reads it often, and waits (`read`, `wait`) between
+        two writes."""
 
     @abstractmethod
     def to_device(self, array: Any) -> Placed:
@@ -138,9 +139,20 @@ class Engine(ABC):
     def read(self, *arrays: Placed) -> list[np.ndarray]:
         """Arrays on the host, after all work given so far. They may be the engine's own, and change with the next play."""
 
+    def begin_read(self, arrays: Mapping[str, Placed]) -> Fetching:
+        """Begin to bring arrays to the host as they are after all work given so far, beside the work given from now on."""
+        return Fetching({name: values.copy() for name, values in zip(arrays, self.read(*arrays.values()), strict=True)})
+
     @abstractmethod
     def copy(self, target: Placed, source: Placed) -> None:
         """Copy one array there into another one there."""
+
+    def duplicate(self, arrays: Mapping[str, Placed]) -> dict[str, Placed]:
+        """Copies of some arrays there."""
+        copies = {name: self.empty(array.shape, array.dtype) for name, array in arrays.items()}
+        for name, array in arrays.items():
+            self.copy(copies[name], array)
+        return copies
 
     @abstractmethod
     def compute(self, kernel: str, operands: Sequence[Placed], attributes: Mapping[str, Any]) -> None:
@@ -181,6 +193,10 @@ class Engine(ABC):
     def instance(self, program: Program, rows: int, threads: int | None) -> Instance:
         """`program` as it is, for `rows` rows."""
 
+    def passage(self, program: Program, rows: int, threads: int | None = None) -> Passage:
+        """`program`, which makes `outputs` of `x`, here for X of any number of rows, of which it handles `rows` at a time."""
+        return Passage(self.instantiate(program, rows, threads))
+
     def tune(self, program: Program, rows: int) -> int:
         """Time the ways to compute each product of `program` for `rows` rows and choose the fastest, where the engine has
         several and was asked to choose so. Returns `tuned`."""
@@ -214,6 +230,20 @@ class Engine(ABC):
         array = self.empty(shape, dtype, mirrored)
         self.write(array, np.zeros(shape, dtype))
         return array
+
+
+class Fetching:
+    """Arrays on their way to the host; `values` holds them when they have come. Here they have come at once."""
+
+    def __init__(self, values: dict[str, np.ndarray]) -> None:
+        self.values = values
+
+    def is_done(self) -> bool:
+        """Whether they have come, without waiting for them."""
+        return True
+
+    def close(self) -> None:
+        """Let go of them, when nothing writes to `values` any more."""
 
 
 class Ring:
@@ -251,6 +281,30 @@ class Ring:
         """All work on a half has been given to the engine."""
 
 
+class Passage:
+    """Rows of X on their way through a program, block by block: from its input `x` to its output `outputs`, into the rows of
+    an array of `Engine.outputs`. One caller at a time."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance, self.engine, self.rows = instance, instance.engine, instance.rows
+        symbol = instance.program.inputs["x"]
+        self.x: Placed = self.engine.zeros(concrete(symbol.shape, self.rows), symbol.dtype)
+        instance.bind(x=self.x)
+
+    def __call__(self, X: Any, outputs: Any, input_map: InputMap) -> None:
+        """outputs[i] = what the program makes of X[i], mapped. Raises InputError where an element is NaN or infinite."""
+        for start, count in self.blocks(len(X)):
+            self.engine.load_rows(self.x, X, start, count, input_map)
+            self.instance.play()
+            self.engine.store_rows(outputs, self.instance.output("outputs"), start, count)
+
+    def blocks(self, n: int) -> Iterator[tuple[int, int]]:
+        """Where the blocks of n rows begin, and how many rows they have."""
+        count = min(self.rows, n)
+        for start in range(0, n, max(1, count)):
+            yield min(start, n - count), count  # the last one overlaps the one before: rows do not depend on each other
+
+
 class Instance(ABC):
     """A program with buffers, on one engine, for one number of rows. One caller at a time.
 
@@ -268,7 +322,9 @@ class Instance(ABC):
         self.bound: dict[str, Placed] = {}
         self._names = {symbol: name for name, symbol in program.inputs.items()}
         self._views: dict[Symbol, Placed] = {}
-        self._ready = False
+        self._ready = False  # nothing is missing
+        self._has_constants = False
+        self._fixed: dict[str, list[tuple[int, int]]] = {}  # of each input, the axes of a known length
         written = {symbol.root for call in program.calls for symbol in (*call.updated, *call.outputs)}
         self._writes = {name for name, symbol in program.inputs.items() if symbol in written}
 
@@ -308,12 +364,12 @@ class Instance(ABC):
 
     def _check(self, name: str, symbol: Symbol, array: Placed) -> None:
         """Raise InputError for an array that cannot be this input."""
-        expected = concrete(symbol.shape, self.rows)
-        unknown = [isinstance(d, BatchDim) and d.factor == 0 for d in symbol.shape]
-        fits = len(expected) == array.ndim and all(
-            free or e == a for e, a, free in zip(expected, array.shape, unknown, strict=True)
-        )
-        if not fits or array.dtype != symbol.dtype:
+        fixed = self._fixed.get(name)
+        if fixed is None:
+            fixed = self._fixed[name] = [(i, concrete((d,), self.rows)[0]) for i, d in enumerate(symbol.shape) if d != N]
+        shape = array.shape
+        if len(shape) != symbol.ndim or any(shape[i] != d for i, d in fixed) or array.dtype != symbol.dtype:
+            expected = concrete(symbol.shape, self.rows)
             raise InputError(
                 f"input {name!r}: expected {symbol.dtype} of shape {expected}, got {array.dtype} of shape {array.shape}"
             )
@@ -326,9 +382,10 @@ class Instance(ABC):
     def _is_writable(array: Placed) -> bool:
         return not isinstance(array, np.ndarray) or bool(array.flags.writeable)
 
-    def unbind(self) -> None:
-        """Let go of the arrays that were bound; they must be bound anew before the next play."""
-        self.bound.clear()
+    def unbind(self, *names: str) -> None:
+        """Let go of the arrays that were bound to these inputs, without any to all; bind others before the next play."""
+        for name in names or list(self.bound):
+            self.bound.pop(name, None)
         self._views.clear()
         self._ready = False
 
@@ -338,8 +395,9 @@ class Instance(ABC):
             missing = [name for name in self.program.inputs if name not in self.bound]
             if missing:
                 raise InputError(f"the program has no {', '.join(missing)} yet; bind them first")
-            self._play_once()
-            self._ready = True
+            if not self._has_constants:
+                self._play_once()
+            self._ready = self._has_constants = True
         self._play(repeats)
 
     def output(self, name: str) -> Placed:

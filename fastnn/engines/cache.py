@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -14,34 +15,52 @@ KEPT_INSTANCES = 24
 """Programs with buffers that are kept for the next call; the least recently used one goes first."""
 
 
+_all: weakref.WeakSet[Instances] = weakref.WeakSet()
+"""Of all models of this process."""
+_all_lock = threading.Lock()
+
+
+def let_go() -> bool:
+    """Let go of all that no call uses now, of every model; whether there was something."""
+    with _all_lock:
+        known = list(_all)
+    freed = [instances.clear() for instances in known]
+    gc.collect()
+    return any(freed)
+
+
+def make_with_room(make: Callable[[], Any]) -> Any:
+    """What `make` makes; on a device without room for it once more when nothing is kept there that no call uses."""
+    try:
+        return make()
+    except RuntimeError as error:
+        if not is_out_of_memory(error) or not let_go():
+            raise
+        return make()
+
+
 class Instances:
     """Instances by key, each used by one caller at a time; a caller that finds none free makes one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._free: OrderedDict[Any, list[Any]] = OrderedDict()  # least recently used first; no list is empty
+        with _all_lock:
+            _all.add(self)
 
-    def take(self, key: Any, make: Callable[[], Any]) -> _Borrowed:
+    def take(self, key: Any, make: Callable[[], Any]) -> Borrowed:
         with self._lock:
             free = self._free.get(key)
             item = free.pop() if free else None
             if free is not None and not free:
                 del self._free[key]
-        if item is None:
-            try:
-                item = make()
-            except RuntimeError as error:  # a device without room for it may have room when the others have gone
-                if not is_out_of_memory(error) or not self.clear():
-                    raise
-                item = make()
-        return _Borrowed(self, key, item)
+        return Borrowed(self, key, make_with_room(make) if item is None else item)
 
     def clear(self) -> bool:
         """Let go of all that are free; whether there was one."""
         with self._lock:
             freed = bool(self._free)
             self._free.clear()
-        gc.collect()
         return freed
 
     def give_back(self, key: Any, item: Any) -> None:
@@ -55,7 +74,9 @@ class Instances:
                     del self._free[oldest]
 
 
-class _Borrowed:
+class Borrowed:
+    """An item that goes back when it is left."""
+
     def __init__(self, owner: Instances, key: Any, item: Any) -> None:
         self.owner, self.key, self.item = owner, key, item
 

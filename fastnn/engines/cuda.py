@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import math
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn import arrays
-from fastnn.engines.base import Engine, InputMap, Instance, Pass, Ring
+from fastnn.engines.base import Engine, Fetching, InputMap, Instance, Pass, Passage, Ring
 from fastnn.engines.host import convert_rows
 from fastnn.errors import DeviceError, DeviceLostError, DeviceMemoryError, InputError, InputTypeError, PackageError
 from fastnn.program.passes.elementwise import chain_elementwise
@@ -37,6 +40,9 @@ WORKSPACE = "workspace"
 
 SHARED_FROM = 2**20
 """Bytes from which arrays of a program share memory: below, calls that could not run side by side would cost more."""
+
+STAGED_BYTES = 2**26
+"""About how many bytes of pinned memory half of the blocks of a passage that are under way take; a block at least."""
 
 NODE = 5e-6  # seconds a call takes at most beside its work; with the rates below for the first guess of a chunk only
 RATE = 5e12  # floating-point operations a second
@@ -128,8 +134,20 @@ class CudaEngine(Engine):
         self.wait()
         return fetched
 
+    def begin_read(self, arrays: Mapping[str, DeviceArray]) -> PinnedFetching:
+        return PinnedFetching(self, arrays)
+
     def copy(self, target: DeviceArray, source: DeviceArray) -> None:
         target.copy_from(source)
+
+    def duplicate(self, arrays: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:
+        """In one piece of memory: to ask for some takes the host longer than a small copy takes the GPU."""
+        starts = [0, *itertools.accumulate(-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays.values())]
+        memory, copies = self.runtime.allocate(max(1, starts[-1])), {}
+        for (name, array), start in zip(arrays.items(), starts, strict=False):
+            copies[name] = DeviceArray(self.runtime, memory, memory.address + start, array.shape, array.dtype)
+            copies[name].copy_from(array)
+        return copies
 
     def count_nonfinite(self, array: DeviceArray) -> DeviceArray:
         counts = self.empty((-(-array.size // SUM_BLOCK),), np.int64)
@@ -158,22 +176,31 @@ class CudaEngine(Engine):
         return np.empty(shape, dtype) if arrays.on_host(like) else self.empty(shape, dtype)
 
     def load_rows(self, target: DeviceArray, source: Any, start: int, count: int, input_map: InputMap) -> None:
-        rows = target.rows(0, count)
         if arrays.on_host(source):
+            rows = target.rows(0, count)
             values = np.empty(rows.shape, rows.dtype)
             convert_rows(values, source[start : start + count], input_map, start)
             rows.write(values)
-            return
-        block = self.to_device(source).rows(start, count)
-        if block.dtype.kind == "f":
-            bad = int(self.read(self.count_nonfinite(block))[0].sum())
+        else:
+            there = self.to_device(source)
+            self.check_rows(there.rows(start, count))
+            self.map_rows(target, there, start, count, input_map)
+
+    def check_rows(self, X: DeviceArray) -> None:
+        """Raise InputError where an element is NaN or infinite, InputTypeError for a dtype that programs do not read."""
+        if X.dtype.kind == "f":
+            bad = int(self.read(self.count_nonfinite(X))[0].sum())
             if bad:
                 raise InputError(f"X: {bad} values are NaN or infinite; remove or replace them")
-        if block.dtype not in (np.dtype("uint8"), np.dtype("float32"), np.dtype("float64")):
-            raise InputTypeError(f"X: expected uint8, float32 or float64 on a GPU, got {block.dtype}; convert it with .astype")
+        if X.dtype not in (np.dtype("uint8"), np.dtype("float32"), np.dtype("float64")):
+            raise InputTypeError(f"X: expected uint8, float32 or float64 on a GPU, got {X.dtype}; convert it with .astype")
+
+    def map_rows(self, target: DeviceArray, X: DeviceArray, start: int, count: int, input_map: InputMap) -> None:
+        """`count` rows of X from `start` on, mapped, into the first rows of `target`."""
         order, first = self._order(count), self._order(1).view(0, ())
         maps = [self.to_device(array) for array in input_map.arrays().values()]
-        self.compute(input_map.kernel, (block, order, first, *maps, rows), {"scale": input_map.scale})
+        operands = (X.rows(start, count), order, first, *maps, target.rows(0, count))
+        self.compute(input_map.kernel, operands, {"scale": input_map.scale})
 
     def store_rows(self, target: Any, source: DeviceArray, start: int, count: int) -> None:
         rows = source.rows(0, count)
@@ -207,6 +234,9 @@ class CudaEngine(Engine):
 
     def instance(self, program: Program, rows: int, threads: int | None) -> CudaInstance:
         return CudaInstance(program, rows, self)
+
+    def passage(self, program: Program, rows: int, threads: int | None = None) -> PinnedPassage:
+        return PinnedPassage(self.instantiate(program, rows, threads))
 
     @property
     def choices(self) -> Mapping[str, Choice]:
@@ -244,6 +274,36 @@ class CudaEngine(Engine):
 ENGINE = CudaEngine
 
 
+class PinnedFetching(Fetching):
+    """Copies that are made on the GPU, for work to go on, and brought from there to pinned memory by the stream of copies."""
+
+    def __init__(self, engine: CudaEngine, arrays: Mapping[str, DeviceArray]) -> None:
+        runtime = self._runtime = engine.runtime
+        self._copies: Mapping[str, DeviceArray] = {}
+        super().__init__({name: _pinned(runtime, array.shape, array.dtype) for name, array in arrays.items()})
+        copied, self._done = runtime.event(), runtime.event()
+        self._copies = engine.duplicate(arrays)
+        runtime.record(copied, runtime.stream)
+        runtime.wait(runtime.copies, copied)
+        for name, array in self._copies.items():
+            runtime.download(self.values[name], array.address, runtime.copies)
+        runtime.record(self._done, runtime.copies)
+
+    def is_done(self) -> bool:
+        if self._copies and self._runtime.is_done(self._done):
+            self._copies = {}
+        return not self._copies
+
+    def close(self) -> None:
+        if self._copies:
+            self._runtime.synchronize(self._runtime.copies)
+            self._copies = {}
+
+    def __del__(self) -> None:
+        with contextlib.suppress(BaseException):  # an interpreter that ends, a GPU that is lost; here nobody hears of it
+            self.close()
+
+
 class PinnedRing(Ring):
     """Blocks are gathered into pinned memory and copied from there, beside the work."""
 
@@ -257,29 +317,91 @@ class PinnedRing(Ring):
             self.leave(half)  # the memory may be what work that is not done yet was given before
 
     def staging(self, like: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        def pinned_memory(array: Any) -> np.ndarray:
-            shape = (self.rows, *array.shape[1:])
-            memory: np.ndarray = self.engine.runtime.allocate_pinned(math.prod(shape) * array.dtype.itemsize)
-            return np.ndarray(shape, array.dtype, memory)
-
-        return {name: pinned_memory(array) for name, array in like.items()}
+        runtime = self.engine.runtime
+        return {name: _pinned(runtime, (self.rows, *array.shape[1:]), array.dtype) for name, array in like.items()}
 
     def fill(self, half: int, count: int, gather: Callable[[str, np.ndarray], None]) -> None:
         """Gather a block and begin to copy it to its half of the ring, once nobody reads that any more."""
         runtime = self.engine.runtime
         runtime.wait(runtime.copies, self.used[half])
-        for name, pinned in self._staged[half].items():
-            rows = pinned[:count]
-            gather(name, rows)
-            runtime.upload(self.arrays[name].rows(half * self.rows, count).address, rows, runtime.copies)
-        runtime.record(self.uploaded[half], runtime.copies)
-        runtime.synchronize(runtime.copies)  # the pinned half may be filled again when this returns
+        try:
+            for name, pinned in self._staged[half].items():
+                rows = pinned[:count]
+                gather(name, rows)
+                runtime.upload(self.arrays[name].rows(half * self.rows, count).address, rows, runtime.copies)
+            runtime.record(self.uploaded[half], runtime.copies)
+        finally:
+            runtime.synchronize(runtime.copies)  # the pinned half may be filled again, or be others', when this returns
 
     def leave(self, half: int) -> None:
         self.engine.runtime.record(self.used[half], self.engine.runtime.stream)
 
     def enter(self, half: int) -> None:
         self.engine.runtime.wait(self.engine.runtime.stream, self.uploaded[half])
+
+
+class PinnedPassage(Passage):
+    """Rows come and outputs go through pinned memory, of which there are two halves: while the GPU works on the blocks of one,
+    the host prepares those of the other. It waits once for each half."""
+
+    engine: CudaEngine
+
+    def __call__(self, X: Any, outputs: Any, input_map: InputMap) -> None:
+        if arrays.on_host(X):
+            try:
+                self._through(X, outputs, input_map)
+            except BaseException:
+                with contextlib.suppress(CudaError):
+                    self.engine.wait()  # pinned memory goes to others when nothing reads or writes it any more
+                raise
+            return
+        there = self.engine.to_device(X)
+        self.engine.check_rows(there)
+        for start, count in self.blocks(len(X)):
+            self.engine.map_rows(self.x, there, start, count, input_map)
+            self.instance.play()
+            self.engine.store_rows(outputs, self.instance.output("outputs"), start, count)
+
+    def _through(self, X: Any, outputs: np.ndarray, input_map: InputMap) -> None:
+        runtime, made, blocks = self.engine.runtime, self.instance.output("outputs"), list(self.blocks(len(X)))
+        many = max(1, min(len(blocks), STAGED_BYTES // (self.x.nbytes + made.nbytes)))
+        groups = [blocks[first : first + many] for first in range(0, len(blocks), many)]
+        halves = [_Half(runtime, many, self.x, made) for _ in groups[:2]]
+        under_way: deque[_Half] = deque()
+        for number, group in enumerate(groups):
+            if len(under_way) == 2:
+                under_way.popleft().take_out(outputs)
+            half = halves[number % 2]
+            half.blocks = group
+            for (start, count), rows, results in zip(group, half.x, half.outputs, strict=False):
+                convert_rows(rows[:count], X[start : start + count], input_map, start)
+                runtime.upload(self.x.address, rows[:count], runtime.stream)
+                self.instance.play()
+                runtime.download(results[:count], made.address, runtime.stream)
+            runtime.record(half.done, runtime.stream)
+            under_way.append(half)
+        for half in under_way:
+            half.take_out(outputs)
+
+
+class _Half:
+    """Pinned memory for some blocks of a passage on their way in and out, and an event behind the work on them."""
+
+    def __init__(self, runtime: Runtime, blocks: int, x: DeviceArray, outputs: DeviceArray) -> None:
+        self.runtime, self.done = runtime, runtime.event()
+        self.x, self.outputs = (_pinned(runtime, (blocks, *array.shape), array.dtype) for array in (x, outputs))
+        self.blocks: list[tuple[int, int]] = []
+
+    def take_out(self, outputs: np.ndarray) -> None:
+        """Wait for the work, and bring what it made to where it belongs."""
+        self.runtime.synchronize(self.done)
+        for (start, count), results in zip(self.blocks, self.outputs, strict=False):
+            outputs[start : start + count] = results[:count]
+
+
+def _pinned(runtime: Runtime, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """An array in pinned memory of the host."""
+    return np.ndarray(shape, dtype, runtime.allocate_pinned(math.prod(shape) * dtype.itemsize))
 
 
 def _choices(runtime: Runtime) -> Choices:
@@ -357,8 +479,12 @@ class CudaInstance(Instance):
         self._calls.play_calls(first, count, repeats, self.engine.runtime.stream)
 
     def first_chunk(self, seconds: float) -> int:
-        each = sum(NODE + operations / RATE + moved / BANDWIDTH for operations, moved in self.work())
-        return max(1, int(seconds / each))
+        return max(1, int(seconds / self._seconds))
+
+    @functools.cached_property
+    def _seconds(self) -> float:
+        """About how long a play takes."""
+        return sum(NODE + operations / RATE + moved / BANDWIDTH for operations, moved in self.work())
 
     def choice(self, call: Call) -> str:
         return self._notes[call]

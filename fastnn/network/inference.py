@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from fastnn.errors import InputError
 from fastnn.network.layout import Network
 from fastnn.network.model import ModelState
 from fastnn.network.programs import Decision, InstanceKey, Prediction
-from fastnn.program.trace import Program
 
 
 def answers(outputs: Any, kind: str, link: str | None) -> Any:
@@ -58,29 +56,8 @@ def outputs_on(model: ModelState, network: Network, X: Any, threads: int | None,
         rows = engine.rows_for(len(X))
         recipe = Prediction()
         key = InstanceKey.of(recipe, network, engine, rows, threads)
-        with model.instances.take(key, lambda: _Prediction(recipe.build(network), rows, engine, threads)) as run:
-            run.bind(model.state.on(engine))
-            run(X, outputs, network.input_map)
+        with model.instances.take(key, lambda: engine.passage(recipe.build(network), rows, threads)) as passage:
+            state = model.state.on(engine)
+            passage.instance.bind(parameters=state["parameters"], statistics=state["statistics"])
+            passage(X, outputs, network.input_map)
     return outputs
-
-
-class _Prediction:
-    """An instance of the prediction program and its input buffer."""
-
-    def __init__(self, program: Program, rows: int, engine: engines.Engine, threads: int | None) -> None:
-        self.engine, self.rows = engine, rows
-        self.instance = engine.instantiate(program, rows, threads)
-        symbol = program.inputs["x"]
-        self.x = engine.zeros((rows, *(int(d) for d in symbol.shape[1:])), symbol.dtype)  # type: ignore[arg-type]
-        self.instance.bind(x=self.x)
-
-    def bind(self, state: Mapping[str, Any]) -> None:
-        self.instance.bind(parameters=state["parameters"], statistics=state["statistics"])
-
-    def __call__(self, X: Any, outputs: Any, input_map: engines.InputMap) -> None:
-        count = min(self.rows, len(X))
-        for start in range(0, len(X), count):
-            start = min(start, len(X) - count)  # the last block overlaps the one before: rows do not depend on each other
-            self.engine.load_rows(self.x, X, start, count, input_map)
-            self.instance.play()
-            self.engine.store_rows(outputs, self.instance.output("outputs"), start, count)

@@ -433,20 +433,33 @@ def _log_common(
         _log(trace, control, "weight", ops.sum(weights))
 
 
-def step_storage(network: Network, engine: engines.Engine) -> dict[str, Any]:
+class StepStorage(dict[str, Any]):
+    """What a step needs beside data, parameters and state, by the names of its inputs."""
+
+    def __init__(self, engine: engines.Engine, penalties: np.ndarray, **arrays: Any) -> None:
+        super().__init__(arrays, penalties=engine.to_device(penalties.copy()))
+        self._engine, self._penalties = engine, penalties
+
+    def set_penalties(self, table: np.ndarray) -> None:
+        """Write a table of `Network.penalty_table` where it is another one than before."""
+        if not np.array_equal(table, self._penalties):
+            self._engine.write(self["penalties"], table)
+            self._penalties = table
+
+
+def step_storage(network: Network, engine: engines.Engine) -> StepStorage:
     """What a step needs beside data, parameters and state: control block, log, table, gradient, penalties.
 
     The gradient of frozen parameters stays 0, since no step writes it.
     """
     starts, penalties = network.penalty_table()
-    storage = {
+    arrays = {
         "control": engine.zeros((8,), np.int64, mirrored=True),
         "log": engine.zeros((LOG_ROWS, len(LOG_COLUMNS)), network.dtype, mirrored=True),
         "scalars": engine.zeros((LOG_ROWS, len(SCALARS)), network.dtype, mirrored=True),
         "gradient": engine.zeros((network.size,), network.dtype),
         "starts": engine.to_device(starts),
-        "penalties": engine.to_device(penalties),
     }
     if engine.precision == "bf16":
-        storage["low_precision_weights"] = engine.empty((network.size,), bfloat16())
-    return storage
+        arrays["low_precision_weights"] = engine.empty((network.size,), bfloat16())
+    return StepStorage(engine, penalties, **arrays)

@@ -9,6 +9,7 @@ file, a pickle, a user) are copied into them.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -19,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from fastnn import arrays
-from fastnn.engines import Engine
+from fastnn.engines import Engine, is_out_of_memory
+from fastnn.engines.base import Fetching
 from fastnn.network.layout import Place
 from fastnn_kernels.contract import AVERAGE
 from fastnn_kernels.memory import aligned_copy, aligned_zeros
@@ -122,6 +124,9 @@ class State:
         self._host: dict[str, np.ndarray] = {}
         self._fetched: Progress | None = None  # of the values on the host
         self._fetched_at = -math.inf  # when they were the latest
+        self._coming: tuple[Fetching, Progress] | None = None  # newer ones, which may not be there yet
+        self._backup: tuple[Mapping[str, np.ndarray], Progress] | None = None  # newer ones, beside those of the host
+        self._backed_up_at = -math.inf  # when those were the latest
         self._remote: dict[str, Any] = {}
         self._engine: Engine | None = None
         self._ahead = False  # the device holds newer values than the host
@@ -154,9 +159,16 @@ class State:
                 names = list(self._remote)
                 for name, values in zip(names, self._engine.read(*self._remote.values()), strict=True):
                     np.copyto(self._host[name], values)
-                self._ahead, self._fetched = False, self._progress
-                self._fetched_at = time.monotonic()
+                self._ahead = False
+                self._note_fetched()
             return self._host
+
+    def _note_fetched(self) -> None:
+        """The host holds the latest values."""
+        self._fetched, self._fetched_at = self._progress, time.monotonic()
+        coming, self._coming, self._backup = self._coming, None, None
+        if coming is not None:
+            coming[0].close()
 
     def host(self) -> dict[str, np.ndarray]:
         """The arrays on the host, to be changed there."""
@@ -169,7 +181,7 @@ class State:
         """The arrays where `engine` uses them, with the latest values. Call `mark_changed` when a program has changed them."""
         with self._lock:
             if not self._ahead:
-                self._fetched, self._fetched_at = self._progress, time.monotonic()
+                self._note_fetched()
             if engine.is_host:
                 return self.read()
             if self._engine is None or self._engine.name != engine.name:
@@ -193,11 +205,28 @@ class State:
             self.mark_changed(engine)
 
     def back_up(self, backup_seconds: float) -> None:
-        """Let the host have the latest values where its own are older than that: if the device is lost, a model continues with
-        those of the host."""
+        """Begin to bring the latest values to the host where what it has is older than that: if the device is lost, a model
+        continues with those that have come. Nothing waits for them."""
         with self._lock:
-            if time.monotonic() - self._fetched_at >= backup_seconds:
-                self.read()
+            self._take_backup()
+            now = time.monotonic()
+            if not self._ahead or self._coming is not None or now - max(self._fetched_at, self._backed_up_at) < backup_seconds:
+                return
+            assert self._engine is not None
+            try:
+                self._coming = self._engine.begin_read(self._remote), self._progress
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.read()  # there is no room for a copy
+            else:
+                self._backed_up_at = now
+
+    def _take_backup(self) -> None:
+        """Let a backup that has come take the place of the one before."""
+        if self._coming is not None and self._coming[0].is_done():
+            self._backup = self._coming[0].values, self._coming[1]
+            self._coming = None
 
     def mark_changed(self, engine: Engine) -> None:
         """What `on` returned for this engine holds newer values now, which the counts belong to."""
@@ -205,7 +234,7 @@ class State:
             remote = not engine.is_host
             self._ahead, self._behind = remote, not remote
             if not remote:
-                self._fetched = self._progress
+                self._note_fetched()
 
     def advance(self, engine: Engine, steps: int) -> None:
         """So many steps on this engine are whole."""
@@ -229,9 +258,18 @@ class State:
     def lose(self) -> None:
         """The device is lost: continue with what the host holds, and with its counts."""
         with self._lock:
-            if self._ahead and self._fetched is not None:
-                self._progress = self._fetched
+            if self._ahead:
+                with contextlib.suppress(RuntimeError):  # of one that has come since, a device that is lost may not tell
+                    self._take_backup()
+                if self._backup is not None:
+                    values, self._progress = self._backup
+                    for name, array in values.items():
+                        np.copyto(self._host[name], array)
+                    self._fetched = self._progress
+                elif self._fetched is not None:
+                    self._progress = self._fetched
             self._ahead = False
+            self._coming = self._backup = None
             self._remote, self._engine, self._behind = {}, None, True
 
     # --- the optimizer ----------------------------------------------------------------------------------------------
@@ -261,12 +299,9 @@ class State:
         """A copy of everything; the arrays lie where the latest values are."""
         with self._lock:
             step, epoch, updates = self._progress
-            copies: dict[str, Any] = {}
             if self._ahead:
                 assert self._engine is not None
-                for name, array in self._remote.items():
-                    copies[name] = self._engine.empty(array.shape, array.dtype)
-                    self._engine.copy(copies[name], array)
+                copies: dict[str, Any] = self._engine.duplicate(self._remote)
             else:
                 copies = {name: array.copy() for name, array in self._host.items()}
             return Snapshot(copies, "" if self.optimizer is None else self.optimizer.optimizer, updates, step, epoch)

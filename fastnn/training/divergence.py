@@ -76,6 +76,7 @@ def attempt(steps: Steps, rows: int, count: int, position: int) -> Attempt:
         log, nonfinite = steps.look(count)
     except BaseException:
         steps.restore(before)
+        instance.engine.wait()  # the steps read what is written for others next
         raise
     return Attempt(instance, before, log, nonfinite, copied - started, time.perf_counter() - copied)
 

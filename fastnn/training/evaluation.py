@@ -82,7 +82,8 @@ def loss_and_accuracy(
     A loss that is one number for a mini-batch is that of all examples as one, not a mean over blocks.
     """
     if fed is None:
-        with contextlib.closing(feed(engine, examples, min(len(examples.X), engine.block_rows))) as new_feed:
+        rows = min(len(examples.X), engine.block_rows)
+        with contextlib.closing(feed(engine, examples, rows, kept=model.instances)) as new_feed:
             return loss_and_accuracy(model, examples, loss, threads, engine, new_feed)
     network = as_loss_network(model.network, loss)
     recipe = Evaluation(loss, examples.layout, Decision.of(examples.kind, loss.link))
@@ -101,7 +102,14 @@ def loss_and_accuracy(
         key = InstanceKey.of(recipe, network, engine, rows, threads)
         with model.instances.take(key, lambda: make(rows)) as instance:
             instance.bind(parameters=state["parameters"], statistics=state["statistics"])
-            yield instance
+            try:
+                yield instance
+            except BaseException:
+                with contextlib.suppress(RuntimeError):
+                    engine.wait()  # the program reads what is written for others next
+                raise
+            finally:
+                instance.unbind(*fed.bindings())  # the data may go
 
     for rows, table in play_blocks(engine, fed, len(examples.X), instance_of):
         column = table[:, LOG_COLUMNS["weight"]]

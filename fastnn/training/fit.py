@@ -106,7 +106,7 @@ def step_program(
         **{name: np.zeros(network.size, model.dtype) for name in settings.slots},
     }  # fmt: skip
     storage = step_storage(network, engine)
-    engine.write(storage["penalties"], penalties)
+    storage.set_penalties(penalties)
     instance.bind(**{name: engine.to_device(array) for name, array in arrays.items()}, **storage)
     return Explanation(instance, f"training step of {model!r}, {chosen.name}, {settings!r}, mini-batch {batch_size}")
 

@@ -27,7 +27,7 @@ from fastnn.losses import as_loss, smooth_labels
 from fastnn.metrics import as_metrics
 from fastnn.network.layout import Layout, as_loss_network
 from fastnn.network.model import Before, ModelState, expected_of
-from fastnn.network.programs import LOG_COLUMNS, Decision, InstanceKey, TrainingStep, Update, step_storage
+from fastnn.network.programs import LOG_COLUMNS, Decision, InstanceKey, StepStorage, TrainingStep, Update, step_storage
 from fastnn.network.state import Snapshot, Trained
 from fastnn.program.plan import plan
 from fastnn.program.trace import Program
@@ -42,7 +42,7 @@ from fastnn.training.options import ALL, AUTO, FitOptions, as_callbacks, as_opti
 from fastnn_kernels.contract import AVERAGE
 
 BACKUP_SECONDS = 2.0
-"""How often the host fetches the model from a GPU, which may be lost."""
+"""How often a model is backed up that is trained on a GPU, which may be lost."""
 
 
 class Trainer:
@@ -361,17 +361,18 @@ class Trainer:
         self.fed = self.examples
         """Where mini-batches are taken from, and what these examples are: all, or those of a block of an iterable."""
         if self.batches is None and self.like is None:
-            self.feed = feed(engine, self.examples, self.batch_size)
+            self.feed = feed(engine, self.examples, self.batch_size, kept=model.instances)
             open_.callback(self.feed.close)
         if self.like is not None:
             self.feed, self.validation_feed = self.like.feed, self.like.validation_feed
         elif self.validation is not None:
             like = self.feed if self.held_back is not None else None
-            self.validation_feed = feed(engine, self.validation, min(len(self.validation.X), engine.block_rows), like)
+            rows = min(len(self.validation.X), engine.block_rows)
+            self.validation_feed = feed(engine, self.validation, rows, like, model.instances)
             open_.callback(self.validation_feed.close)
         storage = model.instances.take(self._storage_key(), lambda: step_storage(self.network, engine))
-        self.storage: dict[str, Any] = open_.enter_context(storage)
-        engine.write(self.storage["penalties"], self._penalty_table)
+        self.storage: StepStorage = open_.enter_context(storage)
+        self.storage.set_penalties(self._penalty_table)
 
     def _release(self) -> None:
         """Give the borrowed instances back."""
@@ -478,7 +479,7 @@ class Trainer:
         for block in batches.blocks(self.in_epoch, self._batch, self.steps_per_epoch or None):
             rows = len(block[0].X)
             self.fed = block[0] if len(block) == 1 else PreparedData.concatenate(block)
-            self.feed = feed(self.engine, self.fed, rows)
+            self.feed = feed(self.engine, self.fed, rows, kept=self.model.instances)
             with contextlib.closing(self.feed):
                 self.feed.begin(np.arange(len(self.fed.X)))
                 yield from self.chunks.play(rows, 0, len(block), 0)
@@ -630,9 +631,11 @@ class Trainer:
         model, engine = self.model, self.engine
         key = ("shuffle", n, engine.name)
         with model.instances.take(key, lambda: shuffle_program(n, random.key(model.seed, random.SHUFFLE), engine)) as instance:
+            order = self.feed.order_buffer(n)
+            instance.bind(order=order)
             engine.write(instance.bound["epoch"], model.counters.epoch)
             instance.play()
-            return instance.bound["order"]
+            return order
 
     def order_of(self, epoch: int) -> Any:
         """The order of an epoch: the user's, or the library's shuffle."""

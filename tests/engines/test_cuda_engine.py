@@ -24,6 +24,7 @@ from laws import by_turns
 import fastnn
 import fastnn.data.orders
 import fastnn.training.chunks
+import fastnn.training.trainer
 from fastnn import engines, errors, ops, random
 from fastnn.callbacks import Callback
 from fastnn.data import feeds
@@ -210,6 +211,7 @@ def test_orders_are_the_same_bits(n: int, cuda_host: HostRuntime) -> None:
     for device in ("cuda", "cpu"):
         engine = engines.by_name(device)
         run = fastnn.data.orders.shuffle_program(n, key, engine)
+        run.bind(order=engine.empty((n,), np.int64))
         for epoch in (0, 1, 2**40):
             engine.write(run.bound["epoch"], epoch)
             run.play()
@@ -654,6 +656,7 @@ def streamed(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """Let examples be streamed in blocks of about so many rows, however much memory there is."""
     monkeypatch.setattr(feeds, "RESIDENT_SHARE", 0.0)
     monkeypatch.setattr(feeds, "BLOCK_BYTES", rows * (4 * FEATURES + 8))
+    monkeypatch.setattr(fastnn.training.trainer, "BACKUP_SECONDS", 1e6)  # which records events too
 
 
 @pytest.mark.parametrize(("rows", "length"), by_turns([BATCH, 2 * BATCH, 3 * BATCH, 4 * BATCH, 1000], [None, 2]))
@@ -735,6 +738,7 @@ def test_memory_decides_whether_examples_are_streamed(
     X[...] = np.random.default_rng(0).standard_normal((rows, columns))
     y = np.arange(rows) % CLASSES
     monkeypatch.setattr(feeds, "BLOCK_BYTES", X.nbytes // 20)
+    monkeypatch.setattr(fastnn.training.trainer, "BACKUP_SECONDS", 1e6)  # which records events too
     options = {"X": X, "y": y, "batch_size": 128, "optimizer": fastnn.SGD(0.1)}
     for shard_rows in (None, 700):
         small = cuda_hosts.install(total=X.nbytes - 50_000)

@@ -291,7 +291,7 @@ def test_a_fault_while_a_model_is_asked_changes_nothing(
 def test_what_the_host_has_fetched_survives_a_lost_gpu(
     undisturbed: dict[int, bytes], cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The backups of a long training, and the weights that a callback has looked at."""
+    """The backups of a long training that were seen to come, and the weights that a callback has looked at."""
     monkeypatch.setattr(fastnn.training.chunks, "LOG_ROWS", 1)
 
     class Look(Callback):
@@ -307,7 +307,7 @@ def test_what_the_host_has_fetched_survives_a_lost_gpu(
             if not self.left:
                 cuda_host.fail_at(0, CudaLost("lost"))
 
-    for seconds, callbacks, step in ((1e9, [], 0), (1e9, [Look()], PER_EPOCH), (0.0, [], PER_EPOCH + 2)):
+    for seconds, callbacks, step in ((1e9, [], 0), (1e9, [Look()], PER_EPOCH), (0.0, [], PER_EPOCH + 1)):
         monkeypatch.setattr(fastnn.training.trainer, "BACKUP_SECONDS", seconds)
         model = network()
         with pytest.raises(errors.DeviceLostError):
@@ -316,6 +316,77 @@ def test_what_the_host_has_fetched_survives_a_lost_gpu(
         assert model.device == "cpu"
         check_whole(model, undisturbed)
         cuda_host.fail_at(None)
+
+
+@every
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_fault_while_a_model_is_backed_up_leaves_a_whole_step(
+    kind: str, stride: int, undisturbed: dict[int, bytes], cuda_hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup after each step; of a GPU that is lost the model is at one of the last two steps."""
+    monkeypatch.setattr(fastnn.training.trainer, "BACKUP_SECONDS", 0.0)
+    monkeypatch.setattr(fastnn.training.chunks, "LOG_ROWS", 1)
+    fault, runtime = FAULTS[kind], cuda_hosts.install()
+    made: list[int] = []
+
+    class Note(Callback):
+        def chunk_end(self, run: Any, losses: np.ndarray) -> None:
+            made.append(run.step)
+
+    fit(network(), callbacks=[Note()])
+    calls = calls_of(runtime, network(), fit)
+    before = emptied(runtime)
+    for n in range(7 * list(FAULTS).index(kind) % stride, calls, stride):
+        model = network()
+        made.clear()
+        runtime.fail_at(n, fault.make())  # type: ignore[arg-type]
+        found = raised_by(lambda model=model: fit(model, callbacks=[Note()]))
+        if found is not None or len(runtime.asked) > n:
+            check_raised(found, kind)
+        else:
+            assert n >= calls - 4, "the counted call had to prepare what is there now"
+            runtime.fail_at(None)
+        if not fault.lost:
+            runtime.fail_at(None)
+        check_whole(model, undisturbed)
+        if fault.lost:
+            assert model.counters.step >= max(made, default=0) - 2
+        runtime.fail_at(None)
+        del model
+        assert emptied(runtime) == before, n
+
+
+def test_backups_wait_for_nothing(cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastnn.training.chunks, "LOG_ROWS", 1)
+    model, counts = network(), []
+    fit(model)
+    for seconds in (1e6, 0.0):
+        monkeypatch.setattr(fastnn.training.trainer, "BACKUP_SECONDS", seconds)
+        cuda_host.asked.clear()
+        fit(model)
+        counts.append([cuda_host.asked.count(what) for what in ("synchronize", "download")])
+    (waits, downloads), (waits_with, downloads_with) = counts
+    assert waits_with == waits
+    assert downloads_with > downloads
+
+
+def test_a_model_that_has_no_room_for_a_backup_is_fetched(cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastnn.training.trainer, "BACKUP_SECONDS", 0.0)
+    expected, model = network(), network()
+    fit(expected)
+    begin = cuda.CudaEngine.begin_read
+    asked: list[bool] = []
+
+    def refuse(engine: cuda.CudaEngine, arrays: Any) -> Any:
+        asked.append(True)
+        if len(asked) % 2:
+            cuda_host.allocate(2**60)
+        return begin(engine, arrays)
+
+    monkeypatch.setattr(cuda.CudaEngine, "begin_read", refuse)
+    fit(model)
+    assert asked
+    assert bits(model) == bits(expected)
 
 
 def test_a_lost_gpu_stays_lost(cuda_host: HostRuntime) -> None:

@@ -21,7 +21,10 @@ from simulated_cupy.streams import CUDARuntimeError, Stream
 
 import fastnn
 from fastnn import engines
-from fastnn.engines.cuda import CudaEngine, CudaInstance, PinnedRing
+from fastnn.engines import cuda
+from fastnn.engines.cuda import CudaEngine, CudaInstance, PinnedFetching, PinnedPassage, PinnedRing, _Half
+from fastnn.errors import InputError
+from fastnn.network.state import State
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cuda import player as player_module
 from fastnn_kernels.cuda.device import CupyRuntime, _Lent
@@ -38,11 +41,11 @@ Patch = pytest.MonkeyPatch
 
 
 def ends_well(situation: Callable[[CudaEngine], bool], order: str = "random", seed: int = 0) -> bool:
-    """Whether a situation ends well on a GPU that does its work in this order."""
-    with simulated_cupy.install(order, seed):
+    """Whether a situation ends well on a GPU that does its work in this order, and nobody waits in vain."""
+    with simulated_cupy.install(order, seed) as gpu:
         engine, _ = engines.choose("cuda")
         assert isinstance(engine, CudaEngine)
-        return situation(engine)
+        return situation(engine) and not gpu.scheduler.vain_waits
 
 
 # --- situations -----------------------------------------------------------------------------------------------------------
@@ -113,6 +116,56 @@ def a_network_predicts(engine: CudaEngine) -> bool:
     return all(np.allclose(values, right, atol=1e-6) for values, right in zip(outputs, expected * 2, strict=True))
 
 
+def a_block_is_not_gathered(engine: CudaEngine) -> bool:
+    """A file that cannot be read: the pinned memory of the blocks before it is that of another stream next."""
+    rows, values = 50, np.arange(300, dtype=np.float32).reshape(2, 50, 3)
+    read = {"X": values[0], "y": np.arange(50, dtype=np.float32)}
+
+    def gather(name: str, target: np.ndarray) -> None:
+        if name == "y":
+            raise OSError("gone")
+        np.copyto(target, read[name])
+
+    first = engine.feed(rows, read)
+    with pytest.raises(OSError, match="gone"):
+        first.fill(0, rows, gather)
+    half = first.arrays["X"].rows(0, rows)
+    del first, gather
+    engine.runtime.allocate_pinned(values[0].nbytes).fill(7)
+    engine.runtime.synchronize(engine.runtime.copies)
+    return np.array_equal(half.read(), values[0])
+
+
+def a_model_is_backed_up(engine: CudaEngine) -> bool:
+    """What the host has when the GPU is lost is the values of some step, with the number of that step."""
+    sources = [engine.to_device(np.full(300, step, np.float32)) for step in range(9)]
+    state = State(np.float32)
+    state.add(parameters=300, statistics=0)
+    state.start_optimizer("SGD")
+    state.begin(engine, 0.0)
+    for source in sources[1:]:
+        engine.compute("identity", (source, state.on(engine)["parameters"]), {})
+        state.advance(engine, 1)
+        state.back_up(0.0)
+    state.lose()
+    return bool((state.read()["parameters"] == state.counters.step).all())
+
+
+def many_blocks_are_predicted(engine: CudaEngine) -> bool:
+    """Seven blocks, of which two are under way; at first some that end with an error, whose memory the others have next."""
+    X = np.random.default_rng(5).standard_normal((215, 6)).astype("float32")
+    model = fastnn.Sequential([fastnn.Dense(9, activation="tanh"), fastnn.Dense(6)], seed=3).build(6)
+    expected, wrong = model(X), X.copy()
+    wrong[-1] = np.nan
+    model.to("cuda")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CudaEngine, "block_rows", 32)
+        patch.setattr(cuda, "STAGED_BYTES", 1)
+        with pytest.raises(InputError):
+            model(wrong)
+        return np.allclose(model(X), expected, atol=1e-6)
+
+
 def products_follow_each_other(engine: CudaEngine) -> bool:
     """Six products of cuBLASLt, none of which reads what another writes."""
     rng = np.random.default_rng(4)
@@ -178,7 +231,8 @@ def nodes_are_side_by_side(engine: CudaEngine) -> bool:
 
 
 SITUATIONS = (
-    blocks_come_and_go, results_are_read, arrays_are_exchanged, a_network_predicts, products_follow_each_other,
+    blocks_come_and_go, a_block_is_not_gathered, results_are_read, arrays_are_exchanged, a_network_predicts,
+    a_model_is_backed_up, many_blocks_are_predicted, products_follow_each_other,
     nodes_are_side_by_side,
 )  # fmt: skip
 
@@ -212,6 +266,37 @@ def no_event_when_a_ring_is_made(patch: Patch) -> None:
             create(ring, *arguments)
 
     patch.setattr(PinnedRing, "__init__", init)
+
+
+def without(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, in which a method of the runtime does nothing."""
+
+    def call(*arguments: Any) -> Any:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(CupyRuntime, name, lambda runtime, *given: None)
+            return function(*arguments)
+
+    return call
+
+
+def no_event_when_a_block_has_come(patch: Patch) -> None:
+    patch.setattr(PinnedRing, "fill", without("record", PinnedRing.fill))
+
+
+def no_event_before_a_backup(patch: Patch) -> None:
+    patch.setattr(PinnedFetching, "__init__", without("wait", PinnedFetching.__init__))
+
+
+def no_copy_for_a_backup(patch: Patch) -> None:
+    patch.setattr(CudaEngine, "duplicate", lambda engine, arrays: dict(arrays))
+
+
+def no_event_after_a_backup(patch: Patch) -> None:
+    patch.setattr(CupyRuntime, "is_done", lambda runtime, event: True)
+
+
+def no_wait_when_a_block_has_come(patch: Patch) -> None:
+    patch.setattr(PinnedRing, "fill", without("synchronize", PinnedRing.fill))
 
 
 def no_event_when_a_block_is_left(patch: Patch) -> None:
@@ -269,6 +354,14 @@ def no_wait_for_copies(patch: Patch) -> None:
             synchronize(runtime, stream)
 
     patch.setattr(CupyRuntime, "synchronize", skip_copies)
+
+
+def no_wait_for_a_half(patch: Patch) -> None:
+    patch.setattr(_Half, "take_out", without("synchronize", _Half.take_out))
+
+
+def no_wait_after_an_error(patch: Patch) -> None:
+    patch.setattr(PinnedPassage, "__call__", PinnedPassage._through)
 
 
 def no_wait_for_results(patch: Patch) -> None:
@@ -386,6 +479,12 @@ PLANTED = {
     "an event is missing: a block is overwritten while it is worked on": Planted(
         no_event_when_a_block_is_left, blocks_come_and_go
     ),
+    "an event is missing: what waits for a block waits in vain": Planted(no_event_when_a_block_has_come, blocks_come_and_go),
+    "an event is missing: a backup is copied to the host before the steps are done": Planted(
+        no_event_before_a_backup, a_model_is_backed_up
+    ),
+    "an event is missing: a backup is used before it has come": Planted(no_event_after_a_backup, a_model_is_backed_up),
+    "a backup is overwritten by the next step": Planted(no_copy_for_a_backup, a_model_is_backed_up),
     "an event is missing: an array is read before its owner has written it": Planted(
         no_event_for_what_users_write, arrays_are_exchanged
     ),
@@ -398,7 +497,16 @@ PLANTED = {
         no_owner_of_a_workspace, a_network_predicts
     ),
     "an array of the host is changed before its copy": Planted(no_wait_for_copies, blocks_come_and_go),
+    "an array of the host is given back before its copy: a block that was not gathered whole": Planted(
+        no_wait_when_a_block_has_come, a_block_is_not_gathered
+    ),
     "an array of the host is read before its copy": Planted(no_wait_for_results, results_are_read),
+    "an array of the host is given back before its copy: rows of a prediction that failed": Planted(
+        no_wait_after_an_error, many_blocks_are_predicted
+    ),
+    "an array of the host is read before its copy: blocks of a prediction": Planted(
+        no_wait_for_a_half, many_blocks_are_predicted
+    ),
     "a product begins before its workspace is free": Planted(products_on_two_streams, products_follow_each_other),
     "a branch of a graph is never joined": Planted(no_branch_is_joined, nodes_are_side_by_side),
     "a branch of a graph is joined at its end only": Planted(branches_are_joined_at_the_end, nodes_are_side_by_side),

@@ -344,6 +344,47 @@ def test_targets_and_weights_of_others(gpu: CudaEngine, make: Callable[..., Any]
     assert digest(model) == digest(twin)
 
 
+TARGETS: dict[str, tuple[int, str, Callable[[np.ndarray], np.ndarray]]] = {
+    "classes": (10, "softmax_cross_entropy", lambda y: y),
+    "values": (2, "mean_squared_error", lambda y: np.stack([y, y % 3], axis=1).astype("float32") / 9),
+    "one value": (1, "mean_squared_error", lambda y: y.astype("float32") / 9),
+}
+"""Outputs, a loss, and targets of a dtype that programs read, made of class indices."""
+
+
+@pytest.mark.simulated(everyday=True)
+@pytest.mark.filterwarnings("ignore:the model was trained on other data")
+@pytest.mark.parametrize("kind", TARGETS)
+def test_targets_on_the_gpu_are_not_brought_there_again(gpu: CudaEngine, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are looked at on the host, once; other dtypes, and labels that are no class indices, are brought."""
+    outputs, loss, targets = TARGETS[kind]
+    X, y = examples()
+    y, weight = targets(y), np.linspace(0.5, 2.0, len(X)).astype("float32")
+    upload, sent = type(gpu.runtime).upload, []
+
+    def note(runtime: Any, address: int, array: np.ndarray, stream: Any) -> None:
+        sent.append(array.tobytes())
+        upload(runtime, address, array, stream)
+
+    monkeypatch.setattr(type(gpu.runtime), "upload", note)
+    models, scores = [], []
+    for place in (np.array, lambda values: cupy_array(values)[0]):
+        models.append(fastnn.Sequential([fastnn.Dense(5, activation="tanh"), fastnn.Dense(outputs)], seed=1))
+        given, wanted, weights = (place(values) for values in (X, y, weight))
+        sent.clear()
+        options: dict[str, Any] = {"sample_weight": weights, "loss": loss, "batch_size": 64, "epochs": 1, "verbose": 0}
+        models[-1].fit(given, wanted, device="cuda", **options)
+        models[-1].fit(given, wanted, device="cuda", validation_split=0.25, **options)
+        scores.append(models[-1].evaluate(given, wanted, sample_weight=weights))
+        counts = [sent.count(values.tobytes()) for values in (X, y, weight)]
+        if place is np.array:
+            assert counts == [3 if kind == "classes" else 4, 3, 3], "r2 and mae are those of a prediction"
+        else:
+            assert counts == [0, 0, 1], "weights are put together where rows are held back"
+    assert digest(models[0]) == digest(models[1])
+    assert scores[0] == scores[1]
+
+
 def test_work_waits_for_cupy_and_cupy_for_it(gpu: CudaEngine) -> None:
     """The values of X are written on a stream of CuPy's after long work; the outputs are read on it without waiting."""
     cupy = pytest.importorskip("cupy")

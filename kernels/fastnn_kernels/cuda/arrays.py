@@ -13,7 +13,8 @@ from fastnn_kernels.cuda.runtime import Runtime
 class DeviceArray:
     """A C-contiguous array on a GPU; `owner` keeps its memory alive. `mirror`: pinned host memory for all of it, or None.
 
-    What the host writes to and reads from an array with a mirror goes through the mirror, so that copies need not wait.
+    What the host writes to and reads from an array with a mirror goes through the mirror, so that copies need not wait: between
+    two writes the host waits for the stream, or else the first copy might bring the values of the second.
     """
 
     def __init__(

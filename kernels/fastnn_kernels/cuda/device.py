@@ -12,8 +12,9 @@ import ctypes
 import functools
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,8 @@ class CupyRuntime:
         self.ordinal = ordinal
         self._lock = threading.RLock()
         """Held while work is captured, compiled or asked about: what a library loads meanwhile might end up in the graph."""
-        with _translate_errors(self):
+        self._translated = _ErrorsTranslated(self)
+        with self._translated:
             count = cupy.cuda.runtime.getDeviceCount()
             if ordinal >= count:
                 raise CudaUnavailable(f"there is no cuda:{ordinal}; {count} GPU{'s are' if count > 1 else ' is'} here")
@@ -79,6 +81,7 @@ class CupyRuntime:
                 self.stream = cupy.cuda.Stream(non_blocking=True)
                 self.copies = cupy.cuda.Stream(non_blocking=True)
                 self._capturing, self._branch = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+        self._on_device = _OnDevice(self, self._device, self.stream)
         architecture = 10 * properties["major"] + properties["minor"]
         if architecture < 75:
             raise CudaUnavailable(f"{self.name} has compute capability {architecture / 10}; 7.5 is needed at least")
@@ -98,7 +101,7 @@ class CupyRuntime:
     def _open_products(self) -> CublasLt | None:
         """cuBLASLt; None where it is not installed, and with a warning where it does not start."""
         try:
-            with self._on_device():
+            with self._on_device:
                 return CublasLt()
         except CudaUnavailable:
             return None
@@ -110,21 +113,15 @@ class CupyRuntime:
             )  # fmt: skip
             return None
 
-    @contextlib.contextmanager
-    def _on_device(self) -> Iterator[None]:
-        """On this GPU, with errors of CuPy translated, and with allocations belonging to our stream."""
-        with _translate_errors(self), self._device, self.stream:
-            yield
-
     # --- memory -------------------------------------------------------------------------------------------------------
 
     def memory(self) -> tuple[int, int]:
-        with self._on_device():
+        with self._on_device:
             free, total = self.cupy.cuda.runtime.memGetInfo()
             return free + self.cupy.get_default_memory_pool().free_bytes(), total
 
     def allocate(self, nbytes: int) -> DeviceMemory:
-        with self._on_device():
+        with self._on_device:
             try:
                 pointer = self.cupy.cuda.alloc(nbytes)
             except self.cupy.cuda.memory.OutOfMemoryError:
@@ -136,7 +133,7 @@ class CupyRuntime:
             return DeviceMemory(pointer.ptr, nbytes, pointer)
 
     def allocate_pinned(self, nbytes: int) -> np.ndarray:
-        with self._on_device():
+        with self._on_device:
             memory = self.cupy.cuda.alloc_pinned_memory(max(nbytes, 1))
             return np.frombuffer(memory, np.uint8, nbytes)
 
@@ -152,26 +149,26 @@ class CupyRuntime:
     def _copy(self, target: int, source: int, nbytes: int, kind: str, stream: Any) -> None:
         if nbytes:
             runtime = self.cupy.cuda.runtime
-            with self._on_device():
+            with self._translated:  # copies go to the device of their stream, whatever the current one is
                 runtime.memcpyAsync(target, source, nbytes, getattr(runtime, kind), stream.ptr)
 
     def clear(self, address: int, nbytes: int, stream: Any) -> None:
         if nbytes:
-            with self._on_device():
+            with self._on_device:
                 self.cupy.cuda.runtime.memsetAsync(address, 0, nbytes, stream.ptr)
 
     # --- streams ------------------------------------------------------------------------------------------------------
 
     def event(self) -> Any:
-        with self._on_device():
+        with self._on_device:
             return self.cupy.cuda.Event()
 
     def record(self, event: Any, stream: Any) -> None:
-        with self._on_device():
+        with self._on_device:
             event.record(stream)
 
     def wait(self, stream: Any, event: Any) -> None:
-        with self._on_device():
+        with self._on_device:
             stream.wait_event(event)
 
     def _let_wait(self, stream: Any, other: Any) -> None:
@@ -180,19 +177,23 @@ class CupyRuntime:
         event.record(other)
         stream.wait_event(event)
 
+    def is_done(self, event: Any) -> bool:
+        with self._on_device:
+            return bool(event.done)
+
     def elapsed_seconds(self, first: Any, last: Any) -> float:
-        with self._on_device():
+        with self._on_device:
             last.synchronize()
             return float(self.cupy.cuda.get_elapsed_time(first, last)) / 1e3
 
-    def synchronize(self, stream: Any) -> None:
-        with self._on_device():
-            stream.synchronize()
+    def synchronize(self, work: Any) -> None:
+        with self._on_device:
+            work.synchronize()
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
     def prepare(self, nodes: Sequence[Node]) -> None:
-        with self._lock, self._on_device():
+        with self._lock, self._on_device:
             launches = [node for node in nodes if isinstance(node, Launch)]
             missing = dict.fromkeys(node.kernel for node in launches if node.kernel not in self._functions)
             if missing:
@@ -212,7 +213,7 @@ class CupyRuntime:
                 self._plan(product.product).prepare(product.addresses)
 
     def run(self, node: Node, stream: Any) -> None:
-        with self._on_device():
+        with self._on_device:
             if isinstance(node, Launch):
                 table, _kept = pack(node)
                 self.cupy.cuda.driver.launchKernel(
@@ -237,12 +238,12 @@ class CupyRuntime:
 
     def algorithms(self, product: Product, count: int) -> list[bytes]:
         assert self._products is not None
-        with self._lock, self._on_device():
+        with self._lock, self._on_device:
             return [candidate.data for candidate in self._products.algorithms(product, count)]
 
     def _supports(self, product: Product) -> bool:
         assert self._products is not None
-        with self._lock, self._on_device():
+        with self._lock, self._on_device:
             return self._products.supports(product)
 
     def capture(self, stages: Sequence[Sequence[Node]]) -> Any:
@@ -250,7 +251,7 @@ class CupyRuntime:
         takes part in the capture: it waits for an event of the first stream, and the first stream then waits for one of it. So
         the graph has two branches, and the next stage waits for both.
         """
-        with self._lock, self._on_device():
+        with self._lock, self._on_device:
             stream, branch = self._capturing, self._branch
             if self._branch_workspace is None and any(isinstance(node, Multiplication) for _, *rest in stages for node in rest):
                 self._branch_workspace = self.allocate(WORKSPACE)
@@ -271,7 +272,7 @@ class CupyRuntime:
             return stream.end_capture()
 
     def launch(self, graph: Any, stream: Any) -> None:
-        with self._on_device():
+        with self._on_device:
             graph.launch(stream)
 
     # --- arrays of others ---------------------------------------------------------------------------------------------
@@ -281,7 +282,7 @@ class CupyRuntime:
 
         Our stream waits for what its owner was still computing.
         """
-        with _translate_errors(self), self._device:
+        with self._translated, self._device:
             cupy_array = array if isinstance(array, self.cupy.ndarray) else self.cupy.from_dlpack(array)
             cupy_array = self.cupy.ascontiguousarray(cupy_array)
             self._let_wait(self.stream, self.cupy.cuda.get_current_stream())
@@ -289,7 +290,7 @@ class CupyRuntime:
 
     def lend(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: Any) -> Any:
         """Memory of this GPU as a CuPy array; the caller's stream waits for what ours was still computing."""
-        with _translate_errors(self), self._device:
+        with self._translated, self._device:
             nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             memory = self.cupy.cuda.UnownedMemory(address, nbytes, _Lent(self, owner), self.ordinal)
             self._let_wait(self.cupy.cuda.get_current_stream(), self.stream)
@@ -307,23 +308,56 @@ class _Lent:
             self._runtime._let_wait(self._runtime.stream, self._runtime.cupy.cuda.get_current_stream())
 
 
-@contextlib.contextmanager
-def _translate_errors(runtime: CupyRuntime) -> Iterator[None]:
-    """Errors of CuPy as ours, in one line."""
+class _ErrorsTranslated:
+    """Errors of CuPy as ours. An object for all calls: a generator would take the host longer than most calls of CuPy do."""
+
+    def __init__(self, runtime: CupyRuntime) -> None:
+        self._runtime = runtime
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None and (ours := _translate(self._runtime, error)) is not None:
+            raise ours from error
+
+
+class _OnDevice(_ErrorsTranslated):
+    """On a GPU, with errors of CuPy translated, and with allocations belonging to our stream."""
+
+    def __init__(self, runtime: CupyRuntime, *contexts: Any) -> None:
+        super().__init__(runtime)
+        self._device, self._stream = contexts
+
+    def __enter__(self) -> None:
+        try:
+            self._device.__enter__()
+        except Exception as error:
+            super().__exit__(type(error), error, None)
+            raise
+        self._stream.__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stream.__exit__(kind, error, trace)
+        self._device.__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)
+
+
+def _translate(runtime: CupyRuntime, error: BaseException) -> CudaError | None:
+    """An error of CuPy as ours, in one line; None for others."""
     cupy = runtime.cupy
-    try:
-        yield
-    except cupy.cuda.memory.OutOfMemoryError as error:
-        raise CudaOutOfMemory(0, *runtime.memory()) from error
-    except (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError) as error:
-        if error.status == MEMORY_ALLOCATION:
-            raise CudaOutOfMemory(0, *cupy.cuda.runtime.memGetInfo()) from error
-        if error.status in LOST:
-            raise CudaLost(
-                f"cuda:{runtime.ordinal} failed and cannot be used again in this process ({error}); start a new process, "
-                "load the last checkpoint and continue from there"
-            ) from error
-        raise CudaError(f"cuda:{runtime.ordinal}: {error}") from error
+    if isinstance(error, cupy.cuda.memory.OutOfMemoryError):
+        return CudaOutOfMemory(0, *runtime.memory())
+    if not isinstance(error, (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError)):
+        return None
+    if error.status == MEMORY_ALLOCATION:
+        return CudaOutOfMemory(0, *cupy.cuda.runtime.memGetInfo())
+    if error.status in LOST:
+        return CudaLost(
+            f"cuda:{runtime.ordinal} failed and cannot be used again in this process ({error}); start a new process, load the "
+            "last checkpoint and continue from there"
+        )
+    return CudaError(f"cuda:{runtime.ordinal}: {error}")
 
 
 # --- what is here -----------------------------------------------------------------------------------------------------

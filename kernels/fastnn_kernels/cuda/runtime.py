@@ -134,11 +134,14 @@ class Runtime(Protocol):
     def wait(self, stream: Any, event: Any) -> None:
         """Let the work given to `stream` from now on wait for `event`."""
 
+    def is_done(self, event: Any) -> bool:
+        """Whether a recorded event has come, without waiting for it."""
+
     def elapsed_seconds(self, first: Any, last: Any) -> float:
         """Seconds between two recorded events; waits for the second."""
 
-    def synchronize(self, stream: Any) -> None:
-        """Wait until the stream is done. Raises what its work raised."""
+    def synchronize(self, work: Any) -> None:
+        """Wait until a stream is done, or until an event has come. Raises what the work raised."""
 
     def upload(self, address: int, array: np.ndarray, stream: Any) -> None:
         """Copy a C-contiguous host array to the GPU."""

@@ -149,10 +149,14 @@ class HostRuntime:
     def wait(self, stream: Any, event: Any) -> None:
         self._ask("wait")
 
+    def is_done(self, event: Any) -> bool:
+        self._ask("is_done")
+        return True
+
     def elapsed_seconds(self, first: Any, last: Any) -> float:
         return 1e-6
 
-    def synchronize(self, stream: Any) -> None:
+    def synchronize(self, work: Any) -> None:
         self._ask("synchronize")
 
     # --- work ---------------------------------------------------------------------------------------------------------

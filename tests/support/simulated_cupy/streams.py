@@ -44,6 +44,8 @@ class Scheduler:
         self.order, self.lock = order, threading.RLock()
         self._random = random.Random(seed)
         self.streams: list[Stream] = []
+        self.vain_waits = 0
+        """For events that were never recorded."""
         self._current = threading.local()
         self.default = Stream(self)
 
@@ -94,7 +96,7 @@ class Scheduler:
 
     def reach(self, event: Event, version: int) -> None:
         """Do what an event stands for."""
-        while event.done < version:
+        while event.reached < version:
             recording = [s for s in self.streams for work in s.queue if isinstance(work, Record) and work.event is event]
             assert recording, "an event that is waited for will never be recorded"
             if not self._do_first(recording[0]):
@@ -141,7 +143,7 @@ class Record:
         return True
 
     def do(self) -> None:
-        self.event.done = max(self.event.done, self.version)
+        self.event.reached = max(self.event.reached, self.version)
 
 
 class Wait:
@@ -151,7 +153,7 @@ class Wait:
         self.event, self.version = event, version
 
     def is_ready(self) -> bool:
-        return self.event.done >= self.version
+        return self.event.reached >= self.version
 
     def do(self) -> None:
         pass
@@ -203,6 +205,8 @@ class Stream:
                 raise CUDARuntimeError(CAPTURE_ISOLATION, "an event from outside in a capture")
             elif event.version:  # CUDA does not wait for an event that was never recorded
                 self.scheduler.give(self, Wait(event, event.version))
+            else:
+                self.scheduler.vain_waits += 1
 
     def begin_capture(self) -> None:
         with self.scheduler.lock:
@@ -261,9 +265,13 @@ class Event:
 
     def __init__(self, scheduler: Scheduler, disable_timing: bool = False) -> None:
         self.scheduler, self.timing = scheduler, not disable_timing
-        self.version = self.done = 0
+        self.version = self.reached = 0
         self.captured: tuple[Capture, frozenset[int]] | None = None
         """Where it was recorded last in a capture: that, and the nodes that it stands for."""
+
+    @property
+    def done(self) -> bool:
+        return self.reached == self.version
 
     def record(self, stream: Stream | None = None) -> None:
         with self.scheduler.lock:
@@ -286,7 +294,7 @@ def get_elapsed_time(first: Event, last: Event) -> float:
     """Milliseconds between two events that have come."""
     assert first.timing
     assert last.timing
-    if not (first.version and last.version and first.done == first.version and last.done == last.version):
+    if not (first.version and last.version and first.done and last.done):
         raise CUDARuntimeError(NOT_READY, "an event has not come yet")
     return 1e-2
 
