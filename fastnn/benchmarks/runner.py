@@ -219,7 +219,7 @@ class _Field:
 
     def _start(self, cell: Cell, ready: Sequence[Entry]) -> None:
         """Start the processes that are not running, all at once; that they cannot is found when they are asked."""
-        new = [self._process(entry, cell.device) for entry in (*ready, *REFERENCES)]
+        new = [self._process(entry, cell.device) for entry in ready] + [self._process(entry, "cpu") for entry in REFERENCES]
         new = [process for process in new if not process.started]
         if new:
             self.watcher.stage("starting the contestants")
