@@ -1,4 +1,4 @@
-"""`ci/gpu.sh` whole, on a machine whose GPU is simulated: every stage is the real one, made small."""
+"""`ci/gpu.sh` and `ci/gpu-bench.sh` whole, on a machine whose GPU is simulated: every stage is the real one, made small."""
 
 from __future__ import annotations
 
@@ -163,3 +163,62 @@ def test_a_run_that_is_killed_has_told_what_it_knew(how: signal.Signals, state: 
     (cell,) = record["cells"]
     assert cell["fit_ms"] > 0
     assert "1 findings, all right" in logs["cells"]
+
+
+BENCH = "--network planar --batch-size 10 --batch-size 11 --batch-size 12 --peer none --rounds 1 --seconds 0.01 --threads 1"
+
+
+def timer_of(run: Any) -> int:
+    """The process `timeout` of a script."""
+    for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split():
+        if Path(f"/proc/{pid}/comm").read_text() == "timeout\n":
+            return int(pid)
+    raise LookupError("it runs nothing for a limited time")
+
+
+def test_the_benchmark_goes_on_after_a_piece_that_was_killed(tmp_path: Path) -> None:
+    def done() -> list[dict[str, Any]]:
+        cells: list[dict[str, Any]] = json.loads((tmp_path / "out" / "full.json").read_text())["done"]
+        return cells
+
+    def sizes() -> list[int]:
+        return [measured["cell"]["batch_size"] for measured in done()]
+
+    run = start("gpu-bench.sh", tmp_path, "out", *BENCH.split())
+    until(run, "planar     10 cuda")
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate(timeout=60)
+    assert sizes() == [10]
+    assert done()[0]["results"]["fastnn"]["status"] == "measured"
+    first = done()
+
+    run = start("gpu-bench.sh", tmp_path, "--resume", "out", PIECE="1")
+    printed, _ = run.communicate(timeout=60)
+    assert run.returncode == 1, printed
+    assert "2 cells are left\nnone was finished in 1 s: " in printed
+
+    run = start("gpu-bench.sh", tmp_path, "--resume", "out")
+    until(run, "planar     11 cuda")
+    os.kill(timer_of(run), signal.SIGINT)  # as at the end of a piece
+    printed, _ = run.communicate(timeout=60)
+    assert run.returncode == 3, printed
+    assert sizes() == [10, 11]
+
+    run = start("gpu-bench.sh", tmp_path, "--resume", "out")
+    printed, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, printed
+    assert printed.endswith("0 cells are left\n")
+    assert sizes() == [10, 11, 12]
+    assert done()[:1] == first
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"full.json", "full.log"}
+    assert "planar     10 cuda" in (tmp_path / "out" / "full.log").read_text(), "of all pieces"
+
+
+def test_a_record_that_was_cut_off_is_not_continued(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "full.json").write_text('{"format": "fastnn-benchmark", ')
+    run = start("gpu-bench.sh", tmp_path, "--resume", "out")
+    printed, _ = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert "was cut off" in printed
+    assert (tmp_path / "out" / "full.json").read_text() == '{"format": "fastnn-benchmark", '
