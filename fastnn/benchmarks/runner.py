@@ -139,6 +139,8 @@ class _Field:
         self.settings = record.settings
         self.entries = [CONTESTANTS[name] for name in self.settings.contestants]
         self.missing = {entry.name: entry.missing() for entry in self.entries}
+        self.limited = {limit.device for limit in record.limits}
+        """Devices whose limits were asked for."""
 
     def run(self, cell: Cell) -> Measured:
         """One cell; whatever a contestant does, the cell ends within about its budget."""
@@ -234,9 +236,10 @@ class _Field:
                 process.ask("prepare", HELLO, cell=msgspec.to_builtins(Cell("planar", 1)))
 
     def _limits(self, device: str) -> None:
-        """Measure the limits of a device, once a run."""
-        if any(limit.device == device for limit in self.record.limits):
+        """Measure the limits of a device, once a run, whether they can be measured or not."""
+        if device in self.limited:
             return
+        self.limited.add(device)
         self.watcher.stage("measuring the limits of the machine")
         cell = msgspec.to_builtins(Cell("planar", 1, device))
         with Process(METER, device, self.settings.threads) as process:

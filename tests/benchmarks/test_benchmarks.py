@@ -416,6 +416,19 @@ def test_the_best_limits_of_a_machine_are_kept(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_limits_that_cannot_be_measured_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    watcher = Watcher()
+    monkeypatch.setattr(watcher, "warn", warnings.append)
+    monkeypatch.setattr(runner, "METER", Entry("meter", "meter", "nowhere:Meter", (), ("cpu",)))
+    record = runner.run(runner.plan([TINY, Cell("planar", 33)], [], rounds=1, seconds=0.01), watcher=watcher)
+    assert len(record.done) == 2
+    assert record.limits == []
+    assert len(warnings) == 1
+    assert warnings[0].startswith("the limits of cpu could not be measured: ")
+
+
 def test_the_limits_are_measured_by_a_process_of_their_own() -> None:
     record = runner.run(runner.plan([TINY], [], rounds=1, seconds=0.01))
     threads = sorted({1, record.settings.threads})

@@ -185,7 +185,8 @@ def test_the_benchmark_goes_on_after_a_piece_that_was_killed(tmp_path: Path) -> 
         return [measured["cell"]["batch_size"] for measured in done()]
 
     run = start("gpu-bench.sh", tmp_path, "out", *BENCH.split())
-    until(run, "planar     10 cuda")
+    said = until(run, "planar     10 cuda")
+    assert "the limits of cuda could not be measured" in said, "the simulated CuPy has no cuBLAS of its own"
     os.killpg(run.pid, signal.SIGKILL)
     run.communicate(timeout=60)
     assert sizes() == [10]
