@@ -66,7 +66,13 @@ if ! found=$("$python" ci/gpu_record.py usable 2>&1); then
     exit 1
 fi
 
-timeout --signal=INT --kill-after=15 "${PIECE:-220}" "$python" -m fastnn bench "${arguments[@]}" 2>&1 </dev/null | tee -a "${record%.json}.log"
+exec 9>>"${record%.json}.log" # held by all that a piece consists of
+if command -v flock >/dev/null && ! flock --timeout 5 9; then # what was killed may take a moment
+    echo "another piece is still at work on $record" >&2
+    exit 1
+fi
+# In the foreground: else neither Ctrl-C nor what ends the script would reach it, and it would go on beside the next piece.
+timeout --foreground --signal=INT --kill-after=15 "${PIECE:-220}" "$python" -m fastnn bench "${arguments[@]}" 2>&1 </dev/null | tee -a "${record%.json}.log"
 code=${PIPESTATUS[0]}
 counts=$(count) || exit 1
 echo "${counts#* } cells are left"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -193,10 +194,10 @@ def test_the_benchmark_goes_on_after_a_piece_that_was_killed(tmp_path: Path) -> 
     assert done()[0]["results"]["fastnn"]["status"] == "measured"
     first = done()
 
-    run = start("gpu-bench.sh", tmp_path, "--resume", "out", PIECE="1")
+    run = start("gpu-bench.sh", tmp_path, "--resume", "out", PIECE="0.1")
     printed, _ = run.communicate(timeout=60)
     assert run.returncode == 1, printed
-    assert "2 cells are left\nnone was finished in 1 s: " in printed
+    assert "2 cells are left\nnone was finished in 0.1 s: " in printed
 
     run = start("gpu-bench.sh", tmp_path, "--resume", "out")
     until(run, "planar     11 cuda")
@@ -213,6 +214,17 @@ def test_the_benchmark_goes_on_after_a_piece_that_was_killed(tmp_path: Path) -> 
     assert done()[:1] == first
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"full.json", "full.log"}
     assert "planar     10 cuda" in (tmp_path / "out" / "full.log").read_text(), "of all pieces"
+
+
+def test_two_pieces_do_not_run_at_once(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / "full.log").open("a") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        run = start("gpu-bench.sh", tmp_path, "out", *BENCH.split())
+        printed, _ = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert printed.startswith("another piece is still at work on ")
+    assert not (tmp_path / "out" / "full.json").exists()
 
 
 def test_a_record_that_was_cut_off_is_not_continued(tmp_path: Path) -> None:
