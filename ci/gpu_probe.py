@@ -13,6 +13,8 @@ is not ok. Ends with 1 if something was not ok.
     bits      digests of trainings that must be equal
     cells     alone on the GPU: a step by events, a whole call of `fit`, what it begins with, and captures
     peer      seconds of an epoch of CONTESTANT, a name in `fastnn.benchmarks.peers.CONTESTANTS`
+
+The variables CELLS, KERNELS, PRODUCTS and REPEATS of the environment select a part, see `ci/gpu.sh`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,13 +34,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
-CELLS = (
-    ("mnist", 128), ("wide", 8192), ("nielsen", 8), ("deep", 128), ("mnist", 8192), ("wide", 128), ("deep", 8192),
-    ("planar", 400), ("wide", 65536),
-)  # fmt: skip
+CELLS = "mnist:128 wide:8192 nielsen:8 deep:128 mnist:8192 wide:128 deep:8192 planar:400 wide:65536"
 """Networks of the benchmark and mini-batches, those that tell most first."""
-FITS = 5
-"""Calls of `fit` that are timed, after as many that are not."""
+REPEATS = 5
+"""Calls of `fit` that are timed, after as many that are not; trainings that must have equal bits."""
 
 GROSS = 2.0**14
 """Epsilons beyond which a kernel is wrong and not imprecise; the tests of each kernel know how precise it has to be."""
@@ -78,6 +79,33 @@ def check(condition: object, error: str) -> None:
     """Raise AssertionError unless a condition holds; with `python -O` as well."""
     if not condition:
         raise AssertionError(error)
+
+
+# --- what is asked for ------------------------------------------------------------------------------------------------
+
+
+def is_wanted(kind: str, name: str) -> bool:
+    """Whether `kind`, KERNELS or PRODUCTS, selects a name. Raises re.error for what is no regular expression."""
+    return re.search(os.environ.get(kind, ""), name) is not None
+
+
+def wanted_cells() -> list[Any]:
+    """On the GPU, by CELLS. Raises ValueError for what names none."""
+    from fastnn.benchmarks import grid
+
+    text = os.environ.get("CELLS") or CELLS
+    names = [word.partition(":") for word in text.split()]
+    if not all(network in grid.NETWORKS and size.isdecimal() and int(size) for network, _, size in names):
+        raise ValueError(f"CELLS: expected such as mnist:128, with a network of {', '.join(grid.NETWORKS)}, got {text!r}")
+    return [grid.Cell(network, int(size), "cuda") for network, _, size in names]
+
+
+def repeats() -> int:
+    """By REPEATS. Raises ValueError for what is no integer >= 1."""
+    text = os.environ.get("REPEATS") or str(REPEATS)
+    if not (text.isdecimal() and int(text)):
+        raise ValueError(f"REPEATS: expected an integer >= 1, got {text!r}")
+    return int(text)
 
 
 # --- does it open, compile, copy --------------------------------------------------------------------------------------
@@ -138,7 +166,9 @@ def ask_compiler(findings: Findings) -> None:
 
     for family in sorted({family for family, _ in LOWERINGS.values()}):
         names = [name for name, (of, _) in LOWERINGS.items() if of == family and name in calls.cases().CASES]
-        findings.measure(family, functools.partial(compile_family, names))
+        names = [name for name in names if is_wanted("KERNELS", name)]
+        if names:
+            findings.measure(family, functools.partial(compile_family, names))
 
 
 def ask_for_copies(findings: Findings) -> None:
@@ -261,6 +291,8 @@ def ask_for_products(findings: Findings) -> None:
         return found
 
     for name, precision, product in every_product():
+        if not is_wanted("PRODUCTS", name):
+            continue
 
         def ask(product: Any = product, precision: str = precision) -> dict[str, Any]:
             return compute(product, precision) if runtime.device.supports(product) else {"supported": False}
@@ -278,7 +310,7 @@ def ask_for_kernels(findings: Findings) -> None:
 
     def run(name: str, case: Any, precision: str) -> dict[str, Any]:
         worst, entry = 0.0, KERNELS[name]
-        epsilon = np.finfo(precision).eps if precision.startswith("float") else 1.0
+        epsilon = float(np.finfo(precision).eps) if precision.startswith("float") else 1.0
         for beyond in (0, 1):
             arrays = case.arrays(precision)
             expected = [laws.wide(array.copy()) for array in arrays]
@@ -300,15 +332,13 @@ def ask_for_kernels(findings: Findings) -> None:
         return {"epsilons": round(worst / epsilon, 2)}
 
     for name in LOWERINGS:
-        if name in calls.cases().CASES and hasattr(definition, name):
+        if name in calls.cases().CASES and hasattr(definition, name) and is_wanted("KERNELS", name):
             case = calls.cases().CASES[name][0]
             for precision in calls.precisions(case):
                 findings.measure(f"{name} {precision}", functools.partial(run, name, case, precision))
 
 
 def ask_for_bits(findings: Findings) -> None:
-    import os
-
     import trainings
 
     import fastnn.training.chunks as chunks
@@ -324,7 +354,7 @@ def ask_for_bits(findings: Findings) -> None:
         check(not others, f"{', '.join(sorted(others))} and not {expected}")
         return expected
 
-    findings.measure("five runs", functools.partial(compare, 5))
+    findings.measure("run after run", functools.partial(compare, repeats()))
     os.environ["FASTNN_CUDA_CAPTURE"] = "0"
     findings.measure("kernels launched one by one", compare)
     del os.environ["FASTNN_CUDA_CAPTURE"]
@@ -339,10 +369,17 @@ def ask_for_bits(findings: Findings) -> None:
 # --- how fast ---------------------------------------------------------------------------------------------------------
 
 
+def name_cell(cell: Any) -> dict[str, Any]:
+    """The figures by which records are laid beside others."""
+    return {"network": cell.network, "batch_size": cell.batch_size, "rows": cell.rows}
+
+
 def ask_cells(findings: Findings) -> None:
     from fastnn import engines
     from fastnn.benchmarks import grid, peers
     from fastnn.network.state import State
+
+    cells, fits = wanted_cells(), repeats()
 
     runtime = engines.gpu(0).runtime
     spent = {"begin": 0.0, "captures": 0}
@@ -391,30 +428,29 @@ def ask_cells(findings: Findings) -> None:
         started = time.perf_counter()
         contestant.fit()
         first = time.perf_counter() - started
-        for _ in range(FITS):
+        for _ in range(fits):
             contestant.fit()
         spent.update(begin=0.0, captures=0)
         started = time.perf_counter()
-        for _ in range(FITS):
+        for _ in range(fits):
             contestant.fit()
-        whole = (time.perf_counter() - started) / FITS
-        figures: dict[str, Any] = {"captures": spent["captures"] / FITS, "begin_ms": 1e3 * spent["begin"] / FITS}
+        whole = (time.perf_counter() - started) / fits
+        figures: dict[str, Any] = {"captures": spent["captures"] / fits, "begin_ms": 1e3 * spent["begin"] / fits}
         figures |= step(contestant, cell)
         figures |= {"first_fit_s": first, "fit_ms": 1e3 * whole, "steps_ms": 1e-3 * figures["step_us"] * cell.steps}
         rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in figures.items()}
-        return {"steps": cell.steps, **rounded}
+        return {**name_cell(cell), "steps": cell.steps, **rounded}
 
-    for network, size in CELLS:
-        cell = grid.Cell(network, size, "cuda")
+    for cell in cells:
         findings.measure(str(cell), functools.partial(measure, cell))
 
 
 def ask_peer(findings: Findings, name: str) -> None:
     """Losses are not compared here: `fastnn bench` does that before it times anybody."""
-    import os
-
     from fastnn.benchmarks import grid, peers
 
+    cells, fits = wanted_cells(), repeats()
+    epochs = min(3, fits)
     entry = peers.CONTESTANTS[name]
     check(not entry.missing(), entry.missing())
     if entry.flags:
@@ -424,13 +460,12 @@ def ask_peer(findings: Findings, name: str) -> None:
     def measure(cell: grid.Cell) -> dict[str, Any]:
         started = time.perf_counter()
         contestant = kind(grid.make_task(cell, 1))
-        contestant.time(3)
+        contestant.time(epochs)
         ready = time.perf_counter() - started
-        best = min(contestant.time(3) for _ in range(FITS))
-        return {"contestant": name, "epoch_ms": round(1e3 * best, 3), "ready_s": round(ready, 2)}
+        best = min(contestant.time(epochs) for _ in range(fits))
+        return {**name_cell(cell), "contestant": name, "epoch_ms": round(1e3 * best, 3), "ready_s": round(ready, 2)}
 
-    for network, size in CELLS:
-        cell = grid.Cell(network, size, "cuda")
+    for cell in cells:
         findings.measure(str(cell), functools.partial(measure, cell))
 
 
@@ -448,6 +483,7 @@ def main(arguments: list[str]) -> int:
     findings = Findings("-".join([section, *rest]), Path(path))
     try:
         SECTIONS[section](findings, *rest)
+        check(findings.count, "nothing is left of it by CELLS, KERNELS or PRODUCTS")
     except Exception as error:
         findings.add("the whole section", False, error=f"{type(error).__name__}: {error}"[:600])
     first = f", {len(findings.wrong)} not right; first {findings.wrong[0]}" if findings.wrong else ", all right"

@@ -28,11 +28,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-FORMAT, VERSION = "fastnn-gpu", 2
+FORMAT, VERSION = "fastnn-gpu", 3
 
 NEEDED = (
-    "array_api_compat", "click", "cupy", "filelock", "msgspec", "numba", "numpy", "safetensors", "scipy", "sklearn",
-    "threadpoolctl", "tqdm", "hypothesis", "pytest", "pytest_benchmark", "xdist", "torch", "jax",
+    "array_api_compat", "click", "cupy", "filelock", "ml_dtypes", "msgspec", "numba", "numpy", "safetensors", "scipy",
+    "sklearn", "threadpoolctl", "tqdm", "hypothesis", "pytest", "pytest_benchmark", "xdist", "torch", "jax",
 )  # fmt: skip
 """Modules that the library, its tests and the benchmark's peers import."""
 
@@ -46,6 +46,12 @@ SECTIONS = {
 
 SUITES = {"gpu-tests": "the engine", "kernel-tests": "kernels", "memory": "memory", "mnist": "MNIST"}
 """Steps that leave a junit file of their name."""
+
+ONLY = ("STAGES", "CELLS", "KERNELS", "PRODUCTS", "TESTS", "REPEATS")
+"""Variables of the environment that select a part, see `ci/gpu.sh`."""
+
+CELL = ("network", "batch_size", "rows")
+"""What names a cell, and the examples of an epoch."""
 
 OURS, PEERS = "fastnn", ("torch-graph", "jax-while")
 OPTIONAL = ("versions", *(f"peer-{name}" for name in PEERS))
@@ -153,6 +159,7 @@ def cells(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             cell = by_cell.setdefault(each["what"], {"cell": each["what"], "epoch_ms": {}, "best_peer": None, "ratio": None})
             if "contestant" in each:
                 cell["epoch_ms"][each["contestant"]] = each["epoch_ms"]
+                cell |= {name: each[name] for name in CELL if name in each}
             else:
                 cell |= {name: value for name, value in each.items() if name not in ("section", "what", "ok", "at", "ms")}
     for cell in by_cell.values():
@@ -187,7 +194,7 @@ def commit() -> str | None:
         ).stdout.strip()  # fmt: skip
 
     try:
-        return git("rev-parse", "HEAD")[:12] + ("+" if git("status", "--porcelain", "-uno") else "")
+        return git("rev-parse", "HEAD")[:12] + ("+" if git("--no-optional-locks", "status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -202,7 +209,8 @@ def build(folder: Path, now: datetime.datetime) -> dict[str, Any]:
 
     made: dict[str, Any] = {
         "format": FORMAT, "version": VERSION, "created": now.isoformat(timespec="seconds"), "commit": commit(),
-        "gpu": device(text("nvidia-smi.csv")), "versions": versions(), "missing": missing(), "steps": steps(text("steps.tsv")),
+        "gpu": device(text("nvidia-smi.csv")), "versions": versions(), "missing": missing(),
+        "only": {name: os.environ[name] for name in ONLY if os.environ.get(name)}, "steps": steps(text("steps.tsv")),
         "findings": {}, "cells": [], "tests": {}, "sanitizer": {}, "mnist": {}, "trouble": [],
     }  # fmt: skip
     asked = {step["name"]: step for step in made["steps"]}
@@ -231,7 +239,8 @@ def build(folder: Path, now: datetime.datetime) -> dict[str, Any]:
     broken = any(suite["failed"] or suite["errors"] or not suite["passed"] for suite in tests)
     unsafe = any(tool["status"] not in ("clean", "unsupported") for tool in made["sanitizer"].values())
     wrong = any(made["findings"][section]["wrong"] for section in made["findings"] if section not in OPTIONAL)
-    made["passed"] = bool(tests) and not (broken or unsafe or wrong or made["trouble"])
+    asked_for = bool(tests) or ("STAGES" in made["only"] and bool(asked))
+    made["passed"] = asked_for and not (broken or unsafe or wrong or made["trouble"])
     made["worst"] = [line for _, line in complaints(made)]
     return made
 
@@ -314,13 +323,20 @@ def table(record: dict[str, Any]) -> Iterator[str]:
         yield row(cell["cell"].removesuffix(" on cuda"), "; ".join(filter(None, (ratio, ours, times))))
     yield from (row("trouble", what) for what in record["trouble"])
     yield row("steps", ", ".join(f"{step['name']} {step['seconds']} s" for step in record["steps"]))
-    yield row("result", "passed" if record["passed"] else "FAILED")
+    part = ", ".join(f"{name}={value}" for name, value in record["only"].items())
+    yield row("result", ("passed" if record["passed"] else "FAILED") + (f" (a part: {part})" if part else ""))
 
 
 def summary(record: dict[str, Any], seconds: str, state: str) -> str:
     """One page: the three worst things, then the table."""
     worst = [f"{index}. {line[:200]}" for index, line in enumerate(record["worst"][:3], 1)] or ["nothing"]
     return "\n".join([f"{state} after {seconds} s; the worst:", *worst, "", *table(record), ""])
+
+
+def without_home(text: str) -> str:
+    """Paths with `~` for the home folder, whose name is a person's; the record is meant to be handed on."""
+    home = str(Path.home())
+    return text.replace(home, "~") if home.count("/") > 1 else text
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -336,7 +352,7 @@ def write(folder: Path, out: Path, seconds: str, state: str) -> dict[str, Any]:
     record = build(folder, now)
     name = re.sub(r"[^a-z0-9]+", "-", record["gpu"].get("name", "gpu").lower()).strip("-")
     path = out / f"{name}-{now:%Y-%m-%d}.json"
-    write_whole(path, json.dumps(record, indent=1) + "\n")
+    write_whole(path, without_home(json.dumps(record, indent=1)) + "\n")
     write_whole(out / "summary.txt", f"{summary(record, seconds, state)}record                  {path}\n")
     return record
 

@@ -5,7 +5,7 @@
 Every array is an allocation of the driver's own, as large as it must be, and every kernel is launched on its own. Kernels take
 turns, so that each has run once before one runs twice; after `--seconds` no call is begun any more. What is computed is not
 looked at. Prints how many calls of how many kernels were run, and what could not be. Ends with 1 where that is anything, and
-where no GPU can be used.
+where no GPU can be used. KERNELS of the environment is a regular expression for the names of those that are run.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ def turns() -> Iterator[tuple[Any, str]]:
     names = [name for name in LOWERINGS if name in calls.cases().CASES]
     if len(names) < len(LOWERINGS):
         print("kernels without cases:", *sorted(set(LOWERINGS) - set(names)))
+    names = [name for name in names if re.search(os.environ.get("KERNELS", ""), name)]
     known = ([(case, p) for case in calls.calls(name) for p in calls.precisions(case)] for name in names)
     for row in itertools.zip_longest(*known):
         yield from filter(None, row)

@@ -1,27 +1,20 @@
 """A record as a page: plots that can be zoomed, and every number in tables that can be sorted, in one file.
 
-The page asks the network for nothing, and its content security policy lets it ask for nothing. What a record says is foreign:
-it is escaped wherever it stands, and only the two scripts that are written into the page here may run. The markup is in the
-Jinja template `page.html`; here are the words and numbers for it. plotly and Jinja are imported when a page is made.
+The markup is in the Jinja template `record.html`; here are the words and numbers for it.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import importlib.resources
-import json
 import math
 from collections import Counter
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from fastnn.benchmarks import curves
+from fastnn.benchmarks import curves, markup
 from fastnn.benchmarks.crossover import crossover_lines
+from fastnn.benchmarks.markup import EMPTY, Column, Table, number, rate_text, ratio_column, ratio_text, text
 from fastnn.benchmarks.record import OURS, STATUS_TEXTS, Limit, Measured, Record, Result, geometric_mean
 from fastnn.benchmarks.table import verdict
-from fastnn.errors import PackageError
 
 SYMBOLS = {
     "fastnn": ("circle", "●"), "torch": ("square", "■"), "jax": ("triangle-up", "▲"), "sklearn": ("diamond", "◆"),
@@ -33,46 +26,13 @@ OTHER_SYMBOL = ("x", "✖")
 DASHES = ("solid", "dot", "dashdot")
 
 
-@dataclass(frozen=True)
-class Column:
-    """What one row has in one column: a text, what it is sorted by, its classes, and a sign with the word for it."""
-
-    text: str = ""
-    sort: str = ""
-    kind: str = ""
-    sign: str = ""
-    word: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table to be sorted; a header that begins with `-` is of numbers."""
-
-    label: str
-    headers: list[str]
-    rows: list[list[Column]]
-
-
-EMPTY = Column(kind="number")
-
-
 def render(record: Record) -> str:
     """The page of a record, whatever is in it. Raises PackageError where plotly or Jinja is missing."""
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise PackageError.of("plotly", "a page", error) from error
-    try:
-        import jinja2
-    except ImportError as error:
-        raise PackageError.of("jinja2", "a page", error) from error
+    markup.packages()
     panels = curves.panels(record)
-    plotly, script = get_plotlyjs(), _resource("page.js")
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return template.from_string(_resource("page.html")).render(
-        policy=_policy(plotly, script),
-        style=_resource("page.css"),
-        processor=record.environment.processor,
+    return markup.render(
+        "record.html",
+        subject=record.environment.processor,
         verdict=_verdict(record),
         machine=curves.machine_line(record.environment),
         settings=curves.settings_line(record),
@@ -89,21 +49,6 @@ def render(record: Record) -> str:
         environment=_environment(record),
         limits=_limits(record),
         figures=[_figure(panel, record, curves.shown_devices(panels)) for panel in panels],
-        plotly=plotly,
-        script=script,
-    )
-
-
-def _resource(name: str) -> str:
-    return importlib.resources.files("fastnn.benchmarks").joinpath(name).read_text(encoding="utf-8")
-
-
-def _policy(*scripts: str) -> str:
-    """Only these scripts, only styles of the page, only pictures that it makes, nothing from elsewhere."""
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts)
-    return (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
     )
 
 
@@ -127,37 +72,9 @@ def _figure(panel: curves.Panel, record: Record, devices: list[str]) -> dict[str
         )  # fmt: skip
     for curve in panel.curves:
         _add_curve(figure, curve, record, devices)
-    sizes = panel.batch_sizes
-    low, high = math.log10(sizes[0] / 1.6), math.log10(sizes[-1] * 1.6)
-    axis = {"showline": True, "automargin": True, "zeroline": False}
-    figure.update_layout(
-        template="none", showlegend=False, margin={"l": 10, "r": 10, "t": 10, "b": 10}, paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)", font={"size": 12, "family": "system-ui, sans-serif"}, hovermode="closest",
-        xaxis=axis | {
-            "type": "log", "title": {"text": "mini-batch size (examples)"}, "range": [low, high], "tickmode": "array",
-            "tickvals": _apart(sizes), "ticktext": [str(size) for size in _apart(sizes)], "tickangle": 0,
-        },
-        yaxis=axis | _between(panel) | {"type": "log", "title": {"text": "throughput (examples/s)"}, "tickformat": "~s"},
-    )  # fmt: skip
-    data: dict[str, Any] = json.loads(figure.to_json())
-    return data
-
-
-def _between(panel: curves.Panel) -> dict[str, Any]:
-    """Numbers at the powers of ten; at 1, 2 and 5 where few powers are in sight, and as Plotly likes where none is."""
     rates = [rate for limit in panel.limits for _, rate in limit.points]
     rates += [rate for curve in panel.curves for point in curve.points for rate in (point.slowest, point.fastest)]
-    decades = math.log10(max(rates) / min(rates))
-    return {"dtick": 1} if decades > 2.5 else {"dtick": "D2"} if decades > 0.7 else {"nticks": 8}
-
-
-def _apart(sizes: list[int]) -> list[int]:
-    """Those whose numbers do not touch on an axis: at least three times the one before."""
-    shown: list[int] = []
-    for size in sizes:
-        if not shown or size >= 3 * shown[-1]:
-            shown.append(size)
-    return shown
+    return markup.plain(figure, panel.batch_sizes, rates)
 
 
 def _add_curve(figure: Any, curve: curves.Curve, record: Record, devices: list[str]) -> None:
@@ -220,7 +137,7 @@ def _verdict(record: Record) -> dict[str, Any] | None:
         return None
     counts = Counter(verdict(ratio) for ratio in ratios)
     words = {word: counts[word] for word in ("faster", "level", "slower")}
-    return {**words, "cells": len(ratios), "mean": _ratio(geometric_mean(ratios))}
+    return {**words, "cells": len(ratios), "mean": ratio_text(geometric_mean(ratios))}
 
 
 def _summary(record: Record) -> Table:
@@ -232,15 +149,15 @@ def _summary(record: Record) -> Table:
         device = curves.device_label(cell.device) + (f" in {cell.precision}" if several else "")
         rows.append(
             [
-                _text(curves.network_label(cell.network)),
-                _number(cell.batch_size, str(cell.batch_size)),
-                _text(device),
-                _ratio_column(measured.ratio),
+                text(curves.network_label(cell.network)),
+                number(cell.batch_size, str(cell.batch_size)),
+                text(device),
+                ratio_column(measured.ratio),
                 _rate_column(measured, OURS),
                 EMPTY if best is None else _rate_column(measured, best),
-                _text("" if best is None else record.contestants[best].label, "none was measured"),
+                text("" if best is None else record.contestants[best].label, "none was measured"),
                 _share_column(record, measured, OURS),
-                _text(_remark(measured), reason=OURS not in measured.measured),
+                text(_remark(measured), reason=OURS not in measured.measured),
             ]
         )
     headers = ["network", "-mini-batch", "device", "-ratio fastnn / best peer", "-fastnn (examples/s)",
@@ -265,19 +182,19 @@ def _results(record: Record) -> Table:
             first, peak = result.first_seconds, result.peak_bytes
             rows.append(
                 [
-                    _text(curves.network_label(cell.network)),
-                    _number(cell.batch_size, str(cell.batch_size)),
-                    _text(curves.device_label(cell.device)),
-                    _text(cell.precision),
-                    _number(measured.threads, str(measured.threads)),
-                    _text(record.contestants[name].label, mine=name == OURS),
+                    text(curves.network_label(cell.network)),
+                    number(cell.batch_size, str(cell.batch_size)),
+                    text(curves.device_label(cell.device)),
+                    text(cell.precision),
+                    number(measured.threads, str(measured.threads)),
+                    text(record.contestants[name].label, mine=name == OURS),
                     _rate_column(measured, name),
                     _spread_column(result),
                     _share_column(record, measured, name),
-                    EMPTY if name == OURS else _ratio_column(_ratio_to(measured, name)),
-                    EMPTY if first is None else _number(first, f"{first:.3g}"),
-                    EMPTY if peak is None else _number(peak, f"{peak / 2**20:,.0f}"),
-                    _text("measured" if ran else curves.absence(result), reason=not ran),
+                    EMPTY if name == OURS else ratio_column(_ratio_to(measured, name)),
+                    EMPTY if first is None else number(first, f"{first:.3g}"),
+                    EMPTY if peak is None else number(peak, f"{peak / 2**20:,.0f}"),
+                    text("measured" if ran else curves.absence(result), reason=not ran),
                 ]
             )
     headers = ["network", "-mini-batch", "device", "precision", "-threads", "contestant", "-examples/s", "-spread",
@@ -298,46 +215,17 @@ def _rate_column(measured: Measured, name: str) -> Column:
         kept = STATUS_TEXTS[measured.results[name].status] if name in measured.results else ""
         return Column(kept, kind="number faint")
     rate = measured.examples_per_second(name)
-    return _number(rate, _rate(rate))
+    return number(rate, rate_text(rate))
 
 
 def _share_column(record: Record, measured: Measured, name: str) -> Column:
     share = record.roofline_share(measured, name)
-    return _number(share, f"{share:.1%}" if share > 0.01 else f"{100 * share:.2g}%")
+    return number(share, f"{share:.1%}" if share > 0.01 else f"{100 * share:.2g}%")
 
 
 def _spread_column(result: Result) -> Column:
     """Marked by a word too, not by its color alone."""
-    return _number(result.spread, f"{result.spread:.0%}{' noisy' if result.noisy else ''}", "noisy" if result.noisy else "")
-
-
-def _ratio_column(ratio: float) -> Column:
-    """Marked by a sign too, not by its color alone."""
-    if not math.isfinite(ratio):
-        return EMPTY
-    word = verdict(ratio)
-    sign, style = {"slower": ("▼", " lost"), "level": ("=", ""), "faster": ("▲", " won")}[word]
-    return Column(_ratio(ratio), repr(ratio), f"number{style}", sign, word)
-
-
-def _ratio(ratio: float) -> str:
-    """Three digits that count, so that what is slower is never shown as 1.00."""
-    return f"{ratio:.{3 if ratio < 1 else 2 if ratio < 10 else 1 if ratio < 100 else 0}f}"
-
-
-def _rate(rate: float) -> str:
-    """Four digits that count, in groups of three."""
-    return f"{float(f'{rate:.4g}'):,.0f}" if rate >= 1000 else f"{rate:.4g}"
-
-
-def _number(value: float, text: str, kind: str = "") -> Column:
-    """A column that is sorted by its value; empty for NaN."""
-    return Column(text, repr(value), f"number {kind}".strip()) if math.isfinite(value) else EMPTY
-
-
-def _text(text: str, otherwise: str = "", *, reason: bool = False, mine: bool = False) -> Column:
-    """A column that is sorted by its words; `otherwise` is shown where there are none, and sorted last."""
-    return Column(text or otherwise, text, "reason" if reason else "mine" if mine else "")
+    return number(result.spread, f"{result.spread:.0%}{' noisy' if result.noisy else ''}", "noisy" if result.noisy else "")
 
 
 def _how(record: Record) -> str:
@@ -388,12 +276,12 @@ def _limit_rows(limit: Limit) -> list[list[Column]]:
         copies = [rate / 1e9 for _, rate in rates.copies]
         rows.append(
             [
-                _text(curves.device_label(limit.device)),
-                _text(limit.precision),
-                _number(rates.threads, str(rates.threads)),
-                _text(what),
-                _number(rates.operations, f"{rates.operations / 1e9:,.1f}"),
-                _number(max(copies), ", ".join(f"{copy:,.1f}" for copy in copies)),
+                text(curves.device_label(limit.device)),
+                text(limit.precision),
+                number(rates.threads, str(rates.threads)),
+                text(what),
+                number(rates.operations, f"{rates.operations / 1e9:,.1f}"),
+                number(max(copies), ", ".join(f"{copy:,.1f}" for copy in copies)),
             ]
         )
     return rows

@@ -218,22 +218,25 @@ def write(record: Record, path: Path) -> None:
     write_whole(path, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
 
 
-def read(path: Path) -> Record:
-    """Read a record. Raises FileError if there is none, FormatError for anything that is not a whole record of `VERSION`."""
+def decode(path: Path) -> Any:
+    """What is in a JSON file. Raises FileError if there is none, FormatError if it is no JSON or was cut off."""
     try:
-        data = path.read_bytes()
+        return msgspec.json.decode(path.read_bytes())
     except OSError as error:
         raise FileError(f"{path} could not be read: {error.strerror or error}") from error
-    try:
-        head: Any = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FormatError(f"{path} is not JSON, or was cut off: {error}") from error
+
+
+def read(path: Path) -> Record:
+    """Read a record. Raises FileError if there is none, FormatError for anything that is not a whole record of `VERSION`."""
+    head = decode(path)
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise FormatError(f'{path} is not a fastnn benchmark: expected "format": "{FORMAT}"')
     if head.get("version") != VERSION:
         raise FormatError(f"{path} has version {head.get('version')!r} of the format; this fastnn reads version {VERSION}")
     try:
-        record = msgspec.json.decode(data, type=Record)
+        record = msgspec.convert(head, Record)
     except msgspec.ValidationError as error:
         raise FormatError(f"{path} is damaged: {error}") from error
     check(record, path)

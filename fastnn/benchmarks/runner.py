@@ -139,6 +139,8 @@ class _Field:
         self.settings = record.settings
         self.entries = [CONTESTANTS[name] for name in self.settings.contestants]
         self.missing = {entry.name: entry.missing() for entry in self.entries}
+        self.limited = {limit.device for limit in record.limits}
+        """Devices whose limits were asked for."""
 
     def run(self, cell: Cell) -> Measured:
         """One cell; whatever a contestant does, the cell ends within about its budget."""
@@ -219,7 +221,7 @@ class _Field:
 
     def _start(self, cell: Cell, ready: Sequence[Entry]) -> None:
         """Start the processes that are not running, all at once; that they cannot is found when they are asked."""
-        new = [self._process(entry, cell.device) for entry in (*ready, *REFERENCES)]
+        new = [self._process(entry, cell.device) for entry in ready] + [self._process(entry, "cpu") for entry in REFERENCES]
         new = [process for process in new if not process.started]
         if new:
             self.watcher.stage("starting the contestants")
@@ -234,9 +236,10 @@ class _Field:
                 process.ask("prepare", HELLO, cell=msgspec.to_builtins(Cell("planar", 1)))
 
     def _limits(self, device: str) -> None:
-        """Measure the limits of a device, once a run."""
-        if any(limit.device == device for limit in self.record.limits):
+        """Measure the limits of a device, once a run, whether they can be measured or not."""
+        if device in self.limited:
             return
+        self.limited.add(device)
         self.watcher.stage("measuring the limits of the machine")
         cell = msgspec.to_builtins(Cell("planar", 1, device))
         with Process(METER, device, self.settings.threads) as process:

@@ -93,6 +93,7 @@ def bench(
       fastnn bench --network mnist --batch-size 32 --batch-size 128 --peer jax
       fastnn bench --full --output full.json
       fastnn bench --resume full.json
+      fastnn bench show full.json other-machine.json
       fastnn bench compare before.json after.json
     """
     if context.invoked_subcommand is not None:
@@ -132,16 +133,28 @@ def bench(
     _draw(record, path)
 
 
-@bench.command(cls=Command, short_help="Show a record again.")
-@click.argument("record", type=FILE)
+@bench.command(cls=Command, short_help="Show a record again, or several side by side.")
+@click.argument("records", type=FILE, nargs=-1, required=True)
 @click.option("--by-ratio", is_flag=True, help="Sort by the ratio to the best peer, what is slower first.")
 @click.option("--no-plots", is_flag=True, help="Print the table alone.")
-def show(record: Path, by_ratio: bool, no_plots: bool) -> None:
-    """Print the table of a RECORD, and draw its plots and its page beside it."""
-    from fastnn.benchmarks import record as records
+@click.option("--output", type=FILE, metavar="FILE", help="The page of several records. [default: fastnn-bench-machines.html]")
+def show(records: Sequence[Path], by_ratio: bool, no_plots: bool, output: Path | None) -> None:
+    """Print the table of a record, and draw its plots and its page beside it.
+
+    Several RECORDS, of GPUs or processors, are laid side by side in one page, which
+    says what differs between them. They may be records of `ci/gpu.sh` too, also a
+    single one if --output is given.
+    """
+    if len(records) > 1 or output is not None:
+        if by_ratio:
+            raise click.UsageError("--by-ratio sorts the table of one record")
+        _show_machines(records, None if no_plots else output or Path("fastnn-bench-machines.html"))
+        return
+    from fastnn.benchmarks import record as formats
     from fastnn.benchmarks import table
 
-    results = records.read(record)
+    (path,) = records
+    results = formats.read(path)
     _heading(results, [name for name in results.contestants if any(name in measured.measured for measured in results.done)])
     click.echo(table.HEADER)
     cells = [measured for measured in results.done if not (by_ratio and math.isnan(measured.ratio))]
@@ -149,7 +162,7 @@ def show(record: Path, by_ratio: bool, no_plots: bool) -> None:
         click.echo(table.row(results, measured))
     _footer(results)
     if not no_plots:
-        _draw(results, record)
+        _draw(results, path)
 
 
 @bench.command(cls=Command, short_help="Find what became faster or slower.")
@@ -180,6 +193,28 @@ def compare(old: Path, new: Path, fail: float, everything: bool, other_machine: 
         click.echo(text)
     if comparison.regressions(fail):
         click.get_current_context().exit(1)
+
+
+def _show_machines(paths: Sequence[Path], output: Path | None) -> None:
+    """Records side by side, as text, and as a page."""
+    from fastnn.benchmarks import machines, machines_page
+    from fastnn.errors import PackageError
+    from fastnn.storage.atomic import write_whole
+
+    several = machines.read(paths)
+    for text in machines.headings(several):
+        click.echo(textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+    click.echo()
+    for text in machines.rows(several):
+        click.echo(text)
+    if output is None:
+        return
+    click.echo()
+    try:
+        write_whole(output, machines_page.render(several).encode())
+        line("page", str(output))
+    except PackageError as error:
+        line("missing", str(error))
 
 
 def _plan(

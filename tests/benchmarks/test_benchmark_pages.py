@@ -15,13 +15,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from fastnn.benchmarks import curves, page, plots
+from fastnn.benchmarks import curves, machines, machines_page, page, plots
+from fastnn.benchmarks import record as records
 from fastnn.benchmarks.crossover import crossover_lines, crossovers
 from fastnn.benchmarks.grid import Cell
 from fastnn.benchmarks.record import Contestant, Environment, Gpu, Limit, Measured, Record, Reference, Result, check
 from fastnn.benchmarks.runner import plan
 from fastnn.engines.explain import Limits
-from fastnn.errors import FileError, InputError, PackageError
+from fastnn.errors import FileError, FormatError, InputError, PackageError
 
 EVIL = (
     '</script x><script>window.evil = 1</script>"\' onfocus="window.evil = 2"><img src=x onerror="window.evil = 3">'
@@ -299,8 +300,12 @@ class Reader(HTMLParser):
 
 
 def read_page(record: Record) -> Reader:
+    return read_text(page.render(record))
+
+
+def read_text(text: str) -> Reader:
     reader = Reader()
-    reader.feed(page.render(record))
+    reader.feed(text)
     return reader
 
 
@@ -353,6 +358,157 @@ def test_page_of(edge: Any) -> None:
     assert "nan" not in reader.text.lower()
 
 
+# Machines side by side
+
+
+def script_record(**changed: Any) -> dict[str, Any]:
+    """As `ci/gpu.sh` writes it; it holds more."""
+    cell = {
+        "network": "mnist",
+        "batch_size": 8,
+        "rows": 2000,
+        "epoch_ms": {"fastnn": 4.0, "torch-graph": 5.0, "jax-while": 6.0},
+    }
+    return {
+        "format": "fastnn-gpu", "version": 3, "created": "2024-05-07T00:00:00+00:00", "commit": "123456789abc",
+        "gpu": {"name": "NVIDIA RTX A2000", "memory": "6138 MiB", "driver": "580.95"},
+        "versions": {"python": "3.12.1", "numpy": "2.1.0"}, "cells": [cell], "steps": [], **changed,
+    }  # fmt: skip
+
+
+def gpu_record(name: str, factor: float = 1.0, driver: str = "12.4") -> Record:
+    cells = {Cell("mnist", size, "cuda"): {"fastnn": 1e6 * factor * size, "torch": 5e5 * size} for size in (8, 32)}
+    noisy = result(Cell("wide", 8, "cuda", "tf32"), 2e3, spread=0.5)
+    return make(
+        {**cells, Cell("wide", 8, "cuda", "tf32"): {"fastnn": noisy}}, gpu=Gpu(name=name, memory=2**34, driver=driver)
+    )  # fmt: skip
+
+
+@pytest.fixture
+def paths(record: Record, tmp_path: Path) -> list[Path]:
+    """A record of a processor, two of GPUs, and one of the script."""
+    several = [record, gpu_record("A GPU"), gpu_record("Another GPU", 0.4, "13.0")]
+    names = [tmp_path / f"{index}.json" for index in range(4)]
+    for name, each in zip(names, several, strict=False):
+        records.write(each, name)
+    names[3].write_text(json.dumps(script_record()))
+    return names
+
+
+def test_machines_are_named_by_their_device_and_have_its_rates(paths: list[Path]) -> None:
+    several = machines.read(paths)
+    assert [machine.label for machine in several] == ["A processor", "A GPU", "Another GPU", "NVIDIA RTX A2000"]
+    cpu, gpu, other, script = several
+    assert cpu.rates[machines.Place("mnist", 8, "float32")].ours == pytest.approx(40_000)
+    assert cpu.rates[machines.Place("mnist", 8, "float32")].peer_label == "JAX jit + scan"
+    assert cpu.rates[machines.Place("deep", 8, "float32")].ratio == pytest.approx(0.2)
+    assert dict(cpu.verdicts) == {"faster": 2, "slower": 1}
+    assert gpu.mean == pytest.approx(2.0)
+    assert other.mean == pytest.approx(0.8)
+    tf32 = gpu.rates[machines.Place("wide", 8, "tf32")]
+    assert tf32.noisy
+    assert np.isnan(tf32.ratio)
+    assert script.rates == {machines.Place("mnist", 8, "float32"): machines.Rates(500_000.0, 400_000.0, "torch-graph")}
+    assert machines.places(several) == [
+        ("mnist", 8, "float32"), ("mnist", 32, "float32"), ("deep", 8, "float32"), ("wide", 8, "tf32"),
+    ]  # fmt: skip
+
+
+def test_a_record_of_both_devices_is_of_two_machines() -> None:
+    cpu, gpu = machines.of_record(both({8: 100}, {8: 500}))
+    assert (cpu.label, gpu.label) == ("A processor", "A GPU")
+    assert [each.rates[machines.Place("mnist", 8, "float32")].ours for each in (cpu, gpu)] == [
+        pytest.approx(100), pytest.approx(500)
+    ]  # fmt: skip
+    assert "GPU" not in cpu.facts
+
+
+def test_machines_of_one_name_are_told_apart(paths: list[Path]) -> None:
+    assert [each.label for each in machines.read([paths[1], paths[0], paths[1]])] == ["A GPU (1)", "A processor", "A GPU (2)"]
+
+
+def test_what_differs_is_said_and_what_does_not_apart(paths: list[Path]) -> None:
+    several = machines.read(paths)
+    different, same = machines.differing(several[1:3]), machines.same(several[1:3])
+    assert different == {"GPU": ["A GPU", "Another GPU"], "CUDA of the driver": ["12.4", "13.0"]}
+    assert same["numpy"] == "2.0.0"
+    assert not different.keys() & same.keys()
+    different = machines.differing(several)
+    assert different["numpy"] == ["2.0.0", "2.0.0", "2.0.0", "2.1.0"]
+    assert different["driver"] == ["", "", "", "580.95"]
+    assert different["by"][2:] == [
+        "fastnn bench, median of up to 10 turns of 0.2 s",
+        "ci/gpu.sh, the least of a few calls of fit",
+    ]
+    assert machines.differing(several[:1]) == {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"version": 2}, "has version 2 of its format"),
+        ({"cells": [{"network": "mnist"}]}, "is damaged"),
+        ({"cells": [{"network": "mnist", "batch_size": 8, "rows": 0, "epoch_ms": {"fastnn": 1.0}}]}, "not above 0"),
+        ({"cells": [{"network": "mnist", "batch_size": 8, "rows": 9, "epoch_ms": {"fastnn": -1.0}}]}, "not above 0"),
+        ({"format": "fastnn"}, "is not a fastnn benchmark"),
+    ],
+)
+def test_records_that_cannot_be_shown_are_refused(changed: dict[str, Any], error: str, tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(script_record(**changed)))
+    with pytest.raises(FormatError, match=error):
+        machines.read([path])
+
+
+def test_machines_as_text(paths: list[Path]) -> None:
+    several = machines.read(paths)
+    said = [*machines.headings(several), *machines.rows(several)]
+    assert said[0] == "[1] A processor: 3 cells; 2 faster, 1 slower, geometric mean 0.76x"
+    assert "CUDA of the driver: [1] not said; [2] 12.4; [3] 13.0; [4] not said" in said
+    assert next(line for line in said if line.startswith("mnist        8")).split() == [
+        "mnist", "8", "float32", "40.0", "k", "2.00x", "8.00", "M", "2.00x", "3.20", "M", "0.80x", "500", "k", "1.25x",
+    ]  # fmt: skip
+    assert next(line for line in said if line.startswith("wide")).split() == ["wide", "8", "tf32", "2.00", "k~", "2.00", "k~"]
+
+
+def test_page_of_machines(paths: list[Path]) -> None:
+    pytest.importorskip("plotly")
+    reader = read_text(machines_page.render(machines.read(paths)))
+    for expected in ("Another GPU (examples/s)", "NVIDIA RTX A2000", "580.95", "CUDA of the driver", "not said", "▼ 0.800",
+                     "2,000 noisy", "the best peer on that machine", "abcdef012345"):  # fmt: skip
+        assert expected in reader.text
+    mnist, deep, wide = json.loads(reader.scripts[0])
+    assert [trace["name"] for trace in deep["data"]] == ["A processor"] * 2
+    assert [(trace["name"], trace["line"]["dash"]) for trace in mnist["data"]] == [
+        (name, dash) for name in ("A processor", "A GPU", "Another GPU", "NVIDIA RTX A2000") for dash in ("dot", "solid")
+    ]  # fmt: skip
+    assert mnist["data"][3]["y"] == [pytest.approx(8e6), pytest.approx(32e6)]
+    assert [trace["meta"]["noisy"] for trace in wide["data"]] == [[True]] * 2
+    assert len({trace["line"]["color"] for trace in mnist["data"]}) == 4
+
+
+def test_page_of_machines_that_are_hostile(tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    (tmp_path / "script.json").write_text(
+        json.dumps(script_record(gpu={"name": EVIL, "memory": EVIL, "driver": EVIL}, versions={EVIL: EVIL}, commit=EVIL))
+    )
+    evil = [*machines.of_record(foreign()), *machines.read([tmp_path / "script.json"])]
+    reader = read_text(machines_page.render(evil))
+    assert len(reader.scripts) == 3
+    assert not [tag for tag, _ in reader.tags if tag == "img"]
+    assert not [attributes for _, attributes in reader.tags if {"onerror", "onfocus"} & attributes.keys()]
+    for figure in json.loads(reader.scripts[0]):
+        for trace in figure["data"]:
+            assert "<" not in trace["name"] + "".join(trace["customdata"])
+            assert "evil" not in trace["hovertemplate"]
+    assert EVIL in reader.text
+
+
+def test_page_of_no_machines_is_refused() -> None:
+    with pytest.raises(InputError, match="hold no cell"):
+        machines_page.render(machines.of_record(nothing()))
+
+
 # In a browser
 
 
@@ -378,10 +534,14 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
 
 def open_page(browser: Any, record: Record, path: Path) -> None:
-    """Open it and wait until every plot has points."""
+    open_text(browser, page.render(record), path)
+
+
+def open_text(browser: Any, text: str, path: Path) -> None:
+    """Open a page and wait until every plot has points."""
     from selenium.webdriver.support.ui import WebDriverWait
 
-    path.write_text(page.render(record), encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     browser.get(path.as_uri())
     plotted = "return [...document.querySelectorAll('.plot')].every((plot) => plot.querySelector('.point'))"
     WebDriverWait(browser, 30).until(lambda browser: browser.execute_script(plotted))
@@ -455,3 +615,17 @@ def test_page_fits_a_narrow_window(browser: Any, record: Record, tmp_path: Path)
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     open_page(browser, record, tmp_path / "page.html")
     assert browser.execute_script("return document.documentElement.scrollWidth") == 400
+
+
+@pytest.mark.slow
+def test_machines_in_a_browser(browser: Any, paths: list[Path], tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    from selenium.webdriver.common.by import By
+
+    open_text(browser, machines_page.render(machines.read(paths)), tmp_path / "page.html")
+    points = len(browser.find_elements(By.CSS_SELECTOR, ".plot .point"))
+    assert points == 2 * (2 + 2 + 2 + 1) + 2 + 2
+    browser.find_element(By.CSS_SELECTOR, '.keys button[data-contestant="Another GPU"]').click()
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".plot .point")) == points - 5
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0

@@ -486,6 +486,27 @@ def test_a_record_is_shown_again(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["record.json"]
 
 
+def test_several_records_are_shown_side_by_side(tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    pytest.importorskip("jinja2")
+    paths = [
+        write(record([measured(Cell("mnist", 8), {"fastnn": [1.0], "jax": [seconds]})]), tmp_path / f"{seconds}.json")
+        for seconds in (4.0, 0.5)
+    ]
+    result = command("show", *paths, "--output", tmp_path / "both.html")
+    assert result.exit_code == 0, result.output
+    (row,) = (text.split() for text in result.stdout.splitlines() if text.startswith("mnist"))
+    assert [word for word in row if word.endswith("x")] == ["4.00x", "0.50x"]
+    assert all(len(text) <= 80 for text in result.stdout.splitlines() if "/" not in text)
+    assert (tmp_path / "both.html").read_bytes().startswith(b"<!DOCTYPE html>")
+    before = sorted(tmp_path.iterdir())
+    assert command("show", *paths, "--no-plots").exit_code == 0
+    assert sorted(tmp_path.iterdir()) == before
+    result = command("show", *paths, "--by-ratio")
+    assert result.exit_code == 2
+    assert "--by-ratio sorts the table of one record" in result.stderr
+
+
 def test_plots_and_page_are_drawn_beside_a_record(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     pytest.importorskip("plotly")

@@ -243,6 +243,18 @@ def test_peers_that_are_missing_and_devices_that_are_not_here(
 
 
 @pytest.mark.slow
+def test_a_run_on_a_gpu_alone_has_the_references_of_the_cpu(
+    planted: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CONTESTANTS, "OnTheCpu", Entry("OnTheCpu", "here", "planted:OnTheCpu", (), ("cuda",)))
+    record = runner.plan([Cell("planar", 32, "cuda")], ["OnTheCpu"], rounds=2, seconds=0.01)
+    record.environment.gpu = records.Gpu(name="one that is not here", memory=2**30, driver="13.0")
+    (cell,) = runner.run(record).done
+    assert cell.results["OnTheCpu"].status == "measured"
+    assert len(cell.reference.one_core) == len(cell.reference.all_cores) == 2
+
+
+@pytest.mark.slow
 def test_contestants_go_on_in_fresh_processes(planted: Callable[..., list[str]]) -> None:
     results = run([TINY], planted("Sound"), rounds=4, processes=4, peer_processes=2).done[0].results
     assert results["fastnn"].process == [0, 1, 2, 3]
@@ -404,6 +416,19 @@ def test_the_best_limits_of_a_machine_are_kept(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_limits_that_cannot_be_measured_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    watcher = Watcher()
+    monkeypatch.setattr(watcher, "warn", warnings.append)
+    monkeypatch.setattr(runner, "METER", Entry("meter", "meter", "nowhere:Meter", (), ("cpu",)))
+    record = runner.run(runner.plan([TINY, Cell("planar", 33)], [], rounds=1, seconds=0.01), watcher=watcher)
+    assert len(record.done) == 2
+    assert record.limits == []
+    assert len(warnings) == 1
+    assert warnings[0].startswith("the limits of cpu could not be measured: ")
+
+
 def test_the_limits_are_measured_by_a_process_of_their_own() -> None:
     record = runner.run(runner.plan([TINY], [], rounds=1, seconds=0.01))
     threads = sorted({1, record.settings.threads})

@@ -97,6 +97,34 @@ def test_wrong_arguments_are_answered_with_the_usage(probe: Any, tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("variable", [{"CELLS": "mnist"}, {"CELLS": "moon:8"}, {"CELLS": "mnist:0"}, {"REPEATS": "none"}])
+def test_wrong_variables_are_answered(
+    probe: Any, variable: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    ((name, value),) = variable.items()
+    monkeypatch.setenv(name, value)
+    code, (found,) = ask(probe, "peer", tmp_path, "fastnn")
+    assert code == 1
+    assert found["error"].startswith(f"ValueError: {name}: expected ")
+    assert repr(value) in found["error"]
+
+
+def test_cells_are_those_that_are_named(probe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(probe.wanted_cells()) == 9
+    monkeypatch.setenv("CELLS", "planar:10 wide:7")
+    assert list(map(str, probe.wanted_cells())) == ["planar at 10 on cuda", "wide at 7 on cuda"]
+
+
+def test_a_section_of_which_nothing_is_left_is_not_right(
+    probe: Any, cuda_hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda_hosts.installed[0] = Multiplying(FakeCublasLt())
+    monkeypatch.setenv("PRODUCTS", "^nothing")
+    code, (found,) = ask(probe, "products", tmp_path)
+    assert code == 1
+    assert "nothing is left" in found["error"]
+
+
 def test_every_epilogue_is_asked_for_in_every_precision_and_transposition(probe: Any) -> None:
     names, precisions, products = zip(*probe.every_product(), strict=True)
     assert len(set(names)) == len(set(products)) == 3 * 3 * 5 * 8

@@ -124,7 +124,7 @@ def whole(folder: Path, **files: str) -> Path:
         "gpu_tests_xml": PASSED, "kernel_tests_xml": PASSED, "memory_xml": PASSED, "memcheck_log": CLEAN,
         "mnist_xml": passed_of_mnist.replace("</error", "</skipped"), "steps_tsv": steps(**dict.fromkeys(names, 0)),
         "open_jsonl": finding("open", "opening the GPU"), "cells_jsonl": CELL,
-        "bits_jsonl": finding("bits", "five runs") + finding("bits", "chunks of 1 steps"),
+        "bits_jsonl": finding("bits", "run after run") + finding("bits", "chunks of 1 steps"),
         "peer_fastnn_jsonl": epochs(fastnn=4.0), "peer_torch_graph_jsonl": epochs(torch_graph=5.0),
     }  # fmt: skip
     (folder / "nvidia-smi.csv").write_text(SMI)
@@ -166,7 +166,7 @@ def test_a_whole_run(made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ({"steps_tsv": steps(kernel_tests=0), "kernel_tests_xml": ""}, "kernel-tests: no results"),
         ({"steps_tsv": steps(gpu_tests=0, memcheck=9), "memcheck_log": TWO_ERRORS}, "memcheck: 2 errors"),
         ({"steps_tsv": steps(gpu_tests=0, memcheck=0), "memcheck_log": TWO_ERRORS}, "memcheck: 2 errors"),
-        ({"bits_jsonl": finding("bits", "five runs", False, error="other")}, "bits: 1 of 1 not right; first five runs: other"),
+        ({"bits_jsonl": finding("bits", "chunks", False, error="other")}, "bits: 1 of 1 not right; first chunks: other"),
         ({"open_jsonl": finding("open", "NVRTC", False, error="none")}, "open: 1 of 1 not right; first NVRTC: none"),
         ({"steps_tsv": steps(gpu_tests=0, products=137)}, "products: out of time"),
         ({"steps_tsv": steps(gpu_tests=0, cells=-1)}, "cells: no time was left"),
@@ -241,6 +241,17 @@ def test_it_is_written(made: Any, tmp_path: Path) -> None:
     assert json.loads(record.read_text()) == written
     assert summary.name == "summary.txt"
     assert str(record) in summary.read_text()
+
+
+def test_the_record_does_not_name_the_home_folder(made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    wrong = finding("open", "NVRTC", False, error="/home/somebody/fastnn/x.py: none")
+    made.write(lay_out(tmp_path, open_jsonl=wrong), tmp_path, "12", "running")
+    (record,) = tmp_path.glob("*.json")
+    assert "somebody" not in record.read_text()
+    assert "~/fastnn/x.py: none" in record.read_text()
+    monkeypatch.setenv("HOME", "/")
+    assert made.without_home("/a/b") == "/a/b"
 
 
 def test_a_module_that_does_not_say_where_it_is_from_is_not_missing(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,6 +452,26 @@ def test_a_package_that_is_missing_ends_its_own_step_only(module: str, tmp_path:
     assert [each for each, code in codes.items() if code] == [f"peer-{module}-{'graph' if module == 'torch' else 'while'}"]
     assert f"No module named '{module}'" in printed
     assert record["passed"], "a peer is not needed"
+
+
+def test_a_part_is_run_and_said_to_be_one(tmp_path: Path) -> None:
+    run = on_a_stand_in(tmp_path, STAGES="cells rest", CELLS="mnist:128", TESTS="")
+    printed, _ = run.communicate(timeout=120)
+    lines, record = left(tmp_path)
+    assert run.returncode == 0, printed
+    assert {step["name"] for step in record["steps"]} == {"versions", "cells", "peer-jax-while"}
+    assert record["only"] == {"STAGES": "cells rest", "CELLS": "mnist:128"}
+    assert "result                  passed (a part: STAGES=cells rest, CELLS=mnist:128)" in lines
+
+
+def test_a_stage_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        ["bash", str(CI / "gpu.sh"), str(tmp_path / "out")], env=os.environ | {"STAGES": "cells peer"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert ended.stderr == "STAGES: expected some of contact cells peers tests memory rest, got peer\n"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -25,6 +25,13 @@ class Sound(Fastnn):
         return super().epoch()
 
 
+class OnTheCpu(Fastnn):
+    """Trains on the CPU whatever it is asked for."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task, device="cpu")
+
+
 class FasterLearner(Fastnn):
     """Takes steps twice as long: another computation, as fast as the right one."""
 

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -50,7 +50,7 @@ class SimulatedGpu:
             "sharedMemPerBlockOptin": kernels.MOST_SHARED_BYTES,
         }  # fmt: skip
         return SimpleNamespace(
-            CUDARuntimeError=streams.CUDARuntimeError,
+            CUDARuntimeError=streams.CUDARuntimeError, driverGetVersion=lambda: VERSION,
             memcpyHostToDevice=memory.HOST_TO_DEVICE, memcpyDeviceToHost=memory.DEVICE_TO_HOST,
             memcpyDeviceToDevice=memory.DEVICE_TO_DEVICE, getDeviceCount=lambda: 1, runtimeGetVersion=lambda: VERSION,
             getDeviceProperties=lambda ordinal: properties, memGetInfo=self.memory.info, memcpyAsync=self.copies.copy,
@@ -74,15 +74,20 @@ class SimulatedGpu:
         return module
 
 
+def connect(gpu: SimulatedGpu, set_attribute: Callable[..., None], set_item: Callable[..., None]) -> None:
+    """Let `fastnn_kernels.cuda.device` find a simulated GPU; what it sets, it sets by these two functions."""
+    set_item(sys.modules, "cupy", gpu.cupy())
+    set_attribute(device, "driver_version", lambda: VERSION)
+    set_attribute(device, "machine_codes", lambda sources, architecture: {n: s.encode() for n, s in sources.items()})
+    set_attribute(fastnn_kernels.cuda.cublaslt, "load_library", lambda: gpu.cublaslt)
+
+
 @contextlib.contextmanager
 def install(order: str = "random", seed: int = 0, **options: Any) -> Iterator[SimulatedGpu]:
     """Let a simulated GPU be the only one of this process; it is looked at when it goes."""
     gpu = SimulatedGpu(order, seed, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", gpu.cupy())
-        patch.setattr(device, "driver_version", lambda: VERSION)
-        patch.setattr(device, "machine_codes", lambda sources, architecture: {n: s.encode() for n, s in sources.items()})
-        patch.setattr(fastnn_kernels.cuda.cublaslt, "load_library", lambda: gpu.cublaslt)
+        connect(gpu, patch.setattr, patch.setitem)
         patch.setattr(cuda, "_opened", {})
         patch.setattr(cuda, "_unusable", [])
         device.open_device.cache_clear()
