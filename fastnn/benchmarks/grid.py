@@ -5,10 +5,12 @@ A cell is one network at one mini-batch size on one device in one precision: a c
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import msgspec
@@ -24,6 +26,12 @@ CHECK_STEPS = 5
 
 DEVICES = ("cpu", "cuda")
 PRECISIONS = {"cpu": ("float32",), "cuda": ("float32", "tf32", "bf16")}
+ACTIVATIONS = ("relu", "sigmoid", "tanh")
+"""Of hidden layers, as every contestant has them."""
+MOST_UNITS, MOST_LAYERS, MOST_PARAMETERS = 2**16, 100, 2**28
+"""Of a network of one's own."""
+MOST_DATA = 2**28
+"""Bytes of X on the CPU, as long as one mini-batch is not more: every contestant holds it once or twice."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,16 @@ class Network:
         runs = [(size, len(list(group))) for size, group in itertools.groupby(self.sizes)]
         return "-".join(f"{size}x{count}" if count > 2 else "-".join([str(size)] * count) for size, count in runs)
 
+    @property
+    def parameters(self) -> int:
+        """Of its dense layers, with biases."""
+        return sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(self.sizes))
+
+    @property
+    def small(self) -> bool:
+        """Whether it is a small network where means are taken: below 262,144 parameters, more than twice those of mnist."""
+        return self.parameters < 2**18
+
 
 NETWORKS = {
     network.name: network
@@ -61,7 +79,50 @@ NETWORKS = {
         Network("wide", (784, 1024, 1024, 1024, 1024, 10), "relu", tolerance=1e-3),
     )
 }
+"""Those of the grid. `find_network` knows those of one's own too."""
 BATCH_SIZES = {"cpu": (1, 8, 32, 128, 512, 2048), "cuda": (1, 8, 32, 128, 512, 2048, 8192, 65536)}
+
+
+def own_network(sizes: Sequence[int], activation: str = "relu") -> Network:
+    """A network of one's own, whose name says what it is: `512-768-768-20`, `33-77x5-3-tanh`; ReLU is not said.
+
+    Its losses are compared as those of the large networks are. Raises InputError for what is no network, or is too large.
+    """
+    sizes = tuple(sizes)
+    if not 2 <= len(sizes) <= MOST_LAYERS or not all(1 <= size <= MOST_UNITS for size in sizes):
+        raise InputError(
+            f"network: expected 2 to {MOST_LAYERS} sizes from 1 to {MOST_UNITS}, inputs first and outputs last, got "
+            + "-".join(map(str, sizes))
+        )
+    check_names("activation", [activation], ACTIVATIONS)
+    network = Network("", sizes, activation, tolerance=1e-3)
+    if network.parameters > MOST_PARAMETERS:
+        raise InputError(
+            f"network: {network.label} has {network.parameters:,} parameters; at most {MOST_PARAMETERS:,} are timed"
+        )
+    return replace(network, name=network.label + ("" if activation == "relu" else f"-{activation}"))
+
+
+@functools.cache
+def find_network(name: str) -> Network:
+    """One of `NETWORKS`, or the one that its name describes (`own_network`). Raises InputError for other names."""
+    if name in NETWORKS:
+        return NETWORKS[name]
+    *sizes, last = name.split("-")
+    sizes, activation = ([*sizes, last], "relu") if last[:1].isdecimal() else (sizes, last)
+    runs = [re.fullmatch(r"([0-9]{1,9})(?:x([1-9][0-9]?))?", size) for size in sizes]
+    found = [run for run in runs if run is not None]
+    if not found or len(found) < len(runs):
+        check_names("network", [name], NETWORKS)
+    return own_network([int(run[1]) for run in found for _ in range(int(run[2] or 1))], activation)
+
+
+def known_network(name: str) -> Network | None:
+    """The same, and None for other names: a record may have them from another version."""
+    try:
+        return find_network(name)
+    except InputError:
+        return None
 
 
 class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,8 +140,14 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def rows(self) -> int:
-        """Examples of an epoch: 200 mini-batches, at least 2,000 rows, at most 60,000; on a GPU at least four mini-batches."""
+        """Examples of an epoch: 200 mini-batches, at least 2,000 rows, at most 60,000; on a GPU at least four mini-batches.
+
+        X of a network with many inputs is no larger than `MOST_DATA`, unless one mini-batch is.
+        """
         rows = min(60_000, max(2_000, 200 * self.batch_size))
+        network = known_network(self.network)
+        if network is not None:
+            rows = min(rows, max(self.batch_size, MOST_DATA // (4 * network.sizes[0])))
         return max(rows, 4 * self.batch_size) if self.device == "cuda" else rows
 
     @property
@@ -103,18 +170,18 @@ def cells(
     Raises InputError for unknown names, and where nothing is left.
     """
     for kind, names, known in (
-        ("network", networks, NETWORKS), ("device", devices, DEVICES), ("precision", precisions, PRECISIONS["cuda"]),
+        ("device", devices, DEVICES), ("precision", precisions, PRECISIONS["cuda"]),
     ):  # fmt: skip
         check_names(kind, names, known)
     for size in batch_sizes:
         if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 2**20:
             raise InputError(f"mini-batch size: expected an integer from 1 to {2**20}, got {size!r}")
     grid = []
-    for device, precision, name in itertools.product(devices, precisions, networks or NETWORKS):
-        network = NETWORKS[name]
+    asked = [find_network(name) for name in networks or NETWORKS]
+    for device, precision, network in itertools.product(devices, precisions, asked):
         sizes = batch_sizes or sorted({*BATCH_SIZES[device], *network.more_batches})
         if precision in PRECISIONS[device]:
-            grid += [Cell(name, size, device, precision) for size in sizes if size >= network.least_batch]
+            grid += [Cell(network.name, size, device, precision) for size in sizes if size >= network.least_batch]
     if not grid:
         raise InputError(
             "no cell is left: deep starts at a mini-batch of 8 (batch norm), and the CPU has no precision but float32"
@@ -155,11 +222,12 @@ class Task:
 
 def make_task(cell: Cell, threads: int, checking: bool = False) -> Task:
     """The same for everybody who calls it, in whatever process."""
-    network = NETWORKS[cell.network]
+    network = find_network(cell.network)
     rng = np.random.default_rng(0)
     X = rng.random((cell.rows, network.sizes[0]), dtype=np.float32)
     outputs = network.sizes[-1]
-    y: Any = (X[:, :1] > X[:, 1:2]).astype(np.float32) if outputs == 1 else rng.integers(0, outputs, cell.rows)
+    other = X[:, 1:2] if X.shape[1] > 1 else 0.5
+    y: Any = (X[:, :1] > other).astype(np.float32) if outputs == 1 else rng.integers(0, outputs, cell.rows)
     rng = np.random.default_rng(1)
     weights = tuple(
         ((rng.standard_normal((i, o)) / math.sqrt(i)).astype(np.float32), np.zeros(o, np.float32))

@@ -22,7 +22,7 @@ import msgspec
 from fastnn import engines
 from fastnn.benchmarks import limits
 from fastnn.benchmarks.environment import environment
-from fastnn.benchmarks.grid import DEVICES, NETWORKS, PRECISIONS, Cell, check_names
+from fastnn.benchmarks.grid import DEVICES, PRECISIONS, Cell, check_names, find_network
 from fastnn.benchmarks.peers import CONTESTANTS, METER, REFERENCES, Cannot, Entry
 from fastnn.benchmarks.process import Failed, Process, TimedOut, closing
 from fastnn.benchmarks.record import OURS, Contestant, Limit, Measured, Record, Reference, Result, Settings, Status, write
@@ -94,11 +94,12 @@ def resume(record: Record) -> None:
     """Make sure that `record` can continue here. Raises InputError if its machine or its versions are not those of now."""
     for kind, names, known in (
         ("contestant", record.settings.contestants, CONTESTANTS),
-        ("network", [cell.network for cell in record.left], NETWORKS),
         ("device", [cell.device for cell in record.left], DEVICES),
         ("precision", [cell.precision for cell in record.left], PRECISIONS["cuda"]),
     ):
         check_names(kind, names, known)
+    for cell in record.left:
+        find_network(cell.network)
     now, then = environment(), record.environment
     for what in ("machine", "versions", "commit"):
         before, after = getattr(then, what), getattr(now, what)
@@ -176,7 +177,7 @@ class _Field:
 
     def _prepare(self, cell: Cell, entry: Entry, expected: Mapping[bool, list[float]], ends: float) -> Result:
         """Check that its losses are ours, then let it train its first epoch."""
-        network, process = NETWORKS[cell.network], self._process(entry, cell.device)
+        network, process = find_network(cell.network), self._process(entry, cell.device)
         process.ask("hello", HELLO)
         asked = msgspec.to_builtins(cell)
         computed: dict[bool, list[float]] = {}
@@ -326,7 +327,7 @@ class _Turns:
 
 
 def _dropouts(cell: Cell) -> list[bool]:
-    return [False, True] if NETWORKS[cell.network].dropout else [False]
+    return [False, True] if find_network(cell.network).dropout else [False]
 
 
 def disagreement(expected: Sequence[float], actual: Sequence[float], tolerance: float) -> str:

@@ -1,4 +1,4 @@
-"""A record as text: a row a cell, and what stands below the table. Fits into 80 columns."""
+"""A record as text: a row a cell, and what stands below the table. Fits into 80 columns, but for networks with long names."""
 
 from __future__ import annotations
 
@@ -7,17 +7,30 @@ from collections.abc import Iterator
 
 from fastnn.benchmarks.crossover import crossovers
 from fastnn.benchmarks.curves import absences
-from fastnn.benchmarks.grid import Cell
+from fastnn.benchmarks.grid import Cell, known_network
 from fastnn.benchmarks.record import NOISY, OURS, STATUS_TEXTS, Measured, Record, geometric_mean
 
-SMALL = ("planar", "nielsen", "mnist")
-HEADER = f"{'network':<7} {'batch':>5} {'device':<9} {'fastnn':>7}  {'best peer':<14} {'':>7}  {'ratio':>6} {'of limit':>8}"
+
+def header(record: Record) -> str:
+    names, places = _widths(record)
+    return (
+        f"{'network':<{names}} {'batch':>5} {'device':<{places}} {'fastnn':>7}  {'best peer':<14} {'':>7}  {'ratio':>6} "
+        f"{'of limit':>8}"
+    )
+
+
+def _widths(record: Record) -> tuple[int, int]:
+    """Letters for the name of a network and for its place; what names do not need is for the place."""
+    cells = record.settings.cells
+    names = max([7, *(len(cell.network) for cell in cells)])
+    return names, max([6, 16 - names, *(len(place(cell)) for cell in cells)])
 
 
 def row(record: Record, measured: Measured) -> str:
     """A cell: our examples a second, those of the best peer, our ratio to it, our share of the machine's limit."""
     cell, ours = measured.cell, measured.results.get(OURS)
-    where = f"{cell.network:<7} {cell.batch_size:>5} {place(cell):<9} "
+    names, places = _widths(record)
+    where = f"{cell.network:<{names}} {cell.batch_size:>5} {place(cell):<{places}} "
     if ours is None:
         return where + "was not asked to take part"
     if ours.status != "measured":
@@ -73,8 +86,8 @@ def footer(record: Record) -> Iterator[str]:
         yield f"slower than the best peer in {len(losing)} of {len(ratios)} cells" + (":" if losing else "")
         for measured in losing:
             yield f"  {measured.cell}: {measured.ratio:.2f}x the speed of {measured.best_peer}"
-        small = [ratio for cell, ratio in ratios.items() if cell.network in SMALL]
-        large = [ratio for cell, ratio in ratios.items() if cell.network not in SMALL]
+        small = [ratio for cell, ratio in ratios.items() if _small(cell)]
+        large = [ratio for cell, ratio in ratios.items() if not _small(cell)]
         means = {"small networks": geometric_mean(small), "large networks": geometric_mean(large)}
         text = ", ".join(f"{name} {mean:.2f}x" for name, mean in means.items() if not math.isnan(mean))
         yield f"geometric mean of the ratios: {text}"
@@ -87,6 +100,11 @@ def footer(record: Record) -> Iterator[str]:
             f"limit of {limit.device}, {limit.precision}, {rates.threads} thread{'s' * (rates.threads > 1)}: "
             f"{rates.operations / 1e9:.0f} GFLOP/s, copying {copies}"
         )
+
+
+def _small(cell: Cell) -> bool:
+    network = known_network(cell.network)
+    return network is not None and network.small
 
 
 def losing_cells(record: Record) -> list[Measured]:

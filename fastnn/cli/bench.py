@@ -13,6 +13,7 @@ import click
 
 from fastnn.benchmarks.watcher import Watcher
 from fastnn.cli.commands import WIDTH, Command, Group, Number, line
+from fastnn.cli.networks import Name, sizes
 
 if TYPE_CHECKING:
     from fastnn.benchmarks.grid import Cell
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 QUICK = {"rounds": 5, "processes": 3, "peers": 1, "seconds": 0.1, "budget": 30.0}
 GRID = {"rounds": 10, "processes": 5, "peers": 3, "seconds": 0.2, "budget": 240.0}
+
+ACTIVATIONS = ("relu", "sigmoid", "tanh")
+"""Those of `fastnn.benchmarks.grid`, written out since that loads NumPy: `--help` is to come at once."""
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -40,10 +44,24 @@ class Percent(click.ParamType[float]):
         return share
 
 
+def _sizes(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    return None if value is None else sizes(context, parameter, value)
+
+
 @click.group(cls=Group, invoke_without_command=True, short_help="Measure training against other libraries.")
 @click.option("--quick", is_flag=True, help="Four cells, without torch.compile. This is the default.")
 @click.option("--full", is_flag=True, help="The whole grid, on every device.")
-@click.option("--network", "networks", multiple=True, metavar="NAME", help="planar, nielsen, mnist, deep or wide; repeatable.")
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    metavar="NAME",
+    help="planar, nielsen, mnist, deep, wide, or sizes such as 512-768-768-20; repeatable.",
+)
+@click.option("--inputs", type=click.IntRange(1), metavar="N", help="Inputs of a network of your own.")
+@click.option("--hidden", callback=_sizes, metavar="SIZES", help="Units of its hidden layers, e.g. 768,768; or none.")
+@click.option("--outputs", type=click.IntRange(1), metavar="N", help="Its outputs: a class each, or one for a yes or no.")
+@click.option("--activation", type=Name(ACTIVATIONS), metavar="NAME", help="relu, sigmoid or tanh. [default: relu]")
 @click.option(
     "--batch-size",
     "batch_sizes",
@@ -71,6 +89,10 @@ def bench(
     quick: bool,
     full: bool,
     networks: Sequence[str],
+    inputs: int | None,
+    hidden: tuple[int, ...] | None,
+    outputs: int | None,
+    activation: str | None,
     batch_sizes: Sequence[int],
     devices: Sequence[str],
     precisions: Sequence[str],
@@ -91,12 +113,14 @@ def bench(
     Examples:
       fastnn bench
       fastnn bench --network mnist --batch-size 32 --batch-size 128 --peer jax
+      fastnn bench --inputs 512 --hidden 768,768 --outputs 20 --batch-size 100
       fastnn bench --full --output full.json
       fastnn bench --resume full.json
       fastnn bench compare before.json after.json
     """
     if context.invoked_subcommand is not None:
         return
+    networks = [*networks, *_own(inputs, hidden, outputs, activation)]
     chosen = bool(networks or batch_sizes)
     if quick + full + chosen > 1:
         raise click.UsageError("give --quick, or --full, or networks and mini-batch sizes")
@@ -143,7 +167,7 @@ def show(record: Path, by_ratio: bool, no_plots: bool) -> None:
 
     results = records.read(record)
     _heading(results, [name for name in results.contestants if any(name in measured.measured for measured in results.done)])
-    click.echo(table.HEADER)
+    click.echo(table.header(results))
     cells = [measured for measured in results.done if not (by_ratio and math.isnan(measured.ratio))]
     for measured in sorted(cells, key=lambda measured: measured.ratio) if by_ratio else cells:
         click.echo(table.row(results, measured))
@@ -180,6 +204,23 @@ def compare(old: Path, new: Path, fail: float, everything: bool, other_machine: 
         click.echo(text)
     if comparison.regressions(fail):
         click.get_current_context().exit(1)
+
+
+def _own(inputs: int | None, hidden: tuple[int, ...] | None, outputs: int | None, activation: str | None) -> list[str]:
+    """The name of a network of one's own; none if none was described."""
+    if (inputs, hidden, outputs, activation) == (None, None, None, None):
+        return []
+    if inputs is None or hidden is None or outputs is None:
+        raise click.UsageError(
+            "a network of your own needs --inputs, --hidden (none where there is no hidden layer) and --outputs"
+        )
+    from fastnn.benchmarks.grid import own_network
+    from fastnn.errors import InputError
+
+    try:
+        return [own_network((inputs, *hidden, outputs), activation or "relu").name]
+    except InputError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _plan(
@@ -296,7 +337,7 @@ class _Terminal(Watcher):
         from fastnn.benchmarks import table
 
         if not self.over:
-            self._print(table.HEADER)
+            self._print(table.header(record))
         self.over += 1
         self._print(table.row(record, measured))
 

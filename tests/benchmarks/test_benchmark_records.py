@@ -237,7 +237,7 @@ def test_the_table_shows_what_is_lost_as_well_as_what_is_won() -> None:
     done[3].results["torch-compile"] = Found(status="timeout", reason="not ready in 20 s")
     found = record(done)
     rows = [table.row(found, m) for m in done]
-    assert all(len(row) <= 80 for row in (*rows, table.HEADER))
+    assert all(len(row) <= 80 for row in (*rows, table.header(found)))
     assert [row.endswith("SLOWER") for row in rows] == [False, True, True, False]
     assert "4.00x" in rows[0]
     assert "0.80x" in rows[1]
@@ -249,6 +249,17 @@ def test_the_table_shows_what_is_lost_as_well_as_what_is_won() -> None:
     assert text[where + 2].strip() == "mnist at 128 on cpu: 0.80x the speed of jax"
     assert "Torch-Compile (wide at 8): out of time: not ready in 20 s" in text
     assert "geometric mean of the ratios: small networks 1.79x, large networks 0.43x" in text
+
+
+def test_long_names_of_networks_keep_the_columns_below_their_headers() -> None:
+    own = Cell("512-768-768-20", 100)
+    done = [measured(cell, {"fastnn": [1.0], "jax": [4.0]}) for cell in (Cell("mnist", 32), own)]
+    found = record(done)
+    rows = [table.row(found, m) for m in done]
+    for heading in ("fastnn", "ratio"):
+        end = table.header(found).index(heading) + len(heading)
+        assert all(row[end - 1] != " " and row[end] in " ~" for row in rows), rows
+    assert "small networks 4.00x, large networks 4.00x" in " ".join(table.footer(found))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import json
 import os
 import signal
@@ -13,16 +15,29 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from fastnn.benchmarks import record as records
 from fastnn.benchmarks import runner
-from fastnn.benchmarks.grid import NETWORKS, QUICK, Cell, cells, check_order, make_task
+from fastnn.benchmarks.grid import (
+    ACTIVATIONS,
+    NETWORKS,
+    QUICK,
+    Cell,
+    cells,
+    check_order,
+    find_network,
+    make_task,
+    own_network,
+)  # fmt: skip
 from fastnn.benchmarks.limits import best_known
 from fastnn.benchmarks.peers import CONTESTANTS, REFERENCES, Cannot, Entry, load
 from fastnn.benchmarks.peers.ours import Fastnn
 from fastnn.benchmarks.process import Failed, Process, TimedOut
 from fastnn.benchmarks.watcher import Watcher
+from fastnn.cli import main
 from fastnn.engines.explain import Limits
 from fastnn.errors import FileError, FormatError, InputError
 
@@ -93,6 +108,87 @@ def test_the_grid_is_that_of_the_documentation() -> None:
 def test_what_is_not_in_the_grid_is_refused(asked: dict[str, Any], expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         cells(**asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "activation", "canonical"),
+    [
+        ("512-768-768-20", (512, 768, 768, 20), "relu", "512-768-768-20"),
+        ("512-768x2-20-relu", (512, 768, 768, 20), "relu", "512-768-768-20"),
+        ("33-7x5-3-tanh", (33, 7, 7, 7, 7, 7, 3), "tanh", "33-7x5-3-tanh"),
+        ("5-1", (5, 1), "relu", "5-1"),
+    ],
+)
+def test_networks_of_ones_own_say_what_they_are(name: str, sizes: tuple[int, ...], activation: str, canonical: str) -> None:
+    network = find_network(name)
+    assert (network.sizes, network.activation, network.name) == (sizes, activation, canonical)
+    assert own_network(sizes, activation) == network
+    assert find_network(canonical) == network
+    assert cells([name, canonical], [8]) == (Cell(canonical, 8),)
+
+
+def test_data_of_a_network_of_ones_own() -> None:
+    for name in ("1-4-1", "7-3"):
+        task = make_task(Cell(name, 8), 1)
+        assert len(np.unique(task.y)) == max(2, task.network.sizes[-1])
+        assert [w.shape for w, _ in task.weights] == list(itertools.pairwise(task.network.sizes))
+    assert Cell("784-2", 2048).rows == 60_000
+    assert Cell("50000-2", 1000).rows == 2**28 // 200_000  # X is no larger than 256 MiB
+    assert Cell("50000-2", 4000).rows == 4000  # but for one mini-batch
+    assert Cell("a network of another version", 8).rows == 2000
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("512", "expected 2 to 100 sizes"),
+        ("512-0-10", "from 1 to 65536"),
+        ("70000-10", "from 1 to 65536, inputs first and outputs last, got 70000-10"),
+        ("2x99-2-1", "expected 2 to 100 sizes"),
+        ("60000-60000-2", "3,600,180,002 parameters"),
+        ("512-20-rleu", "did you mean 'relu'"),
+        ("512-a-20", "no network is called '512-a-20'"),
+        ("512-5x0-20", "no network is called"),
+        ("512--20", "no network is called"),
+        ("", "no network is called"),
+    ],
+)
+def test_what_is_no_network_is_refused(name: str, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        find_network(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--inputs", "512"], "needs --inputs, --hidden"),
+        (["--inputs", "512", "--hidden", "768,x", "--outputs", "20"], "expected integers above 0"),
+        (["--inputs", "512", "--hidden", "768", "--outputs", "0"], "--outputs"),
+        (["--inputs", "70000", "--hidden", "none", "--outputs", "2"], "from 1 to 65536"),
+        (["--inputs", "5", "--hidden", "none", "--outputs", "2", "--activation", "tnh"], "did you mean 'tanh'"),
+        (["--inputs", "5", "--hidden", "none", "--outputs", "2", "--full"], "give --quick"),
+    ],
+)
+def test_options_that_describe_no_network_are_refused(options: list[str], expected: str) -> None:
+    result = CliRunner().invoke(main, ["bench", *options])
+    assert result.exit_code == 2
+    assert expected in result.stderr
+
+
+def test_the_command_knows_the_activations_of_the_grid() -> None:
+    assert importlib.import_module("fastnn.cli.bench").ACTIVATIONS == ACTIVATIONS
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_is_measured(tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    options = "--inputs 5 --hidden 7,7,7 --outputs 3 --activation tanh --batch-size 9 --peer sklearn --rounds 1 --seconds 0.01"
+    result = CliRunner().invoke(main, ["bench", *options.split(), "--output", str(path)])
+    assert result.exit_code == 0, result.stderr
+    [measured] = records.read(path).done
+    assert measured.cell == Cell("5-7x3-3-tanh", 9)
+    assert set(measured.measured) == {"fastnn", "sklearn"}, measured.results
+    assert "5-7x3-3-tanh     9" in result.stdout
 
 
 @pytest.mark.parametrize(
