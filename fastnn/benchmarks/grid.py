@@ -80,6 +80,32 @@ NETWORKS = {
     )
 }
 """Those of the grid. `find_network` knows those of one's own too."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A kind of short calls, on arrays of the host: the `steps` of one, and the method of a contestant that does one.
+
+    `fresh`: each gets the next rows of the data; else all get the same ones, as a loop over a small data set does.
+    """
+
+    name: str
+    steps: int
+    method: str
+    fresh: bool = False
+
+
+CALLS = {
+    call.name: call
+    for call in (
+        Call("fit-1", 1, "short_fit"),
+        Call("fit-4", 4, "short_fit"),
+        Call("fit-16", 16, "short_fit"),
+        Call("partial_fit", 1, "partial_fit", fresh=True),
+    )
+}
+"""What else is timed if it is asked for. Another kind is a row here, and its method in the contestants that have one."""
+
 BATCH_SIZES = {"cpu": (1, 8, 32, 128, 512, 2048), "cuda": (1, 8, 32, 128, 512, 2048, 8192, 65536)}
 
 

@@ -19,8 +19,9 @@ from typing import Any
 
 from fastnn.benchmarks import curves
 from fastnn.benchmarks.crossover import crossover_lines
+from fastnn.benchmarks.grid import CALLS
 from fastnn.benchmarks.record import OURS, STATUS_TEXTS, Limit, Measured, Record, Result, geometric_mean
-from fastnn.benchmarks.table import verdict
+from fastnn.benchmarks.table import kind_label, microseconds, verdict
 from fastnn.errors import PackageError
 
 SYMBOLS = {
@@ -241,10 +242,12 @@ def _summary(record: Record) -> Table:
                 _text("" if best is None else record.contestants[best].label, "none was measured"),
                 _share_column(record, measured, OURS),
                 _text(_remark(measured), reason=OURS not in measured.measured),
+                *(_ratio_column(measured.ratio_in(kind)) for kind in record.settings.timings),
             ]
         )
     headers = ["network", "-mini-batch", "device", "-ratio fastnn / best peer", "-fastnn (examples/s)",
-               "-best peer (examples/s)", "best peer", "-fastnn of the limit", "remarks"]  # fmt: skip
+               "-best peer (examples/s)", "best peer", "-fastnn of the limit", "remarks",
+               *(f"-ratio in {kind_label(kind)}" for kind in record.settings.timings)]  # fmt: skip
     return Table("fastnn against the best peer, by cell", headers, rows)
 
 
@@ -278,10 +281,12 @@ def _results(record: Record) -> Table:
                     EMPTY if first is None else _number(first, f"{first:.3g}"),
                     EMPTY if peak is None else _number(peak, f"{peak / 2**20:,.0f}"),
                     _text("measured" if ran else curves.absence(result), reason=not ran),
+                    *(_timing_column(measured, name, kind) for kind in record.settings.timings),
                 ]
             )
     headers = ["network", "-mini-batch", "device", "precision", "-threads", "contestant", "-examples/s", "-spread",
-               "-of the limit", "-ratio fastnn / this", "-first epoch (s)", "-peak memory (MiB)", "state"]  # fmt: skip
+               "-of the limit", "-ratio fastnn / this", "-first epoch (s)", "-peak memory (MiB)", "state",
+               *(f"-{kind_label(kind)} (µs a step)" for kind in record.settings.timings)]  # fmt: skip
     return Table("Every cell and contestant", headers, rows)
 
 
@@ -299,6 +304,15 @@ def _rate_column(measured: Measured, name: str) -> Column:
         return Column(kept, kind="number faint")
     rate = measured.examples_per_second(name)
     return _number(rate, _rate(rate))
+
+
+def _timing_column(measured: Measured, name: str, kind: str) -> Column:
+    """Microseconds of a step in another kind of timings, or what kept them from being measured."""
+    timing = measured.results[name].timings.get(kind)
+    if timing is not None and timing.reason:
+        return Column(timing.reason, kind="reason")
+    seconds = measured.step_seconds(name, kind)
+    return _number(seconds, microseconds(seconds), "noisy" if timing is not None and timing.noisy else "")
 
 
 def _share_column(record: Record, measured: Measured, name: str) -> Column:
@@ -351,7 +365,17 @@ def _how(record: Record) -> str:
         f"them in up to {processes}. "
         "Throughput is the examples of an epoch over the median of its seconds, spread is slowest less fastest turn over the "
         f"median (noisy: {curves.noise_text()}), and the limit is what the calls of a training step would reach at the "
-        "machine's measured rates of arithmetic and of copying."
+        "machine's measured rates of arithmetic and of copying." + _how_else(record)
+    )
+
+
+def _how_else(record: Record) -> str:
+    if not CALLS.keys() & {*record.settings.timings}:
+        return ""
+    return (
+        " Short calls are of fit for 1, 4 and 16 steps and of partial_fit for one, each on rows of arrays of the host and with "
+        "its loss read back; a peer without such calls does the same loop, PyTorch eagerly and JAX in one jitted function. "
+        "They had their turns in the same rounds and processes, and their time is divided by their steps."
     )
 
 

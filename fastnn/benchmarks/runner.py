@@ -3,8 +3,8 @@
 A cell goes like this. One after another the contestants train the same few mini-batches from the same weights, and whoever's
 losses differ from ours computes something else and is not timed; then each trains one epoch, in which it compiles what it
 will. Then come rounds: in each, everybody has one turn of about `seconds`, and so have two fixed workloads, the references;
-who begins changes from round to round. Now and then each continues in a fresh process, if that is ready soon. The record is
-written after every cell.
+who begins changes from round to round. Short calls have turns too if they are asked for, right after the epochs. Now and then
+each continues in a fresh process, if that is ready soon. The record is written after every cell.
 """
 
 from __future__ import annotations
@@ -22,10 +22,22 @@ import msgspec
 from fastnn import engines
 from fastnn.benchmarks import limits
 from fastnn.benchmarks.environment import environment
-from fastnn.benchmarks.grid import DEVICES, PRECISIONS, Cell, check_names, find_network
+from fastnn.benchmarks.grid import CALLS, DEVICES, PRECISIONS, Cell, check_names, find_network
 from fastnn.benchmarks.peers import CONTESTANTS, METER, REFERENCES, Cannot, Entry
 from fastnn.benchmarks.process import Failed, Process, TimedOut, closing
-from fastnn.benchmarks.record import OURS, Contestant, Limit, Measured, Record, Reference, Result, Settings, Status, write
+from fastnn.benchmarks.record import (
+    OURS,
+    Contestant,
+    Limit,
+    Measured,
+    Record,
+    Reference,
+    Result,
+    Settings,
+    Status,
+    Timing,
+    write,
+)  # fmt: skip
 from fastnn.benchmarks.watcher import Watcher
 from fastnn.errors import FileError, InputError
 
@@ -50,6 +62,9 @@ class Disagrees(Failed):
     """Its losses are not ours."""
 
 
+TIMINGS = tuple(CALLS)
+"""What may be timed beside epochs."""
+
 STATUSES: dict[type[Exception], Status] = {Cannot: "cannot", TimedOut: "timeout", Disagrees: "disagrees", Failed: "failed"}
 
 
@@ -62,11 +77,16 @@ def plan(
     peer_processes: int = 3,
     seconds: float = 0.2,
     budget: float = 120.0,
+    timings: Sequence[str] = (),
 ) -> Record:
-    """An empty record of what is to be run. `peers` None: all. Raises InputError for what cannot be."""
+    """An empty record of what is to be run. `peers` None: all; `timings`: what is timed beside epochs, of `TIMINGS`.
+
+    Raises InputError for what cannot be.
+    """
     known = [name for name in CONTESTANTS if name != OURS]
     peers = known if peers is None else peers
     check_names("peer", peers, known)
+    check_names("timing", timings, TIMINGS)
     engines.check_threads(threads)
     threads = engines.cores() if threads is None else threads
     if threads > engines.cores():
@@ -83,6 +103,7 @@ def plan(
         settings=Settings(
             cells=list(cells), contestants=names, threads=threads, rounds=rounds, processes=processes,
             peer_processes=peer_processes, seconds=seconds, budget=budget,
+            timings=list(timings),
         ),
         environment=environment(),
         limits=[],
@@ -94,6 +115,7 @@ def resume(record: Record) -> None:
     """Make sure that `record` can continue here. Raises InputError if its machine or its versions are not those of now."""
     for kind, names, known in (
         ("contestant", record.settings.contestants, CONTESTANTS),
+        ("timing", record.settings.timings, TIMINGS),
         ("device", [cell.device for cell in record.left], DEVICES),
         ("precision", [cell.precision for cell in record.left], PRECISIONS["cuda"]),
     ):
@@ -262,14 +284,15 @@ class _Field:
             yield
         except (Cannot, Failed) as error:
             status: Status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), "failed")
-            results[entry.name] = Result(status=status, reason=str(error))
+            results[entry.name] = Result(status=status, reason=str(error), timings=results[entry.name].timings)
             ready.remove(entry)
 
     def _race(self, cell: Cell, ready: list[Entry], measured: Measured, ends: float) -> None:
         """Find out how many epochs make a turn, then let all take turns until the rounds are over or the budget is spent."""
         self.watcher.stage(f"{cell}: taking turns")
         results, settings = measured.results, self.settings
-        turns = {}
+        turns: dict[str, _Turns] = {}
+        others: dict[str, dict[str, _Turns]] = {}
         for entry in REFERENCES:
             process = self._process(entry, "cpu")
             turns[entry.name] = _Turns(process, process.ask("run", HELLO, runs=1)["seconds"], settings.seconds / 2)
@@ -279,6 +302,10 @@ class _Field:
                 if first < SLOW:  # which holds what it compiled too
                     first = process.ask("run", SLOW * TURN, runs=1)["seconds"]
                 turns[entry.name] = _Turns(process, first, settings.seconds)
+                others[entry.name] = {}
+                for kind in settings.timings:
+                    with self._trying_kind(kind, results[entry.name], others[entry.name]):
+                        others[entry.name][kind] = self._turns_of(kind, process)
         self.watcher.turns(settings.rounds * len(ready))
         for index in range(settings.rounds):
             for entry in list(ready):
@@ -287,12 +314,20 @@ class _Field:
                 if index * count // settings.rounds > turns[entry.name].current and first < SLOW and time.monotonic() < ends:
                     with self._trying(entry, ready, results):
                         turns[entry.name].renew(cell)
+                        for kind in list(others[entry.name]):
+                            with self._trying_kind(kind, results[entry.name], others[entry.name]):
+                                others[entry.name][kind].warm()
             first_up = index % max(1, len(ready))
             for entry in [*ready[first_up:], *ready[:first_up]]:
                 with self._trying(entry, ready, results):
+                    time.sleep(REST)
                     turns[entry.name].take()
+                    for kind in list(others[entry.name]):
+                        with self._trying_kind(kind, results[entry.name], others[entry.name]):
+                            others[entry.name][kind].take()
                 self.watcher.turn()
             for entry in REFERENCES:
+                time.sleep(REST)
                 turns[entry.name].take()
             if time.monotonic() > ends:
                 break
@@ -301,13 +336,29 @@ class _Field:
             result, taken = results[entry.name], turns[entry.name]
             result.status, result.reason, result.runs = "measured", "", taken.runs
             result.seconds, result.process = taken.seconds, taken.process
+            for kind, other in others[entry.name].items():
+                result.timings[kind] = Timing(steps=CALLS[kind].steps, seconds=other.seconds)
+
+    def _turns_of(self, kind: str, process: Process) -> _Turns:
+        """Of short calls; those of all kinds together take as long as the epochs of a turn."""
+        first = process.ask("run", SLOW * TURN, runs=1, call=kind)["seconds"]
+        return _Turns(process, first, self.settings.seconds / len(CALLS), call=kind)
+
+    @contextlib.contextmanager
+    def _trying_kind(self, kind: str, result: Result, others: dict[str, _Turns]) -> Iterator[None]:
+        """A failure is written down as that of this kind alone. If its process ended, the next turn finds that."""
+        try:
+            yield
+        except (Cannot, Failed) as error:
+            result.timings[kind] = Timing(steps=CALLS[kind].steps, reason=str(error))
+            others.pop(kind, None)
 
 
 class _Turns:
-    """The turns of one contestant in one cell."""
+    """The turns of one contestant in one cell: epochs of so many seconds, or what else `request` asks for."""
 
-    def __init__(self, running: Process, epoch: float, seconds: float) -> None:
-        self.running = running
+    def __init__(self, running: Process, epoch: float, seconds: float, **request: Any) -> None:
+        self.running, self.request = running, request
         self.runs = max(1, min(MOST_RUNS, round(seconds / max(epoch, 1e-9))))
         self.patience = max(5.0, TURN * epoch * self.runs)
         self.seconds: list[float] = []
@@ -320,9 +371,12 @@ class _Turns:
         self.running.ask("prepare", HELLO, cell=msgspec.to_builtins(cell))
         self.current += 1
 
+    def warm(self) -> None:
+        """Let a fresh process compile what it needs."""
+        self.running.ask("run", SLOW * TURN, runs=1, **self.request)
+
     def take(self) -> None:
-        time.sleep(REST)
-        self.seconds.append(self.running.ask("run", self.patience, runs=self.runs)["seconds"])
+        self.seconds.append(self.running.ask("run", self.patience, runs=self.runs, **self.request)["seconds"])
         self.process.append(self.current)
 
 

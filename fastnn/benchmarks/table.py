@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fastnn.benchmarks.crossover import crossovers
 from fastnn.benchmarks.curves import absences
-from fastnn.benchmarks.grid import Cell, known_network
+from fastnn.benchmarks.grid import CALLS, Cell, known_network
 from fastnn.benchmarks.record import NOISY, OURS, STATUS_TEXTS, Measured, Record, geometric_mean
 
 
@@ -45,6 +45,34 @@ def row(record: Record, measured: Measured) -> str:
     limit = f"{share:>8.0%}" if not math.isnan(share) else f"{'unknown':>8}"
     line = f"{where}{quantity(measured.examples_per_second(OURS)):>7}{mark(measured, OURS)} {theirs} {ratio} {limit}"
     return line + ("  SLOWER" if verdict(measured.ratio) == "slower" else "")
+
+
+def calls_table(record: Record) -> Iterator[str]:
+    """Short calls, a row a cell: our microseconds a step, and our speed as a multiple of the best peer's; `-`: not measured."""
+    kinds = [kind for kind in record.settings.timings if kind in CALLS]
+    if not kinds or not record.done:
+        return
+    names, places = _widths(record)
+    yield "short calls: microseconds a step of fastnn, and its ratio to the best peer"
+    yield f"{'network':<{names}} {'batch':>5} {'device':<{places}}" + "".join(f"{kind_label(kind):>14}" for kind in kinds)
+    for measured in record.done:
+        cell, text = measured.cell, ""
+        for kind in kinds:
+            seconds = measured.step_seconds(OURS, kind) if OURS in measured.measured else math.nan
+            ratio = measured.ratio_in(kind)
+            text += f"{'-' if math.isnan(seconds) else microseconds(seconds):>7} "
+            text += f"{'' if math.isnan(ratio) else f'{ratio:.2f}x':>6}"
+        yield f"{cell.network:<{names}} {cell.batch_size:>5} {place(cell):<{places}}{text}"
+
+
+def kind_label(kind: str) -> str:
+    """`fit 4` of `fit-4`."""
+    return kind.replace("-", " ")
+
+
+def microseconds(seconds: float) -> str:
+    """Three digits that count."""
+    return f"{float(f'{1e6 * seconds:.3g}'):,.10g}"
 
 
 def verdict(ratio: float) -> str:
@@ -91,6 +119,12 @@ def footer(record: Record) -> Iterator[str]:
         means = {"small networks": geometric_mean(small), "large networks": geometric_mean(large)}
         text = ", ".join(f"{name} {mean:.2f}x" for name, mean in means.items() if not math.isnan(mean))
         yield f"geometric mean of the ratios: {text}"
+    for kind in record.settings.timings:
+        found = [measured.ratio_in(kind) for measured in record.done]
+        found = [ratio for ratio in found if not math.isnan(ratio)]
+        slower = sum(verdict(ratio) == "slower" for ratio in found)
+        if found:
+            yield f"{kind_label(kind)}: slower than the best peer in {slower} of {len(found)} cells"
     yield from absences(record)
     yield from map(str, crossovers(record))
     for limit in record.limits:

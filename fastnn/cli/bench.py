@@ -77,6 +77,7 @@ def _sizes(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option(
     "--peer", "peers", multiple=True, metavar="NAME", help="Whom to compare with, or none; repeatable. [default: everyone]"
 )
+@click.option("--calls", is_flag=True, help="Also time short calls: fit of 1, 4 and 16 steps, and partial_fit.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of everybody. [default: as many as cores]")
 @click.option("--rounds", type=click.IntRange(1), metavar="N", help="Turns of everybody in a cell. [default: 5 or 10]")
 @click.option("--seconds", type=Number(0, min_open=True), metavar="S", help="Length of a turn. [default: 0.1 or 0.2]")
@@ -97,6 +98,7 @@ def bench(
     devices: Sequence[str],
     precisions: Sequence[str],
     peers: Sequence[str],
+    calls: bool,
     threads: int | None,
     rounds: int | None,
     seconds: float | None,
@@ -114,6 +116,7 @@ def bench(
       fastnn bench
       fastnn bench --network mnist --batch-size 32 --batch-size 128 --peer jax
       fastnn bench --inputs 512 --hidden 768,768 --outputs 20 --batch-size 100
+      fastnn bench --calls --peer torch --peer jax
       fastnn bench --full --output full.json
       fastnn bench --resume full.json
       fastnn bench compare before.json after.json
@@ -124,7 +127,7 @@ def bench(
     chosen = bool(networks or batch_sizes)
     if quick + full + chosen > 1:
         raise click.UsageError("give --quick, or --full, or networks and mini-batch sizes")
-    others = (devices, precisions, peers, threads, rounds, seconds, budget, output)
+    others = (devices, precisions, peers, calls, threads, rounds, seconds, budget, output)
     if resume is not None and (quick or full or chosen or any(others)):
         raise click.UsageError("--resume continues under the settings of its record, and takes no others")
     from fastnn.benchmarks import record as records
@@ -137,7 +140,7 @@ def bench(
     else:
         try:
             cells = _cells(full, chosen, networks, batch_sizes, devices, precisions)
-            record = _plan(cells, full or chosen, peers, threads, rounds, seconds, budget)
+            record = _plan(cells, full or chosen, peers, _timings(calls), threads, rounds, seconds, budget)
         except InputError as error:
             raise click.UsageError(str(error)) from error
         path = _new_file(output, record)
@@ -223,10 +226,18 @@ def _own(inputs: int | None, hidden: tuple[int, ...] | None, outputs: int | None
         raise click.UsageError(str(error)) from error
 
 
+def _timings(calls: bool) -> list[str]:
+    """What is timed beside epochs."""
+    from fastnn.benchmarks.grid import CALLS
+
+    return list(CALLS) if calls else []
+
+
 def _plan(
     cells: Sequence[Cell],
     wide: bool,
     peers: Sequence[str],
+    timings: Sequence[str],
     threads: int | None,
     rounds: int | None,
     seconds: float | None,
@@ -247,6 +258,7 @@ def _plan(
         int(defaults["peers"]),
         seconds or defaults["seconds"],
         budget or defaults["budget"],
+        timings,
     )
 
 
@@ -298,6 +310,8 @@ def _taking_part(record: Record) -> tuple[list[str], list[tuple[str, str]]]:
 
 def _heading(record: Record, taking_part: Sequence[str], absent: Sequence[tuple[str, str]] = ()) -> None:
     """What is measured, where, and with whom."""
+    from fastnn.benchmarks import table
+
     settings, environment = record.settings, record.environment
     threads = f"{settings.threads} thread{'s' * (settings.threads > 1)}"
     line(
@@ -307,6 +321,8 @@ def _heading(record: Record, taking_part: Sequence[str], absent: Sequence[tuple[
     )
     line("cells", f"{len(settings.cells)}, examples of training a second; {threads} for everybody, on as many cores")
     line("in turns", ", ".join(taking_part) + f"; {settings.rounds} rounds of {settings.seconds:g} s each")
+    if settings.timings:
+        line("also", ", ".join(table.kind_label(kind) for kind in settings.timings))
     for label, text in absent:
         line(label, text)
     click.echo()
@@ -355,6 +371,8 @@ class _Terminal(Watcher):
 def _footer(record: Record) -> None:
     from fastnn.benchmarks import table
 
+    for text in ("", *table.calls_table(record)) if record.settings.timings else ():
+        click.echo(text)
     click.echo()
     for text in table.footer(record):
         indent = text[: len(text) - len(text.lstrip())] + "  "

@@ -23,9 +23,11 @@ from fastnn.benchmarks import record as records
 from fastnn.benchmarks import runner
 from fastnn.benchmarks.grid import (
     ACTIVATIONS,
+    CALLS,
     NETWORKS,
     QUICK,
     Cell,
+    Task,
     cells,
     check_order,
     find_network,
@@ -33,7 +35,7 @@ from fastnn.benchmarks.grid import (
     own_network,
 )  # fmt: skip
 from fastnn.benchmarks.limits import best_known
-from fastnn.benchmarks.peers import CONTESTANTS, REFERENCES, Cannot, Entry, load
+from fastnn.benchmarks.peers import CONTESTANTS, REFERENCES, Cannot, Contestant, Entry, load
 from fastnn.benchmarks.peers.ours import Fastnn
 from fastnn.benchmarks.process import Failed, Process, TimedOut
 from fastnn.benchmarks.watcher import Watcher
@@ -196,6 +198,7 @@ def test_a_network_of_ones_own_is_measured(tmp_path: Path) -> None:
     [
         ({"peers": ["troch"]}, "did you mean 'torch'"),
         ({"peers": ["fastnn"]}, "no peer"),
+        ({"timings": ["fit-2"]}, "no timing is called 'fit-2'"),
         ({"threads": 0}, "threads"),
         ({"threads": 63}, "cores here"),
         ({"rounds": 0}, "rounds"),
@@ -243,6 +246,39 @@ def test_the_peers_compute_what_fastnn_computes(cell: Cell, name: str) -> None:
         theirs = process.ask("losses", 60.0, dropout=False, **asked)["losses"]
         assert runner.disagreement(ours, theirs, NETWORKS[cell.network].tolerance) == ""
         assert process.ask("prepare", 120.0, **asked)["first_seconds"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [TINY, Cell("nielsen", 8)], ids=str)
+@pytest.mark.parametrize("name", ["fastnn", "torch", "torch-compile", "jax", "sklearn"])
+@pytest.mark.filterwarnings("ignore")  # as the processes of contestants do
+def test_short_calls_compute_what_an_epoch_computes(cell: Cell, name: str) -> None:
+    """A call of one step sees the rows of one mini-batch in whatever order, one of four steps the same row in every place."""
+    if CONTESTANTS[name].missing():
+        pytest.skip(CONTESTANTS[name].missing())
+    order = check_order(cell)
+    task = make_task(cell, 1, checking=True)
+    expected = Fastnn(task, device="numpy").losses(order)
+    for method in ("short_fit", "partial_fit"):
+        contestant = load(CONTESTANTS[name].home)(task)
+        X, y = contestant.host_data()
+        found = [getattr(contestant, method)(X[index], y[index]) for index in order]
+        assert runner.disagreement(expected, found, find_network(cell.network).tolerance) == "", method
+    same = np.full((5, cell.batch_size), order[0, 0])
+    if name == "fastnn":  # whose first labels must be of several classes
+        before = contestant.model.state.counters.step
+        contestant.short_fit(X[order[:4].ravel()], y[order[:4].ravel()])
+        assert contestant.model.state.counters.step == before + 4
+        return
+    if CONTESTANTS["torch"].missing():
+        pytest.skip(CONTESTANTS["torch"].missing())
+    *four, fifth = load(CONTESTANTS["torch"].home)(task).losses(same)
+    contestant = load(CONTESTANTS[name].home)(task)
+    mean = contestant.short_fit(X[same[:4].ravel()], y[same[:4].ravel()]) / (
+        4 if name in ("torch", "torch-compile", "jax") else 1
+    )
+    after = contestant.partial_fit(X[same[4]], y[same[4]])
+    assert runner.disagreement([sum(four) / 4, fifth], [mean, after], find_network(cell.network).tolerance) == ""
 
 
 @pytest.mark.parametrize("cell", [TINY, *SLOW], ids=str)
@@ -343,6 +379,51 @@ def test_contestants_go_on_in_fresh_processes(planted: Callable[..., list[str]])
     results = run([TINY], planted("Sound"), rounds=4, processes=4, peer_processes=2).done[0].results
     assert results["fastnn"].process == [0, 1, 2, 3]
     assert results["Sound"].process == [0, 0, 1, 1]
+
+
+@pytest.mark.slow
+def test_short_calls_have_turns_and_failures_of_their_own(planted: Callable[..., list[str]]) -> None:
+    cell = Cell("planar", 1024)
+    results = run([cell], planted("Sound", "Epochs", "Ends"), timings=list(CALLS), processes=2).done[0].results
+    for name in ("fastnn", "Sound"):
+        timings = results[name].timings
+        assert {kind: timing.steps for kind, timing in timings.items()} == {kind: call.steps for kind, call in CALLS.items()}
+        assert all(len(timing.seconds) == 2 and not timing.reason for timing in timings.values()), timings
+    assert results["Epochs"].status == "measured"
+    assert {timing.reason for timing in results["Epochs"].timings.values()} == {"it has no patience for less"}
+    assert not any(timing.seconds for timing in results["Epochs"].timings.values())
+    assert results["Ends"].status == "failed"
+    assert "SIGSEGV" in results["Ends"].timings["fit-1"].reason
+
+
+class Spy(Contestant):
+    """Notes (first row, number of rows) of every call."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.seen: list[tuple[int, int]] = []
+
+    def partial_fit(self, x: Any, t: Any) -> float:
+        assert len(x) == len(t)
+        self.seen.append((int(np.flatnonzero(self.task.X[:, 0] == x[0, 0])[0]), len(x)))
+        return 0.0
+
+    short_fit = partial_fit
+
+
+def test_single_steps_see_all_of_the_data_and_short_fits_the_same_rows() -> None:
+    contestant = Spy(make_task(Cell("planar", 300), 1))
+    assert contestant.task.cell.rows == 60_000
+    for _ in range(2):
+        assert contestant.time_calls(CALLS["partial_fit"], 150) > 0
+    assert contestant.seen == [(300 * (call % 200), 300) for call in range(300)]
+    contestant.seen.clear()
+    contestant.time_calls(CALLS["fit-16"], 3)
+    assert contestant.seen == [(0, 4800)] * 3
+    with pytest.raises(Cannot, match="60000 rows, and 64000 are needed"):
+        Spy(make_task(Cell("planar", 4000), 1)).time_calls(CALLS["fit-16"], 1)
+    with pytest.raises(Cannot, match="no single steps"):
+        Contestant(contestant.task).time_calls(CALLS["partial_fit"], 1)
 
 
 # --- processes --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 import fastnn
-from fastnn.benchmarks.grid import Task
+from fastnn.benchmarks.grid import Call, Task
 from fastnn.benchmarks.peers import Cannot, Contestant
 from fastnn.benchmarks.peers.ours import Fastnn
 
@@ -77,6 +77,21 @@ class HangsLater(Fastnn):
         if runs > 1:
             time.sleep(3600)
         return super().time(runs) / 100
+
+
+class Epochs(Fastnn):
+    """Makes no short calls."""
+
+    def time_calls(self, call: Call, runs: int) -> float:
+        raise Cannot("it has no patience for less")
+
+
+class Ends(Fastnn):
+    """Ends in its first short call."""
+
+    def time_calls(self, call: Call, runs: int) -> float:
+        os.kill(os.getpid(), signal.SIGSEGV)
+        return 1.0
 
 
 class Diverges(Fastnn):

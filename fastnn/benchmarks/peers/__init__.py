@@ -12,10 +12,11 @@ import importlib.util
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from fastnn.benchmarks.grid import Task
+from fastnn.benchmarks.grid import Call, Task
 
 
 class Cannot(Exception):
@@ -27,6 +28,8 @@ class Contestant:
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        self.calls = 0
+        """Short calls so far."""
 
     def losses(self, order: np.ndarray) -> list[float]:
         """Train one step on each row of indices; the loss of each mini-batch before its update."""
@@ -44,6 +47,35 @@ class Contestant:
         seconds = time.perf_counter() - started
         if not math.isfinite(loss):
             raise ArithmeticError(f"the loss of the last epoch is {loss}")
+        return seconds / runs
+
+    def host_data(self) -> tuple[Any, Any]:
+        """X and y on the host, as a user of the library would hold them; short calls get rows of them."""
+        return self.task.X, self.task.y
+
+    def short_fit(self, X: Any, y: Any) -> float:
+        """Train one epoch on these rows of the host, from call to return: like `epoch`."""
+        raise Cannot("it has no short calls")
+
+    def partial_fit(self, x: Any, t: Any) -> float:
+        """Train one step on this mini-batch of the host; its loss, read back."""
+        raise Cannot("it has no single steps")
+
+    def time_calls(self, call: Call, runs: int) -> float:
+        """Seconds of one of `runs` short calls on end."""
+        (X, y), rows, cell = self.host_data(), call.steps * self.task.cell.batch_size, self.task.cell
+        if rows > cell.rows:
+            raise Cannot(f"the data have {cell.rows} rows, and {rows} are needed")
+        starts = [(self.calls + run) % (cell.rows // rows) * rows if call.fresh else 0 for run in range(runs)]
+        parts = [(X[start : start + rows], y[start : start + rows]) for start in starts]
+        self.calls += runs
+        train = getattr(self, call.method)
+        started = time.perf_counter()
+        for part in parts:
+            loss = train(*part)
+        seconds = time.perf_counter() - started
+        if not math.isfinite(loss):
+            raise ArithmeticError(f"the loss of the last call is {loss}")
         return seconds / runs
 
     def work(self) -> list[tuple[int, int]]:

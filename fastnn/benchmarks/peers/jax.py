@@ -39,14 +39,22 @@ class Scan(Contestant):
         self.state: Any = (p, s, m, v, jnp.zeros(()), jax.random.key(0))
         self.train_order = jax.jit(self._train_order, donate_argnums=0)
         self.train_epoch = jax.jit(self._train_epoch, donate_argnums=0)
+        self.train_batch = jax.jit(self._train_batch, donate_argnums=0)
 
     def losses(self, order: np.ndarray) -> list[float]:
         self.state, losses = self.train_order(self.state, self.X, self.y, jnp.asarray(order))
         return [float(loss) for loss in losses]
 
     def epoch(self) -> float:
-        self.state, total = self.train_epoch(self.state, self.X, self.y)
+        return self.short_fit(self.X, self.y)
+
+    def short_fit(self, X: Any, y: Any) -> float:
+        self.state, total = self.train_epoch(self.state, X, y)
         return float(total)
+
+    def partial_fit(self, x: Any, t: Any) -> float:
+        self.state, loss = self.train_batch(self.state, x, t)
+        return float(loss)
 
     def peak_bytes(self) -> int | None:
         if self.task.cell.device == "cpu":
@@ -79,9 +87,12 @@ class Scan(Contestant):
         return -jnp.take_along_axis(jax.nn.log_softmax(z), t[:, None], 1).mean(), s
 
     def _step(self, X: Any, y: Any, state: Any, index: Any) -> tuple[Any, Any]:
+        return self._train_batch(state, X[index], y[index])
+
+    def _train_batch(self, state: Any, x: Any, y: Any) -> tuple[Any, Any]:
         p, s, m, v, t, key = state
         key, drawn = jax.random.split(key)
-        (loss, s), g = jax.value_and_grad(self._cost, has_aux=True)(p, s, X[index], y[index], drawn)
+        (loss, s), g = jax.value_and_grad(self._cost, has_aux=True)(p, s, x, y, drawn)
         t = t + 1
         m = jax.tree.map(lambda a, b: BETA1 * a + (1 - BETA1) * b, m, g)
         v = jax.tree.map(lambda a, b: BETA2 * a + (1 - BETA2) * b * b, v, g)
@@ -97,7 +108,7 @@ class Scan(Contestant):
     def _train_epoch(self, state: Any, X: Any, y: Any) -> tuple[Any, Any]:
         *rest, key = state
         key, drawn = jax.random.split(key)
-        rows, batch = self.task.cell.rows, self.task.cell.batch_size
+        rows, batch = X.shape[0], self.task.cell.batch_size
         order, whole = jax.random.permutation(drawn, rows), rows // batch * batch
         state, losses = self._train_order((*rest, key), X, y, order[:whole].reshape(-1, batch))
         total = losses.sum()

@@ -33,8 +33,11 @@ class Fastnn(Contestant):
         self.model = build(task)
 
     def fit(self, **options: Any) -> float:
+        return self.fit_on(self.X, self.y, **options)
+
+    def fit_on(self, X: Any, y: Any, **options: Any) -> float:
         history = self.model.fit(
-            self.X, self.y, loss=self.loss, optimizer=self.optimizer, batch_size=self.task.cell.batch_size,
+            X, y, loss=self.loss, optimizer=self.optimizer, batch_size=self.task.cell.batch_size,
             epochs=1, device=self.device, precision=self.precision, verbose=0, **options,
         )  # fmt: skip
         return history["loss"][0]
@@ -44,6 +47,14 @@ class Fastnn(Contestant):
 
     def epoch(self) -> float:
         return self.fit()
+
+    def short_fit(self, X: np.ndarray, y: np.ndarray) -> float:
+        return self.fit_on(X, y)
+
+    def partial_fit(self, x: np.ndarray, t: np.ndarray) -> float:
+        if self.precision != "float32":
+            raise Cannot("partial_fit has no other precision than float32")
+        return self.model.partial_fit(x, t, loss=self.loss, optimizer=self.optimizer, device=self.device)["loss"]
 
     def work(self) -> list[tuple[int, int]]:
         """Of the calls of the program that `fit` plays, by the kernel table."""
