@@ -105,6 +105,8 @@ CALLS = {
     )
 }
 """What else is timed if it is asked for. Another kind is a row here, and its method in the contestants that have one."""
+NEIGHBOR = "neighbor"
+"""A kind of timings too: an epoch while another process keeps one core busy."""
 
 BATCH_SIZES = {"cpu": (1, 8, 32, 128, 512, 2048), "cuda": (1, 8, 32, 128, 512, 2048, 8192, 65536)}
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from fastnn.benchmarks import curves
 from fastnn.benchmarks.crossover import crossover_lines
-from fastnn.benchmarks.grid import CALLS
+from fastnn.benchmarks.grid import CALLS, NEIGHBOR
 from fastnn.benchmarks.record import OURS, STATUS_TEXTS, Limit, Measured, Record, Result, geometric_mean
 from fastnn.benchmarks.table import kind_label, microseconds, verdict
 from fastnn.errors import PackageError
@@ -370,9 +370,16 @@ def _how(record: Record) -> str:
 
 
 def _how_else(record: Record) -> str:
+    """What the record's other timings are."""
+    text = ""
+    if NEIGHBOR in record.settings.timings:
+        text += (
+            " Beside a neighbor, each had a turn of the same epochs right after its turn alone, while another process kept one "
+            "of the cores busy."
+        )
     if not CALLS.keys() & {*record.settings.timings}:
-        return ""
-    return (
+        return text
+    return text + (
         " Short calls are of fit for 1, 4 and 16 steps and of partial_fit for one, each on rows of arrays of the host and with "
         "its loss read back; a peer without such calls does the same loop, PyTorch eagerly and JAX in one jitted function. "
         "They had their turns in the same rounds and processes, and their time is divided by their steps."

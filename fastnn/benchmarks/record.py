@@ -116,7 +116,7 @@ class Result(_Timed, kw_only=True):
     `seconds` of one epoch, one value a turn (the mean over the `runs` of the turn), and for each turn the number of the
     `process` that took it: what differs between processes, such as where memory lies, is no property of the code.
     `losses`: of the first steps, those that were compared; `first_seconds`: of the first epoch, with what it compiled.
-    `timings`: short calls by their kind, such as `fit-4`, if they were asked for.
+    `timings`: what else was asked for: short calls by their kind, such as `fit-4`, and an epoch beside a busy `neighbor`.
     """
 
     status: Status
@@ -152,8 +152,11 @@ class Measured(_Struct, kw_only=True):
     def measured(self) -> dict[str, Result]:
         return {name: result for name, result in self.results.items() if result.status == "measured"}
 
-    def examples_per_second(self, name: str) -> float:
-        return self.cell.rows / self.results[name].median
+    def examples_per_second(self, name: str, kind: str = "") -> float:
+        """In an epoch, or in another kind of its `timings`; NaN where that was not measured."""
+        if not kind:
+            return self.cell.rows / self.results[name].median
+        return self.cell.rows / self.cell.steps / self.step_seconds(name, kind)
 
     def step_seconds(self, name: str, kind: str = "") -> float:
         """Of one step in an epoch or in another kind of its `timings`; NaN where that was not measured."""
@@ -233,11 +236,11 @@ class Record(_Struct, kw_only=True):
                 return cell.batch_size / least if least else math.nan
         return math.nan
 
-    def roofline_share(self, measured: Measured, name: str = OURS) -> float:
+    def roofline_share(self, measured: Measured, name: str = OURS, kind: str = "") -> float:
         """The share of the machine's limit that a contestant reaches, 1 being the limit."""
         if name not in measured.measured:
             return math.nan
-        return measured.examples_per_second(name) / self.limit_examples_per_second(measured)
+        return measured.examples_per_second(name, kind) / self.limit_examples_per_second(measured)
 
 
 def geometric_mean(ratios: list[float]) -> float:

@@ -3,8 +3,9 @@
 A cell goes like this. One after another the contestants train the same few mini-batches from the same weights, and whoever's
 losses differ from ours computes something else and is not timed; then each trains one epoch, in which it compiles what it
 will. Then come rounds: in each, everybody has one turn of about `seconds`, and so have two fixed workloads, the references;
-who begins changes from round to round. Short calls have turns too if they are asked for, right after the epochs. Now and then
-each continues in a fresh process, if that is ready soon. The record is written after every cell.
+who begins changes from round to round. Short calls, and epochs beside a busy neighbor, have turns too if they are asked for,
+right after the epochs. Now and then each continues in a fresh process, if that is ready soon. The record is written after
+every cell.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 import datetime
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ import msgspec
 from fastnn import engines
 from fastnn.benchmarks import limits
 from fastnn.benchmarks.environment import environment
-from fastnn.benchmarks.grid import CALLS, DEVICES, PRECISIONS, Cell, check_names, find_network
+from fastnn.benchmarks.grid import CALLS, DEVICES, NEIGHBOR, PRECISIONS, Cell, check_names, find_network
+from fastnn.benchmarks.neighbor import Neighbor
 from fastnn.benchmarks.peers import CONTESTANTS, METER, REFERENCES, Cannot, Entry
 from fastnn.benchmarks.process import Failed, Process, TimedOut, closing
 from fastnn.benchmarks.record import (
@@ -62,7 +64,7 @@ class Disagrees(Failed):
     """Its losses are not ours."""
 
 
-TIMINGS = tuple(CALLS)
+TIMINGS = (*CALLS, NEIGHBOR)
 """What may be timed beside epochs."""
 
 STATUSES: dict[type[Exception], Status] = {Cannot: "cannot", TimedOut: "timeout", Disagrees: "disagrees", Failed: "failed"}
@@ -91,6 +93,10 @@ def plan(
     threads = engines.cores() if threads is None else threads
     if threads > engines.cores():
         raise InputError(f"threads: there are {engines.cores()} cores here, and every thread gets one; got {threads}")
+    if NEIGHBOR in timings and threads < 2:
+        raise InputError(
+            "neighbor: expected 2 threads or more, since with one everybody shares its only core with the neighbor"
+        )
     if min(rounds, processes, peer_processes) < 1 or not 0 < seconds < math.inf or not 0 < budget < math.inf:
         raise InputError(
             f"expected rounds and processes >= 1, seconds and budget above 0, got {rounds}, {processes}, {peer_processes}, "
@@ -137,8 +143,8 @@ def run(record: Record, path: Path | None = None, watcher: Watcher | None = None
     watcher = watcher or Watcher()
     trouble: FileError | None = None
     processes: dict[tuple[str, str], Process] = {}
-    with closing(processes):
-        field = _Field(record, processes, watcher)
+    with closing(processes), Neighbor(record.settings.threads) as neighbor:
+        field = _Field(record, processes, neighbor, watcher)
         for cell in record.left:
             record.done.append(field.run(cell))
             if path is not None:
@@ -157,8 +163,10 @@ def run(record: Record, path: Path | None = None, watcher: Watcher | None = None
 class _Field:
     """The contestants of a run, and the cells that they are sent through."""
 
-    def __init__(self, record: Record, processes: dict[tuple[str, str], Process], watcher: Watcher) -> None:
-        self.record, self.processes, self.watcher = record, processes, watcher
+    def __init__(
+        self, record: Record, processes: dict[tuple[str, str], Process], neighbor: Neighbor, watcher: Watcher
+    ) -> None:  # fmt: skip
+        self.record, self.processes, self.neighbor, self.watcher = record, processes, neighbor, watcher
         self.settings = record.settings
         self.entries = [CONTESTANTS[name] for name in self.settings.contestants]
         self.missing = {entry.name: entry.missing() for entry in self.entries}
@@ -304,8 +312,8 @@ class _Field:
                 turns[entry.name] = _Turns(process, first, settings.seconds)
                 others[entry.name] = {}
                 for kind in settings.timings:
-                    with self._trying_kind(kind, results[entry.name], others[entry.name]):
-                        others[entry.name][kind] = self._turns_of(kind, process)
+                    with self._trying_kind(kind, cell, results[entry.name], others[entry.name]):
+                        others[entry.name][kind] = self._turns_of(kind, process, first)
         self.watcher.turns(settings.rounds * len(ready))
         for index in range(settings.rounds):
             for entry in list(ready):
@@ -315,7 +323,7 @@ class _Field:
                     with self._trying(entry, ready, results):
                         turns[entry.name].renew(cell)
                         for kind in list(others[entry.name]):
-                            with self._trying_kind(kind, results[entry.name], others[entry.name]):
+                            with self._trying_kind(kind, cell, results[entry.name], others[entry.name]):
                                 others[entry.name][kind].warm()
             first_up = index % max(1, len(ready))
             for entry in [*ready[first_up:], *ready[:first_up]]:
@@ -323,7 +331,7 @@ class _Field:
                     time.sleep(REST)
                     turns[entry.name].take()
                     for kind in list(others[entry.name]):
-                        with self._trying_kind(kind, results[entry.name], others[entry.name]):
+                        with self._trying_kind(kind, cell, results[entry.name], others[entry.name]):
                             others[entry.name][kind].take()
                 self.watcher.turn()
             for entry in REFERENCES:
@@ -337,28 +345,37 @@ class _Field:
             result.status, result.reason, result.runs = "measured", "", taken.runs
             result.seconds, result.process = taken.seconds, taken.process
             for kind, other in others[entry.name].items():
-                result.timings[kind] = Timing(steps=CALLS[kind].steps, seconds=other.seconds)
+                result.timings[kind] = Timing(steps=_steps(kind, cell), seconds=other.seconds)
 
-    def _turns_of(self, kind: str, process: Process) -> _Turns:
-        """Of short calls; those of all kinds together take as long as the epochs of a turn."""
+    def _turns_of(self, kind: str, process: Process, epoch: float) -> _Turns:
+        """Of epochs beside the neighbor, or of short calls, which take as long as the epochs of a turn, all kinds together."""
+        if kind == NEIGHBOR:
+            return _Turns(process, epoch, self.settings.seconds, self.neighbor.awake)
         first = process.ask("run", SLOW * TURN, runs=1, call=kind)["seconds"]
         return _Turns(process, first, self.settings.seconds / len(CALLS), call=kind)
 
     @contextlib.contextmanager
-    def _trying_kind(self, kind: str, result: Result, others: dict[str, _Turns]) -> Iterator[None]:
+    def _trying_kind(self, kind: str, cell: Cell, result: Result, others: dict[str, _Turns]) -> Iterator[None]:
         """A failure is written down as that of this kind alone. If its process ended, the next turn finds that."""
         try:
             yield
         except (Cannot, Failed) as error:
-            result.timings[kind] = Timing(steps=CALLS[kind].steps, reason=str(error))
+            result.timings[kind] = Timing(steps=_steps(kind, cell), reason=str(error))
             others.pop(kind, None)
 
 
 class _Turns:
-    """The turns of one contestant in one cell: epochs of so many seconds, or what else `request` asks for."""
+    """The turns of one contestant in one cell: epochs, or what else `request` asks for, each turn `during` something."""
 
-    def __init__(self, running: Process, epoch: float, seconds: float, **request: Any) -> None:
-        self.running, self.request = running, request
+    def __init__(
+        self,
+        running: Process,
+        epoch: float,
+        seconds: float,
+        during: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+        **request: Any,
+    ) -> None:
+        self.running, self.during, self.request = running, during, request
         self.runs = max(1, min(MOST_RUNS, round(seconds / max(epoch, 1e-9))))
         self.patience = max(5.0, TURN * epoch * self.runs)
         self.seconds: list[float] = []
@@ -372,12 +389,19 @@ class _Turns:
         self.current += 1
 
     def warm(self) -> None:
-        """Let a fresh process compile what it needs."""
+        """Let a fresh process compile what it needs for another request than an epoch."""
+        if not self.request:
+            return
         self.running.ask("run", SLOW * TURN, runs=1, **self.request)
 
     def take(self) -> None:
-        self.seconds.append(self.running.ask("run", self.patience, runs=self.runs, **self.request)["seconds"])
+        with self.during():
+            self.seconds.append(self.running.ask("run", self.patience, runs=self.runs, **self.request)["seconds"])
         self.process.append(self.current)
+
+
+def _steps(kind: str, cell: Cell) -> int:
+    return cell.steps if kind == NEIGHBOR else CALLS[kind].steps
 
 
 def _dropouts(cell: Cell) -> list[bool]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fastnn.benchmarks.crossover import crossovers
 from fastnn.benchmarks.curves import absences
-from fastnn.benchmarks.grid import CALLS, Cell, known_network
+from fastnn.benchmarks.grid import CALLS, NEIGHBOR, Cell, known_network
 from fastnn.benchmarks.record import NOISY, OURS, STATUS_TEXTS, Measured, Record, geometric_mean
 
 
@@ -36,15 +36,28 @@ def row(record: Record, measured: Measured) -> str:
     if ours.status != "measured":
         text = ours.reason if ours.status == "no_device" else f"fastnn {STATUS_TEXTS[ours.status]}: {ours.reason}"
         return where + text
-    peer = measured.best_peer
-    theirs, ratio = f"{'none measured':<14} {'':>7} ", f"{'':>6}"
+    return where + _figures(record, measured)
+
+
+def neighbor_row(record: Record, measured: Measured) -> str:
+    """The same cell beside a busy neighbor, to be shown below it; empty where that was not asked for."""
+    timing = measured.measured[OURS].timings.get(NEIGHBOR) if OURS in measured.measured else None
+    if timing is None:
+        return ""
+    where = f"{'  beside a neighbor':<{sum(_widths(record)) + 7}} "
+    return where + (f"failed: {timing.reason}" if timing.reason else _figures(record, measured, NEIGHBOR))
+
+
+def _figures(record: Record, measured: Measured, kind: str = "") -> str:
+    peer, ratio = measured.best_peer_in(kind), measured.ratio_in(kind)
+    theirs, times = f"{'none measured':<14} {'':>7} ", f"{'':>6}"
     if peer is not None:
-        theirs = f"{peer:<14} {quantity(measured.examples_per_second(peer)):>7}{mark(measured, peer)}"
-        ratio = f"{measured.ratio:>5.2f}x"
-    share = record.roofline_share(measured)
+        theirs = f"{peer:<14} {quantity(measured.examples_per_second(peer, kind)):>7}{mark(measured, peer, kind)}"
+        times = f"{ratio:>5.2f}x"
+    share = record.roofline_share(measured, OURS, kind)
     limit = f"{share:>8.0%}" if not math.isnan(share) else f"{'unknown':>8}"
-    line = f"{where}{quantity(measured.examples_per_second(OURS)):>7}{mark(measured, OURS)} {theirs} {ratio} {limit}"
-    return line + ("  SLOWER" if verdict(measured.ratio) == "slower" else "")
+    ours = f"{quantity(measured.examples_per_second(OURS, kind)):>7}{mark(measured, OURS, kind)}"
+    return f"{ours} {theirs} {times} {limit}" + ("  SLOWER" if verdict(ratio) == "slower" else "")
 
 
 def calls_table(record: Record) -> Iterator[str]:
@@ -67,7 +80,7 @@ def calls_table(record: Record) -> Iterator[str]:
 
 def kind_label(kind: str) -> str:
     """`fit 4` of `fit-4`."""
-    return kind.replace("-", " ")
+    return "beside a neighbor" if kind == NEIGHBOR else kind.replace("-", " ")
 
 
 def microseconds(seconds: float) -> str:
@@ -86,9 +99,10 @@ def place(cell: Cell) -> str:
     return cell.device if cell.precision == "float32" else f"{cell.device}/{cell.precision}"
 
 
-def mark(measured: Measured, name: str) -> str:
+def mark(measured: Measured, name: str, kind: str = "") -> str:
     """`~` behind what is noisy."""
-    return "~" if measured.results[name].noisy else " "
+    result = measured.results[name]
+    return "~" if (result.timings[kind] if kind else result).noisy else " "
 
 
 def quantity(number: float) -> str:

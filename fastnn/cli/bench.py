@@ -78,6 +78,7 @@ def _sizes(context: click.Context, parameter: click.Parameter, value: str | None
     "--peer", "peers", multiple=True, metavar="NAME", help="Whom to compare with, or none; repeatable. [default: everyone]"
 )
 @click.option("--calls", is_flag=True, help="Also time short calls: fit of 1, 4 and 16 steps, and partial_fit.")
+@click.option("--neighbor", is_flag=True, help="Also time epochs beside a process that keeps one core busy.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of everybody. [default: as many as cores]")
 @click.option("--rounds", type=click.IntRange(1), metavar="N", help="Turns of everybody in a cell. [default: 5 or 10]")
 @click.option("--seconds", type=Number(0, min_open=True), metavar="S", help="Length of a turn. [default: 0.1 or 0.2]")
@@ -99,6 +100,7 @@ def bench(
     precisions: Sequence[str],
     peers: Sequence[str],
     calls: bool,
+    neighbor: bool,
     threads: int | None,
     rounds: int | None,
     seconds: float | None,
@@ -127,7 +129,7 @@ def bench(
     chosen = bool(networks or batch_sizes)
     if quick + full + chosen > 1:
         raise click.UsageError("give --quick, or --full, or networks and mini-batch sizes")
-    others = (devices, precisions, peers, calls, threads, rounds, seconds, budget, output)
+    others = (devices, precisions, peers, calls, neighbor, threads, rounds, seconds, budget, output)
     if resume is not None and (quick or full or chosen or any(others)):
         raise click.UsageError("--resume continues under the settings of its record, and takes no others")
     from fastnn.benchmarks import record as records
@@ -140,7 +142,7 @@ def bench(
     else:
         try:
             cells = _cells(full, chosen, networks, batch_sizes, devices, precisions)
-            record = _plan(cells, full or chosen, peers, _timings(calls), threads, rounds, seconds, budget)
+            record = _plan(cells, full or chosen, peers, _timings(calls, neighbor), threads, rounds, seconds, budget)
         except InputError as error:
             raise click.UsageError(str(error)) from error
         path = _new_file(output, record)
@@ -173,7 +175,8 @@ def show(record: Path, by_ratio: bool, no_plots: bool) -> None:
     click.echo(table.header(results))
     cells = [measured for measured in results.done if not (by_ratio and math.isnan(measured.ratio))]
     for measured in sorted(cells, key=lambda measured: measured.ratio) if by_ratio else cells:
-        click.echo(table.row(results, measured))
+        for text in filter(None, (table.row(results, measured), table.neighbor_row(results, measured))):
+            click.echo(text)
     _footer(results)
     if not no_plots:
         _draw(results, record)
@@ -226,11 +229,11 @@ def _own(inputs: int | None, hidden: tuple[int, ...] | None, outputs: int | None
         raise click.UsageError(str(error)) from error
 
 
-def _timings(calls: bool) -> list[str]:
+def _timings(calls: bool, neighbor: bool) -> list[str]:
     """What is timed beside epochs."""
-    from fastnn.benchmarks.grid import CALLS
+    from fastnn.benchmarks.grid import CALLS, NEIGHBOR
 
-    return list(CALLS) if calls else []
+    return [*(CALLS if calls else ()), *([NEIGHBOR] if neighbor else [])]
 
 
 def _plan(
@@ -355,7 +358,8 @@ class _Terminal(Watcher):
         if not self.over:
             self._print(table.header(record))
         self.over += 1
-        self._print(table.row(record, measured))
+        for row in filter(None, (table.row(record, measured), table.neighbor_row(record, measured))):
+            self._print(row)
 
     def warn(self, text: str) -> None:
         self.bar.write(f"warning: {text}", file=sys.stderr)
@@ -371,9 +375,9 @@ class _Terminal(Watcher):
 def _footer(record: Record) -> None:
     from fastnn.benchmarks import table
 
-    for text in ("", *table.calls_table(record)) if record.settings.timings else ():
+    calls = list(table.calls_table(record))
+    for text in ["", *calls, ""] if calls else [""]:
         click.echo(text)
-    click.echo()
     for text in table.footer(record):
         indent = text[: len(text) - len(text.lstrip())] + "  "
         click.echo(textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False))

@@ -285,6 +285,26 @@ def test_the_table_of_short_calls(tmp_path: Path) -> None:
     assert list(table.calls_table(found)) == []
 
 
+def test_the_row_beside_a_neighbor(tmp_path: Path) -> None:
+    found = short_calls()
+    m = found.done[0]
+    m.results["fastnn"].timings["neighbor"] = Timing(steps=200, seconds=[2.0, 2.6])
+    m.results["jax"].timings["neighbor"] = Timing(steps=200, seconds=[1.0])
+    found.settings.timings = ["neighbor"]
+    row = table.neighbor_row(found, m)
+    assert row.split() == ["beside", "a", "neighbor", "2.78", "k~", "jax", "6.40", "k", "0.43x", "0%", "SLOWER"]
+    assert row.index("~") == table.row(found, m).index("k") + 1
+    assert m.examples_per_second("fastnn", "neighbor") == pytest.approx(m.cell.rows / 2.3)
+    share = found.roofline_share(m, "fastnn", "neighbor")
+    assert share == pytest.approx(found.roofline_share(m) / 2.3)
+    assert table.neighbor_row(found, found.done[1]) == ""
+    assert "beside a neighbor: slower than the best peer in 1 of 1 cells" in table.footer(found)
+    shown = command("show", write(found, tmp_path / "record.json"), "--no-plots").stdout.splitlines()
+    assert shown[shown.index(table.row(found, m)) + 1] == row
+    m.results["fastnn"].timings["neighbor"] = Timing(steps=200, reason="it moved away")
+    assert table.neighbor_row(found, m).endswith("failed: it moved away")
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(4e-8, "0.04"), (7.38e-6, "7.38"), (1.2345e-3, "1,230"), (0.0255, "25,500"), (1.5, "1,500,000")]
 )

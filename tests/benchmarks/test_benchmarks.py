@@ -35,11 +35,13 @@ from fastnn.benchmarks.grid import (
     own_network,
 )  # fmt: skip
 from fastnn.benchmarks.limits import best_known
+from fastnn.benchmarks.neighbor import Neighbor
 from fastnn.benchmarks.peers import CONTESTANTS, REFERENCES, Cannot, Contestant, Entry, load
 from fastnn.benchmarks.peers.ours import Fastnn
 from fastnn.benchmarks.process import Failed, Process, TimedOut
 from fastnn.benchmarks.watcher import Watcher
 from fastnn.cli import main
+from fastnn.engines import cores
 from fastnn.engines.explain import Limits
 from fastnn.errors import FileError, FormatError, InputError
 
@@ -199,6 +201,7 @@ def test_a_network_of_ones_own_is_measured(tmp_path: Path) -> None:
         ({"peers": ["troch"]}, "did you mean 'torch'"),
         ({"peers": ["fastnn"]}, "no peer"),
         ({"timings": ["fit-2"]}, "no timing is called 'fit-2'"),
+        ({"timings": ["neighbor"], "threads": 1}, "neighbor: expected 2 threads"),
         ({"threads": 0}, "threads"),
         ({"threads": 63}, "cores here"),
         ({"rounds": 0}, "rounds"),
@@ -396,6 +399,53 @@ def test_short_calls_have_turns_and_failures_of_their_own(planted: Callable[...,
     assert "SIGSEGV" in results["Ends"].timings["fit-1"].reason
 
 
+def ticks(pid: int) -> int:
+    """Of processor time that a process used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
+@pytest.mark.slow
+def test_a_neighbor_is_busy_while_it_is_awake_and_at_no_other_time() -> None:
+    with Neighbor(1) as neighbor:
+        used = []
+        for _ in range(2):
+            with neighbor.awake():
+                assert neighbor.process is not None
+                pid = neighbor.process.pid
+                started = ticks(pid)
+                time.sleep(0.5)
+                used.append(ticks(pid) - started)
+            started = ticks(pid)
+            time.sleep(0.3)
+            assert ticks(pid) - started <= 1
+        assert min(used) > 0.1 * os.sysconf("SC_CLK_TCK") * 0.5  # at least a tenth of a core, even on a busy machine
+        if hasattr(os, "sched_getaffinity"):
+            assert len(os.sched_getaffinity(pid)) == 1
+        awake = neighbor.awake()
+        awake.__enter__()
+        os.kill(pid, signal.SIGKILL)
+        neighbor.process.wait()
+        with pytest.raises(Failed, match="exit code -9"):
+            awake.__exit__(None, None, None)
+        with neighbor.awake():  # and is there again
+            assert neighbor.process.pid != pid
+        pid = neighbor.process.pid
+    assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cores() < 2, reason="a neighbor needs a second core")
+def test_turns_beside_a_neighbor(planted: Callable[..., list[str]]) -> None:
+    record = runner.plan(
+        [TINY], planted("Sound"), threads=2, rounds=2, processes=2, peer_processes=1, seconds=0.01, timings=["neighbor"]
+    )
+    results = runner.run(record).done[0].results
+    for name in ("fastnn", "Sound"):
+        [(kind, timing)] = results[name].timings.items()
+        assert (kind, timing.steps, len(timing.seconds), timing.reason) == ("neighbor", TINY.steps, 2, "")
+
+
 class Spy(Contestant):
     """Notes (first row, number of rows) of every call."""
 
@@ -438,14 +488,10 @@ def test_a_process_is_pinned_and_waits_without_working() -> None:
         if hasattr(os, "sched_getaffinity"):
             assert len(os.sched_getaffinity(pid)) == 1
 
-        def ticks() -> int:
-            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-            return int(fields[11]) + int(fields[12])
-
         process.ask("run", 60.0, runs=3)
-        before = ticks()
+        before = ticks(pid)
         time.sleep(0.5)
-        assert ticks() - before <= 2
+        assert ticks(pid) - before <= 2
     assert not Path(f"/proc/{pid}").exists()
 
 
