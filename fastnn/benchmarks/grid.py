@@ -1,6 +1,7 @@
 """What is trained: networks, mini-batch sizes and devices, and the data and initial weights that every contestant gets.
 
-A cell is one network at one mini-batch size on one device in one precision: a call of `fit` for one epoch.
+A cell is one network at one mini-batch size on one device in one precision: a call of `fit` for one epoch, or, where its method
+is another one, a call of that for so many rows.
 """
 
 from __future__ import annotations
@@ -108,6 +109,11 @@ CALLS = {
 NEIGHBOR = "neighbor"
 """A kind of timings too: an epoch while another process keeps one core busy."""
 
+METHODS = {"fit": "", "model": "model(x)", "predict_proba": "predict_proba"}
+"""Of a cell, with what is said of it: training, or inference, of the outputs before a link (logits) or of probabilities."""
+ROWS = (1, 32, 1024, 16384)
+"""Of X in a call of inference."""
+
 BATCH_SIZES = {"cpu": (1, 8, 32, 128, 512, 2048), "cuda": (1, 8, 32, 128, 512, 2048, 8192, 65536)}
 
 
@@ -154,24 +160,32 @@ def known_network(name: str) -> Network | None:
 
 
 class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One network at one mini-batch size on one device in one precision."""
+    """One network at one mini-batch size on one device in one precision; `method`: of `METHODS`, what is called."""
 
     network: str
     batch_size: Annotated[int, msgspec.Meta(ge=1)]
     device: str = "cpu"
     precision: str = "float32"
+    method: str = "fit"
 
     def __str__(self) -> str:
-        return f"{self.network} at {self.batch_size} on {self.device}" + (
-            "" if self.precision == "float32" else f" in {self.precision}"
-        )
+        precision = "" if self.precision == "float32" else f" in {self.precision}"
+        through = f" through {METHODS.get(self.method, self.method)}" if self.inference else ""
+        return f"{self.network} at {self.batch_size} on {self.device}{precision}{through}"
+
+    @property
+    def inference(self) -> bool:
+        return self.method != "fit"
 
     @property
     def rows(self) -> int:
-        """Examples of an epoch: 200 mini-batches, at least 2,000 rows, at most 60,000; on a GPU at least four mini-batches.
+        """Examples of one call: in inference the mini-batch, in training an epoch.
 
-        X of a network with many inputs is no larger than `MOST_DATA`, unless one mini-batch is.
+        An epoch has 200 mini-batches, at least 2,000 rows, at most 60,000; on a GPU at least four mini-batches. X of a network
+        with many inputs is no larger than `MOST_DATA`, unless one mini-batch is.
         """
+        if self.inference:
+            return self.batch_size
         rows = min(60_000, max(2_000, 200 * self.batch_size))
         network = known_network(self.network)
         if network is not None:
@@ -185,6 +199,30 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 QUICK = (Cell("planar", 32), Cell("nielsen", 8), Cell("mnist", 128), Cell("deep", 32))
 """Four cells for a first look: from the one that overhead decides to the one that arithmetic decides."""
+
+QUICK_INFERENCE = (
+    Cell("nielsen", 1, method="model"), Cell("nielsen", 1, method="predict_proba"), Cell("mnist", 32, method="model"),
+    Cell("mnist", 1024, method="model"), Cell("deep", 16384, method="model"),
+)  # fmt: skip
+
+
+def inference_cells(networks: Sequence[str] = (), rows: Sequence[int] = ()) -> tuple[Cell, ...]:
+    """Inference on the CPU: `model(x)` for each number of rows, and `predict_proba` for a single one.
+
+    Everything where nothing is named. Raises InputError for unknown names and numbers that are none.
+    """
+    grid = []
+    for network in [find_network(name) for name in networks or NETWORKS]:
+        for size in rows or ROWS:
+            check_batch_size(size)
+            methods = ("model", "predict_proba") if size == 1 else ("model",)
+            grid += [Cell(network.name, size, method=method) for method in methods]
+    return tuple(dict.fromkeys(grid))
+
+
+def check_batch_size(size: int) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 2**20:
+        raise InputError(f"mini-batch size: expected an integer from 1 to {2**20}, got {size!r}")
 
 
 def cells(
@@ -202,8 +240,7 @@ def cells(
     ):  # fmt: skip
         check_names(kind, names, known)
     for size in batch_sizes:
-        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 2**20:
-            raise InputError(f"mini-batch size: expected an integer from 1 to {2**20}, got {size!r}")
+        check_batch_size(size)
     grid = []
     asked = [find_network(name) for name in networks or NETWORKS]
     for device, precision, network in itertools.product(devices, precisions, asked):
@@ -246,6 +283,11 @@ class Task:
     @property
     def binary(self) -> bool:
         return self.network.sizes[-1] == 1
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether inference is to answer with them."""
+        return self.cell.method == "predict_proba"
 
 
 def make_task(cell: Cell, threads: int, checking: bool = False) -> Task:

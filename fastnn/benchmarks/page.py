@@ -19,7 +19,7 @@ from typing import Any
 
 from fastnn.benchmarks import curves
 from fastnn.benchmarks.crossover import crossover_lines
-from fastnn.benchmarks.grid import CALLS, NEIGHBOR
+from fastnn.benchmarks.grid import CALLS, NEIGHBOR, Cell
 from fastnn.benchmarks.record import OURS, STATUS_TEXTS, Limit, Measured, Record, Result, geometric_mean
 from fastnn.benchmarks.table import kind_label, microseconds, verdict
 from fastnn.errors import PackageError
@@ -28,6 +28,7 @@ SYMBOLS = {
     "fastnn": ("circle", "●"), "torch": ("square", "■"), "jax": ("triangle-up", "▲"), "sklearn": ("diamond", "◆"),
     "torch-compile": ("triangle-down", "▼"), "torch-reduce": ("triangle-left", "◀"),
     "torch-autotune": ("triangle-right", "▶"), "torch-graph": ("pentagon", "⬟"), "jax-while": ("hexagon", "⬢"),
+    "onnxruntime": ("star", "★"),
 }  # fmt: skip
 """Of every contestant: what Plotly calls its mark, and the mark itself."""
 OTHER_SYMBOL = ("x", "✖")
@@ -72,6 +73,7 @@ def render(record: Record) -> str:
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return template.from_string(_resource("page.html")).render(
         policy=_policy(plotly, script),
+        headline=curves.headline(record),
         style=_resource("page.css"),
         processor=record.environment.processor,
         verdict=_verdict(record),
@@ -230,7 +232,7 @@ def _summary(record: Record) -> Table:
     several = len(curves.precisions_of(record)) > 1
     for measured in record.done:
         cell, best = measured.cell, measured.best_peer
-        device = curves.device_label(cell.device) + (f" in {cell.precision}" if several else "")
+        device = _device_text(cell) + (f" in {cell.precision}" if several else "")
         rows.append(
             [
                 _text(curves.network_label(cell.network)),
@@ -249,6 +251,11 @@ def _summary(record: Record) -> Table:
                "-best peer (examples/s)", "best peer", "-fastnn of the limit", "remarks",
                *(f"-ratio in {kind_label(kind)}" for kind in record.settings.timings)]  # fmt: skip
     return Table("fastnn against the best peer, by cell", headers, rows)
+
+
+def _device_text(cell: Cell) -> str:
+    """`CPU`, or `CPU, model(x)`."""
+    return ", ".join(filter(None, (curves.device_label(cell.device), curves.method_label(cell.method))))
 
 
 def _remark(measured: Measured) -> str:
@@ -270,7 +277,7 @@ def _results(record: Record) -> Table:
                 [
                     _text(curves.network_label(cell.network)),
                     _number(cell.batch_size, str(cell.batch_size)),
-                    _text(curves.device_label(cell.device)),
+                    _text(_device_text(cell)),
                     _text(cell.precision),
                     _number(measured.threads, str(measured.threads)),
                     _text(record.contestants[name].label, mine=name == OURS),
@@ -372,6 +379,11 @@ def _how(record: Record) -> str:
 def _how_else(record: Record) -> str:
     """What the record's other timings are."""
     text = ""
+    if any(cell.inference for cell in record.settings.cells):
+        text += (
+            " In inference a turn is of calls for the same rows, NumPy arrays in and out, and outputs are compared instead of "
+            "losses."
+        )
     if NEIGHBOR in record.settings.timings:
         text += (
             " Beside a neighbor, each had a turn of the same epochs right after its turn alone, while another process kept one "

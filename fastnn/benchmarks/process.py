@@ -67,12 +67,13 @@ class Worker:
         return {"limits": msgspec.to_builtins(meter.limits())}
 
     def do_losses(self, cell: dict[str, Any], dropout: bool, **options: Any) -> dict[str, Any]:
-        """The losses of the first steps, on the same mini-batches for everybody, with and without dropout."""
+        """The losses of the first steps, on the same mini-batches for everybody, with and without dropout; or some outputs."""
         converted = msgspec.convert(cell, Cell)
-        return {"losses": self.make(converted, checking=not dropout, **options).losses(check_order(converted))}
+        contestant = self.make(converted, checking=not dropout, **options)
+        return {"losses": contestant.sample() if converted.inference else contestant.losses(check_order(converted))}
 
     def do_prepare(self, cell: dict[str, Any]) -> dict[str, Any]:
-        """Get ready for the turns: one epoch, in which everything is compiled that can be."""
+        """Get ready for the turns: one epoch or one answer, in which everything is compiled that can be."""
         _forget_peak()
         self.contestant = self.make(msgspec.convert(cell, Cell))
         return {"first_seconds": self.contestant.time(1)}

@@ -23,7 +23,7 @@ from fastnn.storage.atomic import write_whole
 FORMAT = "fastnn-benchmark"
 VERSION = 2
 READ = (1, 2)
-"""Versions that are read. 1 knew no `timings`."""
+"""Versions that are read. 1 knew no `timings`, and no `method` of a cell but `fit`."""
 NOISY = 0.15
 """A spread beyond this is marked: the machine was busy with something else."""
 OURS = "fastnn"
@@ -115,7 +115,8 @@ class Result(_Timed, kw_only=True):
 
     `seconds` of one epoch, one value a turn (the mean over the `runs` of the turn), and for each turn the number of the
     `process` that took it: what differs between processes, such as where memory lies, is no property of the code.
-    `losses`: of the first steps, those that were compared; `first_seconds`: of the first epoch, with what it compiled.
+    `losses`: of the first steps, those that were compared, in inference some outputs; `first_seconds`: of the first epoch, with
+    what it compiled.
     `timings`: what else was asked for: short calls by their kind, such as `fit-4`, and an epoch beside a busy `neighbor`.
     """
 

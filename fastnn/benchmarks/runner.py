@@ -23,7 +23,7 @@ import msgspec
 from fastnn import engines
 from fastnn.benchmarks import limits
 from fastnn.benchmarks.environment import environment
-from fastnn.benchmarks.grid import CALLS, DEVICES, NEIGHBOR, PRECISIONS, Cell, check_names, find_network
+from fastnn.benchmarks.grid import CALLS, DEVICES, METHODS, NEIGHBOR, PRECISIONS, Cell, check_names, find_network
 from fastnn.benchmarks.neighbor import Neighbor
 from fastnn.benchmarks.peers import CONTESTANTS, METER, REFERENCES, Cannot, Entry
 from fastnn.benchmarks.process import Failed, Process, TimedOut, closing
@@ -102,8 +102,9 @@ def plan(
             f"expected rounds and processes >= 1, seconds and budget above 0, got {rounds}, {processes}, {peer_processes}, "
             f"{seconds}, {budget}"
         )
-    devices = {cell.device for cell in cells}
-    names = [name for name, entry in CONTESTANTS.items() if name in (OURS, *peers) and devices & {*entry.devices}]
+    if any(cell.inference for cell in cells) and {*timings} & {*CALLS}:
+        raise InputError("short calls are of training; measure inference without them")
+    names = [name for name, entry in CONTESTANTS.items() if name in (OURS, *peers) and any(map(entry.takes, cells))]
     return Record(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         settings=Settings(
@@ -122,6 +123,7 @@ def resume(record: Record) -> None:
     for kind, names, known in (
         ("contestant", record.settings.contestants, CONTESTANTS),
         ("timing", record.settings.timings, TIMINGS),
+        ("method", [cell.method for cell in record.left], METHODS),
         ("device", [cell.device for cell in record.left], DEVICES),
         ("precision", [cell.precision for cell in record.left], PRECISIONS["cuda"]),
     ):
@@ -214,7 +216,7 @@ class _Field:
         for dropout, losses in expected.items():
             computed[dropout] = process.ask("losses", ends - time.monotonic(), cell=asked, dropout=dropout)["losses"]
             tolerance = DROPOUT_TOLERANCE if dropout else network.tolerance * GPU_TOLERANCE[cell.precision]
-            reason = disagreement(losses, computed[dropout], tolerance)
+            reason = disagreement(losses, computed[dropout], tolerance, "output" if cell.inference else "loss of step")
             if reason:
                 raise Disagrees(reason)
         if len(computed) > 1 and not disagreement(computed[False], computed[True], network.tolerance):
@@ -228,8 +230,8 @@ class _Field:
         results, ready = {}, []
         for entry in self.entries:
             name = entry.name
-            if cell.device not in entry.devices:
-                # Peers for another device: no result, since their users would not pick them here.
+            if not entry.takes(cell):
+                # Peers for another device, or for training alone: no result, since their users would not pick them here.
                 continue
             if cell.device == "cuda" and self.record.environment.gpu is None:
                 results[name] = Result(status="no_device", reason="no GPU here")
@@ -405,17 +407,17 @@ def _steps(kind: str, cell: Cell) -> int:
 
 
 def _dropouts(cell: Cell) -> list[bool]:
-    return [False, True] if find_network(cell.network).dropout else [False]
+    return [False, True] if find_network(cell.network).dropout and not cell.inference else [False]
 
 
-def disagreement(expected: Sequence[float], actual: Sequence[float], tolerance: float) -> str:
-    """Why two lists of losses are not of the same computation; empty if they may be.
+def disagreement(expected: Sequence[float], actual: Sequence[float], tolerance: float, what: str = "loss of step") -> str:
+    """Why two lists of losses, or of `what` else, are not of the same computation; empty if they may be.
 
     They may differ by `tolerance`, relative where the expected one is above 1. NaN agrees with nothing.
     """
     if len(expected) != len(actual):
-        return f"{len(actual)} losses where {len(expected)} were expected"
+        return f"{len(actual)} numbers where {len(expected)} were expected"
     for step, (a, b) in enumerate(zip(expected, actual, strict=True), 1):
         if not abs(b - a) <= tolerance * max(1.0, abs(a)):
-            return f"its loss of step {step} is {b:.6g}, and ours {a:.6g}"
+            return f"its {what} {step} is {b:.6g}, and ours {a:.6g}"
     return ""

@@ -95,8 +95,9 @@ def verdict(ratio: float) -> str:
 
 
 def place(cell: Cell) -> str:
-    """`cpu`, or `cuda/bf16`."""
-    return cell.device if cell.precision == "float32" else f"{cell.device}/{cell.precision}"
+    """`cpu`, `cuda/bf16`, or in inference `cpu model` and `cpu proba`."""
+    device = cell.device if cell.precision == "float32" else f"{cell.device}/{cell.precision}"
+    return f"{device} {cell.method.removeprefix('predict_')}" if cell.inference else device
 
 
 def mark(measured: Measured, name: str, kind: str = "") -> str:

@@ -77,6 +77,7 @@ def _sizes(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option(
     "--peer", "peers", multiple=True, metavar="NAME", help="Whom to compare with, or none; repeatable. [default: everyone]"
 )
+@click.option("--inference", is_flag=True, help="Measure inference instead of training, on the CPU.")
 @click.option("--calls", is_flag=True, help="Also time short calls: fit of 1, 4 and 16 steps, and partial_fit.")
 @click.option("--neighbor", is_flag=True, help="Also time epochs beside a process that keeps one core busy.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of everybody. [default: as many as cores]")
@@ -99,6 +100,7 @@ def bench(
     devices: Sequence[str],
     precisions: Sequence[str],
     peers: Sequence[str],
+    inference: bool,
     calls: bool,
     neighbor: bool,
     threads: int | None,
@@ -119,6 +121,7 @@ def bench(
       fastnn bench --network mnist --batch-size 32 --batch-size 128 --peer jax
       fastnn bench --inputs 512 --hidden 768,768 --outputs 20 --batch-size 100
       fastnn bench --calls --peer torch --peer jax
+      fastnn bench --inference --peer torch --peer onnxruntime
       fastnn bench --full --output full.json
       fastnn bench --resume full.json
       fastnn bench compare before.json after.json
@@ -129,7 +132,7 @@ def bench(
     chosen = bool(networks or batch_sizes)
     if quick + full + chosen > 1:
         raise click.UsageError("give --quick, or --full, or networks and mini-batch sizes")
-    others = (devices, precisions, peers, calls, neighbor, threads, rounds, seconds, budget, output)
+    others = (devices, precisions, peers, inference, calls, neighbor, threads, rounds, seconds, budget, output)
     if resume is not None and (quick or full or chosen or any(others)):
         raise click.UsageError("--resume continues under the settings of its record, and takes no others")
     from fastnn.benchmarks import record as records
@@ -141,7 +144,10 @@ def bench(
         runner.resume(record)
     else:
         try:
-            cells = _cells(full, chosen, networks, batch_sizes, devices, precisions)
+            if inference:
+                cells = _inference_cells(full, chosen, networks, batch_sizes, devices, precisions)
+            else:
+                cells = _cells(full, chosen, networks, batch_sizes, devices, precisions)
             record = _plan(cells, full or chosen, peers, _timings(calls, neighbor), threads, rounds, seconds, budget)
         except InputError as error:
             raise click.UsageError(str(error)) from error
@@ -295,6 +301,22 @@ def _cells(
     return [cell for cell in everything if (cell.network, cell.batch_size) in pairs]
 
 
+def _inference_cells(
+    full: bool,
+    chosen: bool,
+    networks: Sequence[str],
+    rows: Sequence[int],
+    devices: Sequence[str],
+    precisions: Sequence[str],
+) -> list[Cell]:
+    """Those of inference that were asked for."""
+    from fastnn.benchmarks import grid
+
+    if {*devices} - {"cpu"} or {*precisions} - {"float32"}:
+        raise click.UsageError("inference is measured on the CPU, in float32")
+    return list(grid.inference_cells(networks, rows) if full or chosen else grid.QUICK_INFERENCE)
+
+
 def _taking_part(record: Record) -> tuple[list[str], list[tuple[str, str]]]:
     """Who can run here, and what keeps the others from it, each with a label."""
     from fastnn.benchmarks.peers import CONTESTANTS
@@ -322,7 +344,9 @@ def _heading(record: Record, taking_part: Sequence[str], absent: Sequence[tuple[
         f"{environment.processor}, {environment.cores} cores, {environment.memory / 2**30:.0f} GiB; "
         + (environment.gpu.name if environment.gpu else "no GPU here"),
     )
-    line("cells", f"{len(settings.cells)}, examples of training a second; {threads} for everybody, on as many cores")
+    inference = all(cell.inference for cell in settings.cells)
+    what = "inference" if inference else "training"
+    line("cells", f"{len(settings.cells)}, examples of {what} a second; {threads} for everybody, on as many cores")
     line("in turns", ", ".join(taking_part) + f"; {settings.rounds} rounds of {settings.seconds:g} s each")
     if settings.timings:
         line("also", ", ".join(table.kind_label(kind) for kind in settings.timings))

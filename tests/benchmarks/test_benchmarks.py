@@ -26,11 +26,13 @@ from fastnn.benchmarks.grid import (
     CALLS,
     NETWORKS,
     QUICK,
+    QUICK_INFERENCE,
     Cell,
     Task,
     cells,
     check_order,
     find_network,
+    inference_cells,
     make_task,
     own_network,
 )  # fmt: skip
@@ -49,7 +51,7 @@ TINY = Cell("planar", 32)
 
 
 def entry(name: str) -> Entry:
-    return Entry(name, name, f"planted:{name}", (), ("cpu",))
+    return Entry(name, name, f"planted:{name}", (), ("cpu",), infers=True)
 
 
 @pytest.fixture(autouse=True)
@@ -284,6 +286,110 @@ def test_short_calls_compute_what_an_epoch_computes(cell: Cell, name: str) -> No
     assert runner.disagreement([sum(four) / 4, fifth], [mean, after], find_network(cell.network).tolerance) == ""
 
 
+INFERENCE = [
+    Cell("planar", 1, method="model"), Cell("planar", 3, method="predict_proba"), Cell("deep", 7, method="model"),
+    Cell("13-5x3-4-sigmoid", 33, method="predict_proba"), Cell("nielsen", 1, method="predict_proba"),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", INFERENCE, ids=str)
+@pytest.mark.parametrize("name", ["fastnn", "torch", "jax", "sklearn", "onnxruntime"])
+@pytest.mark.filterwarnings("ignore")  # as the processes of contestants do
+def test_everybody_infers_the_same(cell: Cell, name: str) -> None:
+    if CONTESTANTS[name].missing():
+        pytest.skip(CONTESTANTS[name].missing())
+    task = make_task(cell, 1)
+    assert CONTESTANTS[name].takes(cell)
+    if name == "sklearn" and cell.method == "model":
+        with pytest.raises(Cannot, match=r"not with logits|no batch norm"):
+            load(CONTESTANTS[name].home)(task)
+        return
+    expected, found = Fastnn(task, device="numpy").sample(), load(CONTESTANTS[name].home)(task)
+    assert runner.disagreement(expected, found.sample(), 2e-5, "output") == ""
+    assert len(found.predict(task.X)) == cell.batch_size
+    assert found.time(2) > 0
+
+
+def test_what_is_compared_of_an_answer() -> None:
+    class Linear(Contestant):
+        def predict(self, x: np.ndarray) -> np.ndarray:
+            columns = np.arange(20 if not self.task.binary else 2)
+            return np.arange(len(x))[:, None] * 100.0 + columns
+
+    ten = list(range(10, 20))
+    assert Linear(make_task(Cell("5-20", 1, method="model"), 1)).sample() == ten
+    sample = Linear(make_task(Cell("5-20", 7, method="model"), 1)).sample()
+    assert sample == [100 * row + column for row in (0, 1, 2, 5, 6) for column in ten]
+    assert Linear(make_task(Cell("5-1", 2, method="predict_proba"), 1)).sample() == [1, 101]  # of no and yes the latter
+
+
+def test_an_answer_that_is_not_finite_or_not_whole_is_not_timed() -> None:
+    class Short(Contestant):
+        answer: np.ndarray
+
+        def predict(self, x: np.ndarray) -> np.ndarray:
+            return self.answer
+
+    contestant = Short(make_task(Cell("5-3", 2, method="model"), 1))
+    for answer in (np.zeros((1, 3)), np.full((2, 3), np.nan)):
+        contestant.answer = answer
+        with pytest.raises(ArithmeticError, match="rows for 2"):
+            contestant.time(1)
+
+
+def test_the_cells_of_inference() -> None:
+    found = inference_cells()
+    assert len(found) == 5 * (4 + 1)
+    assert {cell.batch_size for cell in found} == {1, 32, 1024, 16384}
+    assert {cell for cell in found if cell.method == "predict_proba"} == {
+        Cell(name, 1, method="predict_proba") for name in NETWORKS
+    }
+    assert set(QUICK_INFERENCE) <= set(found)
+    assert inference_cells(["deep"], [1]) == tuple(Cell("deep", 1, method=method) for method in ("model", "predict_proba"))
+    assert all(cell.rows == cell.batch_size and cell.steps == 1 for cell in found)
+    for asked, expected in (((["mnits"],), "did you mean 'mnist'"), (((), [0]), "integer")):
+        with pytest.raises(InputError, match=expected):
+            inference_cells(*asked)
+
+
+def test_inference_and_training_have_their_contestants() -> None:
+    training, inference = runner.plan([TINY]), runner.plan([INFERENCE[0]])
+    assert set(training.settings.contestants) == {"fastnn", "torch", "jax", "sklearn", "torch-compile"}
+    assert set(inference.settings.contestants) == {"fastnn", "torch", "jax", "sklearn", "onnxruntime"}
+    with pytest.raises(InputError, match="short calls are of training"):
+        runner.plan([INFERENCE[0]], timings=["fit-4"])
+
+
+@pytest.mark.slow
+def test_inference_is_measured_and_what_answers_wrongly_is_not(planted: Callable[..., list[str]], tmp_path: Path) -> None:
+    cells = [INFERENCE[0], Cell("nielsen", 1, method="predict_proba"), Cell("nielsen", 3000, method="model")]
+    record = run(cells, [*planted("Sound", "Doubles"), "onnxruntime"], processes=2)
+    for measured in record.done:
+        assert measured.results["fastnn"].status == "measured", measured.results["fastnn"].reason
+        assert measured.results["Doubles"].status == "disagrees"
+        assert "its output 1 is" in measured.results["Doubles"].reason
+        assert sum(operations for operations, _ in measured.work) > 2 * measured.cell.rows * 10
+        status = "missing" if CONTESTANTS["onnxruntime"].missing() else "measured"
+        assert measured.results["onnxruntime"].status == status
+    records.write(record, tmp_path / "record.json")
+    assert [measured.cell for measured in records.read(tmp_path / "record.json").done] == cells
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--inference", "--device", "cuda"], "inference is measured on the CPU"),
+        (["--inference", "--precision", "bf16"], "inference is measured on the CPU"),
+        (["--inference", "--calls"], "short calls are of training"),
+    ],
+)
+def test_inference_that_is_not_measured_is_refused(options: list[str], expected: str) -> None:
+    result = CliRunner().invoke(main, ["bench", *options])
+    assert result.exit_code == 2
+    assert expected in result.stderr
+
+
 @pytest.mark.parametrize("cell", [TINY, *SLOW], ids=str)
 def test_fastnn_computes_what_its_definition_computes(cell: Cell) -> None:
     task = make_task(cell, 1, checking=True)
@@ -297,7 +403,7 @@ def test_losses_that_differ_are_told_apart() -> None:
     assert runner.disagreement([100.0], [100.001], 2e-5) == ""
     assert "step 2" in runner.disagreement([1.0, 2.0], [1.0, 2.001], 1e-6)
     assert "nan" in runner.disagreement([1.0], [float("nan")], 1e-6)
-    assert "0 losses where 1" in runner.disagreement([1.0], [], 1e-6)
+    assert "0 numbers where 1" in runner.disagreement([1.0], [], 1e-6)
     assert runner.disagreement([float("nan")], [1.0], 1e-6)
 
 

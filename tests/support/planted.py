@@ -79,6 +79,13 @@ class HangsLater(Fastnn):
         return super().time(runs) / 100
 
 
+class Doubles(Fastnn):
+    """Answers twice as much."""
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return 2 * super().predict(x)
+
+
 class Epochs(Fastnn):
     """Makes no short calls."""
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn.benchmarks.grid import Call, Task
+from fastnn.benchmarks.grid import Call, Cell, Task
 
 
 class Cannot(Exception):
@@ -24,7 +24,7 @@ class Cannot(Exception):
 
 
 class Contestant:
-    """Trains one task. Everything that may be prepared before training is prepared by `__init__`, which raises `Cannot`."""
+    """Trains one task, or infers. `__init__` prepares everything that may be prepared before, and raises `Cannot`."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -39,14 +39,40 @@ class Contestant:
         """Train one epoch in a new random order, as a user would; its loss, read back to the host."""
         raise NotImplementedError
 
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Inference for rows (n, inputs) of the host: logits (n, outputs) of the host, or probabilities if the task says so.
+
+        Those of a yes or no may come as (n, 2), no first.
+        """
+        raise Cannot("it has no inference")
+
+    def sample(self) -> list[float]:
+        """Some of what inference answers, to be compared: the last columns of the first and the last rows."""
+        outputs = self.predict(self.task.X)
+        some = outputs[sorted({*range(min(3, len(outputs))), max(0, len(outputs) - 2), len(outputs) - 1})]
+        return [float(value) for value in some[:, -1 if self.task.binary else -10 :].ravel()]
+
     def time(self, runs: int) -> float:
-        """Seconds of one of `runs` epochs on end."""
+        """Seconds of one of `runs` epochs on end, or of as many calls of inference."""
+        if self.task.cell.inference:
+            return self.time_inference(runs)
         started = time.perf_counter()
         for _ in range(runs):
             loss = self.epoch()
         seconds = time.perf_counter() - started
         if not math.isfinite(loss):
             raise ArithmeticError(f"the loss of the last epoch is {loss}")
+        return seconds / runs
+
+    def time_inference(self, runs: int) -> float:
+        """Seconds of one of `runs` calls on end, all for the same rows."""
+        x, predict = self.task.X, self.predict
+        started = time.perf_counter()
+        for _ in range(runs):
+            outputs = predict(x)
+        seconds = time.perf_counter() - started
+        if len(outputs) != len(x) or not np.isfinite(outputs).all():
+            raise ArithmeticError(f"it answered {len(outputs)} rows for {len(x)}, or with numbers that are not finite")
         return seconds / runs
 
     def host_data(self) -> tuple[Any, Any]:
@@ -91,7 +117,7 @@ class Contestant:
 class Entry:
     """A row of the table: `home` is `module:class`, `needs` the packages to import, `notes` what a reader should know.
 
-    `flags` are XLA's.
+    `flags` are XLA's; `trains` and `infers`: in which cells it takes part.
     """
 
     name: str
@@ -101,6 +127,12 @@ class Entry:
     devices: tuple[str, ...]
     notes: str = ""
     flags: str = ""
+    trains: bool = True
+    infers: bool = False
+
+    def takes(self, cell: Cell) -> bool:
+        """Whether its users would pick it for this."""
+        return cell.device in self.devices and (self.infers if cell.inference else self.trains)
 
     def missing(self) -> str:
         """Why it cannot take part at all; empty if it can."""
@@ -119,9 +151,10 @@ _HERE = "fastnn.benchmarks.peers"
 CONTESTANTS = {
     entry.name: entry
     for entry in (
-        Entry("fastnn", "fastnn", f"{_HERE}.ours:Fastnn", (), ("cpu", "cuda"), "denormals are flushed to zero"),
+        Entry("fastnn", "fastnn", f"{_HERE}.ours:Fastnn", (), ("cpu", "cuda"), "denormals are flushed to zero", infers=True),
         Entry(
-            "torch", "PyTorch eager", f"{_HERE}.pytorch:Eager", ("torch",), ("cpu", "cuda"), "fused Adam; keeps denormals"
+            "torch", "PyTorch eager", f"{_HERE}.pytorch:Eager", ("torch",), ("cpu", "cuda"), "fused Adam; keeps denormals",
+            infers=True,
         ),
         Entry(
             "torch-reduce", "torch.compile reduce-overhead", f"{_HERE}.pytorch:ReduceOverhead", ("torch",), ("cuda",),
@@ -135,15 +168,23 @@ CONTESTANTS = {
             "torch-graph", "PyTorch CUDA graph", f"{_HERE}.pytorch:WholeStepGraph", ("torch",), ("cuda",),
             "the whole step captured, capturable fused Adam",
         ),
-        Entry("jax", "JAX jit + scan", f"{_HERE}.jax:Scan", ("jax",), ("cpu", "cuda"), "flushes denormals to zero"),
+        Entry(
+            "jax", "JAX jit + scan", f"{_HERE}.jax:Scan", ("jax",), ("cpu", "cuda"), "flushes denormals to zero", infers=True
+        ),
         Entry(
             "jax-while", "JAX, WHILE command buffers", f"{_HERE}.jax:Scan", ("jax",), ("cuda",),
             "loops become CUDA graphs",
             "--xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CONDITIONAL,WHILE",
         ),
-        Entry("sklearn", "scikit-learn", f"{_HERE}.scikit_learn:Classifier", ("sklearn",), ("cpu",), "MLPClassifier"),
+        Entry(
+            "sklearn", "scikit-learn", f"{_HERE}.scikit_learn:Classifier", ("sklearn",), ("cpu",), "MLPClassifier", infers=True
+        ),
         Entry(
             "torch-compile", "torch.compile", f"{_HERE}.pytorch:Compiled", ("torch",), ("cpu",), "fused Adam; keeps denormals"
+        ),
+        Entry(
+            "onnxruntime", "ONNX Runtime", f"{_HERE}.onnx_runtime:Session", ("onnx", "onnxruntime"), ("cpu",),
+            "inference alone", trains=False, infers=True,
         ),
     )
 }  # fmt: skip

@@ -39,6 +39,7 @@ class Scan(Contestant):
         self.state: Any = (p, s, m, v, jnp.zeros(()), jax.random.key(0))
         self.train_order = jax.jit(self._train_order, donate_argnums=0)
         self.train_epoch = jax.jit(self._train_epoch, donate_argnums=0)
+        self.infer = jax.jit(self._infer)
         self.train_batch = jax.jit(self._train_batch, donate_argnums=0)
 
     def losses(self, order: np.ndarray) -> list[float]:
@@ -56,17 +57,31 @@ class Scan(Contestant):
         self.state, loss = self.train_batch(self.state, x, t)
         return float(loss)
 
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(self.infer(self.state[0], self.state[1], x))
+
     def peak_bytes(self) -> int | None:
         if self.task.cell.device == "cpu":
             return None
         return int((jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)) or None
 
+    def _infer(self, p: Any, s: Any, x: Any) -> Any:
+        z, _ = self._forward(p, s, x, None)
+        if not self.task.probabilities:
+            return z
+        return jax.nn.sigmoid(z) if self.task.binary else jax.nn.softmax(z)
+
     def _forward(self, p: Any, s: Any, x: Any, key: Any) -> tuple[Any, Any]:
-        network, dropout, last = self.task.network, self.task.dropout, len(self.task.weights) - 1
+        """Logits and statistics; without a key in inference mode."""
+        network, last = self.task.network, len(self.task.weights) - 1
+        dropout = 0.0 if key is None else self.task.dropout
         s = dict(s)
         for i in range(last):
             x = x @ p[f"w{i}"]
-            if network.norm:
+            if network.norm and key is None:
+                deviation = jnp.sqrt(s[f"variance{i}"] + VARIANCE_EPSILON)
+                x = p[f"gamma{i}"] * (x - s[f"mean{i}"]) / deviation + p[f"beta{i}"]
+            elif network.norm:
                 rows = x.shape[0]
                 mean, variance = x.mean(0), x.var(0)
                 s[f"mean{i}"] = MOMENTUM * s[f"mean{i}"] + (1 - MOMENTUM) * mean

@@ -31,6 +31,8 @@ class Eager(Contestant):
         self.X, self.y = torch.from_numpy(task.X).to(self.device), torch.from_numpy(task.y).to(self.device)
         self.loss: Any = torch.nn.BCEWithLogitsLoss() if task.binary else torch.nn.CrossEntropyLoss()
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE, fused=True, **self.adam)
+        if cell.inference:
+            self.model.eval()
 
     def loss_of(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         bf16 = self.task.cell.precision == "bf16"
@@ -66,6 +68,14 @@ class Eager(Contestant):
     def partial_fit(self, x: np.ndarray, t: np.ndarray) -> float:
         self.model.train()
         return float(self.step(torch.from_numpy(x).to(self.device), torch.from_numpy(t).to(self.device)))
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            z = self.model(torch.from_numpy(x))
+            if self.task.probabilities:
+                z = z.sigmoid() if self.task.binary else z.softmax(1)
+            outputs: np.ndarray = z.numpy()
+        return outputs
 
     def time(self, runs: int) -> float:
         if self.device.type == "cpu":
