@@ -13,7 +13,7 @@ import importlib.resources
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -87,6 +87,7 @@ def render(record: Record) -> str:
         summary=_summary(record),
         crossovers=crossover_lines(record),
         results=_results(record),
+        timings=_timings(record) if record.settings.timings else None,
         how=_how(record),
         contestants=[f"{who.label}: {who.notes}" if who.notes else who.label for who in record.contestants.values()],
         environment=_environment(record),
@@ -244,12 +245,10 @@ def _summary(record: Record) -> Table:
                 _text("" if best is None else record.contestants[best].label, "none was measured"),
                 _share_column(record, measured, OURS),
                 _text(_remark(measured), reason=OURS not in measured.measured),
-                *(_ratio_column(measured.ratio_in(kind)) for kind in record.settings.timings),
             ]
         )
     headers = ["network", "-mini-batch", "device", "-ratio fastnn / best peer", "-fastnn (examples/s)",
-               "-best peer (examples/s)", "best peer", "-fastnn of the limit", "remarks",
-               *(f"-ratio in {kind_label(kind)}" for kind in record.settings.timings)]  # fmt: skip
+               "-best peer (examples/s)", "best peer", "-fastnn of the limit", "remarks"]  # fmt: skip
     return Table("fastnn against the best peer, by cell", headers, rows)
 
 
@@ -288,13 +287,42 @@ def _results(record: Record) -> Table:
                     EMPTY if first is None else _number(first, f"{first:.3g}"),
                     EMPTY if peak is None else _number(peak, f"{peak / 2**20:,.0f}"),
                     _text("measured" if ran else curves.absence(result), reason=not ran),
-                    *(_timing_column(measured, name, kind) for kind in record.settings.timings),
                 ]
             )
     headers = ["network", "-mini-batch", "device", "precision", "-threads", "contestant", "-examples/s", "-spread",
-               "-of the limit", "-ratio fastnn / this", "-first epoch (s)", "-peak memory (MiB)", "state",
-               *(f"-{kind_label(kind)} (µs a step)" for kind in record.settings.timings)]  # fmt: skip
+               "-of the limit", "-ratio fastnn / this", "-first epoch (s)", "-peak memory (MiB)", "state"]  # fmt: skip
     return Table("Every cell and contestant", headers, rows)
+
+
+def _timings(record: Record) -> Table:
+    """What else was timed, a row for every contestant that was measured in a cell, a column for every kind."""
+    rows = [
+        [
+            _text(curves.network_label(measured.cell.network)),
+            _number(measured.cell.batch_size, str(measured.cell.batch_size)),
+            _text(_device_text(measured.cell)),
+            _text(record.contestants[name].label, mine=name == OURS),
+            *(_timing_column(measured, name, kind) for kind in ("", *record.settings.timings)),
+        ]
+        for measured in record.done
+        for name in measured.measured
+    ]
+    kinds = ["epoch", *map(kind_label, record.settings.timings)]
+    headers = ["network", "-mini-batch", "device", "contestant", *(f"-{kind} (µs a step)" for kind in kinds)]
+    return Table("Microseconds of a step in every kind of calls", headers, rows)
+
+
+def _timing_column(measured: Measured, name: str, kind: str) -> Column:
+    """Microseconds of a step, of a peer with the sign of our ratio to it; or what kept them from being measured."""
+    result = measured.results[name]
+    timing = result.timings.get(kind) if kind else result
+    seconds = measured.step_seconds(name, kind)
+    if timing is None or math.isnan(seconds):
+        return Column("" if timing is None else timing.reason, kind="reason")
+    ours = measured.step_seconds(OURS, kind) if OURS in measured.measured else math.nan
+    compared = EMPTY if name == OURS else _ratio_column(seconds / ours)
+    text = microseconds(seconds) + (" noisy" if timing.noisy else "")
+    return replace(compared, text=text, sort=repr(seconds))
 
 
 def _ratio_to(measured: Measured, name: str) -> float:
@@ -311,15 +339,6 @@ def _rate_column(measured: Measured, name: str) -> Column:
         return Column(kept, kind="number faint")
     rate = measured.examples_per_second(name)
     return _number(rate, _rate(rate))
-
-
-def _timing_column(measured: Measured, name: str, kind: str) -> Column:
-    """Microseconds of a step in another kind of timings, or what kept them from being measured."""
-    timing = measured.results[name].timings.get(kind)
-    if timing is not None and timing.reason:
-        return Column(timing.reason, kind="reason")
-    seconds = measured.step_seconds(name, kind)
-    return _number(seconds, microseconds(seconds), "noisy" if timing is not None and timing.noisy else "")
 
 
 def _share_column(record: Record, measured: Measured, name: str) -> Column:
