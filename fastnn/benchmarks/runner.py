@@ -89,6 +89,7 @@ def plan(
     peers = known if peers is None else peers
     check_names("peer", peers, known)
     check_names("timing", timings, TIMINGS)
+    check_names("method", [cell.method for cell in cells], METHODS)
     engines.check_threads(threads)
     threads = engines.cores() if threads is None else threads
     if threads > engines.cores():

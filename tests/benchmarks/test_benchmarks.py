@@ -361,6 +361,11 @@ def test_inference_and_training_have_their_contestants() -> None:
         runner.plan([INFERENCE[0]], timings=["fit-4"])
 
 
+def test_methods_that_are_none_are_refused() -> None:
+    with pytest.raises(InputError, match="no method is called 'predict'; did you mean 'predict_proba'"):
+        runner.plan([Cell("planar", 1, method="predict")])
+
+
 @pytest.mark.slow
 def test_inference_is_measured_and_what_answers_wrongly_is_not(planted: Callable[..., list[str]], tmp_path: Path) -> None:
     cells = [INFERENCE[0], Cell("nielsen", 1, method="predict_proba"), Cell("nielsen", 3000, method="model")]
