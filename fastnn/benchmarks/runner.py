@@ -54,6 +54,7 @@ TURN = 10.0
 MOST_RUNS = 2000
 REST = 0.05
 """Seconds before each turn: the threads of BLAS continue spinning for some 30 ms after their work is done."""
+SPENT = "the budget of the cell was spent"
 DROPOUT_TOLERANCE = 0.25
 """How far the first losses with dropout may differ (relative): every library draws masks of its own."""
 GPU_TOLERANCE = {"float32": 1.0, "tf32": 1000.0, "bf16": 5000.0}
@@ -316,6 +317,8 @@ class _Field:
                 others[entry.name] = {}
                 for kind in settings.timings:
                     with self._trying_kind(kind, cell, results[entry.name], others[entry.name]):
+                        if time.monotonic() > ends:
+                            raise TimedOut(SPENT)
                         others[entry.name][kind] = self._turns_of(kind, process, first)
         self.watcher.turns(settings.rounds * len(ready))
         for index in range(settings.rounds):
@@ -333,7 +336,7 @@ class _Field:
                 with self._trying(entry, ready, results):
                     time.sleep(REST)
                     turns[entry.name].take()
-                    for kind in list(others[entry.name]):
+                    for kind in list(others[entry.name]) if time.monotonic() < ends else ():
                         with self._trying_kind(kind, cell, results[entry.name], others[entry.name]):
                             others[entry.name][kind].take()
                 self.watcher.turn()
@@ -348,7 +351,8 @@ class _Field:
             result.status, result.reason, result.runs = "measured", "", taken.runs
             result.seconds, result.process = taken.seconds, taken.process
             for kind, other in others[entry.name].items():
-                result.timings[kind] = Timing(steps=_steps(kind, cell), seconds=other.seconds)
+                reason = "" if other.seconds else SPENT
+                result.timings[kind] = Timing(steps=_steps(kind, cell), seconds=other.seconds, reason=reason)
 
     def _turns_of(self, kind: str, process: Process, epoch: float) -> _Turns:
         """Of epochs beside the neighbor, or of short calls, which take as long as the epochs of a turn, all kinds together."""

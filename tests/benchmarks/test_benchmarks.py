@@ -557,6 +557,19 @@ def test_turns_beside_a_neighbor(planted: Callable[..., list[str]]) -> None:
         assert (kind, timing.steps, len(timing.seconds), timing.reason) == ("neighbor", TINY.steps, 2, "")
 
 
+@pytest.mark.slow
+def test_short_calls_end_with_the_budget(planted: Callable[..., list[str]]) -> None:
+    """What is slow costs one call of one kind beyond it, and says so of the others."""
+    started = time.monotonic()
+    results = run([TINY], planted("Slow", "Sound"), timings=list(CALLS), budget=6.0, rounds=3).done[0].results
+    assert time.monotonic() - started < 60.0
+    assert (results["Slow"].status, results["fastnn"].status) == ("measured", "measured")
+    timings = list(results["Slow"].timings.values())
+    assert len(timings) == len(CALLS)
+    assert timings[-1].reason == runner.SPENT
+    assert not timings[-1].seconds
+
+
 class Spy(Contestant):
     """Notes (first row, number of rows) of every call."""
 

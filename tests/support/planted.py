@@ -93,6 +93,14 @@ class Epochs(Fastnn):
         raise Cannot("it has no patience for less")
 
 
+class Slow(Fastnn):
+    """Takes its time for short calls."""
+
+    def time_calls(self, call: Call, runs: int) -> float:
+        time.sleep(8.0)
+        return 8.0
+
+
 class Ends(Fastnn):
     """Ends in its first short call."""
 
