@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -304,7 +305,7 @@ class _Field:
         self.watcher.stage(f"{cell}: taking turns")
         results, settings = measured.results, self.settings
         turns: dict[str, _Turns] = {}
-        others: dict[str, dict[str, _Turns]] = {}
+        others: dict[str, _Others] = {}
         for entry in REFERENCES:
             process = self._process(entry, "cpu")
             turns[entry.name] = _Turns(process, process.ask("run", HELLO, runs=1)["seconds"], settings.seconds / 2)
@@ -314,12 +315,9 @@ class _Field:
                 if first < SLOW:  # which holds what it compiled too
                     first = process.ask("run", SLOW * TURN, runs=1)["seconds"]
                 turns[entry.name] = _Turns(process, first, settings.seconds)
-                others[entry.name] = {}
+                others[entry.name] = _Others(cell, results[entry.name], ends)
                 for kind in settings.timings:
-                    with self._trying_kind(kind, cell, results[entry.name], others[entry.name]):
-                        if time.monotonic() > ends:
-                            raise TimedOut(SPENT)
-                        others[entry.name][kind] = self._turns_of(kind, process, first)
+                    others[entry.name].add(kind, functools.partial(self._turns_of, kind, process, first))
         self.watcher.turns(settings.rounds * len(ready))
         for index in range(settings.rounds):
             for entry in list(ready):
@@ -328,17 +326,13 @@ class _Field:
                 if index * count // settings.rounds > turns[entry.name].current and first < SLOW and time.monotonic() < ends:
                     with self._trying(entry, ready, results):
                         turns[entry.name].renew(cell)
-                        for kind in list(others[entry.name]):
-                            with self._trying_kind(kind, cell, results[entry.name], others[entry.name]):
-                                others[entry.name][kind].warm()
+                        others[entry.name].warm()
             first_up = index % max(1, len(ready))
             for entry in [*ready[first_up:], *ready[:first_up]]:
                 with self._trying(entry, ready, results):
                     time.sleep(REST)
                     turns[entry.name].take()
-                    for kind in list(others[entry.name]) if time.monotonic() < ends else ():
-                        with self._trying_kind(kind, cell, results[entry.name], others[entry.name]):
-                            others[entry.name][kind].take()
+                    others[entry.name].take()
                 self.watcher.turn()
             for entry in REFERENCES:
                 time.sleep(REST)
@@ -350,9 +344,7 @@ class _Field:
             result, taken = results[entry.name], turns[entry.name]
             result.status, result.reason, result.runs = "measured", "", taken.runs
             result.seconds, result.process = taken.seconds, taken.process
-            for kind, other in others[entry.name].items():
-                reason = "" if other.seconds else SPENT
-                result.timings[kind] = Timing(steps=_steps(kind, cell), seconds=other.seconds, reason=reason)
+            others[entry.name].note()
 
     def _turns_of(self, kind: str, process: Process, epoch: float) -> _Turns:
         """Of epochs beside the neighbor, or of short calls, which take as long as the epochs of a turn, all kinds together."""
@@ -360,15 +352,6 @@ class _Field:
             return _Turns(process, epoch, self.settings.seconds, self.neighbor.awake)
         first = process.ask("run", SLOW * TURN, runs=1, call=kind)["seconds"]
         return _Turns(process, first, self.settings.seconds / len(CALLS), call=kind)
-
-    @contextlib.contextmanager
-    def _trying_kind(self, kind: str, cell: Cell, result: Result, others: dict[str, _Turns]) -> Iterator[None]:
-        """A failure is written down as that of this kind alone. If its process ended, the next turn finds that."""
-        try:
-            yield
-        except (Cannot, Failed) as error:
-            result.timings[kind] = Timing(steps=_steps(kind, cell), reason=str(error))
-            others.pop(kind, None)
 
 
 class _Turns:
@@ -407,8 +390,49 @@ class _Turns:
         self.process.append(self.current)
 
 
-def _steps(kind: str, cell: Cell) -> int:
-    return cell.steps if kind == NEIGHBOR else CALLS[kind].steps
+class _Others:
+    """The turns of one contestant in one cell at what is timed beside epochs; `note` puts them into its result.
+
+    What fails is a kind alone. If the process ended with it, the next turn of epochs finds that.
+    """
+
+    def __init__(self, cell: Cell, result: Result, ends: float) -> None:
+        self.cell, self.result, self.ends = cell, result, ends
+        self.turns: dict[str, _Turns] = {}
+
+    def add(self, kind: str, begin: Callable[[], _Turns]) -> None:
+        with self._trying(kind):
+            if time.monotonic() > self.ends:
+                raise TimedOut(SPENT)
+            self.turns[kind] = begin()
+
+    def warm(self) -> None:
+        for kind, turns in list(self.turns.items()):
+            with self._trying(kind):
+                turns.warm()
+
+    def take(self) -> None:
+        """One turn at each, if the budget of the cell lasts."""
+        for kind, turns in list(self.turns.items()):
+            if time.monotonic() < self.ends:
+                with self._trying(kind):
+                    turns.take()
+
+    def note(self) -> None:
+        for kind, turns in self.turns.items():
+            self._write(kind, seconds=turns.seconds, reason="" if turns.seconds else SPENT)
+
+    @contextlib.contextmanager
+    def _trying(self, kind: str) -> Iterator[None]:
+        try:
+            yield
+        except (Cannot, Failed) as error:
+            self._write(kind, reason=str(error))
+            self.turns.pop(kind, None)
+
+    def _write(self, kind: str, **found: Any) -> None:
+        steps = self.cell.steps if kind == NEIGHBOR else CALLS[kind].steps
+        self.result.timings[kind] = Timing(steps=steps, **found)
 
 
 def _dropouts(cell: Cell) -> list[bool]:
