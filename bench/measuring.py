@@ -11,7 +11,7 @@ import pytest
 import fastnn
 from fastnn import engines
 from fastnn.benchmarks.environment import commit, versions
-from fastnn.benchmarks.grid import DEVICES, NETWORKS, Cell, cells, check_order, make_task
+from fastnn.benchmarks.grid import DEVICES, Cell, cells, check_order, find_network, make_task
 from fastnn.benchmarks.peers.ours import Fastnn
 from fastnn.benchmarks.runner import disagreement
 from fastnn.engines.explain import measure_limits
@@ -61,7 +61,7 @@ def expected_losses(cell: Cell) -> list[float]:
 
 def check_losses(cell: Cell, losses: Sequence[float]) -> None:
     """Compare the losses of the first steps without dropout with the definition's."""
-    reason = disagreement(expected_losses(cell), losses, NETWORKS[cell.network].tolerance)
+    reason = disagreement(expected_losses(cell), losses, find_network(cell.network).tolerance)
     assert not reason, f"{cell}: {reason}"
 
 

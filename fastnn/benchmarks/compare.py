@@ -189,12 +189,13 @@ def lines(comparison: Comparison, fail: float, everything: bool = False) -> Iter
     yield ""
     changed = sorted((c for c in comparison.changes if c.verdict in ("slower", "faster")), key=lambda change: change.factor)
     shown = sorted(comparison.changes, key=lambda change: change.factor) if everything else changed
+    names = max([8, *(len(change.cell.network) for change in shown)])
     if shown:
-        yield f"{'network':<8} {'batch':>5} {'device':<9} {'old':>7}  {'new':>7}  {'change':>7}  {'spread':>6}  {'p':>7}"
+        yield f"{'network':<{names}} {'batch':>5} {'device':<9} {'old':>7}  {'new':>7}  {'change':>7}  {'spread':>6}  {'p':>7}"
     for c in shown:
         cell = c.cell
         yield (
-            f"{cell.network:<8} {cell.batch_size:>5} {place(cell):<9} {quantity(c.old):>7}  {quantity(c.new):>7}  "
+            f"{cell.network:<{names}} {cell.batch_size:>5} {place(cell):<9} {quantity(c.old):>7}  {quantity(c.new):>7}  "
             f"{c.factor - 1:>+7.1%}  {c.spread:>6.1%}  {c.p:>7.2g}  {c.verdict}"
         )
     counts = collections.Counter(change.verdict for change in comparison.changes)

@@ -32,10 +32,10 @@ class Crossover:
 
 
 def crossovers(record: Record) -> list[Crossover]:
-    """One for every network and GPU precision that fastnn was measured in on both devices, in the order of the record."""
+    """One for every network and GPU precision that fastnn was trained in on both devices, in the order of the record."""
     rates: dict[tuple[str, str, str], dict[int, float]] = {}
     for measured in record.done:
-        if OURS in measured.measured:
+        if OURS in measured.measured and not measured.cell.inference:
             cell = measured.cell
             key = (cell.network, cell.device, cell.precision)
             rates.setdefault(key, {})[cell.batch_size] = measured.examples_per_second(OURS)

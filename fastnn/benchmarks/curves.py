@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fastnn.benchmarks.grid import NETWORKS, Cell
+from fastnn.benchmarks.grid import METHODS, NETWORKS, Cell
 from fastnn.benchmarks.record import NOISY, OURS, STATUS_TEXTS, Environment, Record, Result
 
 DEVICE_LABELS = {"cpu": "CPU", "cuda": "GPU"}
@@ -13,6 +13,7 @@ DEVICE_LABELS = {"cpu": "CPU", "cuda": "GPU"}
 COLORS = {
     "fastnn": "#d55e00", "torch": "#0072b2", "jax": "#009e73", "sklearn": "#cc79a7", "torch-compile": "#56b4e9",
     "torch-reduce": "#4b3aa0", "torch-autotune": "#b8860b", "torch-graph": "#882255", "jax-while": "#7f8f1f",
+    "onnxruntime": "#e69f00",
 }  # fmt: skip
 """Of every contestant, always the same: Okabe and Ito's colors for the CPU's, which are told apart by the color-blind."""
 OTHER_COLOR = "#777777"
@@ -66,6 +67,17 @@ def network_label(network: str) -> str:
     return f"{network}  {NETWORKS[network].label}" if network in NETWORKS else network
 
 
+def method_label(method: str) -> str:
+    """`model(x)`; nothing for training."""
+    return METHODS.get(method, method)
+
+
+def headline(record: Record) -> str:
+    """What the throughput is of."""
+    kinds = {"Inference" if cell.inference else "Training" for cell in record.settings.cells}
+    return "Training and inference throughput" if len(kinds) > 1 else f"{min(kinds, default='Training')} throughput"
+
+
 def color(contestant: str) -> str:
     return COLORS.get(contestant, OTHER_COLOR)
 
@@ -76,11 +88,11 @@ def device_label(device: str) -> str:
 
 def panels(record: Record) -> list[Panel]:
     """One for each network and precision with something measured, in the order of the record."""
-    points: dict[tuple[str, str], dict[tuple[str, str], list[Point]]] = {}
-    limits: dict[tuple[str, str], dict[str, list[tuple[int, float]]]] = {}
+    points: dict[tuple[str, str, str], dict[tuple[str, str], list[Point]]] = {}
+    limits: dict[tuple[str, str, str], dict[str, list[tuple[int, float]]]] = {}
     for measured in sorted(record.done, key=lambda measured: measured.cell.batch_size):
         cell, limit = measured.cell, record.limit_examples_per_second(measured)
-        place = (cell.network, cell.precision)
+        place = (cell.network, cell.precision, cell.method)
         for name, result in measured.measured.items():
             points.setdefault(place, {}).setdefault((name, cell.device), []).append(_point(cell, result))
         if measured.measured and math.isfinite(limit):
@@ -88,13 +100,14 @@ def panels(record: Record) -> list[Panel]:
     order = list(dict.fromkeys(measured.cell.network for measured in record.done))
     precisions = precisions_of(record)
     panels = []
-    for place in sorted(points, key=lambda place: (order.index(place[0]), precisions.index(place[1]))):
-        network, precision = place
+    for place in sorted(points, key=lambda place: (order.index(place[0]), precisions.index(place[1]), place[2])):
+        network, precision, method = place
         keys = sorted(points[place], key=lambda key: key[0] == OURS)
         panels.append(
             Panel(
                 network, precision,
-                network_label(network) + (f"  in {precision}" if len(precisions) > 1 else ""),
+                network_label(network) + (f"  in {precision}" if len(precisions) > 1 else "")
+                + ("" if method == "fit" else f"  {method_label(method)}"),
                 tuple(Curve(*key, tuple(points[place][key])) for key in keys),
                 tuple(LimitCurve(device, tuple(rates)) for device, rates in limits.get(place, {}).items()),
             )
@@ -151,11 +164,14 @@ def _where(cells: tuple[Cell, ...], record: Record) -> str:
     done = [measured.cell for measured in record.done]
     devices = {cell.device for cell in done}
     parts = []
-    for device, precision in dict.fromkeys((cell.device, cell.precision) for cell in cells):
+    methods = {cell.method for cell in done}
+    for kind in dict.fromkeys((cell.device, cell.precision, cell.method) for cell in cells):
+        device, precision, method = kind
         on = f" on the {device_label(device)}" if len(devices) > 1 else ""
         on += f" in {precision}" if len(precisions_of(record)) > 1 else ""
-        mine = [cell for cell in cells if (cell.device, cell.precision) == (device, precision)]
-        possible = [cell for cell in done if (cell.device, cell.precision) == (device, precision)]
+        on += f" through {method_label(method) or method}" if len(methods) > 1 else ""
+        mine = [cell for cell in cells if (cell.device, cell.precision, cell.method) == kind]
+        possible = [cell for cell in done if (cell.device, cell.precision, cell.method) == kind]
         networks = []
         for network in dict.fromkeys(cell.network for cell in mine):
             sizes = [cell.batch_size for cell in mine if cell.network == network]

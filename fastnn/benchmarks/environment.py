@@ -17,7 +17,10 @@ from fastnn._version import __version__
 from fastnn.benchmarks.record import Environment, Gpu
 from fastnn.engines import cores
 
-PACKAGES = ("numpy", "numba", "scikit-learn", "torch", "jax", "jaxlib", "cupy-cuda12x", "cupy-cuda13x", "pytest-benchmark")
+PACKAGES = (
+    "numpy", "numba", "scikit-learn", "torch", "jax", "jaxlib", "onnx", "onnxruntime", "cupy-cuda12x", "cupy-cuda13x",
+    "pytest-benchmark",
+)  # fmt: skip
 FEATURES = ("avx512f", "avx2", "fma", "asimd", "sve")
 
 

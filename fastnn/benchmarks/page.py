@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from html import escape
 from typing import Any
 
 from fastnn.benchmarks import curves, markup
 from fastnn.benchmarks.crossover import crossover_lines
+from fastnn.benchmarks.grid import CALLS, NEIGHBOR, Cell
 from fastnn.benchmarks.markup import EMPTY, Column, Table, number, rate_text, ratio_column, ratio_text, text
 from fastnn.benchmarks.record import OURS, STATUS_TEXTS, Limit, Measured, Record, Result, geometric_mean
-from fastnn.benchmarks.table import verdict
+from fastnn.benchmarks.table import kind_label, microseconds, verdict
 
 SYMBOLS = {
     "fastnn": ("circle", "●"), "torch": ("square", "■"), "jax": ("triangle-up", "▲"), "sklearn": ("diamond", "◆"),
     "torch-compile": ("triangle-down", "▼"), "torch-reduce": ("triangle-left", "◀"),
     "torch-autotune": ("triangle-right", "▶"), "torch-graph": ("pentagon", "⬟"), "jax-while": ("hexagon", "⬢"),
+    "onnxruntime": ("star", "★"),
 }  # fmt: skip
 """Of every contestant: what Plotly calls its mark, and the mark itself."""
 OTHER_SYMBOL = ("x", "✖")
@@ -33,6 +36,7 @@ def render(record: Record) -> str:
     return markup.render(
         "record.html",
         subject=record.environment.processor,
+        headline=curves.headline(record),
         verdict=_verdict(record),
         machine=curves.machine_line(record.environment),
         settings=curves.settings_line(record),
@@ -44,6 +48,7 @@ def render(record: Record) -> str:
         summary=_summary(record),
         crossovers=crossover_lines(record),
         results=_results(record),
+        timings=_timings(record) if record.settings.timings else None,
         how=_how(record),
         contestants=[f"{who.label}: {who.notes}" if who.notes else who.label for who in record.contestants.values()],
         environment=_environment(record),
@@ -146,7 +151,7 @@ def _summary(record: Record) -> Table:
     several = len(curves.precisions_of(record)) > 1
     for measured in record.done:
         cell, best = measured.cell, measured.best_peer
-        device = curves.device_label(cell.device) + (f" in {cell.precision}" if several else "")
+        device = _device_text(cell) + (f" in {cell.precision}" if several else "")
         rows.append(
             [
                 text(curves.network_label(cell.network)),
@@ -163,6 +168,11 @@ def _summary(record: Record) -> Table:
     headers = ["network", "-mini-batch", "device", "-ratio fastnn / best peer", "-fastnn (examples/s)",
                "-best peer (examples/s)", "best peer", "-fastnn of the limit", "remarks"]  # fmt: skip
     return Table("fastnn against the best peer, by cell", headers, rows)
+
+
+def _device_text(cell: Cell) -> str:
+    """`CPU`, or `CPU, model(x)`."""
+    return ", ".join(filter(None, (curves.device_label(cell.device), curves.method_label(cell.method))))
 
 
 def _remark(measured: Measured) -> str:
@@ -184,7 +194,7 @@ def _results(record: Record) -> Table:
                 [
                     text(curves.network_label(cell.network)),
                     number(cell.batch_size, str(cell.batch_size)),
-                    text(curves.device_label(cell.device)),
+                    text(_device_text(cell)),
                     text(cell.precision),
                     number(measured.threads, str(measured.threads)),
                     text(record.contestants[name].label, mine=name == OURS),
@@ -200,6 +210,37 @@ def _results(record: Record) -> Table:
     headers = ["network", "-mini-batch", "device", "precision", "-threads", "contestant", "-examples/s", "-spread",
                "-of the limit", "-ratio fastnn / this", "-first epoch (s)", "-peak memory (MiB)", "state"]  # fmt: skip
     return Table("Every cell and contestant", headers, rows)
+
+
+def _timings(record: Record) -> Table:
+    """What else was timed, a row for every contestant that was measured in a cell, a column for every kind."""
+    rows = [
+        [
+            text(curves.network_label(measured.cell.network)),
+            number(measured.cell.batch_size, str(measured.cell.batch_size)),
+            text(_device_text(measured.cell)),
+            text(record.contestants[name].label, mine=name == OURS),
+            *(_timing_column(measured, name, kind) for kind in ("", *record.settings.timings)),
+        ]
+        for measured in record.done
+        for name in measured.measured
+    ]
+    kinds = ["epoch", *map(kind_label, record.settings.timings)]
+    headers = ["network", "-mini-batch", "device", "contestant", *(f"-{kind} (µs a step)" for kind in kinds)]
+    return Table("Microseconds of a step in every kind of calls", headers, rows)
+
+
+def _timing_column(measured: Measured, name: str, kind: str) -> Column:
+    """Microseconds of a step, of a peer with the sign of our ratio to it; or what kept them from being measured."""
+    result = measured.results[name]
+    timing = result.timings.get(kind) if kind else result
+    seconds = measured.step_seconds(name, kind)
+    if timing is None or math.isnan(seconds):
+        return Column("" if timing is None else timing.reason, kind="reason")
+    ours = measured.step_seconds(OURS, kind) if OURS in measured.measured else math.nan
+    compared = EMPTY if name == OURS else ratio_column(seconds / ours)
+    content = microseconds(seconds) + (" noisy" if timing.noisy else "")
+    return replace(compared, text=content, sort=repr(seconds))
 
 
 def _ratio_to(measured: Measured, name: str) -> float:
@@ -239,7 +280,29 @@ def _how(record: Record) -> str:
         f"them in up to {processes}. "
         "Throughput is the examples of an epoch over the median of its seconds, spread is slowest less fastest turn over the "
         f"median (noisy: {curves.noise_text()}), and the limit is what the calls of a training step would reach at the "
-        "machine's measured rates of arithmetic and of copying."
+        "machine's measured rates of arithmetic and of copying." + _how_else(record)
+    )
+
+
+def _how_else(record: Record) -> str:
+    """What the record's other timings are."""
+    words = ""
+    if any(cell.inference for cell in record.settings.cells):
+        words += (
+            " In inference a turn is of calls for the same rows, NumPy arrays in and out, and outputs are compared instead of "
+            "losses."
+        )
+    if NEIGHBOR in record.settings.timings:
+        words += (
+            " Beside a neighbor, each had a turn of the same epochs right after its turn alone, while another process kept one "
+            "of the cores busy."
+        )
+    if not CALLS.keys() & {*record.settings.timings}:
+        return words
+    return words + (
+        " Short calls are of fit for 1, 4 and 16 steps and of partial_fit for one, each on rows of arrays of the host and with "
+        "its loss read back; a peer without such calls does the same loop, PyTorch eagerly and JAX in one jitted function. "
+        "They had their turns in the same rounds and processes, and their time is divided by their steps."
     )
 
 

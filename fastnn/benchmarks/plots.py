@@ -50,7 +50,7 @@ STYLE = {
 }  # fmt: skip
 MARKERS = {
     "fastnn": "o", "torch": "s", "jax": "^", "sklearn": "D", "torch-compile": "v", "torch-reduce": "<",
-    "torch-autotune": ">", "torch-graph": "p", "jax-while": "h",
+    "torch-autotune": ">", "torch-graph": "p", "jax-while": "h", "onnxruntime": "*",
 }  # fmt: skip
 OTHER_MARKER = "X"
 DASHES: tuple[Any, ...] = ("-", ":", "-.")
@@ -72,7 +72,7 @@ def draw(record: Record) -> Figure:
         total = top + rows * height + (rows - 1) * GAP + 0.55 + LINE * (len(notes) + len(footer) + bool(notes)) + 0.1
         figure = Figure(figsize=(WIDTH, total))
         figure.text(
-            EDGE / WIDTH, 1 - 0.1 / total, "Training throughput by mini-batch size", size=12, weight="bold", va="top"
+            EDGE / WIDTH, 1 - 0.1 / total, f"{curves.headline(record)} by mini-batch size", size=12, weight="bold", va="top"
         )  # fmt: skip
         y = TITLE
         for handles, across in keys:

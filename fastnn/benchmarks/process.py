@@ -25,7 +25,7 @@ from typing import Any, Self
 
 import msgspec
 
-from fastnn.benchmarks.grid import Cell, check_order, make_task
+from fastnn.benchmarks.grid import CALLS, Cell, check_order, make_task
 from fastnn.benchmarks.peers import Cannot, Contestant, Entry, load
 
 PREPARED = ("run", "end")
@@ -51,6 +51,7 @@ class Worker:
     def __init__(self, home: str, threads: int) -> None:
         self.home, self.threads = home, threads
         self.contestant: Any = None
+        self.called: set[str] = set()
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         reply: dict[str, Any] = getattr(self, "do_" + request.pop("do"))(**request)
@@ -66,12 +67,13 @@ class Worker:
         return {"limits": msgspec.to_builtins(meter.limits())}
 
     def do_losses(self, cell: dict[str, Any], dropout: bool, **options: Any) -> dict[str, Any]:
-        """The losses of the first steps, on the same mini-batches for everybody, with and without dropout."""
+        """The losses of the first steps, on the same mini-batches for everybody, with and without dropout; or some outputs."""
         converted = msgspec.convert(cell, Cell)
-        return {"losses": self.make(converted, checking=not dropout, **options).losses(check_order(converted))}
+        contestant = self.make(converted, checking=not dropout, **options)
+        return {"losses": contestant.sample() if converted.inference else contestant.losses(check_order(converted))}
 
     def do_prepare(self, cell: dict[str, Any]) -> dict[str, Any]:
-        """Get ready for the turns: one epoch, in which everything is compiled that can be."""
+        """Get ready for the turns: one epoch or one answer, in which everything is compiled that can be."""
         _forget_peak()
         self.contestant = self.make(msgspec.convert(cell, Cell))
         return {"first_seconds": self.contestant.time(1)}
@@ -79,8 +81,14 @@ class Worker:
     def do_work(self, cell: dict[str, Any], **options: Any) -> dict[str, Any]:
         return {"work": self.make(msgspec.convert(cell, Cell), **options).work()}
 
-    def do_run(self, runs: int) -> dict[str, Any]:
-        return {"seconds": self.contestant.time(runs)}
+    def do_run(self, runs: int, call: str = "") -> dict[str, Any]:
+        """Seconds of an epoch, or of a kind of short calls, of which the first is not timed: it compiles what it needs."""
+        if not call:
+            return {"seconds": self.contestant.time(runs)}
+        if call not in self.called:
+            self.contestant.time_calls(CALLS[call], 1)
+            self.called.add(call)
+        return {"seconds": self.contestant.time_calls(CALLS[call], runs)}
 
     def do_end(self) -> dict[str, Any]:
         """How much memory it took; then let go of it."""
@@ -91,6 +99,7 @@ class Worker:
 
     def make(self, cell: Cell, checking: bool = False, **options: Any) -> Contestant:
         self.contestant = None
+        self.called.clear()
         gc.collect()
         return load(self.home)(make_task(cell, self.threads, checking), **options)
 

@@ -21,7 +21,9 @@ from fastnn.errors import FileError, FormatError
 from fastnn.storage.atomic import write_whole
 
 FORMAT = "fastnn-benchmark"
-VERSION = 1
+VERSION = 2
+READ = (1, 2)
+"""Versions that are read. 1 knew no `timings`, and no `method` of a cell but `fit`."""
 NOISY = 0.15
 """A spread beyond this is marked: the machine was busy with something else."""
 OURS = "fastnn"
@@ -81,36 +83,51 @@ class Contestant(_Struct, kw_only=True):
     notes: str = ""
 
 
-class Result(_Struct, kw_only=True):
+class _Timed(_Struct):
+    """Something whose turns were timed: `seconds` of it, one value a turn."""
+
+    seconds: list[float] = []
+
+    @property
+    def median(self) -> float:
+        """Seconds of one; NaN where nothing was measured."""
+        return statistics.median(self.seconds) if self.seconds else math.nan
+
+    @property
+    def spread(self) -> float:
+        """(max - min) / median of the turns."""
+        return (max(self.seconds) - min(self.seconds)) / self.median if self.seconds else math.nan
+
+    @property
+    def noisy(self) -> bool:
+        return self.spread > NOISY
+
+
+class Timing(_Timed, kw_only=True):
+    """What else was timed: `steps` in one, `seconds` of one, one value a turn; a `reason` where there are none."""
+
+    steps: int
+    reason: str = ""
+
+
+class Result(_Timed, kw_only=True):
     """What one contestant did in one cell.
 
     `seconds` of one epoch, one value a turn (the mean over the `runs` of the turn), and for each turn the number of the
     `process` that took it: what differs between processes, such as where memory lies, is no property of the code.
-    `losses`: of the first steps, those that were compared; `first_seconds`: of the first epoch, with what it compiled.
+    `losses`: of the first steps, those that were compared, in inference some outputs; `first_seconds`: of the first epoch, with
+    what it compiled.
+    `timings`: what else was asked for: short calls by their kind, such as `fit-4`, and an epoch beside a busy `neighbor`.
     """
 
     status: Status
     reason: str = ""
-    seconds: list[float] = []
     process: list[int] = []
     runs: int = 0
     losses: list[float] = []
     first_seconds: float | None = None
     peak_bytes: int | None = None
-
-    @property
-    def median(self) -> float:
-        """Seconds of an epoch; NaN where nothing was measured."""
-        return statistics.median(self.seconds) if self.status == "measured" else math.nan
-
-    @property
-    def spread(self) -> float:
-        """(max - min) / median of the turns."""
-        return (max(self.seconds) - min(self.seconds)) / self.median if self.status == "measured" else math.nan
-
-    @property
-    def noisy(self) -> bool:
-        return self.spread > NOISY
+    timings: dict[str, Timing] = {}
 
 
 class Reference(_Struct, kw_only=True):
@@ -136,21 +153,39 @@ class Measured(_Struct, kw_only=True):
     def measured(self) -> dict[str, Result]:
         return {name: result for name, result in self.results.items() if result.status == "measured"}
 
-    def examples_per_second(self, name: str) -> float:
-        return self.cell.rows / self.results[name].median
+    def examples_per_second(self, name: str, kind: str = "") -> float:
+        """In an epoch, or in another kind of its `timings`; NaN where that was not measured."""
+        if not kind:
+            return self.cell.rows / self.results[name].median
+        return self.cell.rows / self.cell.steps / self.step_seconds(name, kind)
+
+    def step_seconds(self, name: str, kind: str = "") -> float:
+        """Of one step in an epoch or in another kind of its `timings`; NaN where that was not measured."""
+        result = self.results[name]
+        if not kind:
+            return result.median / self.cell.steps
+        return result.timings[kind].median / result.timings[kind].steps if kind in result.timings else math.nan
+
+    def best_peer_in(self, kind: str = "") -> str | None:
+        """Who of the others is fastest."""
+        peers = {name: self.step_seconds(name, kind) for name in self.measured if name != OURS}
+        peers = {name: seconds for name, seconds in peers.items() if not math.isnan(seconds)}
+        return min(peers, key=peers.__getitem__) if peers else None
+
+    def ratio_in(self, kind: str = "") -> float:
+        """Our throughput to that of the best peer; NaN where one of them is missing."""
+        best = self.best_peer_in(kind)
+        if best is None or OURS not in self.measured:
+            return math.nan
+        return self.step_seconds(best, kind) / self.step_seconds(OURS, kind)
 
     @property
     def best_peer(self) -> str | None:
-        """Who of the others is fastest."""
-        peers = {name: result.median for name, result in self.measured.items() if name != OURS}
-        return min(peers, key=peers.__getitem__) if peers else None
+        return self.best_peer_in()
 
     @property
     def ratio(self) -> float:
-        """Our throughput to that of the best peer; NaN where one of them is missing."""
-        if self.best_peer is None or OURS not in self.measured:
-            return math.nan
-        return self.results[self.best_peer].median / self.results[OURS].median
+        return self.ratio_in()
 
     @property
     def noisy(self) -> bool:
@@ -169,13 +204,14 @@ class Settings(_Struct, kw_only=True):
     peer_processes: int
     seconds: float
     budget: float
+    timings: list[str] = []
 
 
 class Record(_Struct, kw_only=True):
     """Everything of one run. `done` holds the cells in the order in which they were run."""
 
     format: Literal["fastnn-benchmark"] = "fastnn-benchmark"
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     created: str
     settings: Settings
     environment: Environment
@@ -201,11 +237,11 @@ class Record(_Struct, kw_only=True):
                 return cell.batch_size / least if least else math.nan
         return math.nan
 
-    def roofline_share(self, measured: Measured, name: str = OURS) -> float:
+    def roofline_share(self, measured: Measured, name: str = OURS, kind: str = "") -> float:
         """The share of the machine's limit that a contestant reaches, 1 being the limit."""
         if name not in measured.measured:
             return math.nan
-        return measured.examples_per_second(name) / self.limit_examples_per_second(measured)
+        return measured.examples_per_second(name, kind) / self.limit_examples_per_second(measured)
 
 
 def geometric_mean(ratios: list[float]) -> float:
@@ -229,16 +265,18 @@ def decode(path: Path) -> Any:
 
 
 def read(path: Path) -> Record:
-    """Read a record. Raises FileError if there is none, FormatError for anything that is not a whole record of `VERSION`."""
+    """Read a record, of an older version too. Raises FileError if there is none, FormatError for what is not a whole record."""
     head = decode(path)
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise FormatError(f'{path} is not a fastnn benchmark: expected "format": "{FORMAT}"')
-    if head.get("version") != VERSION:
-        raise FormatError(f"{path} has version {head.get('version')!r} of the format; this fastnn reads version {VERSION}")
+    if head.get("version") not in READ:
+        versions = " and ".join(map(str, READ))
+        raise FormatError(f"{path} has version {head.get('version')!r} of the format; this fastnn reads versions {versions}")
     try:
         record = msgspec.convert(head, Record)
     except msgspec.ValidationError as error:
         raise FormatError(f"{path} is damaged: {error}") from error
+    record.version = 2
     check(record, path)
     return record
 
@@ -259,6 +297,9 @@ def check(record: Record, path: Path) -> None:
                 raise FormatError(f"{where}: {name} has {len(result.seconds)} times of {len(result.process)} processes")
             if any(seconds <= 0 for seconds in result.seconds):
                 raise FormatError(f"{where}: {name} has a time that is not above 0")
+            for kind, timing in result.timings.items():
+                if timing.steps < 1 or any(seconds <= 0 for seconds in timing.seconds):
+                    raise FormatError(f"{where}: {name} has a time or a number of steps of {kind!r} that is not above 0")
         if any(number < 0 for call in measured.work for number in call):
             raise FormatError(f"{where}: a call has work below 0")
         if any(seconds <= 0 for seconds in (*measured.reference.one_core, *measured.reference.all_cores)):

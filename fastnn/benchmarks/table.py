@@ -1,4 +1,4 @@
-"""A record as text: a row a cell, and what stands below the table. Fits into 80 columns."""
+"""A record as text: a row a cell, and what stands below the table. Fits into 80 columns, but for networks with long names."""
 
 from __future__ import annotations
 
@@ -7,31 +7,85 @@ from collections.abc import Iterator
 
 from fastnn.benchmarks.crossover import crossovers
 from fastnn.benchmarks.curves import absences
-from fastnn.benchmarks.grid import Cell
+from fastnn.benchmarks.grid import CALLS, NEIGHBOR, Cell, known_network
 from fastnn.benchmarks.record import NOISY, OURS, STATUS_TEXTS, Measured, Record, geometric_mean
 
-SMALL = ("planar", "nielsen", "mnist")
-HEADER = f"{'network':<7} {'batch':>5} {'device':<9} {'fastnn':>7}  {'best peer':<14} {'':>7}  {'ratio':>6} {'of limit':>8}"
+
+def header(record: Record) -> str:
+    names, places = _widths(record)
+    return (
+        f"{'network':<{names}} {'batch':>5} {'device':<{places}} {'fastnn':>7}  {'best peer':<14} {'':>7}  {'ratio':>6} "
+        f"{'of limit':>8}"
+    )
+
+
+def _widths(record: Record) -> tuple[int, int]:
+    """Letters for the name of a network and for its place; what names do not need is for the place."""
+    cells = record.settings.cells
+    names = max([7, *(len(cell.network) for cell in cells)])
+    return names, max([6, 16 - names, *(len(place(cell)) for cell in cells)])
 
 
 def row(record: Record, measured: Measured) -> str:
     """A cell: our examples a second, those of the best peer, our ratio to it, our share of the machine's limit."""
     cell, ours = measured.cell, measured.results.get(OURS)
-    where = f"{cell.network:<7} {cell.batch_size:>5} {place(cell):<9} "
+    names, places = _widths(record)
+    where = f"{cell.network:<{names}} {cell.batch_size:>5} {place(cell):<{places}} "
     if ours is None:
         return where + "was not asked to take part"
     if ours.status != "measured":
         text = ours.reason if ours.status == "no_device" else f"fastnn {STATUS_TEXTS[ours.status]}: {ours.reason}"
         return where + text
-    peer = measured.best_peer
-    theirs, ratio = f"{'none measured':<14} {'':>7} ", f"{'':>6}"
+    return where + _figures(record, measured)
+
+
+def neighbor_row(record: Record, measured: Measured) -> str:
+    """The same cell beside a busy neighbor, to be shown below it; empty where that was not asked for."""
+    timing = measured.measured[OURS].timings.get(NEIGHBOR) if OURS in measured.measured else None
+    if timing is None:
+        return ""
+    where = f"{'  beside a neighbor':<{sum(_widths(record)) + 7}} "
+    return where + (f"failed: {timing.reason}" if timing.reason else _figures(record, measured, NEIGHBOR))
+
+
+def _figures(record: Record, measured: Measured, kind: str = "") -> str:
+    peer, ratio = measured.best_peer_in(kind), measured.ratio_in(kind)
+    theirs, times = f"{'none measured':<14} {'':>7} ", f"{'':>6}"
     if peer is not None:
-        theirs = f"{peer:<14} {quantity(measured.examples_per_second(peer)):>7}{mark(measured, peer)}"
-        ratio = f"{measured.ratio:>5.2f}x"
-    share = record.roofline_share(measured)
+        theirs = f"{peer:<14} {quantity(measured.examples_per_second(peer, kind)):>7}{mark(measured, peer, kind)}"
+        times = f"{ratio:>5.2f}x"
+    share = record.roofline_share(measured, OURS, kind)
     limit = f"{share:>8.0%}" if not math.isnan(share) else f"{'unknown':>8}"
-    line = f"{where}{quantity(measured.examples_per_second(OURS)):>7}{mark(measured, OURS)} {theirs} {ratio} {limit}"
-    return line + ("  SLOWER" if verdict(measured.ratio) == "slower" else "")
+    ours = f"{quantity(measured.examples_per_second(OURS, kind)):>7}{mark(measured, OURS, kind)}"
+    return f"{ours} {theirs} {times} {limit}" + ("  SLOWER" if verdict(ratio) == "slower" else "")
+
+
+def calls_table(record: Record) -> Iterator[str]:
+    """Short calls, a row a cell: our microseconds a step, and our speed as a multiple of the best peer's; `-`: not measured."""
+    kinds = [kind for kind in record.settings.timings if kind in CALLS]
+    if not kinds or not record.done:
+        return
+    names, places = _widths(record)
+    yield "short calls: microseconds a step of fastnn, and its ratio to the best peer"
+    yield f"{'network':<{names}} {'batch':>5} {'device':<{places}}" + "".join(f"{kind_label(kind):>14}" for kind in kinds)
+    for measured in record.done:
+        cell, text = measured.cell, ""
+        for kind in kinds:
+            seconds = measured.step_seconds(OURS, kind) if OURS in measured.measured else math.nan
+            ratio = measured.ratio_in(kind)
+            text += f"{'-' if math.isnan(seconds) else microseconds(seconds):>7} "
+            text += f"{'' if math.isnan(ratio) else f'{ratio:.2f}x':>6}"
+        yield f"{cell.network:<{names}} {cell.batch_size:>5} {place(cell):<{places}}{text}"
+
+
+def kind_label(kind: str) -> str:
+    """`fit 4` of `fit-4`."""
+    return "beside a neighbor" if kind == NEIGHBOR else kind.replace("-", " ")
+
+
+def microseconds(seconds: float) -> str:
+    """Three digits that count."""
+    return f"{float(f'{1e6 * seconds:.3g}'):,.10g}"
 
 
 def verdict(ratio: float) -> str:
@@ -41,13 +95,15 @@ def verdict(ratio: float) -> str:
 
 
 def place(cell: Cell) -> str:
-    """`cpu`, or `cuda/bf16`."""
-    return cell.device if cell.precision == "float32" else f"{cell.device}/{cell.precision}"
+    """`cpu`, `cuda/bf16`, or in inference `cpu model` and `cpu proba`."""
+    device = cell.device if cell.precision == "float32" else f"{cell.device}/{cell.precision}"
+    return f"{device} {cell.method.removeprefix('predict_')}" if cell.inference else device
 
 
-def mark(measured: Measured, name: str) -> str:
+def mark(measured: Measured, name: str, kind: str = "") -> str:
     """`~` behind what is noisy."""
-    return "~" if measured.results[name].noisy else " "
+    result = measured.results[name]
+    return "~" if (result.timings[kind] if kind else result).noisy else " "
 
 
 def quantity(number: float) -> str:
@@ -73,11 +129,17 @@ def footer(record: Record) -> Iterator[str]:
         yield f"slower than the best peer in {len(losing)} of {len(ratios)} cells" + (":" if losing else "")
         for measured in losing:
             yield f"  {measured.cell}: {measured.ratio:.2f}x the speed of {measured.best_peer}"
-        small = [ratio for cell, ratio in ratios.items() if cell.network in SMALL]
-        large = [ratio for cell, ratio in ratios.items() if cell.network not in SMALL]
+        small = [ratio for cell, ratio in ratios.items() if _small(cell)]
+        large = [ratio for cell, ratio in ratios.items() if not _small(cell)]
         means = {"small networks": geometric_mean(small), "large networks": geometric_mean(large)}
         text = ", ".join(f"{name} {mean:.2f}x" for name, mean in means.items() if not math.isnan(mean))
         yield f"geometric mean of the ratios: {text}"
+    for kind in record.settings.timings:
+        found = [measured.ratio_in(kind) for measured in record.done]
+        found = [ratio for ratio in found if not math.isnan(ratio)]
+        slower = sum(verdict(ratio) == "slower" for ratio in found)
+        if found:
+            yield f"{kind_label(kind)}: slower than the best peer in {slower} of {len(found)} cells"
     yield from absences(record)
     yield from map(str, crossovers(record))
     for limit in record.limits:
@@ -87,6 +149,11 @@ def footer(record: Record) -> Iterator[str]:
             f"limit of {limit.device}, {limit.precision}, {rates.threads} thread{'s' * (rates.threads > 1)}: "
             f"{rates.operations / 1e9:.0f} GFLOP/s, copying {copies}"
         )
+
+
+def _small(cell: Cell) -> bool:
+    network = known_network(cell.network)
+    return network is not None and network.small
 
 
 def losing_cells(record: Record) -> list[Measured]:

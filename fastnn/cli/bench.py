@@ -13,6 +13,7 @@ import click
 
 from fastnn.benchmarks.watcher import Watcher
 from fastnn.cli.commands import WIDTH, Command, Group, Number, line
+from fastnn.cli.networks import Name, sizes
 
 if TYPE_CHECKING:
     from fastnn.benchmarks.grid import Cell
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 QUICK = {"rounds": 5, "processes": 3, "peers": 1, "seconds": 0.1, "budget": 30.0}
 GRID = {"rounds": 10, "processes": 5, "peers": 3, "seconds": 0.2, "budget": 240.0}
+
+ACTIVATIONS = ("relu", "sigmoid", "tanh")
+"""Those of `fastnn.benchmarks.grid`, written out since that loads NumPy: `--help` is to come at once."""
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -40,10 +44,24 @@ class Percent(click.ParamType[float]):
         return share
 
 
+def _sizes(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    return None if value is None else sizes(context, parameter, value)
+
+
 @click.group(cls=Group, invoke_without_command=True, short_help="Measure training against other libraries.")
 @click.option("--quick", is_flag=True, help="Four cells, without torch.compile. This is the default.")
 @click.option("--full", is_flag=True, help="The whole grid, on every device.")
-@click.option("--network", "networks", multiple=True, metavar="NAME", help="planar, nielsen, mnist, deep or wide; repeatable.")
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    metavar="NAME",
+    help="planar, nielsen, mnist, deep, wide, or sizes such as 512-768-768-20; repeatable.",
+)
+@click.option("--inputs", type=click.IntRange(1), metavar="N", help="Inputs of a network of your own.")
+@click.option("--hidden", callback=_sizes, metavar="SIZES", help="Units of its hidden layers, e.g. 768,768; or none.")
+@click.option("--outputs", type=click.IntRange(1), metavar="N", help="Its outputs: a class each, or one for a yes or no.")
+@click.option("--activation", type=Name(ACTIVATIONS), metavar="NAME", help="relu, sigmoid or tanh. [default: relu]")
 @click.option(
     "--batch-size",
     "batch_sizes",
@@ -59,6 +77,9 @@ class Percent(click.ParamType[float]):
 @click.option(
     "--peer", "peers", multiple=True, metavar="NAME", help="Whom to compare with, or none; repeatable. [default: everyone]"
 )
+@click.option("--inference", is_flag=True, help="Measure inference instead of training, on the CPU.")
+@click.option("--calls", is_flag=True, help="Also time short calls: fit of 1, 4 and 16 steps, and partial_fit.")
+@click.option("--neighbor", is_flag=True, help="Also time epochs beside a process that keeps one core busy.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of everybody. [default: as many as cores]")
 @click.option("--rounds", type=click.IntRange(1), metavar="N", help="Turns of everybody in a cell. [default: 5 or 10]")
 @click.option("--seconds", type=Number(0, min_open=True), metavar="S", help="Length of a turn. [default: 0.1 or 0.2]")
@@ -71,10 +92,17 @@ def bench(
     quick: bool,
     full: bool,
     networks: Sequence[str],
+    inputs: int | None,
+    hidden: tuple[int, ...] | None,
+    outputs: int | None,
+    activation: str | None,
     batch_sizes: Sequence[int],
     devices: Sequence[str],
     precisions: Sequence[str],
     peers: Sequence[str],
+    inference: bool,
+    calls: bool,
+    neighbor: bool,
     threads: int | None,
     rounds: int | None,
     seconds: float | None,
@@ -91,6 +119,9 @@ def bench(
     Examples:
       fastnn bench
       fastnn bench --network mnist --batch-size 32 --batch-size 128 --peer jax
+      fastnn bench --inputs 512 --hidden 768,768 --outputs 20 --batch-size 100
+      fastnn bench --calls --peer torch --peer jax
+      fastnn bench --inference --peer torch --peer onnxruntime
       fastnn bench --full --output full.json
       fastnn bench --resume full.json
       fastnn bench show full.json other-machine.json
@@ -98,10 +129,11 @@ def bench(
     """
     if context.invoked_subcommand is not None:
         return
+    networks = [*networks, *_own(inputs, hidden, outputs, activation)]
     chosen = bool(networks or batch_sizes)
     if quick + full + chosen > 1:
         raise click.UsageError("give --quick, or --full, or networks and mini-batch sizes")
-    others = (devices, precisions, peers, threads, rounds, seconds, budget, output)
+    others = (devices, precisions, peers, inference, calls, neighbor, threads, rounds, seconds, budget, output)
     if resume is not None and (quick or full or chosen or any(others)):
         raise click.UsageError("--resume continues under the settings of its record, and takes no others")
     from fastnn.benchmarks import record as records
@@ -113,8 +145,11 @@ def bench(
         runner.resume(record)
     else:
         try:
-            cells = _cells(full, chosen, networks, batch_sizes, devices, precisions)
-            record = _plan(cells, full or chosen, peers, threads, rounds, seconds, budget)
+            if inference:
+                cells = _inference_cells(full, chosen, networks, batch_sizes, devices, precisions)
+            else:
+                cells = _cells(full, chosen, networks, batch_sizes, devices, precisions)
+            record = _plan(cells, full or chosen, peers, _timings(calls, neighbor), threads, rounds, seconds, budget)
         except InputError as error:
             raise click.UsageError(str(error)) from error
         path = _new_file(output, record)
@@ -156,10 +191,11 @@ def show(records: Sequence[Path], by_ratio: bool, no_plots: bool, output: Path |
     (path,) = records
     results = formats.read(path)
     _heading(results, [name for name in results.contestants if any(name in measured.measured for measured in results.done)])
-    click.echo(table.HEADER)
+    click.echo(table.header(results))
     cells = [measured for measured in results.done if not (by_ratio and math.isnan(measured.ratio))]
     for measured in sorted(cells, key=lambda measured: measured.ratio) if by_ratio else cells:
-        click.echo(table.row(results, measured))
+        for text in filter(None, (table.row(results, measured), table.neighbor_row(results, measured))):
+            click.echo(text)
     _footer(results)
     if not no_plots:
         _draw(results, path)
@@ -217,10 +253,35 @@ def _show_machines(paths: Sequence[Path], output: Path | None) -> None:
         line("missing", str(error))
 
 
+def _own(inputs: int | None, hidden: tuple[int, ...] | None, outputs: int | None, activation: str | None) -> list[str]:
+    """The name of a network of one's own; none if none was described."""
+    if (inputs, hidden, outputs, activation) == (None, None, None, None):
+        return []
+    if inputs is None or hidden is None or outputs is None:
+        raise click.UsageError(
+            "a network of your own needs --inputs, --hidden (none where there is no hidden layer) and --outputs"
+        )
+    from fastnn.benchmarks.grid import own_network
+    from fastnn.errors import InputError
+
+    try:
+        return [own_network((inputs, *hidden, outputs), activation or "relu").name]
+    except InputError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _timings(calls: bool, neighbor: bool) -> list[str]:
+    """What is timed beside epochs."""
+    from fastnn.benchmarks.grid import CALLS, NEIGHBOR
+
+    return [*(CALLS if calls else ()), *([NEIGHBOR] if neighbor else [])]
+
+
 def _plan(
     cells: Sequence[Cell],
     wide: bool,
     peers: Sequence[str],
+    timings: Sequence[str],
     threads: int | None,
     rounds: int | None,
     seconds: float | None,
@@ -241,6 +302,7 @@ def _plan(
         int(defaults["peers"]),
         seconds or defaults["seconds"],
         budget or defaults["budget"],
+        timings,
     )
 
 
@@ -274,6 +336,22 @@ def _cells(
     return [cell for cell in everything if (cell.network, cell.batch_size) in pairs]
 
 
+def _inference_cells(
+    full: bool,
+    chosen: bool,
+    networks: Sequence[str],
+    rows: Sequence[int],
+    devices: Sequence[str],
+    precisions: Sequence[str],
+) -> list[Cell]:
+    """Those of inference that were asked for."""
+    from fastnn.benchmarks import grid
+
+    if {*devices} - {"cpu"} or {*precisions} - {"float32"}:
+        raise click.UsageError("inference is measured on the CPU, in float32")
+    return list(grid.inference_cells(networks, rows) if full or chosen else grid.QUICK_INFERENCE)
+
+
 def _taking_part(record: Record) -> tuple[list[str], list[tuple[str, str]]]:
     """Who can run here, and what keeps the others from it, each with a label."""
     from fastnn.benchmarks.peers import CONTESTANTS
@@ -292,6 +370,8 @@ def _taking_part(record: Record) -> tuple[list[str], list[tuple[str, str]]]:
 
 def _heading(record: Record, taking_part: Sequence[str], absent: Sequence[tuple[str, str]] = ()) -> None:
     """What is measured, where, and with whom."""
+    from fastnn.benchmarks import table
+
     settings, environment = record.settings, record.environment
     threads = f"{settings.threads} thread{'s' * (settings.threads > 1)}"
     line(
@@ -299,8 +379,12 @@ def _heading(record: Record, taking_part: Sequence[str], absent: Sequence[tuple[
         f"{environment.processor}, {environment.cores} cores, {environment.memory / 2**30:.0f} GiB; "
         + (environment.gpu.name if environment.gpu else "no GPU here"),
     )
-    line("cells", f"{len(settings.cells)}, examples of training a second; {threads} for everybody, on as many cores")
+    inference = all(cell.inference for cell in settings.cells)
+    what = "inference" if inference else "training"
+    line("cells", f"{len(settings.cells)}, examples of {what} a second; {threads} for everybody, on as many cores")
     line("in turns", ", ".join(taking_part) + f"; {settings.rounds} rounds of {settings.seconds:g} s each")
+    if settings.timings:
+        line("also", ", ".join(table.kind_label(kind) for kind in settings.timings))
     for label, text in absent:
         line(label, text)
     click.echo()
@@ -331,9 +415,10 @@ class _Terminal(Watcher):
         from fastnn.benchmarks import table
 
         if not self.over:
-            self._print(table.HEADER)
+            self._print(table.header(record))
         self.over += 1
-        self._print(table.row(record, measured))
+        for row in filter(None, (table.row(record, measured), table.neighbor_row(record, measured))):
+            self._print(row)
 
     def warn(self, text: str) -> None:
         self.bar.write(f"warning: {text}", file=sys.stderr)
@@ -349,7 +434,9 @@ class _Terminal(Watcher):
 def _footer(record: Record) -> None:
     from fastnn.benchmarks import table
 
-    click.echo()
+    calls = list(table.calls_table(record))
+    for text in ["", *calls, ""] if calls else [""]:
+        click.echo(text)
     for text in table.footer(record):
         indent = text[: len(text) - len(text.lstrip())] + "  "
         click.echo(textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False))

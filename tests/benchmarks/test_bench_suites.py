@@ -107,7 +107,7 @@ def test_they_run(tmp_path: Path) -> None:
     """A few of each suite, once and untimed; those for a GPU are skipped with a reason that is shown."""
     few = (
         "(test_cpu and argmax) or (test_numpy and log_value) or (test_cuda and argmax) or (test_inference and planar) "
-        "or (test_training and planar) or (test_memory and planar-at-8)"
+        "or (test_training and planar) or (test_short_calls and planar) or (test_memory and planar-at-8)"
     )
     run_pytest("bench", "-q", "--benchmark-disable", f"--junitxml={tmp_path / 'found.xml'}", "-k", few)
     passed, skipped = [], []

@@ -19,7 +19,7 @@ from fastnn.benchmarks import curves, machines, machines_page, page, plots
 from fastnn.benchmarks import record as records
 from fastnn.benchmarks.crossover import crossover_lines, crossovers
 from fastnn.benchmarks.grid import Cell
-from fastnn.benchmarks.record import Contestant, Environment, Gpu, Limit, Measured, Record, Reference, Result, check
+from fastnn.benchmarks.record import Contestant, Environment, Gpu, Limit, Measured, Record, Reference, Result, Timing, check
 from fastnn.benchmarks.runner import plan
 from fastnn.engines.explain import Limits
 from fastnn.errors import FileError, FormatError, InputError, PackageError
@@ -102,6 +102,40 @@ def foreign() -> Record:
     for contestant in record.contestants.values():
         contestant.label, contestant.notes = EVIL, EVIL
     return record
+
+
+def with_timings() -> Record:
+    """One cell with short calls, and a neighbor that one of two could not be measured beside."""
+    record = one_cell()
+    record.settings.timings = ["fit-4", "neighbor"]
+    for name, seconds in (("fastnn", 1e-3), ("torch", 5e-4)):
+        record.done[0].results[name].timings = {"fit-4": Timing(steps=4, seconds=[seconds])}
+    record.done[0].results["torch"].timings["neighbor"] = Timing(steps=200, reason="it moved away")
+    record.done[0].results["fastnn"].timings["neighbor"] = Timing(steps=200, seconds=[0.1, 0.2])
+    return record
+
+
+def inference() -> Record:
+    """Both methods for one row, and many rows; scikit-learn has one of them alone."""
+    cannot = Result(status="cannot", reason="it has no logits")
+    one, proba, many = (
+        Cell("nielsen", 1, method=m) if m else Cell("nielsen", 32, method="model") for m in ("model", "predict_proba", "")
+    )
+    rates: dict[str, float | Result] = {"fastnn": 1e5, "torch": 5e4}
+    return make({one: {**rates, "sklearn": cannot}, proba: {**rates, "sklearn": 1e3}, many: {**rates, "sklearn": cannot}})
+
+
+def test_inference_has_panels_of_its_own_and_no_crossover() -> None:
+    record = inference()
+    assert [panel.title for panel in curves.panels(record)] == [
+        "nielsen  784-30-10  model(x)", "nielsen  784-30-10  predict_proba",
+    ]  # fmt: skip
+    assert curves.headline(record) == "Inference throughput"
+    assert curves.absences(record) == ["scikit-learn (everything through model(x)): cannot run it: it has no logits"]
+    assert crossovers(record) == []
+    training, both_kinds = one_cell(), one_cell()
+    both_kinds.settings.cells.append(record.settings.cells[0])
+    assert [curves.headline(r) for r in (training, both_kinds)] == ["Training throughput", "Training and inference throughput"]
 
 
 # Crossover
@@ -239,7 +273,7 @@ def test_pictures_are_drawn(record: Record, tmp_path: Path) -> None:
     assert again.read_text() == paths[1].read_text()
 
 
-@pytest.mark.parametrize("edge", [nothing, no_device, one_cell, foreign])
+@pytest.mark.parametrize("edge", [nothing, no_device, one_cell, inference, foreign])
 def test_picture_of(edge: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     record = edge()
@@ -318,6 +352,18 @@ def test_page_says_everything(record: Record) -> None:
     assert "{{" not in text
 
 
+def test_page_shows_other_timings(record: Record) -> None:
+    pytest.importorskip("plotly")
+    text = read_page(with_timings()).text
+    for expected in ("Other calls", "fit 4 (µs a step)", "beside a neighbor (µs a step)", "250", "▼ 125", "it moved away",
+                     "noisy", "kept one of the cores busy", "Short calls are of fit"):  # fmt: skip
+        assert expected in text
+    plain = read_page(record).text
+    assert "Other calls" not in plain
+    assert "Short calls" not in plain
+    assert "NumPy arrays in and out" in read_page(inference()).text
+
+
 def test_page_fetches_nothing(record: Record) -> None:
     pytest.importorskip("plotly")
     reader = read_page(record)
@@ -347,7 +393,7 @@ def test_foreign_text_is_escaped() -> None:
     assert EVIL in reader.text
 
 
-@pytest.mark.parametrize("edge", [nothing, no_device, one_cell])
+@pytest.mark.parametrize("edge", [nothing, no_device, one_cell, inference, with_timings])
 def test_page_of(edge: Any) -> None:
     pytest.importorskip("plotly")
     record = edge()

@@ -20,7 +20,7 @@ from fastnn.benchmarks import record as records
 from fastnn.benchmarks import table
 from fastnn.benchmarks.compare import compare, holm, lines, values
 from fastnn.benchmarks.grid import Cell, cells
-from fastnn.benchmarks.record import Contestant, Environment, Limit, Measured, Record, Reference, Settings
+from fastnn.benchmarks.record import Contestant, Environment, Limit, Measured, Record, Reference, Settings, Timing
 from fastnn.benchmarks.record import Result as Found
 from fastnn.cli import main
 from fastnn.engines.explain import Limits
@@ -104,6 +104,23 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["record.json"]
 
 
+def test_records_of_version_1_are_read(tmp_path: Path) -> None:
+    found = noisy_run(0)
+    path = write(found, tmp_path / "record.json")
+    content = json.loads(path.read_text())
+    content["version"] = 1
+    del content["settings"]["timings"]
+    for cell in content["settings"]["cells"]:
+        del cell["method"]
+    for cell in content["done"]:
+        del cell["cell"]["method"]
+        for result in cell["results"].values():
+            del result["timings"]
+    path.write_text(json.dumps(content))
+    assert records.read(path) == found
+    assert records.read(path).version == records.VERSION
+
+
 def test_the_schema_in_the_documentation_is_that_of_the_code() -> None:
     path = Path(__file__).parents[2] / "docs" / "benchmark-record.schema.json"
     if not path.parent.is_dir():
@@ -146,7 +163,7 @@ def test_a_file_that_was_cut_off_is_refused(share: float, tmp_path: Path) -> Non
     ("where", "value", "expected"),
     [
         (("format",), "pytest-benchmark", "not a fastnn benchmark"),
-        (("version",), 2, "has version 2 of the format; this fastnn reads version 1"),
+        (("version",), 3, "has version 3 of the format; this fastnn reads versions 1 and 2"),
         (("version",), "1", "has version '1'"),
         (("created",), 5, "is damaged: .*created"),
         (("unheard_of",), 1, "is damaged: .*unheard_of"),
@@ -157,6 +174,9 @@ def test_a_file_that_was_cut_off_is_refused(share: float, tmp_path: Path) -> Non
         (("done", 0, "results", "fastnn", "seconds", 0), 0, "not above 0"),
         (("done", 0, "results", "fastnn", "seconds", 0), None, "is damaged: .*seconds"),
         (("done", 0, "results", "fastnn", "process"), [0], "times of 1 processes"),
+        (("done", 0, "results", "fastnn", "timings"), {"fit-1": {"steps": 0}}, "number of steps of 'fit-1'"),
+        (("done", 0, "results", "fastnn", "timings"), {"fit-1": {"steps": 1, "seconds": [0]}}, "a time or a number"),
+        (("done", 0, "results", "fastnn", "timings"), {"fit-1": {}}, "is damaged: .*steps"),
         (("done", 0, "results", "stranger"), {"status": "failed"}, "'stranger' is no contestant"),
         (("done", 0, "reference", "one_core", 0), 0.0, "reference has a time that is not above 0"),
         (("done", 0, "work", 0, 0), -1, "work below 0"),
@@ -227,6 +247,74 @@ def test_figures_of_what_was_not_measured() -> None:
     assert table.row(found, m) == "mnist     128 cpu       fastnn failed: it fell"
 
 
+def short_calls() -> Record:
+    """In one cell jax is faster in calls of one step, and torch could not make them; in the other nobody was asked."""
+    done = [measured(Cell("mnist", 32), {"fastnn": [1.0], "jax": [4.0], "torch": [3.0]}), measured(GRID[0], {"fastnn": [1.0]})]
+    for name, one, four in (("fastnn", [2e-3, 1e-3, 3e-3], [4e-4]), ("jax", [5e-4], [8e-4])):
+        done[0].results[name].timings = {"fit-1": Timing(steps=1, seconds=one), "fit-4": Timing(steps=4, seconds=four)}
+    done[0].results["torch"].timings = {"fit-1": Timing(steps=1, reason="it has no hands"), "fit-4": Timing(steps=4)}
+    found = record(done)
+    found.settings.timings = ["fit-1", "fit-4"]
+    return found
+
+
+def test_figures_of_short_calls() -> None:
+    m = short_calls().done[0]
+    assert m.step_seconds("fastnn") == pytest.approx(1.0 / 200)
+    assert m.step_seconds("fastnn", "fit-1") == 2e-3
+    assert m.step_seconds("fastnn", "fit-4") == 1e-4
+    assert m.results["fastnn"].timings["fit-1"].noisy
+    assert math.isnan(m.step_seconds("torch", "fit-1"))
+    assert math.isnan(m.step_seconds("torch", "fit-16"))
+    assert [m.best_peer_in(kind) for kind in ("", "fit-1", "fit-4", "fit-16")] == ["torch", "jax", "jax", None]
+    assert m.ratio_in("fit-1") == pytest.approx(0.25)
+    assert m.ratio_in("fit-4") == pytest.approx(2.0)
+    assert math.isnan(m.ratio_in("fit-16"))
+
+
+def test_the_table_of_short_calls(tmp_path: Path) -> None:
+    found = short_calls()
+    text = list(table.calls_table(found))
+    assert all(len(row) <= 80 for row in text)
+    assert text[1].split() == ["network", "batch", "device", "fit", "1", "fit", "4"]
+    assert text[2].split() == ["mnist", "32", "cpu", "2,000", "0.25x", "100", "2.00x"]
+    assert text[3].split() == ["planar", "1", "cpu", "-", "-"]
+    footer = list(table.footer(found))
+    assert "fit 1: slower than the best peer in 1 of 1 cells" in footer
+    assert "fit 4: slower than the best peer in 0 of 1 cells" in footer
+    shown = command("show", write(found, tmp_path / "record.json"), "--no-plots")
+    assert "\n".join(text) in shown.stdout
+    found.settings.timings = []
+    assert list(table.calls_table(found)) == []
+
+
+def test_the_row_beside_a_neighbor(tmp_path: Path) -> None:
+    found = short_calls()
+    m = found.done[0]
+    m.results["fastnn"].timings["neighbor"] = Timing(steps=200, seconds=[2.0, 2.6])
+    m.results["jax"].timings["neighbor"] = Timing(steps=200, seconds=[1.0])
+    found.settings.timings = ["neighbor"]
+    row = table.neighbor_row(found, m)
+    assert row.split() == ["beside", "a", "neighbor", "2.78", "k~", "jax", "6.40", "k", "0.43x", "0%", "SLOWER"]
+    assert row.index("~") == table.row(found, m).index("k") + 1
+    assert m.examples_per_second("fastnn", "neighbor") == pytest.approx(m.cell.rows / 2.3)
+    share = found.roofline_share(m, "fastnn", "neighbor")
+    assert share == pytest.approx(found.roofline_share(m) / 2.3)
+    assert table.neighbor_row(found, found.done[1]) == ""
+    assert "beside a neighbor: slower than the best peer in 1 of 1 cells" in table.footer(found)
+    shown = command("show", write(found, tmp_path / "record.json"), "--no-plots").stdout.splitlines()
+    assert shown[shown.index(table.row(found, m)) + 1] == row
+    m.results["fastnn"].timings["neighbor"] = Timing(steps=200, reason="it moved away")
+    assert table.neighbor_row(found, m).endswith("failed: it moved away")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4e-8, "0.04"), (7.38e-6, "7.38"), (1.2345e-3, "1,230"), (0.0255, "25,500"), (1.5, "1,500,000")]
+)
+def test_microseconds(seconds: float, text: str) -> None:
+    assert table.microseconds(seconds) == text
+
+
 def test_the_table_shows_what_is_lost_as_well_as_what_is_won() -> None:
     done = [
         measured(Cell("mnist", 32), {"fastnn": [1.0], "jax": [4.0]}),
@@ -237,7 +325,7 @@ def test_the_table_shows_what_is_lost_as_well_as_what_is_won() -> None:
     done[3].results["torch-compile"] = Found(status="timeout", reason="not ready in 20 s")
     found = record(done)
     rows = [table.row(found, m) for m in done]
-    assert all(len(row) <= 80 for row in (*rows, table.HEADER))
+    assert all(len(row) <= 80 for row in (*rows, table.header(found)))
     assert [row.endswith("SLOWER") for row in rows] == [False, True, True, False]
     assert "4.00x" in rows[0]
     assert "0.80x" in rows[1]
@@ -249,6 +337,17 @@ def test_the_table_shows_what_is_lost_as_well_as_what_is_won() -> None:
     assert text[where + 2].strip() == "mnist at 128 on cpu: 0.80x the speed of jax"
     assert "Torch-Compile (wide at 8): out of time: not ready in 20 s" in text
     assert "geometric mean of the ratios: small networks 1.79x, large networks 0.43x" in text
+
+
+def test_long_names_of_networks_keep_the_columns_below_their_headers() -> None:
+    own = Cell("512-768-768-20", 100)
+    done = [measured(cell, {"fastnn": [1.0], "jax": [4.0]}) for cell in (Cell("mnist", 32), own)]
+    found = record(done)
+    rows = [table.row(found, m) for m in done]
+    for heading in ("fastnn", "ratio"):
+        end = table.header(found).index(heading) + len(heading)
+        assert all(row[end - 1] != " " and row[end] in " ~" for row in rows), rows
+    assert "small networks 4.00x, large networks 4.00x" in " ".join(table.footer(found))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import json
 import os
 import signal
@@ -13,16 +15,35 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from fastnn.benchmarks import record as records
 from fastnn.benchmarks import runner
-from fastnn.benchmarks.grid import NETWORKS, QUICK, Cell, cells, check_order, make_task
+from fastnn.benchmarks.grid import (
+    ACTIVATIONS,
+    CALLS,
+    NETWORKS,
+    QUICK,
+    QUICK_INFERENCE,
+    Cell,
+    Task,
+    cells,
+    check_order,
+    find_network,
+    inference_cells,
+    make_task,
+    own_network,
+)  # fmt: skip
 from fastnn.benchmarks.limits import best_known
-from fastnn.benchmarks.peers import CONTESTANTS, REFERENCES, Cannot, Entry, load
+from fastnn.benchmarks.neighbor import Neighbor
+from fastnn.benchmarks.peers import CONTESTANTS, REFERENCES, Cannot, Contestant, Entry, load
 from fastnn.benchmarks.peers.ours import Fastnn
 from fastnn.benchmarks.process import Failed, Process, TimedOut
 from fastnn.benchmarks.watcher import Watcher
+from fastnn.cli import main
+from fastnn.engines import cores
 from fastnn.engines.explain import Limits
 from fastnn.errors import FileError, FormatError, InputError
 
@@ -30,7 +51,7 @@ TINY = Cell("planar", 32)
 
 
 def entry(name: str) -> Entry:
-    return Entry(name, name, f"planted:{name}", (), ("cpu",))
+    return Entry(name, name, f"planted:{name}", (), ("cpu",), infers=True)
 
 
 @pytest.fixture(autouse=True)
@@ -96,10 +117,93 @@ def test_what_is_not_in_the_grid_is_refused(asked: dict[str, Any], expected: str
 
 
 @pytest.mark.parametrize(
+    ("name", "sizes", "activation", "canonical"),
+    [
+        ("512-768-768-20", (512, 768, 768, 20), "relu", "512-768-768-20"),
+        ("512-768x2-20-relu", (512, 768, 768, 20), "relu", "512-768-768-20"),
+        ("33-7x5-3-tanh", (33, 7, 7, 7, 7, 7, 3), "tanh", "33-7x5-3-tanh"),
+        ("5-1", (5, 1), "relu", "5-1"),
+    ],
+)
+def test_networks_of_ones_own_say_what_they_are(name: str, sizes: tuple[int, ...], activation: str, canonical: str) -> None:
+    network = find_network(name)
+    assert (network.sizes, network.activation, network.name) == (sizes, activation, canonical)
+    assert own_network(sizes, activation) == network
+    assert find_network(canonical) == network
+    assert cells([name, canonical], [8]) == (Cell(canonical, 8),)
+
+
+def test_data_of_a_network_of_ones_own() -> None:
+    for name in ("1-4-1", "7-3"):
+        task = make_task(Cell(name, 8), 1)
+        assert len(np.unique(task.y)) == max(2, task.network.sizes[-1])
+        assert [w.shape for w, _ in task.weights] == list(itertools.pairwise(task.network.sizes))
+    assert Cell("784-2", 2048).rows == 60_000
+    assert Cell("50000-2", 1000).rows == 2**28 // 200_000  # X is no larger than 256 MiB
+    assert Cell("50000-2", 4000).rows == 4000  # but for one mini-batch
+    assert Cell("a network of another version", 8).rows == 2000
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("512", "expected 2 to 100 sizes"),
+        ("512-0-10", "from 1 to 65536"),
+        ("70000-10", "from 1 to 65536, inputs first and outputs last, got 70000-10"),
+        ("2x99-2-1", "expected 2 to 100 sizes"),
+        ("60000-60000-2", "3,600,180,002 parameters"),
+        ("512-20-rleu", "did you mean 'relu'"),
+        ("512-a-20", "no network is called '512-a-20'"),
+        ("512-5x0-20", "no network is called"),
+        ("512--20", "no network is called"),
+        ("", "no network is called"),
+    ],
+)
+def test_what_is_no_network_is_refused(name: str, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        find_network(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--inputs", "512"], "needs --inputs, --hidden"),
+        (["--inputs", "512", "--hidden", "768,x", "--outputs", "20"], "expected integers above 0"),
+        (["--inputs", "512", "--hidden", "768", "--outputs", "0"], "--outputs"),
+        (["--inputs", "70000", "--hidden", "none", "--outputs", "2"], "from 1 to 65536"),
+        (["--inputs", "5", "--hidden", "none", "--outputs", "2", "--activation", "tnh"], "did you mean 'tanh'"),
+        (["--inputs", "5", "--hidden", "none", "--outputs", "2", "--full"], "give --quick"),
+    ],
+)
+def test_options_that_describe_no_network_are_refused(options: list[str], expected: str) -> None:
+    result = CliRunner().invoke(main, ["bench", *options])
+    assert result.exit_code == 2
+    assert expected in result.stderr
+
+
+def test_the_command_knows_the_activations_of_the_grid() -> None:
+    assert importlib.import_module("fastnn.cli.bench").ACTIVATIONS == ACTIVATIONS
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_is_measured(tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    options = "--inputs 5 --hidden 7,7,7 --outputs 3 --activation tanh --batch-size 9 --peer sklearn --rounds 1 --seconds 0.01"
+    result = CliRunner().invoke(main, ["bench", *options.split(), "--output", str(path)])
+    assert result.exit_code == 0, result.stderr
+    [measured] = records.read(path).done
+    assert measured.cell == Cell("5-7x3-3-tanh", 9)
+    assert set(measured.measured) == {"fastnn", "sklearn"}, measured.results
+    assert "5-7x3-3-tanh     9" in result.stdout
+
+
+@pytest.mark.parametrize(
     ("asked", "expected"),
     [
         ({"peers": ["troch"]}, "did you mean 'torch'"),
         ({"peers": ["fastnn"]}, "no peer"),
+        ({"timings": ["fit-2"]}, "no timing is called 'fit-2'"),
+        ({"timings": ["neighbor"], "threads": 1}, "neighbor: expected 2 threads"),
         ({"threads": 0}, "threads"),
         ({"threads": 63}, "cores here"),
         ({"rounds": 0}, "rounds"),
@@ -149,6 +253,148 @@ def test_the_peers_compute_what_fastnn_computes(cell: Cell, name: str) -> None:
         assert process.ask("prepare", 120.0, **asked)["first_seconds"] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [TINY, Cell("nielsen", 8)], ids=str)
+@pytest.mark.parametrize("name", ["fastnn", "torch", "torch-compile", "jax", "sklearn"])
+@pytest.mark.filterwarnings("ignore")  # as the processes of contestants do
+def test_short_calls_compute_what_an_epoch_computes(cell: Cell, name: str) -> None:
+    """A call of one step sees the rows of one mini-batch in whatever order, one of four steps the same row in every place."""
+    if CONTESTANTS[name].missing():
+        pytest.skip(CONTESTANTS[name].missing())
+    order = check_order(cell)
+    task = make_task(cell, 1, checking=True)
+    expected = Fastnn(task, device="numpy").losses(order)
+    for method in ("short_fit", "partial_fit"):
+        contestant = load(CONTESTANTS[name].home)(task)
+        X, y = contestant.host_data()
+        found = [getattr(contestant, method)(X[index], y[index]) for index in order]
+        assert runner.disagreement(expected, found, find_network(cell.network).tolerance) == "", method
+    same = np.full((5, cell.batch_size), order[0, 0])
+    if name == "fastnn":  # whose first labels must be of several classes
+        before = contestant.model.state.counters.step
+        contestant.short_fit(X[order[:4].ravel()], y[order[:4].ravel()])
+        assert contestant.model.state.counters.step == before + 4
+        return
+    if CONTESTANTS["torch"].missing():
+        pytest.skip(CONTESTANTS["torch"].missing())
+    *four, fifth = load(CONTESTANTS["torch"].home)(task).losses(same)
+    contestant = load(CONTESTANTS[name].home)(task)
+    mean = contestant.short_fit(X[same[:4].ravel()], y[same[:4].ravel()]) / (
+        4 if name in ("torch", "torch-compile", "jax") else 1
+    )
+    after = contestant.partial_fit(X[same[4]], y[same[4]])
+    assert runner.disagreement([sum(four) / 4, fifth], [mean, after], find_network(cell.network).tolerance) == ""
+
+
+INFERENCE = [
+    Cell("planar", 1, method="model"), Cell("planar", 3, method="predict_proba"), Cell("deep", 7, method="model"),
+    Cell("13-5x3-4-sigmoid", 33, method="predict_proba"), Cell("nielsen", 1, method="predict_proba"),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", INFERENCE, ids=str)
+@pytest.mark.parametrize("name", ["fastnn", "torch", "jax", "sklearn", "onnxruntime"])
+@pytest.mark.filterwarnings("ignore")  # as the processes of contestants do
+def test_everybody_infers_the_same(cell: Cell, name: str) -> None:
+    if CONTESTANTS[name].missing():
+        pytest.skip(CONTESTANTS[name].missing())
+    task = make_task(cell, 1)
+    assert CONTESTANTS[name].takes(cell)
+    if name == "sklearn" and cell.method == "model":
+        with pytest.raises(Cannot, match=r"not with logits|no batch norm"):
+            load(CONTESTANTS[name].home)(task)
+        return
+    expected, found = Fastnn(task, device="numpy").sample(), load(CONTESTANTS[name].home)(task)
+    assert runner.disagreement(expected, found.sample(), 2e-5, "output") == ""
+    assert len(found.predict(task.X)) == cell.batch_size
+    assert found.time(2) > 0
+
+
+def test_what_is_compared_of_an_answer() -> None:
+    class Linear(Contestant):
+        def predict(self, x: np.ndarray) -> np.ndarray:
+            columns = np.arange(20 if not self.task.binary else 2)
+            return np.arange(len(x))[:, None] * 100.0 + columns
+
+    ten = list(range(10, 20))
+    assert Linear(make_task(Cell("5-20", 1, method="model"), 1)).sample() == ten
+    sample = Linear(make_task(Cell("5-20", 7, method="model"), 1)).sample()
+    assert sample == [100 * row + column for row in (0, 1, 2, 5, 6) for column in ten]
+    assert Linear(make_task(Cell("5-1", 2, method="predict_proba"), 1)).sample() == [1, 101]  # of no and yes the latter
+
+
+def test_an_answer_that_is_not_finite_or_not_whole_is_not_timed() -> None:
+    class Short(Contestant):
+        answer: np.ndarray
+
+        def predict(self, x: np.ndarray) -> np.ndarray:
+            return self.answer
+
+    contestant = Short(make_task(Cell("5-3", 2, method="model"), 1))
+    for answer in (np.zeros((1, 3)), np.full((2, 3), np.nan)):
+        contestant.answer = answer
+        with pytest.raises(ArithmeticError, match="rows for 2"):
+            contestant.time(1)
+
+
+def test_the_cells_of_inference() -> None:
+    found = inference_cells()
+    assert len(found) == 5 * (4 + 1)
+    assert {cell.batch_size for cell in found} == {1, 32, 1024, 16384}
+    assert {cell for cell in found if cell.method == "predict_proba"} == {
+        Cell(name, 1, method="predict_proba") for name in NETWORKS
+    }
+    assert set(QUICK_INFERENCE) <= set(found)
+    assert inference_cells(["deep"], [1]) == tuple(Cell("deep", 1, method=method) for method in ("model", "predict_proba"))
+    assert all(cell.rows == cell.batch_size and cell.steps == 1 for cell in found)
+    for asked, expected in (((["mnits"],), "did you mean 'mnist'"), (((), [0]), "integer")):
+        with pytest.raises(InputError, match=expected):
+            inference_cells(*asked)
+
+
+def test_inference_and_training_have_their_contestants() -> None:
+    training, inference = runner.plan([TINY]), runner.plan([INFERENCE[0]])
+    assert set(training.settings.contestants) == {"fastnn", "torch", "jax", "sklearn", "torch-compile"}
+    assert set(inference.settings.contestants) == {"fastnn", "torch", "jax", "sklearn", "onnxruntime"}
+    with pytest.raises(InputError, match="short calls are of training"):
+        runner.plan([INFERENCE[0]], timings=["fit-4"])
+
+
+def test_methods_that_are_none_are_refused() -> None:
+    with pytest.raises(InputError, match="no method is called 'predict'; did you mean 'predict_proba'"):
+        runner.plan([Cell("planar", 1, method="predict")])
+
+
+@pytest.mark.slow
+def test_inference_is_measured_and_what_answers_wrongly_is_not(planted: Callable[..., list[str]], tmp_path: Path) -> None:
+    cells = [INFERENCE[0], Cell("nielsen", 1, method="predict_proba"), Cell("nielsen", 3000, method="model")]
+    record = run(cells, [*planted("Sound", "Doubles"), "onnxruntime"], processes=2)
+    for measured in record.done:
+        assert measured.results["fastnn"].status == "measured", measured.results["fastnn"].reason
+        assert measured.results["Doubles"].status == "disagrees"
+        assert "its output 1 is" in measured.results["Doubles"].reason
+        assert sum(operations for operations, _ in measured.work) > 2 * measured.cell.rows * 10
+        status = "missing" if CONTESTANTS["onnxruntime"].missing() else "measured"
+        assert measured.results["onnxruntime"].status == status
+    records.write(record, tmp_path / "record.json")
+    assert [measured.cell for measured in records.read(tmp_path / "record.json").done] == cells
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--inference", "--device", "cuda"], "inference is measured on the CPU"),
+        (["--inference", "--precision", "bf16"], "inference is measured on the CPU"),
+        (["--inference", "--calls"], "short calls are of training"),
+    ],
+)
+def test_inference_that_is_not_measured_is_refused(options: list[str], expected: str) -> None:
+    result = CliRunner().invoke(main, ["bench", *options])
+    assert result.exit_code == 2
+    assert expected in result.stderr
+
+
 @pytest.mark.parametrize("cell", [TINY, *SLOW], ids=str)
 def test_fastnn_computes_what_its_definition_computes(cell: Cell) -> None:
     task = make_task(cell, 1, checking=True)
@@ -162,7 +408,7 @@ def test_losses_that_differ_are_told_apart() -> None:
     assert runner.disagreement([100.0], [100.001], 2e-5) == ""
     assert "step 2" in runner.disagreement([1.0, 2.0], [1.0, 2.001], 1e-6)
     assert "nan" in runner.disagreement([1.0], [float("nan")], 1e-6)
-    assert "0 losses where 1" in runner.disagreement([1.0], [], 1e-6)
+    assert "0 numbers where 1" in runner.disagreement([1.0], [], 1e-6)
     assert runner.disagreement([float("nan")], [1.0], 1e-6)
 
 
@@ -261,6 +507,111 @@ def test_contestants_go_on_in_fresh_processes(planted: Callable[..., list[str]])
     assert results["Sound"].process == [0, 0, 1, 1]
 
 
+@pytest.mark.slow
+def test_short_calls_have_turns_and_failures_of_their_own(planted: Callable[..., list[str]]) -> None:
+    cell = Cell("planar", 1024)
+    results = run([cell], planted("Sound", "Epochs", "Ends"), timings=list(CALLS), processes=2).done[0].results
+    for name in ("fastnn", "Sound"):
+        timings = results[name].timings
+        assert {kind: timing.steps for kind, timing in timings.items()} == {kind: call.steps for kind, call in CALLS.items()}
+        assert all(len(timing.seconds) == 2 and not timing.reason for timing in timings.values()), timings
+    assert results["Epochs"].status == "measured"
+    assert {timing.reason for timing in results["Epochs"].timings.values()} == {"it has no patience for less"}
+    assert not any(timing.seconds for timing in results["Epochs"].timings.values())
+    assert results["Ends"].status == "failed"
+    assert "SIGSEGV" in results["Ends"].timings["fit-1"].reason
+
+
+def ticks(pid: int) -> int:
+    """Of processor time that a process used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
+@pytest.mark.slow
+def test_a_neighbor_is_busy_while_it_is_awake_and_at_no_other_time() -> None:
+    with Neighbor(1) as neighbor:
+        used = []
+        for _ in range(2):
+            with neighbor.awake():
+                assert neighbor.process is not None
+                pid = neighbor.process.pid
+                started = ticks(pid)
+                time.sleep(0.5)
+                used.append(ticks(pid) - started)
+            started = ticks(pid)
+            time.sleep(0.3)
+            assert ticks(pid) - started <= 1
+        assert min(used) > 0.1 * os.sysconf("SC_CLK_TCK") * 0.5  # at least a tenth of a core, even on a busy machine
+        if hasattr(os, "sched_getaffinity"):
+            assert len(os.sched_getaffinity(pid)) == 1
+        awake = neighbor.awake()
+        awake.__enter__()
+        os.kill(pid, signal.SIGKILL)
+        neighbor.process.wait()
+        with pytest.raises(Failed, match="exit code -9"):
+            awake.__exit__(None, None, None)
+        with neighbor.awake():  # and is there again
+            assert neighbor.process.pid != pid
+        pid = neighbor.process.pid
+    assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cores() < 2, reason="a neighbor needs a second core")
+def test_turns_beside_a_neighbor(planted: Callable[..., list[str]]) -> None:
+    record = runner.plan(
+        [TINY], planted("Sound"), threads=2, rounds=2, processes=2, peer_processes=1, seconds=0.01, timings=["neighbor"]
+    )
+    results = runner.run(record).done[0].results
+    for name in ("fastnn", "Sound"):
+        [(kind, timing)] = results[name].timings.items()
+        assert (kind, timing.steps, len(timing.seconds), timing.reason) == ("neighbor", TINY.steps, 2, "")
+
+
+@pytest.mark.slow
+def test_short_calls_end_with_the_budget(planted: Callable[..., list[str]]) -> None:
+    """What is slow costs one call of one kind beyond it, and says so of the others."""
+    started = time.monotonic()
+    results = run([TINY], planted("Slow", "Sound"), timings=list(CALLS), budget=6.0, rounds=3).done[0].results
+    assert time.monotonic() - started < 60.0
+    assert (results["Slow"].status, results["fastnn"].status) == ("measured", "measured")
+    timings = list(results["Slow"].timings.values())
+    assert len(timings) == len(CALLS)
+    assert timings[-1].reason == runner.SPENT
+    assert not timings[-1].seconds
+
+
+class Spy(Contestant):
+    """Notes (first row, number of rows) of every call."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.seen: list[tuple[int, int]] = []
+
+    def partial_fit(self, x: Any, t: Any) -> float:
+        assert len(x) == len(t)
+        self.seen.append((int(np.flatnonzero(self.task.X[:, 0] == x[0, 0])[0]), len(x)))
+        return 0.0
+
+    short_fit = partial_fit
+
+
+def test_single_steps_see_all_of_the_data_and_short_fits_the_same_rows() -> None:
+    contestant = Spy(make_task(Cell("planar", 300), 1))
+    assert contestant.task.cell.rows == 60_000
+    for _ in range(2):
+        assert contestant.time_calls(CALLS["partial_fit"], 150) > 0
+    assert contestant.seen == [(300 * (call % 200), 300) for call in range(300)]
+    contestant.seen.clear()
+    contestant.time_calls(CALLS["fit-16"], 3)
+    assert contestant.seen == [(0, 4800)] * 3
+    with pytest.raises(Cannot, match="60000 rows, and 64000 are needed"):
+        Spy(make_task(Cell("planar", 4000), 1)).time_calls(CALLS["fit-16"], 1)
+    with pytest.raises(Cannot, match="no single steps"):
+        Contestant(contestant.task).time_calls(CALLS["partial_fit"], 1)
+
+
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
@@ -273,14 +624,10 @@ def test_a_process_is_pinned_and_waits_without_working() -> None:
         if hasattr(os, "sched_getaffinity"):
             assert len(os.sched_getaffinity(pid)) == 1
 
-        def ticks() -> int:
-            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-            return int(fields[11]) + int(fields[12])
-
         process.ask("run", 60.0, runs=3)
-        before = ticks()
+        before = ticks(pid)
         time.sleep(0.5)
-        assert ticks() - before <= 2
+        assert ticks(pid) - before <= 2
     assert not Path(f"/proc/{pid}").exists()
 
 

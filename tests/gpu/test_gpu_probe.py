@@ -170,8 +170,8 @@ def test_a_step_with_nodes_side_by_side_is_timed_in_both_ways(
     probe: Any, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("FASTNN_CUDA_CAPTURE", raising=False)
-    monkeypatch.setattr(probe, "CELLS", (("planar", 2048),))
-    monkeypatch.setattr(probe, "FITS", 1)
+    monkeypatch.setenv("CELLS", "planar:2048")
+    monkeypatch.setenv("REPEATS", "1")
     if by == "cuBLASLt":
         monkeypatch.setattr(dense, "OWN_UP_TO", dict.fromkeys(dense.OWN_UP_TO, 0))
     with simulated_cupy.install("late"):

@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 import fastnn
-from fastnn.benchmarks.grid import Task
+from fastnn.benchmarks.grid import Call, Task
 from fastnn.benchmarks.peers import Cannot, Contestant
 from fastnn.benchmarks.peers.ours import Fastnn
 
@@ -84,6 +84,36 @@ class HangsLater(Fastnn):
         if runs > 1:
             time.sleep(3600)
         return super().time(runs) / 100
+
+
+class Doubles(Fastnn):
+    """Answers twice as much."""
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return 2 * super().predict(x)
+
+
+class Epochs(Fastnn):
+    """Makes no short calls."""
+
+    def time_calls(self, call: Call, runs: int) -> float:
+        raise Cannot("it has no patience for less")
+
+
+class Slow(Fastnn):
+    """Takes its time for short calls."""
+
+    def time_calls(self, call: Call, runs: int) -> float:
+        time.sleep(8.0)
+        return 8.0
+
+
+class Ends(Fastnn):
+    """Ends in its first short call."""
+
+    def time_calls(self, call: Call, runs: int) -> float:
+        os.kill(os.getpid(), signal.SIGSEGV)
+        return 1.0
 
 
 class Diverges(Fastnn):

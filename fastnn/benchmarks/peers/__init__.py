@@ -12,10 +12,11 @@ import importlib.util
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from fastnn.benchmarks.grid import Task
+from fastnn.benchmarks.grid import Call, Cell, Task
 
 
 class Cannot(Exception):
@@ -23,10 +24,12 @@ class Cannot(Exception):
 
 
 class Contestant:
-    """Trains one task. Everything that may be prepared before training is prepared by `__init__`, which raises `Cannot`."""
+    """Trains one task, or infers. `__init__` prepares everything that may be prepared before, and raises `Cannot`."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        self.calls = 0
+        """Short calls so far."""
 
     def losses(self, order: np.ndarray) -> list[float]:
         """Train one step on each row of indices; the loss of each mini-batch before its update."""
@@ -36,14 +39,69 @@ class Contestant:
         """Train one epoch in a new random order, as a user would; its loss, read back to the host."""
         raise NotImplementedError
 
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Inference for rows (n, inputs) of the host: logits (n, outputs) of the host, or probabilities if the task says so.
+
+        Those of a yes or no may come as (n, 2), no first.
+        """
+        raise Cannot("it has no inference")
+
+    def sample(self) -> list[float]:
+        """Some of what inference answers, to be compared: the last columns of the first and the last rows."""
+        outputs = self.predict(self.task.X)
+        some = outputs[sorted({*range(min(3, len(outputs))), max(0, len(outputs) - 2), len(outputs) - 1})]
+        return [float(value) for value in some[:, -1 if self.task.binary else -10 :].ravel()]
+
     def time(self, runs: int) -> float:
-        """Seconds of one of `runs` epochs on end."""
+        """Seconds of one of `runs` epochs on end, or of as many calls of inference."""
+        if self.task.cell.inference:
+            return self.time_inference(runs)
         started = time.perf_counter()
         for _ in range(runs):
             loss = self.epoch()
         seconds = time.perf_counter() - started
         if not math.isfinite(loss):
             raise ArithmeticError(f"the loss of the last epoch is {loss}")
+        return seconds / runs
+
+    def time_inference(self, runs: int) -> float:
+        """Seconds of one of `runs` calls on end, all for the same rows."""
+        x, predict = self.task.X, self.predict
+        started = time.perf_counter()
+        for _ in range(runs):
+            outputs = predict(x)
+        seconds = time.perf_counter() - started
+        if len(outputs) != len(x) or not np.isfinite(outputs).all():
+            raise ArithmeticError(f"it answered {len(outputs)} rows for {len(x)}, or with numbers that are not finite")
+        return seconds / runs
+
+    def host_data(self) -> tuple[Any, Any]:
+        """X and y on the host, as a user of the library would hold them; short calls get rows of them."""
+        return self.task.X, self.task.y
+
+    def short_fit(self, X: Any, y: Any) -> float:
+        """Train one epoch on these rows of the host, from call to return: like `epoch`."""
+        raise Cannot("it has no short calls")
+
+    def partial_fit(self, x: Any, t: Any) -> float:
+        """Train one step on this mini-batch of the host; its loss, read back."""
+        raise Cannot("it has no single steps")
+
+    def time_calls(self, call: Call, runs: int) -> float:
+        """Seconds of one of `runs` short calls on end."""
+        (X, y), rows, cell = self.host_data(), call.steps * self.task.cell.batch_size, self.task.cell
+        if rows > cell.rows:
+            raise Cannot(f"the data have {cell.rows} rows, and {rows} are needed")
+        starts = [(self.calls + run) % (cell.rows // rows) * rows if call.fresh else 0 for run in range(runs)]
+        parts = [(X[start : start + rows], y[start : start + rows]) for start in starts]
+        self.calls += runs
+        train = getattr(self, call.method)
+        started = time.perf_counter()
+        for part in parts:
+            loss = train(*part)
+        seconds = time.perf_counter() - started
+        if not math.isfinite(loss):
+            raise ArithmeticError(f"the loss of the last call is {loss}")
         return seconds / runs
 
     def work(self) -> list[tuple[int, int]]:
@@ -59,7 +117,7 @@ class Contestant:
 class Entry:
     """A row of the table: `home` is `module:class`, `needs` the packages to import, `notes` what a reader should know.
 
-    `flags` are XLA's.
+    `flags` are XLA's; `trains` and `infers`: in which cells it takes part.
     """
 
     name: str
@@ -69,6 +127,12 @@ class Entry:
     devices: tuple[str, ...]
     notes: str = ""
     flags: str = ""
+    trains: bool = True
+    infers: bool = False
+
+    def takes(self, cell: Cell) -> bool:
+        """Whether its users would pick it for this."""
+        return cell.device in self.devices and (self.infers if cell.inference else self.trains)
 
     def missing(self) -> str:
         """Why it cannot take part at all; empty if it can."""
@@ -87,9 +151,10 @@ _HERE = "fastnn.benchmarks.peers"
 CONTESTANTS = {
     entry.name: entry
     for entry in (
-        Entry("fastnn", "fastnn", f"{_HERE}.ours:Fastnn", (), ("cpu", "cuda"), "denormals are flushed to zero"),
+        Entry("fastnn", "fastnn", f"{_HERE}.ours:Fastnn", (), ("cpu", "cuda"), "denormals are flushed to zero", infers=True),
         Entry(
-            "torch", "PyTorch eager", f"{_HERE}.pytorch:Eager", ("torch",), ("cpu", "cuda"), "fused Adam; keeps denormals"
+            "torch", "PyTorch eager", f"{_HERE}.pytorch:Eager", ("torch",), ("cpu", "cuda"), "fused Adam; keeps denormals",
+            infers=True,
         ),
         Entry(
             "torch-reduce", "torch.compile reduce-overhead", f"{_HERE}.pytorch:ReduceOverhead", ("torch",), ("cuda",),
@@ -103,15 +168,23 @@ CONTESTANTS = {
             "torch-graph", "PyTorch CUDA graph", f"{_HERE}.pytorch:WholeStepGraph", ("torch",), ("cuda",),
             "the whole step captured, capturable fused Adam",
         ),
-        Entry("jax", "JAX jit + scan", f"{_HERE}.jax:Scan", ("jax",), ("cpu", "cuda"), "flushes denormals to zero"),
+        Entry(
+            "jax", "JAX jit + scan", f"{_HERE}.jax:Scan", ("jax",), ("cpu", "cuda"), "flushes denormals to zero", infers=True
+        ),
         Entry(
             "jax-while", "JAX, WHILE command buffers", f"{_HERE}.jax:Scan", ("jax",), ("cuda",),
             "loops become CUDA graphs",
             "--xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CONDITIONAL,WHILE",
         ),
-        Entry("sklearn", "scikit-learn", f"{_HERE}.scikit_learn:Classifier", ("sklearn",), ("cpu",), "MLPClassifier"),
+        Entry(
+            "sklearn", "scikit-learn", f"{_HERE}.scikit_learn:Classifier", ("sklearn",), ("cpu",), "MLPClassifier", infers=True
+        ),
         Entry(
             "torch-compile", "torch.compile", f"{_HERE}.pytorch:Compiled", ("torch",), ("cpu",), "fused Adam; keeps denormals"
+        ),
+        Entry(
+            "onnxruntime", "ONNX Runtime", f"{_HERE}.onnx_runtime:Session", ("onnx", "onnxruntime"), ("cpu",),
+            "inference alone", trains=False, infers=True,
         ),
     )
 }  # fmt: skip

@@ -39,26 +39,49 @@ class Scan(Contestant):
         self.state: Any = (p, s, m, v, jnp.zeros(()), jax.random.key(0))
         self.train_order = jax.jit(self._train_order, donate_argnums=0)
         self.train_epoch = jax.jit(self._train_epoch, donate_argnums=0)
+        self.infer = jax.jit(self._infer)
+        self.train_batch = jax.jit(self._train_batch, donate_argnums=0)
 
     def losses(self, order: np.ndarray) -> list[float]:
         self.state, losses = self.train_order(self.state, self.X, self.y, jnp.asarray(order))
         return [float(loss) for loss in losses]
 
     def epoch(self) -> float:
-        self.state, total = self.train_epoch(self.state, self.X, self.y)
+        return self.short_fit(self.X, self.y)
+
+    def short_fit(self, X: Any, y: Any) -> float:
+        self.state, total = self.train_epoch(self.state, X, y)
         return float(total)
+
+    def partial_fit(self, x: Any, t: Any) -> float:
+        self.state, loss = self.train_batch(self.state, x, t)
+        return float(loss)
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(self.infer(self.state[0], self.state[1], x))
 
     def peak_bytes(self) -> int | None:
         if self.task.cell.device == "cpu":
             return None
         return int((jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)) or None
 
+    def _infer(self, p: Any, s: Any, x: Any) -> Any:
+        z, _ = self._forward(p, s, x, None)
+        if not self.task.probabilities:
+            return z
+        return jax.nn.sigmoid(z) if self.task.binary else jax.nn.softmax(z)
+
     def _forward(self, p: Any, s: Any, x: Any, key: Any) -> tuple[Any, Any]:
-        network, dropout, last = self.task.network, self.task.dropout, len(self.task.weights) - 1
+        """Logits and statistics; without a key in inference mode."""
+        network, last = self.task.network, len(self.task.weights) - 1
+        dropout = 0.0 if key is None else self.task.dropout
         s = dict(s)
         for i in range(last):
             x = x @ p[f"w{i}"]
-            if network.norm:
+            if network.norm and key is None:
+                deviation = jnp.sqrt(s[f"variance{i}"] + VARIANCE_EPSILON)
+                x = p[f"gamma{i}"] * (x - s[f"mean{i}"]) / deviation + p[f"beta{i}"]
+            elif network.norm:
                 rows = x.shape[0]
                 mean, variance = x.mean(0), x.var(0)
                 s[f"mean{i}"] = MOMENTUM * s[f"mean{i}"] + (1 - MOMENTUM) * mean
@@ -79,9 +102,12 @@ class Scan(Contestant):
         return -jnp.take_along_axis(jax.nn.log_softmax(z), t[:, None], 1).mean(), s
 
     def _step(self, X: Any, y: Any, state: Any, index: Any) -> tuple[Any, Any]:
+        return self._train_batch(state, X[index], y[index])
+
+    def _train_batch(self, state: Any, x: Any, y: Any) -> tuple[Any, Any]:
         p, s, m, v, t, key = state
         key, drawn = jax.random.split(key)
-        (loss, s), g = jax.value_and_grad(self._cost, has_aux=True)(p, s, X[index], y[index], drawn)
+        (loss, s), g = jax.value_and_grad(self._cost, has_aux=True)(p, s, x, y, drawn)
         t = t + 1
         m = jax.tree.map(lambda a, b: BETA1 * a + (1 - BETA1) * b, m, g)
         v = jax.tree.map(lambda a, b: BETA2 * a + (1 - BETA2) * b * b, v, g)
@@ -97,7 +123,7 @@ class Scan(Contestant):
     def _train_epoch(self, state: Any, X: Any, y: Any) -> tuple[Any, Any]:
         *rest, key = state
         key, drawn = jax.random.split(key)
-        rows, batch = self.task.cell.rows, self.task.cell.batch_size
+        rows, batch = X.shape[0], self.task.cell.batch_size
         order, whole = jax.random.permutation(drawn, rows), rows // batch * batch
         state, losses = self._train_order((*rest, key), X, y, order[:whole].reshape(-1, batch))
         total = losses.sum()

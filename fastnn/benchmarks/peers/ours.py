@@ -10,6 +10,7 @@ import fastnn
 from fastnn.benchmarks.grid import LEARNING_RATE, Task
 from fastnn.benchmarks.peers import Cannot, Contestant
 from fastnn.errors import DeviceError
+from fastnn.network.programs import Prediction
 
 
 class Fastnn(Contestant):
@@ -22,19 +23,33 @@ class Fastnn(Contestant):
         if self.precision not in fastnn.engines.PRECISIONS:
             raise Cannot(f"this version of fastnn has no {self.precision}")
         try:
-            engine, _ = fastnn.engines.choose(self.device, self.precision)
+            self.engine, _ = fastnn.engines.choose(self.device, self.precision)
         except DeviceError as error:
             raise Cannot(str(error)) from error
         if self.device == "cuda":
             _pool().free_all_blocks()  # so that the peak is this task's
-        self.X, self.y = engine.export(engine.to_device(task.X)), engine.export(engine.to_device(task.y))
+        self.X, self.y = (self.engine.export(self.engine.to_device(array)) for array in (task.X, task.y))
         self.loss = "sigmoid_cross_entropy" if task.binary else "softmax_cross_entropy"
         self.optimizer = fastnn.Adam(LEARNING_RATE)
         self.model = build(task)
+        if task.cell.inference:
+            self.model.to(self.device)
+        if task.probabilities:
+            self._learn_classes()
+
+    def _learn_classes(self) -> None:
+        """`predict_proba` needs a loss and labels: those of a step on zeros, whose changes are undone."""
+        before, classes = self.model.weights, max(2, self.task.network.sizes[-1])
+        X = np.zeros((classes, self.task.network.sizes[0]), np.float32)
+        self.model.partial_fit(X, np.arange(classes), loss=self.loss, optimizer=self.optimizer, device=self.device)
+        self.model.set_weights(before)
 
     def fit(self, **options: Any) -> float:
+        return self.fit_on(self.X, self.y, **options)
+
+    def fit_on(self, X: Any, y: Any, **options: Any) -> float:
         history = self.model.fit(
-            self.X, self.y, loss=self.loss, optimizer=self.optimizer, batch_size=self.task.cell.batch_size,
+            X, y, loss=self.loss, optimizer=self.optimizer, batch_size=self.task.cell.batch_size,
             epochs=1, device=self.device, precision=self.precision, verbose=0, **options,
         )  # fmt: skip
         return history["loss"][0]
@@ -45,8 +60,24 @@ class Fastnn(Contestant):
     def epoch(self) -> float:
         return self.fit()
 
+    def short_fit(self, X: np.ndarray, y: np.ndarray) -> float:
+        return self.fit_on(X, y)
+
+    def partial_fit(self, x: np.ndarray, t: np.ndarray) -> float:
+        if self.precision != "float32":
+            raise Cannot("partial_fit has no other precision than float32")
+        return self.model.partial_fit(x, t, loss=self.loss, optimizer=self.optimizer, device=self.device)["loss"]
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        outputs: np.ndarray = self.model.predict_proba(x) if self.task.probabilities else self.model(x)
+        return outputs
+
     def work(self) -> list[tuple[int, int]]:
-        """Of the calls of the program that `fit` plays, by the kernel table."""
+        """Of the calls of the program that `fit` plays, or of all blocks of a prediction, by the kernel table."""
+        if self.task.cell.inference:
+            rows = self.task.cell.rows
+            played = self.engine.rows_for(rows)
+            return self.engine.instantiate(Prediction().build(self.model.network), played).work() * -(-rows // played)
         return self.model.program(
             self.task.cell.batch_size, loss=self.loss, optimizer=self.optimizer, device=self.device, precision=self.precision
         ).instance.work()

@@ -31,6 +31,8 @@ class Eager(Contestant):
         self.X, self.y = torch.from_numpy(task.X).to(self.device), torch.from_numpy(task.y).to(self.device)
         self.loss: Any = torch.nn.BCEWithLogitsLoss() if task.binary else torch.nn.CrossEntropyLoss()
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE, fused=True, **self.adam)
+        if cell.inference:
+            self.model.eval()
 
     def loss_of(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         bf16 = self.task.cell.precision == "bf16"
@@ -38,23 +40,42 @@ class Eager(Contestant):
             loss: torch.Tensor = self.loss(self.model(x), t)
         return loss
 
-    def step(self, index: torch.Tensor) -> torch.Tensor:
+    def step(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss_of(self.X[index], self.y[index])
+        loss = self.loss_of(x, t)
         loss.backward()
         self.optimizer.step()
         return loss.detach()
 
     def losses(self, order: np.ndarray) -> list[float]:
         self.model.train()
-        return [float(self.step(index)) for index in torch.from_numpy(order).to(self.device)]
+        return [float(self.step(self.X[index], self.y[index])) for index in torch.from_numpy(order).to(self.device)]
 
     def epoch(self) -> float:
+        return self.train(self.X, self.y)
+
+    def train(self, X: torch.Tensor, y: torch.Tensor) -> float:
+        """One epoch on data of the device."""
         self.model.train()
         total = torch.zeros((), device=self.device)
-        for index in torch.randperm(len(self.X), device=self.device).split(self.task.cell.batch_size):
-            total += self.step(index)
+        for index in torch.randperm(len(X), device=self.device).split(self.task.cell.batch_size):
+            total += self.step(X[index], y[index])
         return float(total)
+
+    def short_fit(self, X: np.ndarray, y: np.ndarray) -> float:
+        return self.train(torch.from_numpy(X).to(self.device), torch.from_numpy(y).to(self.device))
+
+    def partial_fit(self, x: np.ndarray, t: np.ndarray) -> float:
+        self.model.train()
+        return float(self.step(torch.from_numpy(x).to(self.device), torch.from_numpy(t).to(self.device)))
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            z = self.model(torch.from_numpy(x))
+            if self.task.probabilities:
+                z = z.sigmoid() if self.task.binary else z.softmax(1)
+            outputs: np.ndarray = z.numpy()
+        return outputs
 
     def time(self, runs: int) -> float:
         if self.device.type == "cpu":
@@ -123,7 +144,8 @@ class WholeStepGraph(Eager):
         offsets = torch.arange(size, device=self.device)
 
         def step() -> None:
-            self.total += super(WholeStepGraph, self).step(self.order[self.position + offsets])
+            index = self.order[self.position + offsets]
+            self.total += super(WholeStepGraph, self).step(self.X[index], self.y[index])
             self.position += size
 
         stream = torch.cuda.Stream()
@@ -153,6 +175,12 @@ class WholeStepGraph(Eager):
 
     def epoch(self) -> float:
         return self.replay(torch.randperm(len(self.X), device=self.device))
+
+    def short_fit(self, X: np.ndarray, y: np.ndarray) -> float:
+        raise Cannot("its graph reads the data that it was captured with")
+
+    def partial_fit(self, x: np.ndarray, t: np.ndarray) -> float:
+        raise Cannot("its graph reads the data that it was captured with")
 
 
 def build(task: Task) -> torch.nn.Sequential:

@@ -23,6 +23,8 @@ class Classifier(Contestant):
         network = task.network
         if network.norm or network.dropout:
             raise Cannot("MLPClassifier has no batch norm and no dropout")
+        if task.cell.method == "model":
+            raise Cannot("MLPClassifier answers with probabilities or classes, not with logits")
         self.y = task.y.ravel().astype(np.int64)
         classes = np.arange(max(2, network.sizes[-1]))
         self.model: Any = MLPClassifier(
@@ -57,5 +59,18 @@ class Classifier(Contestant):
         return losses
 
     def epoch(self) -> float:
-        self.model.partial_fit(self.task.X, self.y)
+        return self.short_fit(self.task.X, self.y)
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        probabilities: np.ndarray = self.model.predict_proba(x)
+        return probabilities
+
+    def host_data(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.task.X, self.y
+
+    def short_fit(self, X: np.ndarray, y: np.ndarray) -> float:
+        self.model.partial_fit(X, y)
         return float(self.model.loss_)
+
+    def partial_fit(self, x: np.ndarray, t: np.ndarray) -> float:
+        return self.short_fit(x, t)
