@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,24 +12,23 @@ import numpy as np
 
 from fastnn import arrays
 from fastnn.engines.base import Engine, InputMap, Instance, Ring
-from fastnn.engines.thread_count import ThreadCountTuner
+from fastnn.engines.thread_count import Company, Sharing, Stage
 from fastnn.errors import InputError, PackageError
 from fastnn.program.shapes import concrete
 from fastnn.program.trace import Call, Program, Symbol
+from fastnn_kernels.cores import usable_cores
 from fastnn_kernels.memory import aligned_zeros
 
-BARRIER = 0.7e-6  # seconds a call that two threads meeting costs, uneven shares included
-RATE = 80e9  # floating-point operations a second of one core, for the first guess of the number of threads only
-BANDWIDTH = 60e9  # bytes a second of one core out of its cache, likewise
+WAKING = 100e-6  # seconds of work below which nobody is woken up for it
+TIMINGS = 20  # plays that begin with timing calls; afterwards every TIMINGS-th does
 
 
 def cores() -> int:
-    """Processor cores that this process may use: at most `FASTNN_THREADS` of the environment."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = os.environ.get("FASTNN_THREADS", "")
-    if most and not (most.isdecimal() and int(most)):
-        raise InputError(f"FASTNN_THREADS: expected an integer >= 1, got {most!r}")
-    return min(usable, int(most)) if most else usable
+    """Processor cores that this process may use: affinity, the quota of a container, `FASTNN_THREADS`, `OMP_NUM_THREADS`."""
+    try:
+        return usable_cores()
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def check_threads(threads: int | None) -> None:
@@ -167,9 +167,11 @@ class HostInstance(Instance):
         self._workspace = aligned_zeros(self.plan.size)
         self._once = self._player(self.plan.once)
         self._calls = self._player(self.plan.calls)
-        self.threads = self._usable_threads(threads)
-        self._calls.set_parts(self.threads)
-        self._pace = ThreadCountTuner(self.threads, cores()) if threads is None and engine is CPU and cores() > 1 else None
+        most = 1 if engine is NUMPY else min(threads or cores(), cores())
+        self._sharing = Sharing(self.work(), most)
+        self._company = Company(lambda repeats, alone: self._calls.play(repeats, alone=alone))
+        self._plays = 0
+        self._share()
 
     def _bound(self, symbol: Symbol, array: np.ndarray) -> None:
         self._once.bind(symbol, array)
@@ -179,11 +181,35 @@ class HostInstance(Instance):
         self._once.play(1)
 
     def _play(self, repeats: int) -> None:
-        if self._pace is None:
-            self._calls.play(repeats)
+        sharing = self._sharing
+        if sharing.threads > 1 and repeats > 1:
+            self._plays += 1
+            if (self._plays <= TIMINGS or self._plays % TIMINGS == 0) and any(sharing.timed):
+                self._play_timed()
+                repeats -= 1
+        if repeats and self.threads > 1:
+            self._company.play(repeats)
         else:
-            self._pace.play(self._calls, repeats)
-            self.threads = self._pace.best
+            self._calls.play(repeats)
+
+    def _play_timed(self) -> None:
+        """Play once, with the times of calls whose sharing depends on them."""
+        sharing, first = self._sharing, 0
+        for call, timed in enumerate(sharing.timed):
+            if timed:
+                self._calls.play(1, first, call - first)
+                started = time.perf_counter()
+                self._calls.play(1, call, 1, alone=True)
+                sharing.note(call, time.perf_counter() - started)
+                first = call + 1
+        self._calls.play(1, first, len(sharing.timed) - first)
+        self._share()
+
+    def _share(self) -> None:
+        """Let calls be shared as their times say."""
+        stages = self._sharing.stages()
+        self._calls.share(stages, self._sharing)
+        self.threads = self._sharing.threads if any(parts > 1 for _, _, parts in stages) else 1
 
     def play_calls(self, first: int, count: int, repeats: int = 1) -> None:
         self._calls.play(repeats, first, count)
@@ -209,15 +235,6 @@ class HostInstance(Instance):
         calls = [call for call in calls if not call.is_view]
         return _NumpyCalls(self, calls) if self.engine is NUMPY else _CpuCalls(self, calls)
 
-    def _usable_threads(self, threads: int | None) -> int:
-        if self.engine is NUMPY:
-            return 1
-        if threads is not None:
-            return threads
-        work = self.work()
-        seconds = sum(operations / RATE + moved / BANDWIDTH for operations, moved in work)
-        return 1 if seconds <= seconds / cores() + len(work) * BARRIER else cores()
-
 
 def _cpu_kernels() -> Any:
     """The CPU kernel set, which is compiled by Numba."""
@@ -240,10 +257,10 @@ class _NumpyCalls:
     def bind(self, symbol: Symbol, array: np.ndarray) -> None:
         """Arrays are looked up when they are used."""
 
-    def set_parts(self, parts: int) -> None:
+    def share(self, stages: Sequence[Stage], sharing: Sharing) -> None:
         """One thread."""
 
-    def play(self, repeats: int, first: int = 0, count: int | None = None) -> None:
+    def play(self, repeats: int, first: int = 0, count: int | None = None, alone: bool = False) -> None:
         stop = len(self.calls) if count is None else first + count
         with np.errstate(all="ignore"):
             for _ in range(repeats):
@@ -257,10 +274,10 @@ class _CpuCalls:
 
     def __init__(self, instance: HostInstance, calls: Sequence[Call]) -> None:
         cpu = _cpu_kernels()
-        from fastnn_kernels.cpu.team import TEAM
+        from fastnn_kernels.cpu.team import TEAM, Work
 
-        self.team = TEAM
-        self.parts = 1
+        self.team, self._work = TEAM, Work
+        self.workers = 1
         lowered = [cpu.lower(call.kernel, instance.operands(call), instance.attributes(call)) for call in calls]
         self.scratch_bytes = -(-max((low.scratch or 0 for low in lowered), default=0) // 64) * 64
         self.scratch = aligned_zeros(0)
@@ -286,21 +303,46 @@ class _CpuCalls:
         base = self.words.ctypes.data
         table = [(low.address, base + 8 * start) for low, start in zip(lowered, starts, strict=True)]
         self.table = np.array(table, np.int64).reshape(-1, 2)
-        self.set_parts(1)
+        self._give_scratch(1)
+        self._stages: Sequence[Stage] = ((0, len(table), 1),)
+        self._seconds = math.inf
+        self._works: dict[tuple[int, int], Any] = {}
 
     def bind(self, symbol: Symbol, array: np.ndarray) -> None:
         for word, offset in self._patches.get(symbol, ()):
             self.words[word] = array.ctypes.data + offset
 
-    def set_parts(self, parts: int) -> None:
-        self.parts = parts
-        if self.scratch.size >= self.scratch_bytes * parts:
-            return
-        self.scratch = aligned_zeros(self.scratch_bytes * parts)
-        for word in self._scratch_words:
-            self.words[word] = self.scratch.ctypes.data
+    def _give_scratch(self, workers: int) -> None:
+        """Have scratch memory for so many workers."""
+        if self.scratch.size < self.scratch_bytes * workers:
+            self.scratch = aligned_zeros(self.scratch_bytes * workers)
+            for word in self._scratch_words:
+                self.words[word] = self.scratch.ctypes.data
 
-    def play(self, repeats: int, first: int = 0, count: int | None = None) -> None:
+    def share(self, stages: Sequence[Stage], sharing: Sharing) -> None:
+        """Play the calls in these stages from now on."""
+        self._seconds = sum(sharing.seconds)
+        if stages != self._stages:
+            self._stages, self._works = stages, {}
+            self.workers = sharing.threads if any(parts > 1 for _, _, parts in stages) else 1
+            self._give_scratch(self.workers)
+
+    def play(self, repeats: int, first: int = 0, count: int | None = None, alone: bool = False) -> None:
+        """Play calls so many times; `alone`: on this thread. Nobody is woken up for little work."""
         count = len(self.table) - first if count is None else count
-        if count and repeats:
-            self.team.play(self.table.ctypes.data + 16 * first, count, repeats, self.parts)
+        if not count or not repeats:
+            return
+        work = self._works.get((first, count)) or self._make_work(first, count)
+        seconds = self._seconds * repeats
+        self.team.play(work, repeats, 1 if alone or seconds < WAKING else self.workers)
+
+    def _make_work(self, first: int, count: int) -> Any:
+        """The tables of some of the calls."""
+        stages = []
+        for start, calls, parts in self._stages:
+            low, high = max(start, first), min(start + calls, first + count)
+            if low < high:
+                stages.append((low, high - low, parts))
+        work = self._work(self.table, np.array(stages, np.int64), (self.words, self.scratch))
+        self._works[first, count] = work
+        return work

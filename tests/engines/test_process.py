@@ -197,24 +197,26 @@ def small_model() -> tuple[fastnn.Sequential, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not place threads")
-def test_parts_are_kept_on_cores_of_their_own() -> None:
-    """Where there are as many parts as cores; more parts than cores share them, and the caller stays where it may be."""
-    from fastnn_kernels.cpu.team import TEAM
+def test_workers_are_kept_on_cores_of_their_own() -> None:
+    """Where there are as many as cores, beside the caller's; more or fewer go where the system puts them."""
+    from fastnn_kernels.cpu.team import TEAM, Work
 
+    nothing = Work(np.zeros((0, 2), np.int64), np.zeros((0, 3), np.int64))
     cores = os.sched_getaffinity(0)
-    model, X, _ = small_model()
 
-    def places(parts: int) -> list[set[int]]:
-        model(X, threads=parts)
-        return [os.sched_getaffinity(worker.native_id or 0) for worker in TEAM.workers[:parts]]
+    def places(workers: int) -> list[set[int]]:
+        TEAM.play(nothing, 1, workers)
+        return [os.sched_getaffinity(worker.native_id or 0) for worker in TEAM.workers[: workers - 1]]
 
     if len(cores) > 1:
-        assert sorted(map(sorted, places(len(cores)))) == [[core] for core in sorted(cores)]
-    assert places(len(cores) + 1) == [cores] * (len(cores) + 1)
+        apart = places(len(cores))
+        assert len(set().union(*apart)) == len(apart) == len(cores) - 1
+        assert all(len(place) == 1 and place < cores for place in apart)
+    assert places(len(cores) + 1) == [cores] * len(cores)
     assert os.sched_getaffinity(0) == cores
     try:
         os.sched_setaffinity(0, {min(cores)})
-        assert places(2) == [{min(cores)}] * 2, "the caller's cores are the team's"
+        assert places(2) == [{min(cores)}], "the caller's cores are the team's"
     finally:
         os.sched_setaffinity(0, cores)
 

@@ -1,78 +1,111 @@
-"""The choice of the number of threads: found early, not misled by steps after a rest, revised when the machine changes."""
+"""What threads share of a program, and when they do: found early, not misled by others who used the machine for a while."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 
-from fastnn.engines import thread_count as engines
+from fastnn.engines import thread_count
+from fastnn.engines.thread_count import MEETING, Company, Sharing
+
+LARGE, SMALL = (80_000_000, 100_000), (100, 1000)
+"""A product of a millisecond, and a call that no thread is worth waking up for."""
+
+
+def test_what_is_small_is_played_by_one_thread() -> None:
+    """Small calls in a row are one stage; a call that is worth it is cut, a large product more finely."""
+    sharing = Sharing([SMALL, SMALL, LARGE, SMALL, (0, 6_000_000), LARGE], threads=2)
+    assert sharing.stages() == [(0, 2, 1), (2, 1, 8), (3, 1, 1), (4, 1, 2), (5, 1, 8)]
+
+
+@pytest.mark.parametrize("work", [[SMALL] * 20, [], [(0, 30_000)] * 4], ids=["small", "none", "too small for the meetings"])
+def test_a_program_that_gains_nothing_is_one_stage(work: list[tuple[int, int]]) -> None:
+    assert Sharing(work, threads=2).stages() in ([(0, len(work), 1)], [])
+
+
+def test_one_thread_shares_nothing() -> None:
+    assert Sharing([LARGE] * 3, threads=1).stages() == [(0, 3, 1)]
+
+
+def test_times_correct_the_guess_and_the_least_counts() -> None:
+    """A sigmoid takes longer than its bytes; a machine that was busy when it was timed is forgotten."""
+    sharing = Sharing([(1000, 8000), LARGE], threads=2)
+    assert sharing.stages()[0] == (0, 1, 1)
+    assert sharing.timed == [True, False]
+    sharing.note(0, 15e-6)
+    assert sharing.stages()[0] == (0, 1, 2)
+    sharing.note(0, 0.6e-6)
+    sharing.note(0, 30e-6)
+    assert sharing.stages()[0] == (0, 1, 1)
+    assert sharing.parts(0) == 1
+    assert 0.6e-6 / 2 + MEETING > 0.6e-6
 
 
 class Machine:
-    """Calls whose steps take so many seconds, by the number of threads; sleeping threads take a while to wake up."""
+    """A program whose step takes so many seconds, alone or together."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float], waking: float = 0.0) -> None:
-        self.now = 0.0
-        self.parts = 1
-        self.seconds, self.waking = seconds, waking
-        self.awake = False
-        self.steps = {1: 0, 2: 0}
-        monkeypatch.setattr(engines.time, "perf_counter", lambda: self.now)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: Callable[[bool], float]) -> None:
+        self.now, self.seconds = 0.0, seconds
+        self.spent = {True: 0.0, False: 0.0}
+        monkeypatch.setattr(thread_count.time, "perf_counter", lambda: self.now)
 
-    def set_parts(self, parts: int) -> None:
-        self.awake = self.awake and parts == self.parts
-        self.parts = parts
-
-    def play(self, repeats: int) -> None:
-        if self.parts > 1 and not self.awake:
-            self.now += self.waking
-            self.awake = True
-        self.now += repeats * self.seconds(self.parts)
-        self.steps[self.parts] += repeats
+    def play(self, repeats: int, alone: bool) -> None:
+        taken = repeats * self.seconds(alone)
+        self.now += taken
+        self.spent[alone] += taken
 
 
-def run(pace: engines.ThreadCountTuner, machine: Machine, epochs: int, chunks: tuple[int, ...] = (8, 64, 128)) -> None:
-    for _ in range(epochs):
-        machine.awake = False
-        for chunk in chunks:
-            pace.play(machine, chunk)
+def run(company: Company, machine: Machine, seconds: float, chunk: float = 0.05) -> None:
+    """Chunks of about `chunk` seconds, as trainings are played."""
+    end = machine.now + seconds
+    while machine.now < end:
+        company.play(max(1, round(chunk / machine.seconds(company.alone))))
 
 
-@pytest.mark.parametrize("guess", [1, 2])
-@pytest.mark.parametrize(
-    "times", [{1: 560e-6, 2: 305e-6}, {1: 18e-6, 2: 25e-6}, {1: 0.5e-6, 2: 2e-6}, {1: 0.3, 2: 0.16}], ids=str
-)
-def test_the_faster_number_is_found(monkeypatch: pytest.MonkeyPatch, times: dict[int, float], guess: int) -> None:
-    machine, pace = Machine(monkeypatch, times.__getitem__, waking=1.2e-3), engines.ThreadCountTuner(guess, 2)
-    best = min(times, key=times.__getitem__)
-    run(pace, machine, 30, (8, 64, 128, 1416))
-    assert pace.best == best
-    before = dict(machine.steps)
-    run(pace, machine, 50, (8, 64, 128, 1416))
-    tried = machine.steps[3 - best] - before[3 - best]
-    assert tried * times[3 - best] <= 0.025 * machine.steps[best] * times[best], "trying takes hardly any time"
+TIMES = [{True: 560e-6, False: 305e-6}, {True: 18e-6, False: 25e-6}, {True: 0.3, False: 0.16}, {True: 0.02, False: 0.05}]
 
 
-def test_a_slow_first_step_does_not_bring_in_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first step of a program takes long; with tiny steps no chunk is long enough to be a measure by itself."""
-    first = iter([15e-6])
-    machine = Machine(monkeypatch, lambda parts: next(first, 0.5e-6) if parts == 1 else 2e-6)
-    pace = engines.ThreadCountTuner(1, 2)
-    run(pace, machine, 200, (1, 8, 64, 512, 1416))
-    assert pace.best == 1
-    assert machine.steps[2] == 0
+@pytest.mark.parametrize("times", TIMES, ids=str)
+def test_the_faster_way_is_found(monkeypatch: pytest.MonkeyPatch, times: dict[bool, float]) -> None:
+    machine = Machine(monkeypatch, times.__getitem__)
+    company = Company(machine.play)
+    best = times[True] < times[False]
+    run(company, machine, 40 * max(times.values()) + 1.0)
+    assert company.alone is best
+    before = dict(machine.spent)
+    run(company, machine, 200 * max(times.values()) + 10.0)
+    tried, played = (machine.spent[alone] - before[alone] for alone in (not best, best))
+    assert tried <= 0.06 * played, "trying takes hardly any time"
 
 
-def test_a_load_that_comes_and_goes_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    busy = False
-    times = {False: {1: 560e-6, 2: 305e-6}, True: {1: 600e-6, 2: 1500e-6}}
-    machine, pace = Machine(monkeypatch, lambda parts: times[busy][parts], waking=1.2e-3), engines.ThreadCountTuner(2, 2)
-    run(pace, machine, 20)
-    assert pace.best == 2
-    busy = True
-    run(pace, machine, 5)
-    assert pace.best == 1
-    busy = False
-    run(pace, machine, 10)
-    assert pace.best == 2
+@pytest.mark.parametrize("step", [20e-6, 600e-6, 20e-3], ids=str)
+def test_a_neighbor_that_comes_and_goes_is_followed(monkeypatch: pytest.MonkeyPatch, step: float) -> None:
+    """Also one that was there when the run began, which makes both ways look alike."""
+    neighbor = True
+    times = {True: {True: step, False: 1.02 * step}, False: {True: step, False: 0.55 * step}}
+    machine = Machine(monkeypatch, lambda alone: times[neighbor][alone])
+    company = Company(machine.play)
+    run(company, machine, 5.0)
+    neighbor = False
+    begun, alone_before = machine.now, machine.spent[True]
+    run(company, machine, 4.0)
+    assert not company.alone
+    assert machine.spent[True] - alone_before <= 1.7, f"{machine.now - begun:.1f} s at half its speed"
+    neighbor = True
+    times[True][False] = 3 * step
+    together_before = machine.spent[False]
+    run(company, machine, 5.0)
+    assert company.alone
+    assert machine.spent[False] - together_before <= 1.0
+
+
+def test_what_is_faster_than_ever_alone_is_not_tried_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, {True: 1e-3, False: 0.6e-3}.__getitem__)
+    company = Company(machine.play)
+    run(company, machine, 1.0)
+    alone = machine.spent[True]
+    run(company, machine, 20.0)
+    assert machine.spent[True] == alone
+    assert math.isclose(alone, 2e-3), "one trial, at the beginning"

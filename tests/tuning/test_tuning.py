@@ -278,6 +278,41 @@ def test_the_number_of_threads_is_limited(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("FASTNN_THREADS", "two")
     with pytest.raises(InputError, match="FASTNN_THREADS: expected an integer"):
         engines.cores()
+    monkeypatch.delenv("FASTNN_THREADS")
+    for threads, expected in (("1", 1), ("1,4", 1), (str(10 * usable), usable), ("", usable), ("many", usable), ("0", usable)):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        assert engines.cores() == expected
+    monkeypatch.setenv("FASTNN_THREADS", str(usable))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert engines.cores() == usable, "what is said to fastnn counts more"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, math.inf),
+        ("0::/a.slice/b.service\n", {"a.slice/b.service/cpu.max": "max 100000", "a.slice/cpu.max": "50000 100000"}, 0.5),
+        ("0::/docker/1234\n", {"cpu.max": "300000 100000"}, 3.0),
+        ("7:memory:/x\n4:cpu,cpuacct:/x\n", {"cpu/x/cpu.cfs_quota_us": "200000", "cpu/x/cpu.cfs_period_us": "100000"}, 2.0),
+        ("4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
+        ("3:cpuset:/x\n", {"cpu/x/cpu.cfs_quota_us": "200000"}, math.inf),
+        ("", {}, math.inf),
+        ("what is this\n", {"cpu.max": "nonsense"}, math.inf),
+        (None, {}, math.inf),
+    ],
+)
+def test_quotas_of_control_groups(groups: str | None, files: dict[str, str], cores: float, tmp_path: Path) -> None:
+    """Of either version, of the process's own group or of one above, or as a container sees its own."""
+    from fastnn_kernels.cores import quota
+
+    for name, text in files.items():
+        path = tmp_path / "mounted" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    if groups is not None:
+        (tmp_path / "groups").write_text(groups)
+    assert quota(tmp_path / "mounted", tmp_path / "groups") == cores
 
 
 # --- pruning and callbacks ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import Lowered, lower
-from fastnn_kernels.cpu.player import play
+from fastnn_kernels.cpu.player import STATE_WORDS, play
 from fastnn_kernels.memory import aligned_zeros
 
 FAMILIES = (
@@ -24,12 +24,11 @@ for _family in FAMILIES:
 def run(name: str, arrays: Sequence[np.ndarray], attributes: Mapping[str, Any], parts: int = 1) -> None:
     """Run one kernel now on C-contiguous arrays, as `parts` parts one after another on this thread."""
     lowered = lower(name, [Operand(array.shape, array.dtype) for array in arrays], attributes)
-    scratch = aligned_zeros((lowered.scratch or 0) * parts, np.uint8)
+    scratch = aligned_zeros(lowered.scratch or 0, np.uint8)
     words = np.array(lowered.words([array.ctypes.data for array in arrays], scratch.ctypes.data), np.int64)
     call = np.array([lowered.address, words.ctypes.data], np.int64)
-    arrived = np.array([2**62])  # the barrier after the call finds everybody there already
-    for part in range(parts):
-        play()(call.ctypes.data, 1, 1, part, parts, arrived.ctypes.data)
+    stage, state = np.array([0, 1, parts], np.int64), aligned_zeros(STATE_WORDS, np.int64)
+    play()(call.ctypes.data, stage.ctypes.data, 1, 1, 0, state.ctypes.data)
 
 
 __all__ = ["Lowered", "Operand", "lower", "play", "run"]

@@ -5,7 +5,7 @@ A kernel is declared by a factory that takes the floating-point type `F` (a Numb
     @kernel("softmax", sizes=lambda x, y: (math.prod(x.shape[:-1]), x.shape[-1]))
     def softmax(F):
         pointer = POINTERS[F]
-        def body(op, part, parts):
+        def body(op, part, parts, worker):
             x, y, rows, columns = op[0], op[1], op[2], op[3]     # addresses first, then sizes, then attributes
             ...
         return body
@@ -13,8 +13,9 @@ A kernel is declared by a factory that takes the floating-point type `F` (a Numb
 `sizes` gets the operands and, by keyword, the attributes, and returns integers and floats; a float travels as the
 bits of a float64 (read it with `float64_from_bits`). Attributes that should be compiled in are named in `static`; the
 factory then gets them by keyword. `dtypes` names operands whose dtype is compiled in too (as keyword `<operand>_type`).
-Where `scratch` is given, it returns the bytes of private memory that one part needs; the words behind the operands'
-addresses are then the address of the scratch memory and that number of bytes: part p owns the bytes from p times it on.
+A call may be cut into parts, which are computed in any order and by any worker of a team. Where `scratch` is given, it
+returns the bytes of private memory that a part needs while it is computed; the words behind the operands' addresses are then
+the address of the scratch memory and that number of bytes: worker w owns the bytes from w times it on.
 `addresses(F, **attributes)` returns addresses of other compiled functions, which come next; the sizes come last.
 
 The cache (`fastnn_kernels.caching`): one file a kernel, named by a hash of everything that could change its code (sources of
@@ -77,7 +78,7 @@ class Lowered:
     address: int
     numbers: tuple[int, ...]
     scratch: int | None = None
-    """Bytes of private memory a part; None where the kernel takes none."""
+    """Bytes of private memory a worker; None where the kernel takes none."""
 
     def words(self, addresses: Sequence[int], scratch: int = 0) -> list[int]:
         """The operand words for arrays at `addresses` and scratch memory at `scratch`."""

@@ -11,9 +11,11 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-KERNEL_ARGUMENTS = (types.CPointer(types.int64), types.int64, types.int64)
+KERNEL_ARGUMENTS = (types.CPointer(types.int64), types.int64, types.int64, types.int64)
 KERNEL = types.void(*KERNEL_ARGUMENTS)
-"""Every kernel is `kernel(operands, part, parts)`; operands are addresses, sizes and attributes as 64-bit words."""
+"""Every kernel is `kernel(operands, part, parts, worker)`; operands are addresses, sizes and attributes as 64-bit words. It
+computes the part of that number, in the scratch memory of the worker.
+"""
 
 
 def _bitcast(source: Any, target: Any, llvm_target: ir.Type) -> Any:
@@ -71,17 +73,17 @@ POINTERS = {
 
 
 @intrinsic
-def call_kernel(typingctx: Any, address: Any, operands: Any, part: Any, parts: Any) -> Any:
+def call_kernel(typingctx: Any, address: Any, operands: Any, part: Any, parts: Any, worker: Any) -> Any:
     """Call the kernel at `address`; `operands` is the address of its words."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         i64 = ir.IntType(64)
-        function = ir.FunctionType(ir.VoidType(), [i64.as_pointer(), i64, i64]).as_pointer()
+        function = ir.FunctionType(ir.VoidType(), [i64.as_pointer(), i64, i64, i64]).as_pointer()
         words = builder.inttoptr(args[1], i64.as_pointer())
-        builder.call(builder.inttoptr(args[0], function), [words, args[2], args[3]])
+        builder.call(builder.inttoptr(args[0], function), [words, *args[2:]])
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64, types.int64, types.int64), codegen
+    return types.void(*[types.int64] * 5), codegen
 
 
 @intrinsic
@@ -103,3 +105,14 @@ def atomic_load(typingctx: Any, address: Any) -> Any:
         return builder.load_atomic(builder.inttoptr(args[0], ir.IntType(64).as_pointer()), "acquire", 8)
 
     return types.int64(types.int64), codegen
+
+
+@intrinsic
+def atomic_store(typingctx: Any, address: Any, value: Any) -> Any:
+    """Write the int64 at `address`, after all that was written before."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store_atomic(args[1], builder.inttoptr(args[0], ir.IntType(64).as_pointer()), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen

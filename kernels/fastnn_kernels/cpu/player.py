@@ -1,7 +1,10 @@
 """The player: a compiled loop that runs a list of kernel calls again and again, on one thread or on several at once.
 
-A call is two words: the address of the kernel and the address of its operand words. Between calls
-all parts meet at a spin barrier; a lone part meets nobody. While it plays, denormals are flushed to zero on x86-64.
+A call is two words: the address of the kernel and the address of its operand words. For several threads the calls are put
+together to stages: a call that is cut into parts, or calls of which each is one part, played one after the other. Workers claim
+parts from a ticket counter, and whoever finishes the last part of a stage opens the next one. So nobody ever waits for a part
+that nobody has begun: a worker that comes late, or whose thread does not run, is not missed, and its share goes to the others.
+While it plays, denormals are flushed to zero on x86-64.
 """
 
 from __future__ import annotations
@@ -18,12 +21,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastnn_kernels.cpu.compiling import compile_function
-from fastnn_kernels.cpu.intrinsics import atomic_add, atomic_load, call_kernel
+from fastnn_kernels.cpu.intrinsics import atomic_add, atomic_load, atomic_store, call_kernel
 from fastnn_kernels.cpu.processor import features
 
 X86 = "sse2" in features()
 FLUSH = 0x8040  # flush-to-zero (bit 15) and denormals-are-zero (bit 6) of MXCSR
-SPINS = 2000  # about 10 us of waiting before the thread offers its core to others
+SPINS = 300  # a few microseconds of waiting before the thread offers its core to others
+YIELDS = 20  # how often it does so before it sleeps
+NAP = 30  # microseconds that it sleeps for
 
 
 def _external(builder: Any, name: str, result: ir.Type, *arguments: ir.Type) -> Any:
@@ -53,6 +58,17 @@ def offer_core(typingctx: Any) -> Any:
 
 
 @intrinsic
+def sleep(typingctx: Any, microseconds: Any) -> Any:
+    """Let the core go for so long (POSIX `usleep`)."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        i32 = ir.IntType(32)
+        return builder.call(_external(builder, "usleep", i32, i32), [builder.trunc(args[0], i32)])
+
+    return types.int32(types.int64), codegen
+
+
+@intrinsic
 def read_mxcsr(typingctx: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         i32 = ir.IntType(32)
@@ -78,30 +94,70 @@ def write_mxcsr(typingctx: Any, value: Any) -> Any:
     return types.void(types.int32), codegen
 
 
+STAGE = 3
+"""Words of a stage: its first call, how many calls it has, and of how many parts each is."""
+PARTS_BITS = 20
+"""Of the ticket counter, the lowest bits number the parts of a stage, the others the stages."""
+STATE_WORDS = 16
+"""Words that the workers of a run share, in two cache lines: the ticket counter, and at word 8 how many parts are done."""
+
+
 @numba.njit(error_model="numpy")
-def barrier(arrived: int, target: int, parts: int) -> int:
-    """Wait until all parts have come; `arrived` is the address of their counter, `target` the count of the last meeting."""
-    target += parts
-    atomic_add(arrived, 1)
+def _next_shared(stages: Any, count: int, stage: int, last: int) -> int:
+    """The first stage from this one on that several workers can take part in, or `last`."""
+    for ahead in range(count):
+        if stage + ahead >= last:
+            return last
+        if stages[STAGE * ((stage + ahead) % count) + 2] > 1:
+            return stage + ahead
+    return last
+
+
+@numba.njit(error_model="numpy")
+def _wait(ticket: int, stage: int) -> None:
+    """Wait until this stage is open."""
     spins = 0
-    while atomic_load(arrived) < target:
+    while atomic_load(ticket) >> PARTS_BITS < stage:
         spins += 1
         if spins < SPINS:
             pause()
-        else:
+        elif spins < SPINS + YIELDS:
             offer_core()
-    return target
+        else:
+            sleep(NAP)
 
 
-def _play(calls: Any, count: int, repeats: int, part: int, parts: int, arrived: int) -> None:
+def _play(calls: Any, stages: Any, count: int, repeats: int, worker: int, state: int) -> None:
     before = read_mxcsr()
     write_mxcsr(before | FLUSH)
-    target = 0
-    for _ in range(repeats):
-        for k in range(count):
-            call_kernel(calls[2 * k], calls[2 * k + 1], part, parts)
-            if parts > 1:
-                target = barrier(arrived, target, parts)
+    if state == 0:  # alone: every call is one part
+        for _ in range(repeats):
+            for stage in range(count):
+                first = stages[STAGE * stage]
+                for k in range(first, first + stages[STAGE * stage + 1]):
+                    call_kernel(calls[2 * k], calls[2 * k + 1], 0, 1, worker)
+    else:
+        ticket, done = state, state + 64
+        stage, last, part = 0, repeats * count, -1
+        while True:
+            if part < 0:
+                taken = atomic_add(ticket, 1)
+                stage, part = taken >> PARTS_BITS, taken & ((1 << PARTS_BITS) - 1)
+            if stage >= last:
+                break
+            row = STAGE * (stage % count)
+            first, parts = stages[row], stages[row + 2]
+            if part >= parts:  # all are claimed
+                _wait(ticket, _next_shared(stages, count, stage + 1, last))
+                part = -1
+                continue
+            for k in range(first, first + stages[row + 1]):
+                call_kernel(calls[2 * k], calls[2 * k + 1], part, parts, worker)
+            part = -1
+            if parts == 1 or atomic_add(done, 1) + 1 == parts:
+                atomic_store(done, 0)
+                stage, part = stage + 1, 0  # the next stage, and its first part
+                atomic_store(ticket, (stage << PARTS_BITS) + 1)
     write_mxcsr(before)
 
 
@@ -110,13 +166,15 @@ _WORDS = types.CPointer(types.int64)
 
 @functools.cache
 def play() -> Callable[[int, int, int, int, int, int], None]:
-    """`play()(calls, count, repeats, part, parts, arrived)`; addresses are integers. The GIL is free while it runs.
+    """`play()(calls, stages, count, repeats, worker, state)`; addresses are integers. The GIL is free while it runs.
 
-    `arrived` is the address of an int64 that is 0 before the parts start and that all of them share.
+    `stages`: STAGE words for each of `count` stages. `state`: the address of STATE_WORDS int64 that are 0 before the first
+    worker starts and that all of them share, or 0 for a worker that plays alone, all calls in one part. It returns when all
+    stages are done; called again with the same state, it returns at once.
     """
-    signature = types.void(_WORDS, types.int64, types.int64, types.int64, types.int64, types.int64)
+    signature = types.void(_WORDS, _WORDS, types.int64, types.int64, types.int64, types.int64)
     function = compile_function(_play, signature, "play")
     word = ctypes.c_int64
-    prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, word, word, word, word, word)
+    prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, word, word, word, word)
     entry: Callable[[int, int, int, int, int, int], None] = prototype(int(function.address or 0))
     return entry

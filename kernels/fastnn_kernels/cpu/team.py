@@ -1,47 +1,72 @@
-"""The team: threads that play a list of kernel calls together, parked between chunks.
+"""The team: threads that take part in runs of kernel calls, parked between them.
 
-One team a process. All parts run on the team's own threads while the caller sleeps, so that a Ctrl-C reaches the caller without
-leaving a part waiting for one that never comes. A caller that finds the team at work plays alone on its own thread, and so
-does a caller that asks for one part: the results are the same. After a fork the child makes a team of its own.
+One team a process. The caller plays itself and has the others woken up; whoever comes claims parts, and nobody waits for one
+that does not come (see `player`). So a short run costs no more than on one thread, and a Ctrl-C, which Python handles when the
+caller is back, finds a run that is whole. A caller that finds the team at work plays alone: the results are the same. After a
+fork the child makes a team of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from fastnn_kernels.cpu.player import play
+from fastnn_kernels.cpu.player import STATE_WORDS, play
+from fastnn_kernels.memory import aligned_zeros
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Calls and the stages that they are played in, as tables of words for the player; `keeps` is what the words point to.
+
+    Someone who comes late looks at the tables once more when all is done: they live as long as anybody has the work.
+    """
+
+    calls: np.ndarray
+    stages: np.ndarray
+    keeps: Any = None
+
+    def play(self, repeats: int, worker: int = 0, state: int = 0) -> None:
+        play()(self.calls.ctypes.data, self.stages.ctypes.data, len(self.stages), repeats, worker, state)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """Work that is being played."""
+
+    work: Work
+    repeats: int
+    workers: int
+    state: np.ndarray
+
+    def play(self, worker: int) -> None:
+        self.work.play(self.repeats, worker, self.state.ctypes.data)
 
 
 class _Worker(threading.Thread):
-    """One parked thread: plays its part of each piece of work of the team."""
+    """One parked thread, which takes part in the runs of the team."""
 
-    def __init__(self, team: Team, part: int) -> None:
-        super().__init__(name=f"fastnn-{part}", daemon=True)
-        self.team = team
-        self.part = part
-        self.seen = team.generation
+    def __init__(self, team: Team, number: int) -> None:
+        super().__init__(name=f"fastnn-{number}", daemon=True)
+        self.team, self.number = team, number
         self.start()
 
     def run(self) -> None:
-        team = self.team
+        team, seen = self.team, 0
         while True:
             with team.condition:
-                while team.generation == self.seen:
+                while team.generation == seen:
                     team.condition.wait()
-                self.seen = team.generation
-                calls, count, repeats, parts = team.work
-            if self.part >= parts:
-                continue
-            play()(calls, count, repeats, self.part, parts, team.arrived.ctypes.data)
-            with team.condition:
-                team.running -= 1
-                if team.running == 0:
-                    team.condition.notify_all()
+                seen, run = team.generation, team.current
+            if run is not None and self.number < run.workers:
+                run.play(self.number)
+            run = None  # which may hold the memory of a model
 
 
 class Team:
@@ -51,67 +76,75 @@ class Team:
         self.busy = threading.Lock()
         self.condition = threading.Condition()
         self.workers: list[_Worker] = []
-        self.arrived = np.zeros(8, np.int64)
-        self.work = (0, 0, 0, 1)
+        self.current: _Run | None = None
         self.generation = 0
-        self.running = 0
         self.placed: tuple[set[int], int] | None = None
 
-    def play(self, calls: int, count: int, repeats: int, parts: int) -> None:
-        """Play `count` calls at address `calls` `repeats` times in `parts` parts; returns when all is done.
+    def play(self, work: Work, repeats: int, workers: int) -> None:
+        """Play `work` so many times with at most so many workers, the caller among them; returns when all is done.
 
-        A KeyboardInterrupt is raised again once the parts that were started are done; where it comes before they start,
-        nothing is played.
+        A KeyboardInterrupt is raised again once the run is over; where it comes before it begins, nothing is played.
         """
-        if parts <= 1 or not self.busy.acquire(blocking=False):
-            play()(calls, count, repeats, 0, 1, 0)
+        if workers <= 1 or not self.busy.acquire(blocking=False):
+            work.play(repeats)
             return
         try:
             play()  # compiled by now at the latest, so that no worker has to
-            while len(self.workers) < parts:
-                self.workers.append(_Worker(self, len(self.workers)))
-            self._place(parts)
-            self._play_together((calls, count, repeats, parts))
+            while len(self.workers) < workers - 1:
+                self.workers.append(_Worker(self, len(self.workers) + 1))
+            self._place(workers)
+            self._play_together(_Run(work, repeats, workers, aligned_zeros(STATE_WORDS, np.int64)))
         finally:
             self.busy.release()
 
-    def _place(self, parts: int) -> None:
-        """Where there are as many parts as cores, keep each on a core of its own.
+    def _place(self, workers: int) -> None:
+        """Where there are as many workers as cores, keep each on a core of its own, beside the caller's.
 
-        Left to themselves, threads that wake up together often share a core, and wait for each other there for about 10 ms
-        until one is moved. The cores are those of the caller.
+        Left to themselves, threads that wake up together often share a core for about 10 ms until one is moved. The cores are
+        those of the caller.
         """
-        if not hasattr(os, "sched_setaffinity"):
+        if not hasattr(os, "sched_getaffinity"):
             return
         cores = os.sched_getaffinity(0)
-        if self.placed != (cores, parts):
-            apart = parts == len(cores)
-            for worker, core in zip(self.workers, itertools.cycle(sorted(cores)), strict=False):
+        mine = _core() if workers == len(cores) else -1
+        if self.placed != (cores, mine):
+            others = sorted(cores - {mine})
+            for worker, core in zip(self.workers, others, strict=False):
                 if worker.native_id is not None:  # which it is once the thread has started
                     with contextlib.suppress(OSError):  # where it is forbidden, all is as it was
-                        os.sched_setaffinity(worker.native_id, {core} if apart else cores)
-            self.placed = (cores, parts)
+                        os.sched_setaffinity(worker.native_id, cores if mine < 0 else {core})
+            self.placed = (cores, mine)
 
-    def _play_together(self, work: tuple[int, int, int, int]) -> None:
-        self.arrived[:] = 0
-        self.work, self.running = work, work[3]
-        generation = self.generation + 1
+    def _play_together(self, run: _Run) -> None:
         interruption: KeyboardInterrupt | None = None
         while True:
             try:
-                # Each line may be interrupted and then runs again: setting and notifying twice does no harm.
+                # Each line may be interrupted and then runs again, which does no harm: a run that is over ends at once.
                 with self.condition:
-                    self.generation = generation
+                    self.current = run
+                    self.generation += 1
                     self.condition.notify_all()
-                    while self.running:
-                        self.condition.wait()
+                run.play(0)
                 break
             except KeyboardInterrupt as error:
                 interruption = error
+        self.current = None
         if interruption is not None:
             raise interruption
 
 
+def _find_core() -> Callable[[], int]:
+    """The function that tells which core the calling thread is on; -1 where the system does not say."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        function = ctypes.CDLL(None).sched_getcpu
+        function.restype, function.argtypes = ctypes.c_int, ()
+        return lambda: int(function())
+    return lambda: -1
+
+
+_core = _find_core()
 TEAM = Team()
 
 

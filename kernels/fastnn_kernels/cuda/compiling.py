@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import functools
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastnn_kernels.caching import cache_folder, read, write
+from fastnn_kernels.cores import usable_cores
 from fastnn_kernels.cuda.runtime import CudaError, CudaUnavailable
 
 OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "--ptxas-options=-v")
@@ -119,13 +119,6 @@ def machine_codes(sources: Mapping[str, str], architecture: int) -> dict[str, by
     if errors:
         raise errors[min(errors, key=missing.index)]
     return codes
-
-
-def usable_cores() -> int:
-    """Threads that compile at once: one for each core that this process may use, at most `FASTNN_THREADS`."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = os.environ.get("FASTNN_THREADS", "")
-    return max(1, min(usable, int(most))) if most.isdecimal() else usable
 
 
 @functools.cache

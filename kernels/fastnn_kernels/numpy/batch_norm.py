@@ -49,7 +49,7 @@ def batch_norm(
         running_variance[...] = momentum * running_variance + (1 - momentum) * squares / max(count - 1, 1)
 
 
-Moments = tuple[int, Array, Array]
+Moments = tuple[int, Any, Any]
 """Of some rows: how many they are, their mean, and the sum of the squares of their deviations from it, in float64."""
 
 

@@ -71,7 +71,7 @@ def draw_transforms(F: Any) -> Any:
     size_of = F.bitwidth // 8
     double, one = F(2.0 * UNIT), F(1)
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         examples, columns, blocks, k0, k1 = op[2], op[3], op[4], op[5], op[6]
         row, column = float64_from_bits(op[7]), float64_from_bits(op[8])
         pivot, amplitude = float64_from_bits(op[9]), F(float64_from_bits(op[10]))
@@ -164,7 +164,7 @@ def transform_images(F: Any) -> Any:
         x = low if x < low else x
         return high if x > high else x
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         examples, height, width, channels, padded, band = op[5], op[6], op[7], op[8], op[9], op[10]
         columns, spacing, grid_rows, grid_columns, edge = op[11], op[12], op[13], op[14], op[16]
         fill = F(float64_from_bits(op[15]))
@@ -174,7 +174,7 @@ def transform_images(F: Any) -> Any:
         begin, end = share(examples, 1, part, parts)
         if begin == end:
             return
-        scratch = op[3] + part * op[4]
+        scratch = op[3] + worker * op[4]
         places = carray(word_pointer(scratch), most)
         scratch += 4 * most
         kept = carray(pointer(scratch), (5, most))

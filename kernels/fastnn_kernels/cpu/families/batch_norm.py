@@ -135,14 +135,14 @@ def _batch_norm(F: Any, activation: str | None) -> Any:
     pointer, size = POINTERS[F], F.bitwidth // 8
     normalize = _normalize_and_activate(F, activation)
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         x, gamma, beta, running_mean, running_variance = (
             pointer(op[0]), pointer(op[1]), pointer(op[2]), pointer(op[3]), pointer(op[4])
         )  # fmt: skip
         mean, inverse_deviation = pointer(op[6]), pointer(op[7])
         count, width, strip = op[10], op[11], op[12]
         momentum, epsilon, alpha = float64_from_bits(op[13]), float64_from_bits(op[14]), F(float64_from_bits(op[15]))
-        scratch = op[8] + part * op[9]
+        scratch = op[8] + worker * op[9]
         center, deviation = float64_pointer(scratch), float64_pointer(scratch + 8 * strip)  # mean, squared deviations
         shift = pointer(scratch + 16 * strip)
         sums, squares = pointer(scratch + (16 + size) * strip), pointer(scratch + (16 + 2 * size) * strip)
@@ -238,11 +238,11 @@ def _batch_norm_inference(F: Any, activation: str | None) -> Any:
     pointer = POINTERS[F]
     normalize = _normalize_and_activate(F, activation)
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         x, gamma, beta, running_mean, running_variance = (
             pointer(op[0]), pointer(op[1]), pointer(op[2]), pointer(op[3]), pointer(op[4])
         )  # fmt: skip
-        scratch = op[6] + part * op[7]
+        scratch = op[6] + worker * op[7]
         count, width, strip, epsilon, alpha = op[8], op[9], op[10], float64_from_bits(op[11]), F(float64_from_bits(op[12]))
         scale = pointer(scratch)
         low, high = span(count, 1, part, parts)
@@ -319,12 +319,12 @@ def _batch_norm_backward(F: Any, activation: str | None) -> Any:
     pointer, size = POINTERS[F], F.bitwidth // 8
     slopes, plain = _slopes(F, activation), activation is None
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         dy, x, gamma, beta, mean, inverse_deviation = (
             pointer(op[0]), pointer(op[1]), pointer(op[2]), pointer(op[3]), pointer(op[4]), pointer(op[5])
         )  # fmt: skip
         dx, dgamma, dbeta = pointer(op[6]), pointer(op[7]), pointer(op[8])
-        scratch = op[9] + part * op[10]
+        scratch = op[9] + worker * op[10]
         count, width, strip, alpha = op[11], op[12], op[13], F(float64_from_bits(op[14]))
         dz = dy if plain else dx  # dy behind the activation
         total, product = float64_pointer(scratch), float64_pointer(scratch + 8 * strip)

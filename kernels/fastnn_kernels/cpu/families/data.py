@@ -35,7 +35,7 @@ def dropout(F: Any) -> Any:
     pointer = POINTERS[F]
     size_of = F.bitwidth // 8
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         size, least, scale, k0, k1 = op[3], op[4], F(float64_from_bits(op[5])), op[6], op[7]
         step = carray(int64_pointer(op[1]), 1)[0]
         low, high = step & I64(WORD), (step >> 32) & I64(WORD)
@@ -73,7 +73,7 @@ def gather_rows(F: Any, source_type: Any, y_type: Any) -> Any:
     source_pointer, y_pointer = POINTERS[source_type], POINTERS[y_type]
     source_size, y_size = source_type.bitwidth // 8, y_type.bitwidth // 8
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         rows, width, scale = op[4], op[5], y_type(float64_from_bits(op[6]))
         position = carray(int64_pointer(op[2]), 1)[0]
         order = carray(int64_pointer(op[1] + 8 * position), rows)
@@ -123,7 +123,7 @@ def gather_standardized(F: Any, source_type: Any, y_type: Any) -> Any:
     source_size, y_size = source_type.bitwidth // 8, y_type.bitwidth // 8
     single = source_type == y_type == types.float32
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         rows, width, scale = op[8], op[9], float64_from_bits(op[10])
         position = carray(int64_pointer(op[2]), 1)[0]
         order = carray(int64_pointer(op[1] + 8 * position), rows)
@@ -131,7 +131,7 @@ def gather_standardized(F: Any, source_type: Any, y_type: Any) -> Any:
         if begin == end:
             return
         in_parts = single and scale == 1.0
-        scratch = op[6] + part * op[7]
+        scratch = op[6] + worker * op[7]
         if in_parts:
             offsets, factors = carray(float64_pointer(op[3]), width), carray(float64_pointer(op[4]), width)
             highs, lows = carray(y_pointer(scratch), width), carray(y_pointer(scratch + y_size * width), width)
@@ -208,13 +208,13 @@ def round_table(table: Any, entries: Any, side: Any, mask: Any, low: Any, high: 
 def shuffle(F: Any) -> Any:
     """The round functions depend on half a position only: each part tabulates them, about 2 sqrt(n) Philox calls."""
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         n, left, right, k0, k1 = op[4], op[5], op[6], op[7], op[8]
         epoch = carray(int64_pointer(op[0]), 1)[0]
         low, high = epoch & I64(WORD), (epoch >> 32) & I64(WORD)
         lefts, rights = I64(1) << left, I64(1) << right
         mask = rights - 1
-        scratch = op[2] + part * op[3]
+        scratch = op[2] + worker * op[3]
         to_right = carray(word_pointer(scratch), 4 * lefts)
         to_left = carray(word_pointer(scratch + 16 * lefts), 4 * rights)
         walkers = carray(int64_pointer(scratch + 16 * (lefts + rights)), WALKERS)
@@ -255,7 +255,7 @@ def log_value(F: Any) -> Any:
     pointer = POINTERS[F]
     size_of = F.bitwidth // 8
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         if part == 0:
             entry = carray(int64_pointer(op[1]), 1)[0] * op[3] + op[4]
             row, values = carray(pointer(op[2] + entry * size_of), op[5]), carray(pointer(op[0]), op[5])
@@ -267,7 +267,7 @@ def log_value(F: Any) -> Any:
 
 @kernel("advance", sizes=lambda control, rows: (rows,))
 def advance(F: Any) -> Any:
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         if part == 0:
             control = carray(int64_pointer(op[0]), 3)
             control[0] += 1
@@ -287,7 +287,7 @@ def fill(F: Any, y_type: Any) -> Any:
     size_of = y_type.bitwidth // 8
     floating = isinstance(y_type, types.Float)
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         value = y_type(float64_from_bits(op[2])) if floating else y_type(op[2])
         begin, end = share(op[1], 64, part, parts)
         y = carray(pointer(op[0] + begin * size_of), end - begin)
@@ -302,7 +302,7 @@ def count_nonfinite(F: Any) -> Any:
     pointer = POINTERS[F]
     size_of = F.bitwidth // 8
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         size = op[2]
         blocks = (size + SUM_BLOCK - 1) // SUM_BLOCK
         counts = carray(int64_pointer(op[1]), blocks)

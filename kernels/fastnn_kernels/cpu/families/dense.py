@@ -80,10 +80,10 @@ def _matmul_sizes(a: Operand, b: Operand, c: Operand, *, transpose_a: bool, tran
     addresses=lambda F, **attributes: [core(F)],
 )  # fmt: skip
 def matmul(F: Any) -> Any:
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         a, b, c, scratch, share, product = op[0], op[1], op[2], op[3], op[4], op[5]
         m, n, k, a_row, a_k, b_k, b_column, leaf = op[6], op[7], op[8], op[9], op[10], op[11], op[12], op[13]
-        words = (a, a_row, a_k, b, b_k, b_column, c, m, n, k, leaf, scratch + part * share, 0, 0, 0, part, parts)
+        words = (a, a_row, a_k, b, b_k, b_column, c, m, n, k, leaf, scratch + worker * share, 0, 0, 0, part, parts)
         call_core(product, words, 0.0)
 
     return body
@@ -98,12 +98,12 @@ def matmul(F: Any) -> Any:
 def dense(F: Any) -> Any:
     size = F.bitwidth // 8
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         x, w, b, y, scratch, share, product, finish = op[0], op[1], op[2], op[3], op[4], op[5], op[6], op[7]
         rows, outputs, inputs, alpha = op[8], op[9], op[10], float64_from_bits(op[11])
         strides = inputs * size, outputs * size
         words = (
-            x, strides[0], size, w, strides[1], size, y, rows, outputs, inputs, inputs, scratch + part * share, b, finish, 0,
+            x, strides[0], size, w, strides[1], size, y, rows, outputs, inputs, inputs, scratch + worker * share, b, finish, 0,
             part, parts,
         )  # fmt: skip
         call_core(product, words, alpha)
@@ -120,12 +120,12 @@ def dense(F: Any) -> Any:
 def dense_backward_input(F: Any) -> Any:
     size = F.bitwidth // 8
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         dz, w, y, dx, scratch, share, product, finish = op[0], op[1], op[2], op[3], op[4], op[5], op[6], op[7]
         rows, inputs, outputs, alpha = op[8], op[9], op[10], float64_from_bits(op[11])
         row = outputs * size
         words = (
-            dz, row, size, w, size, row, dx, rows, inputs, outputs, outputs, scratch + part * share, 0, finish, y, part,
+            dz, row, size, w, size, row, dx, rows, inputs, outputs, outputs, scratch + worker * share, 0, finish, y, part,
             parts,
         )  # fmt: skip
         call_core(product, words, alpha)
@@ -144,10 +144,10 @@ def dense_backward_weight(F: Any) -> Any:
     pointer = POINTERS[F]
     element = F
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         x, dz, dw, db, scratch, share, product = op[0], op[1], op[2], op[3], op[4], op[5], op[6]
         rows, inputs, outputs = op[7], op[8], op[9]
-        one = scratch + part * share
+        one = scratch + worker * share
         mine = one + ONE
         words = (
             x, size, inputs * size, dz, outputs * size, size, dw, inputs, outputs, rows, LEAF_ROWS, mine, 0, 0, 0, part, parts,

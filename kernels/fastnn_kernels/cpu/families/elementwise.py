@@ -23,7 +23,7 @@ from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, uint8_pointer
 from fastnn_kernels.shapes import AXES, broadcast_axes
 
-Body = Callable[[Any, Any, Any], None]
+Body = Callable[[Any, Any, Any, Any], None]
 Function = Callable[..., Any]
 
 BLOCK = 64
@@ -44,7 +44,7 @@ def _each(function: Function, float_type: Any) -> Body:
     """y = function(x, alpha), element by element."""
     pointer, bytes_each = POINTERS[float_type], float_type.bitwidth // 8
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         size, alpha = op[2], float_type(float64_from_bits(op[3]))
         low, high = first_of_part(size, part, parts), first_of_part(size, part + 1, parts)
         x = carray(pointer(op[0] + low * bytes_each), high - low)
@@ -59,7 +59,7 @@ def _each_backward(function: Function, float_type: Any) -> Body:
     """dx = function(dy, at, alpha), element by element."""
     pointer, bytes_each = POINTERS[float_type], float_type.bitwidth // 8
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         size, alpha = op[3], float_type(float64_from_bits(op[4]))
         low, high = first_of_part(size, part, parts), first_of_part(size, part + 1, parts)
         dy = carray(pointer(op[0] + low * bytes_each), high - low)
@@ -169,7 +169,7 @@ def _two(function: Function, float_type: Any, result_type: Any, shortcut: tuple[
             for i in range(n):
                 c[i] = result
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         size, inner, a_step, b_step = op[3], op[4], op[5], op[6]
         middle, a_middle, b_middle = op[7], op[8], op[9]
         low, high = first_of_part(size, part, parts), first_of_part(size, part + 1, parts)
@@ -243,7 +243,7 @@ def where(F: Any) -> Body:
             for i in range(n):
                 c[i] = one if condition[i] != 0 else other
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         size, inner, condition_step, a_step, b_step = op[4], op[5], op[6], op[7], op[8]
         middle, condition_middle, a_middle, b_middle = op[9], op[10], op[11], op[12]
         low, high = first_of_part(size, part, parts), first_of_part(size, part + 1, parts)

@@ -175,7 +175,7 @@ def _sizes(x: Operand, w: Operand, z: Operand) -> list[int]:
 def grouped_dense(F: Any) -> Any:
     product = _product(F)
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         rows, inputs, outputs, groups, shared, step, row = op[4], op[5], op[6], op[7], op[8], op[9], op[10]
         product(
             op[0], row, step, shared, op[1], outputs * groups, groups, op[3], op[2], rows, outputs, inputs, inputs, 0, groups,
@@ -189,7 +189,7 @@ def grouped_dense(F: Any) -> Any:
 def grouped_dense_backward_input(F: Any) -> Any:
     product = _product(F)
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         rows, inputs, outputs, groups = op[3], op[4], op[5], op[6]
         product(
             op[0], outputs * groups, groups, 0, op[1], groups, outputs * groups, op[2], 0, rows, inputs, outputs, outputs, 0,
@@ -207,8 +207,8 @@ def grouped_dense_backward_input(F: Any) -> Any:
 def grouped_dense_backward_weight(F: Any) -> Any:
     product, pointer = _product(F), POINTERS[F]
 
-    def body(op: Any, part: int, parts: int) -> None:
-        stack = op[4] + part * op[5]
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
+        stack = op[4] + worker * op[5]
         rows, inputs, outputs, groups, shared, step, row = op[6], op[7], op[8], op[9], op[10], op[11], op[12]
         product(
             op[0], step, row, shared, op[1], outputs * groups, groups, op[2], 0, inputs, outputs, rows, LEAF_ROWS, stack,

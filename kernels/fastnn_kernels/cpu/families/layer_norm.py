@@ -142,10 +142,10 @@ def _layer_norm(F: Any, activation: str | None) -> Any:
     pointer, size = POINTERS[F], F.bitwidth // 8
     function, plain = forward_function(F, activation or "identity"), activation is None
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         x, gamma, beta, y = pointer(op[0]), pointer(op[1]), pointer(op[2]), pointer(op[3])
         mean, inverse_deviation = pointer(op[4]), pointer(op[5])
-        scratch = op[6] + part * op[7]
+        scratch = op[6] + worker * op[7]
         count, width, tile = op[8], op[9], op[10]
         epsilon, alpha = float64_from_bits(op[11]), F(float64_from_bits(op[12]))
         middles, sums, squares = pointer(scratch), pointer(scratch + tile * size), pointer(scratch + 2 * tile * size)
@@ -336,12 +336,12 @@ def _layer_norm_backward(F: Any, activation: str | None) -> Any:
     pointer, size = POINTERS[F], F.bitwidth // 8
     slopes, plain = _slopes(F, activation), activation is None
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         dy, x, gamma, beta, mean, inverse_deviation = (
             pointer(op[0]), pointer(op[1]), pointer(op[2]), pointer(op[3]), pointer(op[4]), pointer(op[5])
         )  # fmt: skip
         dx, dgamma, dbeta = pointer(op[6]), pointer(op[7]), pointer(op[8])
-        scratch = op[9] + part * op[10]
+        scratch = op[9] + worker * op[10]
         count, width, strip, alpha = op[11], op[12], op[13], F(float64_from_bits(op[14]))
         total, product = float64_pointer(scratch), float64_pointer(scratch + 8 * strip)
         sums, products = pointer(scratch + 16 * strip), pointer(scratch + (16 + size) * strip)

@@ -72,10 +72,10 @@ def _softmax_cross_entropy(with_losses: bool, with_gradient: bool, operands: int
         pointer, target_pointer, size = POINTERS[F], POINTERS[t_type], F.bitwidth // 8
         compute, logarithm, classes = exponentials(F), log(F), t_type == types.int64
 
-        def body(op: Any, part: int, parts: int) -> None:
+        def body(op: Any, part: int, parts: int, worker: int) -> None:
             z, t = pointer(op[0]), target_pointer(op[1])
             dlosses, losses, dz = pointer(op[dlosses_word]), pointer(op[losses_word]), pointer(op[dz_word])
-            scratch = op[operands] + part * op[operands + 1]
+            scratch = op[operands] + worker * op[operands + 1]
             rows, columns, tile = op[operands + 2], op[operands + 3], op[operands + 4]
             values = pointer(scratch)
             greatest, sums = pointer(scratch + op[operands + 5] * size), pointer(scratch + op[operands + 6] * size)
@@ -173,9 +173,9 @@ def _sigmoid_cross_entropy(with_losses: bool, with_gradient: bool, operands: int
         pointer, size = POINTERS[F], F.bitwidth // 8
         exponential, logarithm = exp(F), log1p(F)
 
-        def body(op: Any, part: int, parts: int) -> None:
+        def body(op: Any, part: int, parts: int, worker: int) -> None:
             dlosses, losses, dz = pointer(op[dlosses_word]), pointer(op[losses_word]), pointer(op[dz_word])
-            scratch = op[operands] + part * op[operands + 1]
+            scratch = op[operands] + worker * op[operands + 1]
             values, slopes = pointer(scratch), pointer(scratch + op[operands + 1] // 2)
             rows, columns, tile = op[operands + 2], op[operands + 3], op[operands + 4]
             low, high = span(rows, 1, part, parts)
@@ -217,7 +217,7 @@ def _squared_error(with_losses: bool, with_gradient: bool, operands: int) -> Any
     def factory(F: Any) -> Any:
         pointer = POINTERS[F]
 
-        def body(op: Any, part: int, parts: int) -> None:
+        def body(op: Any, part: int, parts: int, worker: int) -> None:
             z, t = pointer(op[0]), pointer(op[1])
             dlosses, losses, dz = pointer(op[dlosses_word]), pointer(op[losses_word]), pointer(op[dz_word])
             rows, columns, scale = op[operands], op[operands + 1], F(float64_from_bits(op[operands + 2]))
@@ -270,7 +270,7 @@ def _levels(*operands: Operand) -> int:
 def _weighted_mean(F: Any) -> Any:
     pointer = POINTERS[F]
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         if part == 0:
             losses, weights, mean, stack, count = pointer(op[0]), pointer(op[1]), pointer(op[2]), pointer(op[3]), op[5]
             total = leaf_sum(weights, 0, count, LEAF_ROWS, stack)
@@ -283,9 +283,9 @@ def _weighted_mean(F: Any) -> Any:
 def _weighted_mean_backward(F: Any) -> Any:
     pointer, size = POINTERS[F], F.bitwidth // 8
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         weights_at, count = pointer(op[1]), op[5]
-        stack = pointer(op[3] + part * op[4])
+        stack = pointer(op[3] + worker * op[4])
         total = leaf_sum(weights_at, 0, count, LEAF_ROWS, stack)  # by every part for itself: cheaper than meeting for it
         factor = F(0) if total == F(0) else pointer(op[0])[0] / total
         low, high = span(count, LANES, part, parts)
@@ -313,7 +313,7 @@ def _is_correct(F: Any, t_type: Any) -> Any:
     pointer, target_pointer = POINTERS[F], POINTERS[t_type]
     classes, half = t_type == types.int64, 0 if t_type == types.int64 else t_type(0.5)  # of integers, > 0 is > 0.5
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         z, t, correct = pointer(op[0]), target_pointer(op[1]), pointer(op[2])
         rows, columns, threshold, multilabel = op[3], op[4], F(float64_from_bits(op[5])), op[6] != 0
         low, high = span(rows, 1, part, parts)

@@ -55,7 +55,7 @@ def transpose(F: Any, x_type: Any) -> Any:
     pointer = POINTERS[x_type]
     size_of = x_type.bitwidth // 8
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         units, strips, rows, rows_in_y, rows_in_x, columns, columns_in_x = op[2], op[3], op[4], op[5], op[6], op[7], op[8]
         begin, end = share(units, 1, part, parts)
         for unit in range(begin, end):
@@ -103,7 +103,7 @@ def concatenate(F: Any, a_type: Any) -> Any:
     pointer = POINTERS[a_type]
     size_of = a_type.bitwidth // 8
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         size, a_width, b_width = op[3], op[4], op[5]
         width = a_width + b_width
         begin, end = share(size, 64, part, parts)
@@ -138,7 +138,7 @@ def slice_(F: Any, x_type: Any) -> Any:
     pointer = POINTERS[x_type]
     size_of = x_type.bitwidth // 8
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         size, width, x_width, offset = op[2], op[3], op[4], op[5]
         begin, end = share(size, 64, part, parts)
         if begin == end:
@@ -165,7 +165,7 @@ def gather(F: Any, x_type: Any) -> Any:
     pointer = POINTERS[x_type]
     size_of = x_type.bitwidth // 8
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         size, width = op[3], op[4]
         begin, end = share(size, 64, part, parts)
         if begin == end:
@@ -199,7 +199,7 @@ def scatter_add(F: Any, dy_type: Any) -> Any:
     pointer = POINTERS[dy_type]
     size_of = dy_type.bitwidth // 8
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         count, rows, width = op[3], op[4], op[5]
         indices = carray(int64_pointer(op[0]), count)
         begin, end = share(width, 16, part, parts)

@@ -433,8 +433,8 @@ def _sum(divide: bool) -> Any:
     def factory(F: Any) -> Any:
         pointer = POINTERS[F]
 
-        def body(op: Any, part: int, parts: int) -> None:
-            x, y, stack, leaf = pointer(op[0]), pointer(op[1]), pointer(op[2] + part * op[3]), op[4]
+        def body(op: Any, part: int, parts: int, worker: int) -> None:
+            x, y, stack, leaf = pointer(op[0]), pointer(op[1]), pointer(op[2] + worker * op[3]), op[4]
             walk, reduced = op[LAYOUT], op[LAYOUT + 2]
             if walk == SCATTERED:
                 kept_groups, reduced_groups = op[LAYOUT + 3], op[LAYOUT + 4]
@@ -506,7 +506,7 @@ def _raise(best: Any, value: Any) -> Any:
 def _max(F: Any) -> Any:
     pointer = POINTERS[F]
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         x, y = pointer(op[0]), pointer(op[1])
         walk, reduced = op[WORDS], op[WORDS + 2]
         if walk == SCATTERED:
@@ -546,7 +546,7 @@ def _max(F: Any) -> Any:
 def _expand(F: Any, mean: bool) -> Any:
     pointer = POINTERS[F]
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         x, y = pointer(op[0]), pointer(op[1])
         walk, repeats = op[WORDS], op[WORDS + 2]
         if walk == SCATTERED:

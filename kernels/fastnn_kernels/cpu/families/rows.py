@@ -139,9 +139,9 @@ def scale_rows(values: Any, factors: Any, first: int, rows: int, columns: int, y
 def _softmax(F: Any) -> Any:
     pointer, size, compute = POINTERS[F], F.bitwidth // 8, exponentials(F)
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         x, y = pointer(op[0]), pointer(op[1])
-        scratch = op[2] + part * op[3]
+        scratch = op[2] + worker * op[3]
         rows, columns, tile = op[4], op[5], op[6]
         values, greatest, sums = pointer(scratch), pointer(scratch + op[7] * size), pointer(scratch + op[8] * size)
         low, high = span(rows, 1, part, parts)
@@ -159,9 +159,9 @@ def _softmax(F: Any) -> Any:
 def _log_softmax(F: Any) -> Any:
     pointer, size, compute, logarithm = POINTERS[F], F.bitwidth // 8, exponentials(F), log(F)
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         x, y = pointer(op[0]), pointer(op[1])
-        scratch = op[2] + part * op[3]
+        scratch = op[2] + worker * op[3]
         rows, columns, tile = op[4], op[5], op[6]
         values, greatest, sums = pointer(scratch), pointer(scratch + op[7] * size), pointer(scratch + op[8] * size)
         low, high = span(rows, 1, part, parts)
@@ -190,7 +190,7 @@ def _log_softmax(F: Any) -> Any:
 def _softmax_backward(F: Any) -> Any:
     pointer = POINTERS[F]
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         dy, y, dx = pointer(op[0]), pointer(op[1]), pointer(op[2])
         rows, columns = op[3], op[4]
         low, high = span(rows, 1, part, parts)
@@ -213,9 +213,9 @@ def _softmax_backward(F: Any) -> Any:
 def _log_softmax_backward(F: Any) -> Any:
     pointer, size, exponential = POINTERS[F], F.bitwidth // 8, exp(F)
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         dy, dx = pointer(op[0]), pointer(op[2])
-        values = pointer(op[3] + part * op[4])
+        values = pointer(op[3] + worker * op[4])
         rows, columns, tile = op[5], op[6], op[7]
         low, high = span(rows, 1, part, parts)
         while low < high:
@@ -298,7 +298,7 @@ def is_argmax(x: Any, start: int, columns: int, position: int) -> Any:
 def _argmax(F: Any) -> Any:
     pointer = POINTERS[F]
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         x, indices = pointer(op[0]), int64_pointer(op[1])
         rows, columns = op[2], op[3]
         low, high = span(rows, 1, part, parts)
@@ -312,7 +312,7 @@ def _argmax(F: Any) -> Any:
 def _one_hot(F: Any) -> Any:
     pointer, size = POINTERS[F], F.bitwidth // 8
 
-    def body(op: Any, part: int, parts: int) -> None:
+    def body(op: Any, part: int, parts: int, worker: int) -> None:
         labels = int64_pointer(op[0])
         rows, columns = op[2], op[3]
         low, high = span(rows, 1, part, parts)

@@ -56,7 +56,7 @@ def _update_body(F: Any, states: int, formula: Any, averages: bool) -> Any:
     second_state = 8 if states >= 2 else 6
     after = 7 + states + averages
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         size, segments = op[after], op[after + 1]
         clip = F(float64_from_bits(op[after + 2]))
         clip_norm = F(float64_from_bits(op[after + 3]))
@@ -245,11 +245,11 @@ def block_sum_squares(F: Any) -> Any:
         x = clip if x > clip else x
         return (scale * x) * (scale * x)
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         size, clip, scale = op[4], F(float64_from_bits(op[5])), F(float64_from_bits(op[6]))
         blocks = (size + SUM_BLOCK - 1) // SUM_BLOCK
         partial = carray(pointer(op[1]), blocks)
-        sums = carray(pointer(op[2] + part * op[3]), SUM_BLOCK)
+        sums = carray(pointer(op[2] + worker * op[3]), SUM_BLOCK)
         begin, end = share(blocks, 1, part, parts)
         for block in range(begin, end):
             start = op[0] + block * SUM_BLOCK * size_of
@@ -288,13 +288,13 @@ def block_penalty(F: Any) -> Any:
     pointer = POINTERS[F]
     size_of = F.bitwidth // 8
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         size, segments = op[6], op[7]
         starts = carray(int64_pointer(op[1]), segments + 1)
         penalties = carray(pointer(op[2]), (segments, 4))
         blocks = (size + SUM_BLOCK - 1) // SUM_BLOCK
         partial = carray(pointer(op[3]), blocks)
-        terms_address = op[4] + part * op[5]
+        terms_address = op[4] + worker * op[5]
         terms = carray(pointer(terms_address), SUM_BLOCK)
         begin, end = share(blocks, 1, part, parts)
         for block in range(begin, end):
