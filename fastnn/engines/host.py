@@ -19,8 +19,10 @@ from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.cores import usable_cores
 from fastnn_kernels.memory import aligned_zeros
 
-WAKING = 100e-6  # seconds of work below which nobody is woken up for it
-TIMINGS = 20  # plays that begin with timing calls; afterwards every TIMINGS-th does
+WAKING = 100e-6
+"""Seconds of work below which nobody is woken up for it."""
+TIMINGS, RETIMED = 5, 50
+"""The first plays begin with timing calls; later one of so many does."""
 
 
 def cores() -> int:
@@ -184,7 +186,7 @@ class HostInstance(Instance):
         sharing = self._sharing
         if sharing.threads > 1 and repeats > 1:
             self._plays += 1
-            if (self._plays <= TIMINGS or self._plays % TIMINGS == 0) and any(sharing.timed):
+            if (self._plays <= TIMINGS or self._plays % RETIMED == 0) and any(sharing.timed):
                 self._play_timed()
                 repeats -= 1
         if repeats and self.threads > 1:

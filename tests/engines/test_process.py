@@ -201,7 +201,7 @@ def test_workers_are_kept_on_cores_of_their_own() -> None:
     """Where there are as many as cores, beside the caller's; more or fewer go where the system puts them."""
     from fastnn_kernels.cpu.team import TEAM, Work
 
-    nothing = Work(np.zeros((0, 2), np.int64), np.zeros((0, 3), np.int64))
+    nothing = Work(np.zeros((0, 2), np.int64), np.array([[0, 0, 64]]))
     cores = os.sched_getaffinity(0)
 
     def places(workers: int) -> list[set[int]]:

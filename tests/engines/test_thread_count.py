@@ -10,14 +10,14 @@ import pytest
 from fastnn.engines import thread_count
 from fastnn.engines.thread_count import MEETING, Company, Sharing
 
-LARGE, SMALL = (80_000_000, 100_000), (100, 1000)
-"""A product of a millisecond, and a call that no thread is worth waking up for."""
+LARGE, SMALL = (800_000_000, 100_000), (100, 1000)
+"""A product of ten milliseconds, and a call that no thread is worth waking up for."""
 
 
 def test_what_is_small_is_played_by_one_thread() -> None:
     """Small calls in a row are one stage; a call that is worth it is cut, a large product more finely."""
     sharing = Sharing([SMALL, SMALL, LARGE, SMALL, (0, 6_000_000), LARGE], threads=2)
-    assert sharing.stages() == [(0, 2, 1), (2, 1, 8), (3, 1, 1), (4, 1, 2), (5, 1, 8)]
+    assert sharing.stages() == [(0, 2, 1), (2, 1, 10), (3, 1, 1), (4, 1, 2), (5, 1, 10)]
 
 
 @pytest.mark.parametrize("work", [[SMALL] * 20, [], [(0, 30_000)] * 4], ids=["small", "none", "too small for the meetings"])

@@ -11,7 +11,7 @@ import pytest
 
 import fastnn_kernels.cpu as cpu_set
 from fastnn_kernels.contract import Operand
-from fastnn_kernels.cpu.player import STATE_WORDS
+from fastnn_kernels.cpu.player import state_words
 from fastnn_kernels.cpu.team import Team, Work, _Worker
 from fastnn_kernels.memory import aligned_zeros
 
@@ -52,14 +52,15 @@ class Program:
 @pytest.mark.parametrize("late", [False, True], ids=["all at once", "some late"])
 def test_every_part_is_played_once_and_in_order(parts: tuple[int, int, int], late: bool) -> None:
     repeats = 200
-    for workers in (1, 2, 5):
+    for most in (1, 2, 5):
         program = Program(parts)
-        state = aligned_zeros(STATE_WORDS, np.int64)
+        workers = min(most, program.work.most_workers)
+        state = aligned_zeros(state_words(workers), np.int64)
 
-        def take_part(worker: int, program: Program = program, state: np.ndarray = state) -> None:
+        def take_part(worker: int, workers: int = workers, program: Program = program, state: np.ndarray = state) -> None:
             if late:
                 time.sleep(0.002 * worker)
-            program.work.play(repeats, worker, state.ctypes.data)
+            program.work.play(repeats, worker, workers, state.ctypes.data)
 
         threads = [threading.Thread(target=take_part, args=(worker,)) for worker in range(workers)]
         for thread in threads:
@@ -68,7 +69,7 @@ def test_every_part_is_played_once_and_in_order(parts: tuple[int, int, int], lat
             thread.join(60)
             assert not thread.is_alive()
         program.check(repeats)
-        program.work.play(repeats, 0, state.ctypes.data)  # it is over: nothing is played again
+        program.work.play(repeats, 0, workers, state.ctypes.data)  # it is over: nothing is played again
         program.check(repeats)
 
 
@@ -87,7 +88,7 @@ def test_a_worker_that_comes_when_all_is_done_finds_nothing(monkeypatch: pytest.
         if worker:
             entered.set()
             hold.wait(60)
-        run.work.play(run.repeats, worker, run.state.ctypes.data)
+        run.work.play(run.repeats, worker, run.workers, run.state.ctypes.data)
 
     monkeypatch.setattr("fastnn_kernels.cpu.team._Run.play", play_late)
     team, program = Team(), Program((4, 4, 4))

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import Lowered, lower
-from fastnn_kernels.cpu.player import STATE_WORDS, play
+from fastnn_kernels.cpu.player import play, state_words
 from fastnn_kernels.memory import aligned_zeros
 
 FAMILIES = (
@@ -27,8 +27,8 @@ def run(name: str, arrays: Sequence[np.ndarray], attributes: Mapping[str, Any], 
     scratch = aligned_zeros(lowered.scratch or 0, np.uint8)
     words = np.array(lowered.words([array.ctypes.data for array in arrays], scratch.ctypes.data), np.int64)
     call = np.array([lowered.address, words.ctypes.data], np.int64)
-    stage, state = np.array([0, 1, parts], np.int64), aligned_zeros(STATE_WORDS, np.int64)
-    play()(call.ctypes.data, stage.ctypes.data, 1, 1, 0, state.ctypes.data)
+    stage, state = np.array([0, 1, parts], np.int64), aligned_zeros(state_words(1), np.int64)
+    play()(call.ctypes.data, stage.ctypes.data, 1, 1, 0, 1, state.ctypes.data)
 
 
 __all__ = ["Lowered", "Operand", "lower", "play", "run"]

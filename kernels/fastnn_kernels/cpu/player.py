@@ -1,10 +1,11 @@
 """The player: a compiled loop that runs a list of kernel calls again and again, on one thread or on several at once.
 
 A call is two words: the address of the kernel and the address of its operand words. For several threads the calls are put
-together to stages: a call that is cut into parts, or calls of which each is one part, played one after the other. Workers claim
-parts from a ticket counter, and whoever finishes the last part of a stage opens the next one. So nobody ever waits for a part
-that nobody has begun: a worker that comes late, or whose thread does not run, is not missed, and its share goes to the others.
-While it plays, denormals are flushed to zero on x86-64.
+together to stages: a call that is cut into parts, or calls of which each is one part, played one after the other. Each worker
+has a share of the parts, the same rows or columns of one call after another, which its caches then hold. It claims them one
+at a time, and when none is left, those of the others; whoever finishes the last part of a stage opens the next one. So nobody
+ever waits for a part that nobody has begun: a worker that comes late, or whose thread does not run, is not missed. While it
+plays, denormals are flushed to zero on x86-64.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from fastnn_kernels.cpu.processor import features
 
 X86 = "sse2" in features()
 FLUSH = 0x8040  # flush-to-zero (bit 15) and denormals-are-zero (bit 6) of MXCSR
-SPINS = 300  # a few microseconds of waiting before the thread offers its core to others
-YIELDS = 20  # how often it does so before it sleeps
-NAP = 30  # microseconds that it sleeps for
+SPINS = 2000  # a few microseconds of waiting before the thread offers its core to others
+YIELDS = 2000  # how often it does so before it sleeps
+NAP = 50  # microseconds that it sleeps for
 
 
 def _external(builder: Any, name: str, result: ir.Type, *arguments: ir.Type) -> Any:
@@ -97,9 +98,14 @@ def write_mxcsr(typingctx: Any, value: Any) -> Any:
 STAGE = 3
 """Words of a stage: its first call, how many calls it has, and of how many parts each is."""
 PARTS_BITS = 20
-"""Of the ticket counter, the lowest bits number the parts of a stage, the others the stages."""
-STATE_WORDS = 16
-"""Words that the workers of a run share, in two cache lines: the ticket counter, and at word 8 how many parts are done."""
+"""Of a worker's counter, the lowest bits say how many of its parts are claimed, the others of which stage."""
+LINE = 64
+"""Bytes of a cache line. The first of what workers share counts the parts that are done, then each has one for its counter."""
+
+
+def state_words(workers: int) -> int:
+    """How many int64 so many workers share."""
+    return LINE // 8 * (1 + workers)
 
 
 @numba.njit(error_model="numpy")
@@ -127,7 +133,43 @@ def _wait(ticket: int, stage: int) -> None:
             sleep(NAP)
 
 
-def _play(calls: Any, stages: Any, count: int, repeats: int, worker: int, state: int) -> None:
+@numba.njit(error_model="numpy")
+def _open(stages: Any, count: int, stage: int, last: int, worker: int, workers: int, state: int) -> int:
+    """Open a stage; returns the part that this worker plays first, or -1 where there is no such stage."""
+    atomic_store(state, 0)
+    parts = stages[STAGE * (stage % count) + 2] if stage < last else 0
+    for each in range(workers):
+        claimed = parts if parts == 1 or stage == last else int(each == worker)
+        atomic_store(state + LINE * (1 + each), (stage << PARTS_BITS) + claimed)
+    return -1 if stage == last else parts * worker // workers if parts > 1 else 0
+
+
+@numba.njit(error_model="numpy")
+def _claim(stages: Any, count: int, last: int, worker: int, workers: int, state: int) -> Any:
+    """A stage and a part of it that nobody else plays: one of this worker's own, or else one of another's. Where there is none
+    now, the newest stage that is open and -1.
+    """
+    newest = 0
+    for ahead in range(workers):
+        owner = (worker + ahead) % workers
+        counter = state + LINE * (1 + owner)
+        word = atomic_load(counter)
+        for attempt in range(2):  # looking first spares the others a write; what is looked at may be over when it is claimed
+            stage, claimed = word >> PARTS_BITS, word & ((1 << PARTS_BITS) - 1)
+            newest = max(newest, stage)
+            if stage >= last:
+                break
+            parts = stages[STAGE * (stage % count) + 2]
+            low, high = parts * owner // workers, parts * (owner + 1) // workers
+            if claimed >= high - low:
+                break
+            if attempt == 1:
+                return stage, low + claimed
+            word = atomic_add(counter, 1)
+    return newest, -1
+
+
+def _play(calls: Any, stages: Any, count: int, repeats: int, worker: int, workers: int, state: int) -> None:
     before = read_mxcsr()
     write_mxcsr(before | FLUSH)
     if state == 0:  # alone: every call is one part
@@ -137,27 +179,23 @@ def _play(calls: Any, stages: Any, count: int, repeats: int, worker: int, state:
                 for k in range(first, first + stages[STAGE * stage + 1]):
                     call_kernel(calls[2 * k], calls[2 * k + 1], 0, 1, worker)
     else:
-        ticket, done = state, state + 64
-        stage, last, part = 0, repeats * count, -1
+        last, part, stage = repeats * count, -1, 0
         while True:
             if part < 0:
-                taken = atomic_add(ticket, 1)
-                stage, part = taken >> PARTS_BITS, taken & ((1 << PARTS_BITS) - 1)
+                stage, part = _claim(stages, count, last, worker, workers, state)
             if stage >= last:
                 break
+            if part < 0:
+                _wait(state + LINE * (1 + worker), _next_shared(stages, count, stage + 1, last))
+                continue
             row = STAGE * (stage % count)
             first, parts = stages[row], stages[row + 2]
-            if part >= parts:  # all are claimed
-                _wait(ticket, _next_shared(stages, count, stage + 1, last))
-                part = -1
-                continue
             for k in range(first, first + stages[row + 1]):
                 call_kernel(calls[2 * k], calls[2 * k + 1], part, parts, worker)
             part = -1
-            if parts == 1 or atomic_add(done, 1) + 1 == parts:
-                atomic_store(done, 0)
-                stage, part = stage + 1, 0  # the next stage, and its first part
-                atomic_store(ticket, (stage << PARTS_BITS) + 1)
+            if parts == 1 or atomic_add(state, 1) + 1 == parts:
+                stage += 1
+                part = _open(stages, count, stage, last, worker, workers, state)
     write_mxcsr(before)
 
 
@@ -165,16 +203,16 @@ _WORDS = types.CPointer(types.int64)
 
 
 @functools.cache
-def play() -> Callable[[int, int, int, int, int, int], None]:
-    """`play()(calls, stages, count, repeats, worker, state)`; addresses are integers. The GIL is free while it runs.
+def play() -> Callable[[int, int, int, int, int, int, int], None]:
+    """`play()(calls, stages, count, repeats, worker, workers, state)`; addresses are integers. The GIL is free while it runs.
 
-    `stages`: STAGE words for each of `count` stages. `state`: the address of STATE_WORDS int64 that are 0 before the first
-    worker starts and that all of them share, or 0 for a worker that plays alone, all calls in one part. It returns when all
-    stages are done; called again with the same state, it returns at once.
+    `stages`: STAGE words for each of `count` stages, of one part or at least as many as workers. `state`: the address of
+    `state_words` int64 that are 0 before the first worker starts and that all of them share, or 0 for a worker that plays
+    alone, all calls in one part. It returns when all stages are done; called again with the same state, it returns at once.
     """
-    signature = types.void(_WORDS, _WORDS, types.int64, types.int64, types.int64, types.int64)
+    signature = types.void(_WORDS, _WORDS, *[types.int64] * 5)
     function = compile_function(_play, signature, "play")
     word = ctypes.c_int64
-    prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, word, word, word, word)
-    entry: Callable[[int, int, int, int, int, int], None] = prototype(int(function.address or 0))
+    prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, word, word, word, word, word)
+    entry: Callable[[int, int, int, int, int, int, int], None] = prototype(int(function.address or 0))
     return entry

@@ -9,6 +9,7 @@ fork the child makes a team of its own.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn_kernels.cpu.player import STATE_WORDS, play
+from fastnn_kernels.cpu.player import play, state_words
 from fastnn_kernels.memory import aligned_zeros
 
 
@@ -32,8 +33,14 @@ class Work:
     stages: np.ndarray
     keeps: Any = None
 
-    def play(self, repeats: int, worker: int = 0, state: int = 0) -> None:
-        play()(self.calls.ctypes.data, self.stages.ctypes.data, len(self.stages), repeats, worker, state)
+    @functools.cached_property
+    def most_workers(self) -> int:
+        """No more than the parts of any stage that has several."""
+        parts = self.stages[:, 2]
+        return int(min(parts[parts > 1], default=1))
+
+    def play(self, repeats: int, worker: int = 0, workers: int = 1, state: int = 0) -> None:
+        play()(self.calls.ctypes.data, self.stages.ctypes.data, len(self.stages), repeats, worker, workers, state)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +53,7 @@ class _Run:
     state: np.ndarray
 
     def play(self, worker: int) -> None:
-        self.work.play(self.repeats, worker, self.state.ctypes.data)
+        self.work.play(self.repeats, worker, self.workers, self.state.ctypes.data)
 
 
 class _Worker(threading.Thread):
@@ -85,6 +92,7 @@ class Team:
 
         A KeyboardInterrupt is raised again once the run is over; where it comes before it begins, nothing is played.
         """
+        workers = min(workers, work.most_workers)
         if workers <= 1 or not self.busy.acquire(blocking=False):
             work.play(repeats)
             return
@@ -93,7 +101,7 @@ class Team:
             while len(self.workers) < workers - 1:
                 self.workers.append(_Worker(self, len(self.workers) + 1))
             self._place(workers)
-            self._play_together(_Run(work, repeats, workers, aligned_zeros(STATE_WORDS, np.int64)))
+            self._play_together(_Run(work, repeats, workers, aligned_zeros(state_words(workers), np.int64)))
         finally:
             self.busy.release()
 
