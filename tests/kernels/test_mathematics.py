@@ -17,6 +17,7 @@ from fastnn_kernels.contract import KERNELS
 from fastnn_kernels.cpu import mathematics
 from fastnn_kernels.cpu.compiling import TYPES, compile_function
 from fastnn_kernels.cpu.intrinsics import KERNEL, POINTERS
+from fastnn_kernels.cpu.team import Work
 
 FUNCTIONS = ("exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf")
 
@@ -52,7 +53,7 @@ def compiled_function(name: str, dtype: str) -> Any:
     float_type = TYPES[dtype]
     function, pointer = getattr(mathematics, name)(float_type), POINTERS[float_type]
 
-    def body(op: Any, part: Any, parts: Any) -> None:
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         x, y = carray(pointer(op[0]), op[2]), carray(pointer(op[1]), op[2])
         for i in range(op[2]):
             y[i] = function(x[i])
@@ -69,7 +70,7 @@ def evaluate(name: str, x: np.ndarray) -> np.ndarray:
     else:
         words = np.array([x.ctypes.data, y.ctypes.data, x.size], np.int64)
         call = np.array([compiled_function(name, x.dtype.name).address, words.ctypes.data], np.int64)
-        cpu_set.play()(call.ctypes.data, 1, 1, 0, 1, 0)
+        Work(call.reshape(1, 2), np.array([[0, 1, 1]])).play(1)
     return y
 
 

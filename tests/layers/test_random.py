@@ -17,6 +17,7 @@ import fastnn_kernels.cpu as cpu_set
 from fastnn import random as stream
 from fastnn.errors import InputError
 from fastnn_kernels.contract import Operand
+from fastnn_kernels.cpu.team import Work
 from fastnn_kernels.numpy.philox import philox, words
 
 KEY = (0x1C2F9B99, 0x345181D6)
@@ -228,12 +229,11 @@ def shuffler(n: int) -> Callable[[int], np.ndarray]:
     lowered = cpu_set.lower("shuffle", [Operand(a.shape, a.dtype) for a in (epoch, order)], {"key": KEY})
     scratch = cpu_set.aligned_zeros(lowered.scratch or 0, np.uint8)
     operands = np.array(lowered.words([epoch.ctypes.data, order.ctypes.data], scratch.ctypes.data), np.int64)
-    call = np.array([lowered.address, operands.ctypes.data], np.int64)
-    play, address = cpu_set.play(), call.ctypes.data
+    work = Work(np.array([[lowered.address, operands.ctypes.data]]), np.array([[0, 1, 1]]), (scratch, operands))
 
-    def shuffle(number: int, used: tuple[np.ndarray, ...] = (scratch, operands, call)) -> np.ndarray:  # keeps them alive
+    def shuffle(number: int) -> np.ndarray:
         epoch[...] = number
-        play(address, 1, 1, 0, 1, 0)
+        work.play(1)
         return order
 
     return shuffle
