@@ -166,10 +166,15 @@ def _function(module: ir.Module, name: str, arguments: Sequence[str]) -> tuple[i
     return function, builder, dict(zip(arguments, function.args, strict=True))
 
 
-TILE = ("a", "a_row", "a_k", "b", "b_k", "c", "c_row", "count", "used", "accumulate", "bias", "partners", "partner_count")
-"""What a tile is told: address and strides in bytes of A, B and C, the number of k, the used lanes of the last vector,
-whether to continue from what C holds, the address of the bias or 0, and a table of the arrays of C's shape that are
-added at the end: the address of each, and the bytes of its rows."""
+TILE = (
+    "a", "a_row", "a_k", "b", "b_k", "c", "c_row", "count", "used", "accumulate", "bias", "partners", "partner_count",
+    "second", "park",
+)  # fmt: skip
+"""What a tile is told: address and strides in bytes of A, B and C, the number of k, the used lanes of the last vector, whether
+to continue from what C holds, the address of the bias or 0, a table of the arrays of C's shape that are added at the end (the
+address of each, and the bytes of its rows), and how many k a second leaf has: then the sums of the first are left at `park`,
+row behind row, and begin anew.
+"""
 
 
 def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, masked: bool) -> ir.Function:
@@ -178,12 +183,12 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     function, builder, word = _function(module, name, TILE)
     of = _Vectors(float_type, builder)
     width = of.lanes * of.size
-    a, b, c, partners = (builder.inttoptr(word[label], BYTES) for label in ("a", "b", "c", "partners"))
+    a, b, c, partners, park = (builder.inttoptr(word[label], BYTES) for label in ("a", "b", "c", "partners", "park"))
     mask = of.mask(word["used"]) if masked else None
     masks = [None] * (vectors - 1) + [mask]
     blocks = {
         label: function.append_basic_block(label)
-        for label in ("load", "start", "loop", "done", "add", "bare", "join", "store", "leave")
+        for label in ("load", "start", "loop", "after", "park", "done", "add", "bare", "join", "store", "leave")
     }
     c_rows = [of.at(c, builder.mul(word["c_row"], I64(i))) for i in range(rows)]
     # Rows in threes: x86 addresses reach base, base + stride and base + 2 stride, so a third of the pointers suffices.
@@ -206,7 +211,7 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     builder.cbranch(builder.icmp_signed(">", word["count"], I64(0)), blocks["loop"], blocks["done"])
 
     builder.position_at_end(blocks["loop"])
-    left, b_at = builder.phi(I64), builder.phi(BYTES)
+    left, second, b_at = builder.phi(I64), builder.phi(I64), builder.phi(BYTES)
     a_at = [builder.phi(BYTES) for _ in bases]
     sums = [[builder.phi(of.vector) for _ in range(vectors)] for _ in range(rows)]
     new: list[list[ir.Value]] = [[] for _ in range(rows)]
@@ -217,20 +222,31 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     left_next = builder.sub(left, I64(1))
     b_next = of.at(b_at, word["b_k"])
     a_next = [of.at(pointer, word["a_k"]) for pointer in a_at]
-    builder.cbranch(builder.icmp_signed(">", left_next, I64(0)), blocks["loop"], blocks["done"])
-    for phi, start, following in [
-        (left, word["count"], left_next), (b_at, b, b_next), *zip(a_at, bases, a_next, strict=True),
-        *((sums[i][j], first[i][j], new[i][j]) for i in range(rows) for j in range(vectors)),
+    builder.cbranch(builder.icmp_signed(">", left_next, I64(0)), blocks["loop"], blocks["after"])
+    for phi, start, following, anew in [
+        (left, word["count"], left_next, second), (second, word["second"], second, I64(0)), (b_at, b, b_next, b_next),
+        *zip(a_at, bases, a_next, a_next, strict=True),
+        *((sums[i][j], first[i][j], new[i][j], of.zero) for i in range(rows) for j in range(vectors)),
     ]:  # fmt: skip
         phi.add_incoming(start, blocks["start"])
         phi.add_incoming(following, blocks["loop"])
+        phi.add_incoming(anew, blocks["park"])
+
+    builder.position_at_end(blocks["after"])
+    builder.cbranch(builder.icmp_signed(">", second, I64(0)), blocks["park"], blocks["done"])
+
+    builder.position_at_end(blocks["park"])
+    for i in range(rows):
+        for j in range(vectors):
+            of.store(new[i][j], of.at(park, (i * vectors + j) * width), masks[j])
+    builder.branch(blocks["loop"])
 
     builder.position_at_end(blocks["done"])
     total = [[builder.phi(of.vector) for _ in range(vectors)] for _ in range(rows)]
     for i in range(rows):
         for j in range(vectors):
             total[i][j].add_incoming(first[i][j], blocks["start"])
-            total[i][j].add_incoming(new[i][j], blocks["loop"])
+            total[i][j].add_incoming(new[i][j], blocks["after"])
     builder.cbranch(builder.icmp_signed("!=", word["bias"], I64(0)), blocks["add"], blocks["bare"])
 
     builder.position_at_end(blocks["add"])
@@ -581,25 +597,8 @@ def _core(float_type: Any) -> Any:
                 if rest:
                     transpose((b_tile + (k - rest) * size, b_column, scratch, vector, rest, used))
                     a_tile += (k - rest) * size
-                    tile(
-                        (
-                            (rows - 1) * 4,
-                            used == lane,
-                            a_tile,
-                            a_row,
-                            a_k,
-                            scratch,
-                            vector,
-                            c_tile,
-                            c_row,
-                            rest,
-                            used,
-                            1,
-                            0,
-                            0,
-                            0,
-                        )
-                    )
+                    tail = (scratch, vector, c_tile, c_row, rest, used, 1, 0, 0, 0, 0, 0)
+                    tile(((rows - 1) * 4, used == lane, a_tile, a_row, a_k, *tail))
             if epilogue != 0:
                 offset = first_row * c_row + first_column * size
                 call_epilogue(epilogue, c + offset, at + offset, c_row, rows, columns, alpha)
@@ -713,13 +712,16 @@ def _core(float_type: Any) -> Any:
                                     tile((
                                         slot, used == lane,
                                         a_tile, a_tile_row, a_tile_k, b_tile, b_tile_k, c_block + j * size, c_row, count, used,
-                                        k0 > 0, bias + j * size if last and bias != 0 else 0, 0, 0,
+                                        k0 > 0, bias + j * size if last and bias != 0 else 0, 0, 0, 0, 0,
                                     ))  # fmt: skip
                                 else:
                                     offset = (i0 - s_row) * block_row + (j - j0) * size
-                                    for done in range(0, count, leaf):
+                                    done = 0
+                                    while done < count:  # two leaves at a time, which are each other's partners
                                         some = min(leaf, count - done)
-                                        index, is_last = (k0 + done) // leaf, k0 + done + some >= k
+                                        more = min(leaf, count - done - some)
+                                        index = (k0 + done) // leaf + (1 if more > 0 else 0)
+                                        is_last = k0 + done + some + more >= k
                                         levels, level, partner_count = levels_below(index, is_last), 0, 0
                                         while levels >> level:
                                             if (levels >> level) & 1:
@@ -736,8 +738,9 @@ def _core(float_type: Any) -> Any:
                                         tile((
                                             slot, used == lane,
                                             a_tile + done * a_tile_k, a_tile_row, a_tile_k, b_tile + done * b_tile_k, b_tile_k,
-                                            target, target_row, some, used, 0, 0, partners, partner_count,
+                                            target, target_row, some, used, 0, 0, partners, partner_count, more, tiles,
                                         ))  # fmt: skip
+                                        done += some + more
                                 j += width * lane
                             if last and epilogue != 0:
                                 call_epilogue(
