@@ -297,28 +297,31 @@ def row_sum(x: Any, start: int, count: int) -> Any:
     return _sum_of_first(x, x, start, count)
 
 
+def _in_leaves(row: Any) -> Any:
+    """A sum of `count` elements from `start` on, each leaf of `leaf` elements as `row` takes it; `stack` holds what waits."""
+
+    @helper
+    def function(a: Any, b: Any, start: int, count: int, leaf: int, stack: Any) -> Any:
+        done = 0
+        while True:
+            some = min(leaf, count - done)
+            total = add_number(stack, done // leaf, done + some == count, row(a, b, start + done, some))
+            done += some
+            if done == count:
+                return total
+
+    return function
+
+
+_leaf_sum = _in_leaves(_sum_of_first)
+leaf_dot = _in_leaves(row_dot)
+"""`leaf_dot(a, b, start, count, leaf, stack)`: sum of a_j b_j."""
+
+
 @helper
 def leaf_sum(x: Any, start: int, count: int, leaf: int, stack: Any) -> Any:
-    """Sum of `count` elements from `start` on, in leaves of `leaf` elements; `stack` holds what waits."""
-    total = row_sum(x, start, min(leaf, count))
-    if count > leaf:
-        total = add_number(stack, 0, False, total)
-    for done in range(leaf, count, leaf):
-        of_leaf = row_sum(x, start + done, min(leaf, count - done))
-        total = add_number(stack, done // leaf, done + leaf >= count, of_leaf)
-    return total
-
-
-@helper
-def leaf_dot(a: Any, b: Any, count: int, leaf: int, stack: Any) -> Any:
-    """Sum of the first `count` a_j b_j, likewise."""
-    total = row_dot(a, b, 0, min(leaf, count))
-    if count > leaf:
-        total = add_number(stack, 0, False, total)
-    for done in range(leaf, count, leaf):
-        of_leaf = row_dot(a, b, done, min(leaf, count - done))
-        total = add_number(stack, done // leaf, done + leaf >= count, of_leaf)
-    return total
+    """Sum of `count` elements from `start` on."""
+    return _leaf_sum(x, x, start, count, leaf, stack)
 
 
 @helper
