@@ -167,6 +167,7 @@ def test_workers_write_to_scratch_memory_of_their_own(dtype: str) -> None:
     calls: list[tuple[str, list[np.ndarray], dict[str, Any]]] = [
         *products,
         ("matmul", [numbers(100, wide), numbers(wide, 100), numbers(wide, wide)], {"transpose_a": True, "transpose_b": True}),
+        ("matmul", [numbers(5000, wide), numbers(1, 5000), numbers(wide, 1)], {"transpose_a": True, "transpose_b": True}),
         ("sum", [numbers(1000, 3), numbers(3)], {"axis": (0,)}),
         ("sum", [numbers(1000), numbers()], {"axis": (0,)}),
         ("weighted_mean", [numbers(1000), numbers(1000), numbers()], {}),

@@ -641,7 +641,7 @@ def _core(float_type: Any) -> Any:
                 block_n = min(block_n, tree_columns)
                 blocks_m = (row_blocks + tree_blocks - 1) // tree_blocks
                 blocks_m = (row_blocks + blocks_m - 1) // blocks_m
-                block_row = block_n * size
+                block_row = min(block_n, columns) * size
                 block_bytes = min(blocks_m * tallest, rows) * block_row
                 levels = ((k + leaf - 1) // leaf - 1) >> tree_levels
                 while levels > 0:
