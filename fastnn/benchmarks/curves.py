@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fastnn.benchmarks.grid import METHODS, NETWORKS, Cell
@@ -74,7 +75,12 @@ def method_label(method: str) -> str:
 
 def headline(record: Record) -> str:
     """What the throughput is of."""
-    kinds = {"Inference" if cell.inference else "Training" for cell in record.settings.cells}
+    return headline_of(cell.method for cell in record.settings.cells)
+
+
+def headline_of(methods: Iterable[str]) -> str:
+    """The same where these methods were called."""
+    kinds = {"Training" if method == "fit" else "Inference" for method in methods}
     return "Training and inference throughput" if len(kinds) > 1 else f"{min(kinds, default='Training')} throughput"
 
 

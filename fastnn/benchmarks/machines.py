@@ -38,6 +38,12 @@ class Place(NamedTuple):
     network: str
     batch_size: int
     precision: str
+    method: str = "fit"
+
+    @property
+    def kind(self) -> str:
+        """`float32`, or in inference `float32 model` and `float32 proba`."""
+        return self.precision if self.method == "fit" else f"{self.precision} {self.method.removeprefix('predict_')}"
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ def of_record(measured: Record) -> list[Machine]:
                 {} if gpu is None else {"GPU memory": curves.gibibytes(gpu.memory), "CUDA of the driver": gpu.driver}
             )  # fmt: skip
         rates = {
-            Place(each.cell.network, each.cell.batch_size, each.cell.precision): _rates(measured, each)
+            Place(each.cell.network, each.cell.batch_size, each.cell.precision, each.cell.method): _rates(measured, each)
             for each in measured.done
             if each.cell.device == device and OURS in each.measured
         }
@@ -196,11 +202,17 @@ def of_script(head: Any, path: Path) -> Machine:
 
 
 def places(machines: Sequence[Machine]) -> list[Place]:
-    """What was measured on any of them: by network as they come first, by precision, by mini-batch."""
+    """What was measured on any of them: by network as they come first, by precision, training first, by mini-batch."""
     found = list(dict.fromkeys(each for machine in machines for each in machine.rates))
     networks = list(dict.fromkeys(each.network for each in found))
     precisions = list(dict.fromkeys(each.precision for each in found))
-    return sorted(found, key=lambda it: (networks.index(it.network), precisions.index(it.precision), it.batch_size))
+    methods = sorted({each.method for each in found}, key=lambda method: (method != "fit", method))
+    return sorted(
+        found,
+        key=lambda it: (
+            networks.index(it.network), precisions.index(it.precision), methods.index(it.method), it.batch_size,
+        ),
+    )  # fmt: skip
 
 
 def differing(machines: Sequence[Machine]) -> dict[str, list[str]]:
@@ -228,7 +240,7 @@ def headings(machines: Sequence[Machine]) -> Iterator[str]:
         counts = machine.verdicts
         against = ", ".join(f"{counts[word]} {word}" for word in ("faster", "level", "slower") if counts[word])
         mean = f"; {against}, geometric mean {machine.mean:.2f}x" if machine.ratios else "; compared with nobody"
-        yield f"[{number}] {machine.label}: {len(machine.rates)} cells{mean}"
+        yield f"[{number}] {machine.label}: {len(machine.rates)} cell{'s' * (len(machine.rates) != 1)}{mean}"
     for what, texts in differing(machines).items():
         yield f"{what}: " + "; ".join(f"[{number}] {text or 'not said'}" for number, text in enumerate(texts, 1))
 
@@ -236,9 +248,12 @@ def headings(machines: Sequence[Machine]) -> Iterator[str]:
 def rows(machines: Sequence[Machine]) -> Iterator[str]:
     """As text: a row a cell, with our examples a second on each machine and our ratio to the best peer there."""
     numbers = "".join(f" {f'[{number}]':>9} {'':>7}" for number in range(1, len(machines) + 1))
-    yield f"{'network':<8} {'batch':>5} {'':<9}{numbers}".rstrip()
-    for each in places(machines):
-        row = f"{each.network:<8} {each.batch_size:>5} {each.precision:<9}"
+    found = places(machines)
+    names = max([8, *(len(each.network) for each in found)])
+    kinds = max([9, *(len(each.kind) for each in found)])
+    yield f"{'network':<{names}} {'batch':>5} {'':<{kinds}}{numbers}".rstrip()
+    for each in found:
+        row = f"{each.network:<{names}} {each.batch_size:>5} {each.kind:<{kinds}}"
         for machine in machines:
             rates = machine.rates.get(each)
             ratio = "" if rates is None or math.isnan(rates.ratio) else f"{rates.ratio:.2f}x"

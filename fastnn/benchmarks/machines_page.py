@@ -29,19 +29,24 @@ def render(several: Sequence[Machine]) -> str:
         raise InputError("the records hold no cell in which fastnn was measured")
     markup.packages()
     places = machines.places(several)
-    panels = [(key, list(group)) for key, group in itertools.groupby(places, key=lambda it: (it.network, it.precision))]
+    panels = [
+        (key, list(group)) for key, group in itertools.groupby(places, key=lambda it: (it.network, it.precision, it.method))
+    ]
     styles = list(itertools.islice(itertools.cycle(STYLES), len(several)))
     several_precisions = len({place.precision for place in places}) > 1
     return markup.render(
         "machines.html",
+        headline=curves.headline_of(place.method for place in places),
         subject=", ".join(machine.label for machine in several),
         keys=[
             {"name": machine.label, "label": machine.label, "color": color, "mark": mark}
             for machine, (color, _, mark) in zip(several, styles, strict=True)
         ],
         titles=[
-            curves.network_label(network) + (f"  in {precision}" if several_precisions else "")
-            for (network, precision), _ in panels
+            curves.network_label(network)
+            + (f"  in {precision}" if several_precisions else "")
+            + ("" if method == "fit" else f"  {curves.method_label(method)}")
+            for (network, precision, method), _ in panels
         ],
         has_peers=any(machine.ratios for machine in several),
         overview=_overview(several),
@@ -99,7 +104,7 @@ def _cells(several: Sequence[Machine], places: Sequence[Place]) -> Table:
         row = [
             text(curves.network_label(place.network)),
             number(place.batch_size, str(place.batch_size)),
-            text(place.precision),
+            text(", ".join(filter(None, (place.precision, curves.method_label(place.method))))),
         ]
         for machine in several:
             rates = machine.rates.get(place)

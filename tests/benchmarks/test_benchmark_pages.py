@@ -456,7 +456,8 @@ def test_machines_are_named_by_their_device_and_have_its_rates(paths: list[Path]
     assert np.isnan(tf32.ratio)
     assert script.rates == {machines.Place("mnist", 8, "float32"): machines.Rates(500_000.0, 400_000.0, "torch-graph")}
     assert machines.places(several) == [
-        ("mnist", 8, "float32"), ("mnist", 32, "float32"), ("deep", 8, "float32"), ("wide", 8, "tf32"),
+        ("mnist", 8, "float32", "fit"), ("mnist", 32, "float32", "fit"), ("deep", 8, "float32", "fit"),
+        ("wide", 8, "tf32", "fit"),
     ]  # fmt: skip
 
 
@@ -467,6 +468,27 @@ def test_a_record_of_both_devices_is_of_two_machines() -> None:
         pytest.approx(100), pytest.approx(500)
     ]  # fmt: skip
     assert "GPU" not in cpu.facts
+
+
+def test_training_and_inference_are_different_cells(tmp_path: Path) -> None:
+    """A network at a number of rows may be in a record as training, and twice as inference."""
+    pytest.importorskip("plotly")
+    name = "16-32-768-100"
+    rates = {"fit": 100.0, "model": 2000.0, "predict_proba": 1000.0}
+    cells = {Cell(name, 8, method=method): {"fastnn": rate} for method, rate in rates.items()}
+    several = machines.of_record(make(cells))
+    assert {place.method: each.ours for place, each in several[0].rates.items()} == pytest.approx(rates)
+    header, *rows = machines.rows(several)
+    assert [row.split() for row in rows] == [
+        [name, "8", "float32", "100"], [name, "8", "float32", "model", "2.00", "k"],
+        [name, "8", "float32", "proba", "1.00", "k"],
+    ]  # fmt: skip
+    assert {len(row) for row in rows} == {header.index("[1]") + len("[1]")}
+    assert all(row.index("8", len(name)) == header.index("batch") + 4 for row in rows)
+    reader = read_text(machines_page.render(several))
+    assert "Training and inference throughput, machine by machine" in reader.text
+    assert "float32, predict_proba" in reader.text
+    assert len(json.loads(reader.scripts[0])) == 3
 
 
 def test_machines_of_one_name_are_told_apart(paths: list[Path]) -> None:

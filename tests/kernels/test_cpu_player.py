@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from typing import Any
@@ -111,3 +112,78 @@ def test_callers_at_once() -> None:
         thread.join(60)
     for program in programs:
         program.check(300)
+
+
+def test_a_ctrl_c_before_a_run_leaves_the_team_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it comes: when the caller has just got the team, or while a thread starts, of which there is one a worker."""
+
+    class Callers(list[object]):
+        def append(self, caller: object) -> None:
+            super().append(caller)
+            if not interrupted:
+                interrupted.append("caller")
+                raise KeyboardInterrupt
+
+    def start(thread: threading.Thread) -> None:
+        started.append(thread)
+        begin(thread)
+        if len(interrupted) == 1:
+            interrupted.append("thread")
+            raise KeyboardInterrupt
+
+    interrupted: list[str] = []
+    started: list[threading.Thread] = []
+    begin = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", start)
+    team, program = Team(), Program((4, 4, 4))
+    team.callers = Callers()
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            team.play(program.work, 50, 2)
+        program.arrays["x"][...] = 0  # of runs that have not begun, nothing is played
+        assert not team.callers
+    team.play(program.work, 50, 2)
+    program.check(50)
+    assert interrupted == ["caller", "thread"]
+    assert len(started) == 2
+    started[1].join(60)
+    assert [thread.is_alive() for thread in started] == [True, False]
+    assert team.workers[0].native_id == started[0].native_id
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_workers_write_to_scratch_memory_of_their_own(dtype: str) -> None:
+    """Also a part that is not the worker's own, and a call that only one of them plays."""
+    rng, kind = np.random.default_rng(0), np.dtype(dtype)
+    wide = 4096 // kind.itemsize
+
+    def numbers(*shape: int) -> np.ndarray:
+        return rng.uniform(0.1, 1, shape).astype(kind)
+
+    products = [
+        ("dense_backward_weight", [numbers(rows, wide), numbers(rows, columns), numbers(wide, columns), numbers(columns)], {})
+        for rows in (65, 100, 200, 257) for columns in (wide // 4, wide // 4 + 3)
+    ]  # fmt: skip
+    calls: list[tuple[str, list[np.ndarray], dict[str, Any]]] = [
+        *products,
+        ("matmul", [numbers(100, wide), numbers(wide, 100), numbers(wide, wide)], {"transpose_a": True, "transpose_b": True}),
+        ("matmul", [numbers(5000, wide), numbers(1, 5000), numbers(wide, 1)], {"transpose_a": True, "transpose_b": True}),
+        ("sum", [numbers(1000, 3), numbers(3)], {"axis": (0,)}),
+        ("sum", [numbers(1000), numbers()], {"axis": (0,)}),
+        ("weighted_mean", [numbers(1000), numbers(1000), numbers()], {}),
+        ("weighted_mean_backward", [numbers(), numbers(1000), numbers(1000)], {}),
+        ("grouped_dense_backward_weight", [numbers(200, 3, 5), numbers(200, 2, 5), numbers(3, 2, 5), numbers(2, 5)], {}),
+    ]
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+    for name, arrays, attributes in calls:
+        lowered = cpu_set.lower(name, [Operand(array.shape, array.dtype) for array in arrays], attributes)
+        size = lowered.scratch
+        assert size is not None
+        for parts in (1, 3):
+            memory = aligned_zeros(3 * size + 2**18).view(np.uint8)
+            memory[...] = 0x5A
+            words = np.array(lowered.words([array.ctypes.data for array in arrays], memory.ctypes.data), np.int64)
+            for part in range(parts):
+                call(lowered.address)(words.ctypes.data, part, parts, 1)
+            assert (memory[:size] == 0x5A).all(), f"{name} writes to the memory of the worker before"
+            assert (memory[2 * size :] == 0x5A).all(), f"{name} of {[a.shape for a in arrays]} writes behind its memory"

@@ -617,7 +617,7 @@ def _core(float_type: Any) -> Any:
         pack_a = columns >= 8 * lane and row_blocks > 1 and k > short and (a_row % clash_a == 0 or a_k % clash_a == 0)
         block_k, block_n, blocks_m = k, columns, row_blocks
         if leaf < k:
-            block_k = leaf << tree_levels
+            block_k = min(leaf << tree_levels, k)
         elif pack_b or pack_a or row_blocks > 1:
             block_k = (k + most_k - 1) // most_k
             if block_k > 0:
@@ -640,7 +640,7 @@ def _core(float_type: Any) -> Any:
                 block_n = min(block_n, tree_columns)
                 blocks_m = (row_blocks + tree_blocks - 1) // tree_blocks
                 blocks_m = (row_blocks + blocks_m - 1) // blocks_m
-                block_row = block_n * size
+                block_row = min(block_n, columns) * size
                 block_bytes = min(blocks_m * tallest, rows) * block_row
                 levels = ((k + leaf - 1) // leaf - 1) >> tree_levels
                 while levels > 0:

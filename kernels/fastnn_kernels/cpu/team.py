@@ -56,13 +56,28 @@ class _Run:
         self.work.play(self.repeats, worker, self.workers, self.state.ctypes.data)
 
 
-class _Worker(threading.Thread):
+class _Worker:
     """One parked thread, which takes part in the runs of the team."""
 
     def __init__(self, team: Team, number: int) -> None:
-        super().__init__(name=f"fastnn-{number}", daemon=True)
         self.team, self.number = team, number
-        self.start()
+        self.native_id: int | None = None  # of the thread, once it runs
+        self._started = False
+        self._alive = threading.Lock()
+
+    def start(self) -> None:
+        """Start the thread unless that is done. Where a KeyboardInterrupt came in between, a second one may begin, which ends
+        at once: two that play as the same worker would share its scratch memory."""
+        if not self._started:
+            thread = threading.Thread(target=self._live, name=f"fastnn-{self.number}", daemon=True)
+            thread.start()
+            self.native_id = self.native_id or thread.native_id
+            self._started = True
+
+    def _live(self) -> None:
+        if self._alive.acquire(blocking=False):
+            self.native_id = threading.get_native_id()
+            self.run()
 
     def run(self) -> None:
         team, seen = self.team, 0
@@ -77,10 +92,10 @@ class _Worker(threading.Thread):
 
 
 class Team:
-    """A growing set of workers and the lock that only one caller holds at a time."""
+    """A growing set of workers, and the callers, of which the first has them."""
 
     def __init__(self) -> None:
-        self.busy = threading.Lock()
+        self.callers: list[object] = []
         self.condition = threading.Condition()
         self.workers: list[_Worker] = []
         self.current: _Run | None = None
@@ -92,18 +107,25 @@ class Team:
 
         A KeyboardInterrupt is raised again once the run is over; where it comes before it begins, nothing is played.
         """
-        workers = min(workers, work.most_workers)
-        if workers <= 1 or not self.busy.acquire(blocking=False):
-            work.play(repeats)
-            return
+        workers, has_team, me = min(workers, work.most_workers), False, object()
         try:
-            play()  # compiled by now at the latest, so that no worker has to
-            while len(self.workers) < workers - 1:
-                self.workers.append(_Worker(self, len(self.workers) + 1))
-            self._place(workers)
-            self._play_together(_Run(work, repeats, workers, aligned_zeros(state_words(workers), np.int64)))
+            # No lock: a KeyboardInterrupt may come between any two lines, and `finally` would not know who holds it.
+            if workers > 1:
+                self.callers.append(me)
+                has_team = self.callers[0] is me
+            if has_team:
+                play()  # compiled by now at the latest, so that no worker has to
+                while len(self.workers) < workers - 1:
+                    self.workers.append(_Worker(self, len(self.workers) + 1))
+                for worker in self.workers:
+                    worker.start()
+                self._place(workers)
+                self._play_together(_Run(work, repeats, workers, aligned_zeros(state_words(workers), np.int64)))
         finally:
-            self.busy.release()
+            if me in self.callers:
+                self.callers.remove(me)
+        if not has_team:
+            work.play(repeats)
 
     def _place(self, workers: int) -> None:
         """Where there are as many workers as cores, keep each on a core of its own, beside the caller's.
@@ -118,7 +140,7 @@ class Team:
         if self.placed != (cores, mine):
             others = sorted(cores - {mine})
             for worker, core in zip(self.workers, others, strict=False):
-                if worker.native_id is not None:  # which it is once the thread has started
+                if worker.native_id is not None:  # which it is once the thread runs
                     with contextlib.suppress(OSError):  # where it is forbidden, all is as it was
                         os.sched_setaffinity(worker.native_id, cores if mine < 0 else {core})
             self.placed = (cores, mine)

@@ -272,7 +272,8 @@ def _weighted_mean(F: Any) -> Any:
 
     def body(op: Any, part: int, parts: int, worker: int) -> None:
         if part == 0:
-            losses, weights, mean, stack, count = pointer(op[0]), pointer(op[1]), pointer(op[2]), pointer(op[3]), op[5]
+            losses, weights, mean, count = pointer(op[0]), pointer(op[1]), pointer(op[2]), op[5]
+            stack = pointer(op[3] + worker * op[4])
             total = leaf_sum(weights, 0, count, LEAF_ROWS, stack)
             mean[0] = F(0) if total == F(0) else leaf_dot(losses, weights, 0, count, LEAF_ROWS, stack) / total
 
