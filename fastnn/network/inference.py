@@ -65,7 +65,7 @@ def outputs_of(model: ModelState, X: Any, threads: int | None, without: str | No
     if model.device == CPU.name and _is_plain(X, layout.network.features):
         outputs: Any = np.empty((len(X), *layout.outputs), model.dtype)
         try:
-            _predictor(model, layout, without, link, min(len(X), CPU.block_rows), threads)(model, X, outputs)
+            _predictor(model, layout, without, link, CPU.rows_for(len(X)), threads)(model, X, outputs)
         except InputError:
             inputs.check_finite(X, "X", model.dtype)
             raise

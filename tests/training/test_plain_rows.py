@@ -8,7 +8,7 @@ import pytest
 import fastnn
 from fastnn import losses, ops
 from fastnn.data import inputs
-from fastnn.engines.host import CPU
+from fastnn.engines.host import PREDICTED_ROWS
 from fastnn.errors import FastnnError, InputError
 from fastnn.network import inference
 
@@ -29,7 +29,7 @@ def questions(model: fastnn.Sequential) -> list:
     return [model, model.predict, *([model.predict_proba] if model.task.link in losses.PROBABILITIES else [])]
 
 
-@pytest.mark.parametrize("rows", [1, 2, 31, CPU.block_rows, CPU.block_rows + 1, 5 * CPU.block_rows + 3])
+@pytest.mark.parametrize("rows", [1, 2, 31, PREDICTED_ROWS, PREDICTED_ROWS + 1, 2 * PREDICTED_ROWS + 3])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_all_ways_of_giving_rows_have_the_same_bits(loss, dtype, rows):
@@ -65,7 +65,7 @@ def test_plain_rows_are_not_looked_at(monkeypatch):
         model(X[:, ::-1])
 
 
-@pytest.mark.parametrize("rows", [1, 3, 2 * CPU.block_rows + 7])
+@pytest.mark.parametrize("rows", [1, 3, 2 * PREDICTED_ROWS + 7])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nonfinite_values_have_one_message(dtype, value, rows):
@@ -143,7 +143,7 @@ def test_a_changed_model_answers_for_itself():
 
 def test_many_sizes_in_many_threads_at_once():
     model = a_model()
-    X = np.random.default_rng(0).random((2 * CPU.block_rows, 13)).astype(np.float32)
+    X = np.random.default_rng(0).random((2 * PREDICTED_ROWS, 13)).astype(np.float32)
     expected, wrong = model(X), []
 
     def ask(seed: int) -> None:
