@@ -69,8 +69,12 @@ class Instances:
 
     def give_back(self, key: Any, item: Any) -> None:
         with self._lock:
-            self._free.setdefault(key, []).append(item)
-            self._free.move_to_end(key)
+            free = self._free.get(key)
+            if free is None:
+                self._free[key] = [item]
+            else:
+                free.append(item)
+                self._free.move_to_end(key)
             self._count += 1
             while self._count > KEPT_INSTANCES:
                 oldest = next(iter(self._free))
@@ -82,6 +86,8 @@ class Instances:
 
 class Borrowed:
     """An item that goes back when it is left."""
+
+    __slots__ = ("item", "key", "owner")
 
     def __init__(self, owner: Instances, key: Any, item: Any) -> None:
         self.owner, self.key, self.item = owner, key, item

@@ -295,18 +295,25 @@ class InPlacePassage(Passage):
             self._read_from(self._own)
             super().__call__(X, outputs, input_map)
             return
-        small = X.nbytes <= COPIED_BYTES
-        address, of_row = self._own if small else int(X.ctypes.data), X.nbytes // len(X)
-        for start, count in self.blocks(len(X)):
-            if small:
-                np.copyto(self.x, X[start : start + count])
-                self._read_from(address)
-            else:
-                self._read_from(address + start * of_row)
-            self.instance.play()
-            if np.count_nonzero(self._counts):
-                raise nonfinite_rows(X[start : start + count], start)
-            outputs[start : start + count] = self._made
+        n, small = len(X), X.nbytes <= COPIED_BYTES
+        address, of_row = self._own if small else int(X.ctypes.data), X.nbytes // n
+        if n == self.rows:
+            self._pass(X, 0, address, outputs)
+            return
+        for start, count in self.blocks(n):
+            block = slice(start, start + count)
+            self._pass(X[block], start, address if small else address + start * of_row, outputs[block])
+
+    def _pass(self, block: np.ndarray, start: int, address: int, outputs: np.ndarray) -> None:
+        """One block, row `start` of X being its first, which the program is to find at `address`."""
+        if address == self._own:
+            np.copyto(self.x, block)
+        if address != self._address:
+            self._read_from(address)
+        self.instance.play()
+        if np.count_nonzero(self._counts):
+            raise nonfinite_rows(block, start)
+        outputs[...] = self._made
 
     def _is_plain(self, X: Any) -> bool:
         """Whether the program can read all rows of a block in X."""
@@ -316,9 +323,8 @@ class InPlacePassage(Passage):
         return flags.c_contiguous and flags.aligned
 
     def _read_from(self, address: int) -> None:
-        if address != self._address:
-            self.instance.point(self._symbol, address)
-            self._address = address
+        self.instance.point(self._symbol, address)
+        self._address = address
 
 
 def _cpu_kernels() -> Any:
