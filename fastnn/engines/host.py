@@ -292,7 +292,8 @@ class InPlacePassage(Passage):
 
     def __call__(self, X: Any, outputs: Any, input_map: InputMap) -> None:
         if not (self._reads and input_map.scale == 1.0 and input_map.offset is None and self._is_plain(X)):
-            self._read_from(self._own)
+            if self._address != self._own:
+                self._read_from(self._own)
             super().__call__(X, outputs, input_map)
             return
         n, small = len(X), X.nbytes <= COPIED_BYTES
@@ -323,6 +324,7 @@ class InPlacePassage(Passage):
         return flags.c_contiguous and flags.aligned
 
     def _read_from(self, address: int) -> None:
+        self._address = 0  # an interruption leaves it so, and the next block points again
         self.instance.point(self._symbol, address)
         self._address = address
 

@@ -8,7 +8,7 @@ import pytest
 import fastnn
 from fastnn import losses, ops
 from fastnn.data import inputs
-from fastnn.engines.host import PREDICTED_ROWS
+from fastnn.engines.host import PREDICTED_ROWS, HostInstance
 from fastnn.errors import FastnnError, InputError
 from fastnn.network import inference
 
@@ -159,6 +159,23 @@ def test_many_sizes_in_many_threads_at_once():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_an_interruption_while_rows_are_pointed_at_is_forgotten(monkeypatch):
+    model = a_model()
+    X, other = np.random.default_rng(0).random((2, 500, 13)).astype(np.float32)
+    expected = model(X)
+    point = HostInstance.point
+
+    def interrupted(self, symbol, address):
+        point(self, symbol, address)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HostInstance, "point", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model(other)
+    assert model(X).tobytes() == expected.tobytes()
 
 
 def test_predictors_of_another_layout_are_not_used():
