@@ -89,6 +89,8 @@ def _array_api_compat() -> Any:
 
 def to_host(x: Any) -> np.ndarray:
     """`x` as a NumPy array: itself where it is one, a copy of what lies elsewhere, else what `numpy.asarray` makes of it."""
+    if type(x) is np.ndarray:
+        return x
     location = _place(x)
     if location is not None:
         x = x.read() if hasattr(x, "read") else _fetch(x, location[0].library)  # those of engines are read
@@ -130,8 +132,10 @@ def _fetch(x: Any, library: str) -> Any:
 
 def to_device(x: Any, like: Any) -> Any:
     """The array `x`, of the host or of the device of `like`, in the namespace of `like`; as it is if that is NumPy or none."""
+    if isinstance(like, np.ndarray):
+        return x
     elsewhere = not on_host(like)
-    if isinstance(like, np.ndarray) or (elsewhere and kind(x) and kind(x) == kind(like)):
+    if elsewhere and kind(x) and kind(x) == kind(like):
         return x
     array_api_compat = _array_api_compat()
     if not array_api_compat.is_array_api_obj(like):

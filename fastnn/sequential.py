@@ -12,7 +12,7 @@ from fastnn.configurations import answers_keywords
 from fastnn.data import targets
 from fastnn.errors import InputTypeError, NotReadyError
 from fastnn.layers import final_activation
-from fastnn.losses import PROBABILITIES, LossLike, apply_link, find
+from fastnn.losses import PROBABILITIES, LossLike, find
 from fastnn.network.inference import answers, outputs_of
 from fastnn.network.model import ModelState
 from fastnn.network.summary import Summary, summarize
@@ -52,7 +52,7 @@ class Sequential(ModelState):
 
         An array of a GPU is predicted on that GPU, any other one on `device`; the result comes in the namespace of X.
         """
-        return arrays.to_device(outputs_of(self, self.network, X, threads), X)
+        return arrays.to_device(outputs_of(self, X, threads), X)
 
     def predict_proba(self, X: Any, *, threads: int | None = None) -> Any:
         """Probabilities: softmax or sigmoid of the logits. (n, C), a column for each of `classes_`, both of a yes-or-no output
@@ -60,22 +60,20 @@ class Sequential(ModelState):
         """
         shares = self._probabilities(X, threads)
         if self.task is not None and self.task.kind == "binary":
-            shares = ops.concatenate([ops.subtract(1.0, shares), shares], 1)
+            if isinstance(shares, np.ndarray):
+                shares = np.concatenate([1.0 - shares, shares], 1)
+            else:
+                shares = ops.concatenate([ops.subtract(1.0, shares), shares], 1)
         return arrays.to_device(shares, X)
 
     def _probabilities(self, X: Any, threads: int | None) -> Any:
         if self.task is None:
             raise NotReadyError(f"probabilities need a loss that says what the outputs mean; {SAY_TASK}")
         if self.task.link in PROBABILITIES:
-            return apply_link(self.task.link, self._outputs(X, threads))
+            return outputs_of(self, X, threads, self.task.link, self.task.link)
         if final_activation(self.layers) not in ("softmax", "sigmoid"):
             raise NotReadyError(f"the loss {self.task.loss} makes no probabilities of outputs without softmax or sigmoid")
-        return outputs_of(self, self.network, X, threads)
-
-    def _outputs(self, X: Any, threads: int | None) -> Any:
-        """What the loss takes, of which all answers are read off: logits where it has a link, else the outputs."""
-        assert self.task is not None
-        return outputs_of(self, self.network.without_activation(self.task.link), X, threads)
+        return outputs_of(self, X, threads)
 
     @property
     def classes_(self) -> np.ndarray:
@@ -96,9 +94,9 @@ class Sequential(ModelState):
         if self.task is None:
             raise NotReadyError(f"whether to predict classes or values is not known yet; {SAY_TASK}; or take model(X)")
         if self.task.kind == "values":  # shares from 0 to 1 where the loss includes a sigmoid, means where it includes an exp
-            outputs = apply_link(self.task.link, self._outputs(X, threads))
+            outputs = outputs_of(self, X, threads, self.task.link, self.task.link)
             return arrays.to_device(outputs[:, 0] if self.task.flat else outputs, X)
-        predictions = answers(self._outputs(X, threads), self.task.kind, self.task.link)
+        predictions = answers(outputs_of(self, X, threads, self.task.link), self.task.kind, self.task.link)
         if self.task.indices:
             labels = predictions if self.task.classes is None else predictions.astype(self.task.classes.dtype)
             return arrays.to_device(labels, X)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -75,7 +76,7 @@ class Task:
         mine, others = ({**task.to_config(), "dtype": None} for task in (self, other))  # the widths of numbers do not count
         return mine == others and (self._type == other._type or {self._type, other._type} == {"i", "u"})
 
-    @property
+    @cached_property
     def indices(self) -> bool:
         """Whether the labels are the class indices 0, 1, ..., C - 1 themselves, or there are none."""
         return self.classes is None or (self._type in ("i", "u") and bool((self.classes == np.arange(len(self.classes))).all()))

@@ -45,6 +45,7 @@ class Instances:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._free: OrderedDict[Any, list[Any]] = OrderedDict()  # least recently used first; no list is empty
+        self._count = 0  # of all lists
         with _all_lock:
             _all.add(self)
 
@@ -52,8 +53,10 @@ class Instances:
         with self._lock:
             free = self._free.get(key)
             item = free.pop() if free else None
-            if free is not None and not free:
-                del self._free[key]
+            if free is not None:
+                self._count -= 1
+                if not free:
+                    del self._free[key]
         return Borrowed(self, key, make_with_room(make) if item is None else item)
 
     def clear(self) -> bool:
@@ -61,21 +64,30 @@ class Instances:
         with self._lock:
             freed = bool(self._free)
             self._free.clear()
+            self._count = 0
         return freed
 
     def give_back(self, key: Any, item: Any) -> None:
         with self._lock:
-            self._free.setdefault(key, []).append(item)
-            self._free.move_to_end(key)
-            while sum(map(len, self._free.values())) > KEPT_INSTANCES:
+            free = self._free.get(key)
+            if free is None:
+                self._free[key] = [item]
+            else:
+                free.append(item)
+                self._free.move_to_end(key)
+            self._count += 1
+            while self._count > KEPT_INSTANCES:
                 oldest = next(iter(self._free))
                 del self._free[oldest][0]
+                self._count -= 1
                 if not self._free[oldest]:
                     del self._free[oldest]
 
 
 class Borrowed:
     """An item that goes back when it is left."""
+
+    __slots__ = ("item", "key", "owner")
 
     def __init__(self, owner: Instances, key: Any, item: Any) -> None:
         self.owner, self.key, self.item = owner, key, item

@@ -11,16 +11,21 @@ from typing import Any
 import numpy as np
 
 from fastnn import arrays
-from fastnn.engines.base import Engine, InputMap, Instance, Ring
+from fastnn.engines.base import Engine, InputMap, Instance, Passage, Ring
 from fastnn.engines.thread_count import Company, Sharing, Stage
 from fastnn.errors import InputError, PackageError
-from fastnn.program.shapes import concrete
+from fastnn.program.shapes import BatchDim, concrete
 from fastnn.program.trace import Call, Program, Symbol
+from fastnn_kernels.contract import SUM_BLOCK
 from fastnn_kernels.cores import usable_cores
 from fastnn_kernels.memory import aligned_zeros
 
 WAKING = 100e-6
 """Seconds of work below which nobody is woken up for it."""
+PREDICTED_ROWS = 1024
+"""Rows that a prediction on the CPU handles at a time: threads meet less often than with `block_rows`."""
+COPIED_BYTES = 2**14
+"""Rows of X up to this size are copied rather than pointed at, which takes longer."""
 TIMINGS, RETIMED = 5, 50
 """The first plays begin with timing calls; later one of so many does."""
 
@@ -60,6 +65,9 @@ class HostEngine(Engine):
 
     def empty(self, shape: tuple[int, ...], dtype: Any, mirrored: bool = False) -> np.ndarray:
         return aligned_zeros(math.prod(shape), dtype).reshape(shape)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any, mirrored: bool = False) -> np.ndarray:
+        return self.empty(shape, dtype)
 
     def to_device(self, array: Any) -> np.ndarray:
         return np.require(arrays.to_host(array), requirements=["C", "A", "E"])
@@ -111,6 +119,14 @@ class HostEngine(Engine):
     def instance(self, program: Program, rows: int, threads: int | None) -> HostInstance:
         return HostInstance(program, rows, self, threads)
 
+    def rows_for(self, count: int) -> int:
+        return super().rows_for(count) if self is NUMPY else min(count, PREDICTED_ROWS)
+
+    def passage(self, program: Program, rows: int, threads: int | None = None) -> Passage:
+        if self is NUMPY:
+            return super().passage(program, rows, threads)
+        return InPlacePassage(self.instance(count_nonfinite_inputs(program), rows, threads))
+
 
 class HostRing(Ring):
     """One whose blocks are gathered where programs read them."""
@@ -142,12 +158,17 @@ def convert_rows(target: np.ndarray, rows: np.ndarray, input_map: InputMap, star
         if scale != 1.0:
             target *= target.dtype.type(scale)
     if not np.isfinite(target).all():
-        nonfinite = np.argwhere(~np.isfinite(target))
-        row, *rest = map(int, nonfinite[0])
-        raise InputError(
-            f"X: {len(nonfinite)} values are NaN or infinite in {target.dtype}, the first in {spot((start + row, *rest))}; "
-            "remove or replace them"
-        )
+        raise nonfinite_rows(target, start)
+
+
+def nonfinite_rows(rows: np.ndarray, start: int) -> InputError:
+    """The error for rows of which some elements are NaN or infinite; `start`: the number of the first row."""
+    nonfinite = np.argwhere(~np.isfinite(rows))
+    row, *rest = map(int, nonfinite[0])
+    return InputError(
+        f"X: {len(nonfinite)} values are NaN or infinite in {rows.dtype}, the first in {spot((start + row, *rest))}; "
+        "remove or replace them"
+    )
 
 
 def spot(index: Sequence[int], names: Sequence[str] | None = None) -> str:
@@ -178,6 +199,12 @@ class HostInstance(Instance):
     def _bound(self, symbol: Symbol, array: np.ndarray) -> None:
         self._once.bind(symbol, array)
         self._calls.bind(symbol, array)
+
+    def point(self, symbol: Symbol, address: int) -> None:
+        """Let compiled code find an input at this address, where the caller has seen to everything that `bind` checks."""
+        for calls in (self._once, self._calls):
+            assert isinstance(calls, _CpuCalls)
+            calls.point(symbol, address)
 
     def _play_once(self) -> None:
         self._once.play(1)
@@ -236,6 +263,70 @@ class HostInstance(Instance):
     def _player(self, calls: Sequence[Call]) -> _NumpyCalls | _CpuCalls:
         calls = [call for call in calls if not call.is_view]
         return _NumpyCalls(self, calls) if self.engine is NUMPY else _CpuCalls(self, calls)
+
+
+def count_nonfinite_inputs(program: Program) -> Program:
+    """The program with one more output, `nonfinite`: how many elements of `x` are NaN or infinite, in parts, of which there may
+    be fewer than it has entries."""
+    x = program.inputs["x"]
+    each = math.prod(d for d in x.shape if isinstance(d, int))
+    counts = Symbol(x.trace, (BatchDim(-(-each // SUM_BLOCK)),), "int64")
+    calls = (*program.calls, Call("count_nonfinite", (x, counts)))  # last: products bring x into the cache beside their work
+    return Program(program.inputs, calls, {**program.outputs, "nonfinite": counts})
+
+
+class InPlacePassage(Passage):
+    """Of a program that counts the elements of `x` that are not finite. Rows that it can use as they are, it reads where they
+    lie."""
+
+    instance: HostInstance
+
+    def __init__(self, instance: HostInstance) -> None:
+        super().__init__(instance)
+        program = instance.program
+        self._symbol = program.inputs["x"]
+        self._address = self._own = int(self.x.ctypes.data)
+        self._made = instance.output("outputs")
+        self._reads = program.outputs["outputs"].root is not self._symbol  # else they would be looked for in x
+        self._counts = instance.output("nonfinite")[: -(-self.x.size // SUM_BLOCK)]
+
+    def __call__(self, X: Any, outputs: Any, input_map: InputMap) -> None:
+        if not (self._reads and input_map.scale == 1.0 and input_map.offset is None and self._is_plain(X)):
+            if self._address != self._own:
+                self._read_from(self._own)
+            super().__call__(X, outputs, input_map)
+            return
+        n, small = len(X), X.nbytes <= COPIED_BYTES
+        address, of_row = self._own if small else int(X.ctypes.data), X.nbytes // n
+        if n == self.rows:
+            self._pass(X, 0, address, outputs)
+            return
+        for start, count in self.blocks(n):
+            block = slice(start, start + count)
+            self._pass(X[block], start, address if small else address + start * of_row, outputs[block])
+
+    def _pass(self, block: np.ndarray, start: int, address: int, outputs: np.ndarray) -> None:
+        """One block, row `start` of X being its first, which the program is to find at `address`."""
+        if address == self._own:
+            np.copyto(self.x, block)
+        if address != self._address:
+            self._read_from(address)
+        self.instance.play()
+        if np.count_nonzero(self._counts):
+            raise nonfinite_rows(block, start)
+        outputs[...] = self._made
+
+    def _is_plain(self, X: Any) -> bool:
+        """Whether the program can read all rows of a block in X."""
+        if not isinstance(X, np.ndarray) or X.dtype != self.x.dtype or len(X) < self.rows:
+            return False
+        flags = X.flags
+        return flags.c_contiguous and flags.aligned
+
+    def _read_from(self, address: int) -> None:
+        self._address = 0  # an interruption leaves it so, and the next block points again
+        self.instance.point(self._symbol, address)
+        self._address = address
 
 
 def _cpu_kernels() -> Any:
@@ -305,14 +396,19 @@ class _CpuCalls:
         base = self.words.ctypes.data
         table = [(low.address, base + 8 * start) for low, start in zip(lowered, starts, strict=True)]
         self.table = np.array(table, np.int64).reshape(-1, 2)
+        self._size = len(table)
         self._give_scratch(1)
         self._stages: Sequence[Stage] = ((0, len(table), 1),)
         self._seconds = math.inf
         self._works: dict[tuple[int, int], Any] = {}
 
     def bind(self, symbol: Symbol, array: np.ndarray) -> None:
+        self.point(symbol, array.ctypes.data)
+
+    def point(self, symbol: Symbol, address: int) -> None:
+        """Let an input lie at this address."""
         for word, offset in self._patches.get(symbol, ()):
-            self.words[word] = array.ctypes.data + offset
+            self.words[word] = address + offset
 
     def _give_scratch(self, workers: int) -> None:
         """Have scratch memory for so many workers."""
@@ -331,12 +427,14 @@ class _CpuCalls:
 
     def play(self, repeats: int, first: int = 0, count: int | None = None, alone: bool = False) -> None:
         """Play calls so many times; `alone`: on this thread. Nobody is woken up for little work."""
-        count = len(self.table) - first if count is None else count
+        count = self._size - first if count is None else count
         if not count or not repeats:
             return
         work = self._works.get((first, count)) or self._make_work(first, count)
-        seconds = self._seconds * repeats
-        self.team.play(work, repeats, 1 if alone or seconds < WAKING else self.workers)
+        if alone or self.workers == 1 or self._seconds * repeats < WAKING:
+            work.play(repeats)
+        else:
+            self.team.play(work, repeats, self.workers)
 
     def _make_work(self, first: int, count: int) -> Any:
         """The tables of some of the calls."""

@@ -77,6 +77,8 @@ class ModelState:
         self.state.add(parameters=0, statistics=0)
         self.instances = Instances()
         """Programs that are ready for the next call."""
+        self.predictors: dict[Any, Any] = {}
+        """What `fastnn.network.inference` has found out about them."""
         self._layout: Layout | None = None
         self._training = threading.Lock()
 
@@ -403,7 +405,7 @@ class ModelState:
     def __getstate__(self) -> dict[str, Any]:
         self._host()
         state = dict(vars(self))
-        del state["instances"], state["_training"]
+        del state["instances"], state["predictors"], state["_training"]
         if self.loss is not None and not self.loss.built_in:
             state["loss"] = None  # a function of the user's own may not be picklable; evaluate then asks for it
         return state
@@ -414,7 +416,7 @@ class ModelState:
             engines.by_name(self.device)
         except DeviceError:  # the machine that unpickles it has no such GPU
             self.device = "cpu"
-        self.instances = Instances()
+        self.instances, self.predictors = Instances(), {}
         self._training = threading.Lock()
 
 

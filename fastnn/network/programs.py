@@ -15,7 +15,7 @@ import numpy as np
 
 from fastnn import engines, ops
 from fastnn.data.prepared import DataLayout
-from fastnn.losses import Loss, mean_loss
+from fastnn.losses import Loss, apply_link, mean_loss
 from fastnn.network.layout import Network, forward
 from fastnn.optimizers import Optimizer
 from fastnn.program.differentiate import gradients, write_into
@@ -93,12 +93,15 @@ class InstanceKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction(Recipe):
-    """x (B, ...) -> outputs of the last layer in inference mode."""
+    """x (B, ...) -> outputs of the last layer in inference mode, and of them what `link` makes."""
+
+    link: str | None = None
 
     def build(self, network: Network) -> Program:
         trace = Trace(network.dtype)
         x = trace.input("x", (B, *network.features))
         outputs, _ = forward(trace, network, x, False, None)
+        outputs = apply_link(self.link, outputs)
         if outputs is x:
             outputs = ops.identity(x)
         return fuse(trace.program({"outputs": outputs}))

@@ -179,6 +179,8 @@ class State:
 
     def on(self, engine: Engine) -> dict[str, Any]:
         """The arrays where `engine` uses them, with the latest values. Call `mark_changed` when a program has changed them."""
+        if engine.is_host and self._engine is None:
+            return self._host  # no device has had them
         with self._lock:
             if not self._ahead:
                 self._note_fetched()

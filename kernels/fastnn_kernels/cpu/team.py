@@ -39,8 +39,13 @@ class Work:
         parts = self.stages[:, 2]
         return int(min(parts[parts > 1], default=1))
 
+    @functools.cached_property
+    def _tables(self) -> tuple[int, int, int]:
+        """Where they lie, and how many stages there are."""
+        return self.calls.ctypes.data, self.stages.ctypes.data, len(self.stages)
+
     def play(self, repeats: int, worker: int = 0, workers: int = 1, state: int = 0) -> None:
-        play()(self.calls.ctypes.data, self.stages.ctypes.data, len(self.stages), repeats, worker, workers, state)
+        play()(*self._tables, repeats, worker, workers, state)
 
 
 @dataclass(frozen=True, eq=False)

@@ -301,6 +301,7 @@ def fill(F: Any, y_type: Any) -> Any:
 def count_nonfinite(F: Any) -> Any:
     pointer = POINTERS[F]
     size_of = F.bitwidth // 8
+    lane = types.int32 if F.bitwidth == 32 else I64  # as wide as an element: a vector of x has a vector of counts
 
     def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         size = op[2]
@@ -311,9 +312,9 @@ def count_nonfinite(F: Any) -> Any:
             start = block * SUM_BLOCK
             n = min(SUM_BLOCK, size - start)
             x = carray(pointer(op[0] + start * size_of), n)
-            nonfinite = 0
+            nonfinite = lane(0)
             for i in range(n):
-                nonfinite += x[i] - x[i] != F(0)  # 0 for finite numbers, NaN for all others
+                nonfinite = lane(nonfinite + lane(x[i] - x[i] != F(0)))  # 0 for finite numbers, NaN for all others
             counts[block] = nonfinite
 
     return body
