@@ -89,13 +89,14 @@ def test_a_worker_that_comes_when_all_is_done_finds_nothing(monkeypatch: pytest.
         if worker:
             entered.set()
             hold.wait(60)
+        else:
+            assert entered.wait(60)
         run.work.play(run.repeats, worker, run.workers, run.state.ctypes.data)
 
     monkeypatch.setattr("fastnn_kernels.cpu.team._Run.play", play_late)
     team, program = Team(), Program((4, 4, 4))
     team.play(program.work, 50, 2)
     program.check(50)
-    assert entered.wait(60)
     hold.set()
     time.sleep(0.05)
     program.check(50)
