@@ -445,11 +445,12 @@ def expected_of(layout: Layout, feature_names: tuple[str, ...] | None) -> Expect
 
 
 class Before:
-    """A model as it was when this was made: what a call that fails puts back."""
+    """A model as it was when this was made: what a call that fails puts back. `arrays`: also those of a model that is built;
+    without them nothing may change them before the first step."""
 
-    def __init__(self, model: ModelState) -> None:
+    def __init__(self, model: ModelState, arrays: bool = True) -> None:
         self.model, self.attributes = model, {name: getattr(model, name) for name in CHANGED}
-        self.snapshot = model.snapshot() if model.built else None
+        self.snapshot = model.snapshot() if model.built and arrays else None
 
     def put_back(self) -> None:
         """Let the model be so again; whoever calls this has reserved it."""
