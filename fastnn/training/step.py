@@ -17,10 +17,10 @@ from fastnn import arrays, engines
 from fastnn.data.prepared import DataLayout, PreparedData, prepare
 from fastnn.data.targets import Task, task_of
 from fastnn.engines import AS_IT_IS, Engine, Instance
-from fastnn.errors import DivergenceError, InputError, InputTypeError
+from fastnn.errors import DeviceError, DivergenceError, InputError, InputTypeError
 from fastnn.losses import Loss, as_loss
 from fastnn.network.layout import Network, as_loss_network
-from fastnn.network.model import ModelState
+from fastnn.network.model import Before, ModelState
 from fastnn.network.programs import (
     LOG_COLUMNS,
     LOG_ROWS,
@@ -37,7 +37,7 @@ from fastnn.schedules import as_schedule
 from fastnn.training.chunks import learning_rates
 from fastnn.training.divergence import first_nonfinite
 from fastnn.training.options import FitOptions, as_optimizer, check_options
-from fastnn.training.trainer import BACKUP_SECONDS, check_endless, known_task, needs_two_rows, start_optimizer
+from fastnn.training.trainer import BACKUP_SECONDS, check_endless, continues, known_task, needs_two_rows, start_optimizer
 
 LONGEST, SHORTEST = 64, 4
 """Steps between two snapshots."""
@@ -89,6 +89,8 @@ class SingleSteps:
         self._made: list[tuple[int, bool]] = []
         """Rows of each step of the stretch, and whether it has weights; the last one may not be counted yet."""
         self._before = Snapshot({})
+        self._fresh: Before | None = None
+        """The model before an optimizer began anew for a step that is not counted yet."""
         self._parameters: Any
         self._log: Any
 
@@ -122,8 +124,12 @@ class SingleSteps:
             state.advance(engine, 1, epochs=1)
             self._made.append(step)
             self._position, self._changes = end, state.changes
-        except BaseException:
+            self._fresh = None
+        except BaseException as error:
             self._undo(model, number)
+            if self._fresh is not None and not isinstance(error, DeviceError | DivergenceError):
+                self._fresh.put_back()
+                self._changes = -1
             raise
         row: np.ndarray = log[0]
         return row
@@ -145,6 +151,8 @@ class SingleSteps:
         self._changes = -1
         if self._layers is not model.layers or self._state is not state:
             self._configure(model)
+        if not continues(state, options.optimizer):
+            self._fresh = Before(model)
         with model.guard_device():  # where the last training was on one
             start_optimizer(state, options.optimizer)
             state.begin(engine, BACKUP_SECONDS)

@@ -282,6 +282,20 @@ def press_in(patch: pytest.MonkeyPatch, where: str) -> None:
     patch.setattr(owner, name, pressing)
 
 
+def test_a_first_step_that_is_interrupted_leaves_another_optimizer_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (X, y) = plain(), mini_batches()[0]
+    model.partial_fit(X, y, optimizer=fastnn.Adam(0.01))
+    before, optimizer = everything(model), model.optimizer
+    step = model.training_step(optimizer=fastnn.SGD(0.1, momentum=0.9))
+    press_in(monkeypatch, "play")
+    with pytest.warns(UserWarning, match="Adam cannot be used by SGD"), pytest.raises(KeyboardInterrupt):
+        step(X, y)
+    assert (everything(model), model.optimizer) == (before, optimizer)
+    with pytest.warns(UserWarning, match="Adam cannot be used by SGD"):
+        step(X, y)
+    assert set(model.optimizer_state or ()) == {"velocity"}
+
+
 def test_an_undo_that_is_interrupted_leaves_a_whole_earlier_step(monkeypatch: pytest.MonkeyPatch) -> None:
     model = plain()
     step = model.training_step(optimizer=fastnn.Adam(0.01), batch_size=7)
@@ -318,10 +332,11 @@ def test_no_snapshot_but_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
         made.append(result.arrays["parameters"].ctypes.data)
         return result
 
-    monkeypatch.setattr(type(model.state), "snapshot", noting)
     step = model.training_step(batch_size=7)
     X, y = mini_batches()[0]
-    for _ in range(11):
+    step(X, y)
+    monkeypatch.setattr(type(model.state), "snapshot", noting)
+    for _ in range(15):
         step(X, y)
     assert len(made) == 3
     assert len(set(made)) == 1
