@@ -415,7 +415,7 @@ class Continuation:
             classes=settings.classes, part=True,
         )  # fmt: skip
         layout = replace(examples.layout, weighted=False)
-        self._task = task = examples.task(loss)
+        self._task = task = examples.task(loss, model.task)
         kind = layout, Decision.of(examples.kind, loss.link)
         if kind != self._kind:
             self._steps = SingleSteps(replace(self._options, decision=kind[1]), layout, len(examples.X))

@@ -335,7 +335,7 @@ class Trainer:
             self._undo = open_.enter_context(model.instances.take(("undo", engine.name), Undo))
         model.state.begin(engine, BACKUP_SECONDS)
         model.device, model.trained = engine.name, Trained(engine.name, engine.precision)
-        model.task = self.examples.task(self.loss)
+        model.task = self.examples.task(self.loss, model.task)
         model.loss, model.optimizer = self.loss, self.optimizer
         model.data_glance = self._glance_at_data()
         history.device, history.reason, history.seed = engine.name, self.reason, model.seed
