@@ -430,8 +430,8 @@ def _mean(value: float, weight: float) -> float:
 
 
 def continue_with(model: ModelState, X: Any, y: Any, settings: FitOptions) -> dict[str, float] | None:
-    """What `partial_fit` returns where one more step is made on the host, on an array; None where `fit` has to look at
-    everything: a first step, other arrays, what `fit` refuses."""
+    """What `partial_fit` returns where the step is one of a model with parameters, on the host, on an array; None where `fit`
+    has to look at everything: other arrays, losses of one's own, mini-batches that it refuses."""
     if not model.built or type(X) is not np.ndarray or X.ndim < 2 or X.nbytes > LARGEST_BYTES or y is None:
         return None
     if len(X) < 2 and (not len(X) or needs_two_rows(model)):

@@ -95,7 +95,7 @@ def test_steps_are_those_of_fit(dtype: str) -> None:
 
 
 def test_partial_fit_has_the_bits_of_fit() -> None:
-    """The first call is one of `fit`; later ones are played as single steps."""
+    """It plays single steps, with weights and without."""
     ours, theirs = mixed(), mixed()
     options: dict[str, Any] = {"optimizer": fastnn.Adam(0.01), "l2": 0.01, "classes": range(3)}
     for index, (X, y) in enumerate(mini_batches(least=2)):
@@ -105,6 +105,50 @@ def test_partial_fit_has_the_bits_of_fit() -> None:
         theirs.data_glance = None
         assert values == {name: column[0] for name, column in history.items()}
     assert everything(ours) == everything(theirs)
+
+
+@pytest.mark.parametrize("kind", ["NaN", "class", "shape", "dtype of X", "label"])
+def test_partial_fit_checks_every_call(kind: str) -> None:
+    """What comes later is looked at as what came first: the same errors, or the same steps."""
+    X, y = mini_batches()[0]
+    later: dict[str, tuple[Any, Any]] = {
+        "NaN": (np.where(np.arange(4) == 1, np.float32(np.nan), X), y),
+        "class": (X, np.where(y == y[0], 3, y)),
+        "shape": (X[:, :3], y),
+        "dtype of X": (np.abs(10 * X).astype("uint8"), y),
+        "label": (X, y.astype(str)),
+    }
+    first, second = plain(), plain()
+    second.partial_fit(X, y)
+    second.partial_fit(X, y)
+    found = []
+    for model in (second,) if kind in ("class", "label") else (first, second):  # other labels may come first
+        counts, weights = model.counters.step, {name: value.tobytes() for name, value in model.weights.items()}
+        if kind == "dtype of X":
+            model.partial_fit(*later[kind])
+            assert model.counters.step == counts + 1
+            continue
+        with pytest.raises(InputError) as error:
+            model.partial_fit(*later[kind])
+        found.append(str(error.value))
+        assert model.counters.step == counts
+        assert {name: value.tobytes() for name, value in model.weights.items()} == weights
+    if kind in ("NaN", "shape"):
+        assert found[0] == found[1]
+
+
+def test_partial_fit_of_bytes_goes_on_as_fit_does() -> None:
+    """Rows of other dtypes, and labels that are no indices, take turns."""
+    ours, theirs = plain(), plain()
+    X, y = mini_batches()[0]
+    names = np.array(["a", "b", "c"])
+    for index in range(6):
+        rows: Any = X if index % 2 else np.abs(10 * X).astype("uint8")
+        ours.partial_fit(rows, names[y], classes=None if index else names)
+        theirs.fit(rows, names[y], batch_size="all", epochs=1, verbose=0, shuffle=False, classes=names)
+        theirs.data_glance = None
+        assert everything(ours) == everything(theirs)
+    assert ours.predict(X).tolist() == theirs.predict(X).tolist()
 
 
 def test_what_comes_between_is_gone_on_from() -> None:
