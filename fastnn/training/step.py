@@ -39,14 +39,13 @@ from fastnn.training.divergence import first_nonfinite
 from fastnn.training.options import FitOptions, as_optimizer, check_options
 from fastnn.training.trainer import BACKUP_SECONDS, check_endless, continues, known_task, needs_two_rows, start_optimizer
 
-LONGEST, SHORTEST = 64, 4
-"""Steps between two snapshots."""
+LONGEST = 64
+"""Steps between two snapshots, at most."""
 
 KEPT_BYTES = 2**21
-"""Mini-batches are kept of about so many bytes, or of as many as the model has."""
+"""Mini-batches of about so many bytes are kept, or of as many as the model has; one at least."""
 
-
-LARGEST_BYTES = 2**26
+LARGEST_BYTES = 2**24
 """Larger mini-batches are not copied for the next step of `partial_fit`, but trained on where they lie."""
 
 
@@ -191,7 +190,7 @@ class SingleSteps:
         dtype, each = np.dtype(layout.source), math.prod(network.features)
         size = sum(array.nbytes for array in model.state.on(engine).values())
         steps = max(KEPT_BYTES, size) // (each * dtype.itemsize * self.batch_size)
-        self._length = min(max(SHORTEST, steps), LONGEST, LOG_ROWS)
+        self._length = min(max(1, steps), LONGEST, LOG_ROWS)
         self._capacity = capacity = self._length * self.batch_size
         self._kept = {
             "X": engine.empty((capacity, *network.features), dtype),

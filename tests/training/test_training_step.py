@@ -386,7 +386,25 @@ def test_no_snapshot_but_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(made)) == 1
 
 
-def test_a_model_goes_when_nobody_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mini_batches_that_are_larger_than_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a snapshot of its own; `partial_fit` trains on the largest where they lie."""
+    monkeypatch.setattr(step_module, "KEPT_BYTES", 1)
+    monkeypatch.setattr(step_module, "LARGEST_BYTES", 16 * 7)
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((300, 4)).astype("float32"), rng.integers(0, 3, 300)
+    ours, theirs = plain(), plain()
+    step = ours.training_step(batch_size=300)
+    for rows in (300, 7, 300, 300):
+        step(X[:rows], y[:rows])
+        theirs.partial_fit(X[:rows], y[:rows])
+        assert everything(ours) == everything(theirs)
+    before = everything(ours)
+    with pytest.raises(DivergenceError):
+        step(np.full_like(X, np.nan), y)
+    assert everything(ours) == before
+
+
+def test_a_copy_of_a_model_has_steps_of_its_own() -> None:
     """What `partial_fit` keeps is the model's, and a copy of it has none of that."""
     model = plain()
     X, y = mini_batches()[0]
