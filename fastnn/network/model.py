@@ -237,15 +237,9 @@ class ModelState:
         """The names that columns of frames are found by: those of the training, or else those that the first layer knows."""
         return self.feature_names or self.layers[0].feature_names
 
-    @contextlib.contextmanager
-    def reserve(self, refusal: str = "this model is being trained already by another call of fit") -> Iterator[None]:
+    def reserve(self, refusal: str = "this model is being trained already by another call of fit") -> Reservation:
         """Reserve the model for training. Raises NotReadyError, saying `refusal`, if another call holds it."""
-        if not self._training.acquire(blocking=False):
-            raise NotReadyError(refusal)
-        try:
-            yield
-        finally:
-            self._training.release()
+        return Reservation(self._training, refusal)
 
     @property
     def is_reserved(self) -> bool:
@@ -442,6 +436,22 @@ def expected_of(layout: Layout, feature_names: tuple[str, ...] | None) -> Expect
     network = layout.network
     squashed = final_activation(network.layers) == "sigmoid"
     return Expected(network.features, feature_names, network.dtype, layout.outputs, squashed, network.input_map)
+
+
+class Reservation:
+    """Holds the lock of a model, or refuses; a class, since a single step feels what a generator costs."""
+
+    __slots__ = ("lock", "refusal")
+
+    def __init__(self, lock: threading.Lock, refusal: str) -> None:
+        self.lock, self.refusal = lock, refusal
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(blocking=False):
+            raise NotReadyError(self.refusal)
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
 
 
 class Before:
