@@ -1,4 +1,5 @@
-"""Whole training: one call of `fit` for one epoch, for the cells of the grid, and short calls of `fit` and of `partial_fit`.
+"""Whole training: one call of `fit` for one epoch, for the cells of the grid, and short calls: `fit`, `partial_fit`
+and a `training_step`.
 
 The losses of the first steps are checked first.
 
@@ -45,7 +46,8 @@ def test_short_calls(benchmark: Any, cell: Cell, call: Call) -> None:
     checked = Fastnn(make_task(cell, cores(), checking=True))
     X, y = checked.host_data()
     # `fit` on other rows than before warns; `losses` gives it the same ones in another order.
-    check_losses(cell, [checked.partial_fit(X[index], y[index]) for index in order] if call.fresh else checked.losses(order))
+    train = getattr(checked, call.method)
+    check_losses(cell, [train(X[index], y[index]) for index in order] if call.fresh else checked.losses(order))
     contestant = Fastnn(make_task(cell, cores()))
     contestant.time_calls(call, 1)
     rows = call.steps * cell.batch_size

@@ -52,6 +52,15 @@ class PackageError(FastnnError, ImportError):
 class DivergenceError(FastnnError, ArithmeticError):
     """Training produced NaN or infinity; the model is back at its last finite step."""
 
+    @classmethod
+    def of(cls, epoch: int, step: int, name: str, rate: float) -> DivergenceError:
+        """Of a step with this learning rate, and the name of the tensor that it made NaN or infinite."""
+        return cls(
+            f"training diverged in epoch {epoch}, step {step}: {name} became NaN or infinite. "
+            f"The model is back at its last finite step. Lower the learning rate (it was {rate:g}) or clip the gradient "
+            "(clip_norm=1.0)"
+        )
+
 
 class FileError(FastnnError, OSError):
     """A file that cannot be read or written."""

@@ -355,13 +355,16 @@ def smooth_labels(loss: Loss, label_smoothing: float) -> Loss:
     return _with_parameters(loss.name.partition(":")[0], label_smoothing=label_smoothing)
 
 
-def mean_loss(loss: Loss, outputs: Symbol, targets: Symbol, weights: Symbol | None) -> Symbol:
-    """Record the (weighted) mean of the loss over the mini-batch, a 0-d symbol."""
+def mean_loss(loss: Loss, outputs: Symbol, targets: Symbol, weights: Symbol | None, normalize_weights: bool = True) -> Symbol:
+    """Record the mean of the loss over the mini-batch, a 0-d symbol: with weights sum(w l) / sum(w), or sum(w l) / B."""
     losses = loss.function(outputs, targets)
     if not isinstance(losses, Symbol):
         raise InputError(f"the loss {loss.name} returned {type(losses).__name__}, not an array of the vocabulary")
     if losses.shape == (outputs.shape[0],):
-        mean: Symbol = ops.mean(losses) if weights is None else ops.weighted_mean(losses, weights)
+        if weights is not None and normalize_weights:
+            mean: Symbol = ops.weighted_mean(losses, weights)
+        else:
+            mean = ops.mean(losses if weights is None else ops.multiply(losses, weights))
         return mean
     if losses.shape == ():
         if weights is not None:

@@ -16,7 +16,7 @@ from fastnn.losses import PROBABILITIES, LossLike, find
 from fastnn.network.inference import answers, outputs_of
 from fastnn.network.model import ModelState
 from fastnn.network.summary import Summary, summarize
-from fastnn.training.fit import evaluate, fit, partial_fit, step_program
+from fastnn.training.fit import evaluate, fit, partial_fit, step_program, training_step
 from fastnn.training.options import FitOptions
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fastnn.engines.explain import Explanation
     from fastnn.optimizers import Optimizer
     from fastnn.training.history import History
+    from fastnn.training.step import StepFunction
 
 
 SAY_TASK = "call fit first, load a model, or say it by build(features, loss=..., classes=[...])"
@@ -239,6 +240,59 @@ class Sequential(ModelState):
             threads=threads,
         )  # fmt: skip
         return partial_fit(self, X, y, settings)
+
+    @answers_keywords
+    def training_step(
+        self,
+        *,
+        loss: LossLike = "softmax_cross_entropy",
+        optimizer: str | Optimizer | None = None,
+        batch_size: int = 128,
+        label_smoothing: float = 0.0,
+        l2: float = 0.0,
+        l1: float = 0.0,
+        normalize_weights: bool = True,
+        input_gradients: bool = False,
+        device: str = "auto",
+        precision: str = "float32",
+        autotune: bool = False,
+        threads: int | None = None,
+    ) -> StepFunction:
+        """A function that trains on one mini-batch, for loops of one's own: online and reinforcement learning, generators.
+
+            step = model.build(4).training_step(loss="softmax_cross_entropy", optimizer=fastnn.Adam(1e-3), batch_size=32)
+            for X, y in mini_batches:
+                loss = step(X, y)
+
+        `step(X, y, sample_weight=None)` makes one step and returns the loss of the mini-batch before it, a float on the host:
+        on a GPU it waits for the step. X (B, ...) is an array of the model's dtype. y: class indices (B,) where there are
+        several outputs and the loss compares classes, else values, shares or 0/1, (B, O) or of one output (B,), integers or of
+        the model's dtype. `sample_weight` (B,), of the model's dtype: the loss is sum(w l) / sum(w), as in `fit`; with
+        `normalize_weights=False` it is sum(w l) / B, for weights of any sign, such as the advantages of a policy gradient.
+
+        Any number of rows may come, and each has a program of its own, made when it comes first and kept; up to `batch_size`
+        rows there is room from the beginning. With `input_gradients=True` a step returns (loss, dX): dX (B, ...) is the
+        derivative of that loss with respect to X, before the step.
+
+        A step has the bits of `partial_fit` on the same mini-batch. It counts one step and one epoch, as that does, and goes on
+        from whatever the model is: other steps, `fit` and `set_weights` may come between. `optimizer`, `l2`, `l1`, `device`,
+        `precision`, `autotune` and `threads` are those of `fit`; schedules those of `partial_fit`. Only shapes, dtypes and the
+        range of class indices are checked.
+
+        Raises NotReadyError for a model without parameters, InputError and InputTypeError for options that are invalid and, in
+        a step, for arrays of another shape or dtype: then nothing is changed. A step raises DivergenceError where the loss or a
+        parameter is NaN or infinite, as it is for such inputs, and what ends one early (Ctrl-C, a fault) goes on to the caller;
+        the model is then as it was before the step.
+        """
+        return training_step(
+            self,
+            FitOptions(
+                loss=loss, optimizer=optimizer, batch_size=batch_size, label_smoothing=label_smoothing, l2=l2, l1=l1,
+                device=device, precision=precision, autotune=autotune, threads=threads,
+            ),
+            normalize_weights,
+            input_gradients,
+        )  # fmt: skip
 
     @answers_keywords
     def evaluate(

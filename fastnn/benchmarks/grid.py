@@ -103,6 +103,7 @@ CALLS = {
         Call("fit-4", 4, "short_fit"),
         Call("fit-16", 16, "short_fit"),
         Call("partial_fit", 1, "partial_fit", fresh=True),
+        Call("training_step", 1, "training_step", fresh=True),
     )
 }
 """What else is timed if it is asked for. Another kind is a row here, and its method in the contestants that have one."""

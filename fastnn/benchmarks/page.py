@@ -300,9 +300,9 @@ def _how_else(record: Record) -> str:
     if not CALLS.keys() & {*record.settings.timings}:
         return words
     return words + (
-        " Short calls are of fit for 1, 4 and 16 steps and of partial_fit for one, each on rows of arrays of the host and with "
-        "its loss read back; a peer without such calls does the same loop, PyTorch eagerly and JAX in one jitted function. "
-        "They had their turns in the same rounds and processes, and their time is divided by their steps."
+        " Short calls are of fit for 1, 4 and 16 steps, and of partial_fit and a training_step for one, each on rows of arrays "
+        "of the host and with its loss read back; a peer without such calls does the same loop, PyTorch eagerly and JAX in one "
+        "jitted function. They had their turns in the same rounds and processes, and their time is divided by their steps."
     )
 
 

@@ -78,7 +78,9 @@ def _sizes(context: click.Context, parameter: click.Parameter, value: str | None
     "--peer", "peers", multiple=True, metavar="NAME", help="Whom to compare with, or none; repeatable. [default: everyone]"
 )
 @click.option("--inference", is_flag=True, help="Measure inference instead of training, on the CPU.")
-@click.option("--calls", is_flag=True, help="Also time short calls: fit of 1, 4 and 16 steps, and partial_fit.")
+@click.option(
+    "--calls", is_flag=True, help="Also time short calls: fit of 1, 4 and 16 steps, partial_fit, and a training_step."
+)
 @click.option("--neighbor", is_flag=True, help="Also time epochs beside a process that keeps one core busy.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of everybody. [default: as many as cores]")
 @click.option("--rounds", type=click.IntRange(1), metavar="N", help="Turns of everybody in a cell. [default: 5 or 10]")

@@ -100,8 +100,11 @@ class PreparedData:
         """Whether the inputs are a plain array of the host."""
         return isinstance(self.X, np.ndarray)
 
-    def task(self, loss: Loss) -> Task:
-        """What a model that is trained on these is trained for."""
+    def task(self, loss: Loss, known: Task | None = None) -> Task:
+        """What a model that is trained on these is trained for: `known`, where that is the same with the same classes."""
+        of_known = None if known is None else (known.loss, known.kind, known.link, known.flat)
+        if known is not None and known.classes is self.classes and of_known == (loss.name, self.kind, loss.link, self.flat):
+            return known
         return Task(loss.name, self.kind, self.classes, loss.link, self.flat)
 
     def labels(self, task: Task) -> np.ndarray:

@@ -239,15 +239,9 @@ class ModelState:
         """The names that columns of frames are found by: those of the training, or else those that the first layer knows."""
         return self.feature_names or self.layers[0].feature_names
 
-    @contextlib.contextmanager
-    def reserve(self, refusal: str = "this model is being trained already by another call of fit") -> Iterator[None]:
+    def reserve(self, refusal: str = "this model is being trained already by another call of fit") -> Reservation:
         """Reserve the model for training. Raises NotReadyError, saying `refusal`, if another call holds it."""
-        if not self._training.acquire(blocking=False):
-            raise NotReadyError(refusal)
-        try:
-            yield
-        finally:
-            self._training.release()
+        return Reservation(self._training, refusal)
 
     @property
     def is_reserved(self) -> bool:
@@ -446,12 +440,29 @@ def expected_of(layout: Layout, feature_names: tuple[str, ...] | None) -> Expect
     return Expected(network.features, feature_names, network.dtype, layout.outputs, squashed, network.input_map)
 
 
-class Before:
-    """A model as it was when this was made: what a call that fails puts back."""
+class Reservation:
+    """Holds the lock of a model, or refuses; a class, since a single step feels what a generator costs."""
 
-    def __init__(self, model: ModelState) -> None:
+    __slots__ = ("lock", "refusal")
+
+    def __init__(self, lock: threading.Lock, refusal: str) -> None:
+        self.lock, self.refusal = lock, refusal
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(blocking=False):
+            raise NotReadyError(self.refusal)
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
+
+
+class Before:
+    """A model as it was when this was made: what a call that fails puts back. `arrays`: also those of a model that is built;
+    without them nothing may change them before the first step."""
+
+    def __init__(self, model: ModelState, arrays: bool = True) -> None:
         self.model, self.attributes = model, {name: getattr(model, name) for name in CHANGED}
-        self.snapshot = model.snapshot() if model.built else None
+        self.snapshot = model.snapshot() if model.built and arrays else None
 
     def put_back(self) -> None:
         """Let the model be so again; whoever calls this has reserved it."""

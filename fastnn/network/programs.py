@@ -140,14 +140,22 @@ class TrainingStep(Recipe):
     penalized: bool
     fused: bool = True
     mixed_precision: bool = False
+    normalize_weights: bool = True
+    """Whether the mean of weighted losses is sum(w l) / sum(w), and not sum(w l) / B."""
+    input_gradients: bool = False
+    """Whether the gradient with respect to the rows as they were read is an output of this name."""
 
     def build(self, network: Network) -> Program:
         trace = Trace(network.dtype)
         control, x, targets, weights = _batch(trace, network, self.data)
         step = control.view((), CONTROL["step"], "step")
         index = control.view((), CONTROL["index"], "index")
-        mean, outputs, parameters = cost(trace, network, self.loss, (x, targets, weights), True, step)
-        gradient = write_gradients(trace, network, mean, parameters)
+        examples = (x, targets, weights)
+        mean, outputs, parameters = cost(
+            trace, network, self.loss, examples, True, step, normalize_weights=self.normalize_weights
+        )
+        of_inputs = [x] if self.input_gradients else []
+        gradient, slopes = write_gradients(trace, network, mean, parameters, of_inputs)
         _log(trace, control, "loss", mean)
         _log_common(trace, control, outputs, targets, weights, self.decision)
         arena = trace.inputs["parameters"]
@@ -163,7 +171,7 @@ class TrainingStep(Recipe):
         state = [trace.input(slot, (network.size,)) for slot in UPDATES[kernel].slots]
         ops.update(kernel, arena, state, gradient, norm, scalars, index, starts, penalties, attributes)
         trace.append("advance", (control,), [], {"rows": B})
-        program = trace.program({})
+        program = trace.program({"input_gradients": slopes[0]} if slopes else {})
         program = fuse(program) if self.fused else program
         return mixed_precision(program) if self.mixed_precision else program
 
@@ -316,23 +324,29 @@ class VectorizedStep(Recipe):
 
 def cost(
     trace: Trace, network: Network, loss: Loss, examples: tuple[Symbol, Symbol, Symbol | None], training: bool,
-    step: Symbol | None, each: list[Symbol] | None = None,
+    step: Symbol | None, each: list[Symbol] | None = None, normalize_weights: bool = True,
 ) -> tuple[Symbol, Symbol, dict[str, Symbol]]:  # fmt: skip
-    """The mean loss of `examples` (x, targets, weights), the outputs, and the parameters by name; `each`: see `forward`."""
+    """The mean loss of `examples` (x, targets, weights), the outputs, and the parameters by name; `each`: see `forward`,
+    `normalize_weights`: see `mean_loss`."""
     x, targets, weights = examples
     outputs, parameters = forward(trace, network, x, training, step, each)
-    return mean_loss(loss, outputs, loss_targets(outputs, targets, loss), weights), outputs, parameters
+    mean = mean_loss(loss, outputs, loss_targets(outputs, targets, loss), weights, normalize_weights)
+    return mean, outputs, parameters
 
 
-def write_gradients(trace: Trace, network: Network, mean: Symbol, parameters: Mapping[str, Symbol]) -> Symbol:
-    """Write the gradient of `mean` for all parameters that are trained to the input `gradient`, which is returned."""
+def write_gradients(
+    trace: Trace, network: Network, mean: Symbol, parameters: Mapping[str, Symbol], others: Sequence[Symbol] = ()
+) -> tuple[Symbol, list[Symbol]]:
+    """Write the gradient of `mean` for all parameters that are trained to the input `gradient`, which is returned, and those
+    with respect to `others`."""
     gradient = trace.input("gradient", (network.size,))
     trained = network.trained()
-    if trained:
-        slopes = gradients(mean, [parameters[p.name] for p in trained])
+    slopes: list[Symbol] = []
+    if trained or others:
+        slopes = list(gradients(mean, [*(parameters[p.name] for p in trained), *others]))
         views = [gradient.view(p.shape, p.start, f"d {p.name}") for p in trained]
-        trace.calls = write_into(trace.calls, list(zip(slopes, views, strict=True)))
-    return gradient
+        trace.calls = write_into(trace.calls, list(zip(slopes[: len(views)], views, strict=True)))
+    return gradient, slopes[len(trained) :]
 
 
 def _vectorized_gradients(

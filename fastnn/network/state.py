@@ -22,6 +22,7 @@ import numpy as np
 from fastnn import arrays
 from fastnn.engines import Engine, is_out_of_memory
 from fastnn.engines.base import Fetching
+from fastnn.engines.host import CPU
 from fastnn.network.layout import Place
 from fastnn_kernels.contract import AVERAGE
 from fastnn_kernels.memory import aligned_copy, aligned_zeros
@@ -119,6 +120,8 @@ class State:
     def __init__(self, dtype: Any) -> None:
         self._dtype = np.dtype(dtype)
         self.counters = Counters()
+        self.changes = 0
+        """Another number after everything that may have changed arrays or counts."""
         self.optimizer: OptimizerState | None = None
         """Of the last training; None before it."""
         self._host: dict[str, np.ndarray] = {}
@@ -139,6 +142,7 @@ class State:
         """Replace the arrays of these names with zeros of these sizes; returns all arrays, to be changed on the host."""
         with self._lock:
             self.read()
+            self.changes += 1
             self._host |= {name: aligned_zeros(size, self._dtype) for name, size in sizes.items()}
             self._remote = {name: array for name, array in self._remote.items() if name not in sizes}
             self._behind = True
@@ -147,6 +151,7 @@ class State:
     def _drop(self, *names: str) -> None:
         """Forget arrays."""
         self.read()
+        self.changes += 1
         for name in names:
             self._host.pop(name, None)
             self._remote.pop(name, None)
@@ -175,6 +180,7 @@ class State:
         with self._lock:
             host = self.read()
             self._behind = True
+            self.changes += 1
             return host
 
     def on(self, engine: Engine) -> dict[str, Any]:
@@ -234,15 +240,17 @@ class State:
         """What `on` returned for this engine holds newer values now, which the counts belong to."""
         with self._lock:
             remote = not engine.is_host
+            self.changes += 1
             self._ahead, self._behind = remote, not remote
             if not remote:
                 self._note_fetched()
 
-    def advance(self, engine: Engine, steps: int) -> None:
-        """So many steps on this engine are whole."""
+    def advance(self, engine: Engine, steps: int, epochs: int = 0) -> None:
+        """So many steps on this engine are whole, and so many epochs with them."""
         with self._lock:
             assert self.optimizer is not None
             self.counters.step += steps
+            self.counters.epoch += epochs
             self.optimizer.updates += steps
             self.mark_changed(engine)
 
@@ -253,6 +261,7 @@ class State:
 
     @_progress.setter
     def _progress(self, progress: Progress) -> None:
+        self.changes += 1
         self.counters.step, self.counters.epoch, updates = progress
         if self.optimizer is not None:
             self.optimizer.updates = updates
@@ -260,6 +269,7 @@ class State:
     def lose(self) -> None:
         """The device is lost: continue with what the host holds, and with its counts."""
         with self._lock:
+            self.changes += 1
             if self._ahead:
                 with contextlib.suppress(RuntimeError):  # of one that has come since, a device that is lost may not tell
                     self._take_backup()
@@ -297,15 +307,22 @@ class State:
 
     # --- snapshots --------------------------------------------------------------------------------------------------
 
-    def snapshot(self) -> Snapshot:
-        """A copy of everything; the arrays lie where the latest values are."""
+    def snapshot(self, last: Snapshot | None = None) -> Snapshot:
+        """A copy of everything; the arrays lie where the latest values are. `last`: one that nobody needs any more, and whose
+        memory is used again where it fits."""
         with self._lock:
             step, epoch, updates = self._progress
-            if self._ahead:
-                assert self._engine is not None
-                copies: dict[str, Any] = self._engine.duplicate(self._remote)
+            engine = self._engine if self._ahead else CPU
+            latest = self._remote if self._ahead else self._host
+            assert engine is not None
+            copies: dict[str, Any] = {} if last is None else last.arrays
+            if {name: array.size for name, array in copies.items()} != {
+                name: array.size for name, array in latest.items()
+            } or any(not engine.adopts(array) for array in copies.values()):
+                copies = engine.duplicate(latest)
             else:
-                copies = {name: array.copy() for name, array in self._host.items()}
+                for name, array in latest.items():
+                    engine.copy(copies[name], array)
             return Snapshot(copies, "" if self.optimizer is None else self.optimizer.optimizer, updates, step, epoch)
 
     def keeps(self, snapshot: Snapshot) -> bool:

@@ -12,7 +12,7 @@ from fastnn import engines
 from fastnn.data.prepared import DataLayout, prepare
 from fastnn.engines.explain import STEPS, Explanation
 from fastnn.errors import InputError, NotReadyError
-from fastnn.losses import Loss, LossLike, as_loss, find
+from fastnn.losses import Loss, LossLike, as_loss, find, smooth_labels
 from fastnn.metrics import as_metrics
 from fastnn.network.inference import engine_for
 from fastnn.network.layout import as_loss_network
@@ -22,8 +22,9 @@ from fastnn.optimizers import Optimizer
 from fastnn.training.evaluation import check_measures
 from fastnn.training.evaluation import evaluate as evaluate_examples
 from fastnn.training.history import History
-from fastnn.training.options import ALL, FitOptions, as_optimizer
-from fastnn.training.trainer import Trainer
+from fastnn.training.options import ALL, FitOptions, as_optimizer, check_options
+from fastnn.training.step import StepFunction, StepOptions, continue_with
+from fastnn.training.trainer import Trainer, choose_engine
 
 
 def fit(model: ModelState, X: Any, y: Any, settings: FitOptions) -> History:
@@ -37,8 +38,28 @@ def fit(model: ModelState, X: Any, y: Any, settings: FitOptions) -> History:
 
 def partial_fit(model: ModelState, X: Any, y: Any, settings: FitOptions) -> dict[str, float]:
     """One step on one mini-batch; see `Sequential.partial_fit`."""
+    values = continue_with(model, X, y, settings)
+    if values is not None:
+        return values
     history = fit(model, X, y, replace(settings, batch_size=ALL, epochs=1, verbose=0, part=True))
     return {name: column[-1] for name, column in history.items()}
+
+
+def training_step(model: ModelState, settings: FitOptions, normalize_weights: bool, input_gradients: bool) -> StepFunction:
+    """A function that makes single steps; see `Sequential.training_step`."""
+    for name, value in {"normalize_weights": normalize_weights, "input_gradients": input_gradients}.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{name}: expected True or False, got {value!r}")
+    check_options(settings)
+    if isinstance(settings.batch_size, str):
+        raise InputError(f"batch_size: expected an integer >= 1, got {settings.batch_size!r}")
+    loss = smooth_labels(as_loss(settings.loss), settings.label_smoothing)
+    optimizer = as_optimizer(settings.optimizer)
+    options = StepOptions(
+        loss, optimizer, choose_engine(model, settings.device, settings)[0], None, settings.l2, settings.l1, settings.threads,
+        normalize_weights, input_gradients,
+    )  # fmt: skip
+    return StepFunction(model, options, int(settings.batch_size))
 
 
 def evaluate(

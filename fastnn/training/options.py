@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -64,7 +65,7 @@ def as_optimizer(optimizer: str | Optimizer | None) -> Optimizer:
     if optimizer is None:
         return Adam()
     if isinstance(optimizer, str):
-        return by_name(optimizer)
+        return _named(optimizer)
     if not isinstance(optimizer, Optimizer):
         raise InputTypeError(f"optimizer: expected one such as fastnn.Adam(), got {type(optimizer).__name__}")
     steps = [name for name, update in UPDATES.items() if not update.step]
@@ -78,6 +79,12 @@ def as_optimizer(optimizer: str | Optimizer | None) -> Optimizer:
             f"its property kernel return one of {', '.join(steps)}"
         )
     return optimizer
+
+
+@functools.cache
+def _named(name: str) -> Optimizer:
+    """The optimizer of this name, with its defaults; it is immutable, and made once."""
+    return by_name(name)
 
 
 def as_callbacks(callbacks: Any) -> list[Callback]:

@@ -28,7 +28,8 @@ from fastnn.metrics import as_metrics
 from fastnn.network.layout import Layout, as_loss_network
 from fastnn.network.model import Before, ModelState, expected_of
 from fastnn.network.programs import LOG_COLUMNS, Decision, InstanceKey, StepStorage, TrainingStep, Update, step_storage
-from fastnn.network.state import Snapshot, Trained
+from fastnn.network.state import Snapshot, State, Trained
+from fastnn.optimizers import Optimizer
 from fastnn.program.plan import plan
 from fastnn.program.trace import Program
 from fastnn.schedules import Constant, Schedule, Warmup, as_schedule
@@ -43,6 +44,13 @@ from fastnn_kernels.contract import AVERAGE
 
 BACKUP_SECONDS = 2.0
 """How often a model is backed up that is trained on a GPU, which may be lost."""
+
+
+class Undo:
+    """A snapshot whose memory is used again for the next one."""
+
+    def __init__(self) -> None:
+        self.snapshot = Snapshot({})
 
 
 class Trainer:
@@ -73,7 +81,7 @@ class Trainer:
         check_options(settings)
         self.epochs, self.autotune, self.threads = int(settings.epochs), settings.autotune, settings.threads
         self.penalties = (settings.l2, settings.l1)
-        self.pairs = any(layer.needs_two_rows and layer.trainable for layer in model.layers)
+        self.pairs = needs_two_rows(model)
         if self.batches is None:
             self.examples = self._whole(X, y, settings)
             self.runs = batch_runs(len(self.examples.X), self.batch_size, self.pairs)
@@ -89,7 +97,7 @@ class Trainer:
             check_measures(self.layout.network, self.validation, self.loss, self.metrics)
         self.schedule = as_schedule(self.optimizer.learning_rate)
         if self.part:
-            _check_endless(self.schedule)
+            check_endless(self.schedule, "partial_fit")
         self.history = History()
         self.epoch: int = 0
         self.step, self.in_epoch, self.seen = 0, 0, 0
@@ -97,6 +105,7 @@ class Trainer:
         """The learning rate that was set instead of the optimizer's schedule."""
         self.sums = dict.fromkeys(LOG_COLUMNS, 0.0)
         self._last: Snapshot | None = None
+        self._undo = Undo()
         self.stopped = False
         self._closing = False
         """Whether an epoch has ended, but not all callbacks have been told."""
@@ -113,13 +122,10 @@ class Trainer:
 
     def _choose_engine(self, X: Any, settings: FitOptions) -> tuple[engines.Engine, str]:
         """The engine, and why it is that one."""
-        device, precision, dtype = settings.device, settings.precision, self.model.dtype
+        device = settings.device
         if self.batches is None and device == "auto" and not arrays.on_host(X):
             device = arrays.device(X)
-        chosen = engines.choose(device, precision, settings.autotune)
-        if precision != "float32" and dtype != np.float32:
-            raise InputError(f"precision={precision!r} is for models of float32, and this one is of {dtype}")
-        return chosen
+        return choose_engine(self.model, device, settings)
 
     def _hold_back(self, whole: PreparedData, share: float, settings: FitOptions) -> PreparedData:
         """The rows that are trained on; the others, a share of each class, become the validation data."""
@@ -145,7 +151,7 @@ class Trainer:
         share = settings.validation_split
         examples = self.like.examples if self.like is not None else prepare(
             self.expected, inputs, y, self.loss, settings.sample_weight, None if share else settings.class_weight,
-            known=self._known(settings), classes=settings.classes, part=settings.part,
+            known=known_task(self.model, settings), classes=settings.classes, part=settings.part,
         )  # fmt: skip
         if share is not None:
             self.validation_split = float(share)
@@ -176,7 +182,7 @@ class Trainer:
         X, y, weights = batches.first()
         inputs = self._read(X, "mini-batch 0: X")
         self._batch_classes = settings.classes
-        self._batch_known = self._known(settings)
+        self._batch_known = known_task(self.model, settings)
         examples = self._batch(inputs, y, weights, "mini-batch 0: ")
         self._configure(examples)
         self.batch_size = len(examples.X)
@@ -221,14 +227,6 @@ class Trainer:
         self.layout.network.trained()  # refuses a model of which everything is frozen
         self.expected = expected_of(self.layout, inputs.names or model.column_names)
         return inputs
-
-    def _known(self, settings: FitOptions) -> Task | None:
-        """The task that the model is trained for already, or was built for, if new labels must be among its classes."""
-        task = self.model.task
-        if task is None or task.classes is None or settings.classes is not None:
-            return None
-        by_default = self.model.trained is None and task.indices  # `build` takes 0 to C - 1 where no classes are named
-        return None if by_default else task
 
     # --- what callbacks see -------------------------------------------------------------------------------------
 
@@ -284,7 +282,7 @@ class Trainer:
 
     def train(self) -> History:
         """All epochs. An error before the first step leaves the model as it was, a later one at its last whole step."""
-        before = Before(self.model)
+        before = Before(self.model, self._may_change_early())
         try:
             return self._train()
         except (DeviceError, DivergenceError):
@@ -293,6 +291,11 @@ class Trainer:
             if not self.started:
                 before.put_back()
             raise
+
+    def _may_change_early(self) -> bool:
+        """Whether the arrays of the model may change before the first step, from whose snapshot they could be put back."""
+        asked = self.callbacks or self.order or self.batches or self.earlier  # these may set weights, and take them over
+        return bool(asked) or not continues(self.model.state, self.optimizer)
 
     def _train(self) -> History:
         if self.autotune and self.batches is None:
@@ -326,11 +329,13 @@ class Trainer:
             resume.take_over(self, self.earlier)
             self.started = True
         self._columns_before = tuple(history)
-        self._start_optimizer()
+        start_optimizer(model.state, self.optimizer)
         self._bind_data(open_)
+        if engine.is_host:  # a device has better uses for its memory between two calls
+            self._undo = open_.enter_context(model.instances.take(("undo", engine.name), Undo))
         model.state.begin(engine, BACKUP_SECONDS)
         model.device, model.trained = engine.name, Trained(engine.name, engine.precision)
-        model.task = self.examples.task(self.loss)
+        model.task = self.examples.task(self.loss, model.task)
         model.loss, model.optimizer = self.loss, self.optimizer
         model.data_glance = self._glance_at_data()
         history.device, history.reason, history.seed = engine.name, self.reason, model.seed
@@ -501,7 +506,9 @@ class Trainer:
 
     def snapshot(self) -> Snapshot:
         """A copy of everything that a step changes."""
-        return self.model.snapshot()
+        undo = self._undo
+        undo.snapshot = self.model.state.snapshot(undo.snapshot if self.engine.is_host else None)
+        return undo.snapshot
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put a snapshot back where this run works."""
@@ -552,11 +559,7 @@ class Trainer:
         name = first_nonfinite(outcome.instance)
         self.restore(outcome.before)
         rate = float(self.engine.read(self.storage["scalars"])[0][0, 0])
-        raise DivergenceError(
-            f"training diverged in epoch {self.epoch + 1}, step {self.model.counters.step + 1}: {name} became NaN or infinite. "
-            f"The model is back at its last finite step. Lower the learning rate (it was {rate:g}) or clip the gradient "
-            "(clip_norm=1.0)"
-        )
+        raise DivergenceError.of(self.epoch + 1, self.model.counters.step + 1, name, rate)
 
     def _rates(self, count: int, epoch: int) -> np.ndarray:
         """The schedule's learning rates of the next `count` steps, which belong to `epoch`."""
@@ -571,23 +574,6 @@ class Trainer:
         return learning_rates(self.schedule, count, step, epoch, max(1, self.steps_per_epoch), self.epochs)
 
     # --- the program and its storage --------------------------------------------------------------------------------
-
-    def _start_optimizer(self) -> None:
-        """The optimizer's state: resumed if the class is the same, else started from scratch.
-
-        The average of the parameters starts from those before the first step, which may have been set since the state was made.
-        """
-        state, optimizer = self.model.state, self.optimizer
-        kept, name = state.optimizer, type(optimizer).__name__
-        if kept is not None and kept.optimizer != name:
-            warn(f"the optimizer state of {kept.optimizer} cannot be used by {name}; starting from a fresh state")
-            kept = None
-        updates, slots = (0, set()) if kept is None else (kept.updates, set(kept.slots))
-        usable, needed = slots if updates else slots - {AVERAGE}, set(optimizer.slots)
-        if AVERAGE in usable - needed:
-            warn(f"{name} has no ema now; the average of the parameters is dropped")
-        if kept is None or not slots == usable == needed:
-            state.start_optimizer(name, optimizer.slots, updates, usable)
 
     def recipe(self, data: DataLayout | None = None) -> TrainingStep:
         """Of the step that this run plays, for examples such as `data`."""
@@ -653,14 +639,63 @@ class Trainer:
         return order
 
 
-def _check_endless(schedule: Schedule) -> None:
-    """Raise InputError for a schedule that `partial_fit` cannot follow: its steps are of no epoch, and of a run without end."""
+def choose_engine(model: ModelState, device: str, settings: FitOptions) -> tuple[engines.Engine, str]:
+    """The engine of a training on this device, and why it is that one."""
+    precision = settings.precision
+    chosen = engines.choose(device, precision, settings.autotune)
+    if precision != "float32" and model.dtype != np.float32:
+        raise InputError(f"precision={precision!r} is for models of float32, and this one is of {model.dtype}")
+    return chosen
+
+
+def start_optimizer(state: State, optimizer: Optimizer) -> None:
+    """The optimizer's state: resumed if the class is the same, else started from scratch.
+
+    The average of the parameters starts from those before the first step, which may have been set since the state was made.
+    """
+    if continues(state, optimizer):
+        return
+    kept, name = state.optimizer, type(optimizer).__name__
+    if kept is not None and kept.optimizer != name:
+        warn(f"the optimizer state of {kept.optimizer} cannot be used by {name}; starting from a fresh state")
+        kept = None
+    updates, slots = (0, set()) if kept is None else (kept.updates, set(kept.slots))
+    usable, needed = slots if updates else slots - {AVERAGE}, set(optimizer.slots)
+    if AVERAGE in usable - needed:
+        warn(f"{name} has no ema now; the average of the parameters is dropped")
+    state.start_optimizer(name, optimizer.slots, updates, usable)
+
+
+def continues(state: State, optimizer: Optimizer) -> bool:
+    """Whether what the optimizer of the last training kept is what this one goes on with."""
+    kept = state.optimizer
+    if kept is None or kept.optimizer != type(optimizer).__name__ or kept.slots.keys() != set(optimizer.slots):
+        return False
+    return kept.updates > 0 or AVERAGE not in kept.slots
+
+
+def known_task(model: ModelState, settings: FitOptions) -> Task | None:
+    """The task that the model is trained for already, or was built for, if new labels must be among its classes."""
+    task = model.task
+    if task is None or task.classes is None or settings.classes is not None:
+        return None
+    by_default = model.trained is None and task.indices  # `build` takes 0 to C - 1 where no classes are named
+    return None if by_default else task
+
+
+def needs_two_rows(model: ModelState) -> bool:
+    """Whether a mini-batch of one row cannot be trained on."""
+    return any(layer.needs_two_rows and layer.trainable for layer in model.layers)
+
+
+def check_endless(schedule: Schedule, whose: str) -> None:
+    """Raise InputError for a schedule that single steps cannot follow: they are of no epoch, and of a run without end."""
     name = type(schedule).__name__
     if isinstance(schedule, Warmup):
-        _check_endless(as_schedule(schedule.then))
+        check_endless(as_schedule(schedule.then), whose)
     if schedule.depends_on_length:
         raise InputError(
-            f"partial_fit: the rates of {name} depend on how long the run is, which is not known; use another schedule"
+            f"{whose}: the rates of {name} depend on how long the run is, which is not known; use another schedule"
         )
     if schedule.per == "epoch" and not isinstance(schedule, Constant):
-        raise InputError(f'partial_fit makes single steps and knows no epochs; give {name} per="step"')
+        raise InputError(f'{whose}: single steps belong to no epoch; give {name} per="step"')

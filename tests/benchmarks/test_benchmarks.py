@@ -264,7 +264,7 @@ def test_short_calls_compute_what_an_epoch_computes(cell: Cell, name: str) -> No
     order = check_order(cell)
     task = make_task(cell, 1, checking=True)
     expected = Fastnn(task, device="numpy").losses(order)
-    for method in ("short_fit", "partial_fit"):
+    for method in ("short_fit", "partial_fit", "training_step"):
         contestant = load(CONTESTANTS[name].home)(task)
         X, y = contestant.host_data()
         found = [getattr(contestant, method)(X[index], y[index]) for index in order]

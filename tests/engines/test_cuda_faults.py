@@ -17,6 +17,7 @@ from hosts import Hosts
 
 import fastnn
 import fastnn.training.chunks
+import fastnn.training.step
 import fastnn.training.trainer
 from fastnn import engines, errors
 from fastnn.callbacks import Callback
@@ -232,6 +233,54 @@ def test_a_fault_in_a_first_fit_leaves_a_whole_step(
         runtime.fail_at(None)
         del model
         assert emptied(runtime) == before, n
+
+
+@pytest.mark.parametrize("stride", [24, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_fault_in_a_single_step_leaves_the_step_before(
+    kind: str, stride: int, cuda_hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a GPU that is lost the model is back at what the host has seen last: it took less than the time of a backup."""
+    monkeypatch.setattr(fastnn.training.step, "LONGEST", 4)
+    monkeypatch.setattr(fastnn.training.step, "BACKUP_SECONDS", 1e6)
+    fault, runtime = FAULTS[kind], cuda_hosts.install()
+    X, y = examples()
+    steps = 7
+
+    def train(model: fastnn.Sequential, last: int = steps, seen: list[bytes] | None = None, where: str = "cuda") -> None:
+        step = model.training_step(optimizer=fastnn.SGD(0.1, momentum=0.9), batch_size=BATCH, device=where)
+        for index in range(model.counters.step, last):
+            step(X[index : index + BATCH], y[index : index + BATCH])
+            if seen is not None:
+                seen.append(bits(model))
+
+    expected = [bits(network().build(FEATURES))]
+    train(network().build(FEATURES), seen=expected)
+    calls = calls_of(runtime, network().build(FEATURES), train)
+    before = emptied(runtime)
+    reached = set()
+    for n in range(5 * list(FAULTS).index(kind) % stride, calls, stride):
+        model = network().build(FEATURES)
+        runtime.fail_at(n, fault.make())  # type: ignore[arg-type]
+        found = raised_by(lambda model=model: train(model))
+        if found is None and len(runtime.asked) <= n:
+            assert n >= calls - 2, "the counted call had to prepare what is there now"
+            runtime.fail_at(None)
+            continue
+        check_raised(found, kind)
+        if not fault.lost:
+            runtime.fail_at(None)
+        made = model.counters.step
+        reached.add(made)
+        assert bits(model) == expected[made], n
+        assert model.device == "cpu" or not fault.lost
+        runtime.fail_at(None)
+        if not fault.lost:
+            train(model)
+            assert (model.counters.step, bits(model)) == (steps, expected[steps]), n
+        del model
+        assert emptied(runtime) == before, n
+    assert reached == {0} if fault.lost else len(reached) > (1 if stride > 1 else steps // 2)
 
 
 USES: dict[str, Callable[[fastnn.Sequential, np.ndarray, np.ndarray], Any]] = {

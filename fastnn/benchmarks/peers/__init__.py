@@ -87,6 +87,10 @@ class Contestant:
         """Train one step on this mini-batch of the host; its loss, read back."""
         raise Cannot("it has no single steps")
 
+    def training_step(self, x: Any, t: Any) -> float:
+        """The same in the fewest lines of a loop of one's own; of most that is the same step."""
+        return self.partial_fit(x, t)
+
     def time_calls(self, call: Call, runs: int) -> float:
         """Seconds of one of `runs` short calls on end."""
         (X, y), rows, cell = self.host_data(), call.steps * self.task.cell.batch_size, self.task.cell

@@ -32,6 +32,7 @@ class Fastnn(Contestant):
         self.loss = "sigmoid_cross_entropy" if task.binary else "softmax_cross_entropy"
         self.optimizer = fastnn.Adam(LEARNING_RATE)
         self.model = build(task)
+        self.step: Any = None
         if task.cell.inference:
             self.model.to(self.device)
         if task.probabilities:
@@ -67,6 +68,15 @@ class Fastnn(Contestant):
         if self.precision != "float32":
             raise Cannot("partial_fit has no other precision than float32")
         return self.model.partial_fit(x, t, loss=self.loss, optimizer=self.optimizer, device=self.device)["loss"]
+
+    def training_step(self, x: np.ndarray, t: np.ndarray) -> float:
+        if self.step is None:
+            self.step = self.model.training_step(
+                loss=self.loss, optimizer=self.optimizer, batch_size=self.task.cell.batch_size, device=self.device,
+                precision=self.precision,
+            )  # fmt: skip
+        loss: float = self.step(x, t)
+        return loss
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         outputs: np.ndarray = self.model.predict_proba(x) if self.task.probabilities else self.model(x)
