@@ -3,7 +3,7 @@
 #
 #   ci/oldest.sh WHEEL FOLDER
 #
-# FOLDER holds tests/, bench/, docs/ and pyproject.toml. Takes three minutes on two cores, its own compiling of kernels included.
+# FOLDER holds tests/, bench/, docs/ and pyproject.toml. Takes two to three minutes on two cores, compiling of kernels included.
 #
 #   PYTHON311   Python 3.11   (python3.11)
 set -euo pipefail
@@ -30,6 +30,7 @@ for line in (*project["dependencies"], *(line for name in ("test", "bench", "dat
         name, bound = re.fullmatch(r"([\w.-]+)>=([\d.]+)", line).groups()
         print(f"{name}=={bound}")
 print("pyparsing<3.3")  # later ones warn of names that Matplotlib 3.8 uses
+print("pytest-xdist")
 PINS
 sort -u "$work/oldest.txt"
 "$python" -m pip install --quiet "$wheel" -r "$work/oldest.txt"
@@ -44,4 +45,4 @@ for name in "${subset[@]}"; do
     mapfile -t -O "${#files[@]}" files < <(find tests -name "test_$name.py")
 done
 ((${#files[@]} == ${#subset[@]})) || { echo "a file of the subset is missing" >&2; exit 1; }
-"$python" -P -m pytest -p no:cacheprovider -q --durations=5 "${files[@]}"
+"$python" -P -m pytest -n 2 --dist loadfile -p no:cacheprovider -q --durations=5 "${files[@]}"
