@@ -12,7 +12,7 @@ import numpy as np
 
 from fastnn import arrays
 from fastnn.engines.base import Engine, InputMap, Instance, Passage, Ring
-from fastnn.engines.thread_count import Company, Sharing, Stage
+from fastnn.engines.thread_count import Partition, Stage, ThreadCountTuner
 from fastnn.errors import InputError, PackageError
 from fastnn.program.shapes import BatchDim, concrete
 from fastnn.program.trace import Call, Program, Symbol
@@ -202,8 +202,8 @@ class HostInstance(Instance):
         self._once = self._player(self.plan.once)
         self._calls = self._player(self.plan.calls)
         most = 1 if engine is NUMPY else min(threads or cores(), cores())
-        self._sharing = Sharing(self.work(), most)
-        self._company = Company(lambda repeats, alone: self._calls.play(repeats, alone=alone))
+        self._partition = Partition(self.work(), most)
+        self._tuner = ThreadCountTuner(lambda repeats, alone: self._calls.play(repeats, alone=alone))
         self._plays = 0
         self._share()
 
@@ -221,35 +221,35 @@ class HostInstance(Instance):
         self._once.play(1)
 
     def _play(self, repeats: int) -> None:
-        sharing = self._sharing
-        if sharing.threads > 1 and repeats > 1:
+        partition = self._partition
+        if partition.threads > 1 and repeats > 1:
             self._plays += 1
-            if (self._plays <= TIMINGS or self._plays % RETIMED == 0) and any(sharing.timed):
+            if (self._plays <= TIMINGS or self._plays % RETIMED == 0) and any(partition.timed):
                 self._play_timed()
                 repeats -= 1
         if repeats and self.threads > 1:
-            self._company.play(repeats)
+            self._tuner.play(repeats)
         else:
             self._calls.play(repeats)
 
     def _play_timed(self) -> None:
         """Play once, with the times of calls whose sharing depends on them."""
-        sharing, first = self._sharing, 0
-        for call, timed in enumerate(sharing.timed):
+        partition, first = self._partition, 0
+        for call, timed in enumerate(partition.timed):
             if timed:
                 self._calls.play(1, first, call - first)
                 started = time.perf_counter()
                 self._calls.play(1, call, 1, alone=True)
-                sharing.note(call, time.perf_counter() - started)
+                partition.note(call, time.perf_counter() - started)
                 first = call + 1
-        self._calls.play(1, first, len(sharing.timed) - first)
+        self._calls.play(1, first, len(partition.timed) - first)
         self._share()
 
     def _share(self) -> None:
         """Let calls be shared as their times say."""
-        stages = self._sharing.stages()
-        self._calls.share(stages, self._sharing)
-        self.threads = self._sharing.threads if any(parts > 1 for _, _, parts in stages) else 1
+        stages = self._partition.stages()
+        self._calls.share(stages, self._partition)
+        self.threads = self._partition.threads if any(parts > 1 for _, _, parts in stages) else 1
 
     def play_calls(self, first: int, count: int, repeats: int = 1) -> None:
         self._calls.play(repeats, first, count)
@@ -361,7 +361,7 @@ class _NumpyCalls:
     def bind(self, symbol: Symbol, array: np.ndarray) -> None:
         """Arrays are looked up when they are used."""
 
-    def share(self, stages: Sequence[Stage], sharing: Sharing) -> None:
+    def share(self, stages: Sequence[Stage], partition: Partition) -> None:
         """One thread."""
 
     def play(self, repeats: int, first: int = 0, count: int | None = None, alone: bool = False) -> None:
@@ -428,12 +428,12 @@ class _CpuCalls:
             for word in self._scratch_words:
                 self.words[word] = self.scratch.ctypes.data
 
-    def share(self, stages: Sequence[Stage], sharing: Sharing) -> None:
+    def share(self, stages: Sequence[Stage], partition: Partition) -> None:
         """Play the calls in these stages from now on."""
-        self._seconds = sum(sharing.seconds)
+        self._seconds = sum(partition.seconds)
         if stages != self._stages:
             self._stages, self._works = stages, {}
-            self.workers = sharing.threads if any(parts > 1 for _, _, parts in stages) else 1
+            self.workers = partition.threads if any(parts > 1 for _, _, parts in stages) else 1
             self._give_scratch(self.workers)
 
     def play(self, repeats: int, first: int = 0, count: int | None = None, alone: bool = False) -> None:

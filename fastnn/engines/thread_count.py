@@ -8,7 +8,7 @@ near the limit are timed now and then while the program runs, and their least ti
 while is forgotten.
 
 Where others use the cores, one thread may be faster: a thread that is put aside in the middle of a part keeps the others
-waiting. `Company` follows that from play to play.
+waiting. `ThreadCountTuner` follows that from play to play.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Stage = tuple[int, int, int]
 """First call, how many calls, of how many parts each."""
 
 
-class Sharing:
+class Partition:
     """The plan by which at most `threads` threads play calls of so many (operations, bytes)."""
 
     def __init__(self, work: Sequence[tuple[int, int]], threads: int) -> None:
@@ -89,7 +89,7 @@ PATIENCE = 4
 """Trials that find nothing new become rarer, up to this many times."""
 
 
-class Company:
+class ThreadCountTuner:
     """Whether a program is played alone or with the team, for as long as the machine does not change its mind.
 
     Times are compared with recent ones only. While it is played together in less time than it ever took alone, nothing is
