@@ -8,7 +8,7 @@ import re
 import shlex
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,10 +104,21 @@ def command_line(*more: str) -> str:
     return shlex.join(["fastnn", context.info_name or "", *arguments, *(word for word in more if word not in arguments)])
 
 
-def check_folder(name: str, path: Path | None) -> None:
-    """Raise click.UsageError where there is no folder for a file that will be written at the end."""
-    if path is not None and not path.resolve().parent.is_dir():
-        raise click.UsageError(f"{name}: there is no folder {path.resolve().parent}")
+def check_written(written: Mapping[str, Path | None], read: Mapping[str, Path | str | None] | None = None) -> None:
+    """Check the files that will be written at the end, by option, before any work, and beside those that are read.
+
+    Raises click.UsageError where there is no folder for one, where two are the same, and where one would replace what is read.
+    """
+    taken = {Path(path).resolve(): name for name, path in (read or {}).items() if path is not None and Path(path).exists()}
+    for name, path in written.items():
+        if path is None:
+            continue
+        place = path.resolve()
+        if not place.parent.is_dir():
+            raise click.UsageError(f"{name}: there is no folder {place.parent}")
+        if place in taken:
+            raise click.UsageError(f"{name}: {path} is the file of {taken[place]} too; give another name")
+        taken[place] = name
 
 
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:

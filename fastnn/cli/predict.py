@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastnn.cli import data as sources
-from fastnn.cli.commands import FILE, Command, check_folder, device_option, line
+from fastnn.cli.commands import FILE, Command, check_written, device_option, line
 from fastnn.cli.data import TableOptions, table_options
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def predict(model: Path, data: str, output: Path | None, proba: bool, device: st
       fastnn predict flowers.safetensors new.csv --proba --output species.parquet
       fastnn predict flowers.safetensors - --id number < new.csv
     """
-    check_folder("--output", output)
+    check_written({"--output": output}, {"MODEL": model, "DATA": data})
     if output is not None and output.suffix.lower() not in (".csv", ".parquet"):
         raise click.UsageError(f"--output: expected a name that ends in .csv or .parquet, got {output}")
     import fastnn

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fastnn.cli.commands import FILE, Command, check_folder, line
+from fastnn.cli.commands import FILE, Command, check_written, line
 from fastnn.cli.networks import Name
 
 SAMPLES = ("flowers", "houses")
@@ -37,8 +37,7 @@ def sample(name: str, to: Path | None, test: Path | None) -> None:
             raise click.BadParameter(
                 f"the table is written as CSV: expected a name that ends in .csv, got {path}", param_hint=option
             )
-    check_folder("--to", to)
-    check_folder("--test", test)
+    check_written({"--to": to, "--test": test})
     from fastnn.datasets import samples
     from fastnn.datasets.dataset import split_sample
     from fastnn.storage.atomic import write_whole

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastnn.cli import data as sources
-from fastnn.cli.commands import FILE, Command, Number, check_folder, command_line, device_option, line, option
+from fastnn.cli.commands import FILE, Command, Number, check_written, command_line, device_option, line, option
 from fastnn.cli.configuration import config_option
 from fastnn.cli.data import DATA, METRICS, TableOptions, regression_option, table_options, target_option
 from fastnn.cli.networks import NETWORK, TRAINING, Name, Network, network_options
@@ -295,13 +295,9 @@ class _Options(TableOptions):
 
     def check(self) -> None:
         """Raise click.UsageError, before any work, for options that do not go together, and files that could not be written."""
-        for name, path in {
-            "--save": self.save,
-            "--log": self.log,
-            "--plot": self.plot,
-            "--checkpoint": self.checkpoint,
-        }.items():
-            check_folder(name, path)
+        written = {"--save": self.save, "--log": self.log, "--plot": self.plot, "--checkpoint": self.checkpoint}
+        validation = self.validation if isinstance(self.validation, str) else None
+        check_written(written, {"DATA": self.data, "--validation": validation})
         if self.save is not None and self.save.suffix.lower() in FOREIGN:
             raise click.UsageError(
                 f"--save: the format is safetensors, expected a name such as {self.save.stem}.safetensors, got {self.save}"

@@ -145,6 +145,29 @@ def test_probabilities_have_the_names_of_the_classes(folder: Path, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.csv", "p.parquet"]
 
 
+def test_no_file_that_is_read_is_replaced(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whatever name it is called; and no two files are written to one place."""
+    monkeypatch.chdir(tmp_path)
+    table = tmp_path / "flowers.csv"
+    table.write_text("a,b,kind\n" + 10 * "1,2,x\n2,1,y\n")
+    (tmp_path / "link.csv").symlink_to(table)
+    train = ("train", "flowers.csv", "--target", "kind", "--epochs", 1, "--quiet")
+    passed(*train, "--save", "m.safetensors")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for arguments, message in {
+        ("predict", "m.safetensors", "flowers.csv", "--output", "./flowers.csv"): "--output: flowers.csv is the file of DATA",
+        ("predict", "m.safetensors", "flowers.csv", "--output", "link.csv"): "--output: link.csv is the file of DATA",
+        (*train, "--log", table): "is the file of DATA",
+        (*train, "--validation", "link.csv", "--log", table): "is the file of",
+        (*train, "--log", "new.csv", "--plot", "../" + tmp_path.name + "/new.csv"): "is the file of --log",
+        ("data", "flowers", "--to", "new.csv", "--test", "./new.csv"): "--test: the other rows go to another file",
+        ("data", "flowers", "--to", "new.csv", "--test", tmp_path / "new.csv"): "is the file of --to",
+    }.items():
+        result = run(*arguments)
+        assert (result.exit_code, message in result.output) == (2, True), result.output
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_one_output_says_yes_or_no(folder: Path, tmp_path: Path) -> None:
     options = [
         "--target",

@@ -27,11 +27,12 @@ from fastnn.errors import InputError
 from fastnn.network.state import State
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cuda import player as player_module
+from fastnn_kernels.cuda.cublaslt import WORKSPACE
 from fastnn_kernels.cuda.device import CupyRuntime, _Lent
 from fastnn_kernels.cuda.families import dense
 from fastnn_kernels.cuda.lowering import request
 from fastnn_kernels.cuda.player import PlacedCall, Player
-from fastnn_kernels.cuda.runtime import CudaError
+from fastnn_kernels.cuda.runtime import CudaError, CudaOutOfMemory
 from fastnn_kernels.cuda.schedule import SCRATCH, Place, Placed
 from fastnn_kernels.cuda.variants import Choice, Own
 
@@ -552,6 +553,28 @@ def test_nodes_side_by_side_give_the_bits_of_nodes_in_a_row() -> None:
             assert (engine.runtime._branch_workspace is not None) == capture, "a second one where it is needed"
             del engine
     assert results[0] == results[1]
+
+
+def test_without_room_for_a_second_workspace_nodes_follow_one_another(monkeypatch: Patch) -> None:
+    """A later graph has its branches, where there is room again."""
+    allocate, room = CupyRuntime.allocate, iter([False])
+
+    def refuse_once(runtime: CupyRuntime, nbytes: int) -> Any:
+        if nbytes == WORKSPACE and not next(room, True):
+            raise CudaOutOfMemory(nbytes, 0, 2**30)
+        return allocate(runtime, nbytes)
+
+    with simulated_cupy.install():
+        engine, _ = engines.choose("cuda")
+        assert isinstance(engine, CudaEngine)
+        right = play_side_by_side(engine, capture=False)[0].tobytes()
+        monkeypatch.setattr(CupyRuntime, "allocate", refuse_once)
+        runtime = engine.runtime
+        assert isinstance(runtime, CupyRuntime)
+        assert play_side_by_side(engine)[0].tobytes() == right
+        assert runtime._branch_workspace is None
+        assert play_side_by_side(engine)[0].tobytes() == right
+        assert runtime._branch_workspace is not None
 
 
 def test_after_a_capture_that_fails_with_two_branches_the_next_one_is_whole(monkeypatch: Patch) -> None:

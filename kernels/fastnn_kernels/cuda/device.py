@@ -249,12 +249,16 @@ class CupyRuntime:
     def capture(self, stages: Sequence[Sequence[Node]]) -> Any:
         """A graph of what the capturing stream is given. The second of two nodes side by side is given to another stream, which
         takes part in the capture: it waits for an event of the first stream, and the first stream then waits for one of it. So
-        the graph has two branches, and the next stage waits for both.
+        the graph has two branches, and the next stage waits for both. Where there is no room for the workspace of the second
+        branch, the nodes follow one another.
         """
         with self._lock, self._on_device:
             stream, branch = self._capturing, self._branch
             if self._branch_workspace is None and any(isinstance(node, Multiplication) for _, *rest in stages for node in rest):
-                self._branch_workspace = self.allocate(WORKSPACE)
+                try:
+                    self._branch_workspace = self.allocate(WORKSPACE)
+                except CudaOutOfMemory:
+                    stages = [[node] for stage in stages for node in stage]
             stream.begin_capture()
             try:
                 for node, *beside in stages:
