@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
+from cuda_on_host.runtime import HostRuntime
 
 import fastnn
 import fastnn.engines.host
 from fastnn import ops
 from fastnn.computation import Computation
+from fastnn.data import feeds
 from fastnn.data.feeds import Feed
 from fastnn.engines.base import Instance, Passage
 from fastnn.engines.cache import Instances
@@ -26,6 +29,7 @@ from fastnn.training.trainer import Trainer
 from fastnn.tuning import train_together
 from fastnn.tuning.together.interleaved import Interleaved
 from fastnn.tuning.together.vectorized import _Vectorized
+from fastnn_kernels.cuda.runtime import CudaError
 from fastnn_kernels.memory import aligned_zeros
 
 OWNERS = (
@@ -150,5 +154,33 @@ def test_what_a_model_works_with_goes_with_it(
     if device == "cuda":
         request.getfixturevalue("cuda_host")
     use(device)
+    assert made
+    assert not alive(made)
+
+
+@pytest.mark.parametrize("share", [feeds.RESIDENT_SHARE, 0.0])
+def test_neither_do_streams_and_errors_of_a_gpu_keep_it(
+    share: float, made: list[weakref.ref[Any]], cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "RESIDENT_SHARE", share)
+    fits("cuda")
+    asked = len(cuda_host.asked)
+    for n in range(5, asked, asked // 7):
+        model = network()
+        cuda_host.fail_at(n, CudaError("out of order"))
+        with contextlib.suppress(fastnn.errors.DeviceError):
+            model.fit(X, Y, batch_size=16, epochs=2, device="cuda", verbose=0)
+        cuda_host.fail_at(None)
+    del model
+    assert not alive(made)
+
+
+def test_nor_does_an_error_in_the_thread_that_reads(made: list[weakref.ref[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(*arguments: Any) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(feeds, "take_rows", unreadable)
+    with contextlib.suppress(OSError):
+        network().fit(scipy.sparse.csr_array(X), Y, batch_size=16, epochs=1, device="cpu", verbose=0)
     assert made
     assert not alive(made)
