@@ -146,6 +146,7 @@ def check_whole(model: fastnn.Sequential, undisturbed: dict[int, bytes]) -> None
         assert step == 0
 
 
+# Where faults come at every call, the model goes on after a third of them, other ones for each kind.
 every = pytest.mark.parametrize("stride", [EVERY, pytest.param(1, marks=pytest.mark.slow)])
 
 
@@ -178,7 +179,8 @@ def test_a_fault_in_fit_leaves_a_whole_step(
             runtime.fail_at(None)
         check_whole(model, undisturbed)
         reached.add(model.counters.step)
-        goes_on(model, undisturbed, "cpu" if fault.lost else "cuda")
+        if stride > 1 or (n + list(FAULTS).index(kind)) % 3 == 0:
+            goes_on(model, undisturbed, "cpu" if fault.lost else "cuda")
         runtime.fail_at(None)
         del model
         assert emptied(runtime, before) == before, n
@@ -224,7 +226,8 @@ def test_a_fault_in_a_first_fit_leaves_a_whole_step(
         if not fault.lost:
             runtime.fail_at(None)
         check_whole(model, undisturbed)
-        goes_on(model, undisturbed, "cpu" if fault.lost else "cuda")
+        if stride > 1 or (n + list(FAULTS).index(kind)) % 3 == 0:
+            goes_on(model, undisturbed, "cpu" if fault.lost else "cuda")
         runtime.fail_at(None)
         del model
         assert emptied(runtime, before) == before, n
