@@ -20,11 +20,21 @@ def pytest_collection_finish() -> None:
     """What has been imported and collected stays: no collection of garbage looks through it again."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # tests leave objects for each other to be looked through again and again
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20)
+
+
+@pytest.fixture
+def known_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `explain` compares with is not measured, and times are short: for tests that are about something else."""
+    from fastnn.engines import explain
+
+    monkeypatch.setattr(explain, "_measure_limits", lambda *_: explain.Limits(1, 1e9, ((2**20, 1e9),)))
+    monkeypatch.setattr(explain, "SECONDS", 0.0)
 
 
 @pytest.fixture

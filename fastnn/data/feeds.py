@@ -186,10 +186,14 @@ class Blocks(Feed):
     def _wait(self) -> None:
         if self.coming is not None:
             coming, self.coming = self.coming, None
-            coming.result()
+            try:
+                coming.result()
+            finally:
+                del coming  # else this frame would keep the error, and the error all frames, and what they hold
 
     def close(self) -> None:
         self.pool.shutdown()  # waits for a block that is still coming and that nobody needs any more
+        self.coming = None
 
 
 def feed(

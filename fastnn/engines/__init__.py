@@ -148,7 +148,10 @@ def translate_errors() -> Iterator[None]:
         ours = _translation(error)
         if ours is None:
             raise
-        raise ours from error
+        try:
+            raise ours from error
+        finally:
+            del ours  # else this frame would keep the error, and the error all frames, and what they hold
 
 
 def of(array: Any) -> Engine:

@@ -25,18 +25,20 @@ def let_go() -> bool:
     with _all_lock:
         known = list(_all)
     freed = [instances.clear() for instances in known]
-    gc.collect()
     return any(freed)
 
 
 def make_with_room(make: Callable[[], Any]) -> Any:
-    """What `make` makes; on a device without room for it once more when nothing is kept there that no call uses."""
-    try:
-        return make()
-    except RuntimeError as error:
-        if not is_out_of_memory(error) or not let_go():
-            raise
-        return make()
+    """What `make` makes; on a device without room for it once more when nothing is kept there that no call uses, and at last
+    when no garbage is left that holds some."""
+    for make_room in (let_go, gc.collect):
+        try:
+            return make()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        make_room()  # what the error's frames held is gone
+    return make()
 
 
 class Instances:

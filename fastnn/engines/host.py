@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -203,7 +204,8 @@ class HostInstance(Instance):
         self._calls = self._player(self.plan.calls)
         most = 1 if engine is NUMPY else min(threads or cores(), cores())
         self._partition = Partition(self.work(), most)
-        self._tuner = ThreadCountTuner(lambda repeats, alone: self._calls.play(repeats, alone=alone))
+        calls = self._calls  # nothing here refers back to the instance, so that its memory goes when its last owner lets go
+        self._tuner = ThreadCountTuner(lambda repeats, alone: calls.play(repeats, alone=alone))
         self._plays = 0
         self._share()
 
@@ -355,7 +357,7 @@ class _NumpyCalls:
     def __init__(self, instance: HostInstance, calls: Sequence[Call]) -> None:
         import fastnn_kernels.numpy as kernels
 
-        self.instance = instance
+        self.instance = weakref.proxy(instance)  # whose part this is
         self.calls = [(getattr(kernels, call.kernel), call) for call in calls]
 
     def bind(self, symbol: Symbol, array: np.ndarray) -> None:

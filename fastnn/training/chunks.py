@@ -26,38 +26,38 @@ SNAPSHOT_SHARE = 20
 
 
 class Chunks:
-    """Deals out steps in chunks, whose length follows the time that the last one took."""
+    """Deals out steps in chunks, whose length follows the time that the last one took. It holds no steps: each call names them,
+    and they are always the same ones."""
 
-    def __init__(self, steps: Steps) -> None:
-        self.steps = steps
+    def __init__(self) -> None:
         self.length = 0
         """Steps of the next chunk; 0 before the first."""
 
-    def epoch(self, order: Any, batch_size: int, pairs: bool = False, done: int = 0) -> Generator[Any]:
+    def epoch(self, steps: Steps, order: Any, batch_size: int, pairs: bool = False, done: int = 0) -> Generator[Any]:
         """Play an epoch that visits `order`, but for its first `done` steps; yields what each chunk wrote down.
 
         `pairs`: a last mini-batch of one row joins the one before.
         """
-        self.steps.feed.begin(order)
+        steps.feed.begin(order)
         position = 0
         for rows, count in batch_runs(len(order), batch_size, pairs):
             behind = min(done, count)
             done -= behind
-            yield from self.play(rows, behind, count, position)
+            yield from self.play(steps, rows, behind, count, position)
             position += rows * count
 
-    def play(self, rows: int, done: int, count: int, position: int) -> Generator[Any]:
+    def play(self, steps: Steps, rows: int, done: int, count: int, position: int) -> Generator[Any]:
         """Play mini-batches `done` to `count` of `rows` rows each, whose first one begins at `position` of the order."""
         while done < count:
             start = position + done * rows
-            length = min(self.length or self.steps.instance(rows).first_chunk(CHUNK_SECONDS), count - done, LOG_ROWS)
-            length = min(length, self.steps.until_call() or length)
-            length = min(length, self.steps.feed.most(start, rows) or length)
-            outcome = attempt(self.steps, rows, length, start)
+            length = min(self.length or steps.instance(rows).first_chunk(CHUNK_SECONDS), count - done, LOG_ROWS)
+            length = min(length, steps.until_call() or length)
+            length = min(length, steps.feed.most(start, rows) or length)
+            outcome = attempt(steps, rows, length, start)
             if outcome.nonfinite:
-                replay(self.steps, outcome.before, rows, length, start)
+                replay(steps, outcome.before, rows, length, start)
             else:
-                self.steps.count(outcome.log, rows)
+                steps.count(outcome.log, rows)
             self._follow(outcome, length)
             done += length
             yield outcome.log

@@ -111,7 +111,7 @@ class Trainer:
         """Whether an epoch has ended, but not all callbacks have been told."""
         self._interrupts = Interrupts()
         """Held while the run is not `consistent`."""
-        self.chunks = Chunks(self)
+        self.chunks = Chunks()
         self._borrowed: dict[tuple[int, DataLayout], tuple[InstanceKey, engines.Instance]] = {}
         """Instances that are the model's, and go back to it."""
         self.started = False
@@ -437,12 +437,15 @@ class Trainer:
         self._closing = False
         self._interrupts.release()
         if failed is not None:
-            raise failed
+            try:
+                raise failed
+            finally:
+                del failed  # else this frame, and the whole run with it, would hold itself by the error's traceback
 
     def _epoch(self) -> dict[str, float] | None:
         """The steps of an epoch that are left, and what the history gets of it; None where a callback ended the training."""
         if self.batches is None:
-            played = self.chunks.epoch(self.order_of(self.epoch), self.batch_size, self.pairs, self.in_epoch)
+            played = self.chunks.epoch(self, self.order_of(self.epoch), self.batch_size, self.pairs, self.in_epoch)
         else:
             played = self._epoch_of_batches(self.batches)
         with contextlib.closing(played) as logs:
@@ -487,7 +490,7 @@ class Trainer:
             self.feed = feed(self.engine, self.fed, rows, kept=self.model.instances)
             with contextlib.closing(self.feed):
                 self.feed.begin(np.arange(len(self.fed.X)))
-                yield from self.chunks.play(rows, 0, len(block), 0)
+                yield from self.chunks.play(self, rows, 0, len(block), 0)
         if not self.in_epoch:
             raise InputError(f"the iterable of mini-batches is empty in epoch {self.epoch + 1}")
 

@@ -776,6 +776,7 @@ def test_limits_that_cannot_be_measured_are_asked_for_once(monkeypatch: pytest.M
     assert warnings[0].startswith("the limits of cpu could not be measured: ")
 
 
+@pytest.mark.slow
 def test_the_limits_are_measured_by_a_process_of_their_own() -> None:
     record = runner.run(runner.plan([TINY], [], rounds=1, seconds=0.01))
     threads = sorted({1, record.settings.threads})

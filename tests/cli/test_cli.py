@@ -240,6 +240,7 @@ def test_a_metric_needs_data_to_be_measured_on(clouds: Path) -> None:
 # Explaining.
 
 
+@pytest.mark.usefixtures("known_limits")
 def test_explain_prints_the_program(clouds: Path) -> None:
     result = run("explain", "--inputs", 64, "--outputs", 10, "--hidden", 31, "--batch-size", 33)
     assert result.exit_code == 0, result.output

@@ -277,6 +277,7 @@ def test_train_takes_a_file(run: Any) -> None:
     assert other.stdout != result.stdout
 
 
+@pytest.mark.usefixtures("known_limits")
 def test_explain_takes_the_same_file(run: Any) -> None:
     text = "batch-size = 33\nhidden = 31\n[train]\nepochs = 3\n[explain]\ninputs = 7\noutputs = 5\n"
     result = run(text, of=main, command="explain")

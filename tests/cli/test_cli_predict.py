@@ -220,6 +220,7 @@ def test_several_targets_are_values(folder: Path, tmp_path: Path) -> None:
     assert result.stderr.startswith("error: the loss mean_squared_error makes no probabilities")
 
 
+@pytest.mark.usefixtures("known_limits")
 def test_the_test_data_of_the_digits(tmp_path: Path) -> None:
     told = passed("train", "digits", "--epochs", 3, "--quiet", "--save", tmp_path / "d.safetensors")
     found = passed("evaluate", tmp_path / "d.safetensors", "digits").splitlines()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from typing import Any
 
@@ -50,7 +49,6 @@ def captures(runtime: HostRuntime) -> int:
 def forget(model: fastnn.Sequential) -> None:
     """Nothing is kept that the next call could find."""
     model.instances.clear()
-    gc.collect()
 
 
 def given_again(model: fastnn.Sequential, forgetting: bool, **options: Any) -> list[Any]:
@@ -146,7 +144,6 @@ def test_examples_on_the_gpu_are_read_where_they_lie(cuda_host: HostRuntime) -> 
     assert models[0].evaluate(there, y) == models[0].evaluate(X[::-1].copy(), y)
     address = memory.address
     del there, memory
-    gc.collect()
     assert address not in cuda_host.held, "nobody holds what is the user's"
 
 
@@ -204,7 +201,6 @@ def test_threads_have_memory_of_their_own(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def held_by_data(runtime: HostRuntime, X: np.ndarray) -> int:
-    gc.collect()
     return sum(nbytes == X.nbytes for nbytes in runtime.held.values())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import pickle
 import threading
 import time
@@ -924,8 +923,6 @@ def test_threads_predict_at_once_while_they_capture(cuda_host: HostRuntime, monk
 
 def test_nothing_is_kept_on_the_gpu_when_a_model_goes(cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     trained("cuda")  # what the engine keeps for all models
-    gc.collect()
-    gc.freeze()  # what other tests have left is not looked through again
     held = dict(cuda_host.held)
     for share in (feeds.RESIDENT_SHARE, 0.0):
         monkeypatch.setattr(feeds, "RESIDENT_SHARE", share)
@@ -933,7 +930,6 @@ def test_nothing_is_kept_on_the_gpu_when_a_model_goes(cuda_host: HostRuntime, mo
         model.predict(examples()[0])
         assert len(cuda_host.held) > len(held)
         del model
-        gc.collect()
         assert cuda_host.held == held
 
 

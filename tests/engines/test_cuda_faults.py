@@ -103,13 +103,6 @@ def raised_by(action: Callable[[], Any]) -> tuple[type[BaseException], str] | No
     return None
 
 
-@pytest.fixture(autouse=True, scope="module")
-def old_objects_are_left_alone() -> None:
-    """What other tests of this process have left is looked through once, not after every fault."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(autouse=True)
 def a_busy_machine_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fit asks as often there as on an idle one: no time decides how long chunks are, or when a copy is fetched."""
@@ -117,9 +110,11 @@ def a_busy_machine_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fastnn.training.trainer, "BACKUP_SECONDS", 1e6)
 
 
-def emptied(runtime: HostRuntime) -> dict[int, int]:
-    """What the GPU still holds when nobody uses it."""
-    gc.collect()
+def emptied(runtime: HostRuntime, known: dict[int, int] | None = None) -> dict[int, int]:
+    """What the GPU still holds when nobody uses it. Garbage is looked for where that is not what is `known`: an `ExitStack` in
+    which an error comes keeps it."""
+    if runtime.held != known:
+        gc.collect()
     return dict(runtime.held)
 
 
@@ -151,6 +146,7 @@ def check_whole(model: fastnn.Sequential, undisturbed: dict[int, bytes]) -> None
         assert step == 0
 
 
+# Where faults come at every call, the model goes on after a third of them, other ones for each kind.
 every = pytest.mark.parametrize("stride", [EVERY, pytest.param(1, marks=pytest.mark.slow)])
 
 
@@ -183,10 +179,11 @@ def test_a_fault_in_fit_leaves_a_whole_step(
             runtime.fail_at(None)
         check_whole(model, undisturbed)
         reached.add(model.counters.step)
-        goes_on(model, undisturbed, "cpu" if fault.lost else "cuda")
+        if stride > 1 or (n + list(FAULTS).index(kind)) % 3 == 0:
+            goes_on(model, undisturbed, "cpu" if fault.lost else "cuda")
         runtime.fail_at(None)
         del model
-        assert emptied(runtime) == before, n
+        assert emptied(runtime, before) == before, n
     if stride == 1 and not fault.lost:
         assert len(reached) > EPOCHS * PER_EPOCH // 2, "faults came at many a step"
 
@@ -229,10 +226,11 @@ def test_a_fault_in_a_first_fit_leaves_a_whole_step(
         if not fault.lost:
             runtime.fail_at(None)
         check_whole(model, undisturbed)
-        goes_on(model, undisturbed, "cpu" if fault.lost else "cuda")
+        if stride > 1 or (n + list(FAULTS).index(kind)) % 3 == 0:
+            goes_on(model, undisturbed, "cpu" if fault.lost else "cuda")
         runtime.fail_at(None)
         del model
-        assert emptied(runtime) == before, n
+        assert emptied(runtime, before) == before, n
 
 
 @pytest.mark.parametrize("stride", [24, pytest.param(1, marks=pytest.mark.slow)])
@@ -279,7 +277,7 @@ def test_a_fault_in_a_single_step_leaves_the_step_before(
             train(model)
             assert (model.counters.step, bits(model)) == (steps, expected[steps]), n
         del model
-        assert emptied(runtime) == before, n
+        assert emptied(runtime, before) == before, n
     assert reached == {0} if fault.lost else len(reached) > (1 if stride > 1 else steps // 2)
 
 
@@ -334,7 +332,7 @@ def test_a_fault_while_a_model_is_asked_changes_nothing(
             assert model.predict(X).tobytes() == expected
         runtime.fail_at(None)
         del model
-        assert emptied(runtime) == before, n
+        assert emptied(runtime, before) == before, n
 
 
 def test_what_the_host_has_fetched_survives_a_lost_gpu(
@@ -402,7 +400,7 @@ def test_a_fault_while_a_model_is_backed_up_leaves_a_whole_step(
             assert model.counters.step >= max(made, default=0) - 2
         runtime.fail_at(None)
         del model
-        assert emptied(runtime) == before, n
+        assert emptied(runtime, before) == before, n
 
 
 def test_backups_wait_for_nothing(cuda_host: HostRuntime, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,10 @@ class Wrong(FakeCublasLt):
         self.scale *= self.drift
 
 
-@pytest.mark.parametrize("section", ["open", "compile", "copies", "products", "kernels", "bits", "cells", "peer"])
+@pytest.mark.parametrize(
+    "section",
+    ["open", "compile", "copies", "products", "kernels", "bits", "cells", pytest.param("peer", marks=pytest.mark.slow)],
+)
 def test_without_a_gpu_every_section_says_so(probe: Any, section: str, tmp_path: Path) -> None:
     try:
         engines.gpu(0)
@@ -165,7 +168,7 @@ def test_a_product_that_is_not_supported_is_no_fault(
     assert (code, [each["supported"] for each in found]) == (0, [False] * 3)
 
 
-@pytest.mark.parametrize("by", ["us", "cuBLASLt"])
+@pytest.mark.parametrize("by", [pytest.param("us", marks=pytest.mark.slow), "cuBLASLt"])
 def test_a_step_with_nodes_side_by_side_is_timed_in_both_ways(
     probe: Any, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -429,7 +429,9 @@ def test_a_whole_run_leaves_three_files(options: list[str], tmp_path: Path) -> N
     assert "-n" not in commands["memory"].split()
 
 
-@pytest.mark.parametrize("name", ["products", "cells", "gpu-tests", "peer-torch-graph"])
+@pytest.mark.parametrize(
+    "name", ["cells", *(pytest.param(n, marks=pytest.mark.slow) for n in ("products", "gpu-tests", "peer-torch-graph"))]
+)
 def test_a_step_that_fails_keeps_no_other_from_running(name: str, tmp_path: Path) -> None:
     run = on_a_stand_in(tmp_path, FAILING=name)
     printed, _ = run.communicate(timeout=120)
@@ -490,8 +492,13 @@ def test_a_step_that_takes_too_long_is_interrupted_and_the_next_ones_run(tmp_pat
     assert "interrupted" in printed, "and not killed: pytest writes what it has when it is interrupted"
 
 
-@pytest.mark.parametrize("stage", list(STAGES))
-@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("how", "stage"),
+    [
+        pytest.param(how, stage, marks=() if how == signal.SIGKILL and stage in ("contact", "tests") else pytest.mark.slow)
+        for how in (signal.SIGKILL, signal.SIGTERM) for stage in STAGES
+    ],
+)  # fmt: skip
 def test_a_run_that_is_ended_in_a_stage_has_told_of_those_before(stage: str, how: int, tmp_path: Path) -> None:
     run = on_a_stand_in(tmp_path, SLOW=STAGES[stage][0])
     assert run.stdout is not None

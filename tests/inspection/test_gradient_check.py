@@ -45,12 +45,16 @@ def test_inputs_are_scaled_as_in_a_training() -> None:
         np.testing.assert_allclose(found.analytic[name], before[name] - value, atol=1e-12)
 
 
-@pytest.mark.parametrize("penalties", [{}, {"l2": 0.1}, {"l1": 0.05}, {"l2": 0.1, "l1": 0.05}])
-@pytest.mark.parametrize("loss", fastnn.losses.LOSSES)
-@pytest.mark.parametrize(
-    "activation", ["identity", *ACTIVATIONS_FROM_OUTPUT, *ACTIVATIONS_FROM_INPUT, "softmax", "log_softmax"]
-)
-def test_every_activation_loss_and_penalty(activation: str, loss: str, penalties: dict[str, float]) -> None:
+ACTIVATIONS = ("identity", *ACTIVATIONS_FROM_OUTPUT, *ACTIVATIONS_FROM_INPUT, "softmax", "log_softmax")
+PENALTIES: tuple[dict[str, float], ...] = ({}, {"l2": 0.1}, {"l1": 0.05}, {"l2": 0.1, "l1": 0.05})
+
+
+@pytest.mark.parametrize("second", range(len(fastnn.losses.LOSSES)), ids=list(fastnn.losses.LOSSES))
+@pytest.mark.parametrize("first", range(len(ACTIVATIONS)), ids=ACTIVATIONS)
+def test_every_activation_loss_and_penalty(first: int, second: int) -> None:
+    """Every activation with every loss, and each of both with every penalty, by turns: penalties are added to a gradient."""
+    activation, loss = ACTIVATIONS[first], list(fastnn.losses.LOSSES)[second]
+    penalties = PENALTIES[(first + second) % len(PENALTIES)]
     model = fastnn.Sequential([fastnn.Dense(5, activation=activation), fastnn.Dense(OUTPUTS)], seed=2, dtype="float64")
     result = fastnn.check_gradients(model, X(), targets(loss), loss=loss, **penalties)
     assert result.passed, str(result)

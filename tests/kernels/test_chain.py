@@ -442,7 +442,7 @@ def test_programs_by_chance(made, rows, columns, dtype) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(moves, *shapes)
 def test_many_programs_by_chance(made, rows, columns, dtype) -> None:
     by_chance(made, rows, columns, dtype)

@@ -329,6 +329,7 @@ def test_programs_that_were_made_before_are_not_gone_on_with(gpu: Timed) -> None
         assert (3 in {ran for ran, _ in gpu.library.ran}) == ("autotune" in options)
 
 
+@pytest.mark.usefixtures("known_limits")
 def test_on_the_cpu_there_is_nothing_to_tune() -> None:
     model, history = trained(device="cpu", autotune=True)
     assert not history.autotuned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,8 @@ LIBRARY = Path(fastnn.__file__).parent
 OWN = (LIBRARY / "network/model.py", LIBRARY / "sequential.py")
 
 
-def private_names() -> set[str]:
+@functools.cache
+def private_names() -> frozenset[str]:
     """Methods and attributes of `ModelState` and `Sequential` that begin with one underscore."""
     found = set()
     for path in OWN:
@@ -25,11 +27,13 @@ def private_names() -> set[str]:
                 found |= {
                     inner.attr for inner in inside if isinstance(inner, ast.Attribute) and ast.unparse(inner.value) == "self"
                 }
-    return {name for name in found if name.startswith("_") and not name.startswith("__")}
+    return frozenset(name for name in found if name.startswith("_") and not name.startswith("__"))
 
 
-def touches(source: str, names: set[str]) -> Iterator[str]:
+def touches(source: str, names: frozenset[str]) -> Iterator[str]:
     """Where `source` uses one of these names of something that is not the object whose method it is in."""
+    if not any(name in source for name in names):
+        return
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and node.attr in names and ast.unparse(node.value) not in ("self", "cls"):
             yield f"line {node.lineno}: {ast.unparse(node)}"

@@ -75,8 +75,7 @@ def test_it_is_the_average_of_what_each_step_leaves_and_changes_no_step(optimize
     assert not same(model.weights, average_of(model))
 
 
-@pytest.mark.parametrize("ema", [0.3, 0.9, 0.999])
-@pytest.mark.parametrize("name", ["Adam", "SGD"])
+@pytest.mark.parametrize(("name", "ema"), [("Adam", 0.3), ("SGD", 0.9), ("Adam", 0.999)])
 def test_fifty_steps_are_those_of_pytorch(name: str, ema: float) -> None:
     torch = pytest.importorskip("torch")
     X, y = blobs(dtype="float64")

@@ -71,11 +71,11 @@ class Interleaved:
         with contextlib.ExitStack() as open_:
             for run in self.all:
                 run.setup(open_)
-            leader, chunks = self.all[0], Chunks(self)
+            leader, chunks = self.all[0], Chunks()
             self.feed = leader.feed
             for epoch in range(leader.epochs):
                 try:
-                    for _ in chunks.epoch(leader.order_of(epoch), leader.batch_size, leader.pairs):
+                    for _ in chunks.epoch(self, leader.order_of(epoch), leader.batch_size, leader.pairs):
                         self.going_on()
                 except DivergenceError:  # of the last one
                     return

@@ -323,7 +323,10 @@ class _ErrorsTranslated:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None and (ours := _translate(self._runtime, error)) is not None:
-            raise ours from error
+            try:
+                raise ours from error
+            finally:
+                del ours  # else this frame would keep the error, and the error all frames, and what they hold
 
 
 class _OnDevice(_ErrorsTranslated):

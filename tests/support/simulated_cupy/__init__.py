@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
@@ -96,5 +95,4 @@ def install(order: str = "random", seed: int = 0, **options: Any) -> Iterator[Si
         finally:
             device.open_device.cache_clear()
             cuda._single.cache_clear()
-    gc.collect()
     gpu.check()
