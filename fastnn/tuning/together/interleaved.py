@@ -22,6 +22,7 @@ from fastnn.program.trace import Program, Symbol
 from fastnn.training.chunks import Chunks
 from fastnn.training.divergence import Attempt
 from fastnn.training.trainer import Trainer
+from fastnn.training.undo import Mark
 
 SHARED = ("X", "y", "order", "offset", "factor")
 """Inputs that only the calls read which are made once."""
@@ -121,11 +122,11 @@ class Interleaved:
         instance.bind(**{f"{name}.0": array for name, array in self.feed.bindings().items()})
         return instance
 
-    def snapshot(self) -> list[Snapshot]:
-        """A copy of everything that a step changes."""
+    def snapshot(self) -> list[Snapshot | Mark]:
+        """What brings everything back that a step changes."""
         return [run.snapshot() for run in self.going]
 
-    def restore(self, snapshot: Sequence[Snapshot]) -> None:
+    def restore(self, snapshot: Sequence[Snapshot | Mark]) -> None:
         """Put it back."""
         for run, run_snapshot in zip(self.going, snapshot, strict=True):
             run.restore(run_snapshot)
