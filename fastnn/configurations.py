@@ -126,6 +126,8 @@ def read_fields(name: str, text: str, known: Sequence[str]) -> dict[str, str]:
 
 def as_number(value: object) -> float:
     """`value` as a float; NaN for what is no real number (booleans are none) or is beyond the range of floats."""
+    if type(value) is float:
+        return value
     if not isinstance(value, Real) or isinstance(value, bool):
         return math.nan
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class Loss:
     link: str | None = None
     accepts: str = "values"
 
-    @property
+    @cached_property
     def built_in(self) -> bool:
         """Whether this is a loss of the library."""
         return find(self.name) == self

@@ -348,7 +348,7 @@ def _of_scores(name: str, function: Function) -> Metric:
 
 def as_metrics(metrics: Iterable[str | Metric | Function], validated: bool = True) -> tuple[Metric, ...]:
     """Each as a metric; InputError for two of one name, and for any where there is nothing to compute it on (`validated`)."""
-    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+    if not isinstance(metrics, tuple | list) and (isinstance(metrics, str) or not isinstance(metrics, Iterable)):
         cure = "" if metrics is None else f"; use [{metrics!r}]"
         raise InputTypeError(f"metrics: expected a list, got {metrics!r}{cure}")
     by_name: dict[str, Metric] = {}

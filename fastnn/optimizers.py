@@ -118,14 +118,13 @@ class Optimizer(Configuration):
         import numpy as np
 
         steps = np.asarray(steps, np.int64)
-        if steps.size and steps.min() < 1:
+        if steps.size and np.minimum.reduce(steps) < 1:
             raise InputError(f"update numbers: expected at least 1, got {steps.min()}")
-        columns: dict[str, Any] = dict.fromkeys(SCALARS, 1.0)
         with np.errstate(over="ignore", under="ignore"):  # of exponents, where a power is 0
-            columns |= {"rate": rates, **self._corrections(steps)}
-        table = np.empty((len(steps), len(SCALARS)))
-        for column, name in enumerate(SCALARS):
-            table[:, column] = columns[name]
+            columns = {"rate": rates, **self._corrections(steps)}
+        table = np.ones((len(steps), len(SCALARS)))
+        for name, values in columns.items():
+            table[:, SCALARS.index(name)] = values
         return table
 
 

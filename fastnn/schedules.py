@@ -9,6 +9,7 @@ Andrew Ng's course counts epochs from 1 in `a0 / (1 + decay * epoch)`: its table
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -283,7 +284,13 @@ def as_schedule(rate: object) -> Schedule:
         return Schedule.from_config(rate)
     if not is_rate(rate):
         raise InputError(f"learning rate: expected a finite number >= 0 or a schedule, got {rate!r}")
-    return Constant(float(rate))
+    return _constant(float(rate))
+
+
+@functools.lru_cache(maxsize=64)
+def _constant(rate: float) -> Constant:
+    """The schedule of a number; it is immutable, and made once."""
+    return Constant(rate)
 
 
 def is_rate(value: object) -> TypeGuard[float]:

@@ -70,7 +70,7 @@ class Buffers:
         return kept is not None and kept.dtype == dtype and kept.shape[1:] == shape[1:] and len(kept) >= shape[0]
 
     def _lies_there(self, array: Any) -> bool:
-        return not isinstance(array, RowSource) and self.engine.adopts(array)
+        return self.engine.adopts(array) and (type(array) is np.ndarray or not isinstance(array, RowSource))
 
 
 class Feed:
@@ -120,6 +120,20 @@ class Feed:
         """See to it that the examples from `position` of the order on are there; returns the position for the control block."""
         return position
 
+    def bytes_of(self, count: int) -> int | None:
+        """Bytes of so many examples where they lie on the host as arrays; else None."""
+        if not self.engine.is_host:
+            return None
+        each = 0
+        for array in self.arrays.values():
+            each += array.nbytes // len(array)
+        return count * each
+
+    def copy_rows(self, position: int, count: int) -> dict[str, np.ndarray]:
+        """Copies of so many examples from `position` of the order on, of arrays of the host."""
+        visits = self.order[position : position + count]
+        return {name: array.take(visits, 0) for name, array in self.arrays.items()}
+
     def close(self) -> None:
         """Let go of what the feed holds; what was borrowed goes back."""
         if self._borrowed is not None:
@@ -155,6 +169,9 @@ class Blocks(Feed):
 
     def bindings(self) -> dict[str, Any]:
         return {**self.arrays, **self.maps, "order": self.numbers}
+
+    def bytes_of(self, count: int) -> None:
+        return None
 
     def most(self, position: int, rows: int) -> int | None:
         block = min(position // self.rows, self.blocks - 1)

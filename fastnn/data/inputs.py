@@ -246,7 +246,7 @@ def readable(checked: Inputs, dtype: np.dtype[Any], name: str, input_map: InputM
         return X.readable(dtype)
     if standardized and not is_readable(X) and X.size * dtype.itemsize > COPY_BYTES:
         return ConvertedRows(X, dtype)
-    return np.require(X, X.dtype if X.dtype in READABLE else dtype, ["C", "A"])
+    return X if is_readable(X) else np.require(X, X.dtype if X.dtype in READABLE else dtype, ["C", "A"])
 
 
 def _holding(dtype: np.dtype[Any]) -> np.dtype[Any]:

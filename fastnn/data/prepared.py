@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from fastnn.data import inputs, targets
 from fastnn.data.inputs import RowSource, SelectedRows
 from fastnn.data.targets import Task
 from fastnn.engines import AS_IT_IS, Engine, InputMap
+from fastnn.engines.host import CPU
 from fastnn.errors import InputError
 from fastnn.losses import Loss
 
@@ -118,13 +119,14 @@ class PreparedData:
 
     @cached_property
     def layout(self) -> DataLayout:
-        return DataLayout(self.X.dtype.name, self.y.dtype.name, self.y.shape[1:], self.weights is not None)
+        return _layout(self.X.dtype, self.y.dtype, self.y.shape[1:], self.weights is not None)
 
     def glance(self) -> Glance:
         """What tells data apart, but for their weights, at no cost."""
         count = min(len(self.y), GLANCED_AT)
-        rows = np.arange(count) * (len(self.y) - 1) // max(1, count - 1)  # evenly from the first to the last
-        X, y = (zlib.crc32(a[rows].tobytes()) if isinstance(a, np.ndarray) else None for a in (self.X, self.y))
+        last, intervals = len(self.y) - 1, max(1, count - 1)
+        rows = [index * last // intervals for index in range(count)]  # evenly from the first to the last
+        X, y = (zlib.crc32(a[rows].data) if isinstance(a, np.ndarray) else None for a in (self.X, self.y))
         return Glance((self.X.shape, self.y.shape, y), X)
 
     def part(self, rows: np.ndarray, weights: np.ndarray | None) -> PreparedData:
@@ -141,6 +143,12 @@ class PreparedData:
         """The arrays by name, all but the inputs on the host."""
         of_all = {"X": self.X, "y": self.y}
         return of_all if self.weights is None else {**of_all, "weights": self.weights}
+
+
+@cache
+def _layout(source: np.dtype[Any], target: np.dtype[Any], target_shape: tuple[int, ...], weighted: bool) -> DataLayout:
+    """Made once for arrays that are alike: names of dtypes take NumPy longer than anything that is done with them."""
+    return DataLayout(source.name, target.name, target_shape, weighted)
 
 
 def prepare(
@@ -176,6 +184,30 @@ def prepare(
         there["weights"] = _lying(sample_weight, weights)
     there = {name: array for name, array in there.items() if array is not None}
     return PreparedData(rows, read.values, weights, read.kind, read.classes, read.flat, expected.input_map, there=there)
+
+
+def are_indexed(expected: Expected, X: Any, y: Any) -> bool:
+    """Whether X are surely finite rows in the dtype of the model or bytes, and y class indices (n,), int64, of its outputs."""
+    if type(X) is not np.ndarray or type(y) is not np.ndarray or X.shape[1:] != expected.features or not len(X):
+        return False
+    return bool(
+        y.dtype == np.int64
+        and y.shape == X.shape[:1]
+        and np.maximum.reduce(y.view(np.uint64)) < expected.columns  # a negative one is large there
+        and (X.dtype == np.uint8 or (X.dtype == expected.dtype and not np.count_nonzero(CPU.count_nonfinite(X))))
+    )
+
+
+def prepare_indexed(expected: Expected, X: Any, y: Any, loss: Loss, known: Task | None) -> PreparedData | None:
+    """What `prepare` makes of rows that a program reads where they lie and of the class indices that are the labels of `known`,
+    in less time; None where it has to look more closely."""
+    if known is None or known.kind != "classes" or loss.of_numbers or expected.input_map.offset is not None:
+        return None
+    if not known.indices or not are_indexed(expected, X, y) or expected.columns < 2:
+        return None
+    if X.nbytes >= inputs.LARGE_BYTES or not (y.flags.c_contiguous and y.flags.aligned and inputs.is_readable(X)):
+        return None
+    return PreparedData(X, y, None, "classes", known.classes, input_map=expected.input_map)
 
 
 def _on_host(array: Any) -> Any:

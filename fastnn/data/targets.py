@@ -401,7 +401,7 @@ def _look_up(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.nd
     if labels.dtype.kind in "iub" and classes.dtype.kind in "iub":
         labels, classes = labels.astype(np.int64, copy=False), classes.astype(np.int64, copy=False)
         first, last = int(classes[0]), int(classes[-1])
-        if last - first == len(classes) - 1 and (np.diff(classes) == 1).all():  # one pass instead of a search for each
+        if last - first == len(classes) - 1 and (classes[1:] - classes[:-1] == 1).all():  # one pass, no search for each
             return labels - first if first else labels, (labels < first) | (labels > last)
     order = np.argsort(classes)
     places = np.minimum(np.searchsorted(classes, labels, sorter=order), len(classes) - 1)

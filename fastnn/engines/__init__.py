@@ -77,15 +77,17 @@ def _engine(prefix: str) -> type[Engine]:
 
 def check_name(device: object) -> tuple[str, int]:
     """What a device is called, without and as a number: `"cuda:1"` is ("cuda", 1). Raises InputError for an unknown name."""
-    cure = nearest(device, DEVICES)
+    cure = None
+    if isinstance(device, str) and device in DEVICES:
+        return device, 0
     if isinstance(device, str):
         prefix, _, ordinal = device.partition(":")
         numbered = bool(re.fullmatch("[0-9]+", ordinal))
-        if device in DEVICES or (numbered and prefix in _elsewhere()):
-            return prefix, int(ordinal or 0)
+        if numbered and prefix in _elsewhere():
+            return prefix, int(ordinal)
         if numbered and (near := best_match(prefix, _elsewhere())) is not None:
             cure = f"; did you mean '{near[0]}:{ordinal}'?"
-    raise InputError(f"no device is called {device!r}{cure}")
+    raise InputError(f"no device is called {device!r}{cure or nearest(device, DEVICES)}")
 
 
 def choose(device: str, precision: str = "float32", autotune: bool = False) -> tuple[Engine, str]:
@@ -127,7 +129,7 @@ def gpu(ordinal: int = 0, precision: str = "float32", capture: bool | None = Non
     return CudaEngine.open(ordinal, precision, autotune, capture)
 
 
-def _translation(error: Exception) -> DeviceError | None:
+def translation(error: Exception) -> DeviceError | None:
     """An error of the runtime of an engine that was loaded as one of this library; None for other errors."""
     loaded = (sys.modules.get(_module(prefix)) for prefix in _elsewhere())
     known = [*(module.ENGINE for module in loaded if module is not None), *_registered.values()]
@@ -136,7 +138,7 @@ def _translation(error: Exception) -> DeviceError | None:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device had no room for something."""
-    return isinstance(_translation(error), DeviceMemoryError)
+    return isinstance(translation(error), DeviceMemoryError)
 
 
 @contextlib.contextmanager
@@ -145,7 +147,7 @@ def translate_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        ours = _translation(error)
+        ours = translation(error)
         if ours is None:
             raise
         try:

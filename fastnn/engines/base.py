@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -322,6 +323,7 @@ class Instance(ABC):
         self.bound: dict[str, Placed] = {}
         self._names = {symbol: name for name, symbol in program.inputs.items()}
         self._views: dict[Symbol, Placed] = {}
+        self._loose: dict[str, weakref.ref[Any]] = {}  # what was bound last, while it lives
         self._ready = False  # nothing is missing
         self._has_constants = False
         self._fixed: dict[str, list[tuple[int, int]]] = {}  # of each input, the axes of a known length
@@ -354,6 +356,9 @@ class Instance(ABC):
         for name, array in arrays.items():
             if self.bound.get(name) is array and (name not in self._writes or self._is_writable(array)):
                 continue  # checked when it was bound first
+            if name in self._loose and self._loose.pop(name)() is array:
+                self.bound[name] = array
+                continue
             if name not in self.program.inputs:
                 raise InputError(f"the program has no input {name!r}{nearest(name, self.program.inputs)}")
             symbol = self.program.inputs[name]
@@ -388,6 +393,12 @@ class Instance(ABC):
             self.bound.pop(name, None)
         self._views.clear()
         self._ready = False
+
+    def loosen(self, *names: str) -> None:
+        """`unbind` inputs whose arrays nobody but the library has, and which are often bound again: those are known then."""
+        arrays = {name: self.bound[name] for name in names if name in self.bound}
+        self.unbind(*arrays)
+        self._loose = {name: weakref.ref(array) for name, array in arrays.items()}
 
     def play(self, repeats: int = 1) -> None:
         """Run the program `repeats` times, with no Python in between but on the NumPy engine."""

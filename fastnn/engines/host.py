@@ -29,6 +29,8 @@ COPIED_BYTES = 2**14
 """Rows of X up to this size are copied rather than pointed at, which takes longer."""
 LOOKED_AT = 2**16
 """Elements that are looked at in one go, so that what is found of them stays in a cache."""
+CAUTION = 10.0
+"""How many times as long as guessed a play may take."""
 _NONE = np.zeros(1, np.int64)
 _NONE.flags.writeable = False
 TIMINGS, RETIMED = 5, 50
@@ -45,8 +47,10 @@ def cores() -> int:
 
 def check_threads(threads: int | None) -> None:
     """Raise InputError unless `threads` is None or a number of threads that makes sense."""
+    if threads is None:
+        return
     most = 4 * max(16, os.cpu_count() or 1)
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= most):
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= most:
         raise InputError(f"threads: expected None or an integer from 1 to {most}, got {threads!r}")
 
 
@@ -75,10 +79,14 @@ class HostEngine(Engine):
         return self.empty(shape, dtype)
 
     def to_device(self, array: Any) -> np.ndarray:
-        return np.require(arrays.to_host(array), requirements=["C", "A", "E"])
+        host = arrays.to_host(array)
+        flags = host.flags
+        if type(host) is np.ndarray and flags.c_contiguous and flags.aligned:
+            return host
+        return np.require(host, requirements=["C", "A", "E"])
 
     def adopts(self, array: Any) -> bool:
-        return arrays.on_host(array)
+        return type(array) is np.ndarray or arrays.on_host(array)
 
     def write(self, target: np.ndarray, values: Any) -> None:
         if target.ndim:
@@ -218,6 +226,11 @@ class HostInstance(Instance):
         for calls in (self._once, self._calls):
             assert isinstance(calls, _CpuCalls)
             calls.point(symbol, address)
+
+    def first_chunk(self, seconds: float) -> int:
+        if self.engine is NUMPY:
+            return super().first_chunk(seconds)
+        return max(super().first_chunk(seconds), int(seconds / (CAUTION * sum(self._partition.seconds))))
 
     def _play_once(self) -> None:
         self._once.play(1)
@@ -416,12 +429,14 @@ class _CpuCalls:
         self._works: dict[tuple[int, int], Any] = {}
 
     def bind(self, symbol: Symbol, array: np.ndarray) -> None:
-        self.point(symbol, array.ctypes.data)
+        if symbol in self._patches:
+            self.point(symbol, array.ctypes.data)
 
     def point(self, symbol: Symbol, address: int) -> None:
         """Let an input lie at this address."""
+        words = self.words
         for word, offset in self._patches.get(symbol, ()):
-            self.words[word] = address + offset
+            words[word] = address + offset
 
     def _give_scratch(self, workers: int) -> None:
         """Have scratch memory for so many workers."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -253,16 +252,9 @@ class ModelState:
         with self.guard_device():
             return self.state.host() if change else self.state.read()
 
-    @contextlib.contextmanager
-    def guard_device(self) -> Iterator[None]:
+    def guard_device(self) -> DeviceGuard:
         """Errors of a GPU as errors of this library; where it is lost, the model continues from what the host has of it."""
-        try:
-            with engines.translate_errors():
-                yield
-        except DeviceLostError:
-            self.state.lose()
-            self.device = "cpu"
-            raise
+        return DeviceGuard(self)
 
     @property
     def optimizer_state(self) -> OptimizerState | None:
@@ -456,12 +448,35 @@ class Reservation:
         self.lock.release()
 
 
+class DeviceGuard:
+    """What `ModelState.guard_device` returns; a class for the same reason."""
+
+    __slots__ = ("model",)
+
+    def __init__(self, model: ModelState) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        """Nothing is to be done before."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        ours = engines.translation(error) if isinstance(error, RuntimeError) else None
+        if isinstance(ours or error, DeviceLostError):
+            self.model.state.lose()
+            self.model.device = "cpu"
+        if ours is not None:
+            raise ours from error
+
+
 class Before:
     """A model as it was when this was made: what a call that fails puts back. `arrays`: also those of a model that is built;
     without them nothing may change them before the first step."""
 
     def __init__(self, model: ModelState, arrays: bool = True) -> None:
-        self.model, self.attributes = model, {name: getattr(model, name) for name in CHANGED}
+        attributes = vars(model)
+        self.model, self.attributes = model, {name: attributes[name] for name in CHANGED}
         self.snapshot = model.snapshot() if model.built and arrays else None
 
     def put_back(self) -> None:

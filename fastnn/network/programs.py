@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from fastnn.program.passes.fuse import fuse
 from fastnn.program.passes.mixed_precision import bfloat16, mixed_precision
 from fastnn.program.shapes import B, BatchDim, N
 from fastnn.program.trace import Call, Program, Symbol, Trace, constant
-from fastnn_kernels.contract import SCALARS, UPDATES
+from fastnn_kernels.contract import SCALARS, SUM_BLOCK, UPDATES
 
 LOG_COLUMNS = {"loss": 0, "accuracy": 1, "weight": 2, "penalty": 3}
 """What a step writes down: its loss, the share it got right, the sum of its weights, and the penalty before its update."""
@@ -74,7 +75,8 @@ class Recipe(ABC):
         """The program."""
 
 
-class InstanceKey(NamedTuple):
+@dataclass(frozen=True)
+class InstanceKey:
     """What tells the instances of a model apart."""
 
     recipe: Recipe
@@ -89,6 +91,13 @@ class InstanceKey(NamedTuple):
     def of(cls, recipe: Recipe, network: Network, engine: engines.Engine, rows: int, threads: int | None) -> InstanceKey:
         """That of a recipe for mini-batches of `rows` rows on this engine."""
         return cls(recipe, network.variant, engine.name, engine.precision, engine.tuned, rows, threads)
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.recipe, self.variant, self.engine, self.precision, self.tuned, self.rows, self.threads))
+
+    def __hash__(self) -> int:
+        return self._hash  # found once: a key is looked up in every call
 
 
 @dataclass(frozen=True)
@@ -144,6 +153,8 @@ class TrainingStep(Recipe):
     """Whether the mean of weighted losses is sum(w l) / sum(w), and not sum(w l) / B."""
     input_gradients: bool = False
     """Whether the gradient with respect to the rows as they were read is an output of this name."""
+    counts_nonfinite: bool = False
+    """Whether an output `nonfinite` counts the parameters that are NaN or infinite after the update, in parts."""
 
     def build(self, network: Network) -> Program:
         trace = Trace(network.dtype)
@@ -171,7 +182,11 @@ class TrainingStep(Recipe):
         state = [trace.input(slot, (network.size,)) for slot in UPDATES[kernel].slots]
         ops.update(kernel, arena, state, gradient, norm, scalars, index, starts, penalties, attributes)
         trace.append("advance", (control,), [], {"rows": B})
-        program = trace.program({"input_gradients": slopes[0]} if slopes else {})
+        results = {"input_gradients": slopes[0]} if slopes else {}
+        if self.counts_nonfinite:
+            results["nonfinite"] = Symbol(trace, (-(-network.size // SUM_BLOCK),), "int64")
+            trace.calls.append(Call("count_nonfinite", (arena, results["nonfinite"])))
+        program = trace.program(results)
         program = fuse(program) if self.fused else program
         return mixed_precision(program) if self.mixed_precision else program
 
@@ -459,9 +474,9 @@ class StepStorage(dict[str, Any]):
 
     def set_penalties(self, table: np.ndarray) -> None:
         """Write a table of `Network.penalty_table` where it is another one than before."""
-        if not np.array_equal(table, self._penalties):
+        if table is not self._penalties and not np.array_equal(table, self._penalties):
             self._engine.write(self["penalties"], table)
-            self._penalties = table
+        self._penalties = table
 
 
 def step_storage(network: Network, engine: engines.Engine) -> StepStorage:

@@ -120,8 +120,7 @@ class State:
     def __init__(self, dtype: Any) -> None:
         self._dtype = np.dtype(dtype)
         self.counters = Counters()
-        self.changes = 0
-        """Another number after everything that may have changed arrays or counts."""
+        self._changes = 0  # but for whole steps, everything that may have changed arrays or counts
         self.optimizer: OptimizerState | None = None
         """Of the last training; None before it."""
         self._host: dict[str, np.ndarray] = {}
@@ -142,7 +141,7 @@ class State:
         """Replace the arrays of these names with zeros of these sizes; returns all arrays, to be changed on the host."""
         with self._lock:
             self.read()
-            self.changes += 1
+            self._changes += 1
             self._host |= {name: aligned_zeros(size, self._dtype) for name, size in sizes.items()}
             self._remote = {name: array for name, array in self._remote.items() if name not in sizes}
             self._behind = True
@@ -151,7 +150,7 @@ class State:
     def _drop(self, *names: str) -> None:
         """Forget arrays."""
         self.read()
-        self.changes += 1
+        self._changes += 1
         for name in names:
             self._host.pop(name, None)
             self._remote.pop(name, None)
@@ -170,7 +169,7 @@ class State:
 
     def _note_fetched(self) -> None:
         """The host holds the latest values."""
-        self._fetched, self._fetched_at = self._progress, time.monotonic()
+        self._fetched, self._fetched_at = self.progress, time.monotonic()
         coming, self._coming, self._backup = self._coming, None, None
         if coming is not None:
             coming[0].close()
@@ -180,7 +179,7 @@ class State:
         with self._lock:
             host = self.read()
             self._behind = True
-            self.changes += 1
+            self._changes += 1
             return host
 
     def on(self, engine: Engine) -> dict[str, Any]:
@@ -210,11 +209,13 @@ class State:
         with self._lock:
             self.back_up(backup_seconds)
             self.on(engine)
-            self.mark_changed(engine)
+            self._note_newer(engine)
 
     def back_up(self, backup_seconds: float) -> None:
         """Begin to bring the latest values to the host where what it has is older than that: if the device is lost, a model
         continues with those that have come. Nothing waits for them."""
+        if self._engine is None:
+            return  # no device has had them
         with self._lock:
             self._take_backup()
             now = time.monotonic()
@@ -222,7 +223,7 @@ class State:
                 return
             assert self._engine is not None
             try:
-                self._coming = self._engine.begin_read(self._remote), self._progress
+                self._coming = self._engine.begin_read(self._remote), self.progress
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -239,11 +240,15 @@ class State:
     def mark_changed(self, engine: Engine) -> None:
         """What `on` returned for this engine holds newer values now, which the counts belong to."""
         with self._lock:
-            remote = not engine.is_host
-            self.changes += 1
-            self._ahead, self._behind = remote, not remote
-            if not remote:
-                self._note_fetched()
+            self._changes += 1
+            self._note_newer(engine)
+
+    def _note_newer(self, engine: Engine) -> None:
+        """The newest values are, or will be, those that this engine uses."""
+        remote = not engine.is_host
+        self._ahead, self._behind = remote, not remote
+        if not remote and self._engine is not None:
+            self._note_fetched()
 
     def advance(self, engine: Engine, steps: int, epochs: int = 0) -> None:
         """So many steps on this engine are whole, and so many epochs with them."""
@@ -252,16 +257,21 @@ class State:
             self.counters.step += steps
             self.counters.epoch += epochs
             self.optimizer.updates += steps
-            self.mark_changed(engine)
+            self._note_newer(engine)
 
     @property
-    def _progress(self) -> Progress:
+    def version(self) -> tuple[int, int, int]:
+        """Another one after everything that may have changed arrays: changes beside steps, steps, and updates."""
+        return self._changes, self.counters.step, 0 if self.optimizer is None else self.optimizer.updates
+
+    @property
+    def progress(self) -> Progress:
         """The counts to restore with the arrays if a GPU is lost."""
         return self.counters.step, self.counters.epoch, 0 if self.optimizer is None else self.optimizer.updates
 
-    @_progress.setter
-    def _progress(self, progress: Progress) -> None:
-        self.changes += 1
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        self._changes += 1
         self.counters.step, self.counters.epoch, updates = progress
         if self.optimizer is not None:
             self.optimizer.updates = updates
@@ -269,17 +279,17 @@ class State:
     def lose(self) -> None:
         """The device is lost: continue with what the host holds, and with its counts."""
         with self._lock:
-            self.changes += 1
+            self._changes += 1
             if self._ahead:
                 with contextlib.suppress(RuntimeError):  # of one that has come since, a device that is lost may not tell
                     self._take_backup()
                 if self._backup is not None:
-                    values, self._progress = self._backup
+                    values, self.progress = self._backup
                     for name, array in values.items():
                         np.copyto(self._host[name], array)
-                    self._fetched = self._progress
+                    self._fetched = self.progress
                 elif self._fetched is not None:
-                    self._progress = self._fetched
+                    self.progress = self._fetched
             self._ahead = False
             self._coming = self._backup = None
             self._remote, self._engine, self._behind = {}, None, True
@@ -311,7 +321,7 @@ class State:
         """A copy of everything; the arrays lie where the latest values are. `last`: one that nobody needs any more, and whose
         memory is used again where it fits."""
         with self._lock:
-            step, epoch, updates = self._progress
+            step, epoch, updates = self.progress
             engine = self._engine if self._ahead else CPU
             latest = self._remote if self._ahead else self._host
             assert engine is not None
@@ -347,7 +357,7 @@ class State:
                 for name, values in host_arrays.items():
                     np.copyto(target[name], values)
                 self._fetched = (snapshot.step, snapshot.epoch, snapshot.updates)
-            self._progress = (snapshot.step, snapshot.epoch, snapshot.updates)
+            self.progress = (snapshot.step, snapshot.epoch, snapshot.updates)
 
     def __getstate__(self) -> tuple[Any, ...]:
         kept = self.optimizer

@@ -198,8 +198,7 @@ class Symbol:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
             raise SymbolAttributeError(f"a Symbol has no .{name}; use {instead}")
 
-    def __hash__(self) -> int:
-        return id(self)
+    __hash__ = object.__hash__
 
     def __eq__(self, other: object) -> bool:
         if self is other:

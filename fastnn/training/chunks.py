@@ -15,7 +15,7 @@ from fastnn.data.feeds import Feed
 from fastnn.data.orders import batch_runs
 from fastnn.engines import Engine
 from fastnn.network.programs import LOG_ROWS
-from fastnn.schedules import Schedule
+from fastnn.schedules import Constant, Schedule
 from fastnn.training.divergence import Attempt, Steps, attempt, replay
 
 CHUNK_SECONDS = 0.05
@@ -26,38 +26,39 @@ SNAPSHOT_SHARE = 20
 
 
 class Chunks:
-    """Deals out steps in chunks, whose length follows the time that the last one took. It holds no steps: each call names them,
-    and they are always the same ones."""
+    """Deals out steps in chunks, whose length follows the time that the last one took."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
         self.length = 0
         """Steps of the next chunk; 0 before the first."""
 
-    def epoch(self, steps: Steps, order: Any, batch_size: int, pairs: bool = False, done: int = 0) -> Generator[Any]:
+    def epoch(self, order: Any, batch_size: int, pairs: bool = False, done: int = 0) -> Generator[Any]:
         """Play an epoch that visits `order`, but for its first `done` steps; yields what each chunk wrote down.
 
         `pairs`: a last mini-batch of one row joins the one before.
         """
-        steps.feed.begin(order)
+        self.steps.feed.begin(order)
         position = 0
         for rows, count in batch_runs(len(order), batch_size, pairs):
             behind = min(done, count)
             done -= behind
-            yield from self.play(steps, rows, behind, count, position)
+            yield from self.play(rows, behind, count, position)
             position += rows * count
 
-    def play(self, steps: Steps, rows: int, done: int, count: int, position: int) -> Generator[Any]:
+    def play(self, rows: int, done: int, count: int, position: int) -> Generator[Any]:
         """Play mini-batches `done` to `count` of `rows` rows each, whose first one begins at `position` of the order."""
         while done < count:
             start = position + done * rows
-            length = min(self.length or steps.instance(rows).first_chunk(CHUNK_SECONDS), count - done, LOG_ROWS)
-            length = min(length, steps.until_call() or length)
-            length = min(length, steps.feed.most(start, rows) or length)
-            outcome = attempt(steps, rows, length, start)
+            instance = self.steps.instance(rows)
+            length = min(self.length or instance.first_chunk(CHUNK_SECONDS), count - done, LOG_ROWS)
+            length = min(length, self.steps.until_call() or length)
+            length = min(length, self.steps.feed.most(start, rows) or length)
+            outcome = attempt(self.steps, instance, length, start)
             if outcome.nonfinite:
-                replay(steps, outcome.before, rows, length, start)
+                replay(self.steps, outcome.before, rows, length, start)
             else:
-                steps.count(outcome.log, rows)
+                self.steps.count(outcome.log, rows)
             self._follow(outcome, length)
             done += length
             yield outcome.log
@@ -76,10 +77,16 @@ def write_tables(engine: Engine, storage: Mapping[str, Any], feed: Feed, positio
 
 def learning_rates(schedule: Schedule, count: int, step: int, epoch: int, steps_per_epoch: int, epochs: int) -> np.ndarray:
     """The rates of `count` steps from number `step` of the training on, which belong to `epoch`."""
+    if type(schedule) is Constant:
+        rates = np.empty(count)
+        rates[:] = schedule.rate
+        return rates
     numbers = np.full(count, epoch * steps_per_epoch) if schedule.per == "epoch" else np.arange(count) + step
     return schedule.rates(numbers, steps_per_epoch, epochs * steps_per_epoch)
 
 
-def accumulate(total: Any, values: np.ndarray) -> Any:
-    """total + values[0] + values[1] + ..., one after the other: the same bits wherever chunks end."""
-    return np.add.accumulate(np.concatenate((np.asarray(total)[np.newaxis], values)))[-1]
+def accumulate(total: Any, values: np.ndarray) -> np.ndarray:
+    """total + values[0] + values[1] + ..., one after the other: the same bits wherever chunks end. Changes values[0]."""
+    values[0] += total
+    sums: np.ndarray = np.add.accumulate(values)[-1]
+    return sums

@@ -64,10 +64,9 @@ class Attempt:
     """Seconds that the steps took."""
 
 
-def attempt(steps: Steps, rows: int, count: int, position: int) -> Attempt:
-    """Make `count` steps on mini-batches of `rows` rows from `position` of the order on, all of them or none."""
+def attempt(steps: Steps, instance: Instance, count: int, position: int) -> Attempt:
+    """Make `count` steps by their `instance` on the mini-batches from `position` of the order on, all of them or none."""
     started = time.perf_counter()
-    instance = steps.instance(rows)
     before = steps.snapshot()
     copied = time.perf_counter()
     try:
@@ -86,7 +85,7 @@ def replay(steps: Steps, before: Any, rows: int, count: int, position: int) -> N
     steps.restore(before)
     for index in range(count):
         start = position + index * rows
-        outcome = attempt(steps, rows, 1, start)
+        outcome = attempt(steps, steps.instance(rows), 1, start)
         log = steps.drop(outcome, start) if outcome.nonfinite else outcome.log
         steps.count(log, rows)
 

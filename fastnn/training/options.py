@@ -27,6 +27,9 @@ AUTO = "auto"
 ALL = "all"
 """The `batch_size` of batch gradient descent: all examples."""
 
+KERNELS = tuple(name for name, update in UPDATES.items() if not update.step)
+"""The update kernels that optimizers name."""
+
 
 @dataclass(frozen=True, eq=False)
 class FitOptions:
@@ -68,15 +71,14 @@ def as_optimizer(optimizer: str | Optimizer | None) -> Optimizer:
         return _named(optimizer)
     if not isinstance(optimizer, Optimizer):
         raise InputTypeError(f"optimizer: expected one such as fastnn.Adam(), got {type(optimizer).__name__}")
-    steps = [name for name, update in UPDATES.items() if not update.step]
     try:
-        known = optimizer.kernel in steps
+        known = optimizer.kernel in KERNELS
     except NotImplementedError:
         known = False
     if not known:
         raise InputError(
             f"optimizer: {type(optimizer).__name__} names no update kernel: derive it from a class such as fastnn.SGD, or let "
-            f"its property kernel return one of {', '.join(steps)}"
+            f"its property kernel return one of {', '.join(KERNELS)}"
         )
     return optimizer
 
@@ -88,7 +90,7 @@ def _named(name: str) -> Optimizer:
 
 
 def as_callbacks(callbacks: Any) -> list[Callback]:
-    if isinstance(callbacks, Callback) or not isinstance(callbacks, Sequence):
+    if not isinstance(callbacks, tuple | list) and (isinstance(callbacks, Callback) or not isinstance(callbacks, Sequence)):
         raise InputTypeError(f"callbacks: expected a list of fastnn.callbacks.Callback objects, got {type(callbacks).__name__}")
     for callback in callbacks:
         if not isinstance(callback, Callback):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastnn import arrays, engines
-from fastnn.data.prepared import DataLayout, PreparedData, prepare
+from fastnn.data.prepared import DataLayout, PreparedData, are_indexed, prepare
 from fastnn.data.targets import Task, task_of
 from fastnn.engines import AS_IT_IS, Engine, Instance
 from fastnn.errors import DeviceError, DivergenceError, InputError, InputTypeError
@@ -78,7 +78,7 @@ class SingleSteps:
         self.penalized = False
         self._layers: Any = None
         self._state: Any = None
-        self._changes = -1
+        self._version: tuple[int, ...] = ()
         """Of the state when the last step was counted: others have changed it since where it is another now."""
         self._instances: dict[tuple[int, bool], Instance] = {}
         self._bound: set[tuple[int, bool]] = set()
@@ -90,7 +90,6 @@ class SingleSteps:
         self._before = Snapshot({})
         self._fresh: Before | None = None
         """The model before an optimizer began anew for a step that is not counted yet."""
-        self._parameters: Any
         self._log: Any
 
     def make(self, model: ModelState, X: Any, y: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
@@ -101,7 +100,7 @@ class SingleSteps:
         rows, step = len(X), (len(X), weights is not None)
         if (
             self._state is not model.state
-            or self._changes != self._state.changes
+            or self._version != self._state.version
             or self._layers is not model.layers
             or len(self._made) == self._length
             or self._position + rows > self._capacity
@@ -109,7 +108,7 @@ class SingleSteps:
             self._begin(model, rows)
         start, number, state, engine = self._position, len(self._made), model.state, self.options.engine
         try:
-            self._changes = -1
+            self._version = ()
             instance = self._instance(model, step)
             kept, end = self._kept, start + rows
             engine.write(kept["X"][start:end], X)
@@ -117,18 +116,18 @@ class SingleSteps:
             if weights is not None:
                 engine.write(kept["weights"][start:end], weights)
             instance.play()
-            counts, log = engine.read(engine.count_nonfinite(self._parameters), self._log[number : number + 1])
-            if not math.isfinite(log[0, 0]) or counts.any():
+            counts, log = engine.read(instance.output("nonfinite"), self._log[number : number + 1])
+            if not math.isfinite(log[0, 0]) or np.count_nonzero(counts):
                 raise self._diverge(model, step)
             state.advance(engine, 1, epochs=1)
             self._made.append(step)
-            self._position, self._changes = end, state.changes
+            self._position, self._version = end, state.version
             self._fresh = None
         except BaseException as error:
             self._undo(model, number)
             if self._fresh is not None and not isinstance(error, DeviceError | DivergenceError):
                 self._fresh.put_back()
-                self._changes = -1
+                self._version = ()
             raise
         row: np.ndarray = log[0]
         return row
@@ -147,7 +146,7 @@ class SingleSteps:
     def _begin(self, model: ModelState, rows: int) -> None:
         """A stretch of steps begins, the first of them of `rows` rows: everything is as the model is now."""
         options, state, engine = self.options, model.state, self.options.engine
-        self._changes = -1
+        self._version = ()
         if self._layers is not model.layers or self._state is not state:
             self._configure(model)
         if not continues(state, options.optimizer):
@@ -161,14 +160,14 @@ class SingleSteps:
         model.loss, model.optimizer, model.data_glance = options.loss, options.optimizer, None
         self._state, self._layers = state, model.layers
         self._bound.clear()
-        self._parameters, self._log = state.on(engine)["parameters"], self.storage["log"]
+        self._log = self.storage["log"]
         assert state.optimizer is not None
         updates = state.optimizer.updates
         schedule = as_schedule(options.optimizer.learning_rate)
         rates = learning_rates(schedule, self._length, updates, 0, 1, 1)
         engine.write(self.storage["scalars"], options.optimizer.scalars(np.arange(self._length) + (updates + 1), rates))
         self._rewind(model)
-        self._changes = state.changes
+        self._version = state.version
 
     def _configure(self, model: ModelState) -> None:
         """What follows from the layers."""
@@ -217,7 +216,7 @@ class SingleSteps:
         recipe = TrainingStep(
             options.loss, layout, options.decision, Update.of(options.optimizer), self.penalized,
             mixed_precision=engine.precision == "bf16", normalize_weights=options.normalize_weights or not weighted,
-            input_gradients=options.input_gradients,
+            input_gradients=options.input_gradients, counts_nonfinite=True,
         )  # fmt: skip
 
         def make() -> Instance:
@@ -244,7 +243,7 @@ class SingleSteps:
     def _undo(self, model: ModelState, count: int) -> None:
         """Let the first `count` steps of the stretch be all that were made."""
         engine, state, made = self.options.engine, model.state, self._made[:count]
-        self._changes = -1  # unless this comes to its end, another stretch begins
+        self._version = ()  # unless this comes to its end, another stretch begins
         engine.wait()
         state.restore(self._before)
         state.on(engine)
@@ -256,7 +255,7 @@ class SingleSteps:
             self._made.append(step)
             self._position += step[0]
         engine.wait()
-        self._changes = state.changes
+        self._version = state.version
 
     def _diverge(self, model: ModelState, step: tuple[int, bool]) -> DivergenceError:
         """The error that names the tensor that this step, which was played, spoils."""
@@ -394,17 +393,8 @@ class Continuation:
 
     def _is_as_before(self, model: ModelState, X: np.ndarray, y: Any) -> bool:
         """Whether these are surely examples such as the last ones, whose class indices and values are valid."""
-        if not self._indices or model.task is not self._task or type(y) is not np.ndarray:
-            return False
-        layout, count = self._steps.layout, len(X)
-        return bool(
-            X.dtype == model.dtype == layout.source
-            and X.shape[1:] == model.network.features
-            and y.dtype == np.int64
-            and y.shape == (count,)
-            and np.maximum.reduce(y.view(np.uint64)) < model.expected.columns  # a negative one is large there
-            and np.isfinite(X).all()
-        )
+        known = self._indices and model.task is self._task
+        return known and X.dtype == self._steps.layout.source and are_indexed(model.expected, X, y)
 
     def _examples(self, model: ModelState, X: Any, y: Any, settings: FitOptions) -> PreparedData:
         """The examples, checked, and the steps for such."""

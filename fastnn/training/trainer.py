@@ -19,15 +19,24 @@ from fastnn.data.batches import Batches, is_batches
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.inputs import Inputs, read
 from fastnn.data.orders import as_order, batch_runs, shuffle_program
-from fastnn.data.prepared import DataLayout, Expected, Glance, PreparedData, hold_back, prepare, prepare_validation
+from fastnn.data.prepared import (
+    DataLayout,
+    Expected,
+    Glance,
+    PreparedData,
+    hold_back,
+    prepare,
+    prepare_indexed,
+    prepare_validation,
+)
 from fastnn.data.targets import Task
 from fastnn.datasets.splitting import draw_parts
 from fastnn.errors import DeviceError, DivergenceError, InputError, warn
 from fastnn.losses import as_loss, smooth_labels
 from fastnn.metrics import as_metrics
-from fastnn.network.layout import Layout, as_loss_network
+from fastnn.network.layout import Layout
 from fastnn.network.model import Before, ModelState, expected_of
-from fastnn.network.programs import LOG_COLUMNS, Decision, InstanceKey, StepStorage, TrainingStep, Update, step_storage
+from fastnn.network.programs import LOG_COLUMNS, Decision, InstanceKey, StepStorage, TrainingStep, step_storage
 from fastnn.network.state import Snapshot, State, Trained
 from fastnn.optimizers import Optimizer
 from fastnn.program.plan import plan
@@ -39,18 +48,15 @@ from fastnn.training.divergence import Attempt, first_nonfinite
 from fastnn.training.evaluation import check_measures, evaluate_metrics, loss_and_accuracy, measures
 from fastnn.training.history import History
 from fastnn.training.interrupts import Interrupts
+from fastnn.training.method import method_of
 from fastnn.training.options import ALL, AUTO, FitOptions, as_callbacks, as_optimizer, check_options
+from fastnn.training.undo import Chunk, Mark, Undo
 from fastnn_kernels.contract import AVERAGE
+
+WEIGHT = LOG_COLUMNS["weight"]
 
 BACKUP_SECONDS = 2.0
 """How often a model is backed up that is trained on a GPU, which may be lost."""
-
-
-class Undo:
-    """A snapshot whose memory is used again for the next one."""
-
-    def __init__(self) -> None:
-        self.snapshot = Snapshot({})
 
 
 class Trainer:
@@ -111,9 +117,10 @@ class Trainer:
         """Whether an epoch has ended, but not all callbacks have been told."""
         self._interrupts = Interrupts()
         """Held while the run is not `consistent`."""
-        self.chunks = Chunks()
-        self._borrowed: dict[tuple[int, DataLayout], tuple[InstanceKey, engines.Instance]] = {}
+        self._borrowed: dict[InstanceKey, engines.Instance] = {}
         """Instances that are the model's, and go back to it."""
+        self._prepared: tuple[int, int, np.ndarray]
+        """Of the chunk that is played: its position in the order, its first step, its table of rates."""
         self.started = False
         """Whether a step was made, or an earlier run's steps were taken over."""
         self.earlier = resume.read(self, settings.resume)
@@ -147,12 +154,8 @@ class Trainer:
             raise InputError("y is missing: give targets, or an iterable of mini-batches (X, y) instead of X")
         if settings.steps_per_epoch is not None:
             raise InputError("steps_per_epoch: arrays are gone through whole; it is for iterables of mini-batches")
-        inputs = self._read(X)
         share = settings.validation_split
-        examples = self.like.examples if self.like is not None else prepare(
-            self.expected, inputs, y, self.loss, settings.sample_weight, None if share else settings.class_weight,
-            known=known_task(self.model, settings), classes=settings.classes, part=settings.part,
-        )  # fmt: skip
+        examples = self._prepare(X, y, settings)
         if share is not None:
             self.validation_split = float(share)
             examples = self._hold_back(examples, self.validation_split, settings)
@@ -169,6 +172,24 @@ class Trainer:
         if self.pairs and self.batch_size == 1:
             raise InputError("batch norm cannot be trained with mini-batches of one example; use batch_size >= 2")
         return examples
+
+    def _prepare(self, X: Any, y: Any, settings: FitOptions) -> PreparedData:
+        """All examples at hand, checked; layout and expectations follow from X, or are the model's."""
+        model, known = self.model, known_task(self.model, settings)
+        weighted = settings.sample_weight is not None or settings.class_weight is not None
+        if self.like is None and model.built and not weighted:
+            self.layout, self.expected = model.layout, model.expected
+            examples = prepare_indexed(self.expected, X, y, self.loss, known)
+            if examples is not None:
+                return examples
+        inputs = self._read(X)
+        if self.like is not None:
+            return self.like.examples
+        return prepare(
+            self.expected, inputs, y, self.loss, settings.sample_weight,
+            None if settings.validation_split else settings.class_weight, known=known, classes=settings.classes,
+            part=settings.part,
+        )  # fmt: skip
 
     def _first_of(self, batches: Batches, settings: FitOptions) -> PreparedData:
         """The first mini-batch of an iterable: what the others must be like."""
@@ -191,11 +212,11 @@ class Trainer:
 
     def _configure(self, examples: PreparedData) -> None:
         """What follows from the model and the kind of the examples."""
-        self.network = as_loss_network(self.layout.network, self.loss)
+        self.method = method_of(
+            self.model, self.layout.network, self.engine, self.loss, self.optimizer, *self.penalties, self.threads
+        )
+        self.network, self.penalized = self.method.network, self.method.penalized
         self.decision = Decision.of(examples.kind, self.loss.link)
-        self._penalty_table = self.network.penalty_table(*self.penalties, self.optimizer.weight_decay)[1]
-        self.penalized = bool(self._penalty_table[:, :2].any())
-        """Whether the cost has a penalty: an L2 or L1 of something that is trained."""
         if not self.part:
             self._warn_of_steps()
 
@@ -224,7 +245,6 @@ class Trainer:
         model = self.model
         inputs = read(X, model.network.features if model.built else None, what, model.column_names)
         self.layout = model.layout_for(inputs.array.shape[1:])
-        self.layout.network.trained()  # refuses a model of which everything is frozen
         self.expected = expected_of(self.layout, inputs.names or model.column_names)
         return inputs
 
@@ -310,8 +330,9 @@ class Trainer:
             for callback in self.callbacks:
                 begun.append(callback)
                 self.stopped = bool(callback.begin(self)) or self.stopped
+            chunks = Chunks(self)
             while self.epoch < self.epochs and not self.stopped:
-                values = self._epoch()
+                values = self._epoch(chunks)
                 if values is None:  # a callback ended the training within the epoch
                     break
                 self.close_epoch(values)
@@ -323,7 +344,8 @@ class Trainer:
     def setup(self, open_: contextlib.ExitStack) -> None:
         """Make model and history those of this run, with all that the steps need until `open_` closes."""
         model, engine, history = self.model, self.engine, self.history
-        model.build(self.layout.network.features)
+        if not model.built:
+            model.build(self.layout.network.features)
         model.feature_names = self.expected.feature_names
         if self.earlier is not None:
             resume.take_over(self, self.earlier)
@@ -333,6 +355,8 @@ class Trainer:
         self._bind_data(open_)
         if engine.is_host:  # a device has better uses for its memory between two calls
             self._undo = open_.enter_context(model.instances.take(("undo", engine.name), Undo))
+        if not self.loss.built_in:  # what it closes over may have changed since the last call
+            self._undo.end()
         model.state.begin(engine, BACKUP_SECONDS)
         model.device, model.trained = engine.name, Trained(engine.name, engine.precision)
         model.task = self.examples.task(self.loss, model.task)
@@ -375,15 +399,17 @@ class Trainer:
             rows = min(len(self.validation.X), engine.block_rows)
             self.validation_feed = feed(engine, self.validation, rows, like, model.instances)
             open_.callback(self.validation_feed.close)
-        storage = model.instances.take(self._storage_key(), lambda: step_storage(self.network, engine))
+        storage = model.instances.take(self.method.storage_key, lambda: step_storage(self.network, engine))
         self.storage: StepStorage = open_.enter_context(storage)
-        self.storage.set_penalties(self._penalty_table)
+        self.storage.set_penalties(self.method.penalty_table)
 
     def _release(self) -> None:
         """Give the borrowed instances back."""
-        self.history.threads = max((instance.threads for _, instance in self._borrowed.values()), default=1)
-        for key, instance in self._borrowed.values():
-            instance.unbind()  # the data may go
+        self.history.threads = max((instance.threads for instance in self._borrowed.values()), default=1)
+        state = self.model.state.on(self.engine)
+        for key, instance in self._borrowed.items():
+            instance.loosen(*state)
+            instance.unbind(*(instance.bound.keys() - self.storage.keys()))  # the data may go
             if self.loss.built_in:  # what a loss of the user's own closes over may change
                 self.model.instances.give_back(key, instance)
         self._borrowed.clear()
@@ -410,8 +436,7 @@ class Trainer:
         self._closing = True
         self.sums, self.seen, self.in_epoch = dict.fromkeys(self.sums, 0.0), 0, 0
         self.epoch += 1
-        self.model.counters.epoch += 1
-        self.model.state.mark_changed(self.engine)
+        self.model.state.advance(self.engine, 0, epochs=1)
         self._pad_history((*values, *self._columns_before), self.epoch - 1)
         for name, value in values.items():
             self.history[name].append(value)
@@ -442,12 +467,12 @@ class Trainer:
             finally:
                 del failed  # else this frame, and the whole run with it, would hold itself by the error's traceback
 
-    def _epoch(self) -> dict[str, float] | None:
+    def _epoch(self, chunks: Chunks) -> dict[str, float] | None:
         """The steps of an epoch that are left, and what the history gets of it; None where a callback ended the training."""
         if self.batches is None:
-            played = self.chunks.epoch(self, self.order_of(self.epoch), self.batch_size, self.pairs, self.in_epoch)
+            played = chunks.epoch(self.order_of(self.epoch), self.batch_size, self.pairs, self.in_epoch)
         else:
-            played = self._epoch_of_batches(self.batches)
+            played = self._epoch_of_batches(self.batches, chunks)
         with contextlib.closing(played) as logs:
             for log in logs:
                 for callback in self.callbacks:
@@ -482,7 +507,7 @@ class Trainer:
             values |= {f"val_{name}": value for name, value in val_values.items()}
         return values
 
-    def _epoch_of_batches(self, batches: Batches) -> Generator[np.ndarray]:
+    def _epoch_of_batches(self, batches: Batches, chunks: Chunks) -> Generator[np.ndarray]:
         """Play an epoch of an iterable of mini-batches; yields what each chunk wrote down."""
         for block in batches.blocks(self.in_epoch, self._batch, self.steps_per_epoch or None):
             rows = len(block[0].X)
@@ -490,7 +515,7 @@ class Trainer:
             self.feed = feed(self.engine, self.fed, rows, kept=self.model.instances)
             with contextlib.closing(self.feed):
                 self.feed.begin(np.arange(len(self.fed.X)))
-                yield from self.chunks.play(self, rows, 0, len(block), 0)
+                yield from chunks.play(rows, 0, len(block), 0)
         if not self.in_epoch:
             raise InputError(f"the iterable of mini-batches is empty in epoch {self.epoch + 1}")
 
@@ -503,21 +528,37 @@ class Trainer:
 
     def instance(self, rows: int) -> engines.Instance:
         """The step for `rows` rows of what is fed, with data, storage and the model's arrays bound to it."""
-        instance = self._instance(rows, self.fed)
+        instance = self._instance(self._key(rows))
         instance.bind(**self.feed.bindings(), **self.model.state.on(self.engine))  # callbacks may have set the weights
         return instance
 
-    def snapshot(self) -> Snapshot:
-        """A copy of everything that a step changes."""
-        undo = self._undo
-        undo.snapshot = self.model.state.snapshot(undo.snapshot if self.engine.is_host else None)
-        return undo.snapshot
+    def snapshot(self) -> Snapshot | Mark:
+        """What brings everything back that a step changes."""
+        state = self.model.state
+        return self._undo.mark(state, self.method) if self.engine.is_host else state.snapshot()
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Put a snapshot back where this run works."""
-        self.model.restore(snapshot)
-        self.model.state.on(self.engine)
-        self.model.state.mark_changed(self.engine)
+    def restore(self, before: Snapshot | Mark) -> None:
+        """Bring the model back to there, where this run works."""
+        state, engine, undo = self.model.state, self.engine, self._undo
+        undo.end()  # unless this comes to its end, the next snapshot is a new one
+        self.model.restore(undo.snapshot if isinstance(before, Mark) else before)
+        state.on(engine)
+        state.mark_changed(engine)
+        if isinstance(before, Mark):
+            for chunk in undo.chunks[: before.chunks]:
+                self._play_again(chunk)
+            state.progress = before.progress
+            undo.cut(state, before)
+
+    def _play_again(self, chunk: Chunk) -> None:
+        """Make the steps of a chunk on the rows that were kept of it."""
+        instance, engine, state = self._instance(chunk.key), self.engine, self.model.state
+        order = np.arange(len(chunk.data["y"]))
+        instance.bind(**chunk.data, order=order, **self.network.input_map.arrays(), **state.on(engine))
+        engine.write(self.storage["control"], (0, 0, chunk.step))
+        engine.write(self.storage["scalars"], chunk.scalars)
+        instance.play(chunk.steps)
+        state.advance(engine, chunk.steps)
 
     def prepare(self, count: int, position: int) -> None:
         """Write what the next `count` steps read, which belong to this epoch."""
@@ -527,15 +568,17 @@ class Trainer:
             weights = self.storage["low_precision_weights"]
             engine.compute("identity", (model.state.on(engine)["parameters"], weights), {})
         rates = self._rates(count, self.epoch) if self.own_rate is None else np.full(count, self.own_rate)
-        scalars = self.optimizer.scalars(np.arange(count) + (kept.updates + 1), rates)
+        scalars = self.method.scalars(self.optimizer, kept.updates + 1, rates)
         write_tables(engine, self.storage, self.feed, position, model.counters.step, scalars)
+        self._prepared = position, model.counters.step, scalars
 
     def look(self, count: int) -> tuple[np.ndarray, Sequence[int]]:
         """What the last `count` steps wrote down, float64 (count, columns); and [0] where one or a parameter is not finite."""
         parameters = self.model.state.on(self.engine)["parameters"]
         nonfinite, log = self.engine.read(self.engine.count_nonfinite(parameters), self.storage["log"][:count])
         table = log.astype(np.float64)
-        return table, [0] if nonfinite.any() or not np.isfinite(table[:, 0]).all() else []
+        finite = np.logical_and.reduce(np.isfinite(table[:, 0])) and not np.logical_or.reduce(nonfinite)
+        return table, [] if finite else [0]
 
     def count(self, log: np.ndarray, rows: int) -> None:
         """Count the steps of `rows` rows each that wrote this down."""
@@ -543,23 +586,34 @@ class Trainer:
         steps = len(log)
         self.started = True
         self.model.state.advance(self.engine, steps)
-        examples = np.full(steps, rows)
-        weight = log[:, LOG_COLUMNS["weight"]] if self.fed.weights is not None else examples
-        for name in ("loss", "accuracy", "penalty"):
-            share = examples if name == "penalty" else weight
-            self.sums[name] = float(accumulate(self.sums[name], log[:, LOG_COLUMNS[name]] * share))
-        self.sums["weight"] = float(accumulate(self.sums["weight"], weight))
+        self._keep_rows(steps, rows)
+        weights = log[:, WEIGHT : WEIGHT + 1] if self.fed.weights is not None else rows
+        added = np.empty((steps, len(LOG_COLUMNS)))
+        added[:, WEIGHT : WEIGHT + 1] = weights
+        np.multiply(log[:, :WEIGHT], weights, added[:, :WEIGHT])  # means over what was weighted
+        np.multiply(log[:, WEIGHT + 1 :], rows, added[:, WEIGHT + 1 :])
+        self.sums = dict(zip(LOG_COLUMNS, accumulate(list(self.sums.values()), added).tolist(), strict=True))
         self.seen += rows * steps
         self.in_epoch += steps
         self.step += steps
         self._interrupts.release()
         self.model.state.back_up(BACKUP_SECONDS)
 
+    def _keep_rows(self, steps: int, rows: int) -> None:
+        """Let the way back lead through the steps that are whole now, where that is less work than a snapshot."""
+        size = self.feed.bytes_of(steps * rows)
+        if size is None or not self._undo.has_room(size):
+            self._undo.end()
+            return
+        position, step, scalars = self._prepared
+        chunk = Chunk(self._key(rows), steps, self.feed.copy_rows(position, steps * rows), step, scalars)
+        self._undo.add(self.model.state, chunk, size)
+
     def drop(self, outcome: Attempt, position: int) -> Any:
         """Go back to before this step, and raise DivergenceError with the name of the tensor that it spoils."""
         self.restore(outcome.before)
         self.prepare(1, position)
-        name = first_nonfinite(outcome.instance)
+        name = first_nonfinite(self.instance(outcome.instance.rows))
         self.restore(outcome.before)
         rate = float(self.engine.read(self.storage["scalars"])[0][0, 0])
         raise DivergenceError.of(self.epoch + 1, self.model.counters.step + 1, name, rate)
@@ -580,10 +634,7 @@ class Trainer:
 
     def recipe(self, data: DataLayout | None = None) -> TrainingStep:
         """Of the step that this run plays, for examples such as `data`."""
-        return TrainingStep(
-            self.loss, data or self.examples.layout, self.decision, Update.of(self.optimizer), self.penalized,
-            mixed_precision=self.engine.precision == "bf16",
-        )  # fmt: skip
+        return self.method.recipe(data or self.examples.layout, self.decision)
 
     def program(self) -> Program:
         """The step that this run plays."""
@@ -596,24 +647,22 @@ class Trainer:
         fitting = [rows for rows in sizes if plan(program, rows).size <= room]
         return max(fitting, default=min(2, n))
 
-    def _storage_key(self) -> Any:
-        return ("storage", self.engine.name, self.engine.precision, self.network.variant)
+    def _key(self, rows: int) -> InstanceKey:
+        """Of the step for `rows` rows of what is fed."""
+        return self.method.key(rows, self.fed.layout, self.decision)
 
-    def _instance(self, rows: int, examples: PreparedData) -> engines.Instance:
-        """The step for a number of rows of such examples, with this run's storage bound to it."""
-        layout = examples.layout
-        borrowed = self._borrowed.get((rows, layout))
-        if borrowed is None:
-            recipe = self.recipe(layout)
-            key = InstanceKey.of(recipe, self.network, self.engine, rows, self.threads)
+    def _instance(self, key: InstanceKey) -> engines.Instance:
+        """The step of this key, with this run's storage bound to it."""
+        instance = self._borrowed.get(key)
+        if instance is None:
 
             def make() -> engines.Instance:
-                return self.engine.instantiate(recipe.build(self.network), rows, self.threads)
+                return self.engine.instantiate(key.recipe.build(self.network), key.rows, self.threads)
 
-            instance: engines.Instance = self.model.instances.take(key, make).item if self.loss.built_in else make()
+            instance = self.model.instances.take(key, make).item if self.loss.built_in else make()
             instance.bind(**self.storage)
-            borrowed = self._borrowed[rows, layout] = key, instance
-        return borrowed[1]
+            self._borrowed[key] = instance
+        return instance
 
     def _shuffle(self, n: int) -> Any:
         """The library's order of this epoch, on the engine."""

@@ -80,7 +80,7 @@ def test_once_leaves_a_checkpoint_of_the_last_whole_step(place: str, tmp_path: P
         if place == "closing":
             patch.setattr(Trainer, "_pad_history", at_call(Trainer._pad_history, 4))
         elif place == "counting":
-            patch.setattr(trainer_module, "accumulate", at_call(trainer_module.accumulate, 13))
+            patch.setattr(trainer_module, "accumulate", at_call(trainer_module.accumulate, 4))
         elif place == "playing":
             patch.setattr(Trainer, "prepare", at_call(Trainer.prepare, 4))
         with pytest.raises(KeyboardInterrupt):

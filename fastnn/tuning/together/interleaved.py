@@ -22,6 +22,7 @@ from fastnn.program.trace import Program, Symbol
 from fastnn.training.chunks import Chunks
 from fastnn.training.divergence import Attempt
 from fastnn.training.trainer import Trainer
+from fastnn.training.undo import Mark
 
 SHARED = ("X", "y", "order", "offset", "factor")
 """Inputs that only the calls read which are made once."""
@@ -71,11 +72,11 @@ class Interleaved:
         with contextlib.ExitStack() as open_:
             for run in self.all:
                 run.setup(open_)
-            leader, chunks = self.all[0], Chunks()
+            leader, chunks = self.all[0], Chunks(self)
             self.feed = leader.feed
             for epoch in range(leader.epochs):
                 try:
-                    for _ in chunks.epoch(self, leader.order_of(epoch), leader.batch_size, leader.pairs):
+                    for _ in chunks.epoch(leader.order_of(epoch), leader.batch_size, leader.pairs):
                         self.going_on()
                 except DivergenceError:  # of the last one
                     return
@@ -121,11 +122,11 @@ class Interleaved:
         instance.bind(**{f"{name}.0": array for name, array in self.feed.bindings().items()})
         return instance
 
-    def snapshot(self) -> list[Snapshot]:
-        """A copy of everything that a step changes."""
+    def snapshot(self) -> list[Snapshot | Mark]:
+        """What brings everything back that a step changes."""
         return [run.snapshot() for run in self.going]
 
-    def restore(self, snapshot: Sequence[Snapshot]) -> None:
+    def restore(self, snapshot: Sequence[Snapshot | Mark]) -> None:
         """Put it back."""
         for run, run_snapshot in zip(self.going, snapshot, strict=True):
             run.restore(run_snapshot)

@@ -118,13 +118,13 @@ class _Vectorized:
 
     def train(self, visit: Callable[[int], Any]) -> None:
         """All epochs."""
-        chunks = Chunks()
+        chunks = Chunks(self)
         for epoch in range(int(self.settings.epochs)):
             self.epoch, order = epoch, visit(epoch)
             self.per_epoch = batch_count(len(order), self.batch_size)
             self.sums = np.zeros_like(self.sums)
             try:
-                for _ in chunks.epoch(self, order, self.batch_size):
+                for _ in chunks.epoch(order, self.batch_size):
                     pass
             except DivergenceError:  # of the last one
                 break

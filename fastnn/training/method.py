@@ -1,0 +1,103 @@
+"""`Method`: how the steps of a training are made, as far as it follows from the layers and the options, and not from the data.
+
+A model keeps that of its last training. A call that asks for the same finds it; what counts is compared by value in every call.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastnn import engines
+from fastnn.data.prepared import DataLayout
+from fastnn.losses import Loss
+from fastnn.network.layout import Network, as_loss_network
+from fastnn.network.model import ModelState
+from fastnn.network.programs import Decision, InstanceKey, TrainingStep, Update
+from fastnn.optimizers import Optimizer
+
+AHEAD = 64
+"""Updates that a table is computed for at a time, where all have the same rate."""
+
+
+class Asked(NamedTuple):
+    """What a method follows from, beside the network."""
+
+    variant: tuple[Any, ...]
+    engine: engines.Engine
+    loss: Loss
+    update: Update
+    penalties: tuple[float, float, float]
+    """L2, L1 and weight decay; see `fastnn.network.layout.Network.penalty_table`."""
+    threads: int | None
+
+
+class Method:
+    """Of steps on `network`. Raises InputError where all of it is frozen, or its last layer does not go with the loss."""
+
+    def __init__(self, network: Network, asked: Asked) -> None:
+        network.trained()  # refuses a model of which everything is frozen
+        self.engine, self.threads, self._loss, self._update = asked.engine, asked.threads, asked.loss, asked.update
+        self.network = as_loss_network(network, asked.loss)
+        """Whose outputs the loss takes."""
+        self.penalty_table = self.network.penalty_table(*asked.penalties)[1]
+        self.penalized = bool(self.penalty_table[:, :2].any())
+        """Whether the cost has a penalty: an L2 or L1 of something that is trained."""
+        self.storage_key = ("storage", self.engine.name, self.engine.precision, self.network.variant)
+        """Of the `StepStorage` of these steps among what a model keeps."""
+        self._keys: dict[Any, InstanceKey] = {}
+        self._ahead: tuple[Any, int, np.ndarray] = (None, 0, np.zeros((0, 0)))
+        """Of which optimizer and rate, from which update on, and the table of some updates from there on."""
+
+    def recipe(self, data: DataLayout, decision: Decision | None) -> TrainingStep:
+        """Of the step on examples such as `data`, which notes how many `decision` says are right."""
+        mixed = self.engine.precision == "bf16"
+        return TrainingStep(self._loss, data, decision, self._update, self.penalized, mixed_precision=mixed)
+
+    def key(self, rows: int, data: DataLayout, decision: Decision | None) -> InstanceKey:
+        """That of the step for mini-batches of `rows` rows among what a model keeps."""
+        asked = rows, data, decision, self.engine.tuned
+        key = self._keys.get(asked)
+        if key is None:
+            recipe = self.recipe(data, decision)
+            key = self._keys[asked] = InstanceKey.of(recipe, self.network, self.engine, rows, self.threads)
+        return key
+
+    def scalars(self, optimizer: Optimizer, first: int, rates: np.ndarray) -> np.ndarray:
+        """`optimizer.scalars` of the updates from number `first` on at these rates. Rows depend on number and rate alone: those
+        of a single rate are computed for some updates ahead."""
+        count = len(rates)
+        if count > AHEAD or not np.logical_and.reduce(rates == rates[0]):
+            return optimizer.scalars(np.arange(first, first + count), rates)
+        asked = type(optimizer), tuple(vars(optimizer).values()), rates[0]
+        known, start, table = self._ahead
+        if known != asked or not start <= first <= start + len(table) - count:
+            table = optimizer.scalars(np.arange(first, first + AHEAD), np.full(AHEAD, rates[0]))
+            self._ahead, start = (asked, first, table), first
+        return table[first - start : first - start + count]
+
+
+class LastMethod:
+    """The method of the last training of a model, for the next one that asks for the same."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Network, Asked, Method] | None = None
+
+    def of(self, network: Network, asked: Asked) -> Method:
+        """The last method, or a new one where anything that it follows from is another now."""
+        last = self._last
+        if last is None or last[0] is not network or last[1] != asked:
+            last = self._last = network, asked, Method(network, asked)
+        return last[2]
+
+
+def method_of(
+    model: ModelState, network: Network, engine: engines.Engine, loss: Loss, optimizer: Optimizer, l2: float, l1: float,
+    threads: int | None,
+) -> Method:  # fmt: skip
+    """The method of a training of `model` whose network is, or will be, this one."""
+    asked = Asked(network.variant, engine, loss, Update.of(optimizer), (l2, l1, optimizer.weight_decay), threads)
+    with model.instances.take("method", LastMethod) as last:
+        method: Method = last.of(network, asked)
+        return method
