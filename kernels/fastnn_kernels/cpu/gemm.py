@@ -763,6 +763,9 @@ def _core(float_type: Any) -> Any:
                                 rows_ahead = first_row + rows * (g + 2) // row_blocks - i1
                                 ahead, ahead_tile = a + i1 * a_row, rows_ahead * a_row * unit // (j1 - j0 + unit - 1)
                                 ahead_k = (ahead_tile + k - 1) // k
+                            elif pack_a and a_row == size and g1 < s1:  # for the next panels: a line of each row
+                                ahead = a + (first_row + rows * g1 // row_blocks) * size + k0 * a_k + (g - g0) * 64
+                                ahead_k, ahead_tile = a_k, a_tile - ahead
                             j = j0
                             while j < j1:
                                 vectors = (j1 - j + lane - 1) // lane
@@ -826,11 +829,13 @@ def _core(float_type: Any) -> Any:
                                         tile(slot, used == lane, (
                                             a_tile + done * a_tile_k, a_tile_row, a_tile_k, b_leaf, b_tile_k,
                                             target, target_row, some, used, 0, 0, partners, partner_count, more, tiles,
-                                            edge, edge_copy, a_tile, 0,
+                                            edge, edge_copy, ahead + done * ahead_k, ahead_k,
                                         ))  # fmt: skip
                                         done += some + more
                                 j += width * lane
                                 ahead += ahead_tile
+                                if pack_a:
+                                    ahead_k, ahead_tile = 0, 0
                             if last and epilogue != 0:
                                 call_epilogue(
                                     epilogue, c_block + j0 * size, at + i0 * c_row + j0 * size, c_row, i1 - i0, j1 - j0, alpha
