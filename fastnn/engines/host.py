@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
@@ -27,6 +28,8 @@ PREDICTED_ROWS = 1024
 """Rows that a prediction on the CPU handles at a time: threads meet less often than with `block_rows`."""
 COPIED_BYTES = 2**14
 """Rows of X up to this size are copied rather than pointed at, which takes longer."""
+JOINED_BYTES = 2**19
+"""What a product and a look at the same rows read in one go, at least: less than a second-level cache."""
 LOOKED_AT = 2**16
 """Elements that are looked at in one go, so that what is found of them stays in a cache."""
 CAUTION = 10.0
@@ -211,11 +214,21 @@ class HostInstance(Instance):
         self._once = self._player(self.plan.once)
         self._calls = self._player(self.plan.calls)
         most = 1 if engine is NUMPY else min(threads or cores(), cores())
-        self._partition = Partition(self.work(), most)
+        self._partition = Partition(self.work(), most, self._joined())
         calls = self._calls  # nothing here refers back to the instance, so that its memory goes when its last owner lets go
         self._tuner = ThreadCountTuner(lambda repeats, alone: calls.play(repeats, alone=alone))
         self._plays = 0
         self._share()
+
+    def _joined(self) -> dict[int, int]:
+        """Looks for numbers that are not finite, each right behind the first call that reads the same; see `Partition`."""
+        joined, calls = {}, self.computing()
+        for index, (before, call) in enumerate(itertools.pairwise(calls), 1):
+            if call.kernel == "count_nonfinite" and any(symbol.root is call.inputs[0].root for symbol in before.inputs):
+                parts = call.inputs[0].operand(self.rows).nbytes // JOINED_BYTES
+                if parts > 1 and index - 1 not in joined:
+                    joined[index] = parts
+        return joined
 
     def _bound(self, symbol: Symbol, array: np.ndarray) -> None:
         self._once.bind(symbol, array)
@@ -264,7 +277,7 @@ class HostInstance(Instance):
         """Let calls be shared as their times say."""
         stages = self._partition.stages()
         self._calls.share(stages, self._partition)
-        self.threads = self._partition.threads if any(parts > 1 for _, _, parts in stages) else 1
+        self.threads = self._partition.threads if self._partition.shared else 1
 
     def play_calls(self, first: int, count: int, repeats: int = 1) -> None:
         self._calls.play(repeats, first, count)
@@ -297,7 +310,10 @@ def count_nonfinite_inputs(program: Program) -> Program:
     x = program.inputs["x"]
     each = math.prod(d for d in x.shape if isinstance(d, int))
     counts = Symbol(x.trace, (BatchDim(-(-each // SUM_BLOCK)),), "int64")
-    calls = (*program.calls, Call("count_nonfinite", (x, counts)))  # last: products bring x into the cache beside their work
+    # Behind the first call that reads x: a product brings it into the cache beside its work.
+    readers = (index for index, call in enumerate(program.calls) if not call.is_view and any(s.root is x for s in call.inputs))
+    place = next(readers, len(program.calls) - 1) + 1
+    calls = (*program.calls[:place], Call("count_nonfinite", (x, counts)), *program.calls[place:])
     return Program(program.inputs, calls, {**program.outputs, "nonfinite": counts})
 
 
@@ -450,7 +466,7 @@ class _CpuCalls:
         self._seconds = sum(partition.seconds)
         if stages != self._stages:
             self._stages, self._works = stages, {}
-            self.workers = partition.threads if any(parts > 1 for _, _, parts in stages) else 1
+            self.workers = partition.threads if partition.shared else 1
             self._give_scratch(self.workers)
 
     def play(self, repeats: int, first: int = 0, count: int | None = None, alone: bool = False) -> None:

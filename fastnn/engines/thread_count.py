@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 RATE = 80e9
 """Floating-point operations a second of one core, for guesses only."""
@@ -37,10 +37,16 @@ Stage = tuple[int, int, int]
 
 
 class Partition:
-    """The plan by which at most `threads` threads play calls of so many (operations, bytes)."""
+    """The plan by which at most `threads` threads play calls of so many (operations, bytes).
 
-    def __init__(self, work: Sequence[tuple[int, int]], threads: int) -> None:
+    `joined`: calls that read what the call before them reads, and of how many parts the two are at least, so that each part
+    stays in a cache; they are one stage, on one thread too.
+    """
+
+    def __init__(self, work: Sequence[tuple[int, int]], threads: int, joined: Mapping[int, int] | None = None) -> None:
         self.threads = threads
+        self.shared = False
+        self._joined = joined or {}
         self.is_product = [operations / RATE > moved / BANDWIDTH for operations, moved in work]
         self.seconds = [operations / RATE + moved / BANDWIDTH for operations, moved in work]
         self.timed = [seconds < CERTAIN for seconds in self.seconds]
@@ -60,16 +66,23 @@ class Partition:
         return self.threads * int(min(max(finer, 1.0), FINEST))
 
     def stages(self) -> list[Stage]:
-        """All calls in one stage where sharing the program does not pay."""
+        """All calls in one stage where sharing the program does not pay, but for those that are joined."""
         count = len(self.seconds)
         parts = [self.parts(call) if self.threads > 1 else 1 for call in range(count)]
         alone = sum(self.seconds)
         shared = sum(s if p == 1 else s / self.threads + MEETING for s, p in zip(self.seconds, parts, strict=True))
         if shared >= GAIN * alone:
             parts = [1] * count
+        self.shared = any(of_call > 1 for of_call in parts)
         stages: list[Stage] = []
         for call, of_call in enumerate(parts):
-            if of_call == 1 and stages and stages[-1][2] == 1:
+            if call in self._joined:
+                first, calls, together = stages[-1]
+                stages[-1] = first, calls + 1, together
+            elif call + 1 in self._joined:
+                least = -(-self._joined[call + 1] // self.threads) * self.threads
+                stages.append((call, 1, max(of_call, least)))
+            elif of_call == 1 and stages and stages[-1][2] == 1:
                 first, calls, _ = stages[-1]
                 stages[-1] = first, calls + 1, 1
             else:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import mmap
+from collections.abc import Sequence
 from fractions import Fraction
 
 import ml_dtypes
 import numpy as np
 import pytest
 from cuda_on_host import host
-from laws import FLOATS, PRODUCT_SHAPES, by_turns, check_definition, check_kernel
+from laws import FLOATS, PRODUCT_SHAPES, by_turns, check_definition, check_kernel, guarded, guards_whole
 
 import fastnn_kernels.cpu as cpu_set
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, ALPHA_ACTIVATIONS, LEAF_ROWS, Operand
 from fastnn_kernels.cuda.families import dense as cuda_dense
 from fastnn_kernels.cuda.lowering import Device, lower
+from fastnn_kernels.memory import aligned_zeros
 from fastnn_kernels.numpy.leaves import combine
 
 
@@ -165,6 +169,67 @@ def test_bits_depend_on_no_block(m: int, k: int, n: int, dtype: str) -> None:
             attributes = {"transpose_a": transpose_a, "transpose_b": transpose_b}
             cpu_set.run("matmul", [*map(np.ascontiguousarray, operands), c], attributes, parts=part_count)
             assert same_bits(c, in_leaves if transpose_a else rows), (transpose_a, transpose_b, part_count)
+
+
+PAGE = mmap.PAGESIZE
+
+
+def fenced(array: np.ndarray) -> np.ndarray:
+    """A copy that ends where a page begins that nobody may touch."""
+    pages = -(-array.nbytes // PAGE) + 1
+    memory = np.frombuffer(mmap.mmap(-1, pages * PAGE), np.uint8)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    assert libc.mprotect(memory.ctypes.data + (pages - 1) * PAGE, PAGE, 0) == 0, ctypes.get_errno()
+    end = (pages - 1) * PAGE
+    copy = memory[end - array.nbytes : end].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def run_fenced(name: str, arrays: Sequence[np.ndarray], attributes: dict[str, object], parts: int) -> list[np.ndarray]:
+    """Run a kernel on fenced copies, with scratch memory between guards; every part on its own. Returns the copies."""
+    arrays = [fenced(array) for array in arrays]
+    lowered = cpu_set.lower(name, [Operand(array.shape, array.dtype) for array in arrays], attributes)
+    scratch, whole = guarded(aligned_zeros(lowered.scratch or 0))
+    words = np.array(lowered.words([array.ctypes.data for array in arrays], scratch.ctypes.data), np.int64)
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(lowered.address)
+    for part in range(parts):
+        call(words.ctypes.data, part, parts, 0)
+    assert guards_whole(scratch, whole), (name, [array.shape for array in arrays], attributes)
+    return arrays
+
+
+AROUND_TILES = (1, 3, 7, 13, 15, 16, 17, 31, 33, 47, 64, 65, 77, 100, 129, 160, 255, 257, 512, 800, 801, 1000, 1024, 2048)
+"""Around the edges of vectors, tiles, leaves and blocks; and rows of A whose panels are packed."""
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("seed", range(4))
+def test_products_stay_within_their_memory(seed: int, dtype: str) -> None:
+    """No element beyond an operand is read, which would end the process, nor one beyond the scratch memory written."""
+    rng = np.random.default_rng(seed)
+    left = 25
+    while left:
+        m, k, n = map(int, rng.choice(AROUND_TILES, 3))
+        if m * k * n > 10**8:
+            continue
+        left -= 1
+        parts = int(rng.integers(1, 4))
+        for transpose_a, transpose_b in itertools.product((False, True), repeat=2):
+            a, b = uniform(left, (k, m) if transpose_a else (m, k), (n, k) if transpose_b else (k, n), dtype=dtype)
+            flags = {"transpose_a": transpose_a, "transpose_b": transpose_b}
+            c = run_fenced("matmul", [a, b, np.full((m, n), np.nan, dtype)], flags, parts)[2]
+            exact = (a.T if transpose_a else a).astype("f8") @ (b.T if transpose_b else b).astype("f8")
+            np.testing.assert_allclose(c, exact, atol=1e-4 if dtype == "float32" else 1e-12, rtol=0)
+            if transpose_b:
+                continue
+            if transpose_a:
+                outputs = [np.full((m, n), np.nan, dtype), np.full(n, np.nan, dtype)]
+                assert same_bits(run_fenced("dense_backward_weight", [a, b, *outputs], {}, parts)[2], c)
+            else:
+                bias, y = uniform(left, (n,), dtype=dtype)[0], np.full((m, n), np.nan, dtype)
+                assert same_bits(run_fenced("dense", [a, b, bias, y], {"activation": None}, parts)[3], c + bias)
 
 
 def test_exceptional_values() -> None:

@@ -31,7 +31,7 @@ from numba.extending import intrinsic
 
 from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import TYPES, compile_function, helper
-from fastnn_kernels.cpu.intrinsics import int64_pointer
+from fastnn_kernels.cpu.intrinsics import POINTERS, int64_pointer
 from fastnn_kernels.cpu.leaves import levels_below
 from fastnn_kernels.cpu.processor import lanes, level, registers
 
@@ -116,10 +116,15 @@ class _Vectors:
         first = self.builder.insert_element(undefined, scalar, I32(0))
         return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
 
-    def prefetch(self, pointer: ir.Value) -> None:
-        """Ask for a cache line; where there is none, nothing happens."""
+    def prefetch(self, pointer: ir.Value, locality: int = 3) -> None:
+        """Ask for a cache line; where there is none, nothing happens. Locality 3 is the first-level cache, 2 the second."""
         function = self._intrinsic("llvm.prefetch.p0", ir.VoidType(), BYTES, I32, I32, I32)
-        self.builder.call(function, [pointer, I32(0), I32(3), I32(1)])
+        self.builder.call(function, [pointer, I32(0), I32(locality), I32(1)])
+
+    def opaque(self, value: ir.Value) -> ir.Value:
+        """The same value, of which the compiler does not know that, so that it computes nothing from it beforehand."""
+        kind = ir.FunctionType(value.type, [value.type])
+        return self.builder.asm(kind, "", "=r,0", [value], side_effect=False)
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         function = self._intrinsic(f"llvm.fma.{self.suffix}", self.vector, self.vector, self.vector, self.vector)
@@ -168,22 +173,44 @@ def _function(module: ir.Module, name: str, arguments: Sequence[str]) -> tuple[i
 
 TILE = (
     "a", "a_row", "a_k", "b", "b_k", "c", "c_row", "count", "used", "accumulate", "bias", "partners", "partner_count",
-    "second", "park",
+    "second", "park", "edge", "edge_copy", "ahead", "ahead_k",
 )  # fmt: skip
 """What a tile is told: address and strides in bytes of A, B and C, the number of k, the used lanes of the last vector, whether
 to continue from what C holds, the address of the bias or 0, a table of the arrays of C's shape that are added at the end (the
 address of each, and the bytes of its rows), and how many k a second leaf has: then the sums of the first are left at `park`,
-row behind row, and begin anew.
+row behind row, and begin anew. Where B reaches the address `edge`, it goes on at `edge_copy`. With every k a cache line at
+`ahead` is fetched, `ahead_k` bytes further each time.
 """
+
+
+SPAN = 7
+"""Rows of A that are reached from one pointer: x86 addresses are a base and 1, 2, 4 or 8 times a register."""
+STEADY = 14 if level() == "avx512" else 12
+"""Vectors of the sums of a tile from which on the processor has no time to lose with a k: then vectors of B are read whole, as
+a mask takes one of the units that multiply, addresses are those that `SPAN` says, and a cache line is fetched ahead."""
+
+
+def _multiple(builder: ir.IRBuilder, strides: list[ir.Value], times: int) -> ir.Value | int:
+    """`times` a stride, of which 1, 3 and 5 times are at hand."""
+    if times == 0:
+        return 0
+    shift = (times & -times).bit_length() - 1
+    stride = strides[(times >> shift) // 2]
+    return builder.shl(stride, I64(shift)) if shift else stride
 
 
 def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, masked: bool) -> ir.Function:
     """The function of one tile shape: C[rows, vectors] (+)= A[rows, count] @ B[count, vectors] (+ bias)."""
     name = f"tile_{float_type}_{rows}_{vectors}_{'masked' if masked else 'full'}"
-    function, builder, word = _function(module, name, TILE)
+    function, builder, argument = _function(module, name, ("words",))
     of = _Vectors(float_type, builder)
     width = of.lanes * of.size
-    a, b, c, partners, park = (builder.inttoptr(word[label], BYTES) for label in ("a", "b", "c", "partners", "park"))
+    words = builder.inttoptr(argument["words"], I64.as_pointer())
+    word = {label: builder.load(builder.gep(words, [I64(index)]), align=8) for index, label in enumerate(TILE)}
+    a, b, c, partners, park, edge, edge_copy, ahead_start = (
+        builder.inttoptr(word[label], BYTES) for label in ("a", "b", "c", "partners", "park", "edge", "edge_copy", "ahead")
+    )
+    steady = rows * vectors >= STEADY
     mask = of.mask(word["used"]) if masked else None
     masks = [None] * (vectors - 1) + [mask]
     blocks = {
@@ -191,10 +218,9 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
         for label in ("load", "start", "loop", "after", "park", "done", "add", "bare", "join", "store", "leave")
     }
     c_rows = [of.at(c, builder.mul(word["c_row"], I64(i))) for i in range(rows)]
-    # Rows in threes: x86 addresses reach base, base + stride and base + 2 stride, so a third of the pointers suffices.
-    bases = [of.at(a, builder.mul(word["a_row"], I64(i))) for i in range(0, rows, 3)]
-    twice = builder.shl(word["a_row"], I64(1))
-    steps = [I64(0), word["a_row"], twice]
+    bases = [of.at(a, builder.mul(word["a_row"], I64(i))) for i in range(0, rows, SPAN)]
+    row = word["a_row"]
+    strides = [row, builder.mul(row, I64(3)), builder.mul(row, I64(5))][: 1 + (min(rows, SPAN) > 3) + (min(rows, SPAN) > 5)]
     entry = builder.block
     builder.cbranch(builder.icmp_signed("!=", word["accumulate"], I64(0)), blocks["load"], blocks["start"])
 
@@ -211,21 +237,29 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     builder.cbranch(builder.icmp_signed(">", word["count"], I64(0)), blocks["loop"], blocks["done"])
 
     builder.position_at_end(blocks["loop"])
-    left, second, b_at = builder.phi(I64), builder.phi(I64), builder.phi(BYTES)
-    a_at = [builder.phi(BYTES) for _ in bases]
+    left, second, b_at, ahead = (builder.phi(kind) for kind in (I64, I64, BYTES, BYTES))
+    a_at, stride_at = [builder.phi(BYTES) for _ in bases], [builder.phi(I64) for _ in strides]
     sums = [[builder.phi(of.vector) for _ in range(vectors)] for _ in range(rows)]
     new: list[list[ir.Value]] = [[] for _ in range(rows)]
-    b_vectors = [of.load(of.at(b_at, j * width), masks[j]) for j in range(vectors)]
+    here, stride_here = ([of.opaque(x) for x in a_at], [of.opaque(x) for x in stride_at]) if steady else (a_at, stride_at)
+    b_vectors = [of.load(of.at(b_at, j * width), None if steady else masks[j]) for j in range(vectors)]
+    if steady:
+        of.prefetch(ahead, 2)
     for i in range(rows):
-        splat = of.broadcast(of.at(a_at[i // 3], steps[i % 3]) if i % 3 else a_at[i // 3])
+        splat = of.broadcast(of.at(here[i // SPAN], _multiple(builder, stride_here, i % SPAN)))
         new[i] = [of.fma(splat, b_vectors[j], sums[i][j]) for j in range(vectors)]
     left_next = builder.sub(left, I64(1))
     b_next = of.at(b_at, word["b_k"])
-    a_next = [of.at(pointer, word["a_k"]) for pointer in a_at]
+    ahead_next = ahead
+    if steady:
+        b_next = builder.select(builder.icmp_unsigned("==", b_next, edge), edge_copy, b_next)
+        ahead_next = of.at(ahead, word["ahead_k"])
+    a_next = [of.at(pointer, word["a_k"]) for pointer in here]
     builder.cbranch(builder.icmp_signed(">", left_next, I64(0)), blocks["loop"], blocks["after"])
     for phi, start, following, anew in [
         (left, word["count"], left_next, second), (second, word["second"], second, I64(0)), (b_at, b, b_next, b_next),
-        *zip(a_at, bases, a_next, a_next, strict=True),
+        (ahead, ahead_start, ahead_next, ahead_next),
+        *zip(a_at, bases, a_next, a_next, strict=True), *zip(stride_at, strides, stride_here, stride_here, strict=True),
         *((sums[i][j], first[i][j], new[i][j], of.zero) for i in range(rows) for j in range(vectors)),
     ]:  # fmt: skip
         phi.add_incoming(start, blocks["start"])
@@ -309,6 +343,7 @@ def _define_copy(module: ir.Module, float_type: Any) -> ir.Function:
     builder.cbranch(builder.icmp_signed(">", word["count"], I64(0)), loop, leave)
     builder.position_at_end(loop)
     left, source_at, panel_at = builder.phi(I64), builder.phi(BYTES), builder.phi(BYTES)
+    of.prefetch(of.at(source_at, builder.mul(word["source_step"], I64(COPY_AHEAD))))
     of.store(of.load(source_at, mask), panel_at)
     next_left = builder.sub(left, I64(1))
     next_source, next_panel = of.at(source_at, word["source_step"]), of.at(panel_at, word["panel_step"])
@@ -323,6 +358,8 @@ def _define_copy(module: ir.Module, float_type: Any) -> ir.Function:
     return function
 
 
+COPY_AHEAD = 16
+"""Rows ahead of a copy that one is fetched."""
 AHEAD = 256
 """Bytes ahead of a transpose that its rows are fetched: so many streams at once are more than the processor follows."""
 
@@ -439,9 +476,9 @@ def _define_dots(module: ir.Module, float_type: Any) -> ir.Function:
 
 def _define_switch(module: ir.Module, float_type: Any) -> ir.Function:
     """tile(slot, full, ...): continue to the function of the tile shape in `slot`; `full` where no lane is masked out."""
-    function, builder, word = _function(module, f"tile_{float_type}", ("slot", "full", *TILE))
+    function, builder, word = _function(module, f"tile_{float_type}", ("slot", "full", "words"))
     leave = function.append_basic_block("leave")
-    words = [word[label] for label in TILE]
+    words = [word["words"]]
     kinds = (True,) if MASK_IS_FREE else (False, True)
     index = word["slot"]
     if not MASK_IS_FREE:
@@ -480,6 +517,26 @@ def _caller(name: str, define: Any, float_type: Any) -> Any:
     return intrinsic(call)
 
 
+def _tile_caller(float_type: Any) -> Any:
+    """An intrinsic that calls the tile in a slot, `full` or not, with a tuple of 64-bit words."""
+
+    def call(typingctx: Any, slot: Any, full: Any, words: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            room = cgutils.alloca_once(builder, ir.ArrayType(I64, len(words)))  # type: ignore[no-untyped-call]
+            for index, (value, kind) in enumerate(
+                zip(cgutils.unpack_tuple(builder, args[2], len(words)), words.types, strict=True)  # type: ignore[no-untyped-call]
+            ):
+                builder.store(context.cast(builder, value, kind, types.int64), builder.gep(room, [I64(0), I64(index)]))
+            function = builder.module.globals.get(f"tile_{float_type}") or _define_switch(builder.module, float_type)
+            full = context.cast(builder, args[1], signature.args[1], types.int64)
+            builder.call(function, [args[0], full, builder.ptrtoint(room, I64)])
+            return context.get_dummy_value()
+
+        return types.void(types.int64, full, words), codegen
+
+    return intrinsic(call)
+
+
 def _call_epilogue(typingctx: Any, address: Any, tile: Any, at: Any, row: Any, rows: Any, columns: Any, alpha: Any) -> Any:
     """Call the epilogue at `address`; see EPILOGUE."""
 
@@ -507,20 +564,23 @@ and `at` may be 0; `scratch` is that of the part. The last argument is alpha.
 
 `leaf`: how many k there are in a leaf; at least `k` for one chain. With more leaves there is no bias."""
 
-BLOCK_K = {4: 384, 8: 256}
-"""Most k of a block by the bytes of an element: the panel of A that a row of tiles reads stays in the first-level cache."""
+BLOCK_K = {4: 800, 8: 400}
+"""Most k of a block by the bytes of an element: the rows of A that a row of tiles reads stay in the first-level cache."""
+PACKED_K = 256
+"""The same where A is packed, which leaves more of the cache to B."""
 PANEL = 16 * 1024
 """Bytes of a panel of B that is used once: half of a first-level cache."""
-BLOCK_B = 480 * 1024
-"""Most bytes of a packed block of B: half of a second-level cache."""
+BLOCK_B = 500 * 1024
+"""Most bytes of a block of B that several row blocks read: half of a small second-level cache."""
+PACKED_B = 1000 * 1024 if level() == "avx512" else BLOCK_B
+"""The same where A is transposed into panels, once for each block of B."""
 SHORT = 24
 """Up to so many k, writing C costs as much as computing it: low and wide tiles write it in longer runs."""
 CLASH_A = 4096
-"""Rows that start a multiple of so many bytes apart fall into one set of the first-level cache: then A is packed."""
-CLASH_B = 1024
-"""The same for B, of which only a second-level cache keeps a block."""
+"""Rows that start a multiple of so many bytes apart fall into one set of the first-level cache: then A is packed. So is a
+transposed A, whose elements for one tile are few in each row: that is only a copy."""
 REUSED = 11
-"""Row blocks from which on it is worth packing such a B; each of them reads all of it."""
+"""Row blocks from which on it is worth packing B; each of them reads all of it."""
 DOT_ROWS = min(8, MOST_ROWS)
 """Up to so many rows, a transposed B is not worth a panel."""
 TRANSPOSING = 6
@@ -529,6 +589,8 @@ GROUP = 4
 """Row blocks whose panels of A are packed together, so that whole cache lines are read."""
 PARTNERS = 64 * 16
 """Bytes of the table of the sums that a tile is added to: an entry a level."""
+EDGE = 2 * WIDEST
+"""Vectors of the copy of the last rows of a B that is not packed, to which the reads of whole vectors could go beyond it."""
 LEVELS = 2
 """Levels of the tree of leaves inside one block of K."""
 TREE_BLOCKS = 64
@@ -548,10 +610,13 @@ def _core(float_type: Any) -> Any:
     group, short, dot_rows = GROUP, SHORT, DOT_ROWS
     tree_levels, tree_blocks, tree_columns, tile_bytes = LEVELS, TREE_BLOCKS, TREE_COLUMNS, registers() * vector
     table_bytes = PARTNERS
-    reused, clash_a, clash_b, transposing = REUSED, CLASH_A, CLASH_B, TRANSPOSING
+    edge_bytes, steady = EDGE * vector, STEADY
+    pointer = POINTERS[float_type]
+    reused, clash_a, transposing = REUSED, CLASH_A, TRANSPOSING
+    packed_k, packed_b = PACKED_K, PACKED_B
     lowest = max(rows for rows in range(1, MOST_ROWS + 1) if widest_for(rows) == WIDEST)
     low = max(rows for rows in range(1, MOST_ROWS + 1) if widest_for(rows) >= WIDEST // 2)
-    tile = _caller("tile", _define_switch, float_type)
+    tile = _tile_caller(float_type)
     copy = _caller("copy", _define_copy, float_type)
     transpose = _caller("transpose", _define_transpose, float_type)
     dot = _caller("dot", _define_dots, float_type)
@@ -597,8 +662,8 @@ def _core(float_type: Any) -> Any:
                 if rest:
                     transpose((b_tile + (k - rest) * size, b_column, scratch, vector, rest, used))
                     a_tile += (k - rest) * size
-                    tail = (scratch, vector, c_tile, c_row, rest, used, 1, 0, 0, 0, 0, 0)
-                    tile(((rows - 1) * 4, used == lane, a_tile, a_row, a_k, *tail))
+                    tail = (scratch, vector, c_tile, c_row, rest, used, 1, 0, 0, 0, 0, 0, 0, 0, a_tile, 0)
+                    tile((rows - 1) * 4, used == lane, (a_tile, a_row, a_k, *tail))
             if epilogue != 0:
                 offset = first_row * c_row + first_column * size
                 call_epilogue(epilogue, c + offset, at + offset, c_row, rows, columns, alpha)
@@ -613,24 +678,24 @@ def _core(float_type: Any) -> Any:
         widest = most_vectors
         while tallest > 1 and widest * (tallest + 1) >= register_count:
             widest >>= 1
-        pack_b = is_transposed or (row_blocks >= reused and k > 8 and b_k % clash_b == 0)
-        pack_a = columns >= 8 * lane and row_blocks > 1 and k > short and (a_row % clash_a == 0 or a_k % clash_a == 0)
+        pack_b = is_transposed or (row_blocks >= reused and k > 8)
+        pack_a = columns >= 8 * lane and row_blocks > 1 and k > short and (a_row == size or a_row % clash_a == 0)
         block_k, block_n, blocks_m = k, columns, row_blocks
         if leaf < k:
             block_k = min(leaf << tree_levels, k)
         elif pack_b or pack_a or row_blocks > 1:
-            block_k = (k + most_k - 1) // most_k
+            longest = packed_k if pack_a else most_k
+            block_k = (k + longest - 1) // longest
             if block_k > 0:
                 block_k = (k + block_k - 1) // block_k
-        if pack_b:
-            unit = widest * lane
-            if row_blocks == 1:
-                if leaf >= k:
-                    block_k = min(block_k, most_panel // (unit * size))
-            else:
-                block_n = max(1, most_b // (max(1, block_k) * unit * size)) * unit
-                blocks = (columns + block_n - 1) // block_n
-                block_n = (columns + blocks * unit - 1) // (blocks * unit) * unit
+        unit = widest * lane
+        most = packed_b if pack_a and leaf >= k else most_b
+        if row_blocks > 1 and block_k * columns * size > most:
+            block_n = max(1, most // (block_k * unit * size)) * unit
+            blocks = (columns + block_n - 1) // block_n
+            block_n = (columns + blocks * unit - 1) // (blocks * unit) * unit
+        elif row_blocks == 1 and pack_b and leaf >= k:
+            block_k = min(block_k, most_panel // (unit * size))
         partners, tiles = scratch, scratch + table_bytes
         blocks, block_row, block_bytes = tiles + tree_levels * tile_bytes, 0, 0
         table = int64_pointer(partners)
@@ -647,6 +712,14 @@ def _core(float_type: Any) -> Any:
                     scratch += block_bytes
                     levels >>= 1
                 scratch = (scratch + 63) // 64 * 64
+        edges, edge_rows, edge_first = scratch, 0, 0
+        scratch += edge_bytes
+        if not pack_b and end_column == n and n % lane and tallest * widest >= steady:
+            edge_rows = min(k, (lane - n % lane + n - 1) // n)
+            edge_first = max(0, n // lane - most_vectors + 1) * lane
+            source, target = pointer(b + (k - edge_rows) * b_k + edge_first * size), pointer(edges)
+            for i in range(edge_rows * n - edge_first):
+                target[i] = source[i]
         group_blocks = group if pack_a else blocks_m
         a_panels = scratch
         a_panel = block_k * pitch
@@ -684,6 +757,15 @@ def _core(float_type: Any) -> Any:
                             c_block = c + i0 * c_row
                             last = k0 + count >= k
                             panel = b_panels
+                            # What the next row block reads of A is fetched beside this one's work.
+                            ahead, ahead_k, ahead_tile = a_tile, 0, 0
+                            if not pack_a and a_k == size and 0 < k == count and g + 1 < s1:
+                                rows_ahead = first_row + rows * (g + 2) // row_blocks - i1
+                                ahead, ahead_tile = a + i1 * a_row, rows_ahead * a_row * unit // (j1 - j0 + unit - 1)
+                                ahead_k = (ahead_tile + k - 1) // k
+                            elif pack_a and a_row == size and g1 < s1:  # for the next panels: a line of each row
+                                ahead = a + (first_row + rows * g1 // row_blocks) * size + k0 * a_k + (g - g0) * 64
+                                ahead_k, ahead_tile = a_k, a_tile - ahead
                             j = j0
                             while j < j1:
                                 vectors = (j1 - j + lane - 1) // lane
@@ -708,11 +790,17 @@ def _core(float_type: Any) -> Any:
                                     b_tile, b_tile_k = b_block + (j - j0) * size, b_k
                                 used = min(lane, j1 - j - (width - 1) * lane)
                                 slot = (i1 - i0 - 1) * 4 + shape
+                                edge, edge_copy = 0, 0
+                                if edge_rows > 0 and used < lane:
+                                    edge = b + (k - edge_rows) * b_k + j * size
+                                    edge_copy = edges + (j - edge_first) * size
                                 if leaf >= k:
-                                    tile((
-                                        slot, used == lane,
+                                    if edge != 0 and b_tile >= edge:
+                                        b_tile += edge_copy - edge
+                                    tile(slot, used == lane, (
                                         a_tile, a_tile_row, a_tile_k, b_tile, b_tile_k, c_block + j * size, c_row, count, used,
                                         k0 > 0, bias + j * size if last and bias != 0 else 0, 0, 0, 0, 0,
+                                        edge, edge_copy, ahead, ahead_k,
                                     ))  # fmt: skip
                                 else:
                                     offset = (i0 - s_row) * block_row + (j - j0) * size
@@ -735,13 +823,19 @@ def _core(float_type: Any) -> Any:
                                             target, target_row = waiting(
                                                 level, tiles, width * vector, blocks, block_bytes, offset, block_row
                                             )
-                                        tile((
-                                            slot, used == lane,
-                                            a_tile + done * a_tile_k, a_tile_row, a_tile_k, b_tile + done * b_tile_k, b_tile_k,
+                                        b_leaf = b_tile + done * b_tile_k
+                                        if edge != 0 and b_leaf >= edge:
+                                            b_leaf += edge_copy - edge
+                                        tile(slot, used == lane, (
+                                            a_tile + done * a_tile_k, a_tile_row, a_tile_k, b_leaf, b_tile_k,
                                             target, target_row, some, used, 0, 0, partners, partner_count, more, tiles,
+                                            edge, edge_copy, ahead + done * ahead_k, ahead_k,
                                         ))  # fmt: skip
                                         done += some + more
                                 j += width * lane
+                                ahead += ahead_tile
+                                if pack_a:
+                                    ahead_k, ahead_tile = 0, 0
                             if last and epilogue != 0:
                                 call_epilogue(
                                     epilogue, c_block + j0 * size, at + i0 * c_row + j0 * size, c_row, i1 - i0, j1 - j0, alpha
@@ -781,17 +875,17 @@ call_core: Any = intrinsic(_call_core)
 
 
 def scratch_bytes(c: Operand, k: int, leaf: int | None = None) -> int:
-    """Bytes of private memory that one part of a product C over `k` may use: at most 0.7 MB, and with leaves what waits."""
+    """Bytes of private memory that one part of a product C over `k` may use: at most 1.2 MB, and with leaves what waits."""
     float_type = TYPES[c.dtype.name]
     (m, n), size, lane = c.shape, c.dtype.itemsize, lanes(float_type)
     count = min(k, BLOCK_K[size])
     unit = WIDEST * lane
     # A block of B may be written a vector of k further than it goes, and so may a group of A.
-    b_bytes = min(max(BLOCK_B, count * unit * size), count * -(-n // unit) * unit * size) + lane * unit * size
-    a_bytes = (GROUP * count + lane) * -(-MOST_ROWS // lane) * lane * size
+    b_bytes = min(max(PACKED_B, count * unit * size), count * -(-n // unit) * unit * size) + lane * unit * size
+    a_bytes = (GROUP * min(k, PACKED_K) + lane) * -(-MOST_ROWS // lane) * lane * size
     waiting = 0
     if leaf is not None and k > leaf:
         levels = (-(-k // leaf) - 1).bit_length()
         block = min(TREE_BLOCKS * MOST_ROWS, m) * min(TREE_COLUMNS, n) * size
         waiting = PARTNERS + LEVELS * registers() * lane * size + max(levels - LEVELS, 0) * block
-    return -(-(a_bytes + b_bytes + waiting) // 64) * 64 + 64
+    return -(-(a_bytes + b_bytes + waiting + EDGE * lane * size) // 64) * 64 + 64

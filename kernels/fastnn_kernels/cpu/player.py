@@ -1,7 +1,8 @@
 """The player: a compiled loop that runs a list of kernel calls again and again, on one thread or on several at once.
 
 A call is two words: the address of the kernel and the address of its operand words. For several threads the calls are put
-together to stages: a call that is cut into parts, or calls of which each is one part, played one after the other. Each worker
+together to stages: a call that is cut into parts, calls of which each is one part, played one after the other, or calls that
+read the same rows and need nothing of each other, part by part, so that a cache still holds the rows of the part. Each worker
 has a share of the parts, the same rows or columns of one call after another, which its caches then hold. It claims them one
 at a time, and when none is left, those of the others; whoever finishes the last part of a stage opens the next one. So nobody
 ever waits for a part that nobody has begun: a worker that comes late, or whose thread does not run, is not missed. While it
@@ -172,12 +173,14 @@ def _claim(stages: Any, count: int, last: int, worker: int, workers: int, state:
 def _play(calls: Any, stages: Any, count: int, repeats: int, worker: int, workers: int, state: int) -> None:
     before = read_mxcsr()
     write_mxcsr(before | FLUSH)
-    if state == 0:  # alone: every call is one part
+    if state == 0:  # alone: a call is one part, but where it has others beside it in its stage
         for _ in range(repeats):
             for stage in range(count):
-                first = stages[STAGE * stage]
-                for k in range(first, first + stages[STAGE * stage + 1]):
-                    call_kernel(calls[2 * k], calls[2 * k + 1], 0, 1, worker)
+                first, size, parts = stages[STAGE * stage], stages[STAGE * stage + 1], stages[STAGE * stage + 2]
+                parts = parts if size > 1 else 1
+                for part in range(parts):
+                    for k in range(first, first + size):
+                        call_kernel(calls[2 * k], calls[2 * k + 1], part, parts, worker)
     else:
         last, part, stage = repeats * count, -1, 0
         while True:
@@ -208,7 +211,8 @@ def play() -> Callable[[int, int, int, int, int, int, int], None]:
 
     `stages`: STAGE words for each of `count` stages, of one part or at least as many as workers. `state`: the address of
     `state_words` int64 that are 0 before the first worker starts and that all of them share, or 0 for a worker that plays
-    alone, all calls in one part. It returns when all stages are done; called again with the same state, it returns at once.
+    alone, calls that are stages of their own in one part. It returns when all stages are done; called again with the same
+    state, it returns at once.
     """
     signature = types.void(_WORDS, _WORDS, *[types.int64] * 5)
     function = compile_function(_play, signature, "play")
