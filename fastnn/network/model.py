@@ -467,7 +467,10 @@ class DeviceGuard:
             self.model.state.lose()
             self.model.device = "cpu"
         if ours is not None:
-            raise ours from error
+            try:
+                raise ours from error
+            finally:
+                del ours  # else this frame would keep the error, and the error all frames, and what they hold
 
 
 class Before:
