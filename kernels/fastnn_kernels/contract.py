@@ -126,6 +126,10 @@ CHAINED = (
 )  # fmt: skip
 """Kernels that may be a step of a chain."""
 
+LEAF_IMAGES = 4
+"""Images whose gradients of a convolution are summed in one chain. It divides LEAF_ROWS, so that an aligned run of that many
+images has a sum of its own."""
+
 CHAIN_INPUTS = 6
 """Inputs that a chain has at most."""
 
@@ -390,6 +394,41 @@ _declare(
 # comparisons kept as bool.
 for _inputs in range(1, CHAIN_INPUTS + 1):
     _declare(f"chain_{_inputs}", " ".join("abcdef"[:_inputs]), "y", attributes="steps", sets="numpy cuda")
+
+# Convolution of images x (B, H, W, C) with w (KH, KW, C / groups, O): y (B, OH, OW, O),
+#   y[b, r, c, o] = activation(b[o] + sum over i, j, k, ascending, of x[b, R + i dilation[0], S + j dilation[1], g C/groups + k]
+#                   * w[i, j, k, o]),  R = r strides[0] - padding[0],  S = c strides[1] - padding[1],  g = o // (O / groups);
+# what lies outside the image is 0, and each axis of y has the length that its operand has. Backward, dx sums over the outputs
+# that a pixel went into, row by row, and in each over o; the gradients of w and b are summed in leaves of LEAF_IMAGES images,
+# over (image, r, c) in each: a row of `leaves`, dw (KH KW C/groups O numbers), then db. `add_leaves` adds these rows up in the
+# tree that the leaves of rows have.
+_CONVOLVED = "strides padding dilation groups"
+_declare(
+    "conv2d", "x w b", "y", attributes=f"{_CONVOLVED} activation alpha",
+    count=lambda s: 2 * math.prod(s["y"]) * (math.prod(s["w"][:3]) + 1),
+)  # fmt: skip
+_declare(
+    "conv2d_backward_input", "dz w", "dx", attributes=_CONVOLVED, count=lambda s: 2 * math.prod(s["dz"]) * math.prod(s["w"][:3])
+)
+_declare(
+    "conv2d_backward_weight", "x dz", "leaves", attributes=f"size {_CONVOLVED}",
+    count=lambda s: 2 * math.prod(s["dz"][:3]) * (s["leaves"][1] - s["dz"][3]) + math.prod(s["dz"]),
+)  # fmt: skip
+_declare("add_leaves", "leaves", "dw db", count=_each("leaves"))
+
+# Pooling of images x (B, H, W, C) over windows of `size` (KH, KW) pixels: window (r, c) begins at pixel
+# (r * strides[0] - padding[0], c * strides[1] - padding[1]), and has one pixel of the image at least; what lies outside is left
+# out. y (B, OH, OW, C) is the largest, the mean or the root of the sum of squares of a window's pixels, added up row by row.
+# places: which pixel is the first largest, counted row by row from the window's corner; NaN counts as largest. Backward, dx is
+# the sum over the windows that a pixel is in, row by row: of dy where it is the largest; of dy / pixels of the window;
+# and of dy / y (0 where y is 0), times x.
+_POOLED = "size strides padding"
+_declare("max_pool2d", "x", "y places", attributes=_POOLED, count=_each("x"))
+_declare("max_pool2d_backward", "dy places", "dx", attributes=_POOLED, count=_each("dy"))
+_declare("mean_pool2d", "x", "y", attributes=_POOLED, count=_each("x"))
+_declare("mean_pool2d_backward", "dy", "dx", attributes=_POOLED, count=_each("dx", 2))
+_declare("l2_pool2d", "x", "y", attributes=_POOLED, count=_each("x", 2))
+_declare("l2_pool2d_backward", "dy x y", "dx", attributes=_POOLED, count=_each("dx", 3))
 
 # Losses, one value an example; t is (B,) int64 class indices or (B, C) F for softmax, (B, O) F for the others.
 # softmax_cross_entropy: -sum_j t_j log p_j; sigmoid_cross_entropy: sum_j of max(z,0) - z t + log(1 + exp(-|z|));

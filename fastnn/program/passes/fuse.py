@@ -9,7 +9,7 @@ from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, NO_ACTIVATION
 
 LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy", "squared_error")
-ACTIVATED = ("dense", "batch_norm", "batch_norm_inference", "layer_norm")
+ACTIVATED = ("dense", "conv2d", "batch_norm", "batch_norm_inference", "layer_norm")
 NORMS = {"batch_norm_backward": "batch_norm", "layer_norm_backward": "layer_norm"}
 COMPARED = ("relu", "leaky_relu")
 """Activations that cost a comparison: computing them anew is as fast on every engine as reading what was computed."""
