@@ -78,7 +78,7 @@ def _split(images: Array, groups: int) -> Array:
 
 
 def _join(images: Array) -> Array:
-    return images.reshape(*images.shape[:3], -1)
+    return images.reshape(*images.shape[:3], images.shape[3] * images.shape[4])
 
 
 def _matrices(tap: Array, groups: int) -> Array:
