@@ -1,0 +1,463 @@
+"""CPU kernels for convolution of images; `fastnn_kernels.numpy.convolution` is their definition.
+
+Every sum is made by the tiles of `gemm`, which read images where they lie: along the pixels of a row of outputs, and inside of
+a sum along the channels of a row of taps, then from row to row of them. Nothing is copied but an image into a frame of zeros
+where windows reach beyond it. Every element is one chain of fused multiply-adds in the order of the contract, whichever way it
+is computed and however a call is cut into parts.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from numba import carray  # type: ignore[attr-defined]
+
+from fastnn_kernels.contract import LEAF_IMAGES, Operand
+from fastnn_kernels.cpu.compiling import helper, kernel
+from fastnn_kernels.cpu.families.data import share
+from fastnn_kernels.cpu.families.dense import epilogue
+from fastnn_kernels.cpu.gemm import MOST_ROWS, TRANSPOSE, WIDEST, call_epilogue, call_tile, tiles
+from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits
+from fastnn_kernels.cpu.leaves import levels_below
+from fastnn_kernels.cpu.mathematics import multiply_add
+from fastnn_kernels.cpu.processor import lanes, registers
+
+Pair = tuple[int, int]
+
+LINE = 64
+"""Bytes at multiples of which pieces of scratch memory begin."""
+
+WASTE = 1.3
+"""Up to so many times the products, the gradient of images is one long chain a pixel instead of one for each tap."""
+
+
+def _lines(elements: int, itemsize: int) -> int:
+    """Bytes for so many elements, in whole lines."""
+    return -(-elements * itemsize // LINE) * LINE
+
+
+def _geometry(
+    image: Operand, windows: Operand, size: Pair, *, strides: Pair, padding: Pair, dilation: Pair, groups: int
+) -> tuple[int, ...]:
+    """B, H, W, C, OH, OW, O, KH, KW, strides, padding, dilation, groups, and the height and width of a frame: what all
+    windows together reach over, or, where that lies in the image, 0 and the width of the image."""
+    examples, height, width, channels = image.shape
+    _, rows, columns, outputs = windows.shape
+    tall, wide = (
+        (count - 1) * stride + (taps - 1) * spread + 1
+        for count, stride, taps, spread in zip((rows, columns), strides, size, dilation, strict=True)
+    )
+    frame = (0, width) if padding == (0, 0) and tall <= height and wide <= width else (tall, wide)
+    return examples, height, width, channels, rows, columns, outputs, *size, *strides, *padding, *dilation, groups, *frame
+
+
+@helper
+def fill_frame(pointer: Any, width_of: Any, frame: Any, tall: Any, wide: Any, channels: Any) -> None:
+    whole = carray(pointer(frame), tall * wide * channels)
+    for k in range(tall * wide * channels):
+        whole[k] = 0
+
+
+@helper
+def copy_into_frame(
+    pointer: Any, width_of: Any, image: Any, height: Any, width: Any, frame: Any, tall: Any, wide: Any, channels: Any, top: Any,
+    left: Any,
+) -> None:  # fmt: skip
+    """The pixels of an image that lie in the frame; the zeros around them stay."""
+    count = min(width, wide - left) * channels
+    for r in range(min(height, tall - top)):
+        source = carray(pointer(image + r * width * channels * width_of), count)
+        target = carray(pointer(frame + ((r + top) * wide + left) * channels * width_of), count)
+        for k in range(count):
+            target[k] = source[k]
+
+
+def _product(F: Any) -> Any:
+    """C (rows, columns) (+)= A @ B (+ bias) in tiles: `count` k, then `outer` times as many, `a_next` bytes further."""
+    size, lane = F.bitwidth // 8, lanes(F)
+    most_rows, most_vectors, register_count = MOST_ROWS, WIDEST, registers()
+
+    @helper
+    def product(
+        tile: Any, a: Any, a_row: Any, a_k: Any, count: Any, outer: Any, a_next: Any, b: Any, b_k: Any, c: Any, c_row: Any,
+        rows: Any, columns: Any, accumulate: Any, bias: Any,
+    ) -> None:  # fmt: skip
+        row_blocks = (rows + most_rows - 1) // most_rows
+        tallest = (rows + row_blocks - 1) // row_blocks
+        widest = most_vectors
+        while tallest > 1 and widest * (tallest + 1) >= register_count:
+            widest >>= 1
+        for g in range(row_blocks):
+            i0, i1 = rows * g // row_blocks, rows * (g + 1) // row_blocks
+            j = 0
+            while j < columns:
+                vectors = (columns - j + lane - 1) // lane
+                shape = 3
+                while (1 << shape) > widest or (1 << shape) > vectors:
+                    shape -= 1
+                used = min(lane, columns - j - ((1 << shape) - 1) * lane)
+                call_tile(
+                    tile, (i1 - i0 - 1) * 4 + shape, used == lane,
+                    (
+                        a + i0 * a_row, a_row, a_k, b + j * size, b_k, c + i0 * c_row + j * size, c_row, count, used, accumulate,
+                        bias + j * size if bias != 0 else 0, 0, 0, 0, 0, outer, a_next, 0,
+                    ),
+                )  # fmt: skip
+                j += (1 << shape) * lane
+
+    return product
+
+
+def _depthwise(channels: int, outputs: int, groups: int) -> bool:
+    """Whether every output is made of one channel, and every channel goes into one output."""
+    return groups == channels == outputs > 1
+
+
+def _conv_sizes(x: Operand, w: Operand, b: Operand, y: Operand, **how: Any) -> list[int | float]:
+    alpha = float(how.pop("alpha", 0.0))
+    how.pop("activation")
+    numbers = _geometry(x, y, (w.shape[0], w.shape[1]), **how)
+    return [*numbers, int(_depthwise(x.shape[3], y.shape[3], how["groups"])), alpha]
+
+
+def _conv_scratch(x: Operand, w: Operand, b: Operand, y: Operand, *, activation: Any, alpha: float = 0.0, **how: Any) -> int:
+    *_, tall, wide = _geometry(x, y, (w.shape[0], w.shape[1]), **how)
+    return _lines(tall * wide * x.shape[3], x.dtype.itemsize) + LINE
+
+
+@kernel(
+    "conv2d", sizes=_conv_sizes, scratch=_conv_scratch,
+    addresses=lambda F, *, activation, alpha=0.0, **how: [tiles(F), epilogue(F, activation)],
+)  # fmt: skip
+def conv2d(F: Any) -> Any:
+    pointer = POINTERS[F]
+    size = F.bitwidth // 8
+    product = _product(F)
+    zero = F(0)
+
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
+        x, w, b, y, scratch, own, tile, finish = op[0], op[1], op[2], op[3], op[4], op[5], op[6], op[7]
+        examples, height, width, channels, rows, columns, outputs = op[8], op[9], op[10], op[11], op[12], op[13], op[14]
+        tap_rows, tap_columns, down, right, top, left, apart, beside, groups = (
+            op[15], op[16], op[17], op[18], op[19], op[20], op[21], op[22], op[23]
+        )  # fmt: skip
+        tall, wide, depthwise, alpha = op[24], op[25], op[26], float64_from_bits(op[27])
+        inputs, made = channels // groups, outputs // groups
+        frame = scratch + worker * own
+        pixel, line, kernel_row = channels * size, wide * channels * size, outputs * size
+        begin, end = share(examples * rows, 1, part, parts)
+        if begin < end and tall:
+            fill_frame(pointer, size, frame, tall, wide, channels)
+        framed = -1
+        for row in range(begin, end):
+            image, r = row // rows, row % rows
+            source = x + image * height * width * pixel
+            if tall:
+                if image != framed:
+                    copy_into_frame(pointer, size, source, height, width, frame, tall, wide, channels, top, left)
+                framed, source = image, frame
+            source += r * down * line
+            target = y + row * columns * kernel_row
+            if depthwise:
+                bias = carray(pointer(b), channels)
+                for column in range(columns):
+                    out = carray(pointer(target + column * kernel_row), channels)
+                    for c in range(channels):
+                        out[c] = zero
+                    for i in range(tap_rows):
+                        for j in range(tap_columns):
+                            at = carray(pointer(source + i * apart * line + (column * right + j * beside) * pixel), channels)
+                            tap = carray(pointer(w + (i * tap_columns + j) * kernel_row), channels)
+                            for c in range(channels):
+                                out[c] = multiply_add(at[c], tap[c], out[c])
+                    for c in range(channels):
+                        out[c] += bias[c]
+            elif groups == 1 and beside == 1:
+                count = tap_columns * channels
+                product(
+                    tile, source, right * pixel, size, count, tap_rows - 1, apart * line - count * size, w, kernel_row, target,
+                    kernel_row, columns, outputs, 0, b,
+                )  # fmt: skip
+            else:
+                for group in range(groups):
+                    skip = group * made * size
+                    for i in range(tap_rows):
+                        product(
+                            tile, source + i * apart * line + group * inputs * size, right * pixel, size, inputs,
+                            tap_columns - 1, beside * pixel - inputs * size, w + i * tap_columns * inputs * kernel_row + skip,
+                            kernel_row, target + skip, kernel_row, columns, made, i > 0, b + skip if i == tap_rows - 1 else 0,
+                        )  # fmt: skip
+            if finish != 0:
+                call_epilogue(finish, target, target, kernel_row, columns, outputs, alpha)
+
+    return body
+
+
+def _input_plan(dz: Operand, w: Operand, dx: Operand, **how: Any) -> tuple[bool, int, int, int]:
+    """Whether each pixel is one chain over a frame of dz; height and width of that frame or, else, 0 and the pixels of a row
+    that taps reach over; bytes of that memory."""
+    tap_rows, tap_columns, _, outputs = w.shape
+    _, height, width, channels = dx.shape
+    alone = how["strides"] == how["dilation"] == (1, 1) and how["groups"] == 1
+    if alone and height * width <= WASTE * math.prod(dz.shape[1:3]):
+        tall, wide = height + tap_rows - 1, width + tap_columns - 1
+        return True, tall, wide, _lines(tall * wide * outputs, dz.dtype.itemsize)
+    reach = (dz.shape[2] - 1) * how["strides"][1] + (tap_columns - 1) * how["dilation"][1] + 1
+    wide = max(reach, width + how["padding"][1])
+    return False, 0, wide, _lines(wide * channels, dz.dtype.itemsize)
+
+
+def _input_sizes(dz: Operand, w: Operand, dx: Operand, **how: Any) -> list[int]:
+    chained, tall, wide, nbytes = _input_plan(dz, w, dx, **how)
+    numbers = _geometry(dx, dz, (w.shape[0], w.shape[1]), **how)[:16]
+    return [*numbers, tall, wide, int(_depthwise(dx.shape[3], dz.shape[3], how["groups"])), int(chained), nbytes]
+
+
+def _input_scratch(dz: Operand, w: Operand, dx: Operand, **how: Any) -> int:
+    """A row or a frame, then the taps of w transposed, behind each of which a vector may be written."""
+    lane = LINE // dz.dtype.itemsize
+    return _input_plan(dz, w, dx, **how)[3] + _lines(math.prod(w.shape) + lane * (w.shape[2] + lane), dz.dtype.itemsize) + LINE
+
+
+@kernel(
+    "conv2d_backward_input", sizes=_input_sizes, scratch=_input_scratch, addresses=lambda F, **how: [tiles(F)]
+)  # fmt: skip
+def conv2d_backward_input(F: Any) -> Any:
+    pointer = POINTERS[F]
+    size, lane = F.bitwidth // 8, lanes(F)
+    product = _product(F)
+    zero = F(0)
+    transposing = TRANSPOSE
+
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
+        dz, w, dx, scratch, own, tile = op[0], op[1], op[2], op[3], op[4], op[5]
+        examples, height, width, channels, rows, columns, outputs = op[6], op[7], op[8], op[9], op[10], op[11], op[12]
+        tap_rows, tap_columns, down, right, top, left, apart, beside, groups = (
+            op[13], op[14], op[15], op[16], op[17], op[18], op[19], op[20], op[21]
+        )  # fmt: skip
+        tall, wide, depthwise, chained = op[22], op[23], op[24], op[25]
+        inputs, made, taps = channels // groups, outputs // groups, tap_rows * tap_columns
+        row_memory = scratch + worker * own
+        turned = row_memory + op[26]
+        pixel, kernel_row, slope_row = channels * size, outputs * size, columns * outputs * size
+        begin, end = share(examples * height, 1, part, parts)
+        if begin == end:
+            return
+        if not depthwise:
+            # (taps, O, C / groups); backwards where the taps of a pixel are one chain.
+            for tap in range(taps):
+                target = turned + (taps - 1 - tap if chained else tap) * outputs * inputs * size
+                if inputs < lane // 2:
+                    source = carray(pointer(w + tap * inputs * kernel_row), (inputs, outputs))
+                    there = carray(pointer(target), (outputs, inputs))
+                    for o in range(outputs):
+                        for c in range(inputs):
+                            there[o, c] = source[c, o]
+        if not depthwise and inputs >= lane // 2:
+            # A whole vector is written for each of the last channels, over what comes behind: so from the first tap on.
+            for place in range(taps):
+                tap = taps - 1 - place if chained else place
+                target = turned + place * outputs * inputs * size
+                for c in range(0, inputs, lane):
+                    source = w + (tap * inputs + c) * kernel_row
+                    if c + lane <= inputs:
+                        call_tile(
+                            tile, transposing, True, (source, kernel_row, target + c * size, inputs * size, outputs, lane)
+                        )
+                    else:
+                        at = carray(pointer(source), (inputs - c, outputs))
+                        for o in range(outputs):
+                            there = carray(pointer(target + (o * inputs + c) * size), inputs - c)
+                            for k in range(inputs - c):
+                                there[k] = at[k, o]
+        if chained:
+            fill_frame(pointer, size, row_memory, tall, wide, outputs)
+        framed = -1
+        for line in range(begin, end):
+            image, r = line // height, line % height
+            target = dx + line * width * pixel
+            slopes = dz + image * rows * slope_row
+            if chained:
+                if image != framed:
+                    copy_into_frame(
+                        pointer, size, slopes, rows, columns, row_memory, tall, wide, outputs, tap_rows - 1 - top,
+                        tap_columns - 1 - left,
+                    )  # fmt: skip
+                    framed = image
+                count = tap_columns * outputs
+                product(
+                    tile, row_memory + r * wide * kernel_row, kernel_row, size, count, tap_rows - 1,
+                    wide * kernel_row - count * size, turned, pixel, target, pixel, width, channels, 0, 0,
+                )  # fmt: skip
+                continue
+            whole = carray(pointer(row_memory), wide * channels)
+            for k in range(wide * channels):
+                whole[k] = zero
+            place = r + top
+            first = max(0, (place - (tap_rows - 1) * apart + down - 1) // down)
+            for row in range(first, min(rows, place // down + 1)):
+                away = place - row * down
+                if away % apart != 0:
+                    continue
+                i = away // apart
+                for back in range(tap_columns):
+                    j = tap_columns - 1 - back
+                    tap, there = i * tap_columns + j, row_memory + j * beside * pixel
+                    if depthwise:
+                        weights = carray(pointer(w + tap * kernel_row), channels)
+                        for column in range(columns):
+                            slope = carray(pointer(slopes + row * slope_row + column * kernel_row), channels)
+                            out = carray(pointer(there + column * right * pixel), channels)
+                            for c in range(channels):
+                                out[c] = multiply_add(slope[c], weights[c], out[c])
+                        continue
+                    for group in range(groups):
+                        product(
+                            tile, slopes + row * slope_row + group * made * size, kernel_row, size, made, 0, 0,
+                            turned + (tap * outputs + group * made) * inputs * size, inputs * size,
+                            there + group * inputs * size, right * pixel, columns, inputs, 1, 0,
+                        )  # fmt: skip
+            source, out = carray(pointer(row_memory + left * pixel), width * channels), carray(pointer(target), width * channels)
+            for k in range(width * channels):
+                out[k] = source[k]
+
+    return body
+
+
+def _weight_sizes(x: Operand, dz: Operand, leaves: Operand, *, size: Pair, **how: Any) -> list[int]:
+    return [*_geometry(x, dz, size, **how), int(_depthwise(x.shape[3], dz.shape[3], how["groups"])), *leaves.shape]
+
+
+def _weight_scratch(x: Operand, dz: Operand, leaves: Operand, *, size: Pair, **how: Any) -> int:
+    """A one, then a frame."""
+    *_, tall, wide = _geometry(x, dz, size, **how)
+    return LINE + _lines(tall * wide * x.shape[3], x.dtype.itemsize)
+
+
+@kernel(
+    "conv2d_backward_weight", sizes=_weight_sizes, scratch=_weight_scratch, addresses=lambda F, **how: [tiles(F)]
+)  # fmt: skip
+def conv2d_backward_weight(F: Any) -> Any:
+    pointer = POINTERS[F]
+    size = F.bitwidth // 8
+    product = _product(F)
+    zero, one = F(0), F(1)
+    leaf_images, aside = LEAF_IMAGES, LINE
+
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
+        x, dz, leaves, scratch, own, tile = op[0], op[1], op[2], op[3], op[4], op[5]
+        examples, height, width, channels, rows, columns, outputs = op[6], op[7], op[8], op[9], op[10], op[11], op[12]
+        tap_rows, tap_columns, down, right, top, left, apart, beside, groups = (
+            op[13], op[14], op[15], op[16], op[17], op[18], op[19], op[20], op[21]
+        )  # fmt: skip
+        tall, wide, depthwise, leaf_count, numbers = op[22], op[23], op[24], op[25], op[26]
+        inputs, made = channels // groups, outputs // groups
+        ones = scratch + worker * own
+        frame = ones + aside
+        pixel, line, kernel_row = channels * size, wide * channels * size, outputs * size
+        # A part is some rows of taps of some leaves.
+        begin, end = share(leaf_count * tap_rows, 1, part, parts)
+        if begin == end:
+            return
+        carray(pointer(ones), 1)[0] = one
+        if tall:
+            fill_frame(pointer, size, frame, tall, wide, channels)
+        for leaf in range(begin // tap_rows, (end - 1) // tap_rows + 1):
+            first_row, last_row = max(begin - leaf * tap_rows, 0), min(end - leaf * tap_rows, tap_rows)
+            target = leaves + leaf * numbers * size
+            for image in range(leaf * leaf_images, min((leaf + 1) * leaf_images, examples)):
+                goes_on = image > leaf * leaf_images
+                source = x + image * height * width * pixel
+                if tall:
+                    copy_into_frame(pointer, size, source, height, width, frame, tall, wide, channels, top, left)
+                    source = frame
+                slopes = dz + image * rows * columns * kernel_row
+                for i in range(first_row, last_row):
+                    above = source + i * apart * line
+                    gradient = target + i * tap_columns * inputs * kernel_row
+                    if depthwise:
+                        for j in range(tap_columns):
+                            sums = carray(pointer(gradient + j * kernel_row), channels)
+                            if not goes_on:
+                                for c in range(channels):
+                                    sums[c] = zero
+                            for r in range(rows):
+                                for column in range(columns):
+                                    at = carray(pointer(above + r * down * line + (column * right + j * beside) * pixel), channels)
+                                    slope = carray(pointer(slopes + (r * columns + column) * kernel_row), channels)
+                                    for c in range(channels):
+                                        sums[c] = multiply_add(at[c], slope[c], sums[c])
+                    elif groups == 1 and beside == 1:
+                        product(
+                            tile, above, size, right * pixel, columns, rows - 1, down * line - columns * right * pixel, slopes,
+                            kernel_row, gradient, kernel_row, tap_columns * channels, outputs, goes_on, 0,
+                        )  # fmt: skip
+                    else:
+                        for group in range(groups):
+                            skip = group * made * size
+                            for j in range(tap_columns):
+                                product(
+                                    tile, above + j * beside * pixel + group * inputs * size, size, right * pixel, columns,
+                                    rows - 1, down * line - columns * right * pixel, slopes + skip, kernel_row,
+                                    gradient + j * inputs * kernel_row + skip, kernel_row, inputs, made, goes_on, 0,
+                                )  # fmt: skip
+                if first_row == 0:
+                    # A fused multiply-add by one is an addition.
+                    product(
+                        tile, ones, 0, 0, rows * columns, 0, 0, slopes, kernel_row,
+                        target + tap_rows * tap_columns * inputs * kernel_row, kernel_row, 1, outputs, goes_on, 0,
+                    )  # fmt: skip
+
+    return body
+
+
+WIDTH = 512
+"""Columns of the leaves that are added at a time."""
+LEVELS = 40
+"""Levels of the tree of leaves: more than any number of images needs."""
+
+
+@kernel(
+    "add_leaves",
+    sizes=lambda leaves, dw, db: [leaves.shape[0], dw.size, db.size],
+    scratch=lambda leaves, dw, db: _lines((LEVELS + 1) * WIDTH, leaves.dtype.itemsize),
+)
+def add_leaves(F: Any) -> Any:
+    pointer = POINTERS[F]
+    size = F.bitwidth // 8
+    wide = WIDTH
+    zero = F(0)
+
+    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
+        leaves, scratch, count, weights, biases = op[0], op[3] + worker * op[4], op[5], op[6], op[7]
+        begin, end = share(weights + biases, 16, part, parts)
+        at = begin
+        while at < end:
+            # A chunk lies in dw or in db.
+            in_weights = at < weights
+            columns = min(wide, (min(end, weights) if in_weights else end) - at)
+            target = op[1] + at * size if in_weights else op[2] + (at - weights) * size
+            out = carray(pointer(target), columns)
+            if count == 0:
+                for j in range(columns):
+                    out[j] = zero
+            for leaf in range(count):
+                row = carray(pointer(leaves + (leaf * (weights + biases) + at) * size), columns)
+                last = leaf == count - 1
+                for j in range(columns):
+                    out[j] = row[j]
+                levels, level = levels_below(leaf, last), 0
+                while levels >> level:
+                    if (levels >> level) & 1:
+                        waits = carray(pointer(scratch + level * wide * size), columns)
+                        for j in range(columns):
+                            out[j] = waits[j] + out[j]
+                    level += 1
+                if not last:
+                    waits = carray(pointer(scratch + level * wide * size), columns)
+                    for j in range(columns):
+                        waits[j] = out[j]
+            at += columns
+
+    return body
