@@ -14,6 +14,7 @@ from fastnn_kernels.contract import Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.families.data import share
 from fastnn_kernels.cpu.intrinsics import POINTERS, uint8_pointer
+from fastnn_kernels.cpu.windows import largest, spread
 
 Pair = tuple[int, int]
 
@@ -37,8 +38,8 @@ def windows_of(pixel: Any, size: Any, stride: Any, count: Any) -> Any:
 
 @kernel("max_pool2d", sizes=lambda x, y, places, **how: _sizes(x, y, **how))
 def max_pool2d(F: Any) -> Any:
-    pointer = POINTERS[F]
     width_of = F.bitwidth // 8
+    find = largest(F)
 
     def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         examples, height, width, channels, rows, columns = op[3], op[4], op[5], op[6], op[7], op[8]
@@ -52,24 +53,11 @@ def max_pool2d(F: Any) -> Any:
                 corner = column * right - left
                 first, last = inside(corner, wide, width)
                 window = (row * columns + column) * channels
-                best = carray(pointer(op[1] + window * width_of), channels)
-                place = carray(uint8_pointer(op[2] + window), channels)
-                pixel = carray(
-                    pointer(op[0] + ((image + start + first_row) * width + corner + first) * channels * width_of), channels
-                )
-                for c in range(channels):
-                    best[c] = pixel[c]
-                    place[c] = np.uint8(first_row * wide + first)
-                for r in range(first_row, last_row):
-                    at = op[0] + ((image + start + r) * width + corner) * channels * width_of
-                    for k in range(first, last):
-                        pixel = carray(pointer(at + k * channels * width_of), channels)
-                        number = np.uint8(r * wide + k)
-                        for c in range(channels):
-                            value, most = pixel[c], best[c]
-                            larger = (value > most) | ((value != value) & (most == most))
-                            best[c] = value if larger else most
-                            place[c] = number if larger else place[c]
+                pixel = op[0] + ((image + start + first_row) * width + corner + first) * channels * width_of
+                find((
+                    op[1] + window * width_of, op[2] + window, pixel, last_row - first_row, last - first,
+                    width * channels * width_of, channels * width_of, first_row * wide + first, wide, channels,
+                ))  # fmt: skip
 
     return body
 
@@ -79,6 +67,7 @@ def max_pool2d_backward(F: Any) -> Any:
     pointer = POINTERS[F]
     width_of = F.bitwidth // 8
     zero = F(0)
+    put = spread(F)
 
     def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
         examples, height, width, channels, rows, columns = op[3], op[4], op[5], op[6], op[7], op[8]
@@ -98,6 +87,12 @@ def max_pool2d_backward(F: Any) -> Any:
                     corner = column * right - left
                     first, last = inside(corner, wide, width)
                     window = ((image + row) * columns + column) * channels
+                    if down >= tall and right >= wide:  # a pixel is in one window at most
+                        put((
+                            op[0] + window * width_of, op[1] + window, target + (corner + first) * channels * width_of, 1,
+                            last - first, 0, channels * width_of, number + first, 0, channels,
+                        ))  # fmt: skip
+                        continue
                     slope = carray(pointer(op[0] + window * width_of), channels)
                     place = carray(uint8_pointer(op[1] + window), channels)
                     for k in range(first, last):
