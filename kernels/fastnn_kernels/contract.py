@@ -430,6 +430,22 @@ _declare("mean_pool2d_backward", "dy", "dx", attributes=_POOLED, count=_each("dx
 _declare("l2_pool2d", "x", "y", attributes=_POOLED, count=_each("x", 2))
 _declare("l2_pool2d_backward", "dy x y", "dx", attributes=_POOLED, count=_each("dx", 3))
 
+# A convolution and the max_pool2d of its outputs, of `image` (OH, OW) pixels, which are not kept; `pool` = (size, strides,
+# padding) of windows that do not overlap. Backward, dz is max_pool2d_backward of dy. The bits are those of the two calls.
+_CONVOLVED_POOLED = f"{_CONVOLVED} image pool"
+_declare(
+    "conv2d_max_pool", "x w b", "y places", attributes=f"{_CONVOLVED_POOLED} activation alpha", sets="numpy cpu",
+    count=lambda s: 2 * math.prod(s["x"][:3]) * s["y"][3] * (math.prod(s["w"][:3]) + 1),
+)  # fmt: skip
+_declare(
+    "conv2d_max_pool_backward_input", "dy places w", "dx", attributes=_CONVOLVED_POOLED, sets="numpy cpu",
+    count=lambda s: 2 * math.prod(s["dx"][:3]) * s["dy"][3] * math.prod(s["w"][:3]),
+)  # fmt: skip
+_declare(
+    "conv2d_max_pool_backward_weight", "x dy places", "leaves", attributes=f"size {_CONVOLVED_POOLED}", sets="numpy cpu",
+    count=lambda s: 2 * math.prod(s["x"][:3]) * s["leaves"][1],
+)  # fmt: skip
+
 # Losses, one value an example; t is (B,) int64 class indices or (B, C) F for softmax, (B, O) F for the others.
 # softmax_cross_entropy: -sum_j t_j log p_j; sigmoid_cross_entropy: sum_j of max(z,0) - z t + log(1 + exp(-|z|));
 # squared_error: scale * sum_j (z_j - t_j)^2. Backward: dz = dlosses * dloss/dz. With gradient: both in one pass.

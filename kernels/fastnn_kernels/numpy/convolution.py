@@ -10,11 +10,16 @@ from numpy.typing import NDArray
 from fastnn_kernels.contract import LEAF_IMAGES
 from fastnn_kernels.numpy.elementwise import activate
 from fastnn_kernels.numpy.leaves import combine, cut_leaves
+from fastnn_kernels.numpy.pooling import max_pool2d, max_pool2d_backward
 from fastnn_kernels.numpy.windows import Pair, taps
 
 Array = NDArray[Any]
+Pool = tuple[Pair, Pair, Pair]
 
-__all__ = ["add_leaves", "conv2d", "conv2d_backward_input", "conv2d_backward_weight"]
+__all__ = [
+    "add_leaves", "conv2d", "conv2d_backward_input", "conv2d_backward_weight", "conv2d_max_pool",
+    "conv2d_max_pool_backward_input", "conv2d_max_pool_backward_weight",
+]  # fmt: skip
 
 
 def conv2d(
@@ -58,6 +63,37 @@ def conv2d_backward_weight(
             for windows, pixels in taps(images.shape, slopes.shape, size, strides, padding, dilation)
         ]
         row[...] = np.concatenate([*(part.reshape(-1) for part in parts), slopes.sum(axis=(0, 1, 2))])
+
+
+def conv2d_max_pool(x: Array, w: Array, b: Array, y: Array, places: Array, *, image: Pair, pool: Pool, **how: Any) -> None:
+    """conv2d, then max_pool2d of its outputs (B, *image, O)."""
+    z = np.empty((len(x), *image, w.shape[3]), y.dtype)
+    conv2d(x, w, b, z, **how)
+    max_pool2d(z, y, places, **_windows(pool))
+
+
+def conv2d_max_pool_backward_input(
+    dy: Array, places: Array, w: Array, dx: Array, *, image: Pair, pool: Pool, **how: Any
+) -> None:
+    """max_pool2d_backward, then conv2d_backward_input."""
+    conv2d_backward_input(_unpooled(dy, places, image, pool), w, dx, **how)
+
+
+def conv2d_max_pool_backward_weight(
+    x: Array, dy: Array, places: Array, leaves: Array, *, image: Pair, pool: Pool, **how: Any
+) -> None:
+    """max_pool2d_backward, then conv2d_backward_weight."""
+    conv2d_backward_weight(x, _unpooled(dy, places, image, pool), leaves, **how)
+
+
+def _unpooled(dy: Array, places: Array, image: Pair, pool: Pool) -> Array:
+    dz = np.empty((len(dy), *image, dy.shape[3]), dy.dtype)
+    max_pool2d_backward(dy, places, dz, **_windows(pool))
+    return dz
+
+
+def _windows(pool: Pool) -> dict[str, Pair]:
+    return dict(zip(("size", "strides", "padding"), pool, strict=True))
 
 
 def add_leaves(leaves: Array, dw: Array, db: Array) -> None:

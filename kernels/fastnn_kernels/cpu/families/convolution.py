@@ -17,13 +17,16 @@ from fastnn_kernels.contract import LEAF_IMAGES, Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.families.data import share
 from fastnn_kernels.cpu.families.dense import epilogue
+from fastnn_kernels.cpu.families.pooling import inside
 from fastnn_kernels.cpu.gemm import MOST_ROWS, TRANSPOSE, WIDEST, call_epilogue, call_tile, tiles
 from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits
 from fastnn_kernels.cpu.leaves import levels_below
 from fastnn_kernels.cpu.mathematics import multiply_add
 from fastnn_kernels.cpu.processor import lanes, registers
+from fastnn_kernels.cpu.windows import largest, spread
 
 Pair = tuple[int, int]
+Pool = tuple[Pair, Pair, Pair]
 
 LINE = 64
 """Bytes at multiples of which pieces of scratch memory begin."""
@@ -114,84 +117,140 @@ def _depthwise(channels: int, outputs: int, groups: int) -> bool:
     return groups == channels == outputs > 1
 
 
-def _conv_sizes(x: Operand, w: Operand, b: Operand, y: Operand, **how: Any) -> list[int | float]:
-    alpha = float(how.pop("alpha", 0.0))
-    how.pop("activation")
-    numbers = _geometry(x, y, (w.shape[0], w.shape[1]), **how)
-    return [*numbers, int(_depthwise(x.shape[3], y.shape[3], how["groups"])), alpha]
+def _pooling(image: Pair, windows: Operand, pool: Pool) -> tuple[int, ...]:
+    """Rows and columns of windows, then their size, strides and padding."""
+    assert all(stride >= size for size, stride in zip(pool[0], pool[1], strict=True)), image
+    return *windows.shape[1:3], *(number for pair in pool for number in pair)
 
 
-def _conv_scratch(x: Operand, w: Operand, b: Operand, y: Operand, *, activation: Any, alpha: float = 0.0, **how: Any) -> int:
-    *_, tall, wide = _geometry(x, y, (w.shape[0], w.shape[1]), **how)
-    return _lines(tall * wide * x.shape[3], x.dtype.itemsize) + LINE
+def _outputs(operand: Operand, image: Pair | None) -> Operand:
+    """The outputs of a convolution, where what is pooled of them is given."""
+    return operand if image is None else Operand((operand.shape[0], *image, operand.shape[3]), operand.dtype)
 
 
-@kernel(
-    "conv2d", sizes=_conv_sizes, scratch=_conv_scratch,
-    addresses=lambda F, *, activation, alpha=0.0, **how: [tiles(F), epilogue(F, activation)],
-)  # fmt: skip
-def conv2d(F: Any) -> Any:
+def _conv_sizes(
+    x: Operand, w: Operand, b: Operand, y: Operand, *places: Operand, activation: str | None, alpha: float = 0.0,
+    image: Pair | None = None, pool: Pool | None = None, **how: Any,
+) -> list[int | float]:  # fmt: skip
+    z = _outputs(y, image)
+    numbers = [*_geometry(x, z, (w.shape[0], w.shape[1]), **how), int(_depthwise(x.shape[3], z.shape[3], how["groups"]))]
+    *_, tall, wide, _ = numbers
+    pooled = [] if image is None or pool is None else [*_pooling(image, y, pool), _lines(tall * wide * x.shape[3], x.dtype.itemsize)]
+    return [*numbers, float(alpha), *pooled]
+
+
+def _conv_scratch(
+    x: Operand, w: Operand, b: Operand, y: Operand, *places: Operand, activation: str | None, alpha: float = 0.0,
+    image: Pair | None = None, pool: Pool | None = None, **how: Any,
+) -> int:  # fmt: skip
+    """A frame, then the rows of outputs that a row of windows is made of."""
+    *_, tall, wide = _geometry(x, _outputs(y, image), (w.shape[0], w.shape[1]), **how)
+    rows = 0 if image is None or pool is None else _lines(pool[0][0] * image[1] * y.shape[3], x.dtype.itemsize)
+    return _lines(tall * wide * x.shape[3], x.dtype.itemsize) + rows + LINE
+
+
+def _forward(F: Any, pooled: bool) -> Any:
+    """The body of conv2d, or of conv2d_max_pool."""
     pointer = POINTERS[F]
     size = F.bitwidth // 8
     product = _product(F)
+    find = largest(F)
     zero = F(0)
+    first_word = 5 if pooled else 4
 
     def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
-        x, w, b, y, scratch, own, tile, finish = op[0], op[1], op[2], op[3], op[4], op[5], op[6], op[7]
-        examples, height, width, channels, rows, columns, outputs = op[8], op[9], op[10], op[11], op[12], op[13], op[14]
-        tap_rows, tap_columns, down, right, top, left, apart, beside, groups = (
-            op[15], op[16], op[17], op[18], op[19], op[20], op[21], op[22], op[23]
+        x, w, b, y = op[0], op[1], op[2], op[3]
+        words = carray(op, 64)[first_word:]
+        own, tile, finish = words[1], words[2], words[3]
+        examples, height, width, channels, rows, columns, outputs = (
+            words[4], words[5], words[6], words[7], words[8], words[9], words[10]
         )  # fmt: skip
-        tall, wide, depthwise, alpha = op[24], op[25], op[26], float64_from_bits(op[27])
+        tap_rows, tap_columns, down, right, top, left, apart, beside, groups = (
+            words[11], words[12], words[13], words[14], words[15], words[16], words[17], words[18], words[19]
+        )  # fmt: skip
+        tall, wide, depthwise, alpha = words[20], words[21], words[22], float64_from_bits(words[23])
         inputs, made = channels // groups, outputs // groups
-        frame = scratch + worker * own
+        frame = words[0] + worker * own
         pixel, line, kernel_row = channels * size, wide * channels * size, outputs * size
-        begin, end = share(examples * rows, 1, part, parts)
+        if pooled:
+            window_rows, window_columns, window_tall, window_wide = words[24], words[25], words[26], words[27]
+            window_down, window_right, window_top, window_left = words[28], words[29], words[30], words[31]
+            band = frame + words[32]
+        else:
+            window_rows, window_columns, window_tall, window_wide = rows, 0, 1, 0
+            window_down, window_right, window_top, window_left = 1, 0, 0, 0
+            band = 0
+        begin, end = share(examples * window_rows, 1, part, parts)
         if begin < end and tall:
             fill_frame(pointer, size, frame, tall, wide, channels)
         framed = -1
-        for row in range(begin, end):
-            image, r = row // rows, row % rows
+        for unit in range(begin, end):
+            image = unit // window_rows
             source = x + image * height * width * pixel
             if tall:
                 if image != framed:
                     copy_into_frame(pointer, size, source, height, width, frame, tall, wide, channels, top, left)
                 framed, source = image, frame
-            source += r * down * line
-            target = y + row * columns * kernel_row
-            if depthwise:
-                bias = carray(pointer(b), channels)
-                for column in range(columns):
-                    out = carray(pointer(target + column * kernel_row), channels)
-                    for c in range(channels):
-                        out[c] = zero
-                    for i in range(tap_rows):
-                        for j in range(tap_columns):
-                            at = carray(pointer(source + i * apart * line + (column * right + j * beside) * pixel), channels)
-                            tap = carray(pointer(w + (i * tap_columns + j) * kernel_row), channels)
-                            for c in range(channels):
-                                out[c] = multiply_add(at[c], tap[c], out[c])
-                    for c in range(channels):
-                        out[c] += bias[c]
-            elif groups == 1 and beside == 1:
-                count = tap_columns * channels
-                product(
-                    tile, source, right * pixel, size, count, tap_rows - 1, apart * line - count * size, w, kernel_row, target,
-                    kernel_row, columns, outputs, 0, b,
-                )  # fmt: skip
-            else:
-                for group in range(groups):
-                    skip = group * made * size
-                    for i in range(tap_rows):
-                        product(
-                            tile, source + i * apart * line + group * inputs * size, right * pixel, size, inputs,
-                            tap_columns - 1, beside * pixel - inputs * size, w + i * tap_columns * inputs * kernel_row + skip,
-                            kernel_row, target + skip, kernel_row, columns, made, i > 0, b + skip if i == tap_rows - 1 else 0,
-                        )  # fmt: skip
-            if finish != 0:
-                call_epilogue(finish, target, target, kernel_row, columns, outputs, alpha)
+            start = unit % window_rows * window_down - window_top
+            first, last = inside(start, window_tall, rows)
+            for r in range(start + first, start + last):
+                target = band + (r - start - first) * columns * kernel_row if pooled else y + unit * columns * kernel_row
+                above = source + r * down * line
+                if depthwise:
+                    bias = carray(pointer(b), channels)
+                    for column in range(columns):
+                        out = carray(pointer(target + column * kernel_row), channels)
+                        for c in range(channels):
+                            out[c] = zero
+                        for i in range(tap_rows):
+                            for j in range(tap_columns):
+                                at = carray(pointer(above + i * apart * line + (column * right + j * beside) * pixel), channels)
+                                tap = carray(pointer(w + (i * tap_columns + j) * kernel_row), channels)
+                                for c in range(channels):
+                                    out[c] = multiply_add(at[c], tap[c], out[c])
+                        for c in range(channels):
+                            out[c] += bias[c]
+                else:
+                    # One chain where the channels of a row of taps lie behind each other, else one a row of taps.
+                    together = groups == 1 and beside == 1
+                    count = tap_columns * channels if together else inputs
+                    repeats = tap_rows - 1 if together else tap_columns - 1
+                    skip = (apart * line if together else beside * pixel) - count * size
+                    for group in range(groups):
+                        aside = group * made * size
+                        for i in range(1 if together else tap_rows):
+                            is_last = together or i == tap_rows - 1
+                            product(
+                                tile, above + i * apart * line + group * inputs * size, right * pixel, size, count, repeats, skip,
+                                w + i * tap_columns * inputs * kernel_row + aside, kernel_row, target + aside, kernel_row, columns,
+                                made, i > 0, b + aside if is_last else 0,
+                            )  # fmt: skip
+                if finish != 0:
+                    call_epilogue(finish, target, target, kernel_row, columns, outputs, alpha)
+            for column in range(window_columns):
+                corner = column * window_right - window_left
+                near, far = inside(corner, window_wide, columns)
+                window = (unit * window_columns + column) * outputs
+                find((
+                    y + window * size, op[4] + window, band + (corner + near) * kernel_row, last - first, far - near,
+                    columns * kernel_row, kernel_row, first * window_wide + near, window_wide, outputs,
+                ))  # fmt: skip
 
     return body
+
+
+def _forward_addresses(F: Any, *, activation: str | None, **how: Any) -> list[int]:
+    return [tiles(F), epilogue(F, activation)]
+
+
+@kernel("conv2d", sizes=_conv_sizes, scratch=_conv_scratch, addresses=_forward_addresses)
+def conv2d(F: Any) -> Any:
+    return _forward(F, False)
+
+
+@kernel("conv2d_max_pool", sizes=_conv_sizes, scratch=_conv_scratch, addresses=_forward_addresses)
+def conv2d_max_pool(F: Any) -> Any:
+    return _forward(F, True)
 
 
 def _input_plan(dz: Operand, w: Operand, dx: Operand, **how: Any) -> tuple[bool, int, int, int]:
