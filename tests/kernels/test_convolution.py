@@ -9,7 +9,7 @@ import pytest
 from laws import FLOATS, by_turns, check_definition, check_kernel
 
 from fastnn.ops.windows import lay_windows
-from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, LEAF_IMAGES
+from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, KERNELS, LEAF_IMAGES
 
 SHAPES = [
     # (B, H, W, C), (KH, KW, O), strides, padding, dilation, groups
@@ -71,6 +71,47 @@ def test_activations_are_those_of_the_kernels_behind_it(activation, rng):
     alpha = {"alpha": 0.3} if activation in ("leaky_relu", "elu") else {}
     (expected,) = check_kernel(activation, [z], [(windows, "float32")], tolerance=8, cancels=True, **alpha)
     assert y.tobytes() == expected.tobytes()
+
+
+POOLS = [((2, 2), (2, 2), (0, 0)), ((2, 3), (2, 4), (1, 1)), ((1, 1), (1, 1), (0, 0)), ((3, 2), (3, 2), (2, 0))]
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("case", [SHAPES[index] for index in (0, 1, 3, 4, 5, 8, 11, 12)])
+def test_with_pooling_the_bits_are_those_of_two_calls(case, pool, rng):
+    image, kernel, windows, attributes = laid(case)
+    (size, strides, padding) = pool
+    if any(length + before < over for length, over, before in zip(windows[1:3], size, padding, strict=True)):
+        pytest.skip("no window fits")
+    pooled = [(length + before - over) // step + 1 for length, over, step, before in zip(windows[1:3], *pool, strict=True)]
+    pooled_shape = (image[0], *pooled, kernel[3])
+    x, w, b = (rng.normal(size=shape).astype("float32") for shape in (image, kernel, kernel[3]))
+    dy = rng.normal(size=pooled_shape).astype("float32")
+    relu = {"activation": "relu", "alpha": 0.0}
+    pool_attributes = {"size": size, "strides": strides, "padding": padding}
+    both = {**attributes, "image": windows[1:3], "pool": pool}
+    tolerance = 8 + math.prod(kernel[:3]) / 2
+    (z,) = check_kernel("conv2d", [x, w, b], [(windows, "float32")], tolerance=tolerance, cancels=True, **attributes, **relu)
+    outputs = [(pooled_shape, "float32"), (pooled_shape, "uint8")]
+    y, places = check_kernel("max_pool2d", [z], outputs, tolerance=0, **pool_attributes)
+    written = run_on_cpu("conv2d_max_pool", [x, w, b], outputs, **both, **relu)
+    assert [a.tobytes() for a in written] == [y.tobytes(), places.tobytes()]
+    (dz,) = check_kernel("max_pool2d_backward", [dy, places], [(windows, "float32")], tolerance=0, **pool_attributes)
+    (dx,) = run_on_cpu("conv2d_backward_input", [dz, w], [(image, "float32")], **attributes)
+    (found,) = run_on_cpu("conv2d_max_pool_backward_input", [dy, places, w], [(image, "float32")], **both)
+    assert found.tobytes() == dx.tobytes()
+    leaves = [((-(-image[0] // LEAF_IMAGES), math.prod(kernel) + kernel[3]), "float32")]
+    (summed,) = run_on_cpu("conv2d_backward_weight", [x, dz], leaves, size=kernel[:2], **attributes)
+    (found,) = run_on_cpu("conv2d_max_pool_backward_weight", [x, dy, places], leaves, size=kernel[:2], **both)
+    assert found.tobytes() == summed.tobytes()
+
+
+def run_on_cpu(name, inputs, outputs, **attributes):
+    """What the CPU writes, the same in 1, 2, 3 and 7 parts and close to the definition."""
+    return check_kernel(
+        name, inputs, outputs, tolerance=math.inf if "places" in KERNELS[name].outputs else 2000, cancels=True, parts=(1, 2, 3, 7),
+        **attributes,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("leaves", [0, 1, 2, 3, 5, 8, 13])

@@ -253,97 +253,137 @@ def conv2d_max_pool(F: Any) -> Any:
     return _forward(F, True)
 
 
-def _input_plan(dz: Operand, w: Operand, dx: Operand, **how: Any) -> tuple[bool, int, int, int]:
+@helper
+def unpool(
+    put: Any, size: Any, slopes: Any, places: Any, image: Any, target: Any, pitch: Any, rows: Any, columns: Any, outputs: Any,
+    windows: Any,
+) -> None:  # fmt: skip
+    """The gradient of the outputs (rows, columns, outputs) of an image: what its windows have, where their largest pixels are.
+
+    `windows`: rows and columns of them, their size, strides and padding. What is in no window stays as it is.
+    """
+    count = outputs * size
+    for row in range(windows[0]):
+        start = row * windows[4] - windows[6]
+        first, last = inside(start, windows[2], rows)
+        for column in range(windows[1]):
+            corner = column * windows[5] - windows[7]
+            near, far = inside(corner, windows[3], columns)
+            window = ((image * windows[0] + row) * windows[1] + column) * outputs
+            put((
+                slopes + window * size, places + window, target + (start + first) * pitch + (corner + near) * count, last - first,
+                far - near, pitch, count, first * windows[3] + near, windows[3], outputs,
+            ))  # fmt: skip
+
+
+def _input_plan(
+    dz: Operand, w: Operand, dx: Operand, *, strides: Pair, padding: Pair, dilation: Pair, groups: int
+) -> tuple[bool, int, int, int]:
     """Whether each pixel is one chain over a frame of dz; height and width of that frame or, else, 0 and the pixels of a row
     that taps reach over; bytes of that memory."""
     tap_rows, tap_columns, _, outputs = w.shape
     _, height, width, channels = dx.shape
-    alone = how["strides"] == how["dilation"] == (1, 1) and how["groups"] == 1
+    alone = strides == dilation == (1, 1) and groups == 1
     if alone and height * width <= WASTE * math.prod(dz.shape[1:3]):
         tall, wide = height + tap_rows - 1, width + tap_columns - 1
         return True, tall, wide, _lines(tall * wide * outputs, dz.dtype.itemsize)
-    reach = (dz.shape[2] - 1) * how["strides"][1] + (tap_columns - 1) * how["dilation"][1] + 1
-    wide = max(reach, width + how["padding"][1])
+    reach = (dz.shape[2] - 1) * strides[1] + (tap_columns - 1) * dilation[1] + 1
+    wide = max(reach, width + padding[1])
     return False, 0, wide, _lines(wide * channels, dz.dtype.itemsize)
 
 
-def _input_sizes(dz: Operand, w: Operand, dx: Operand, **how: Any) -> list[int]:
+def _input_sizes(
+    dy: Operand, *others: Operand, image: Pair | None = None, pool: Pool | None = None, **how: Any
+) -> list[int]:
+    *_, w, dx = others
+    dz = _outputs(dy, image)
     chained, tall, wide, nbytes = _input_plan(dz, w, dx, **how)
-    numbers = _geometry(dx, dz, (w.shape[0], w.shape[1]), **how)[:16]
-    return [*numbers, tall, wide, int(_depthwise(dx.shape[3], dz.shape[3], how["groups"])), int(chained), nbytes]
+    turned = _turned_bytes(w)
+    numbers = [*_geometry(dx, dz, (w.shape[0], w.shape[1]), **how)[:16], tall, wide]
+    numbers += [int(_depthwise(dx.shape[3], dz.shape[3], how["groups"])), int(chained), nbytes, nbytes + turned]
+    return numbers if image is None or pool is None else [*numbers, *_pooling(image, dy, pool)]
 
 
-def _input_scratch(dz: Operand, w: Operand, dx: Operand, **how: Any) -> int:
-    """A row or a frame, then the taps of w transposed, behind each of which a vector may be written."""
-    lane = LINE // dz.dtype.itemsize
-    return _input_plan(dz, w, dx, **how)[3] + _lines(math.prod(w.shape) + lane * (w.shape[2] + lane), dz.dtype.itemsize) + LINE
+def _turned_bytes(w: Operand) -> int:
+    """For w transposed, of which up to a vector of rows is written further than it goes."""
+    lane = LINE // w.dtype.itemsize
+    return _lines(math.prod(w.shape) + lane * (w.shape[2] + lane), w.dtype.itemsize)
 
 
-@kernel(
-    "conv2d_backward_input", sizes=_input_sizes, scratch=_input_scratch, addresses=lambda F, **how: [tiles(F)]
-)  # fmt: skip
-def conv2d_backward_input(F: Any) -> Any:
+def _input_scratch(
+    dy: Operand, *others: Operand, image: Pair | None = None, pool: Pool | None = None, **how: Any
+) -> int:
+    """A row or a frame, the taps of w transposed, and, where that is needed, the gradient of the outputs of an image."""
+    *_, w, dx = others
+    dz = _outputs(dy, image)
+    slopes = 0 if image is None else _lines(math.prod(dz.shape[1:]), dz.dtype.itemsize)
+    return _input_plan(dz, w, dx, **how)[3] + _turned_bytes(w) + slopes + LINE
+
+
+def _backward_input(F: Any, pooled: bool) -> Any:
+    """The body of conv2d_backward_input, or of conv2d_max_pool_backward_input."""
     pointer = POINTERS[F]
     size, lane = F.bitwidth // 8, lanes(F)
     product = _product(F)
+    put = spread(F)
     zero = F(0)
     transposing = TRANSPOSE
+    first_word = 4 if pooled else 3
 
     def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
-        dz, w, dx, scratch, own, tile = op[0], op[1], op[2], op[3], op[4], op[5]
-        examples, height, width, channels, rows, columns, outputs = op[6], op[7], op[8], op[9], op[10], op[11], op[12]
-        tap_rows, tap_columns, down, right, top, left, apart, beside, groups = (
-            op[13], op[14], op[15], op[16], op[17], op[18], op[19], op[20], op[21]
+        given, w, dx = op[0], op[first_word - 2], op[first_word - 1]
+        words = carray(op, 64)[first_word:]
+        own, tile = words[1], words[2]
+        examples, height, width, channels, rows, columns, outputs = (
+            words[3], words[4], words[5], words[6], words[7], words[8], words[9]
         )  # fmt: skip
-        tall, wide, depthwise, chained = op[22], op[23], op[24], op[25]
+        tap_rows, tap_columns, down, right, top, left, apart, beside, groups = (
+            words[10], words[11], words[12], words[13], words[14], words[15], words[16], words[17], words[18]
+        )  # fmt: skip
+        tall, wide, depthwise, chained = words[19], words[20], words[21], words[22]
         inputs, made, taps = channels // groups, outputs // groups, tap_rows * tap_columns
-        row_memory = scratch + worker * own
-        turned = row_memory + op[26]
+        row_memory = words[0] + worker * own
+        turned, unpooled, windows = row_memory + words[23], row_memory + words[24], words[25:]
         pixel, kernel_row, slope_row = channels * size, outputs * size, columns * outputs * size
         begin, end = share(examples * height, 1, part, parts)
         if begin == end:
             return
         if not depthwise:
-            # (taps, O, C / groups); backwards where the taps of a pixel are one chain.
-            for tap in range(taps):
-                target = turned + (taps - 1 - tap if chained else tap) * outputs * inputs * size
-                if inputs < lane // 2:
-                    source = carray(pointer(w + tap * inputs * kernel_row), (inputs, outputs))
-                    there = carray(pointer(target), (outputs, inputs))
-                    for o in range(outputs):
-                        for c in range(inputs):
-                            there[o, c] = source[c, o]
-        if not depthwise and inputs >= lane // 2:
-            # A whole vector is written for each of the last channels, over what comes behind: so from the first tap on.
+            # The taps transposed, (O, C / groups) each; the last one first where those of a pixel are one chain. A transpose
+            # writes rows in whole vectors of them, over what comes behind.
             for place in range(taps):
                 tap = taps - 1 - place if chained else place
-                target = turned + place * outputs * inputs * size
                 for c in range(0, inputs, lane):
-                    source = w + (tap * inputs + c) * kernel_row
+                    source, target = w + (tap * inputs + c) * kernel_row, turned + (place * outputs * inputs + c) * size
                     if c + lane <= inputs:
-                        call_tile(
-                            tile, transposing, True, (source, kernel_row, target + c * size, inputs * size, outputs, lane)
-                        )
-                    else:
-                        at = carray(pointer(source), (inputs - c, outputs))
-                        for o in range(outputs):
-                            there = carray(pointer(target + (o * inputs + c) * size), inputs - c)
-                            for k in range(inputs - c):
-                                there[k] = at[k, o]
+                        call_tile(tile, transposing, True, (source, kernel_row, target, inputs * size, outputs, lane))
+                        continue
+                    at = carray(pointer(source), (inputs - c, outputs))
+                    for o in range(outputs):
+                        there = carray(pointer(target + o * inputs * size), inputs - c)
+                        for k in range(inputs - c):
+                            there[k] = at[k, o]
+        above, before = tap_rows - 1 - top, tap_columns - 1 - left
         if chained:
             fill_frame(pointer, size, row_memory, tall, wide, outputs)
+        elif pooled:
+            fill_frame(pointer, size, unpooled, rows, columns, outputs)
         framed = -1
         for line in range(begin, end):
             image, r = line // height, line % height
             target = dx + line * width * pixel
-            slopes = dz + image * rows * slope_row
-            if chained:
-                if image != framed:
+            slopes = unpooled if pooled else given + image * rows * slope_row
+            if image != framed:
+                framed = image
+                if pooled:
+                    there = row_memory + (above * wide + before) * kernel_row if chained else unpooled
+                    pitch = wide * kernel_row if chained else slope_row
+                    unpool(put, size, given, op[1], image, there, pitch, rows, columns, outputs, windows)
+                elif chained:
                     copy_into_frame(
-                        pointer, size, slopes, rows, columns, row_memory, tall, wide, outputs, tap_rows - 1 - top,
-                        tap_columns - 1 - left,
+                        pointer, size, slopes, rows, columns, row_memory, tall, wide, outputs, above, before
                     )  # fmt: skip
-                    framed = image
+            if chained:
                 count = tap_columns * outputs
                 product(
                     tile, row_memory + r * wide * kernel_row, kernel_row, size, count, tap_rows - 1,
@@ -362,12 +402,12 @@ def conv2d_backward_input(F: Any) -> Any:
                 i = away // apart
                 for back in range(tap_columns):
                     j = tap_columns - 1 - back
-                    tap, there = i * tap_columns + j, row_memory + j * beside * pixel
+                    tap, into = i * tap_columns + j, row_memory + j * beside * pixel
                     if depthwise:
                         weights = carray(pointer(w + tap * kernel_row), channels)
                         for column in range(columns):
                             slope = carray(pointer(slopes + row * slope_row + column * kernel_row), channels)
-                            out = carray(pointer(there + column * right * pixel), channels)
+                            out = carray(pointer(into + column * right * pixel), channels)
                             for c in range(channels):
                                 out[c] = multiply_add(slope[c], weights[c], out[c])
                         continue
@@ -375,45 +415,73 @@ def conv2d_backward_input(F: Any) -> Any:
                         product(
                             tile, slopes + row * slope_row + group * made * size, kernel_row, size, made, 0, 0,
                             turned + (tap * outputs + group * made) * inputs * size, inputs * size,
-                            there + group * inputs * size, right * pixel, columns, inputs, 1, 0,
+                            into + group * inputs * size, right * pixel, columns, inputs, 1, 0,
                         )  # fmt: skip
-            source, out = carray(pointer(row_memory + left * pixel), width * channels), carray(pointer(target), width * channels)
+            kept, out = carray(pointer(row_memory + left * pixel), width * channels), carray(pointer(target), width * channels)
             for k in range(width * channels):
-                out[k] = source[k]
+                out[k] = kept[k]
 
     return body
 
 
-def _weight_sizes(x: Operand, dz: Operand, leaves: Operand, *, size: Pair, **how: Any) -> list[int]:
-    return [*_geometry(x, dz, size, **how), int(_depthwise(x.shape[3], dz.shape[3], how["groups"])), *leaves.shape]
+def _only_tiles(F: Any, **how: Any) -> list[int]:
+    return [tiles(F)]
 
 
-def _weight_scratch(x: Operand, dz: Operand, leaves: Operand, *, size: Pair, **how: Any) -> int:
-    """A one, then a frame."""
+@kernel("conv2d_backward_input", sizes=_input_sizes, scratch=_input_scratch, addresses=_only_tiles)
+def conv2d_backward_input(F: Any) -> Any:
+    return _backward_input(F, False)
+
+
+@kernel("conv2d_max_pool_backward_input", sizes=_input_sizes, scratch=_input_scratch, addresses=_only_tiles)
+def conv2d_max_pool_backward_input(F: Any) -> Any:
+    return _backward_input(F, True)
+
+
+def _weight_sizes(
+    x: Operand, dy: Operand, *others: Operand, size: Pair, image: Pair | None = None, pool: Pool | None = None, **how: Any
+) -> list[int]:
+    dz, leaves = _outputs(dy, image), others[-1]
+    numbers = [*_geometry(x, dz, size, **how), int(_depthwise(x.shape[3], dz.shape[3], how["groups"])), *leaves.shape]
+    *_, tall, wide, _, _, _ = numbers
+    unpooled = LINE + _lines(tall * wide * x.shape[3], x.dtype.itemsize)
+    return numbers if image is None or pool is None else [*numbers, unpooled, *_pooling(image, dy, pool)]
+
+
+def _weight_scratch(
+    x: Operand, dy: Operand, *others: Operand, size: Pair, image: Pair | None = None, pool: Pool | None = None, **how: Any
+) -> int:
+    """A one, a frame and, where that is needed, the gradient of the outputs of an image."""
+    dz = _outputs(dy, image)
     *_, tall, wide = _geometry(x, dz, size, **how)
-    return LINE + _lines(tall * wide * x.shape[3], x.dtype.itemsize)
+    slopes = 0 if image is None else _lines(math.prod(dz.shape[1:]), dz.dtype.itemsize)
+    return LINE + _lines(tall * wide * x.shape[3], x.dtype.itemsize) + slopes
 
 
-@kernel(
-    "conv2d_backward_weight", sizes=_weight_sizes, scratch=_weight_scratch, addresses=lambda F, **how: [tiles(F)]
-)  # fmt: skip
-def conv2d_backward_weight(F: Any) -> Any:
+def _backward_weight(F: Any, pooled: bool) -> Any:
+    """The body of conv2d_backward_weight, or of conv2d_max_pool_backward_weight."""
     pointer = POINTERS[F]
     size = F.bitwidth // 8
     product = _product(F)
+    put = spread(F)
     zero, one = F(0), F(1)
     leaf_images, aside = LEAF_IMAGES, LINE
+    first_word = 4 if pooled else 3
 
     def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
-        x, dz, leaves, scratch, own, tile = op[0], op[1], op[2], op[3], op[4], op[5]
-        examples, height, width, channels, rows, columns, outputs = op[6], op[7], op[8], op[9], op[10], op[11], op[12]
-        tap_rows, tap_columns, down, right, top, left, apart, beside, groups = (
-            op[13], op[14], op[15], op[16], op[17], op[18], op[19], op[20], op[21]
+        x, given, leaves = op[0], op[1], op[first_word - 1]
+        words = carray(op, 64)[first_word:]
+        own, tile = words[1], words[2]
+        examples, height, width, channels, rows, columns, outputs = (
+            words[3], words[4], words[5], words[6], words[7], words[8], words[9]
         )  # fmt: skip
-        tall, wide, depthwise, leaf_count, numbers = op[22], op[23], op[24], op[25], op[26]
+        tap_rows, tap_columns, down, right, top, left, apart, beside, groups = (
+            words[10], words[11], words[12], words[13], words[14], words[15], words[16], words[17], words[18]
+        )  # fmt: skip
+        tall, wide, depthwise, leaf_count, numbers = words[19], words[20], words[21], words[22], words[23]
         inputs, made = channels // groups, outputs // groups
-        ones = scratch + worker * own
-        frame = ones + aside
+        ones = words[0] + worker * own
+        frame, unpooled, windows = ones + aside, ones + words[24], words[25:]
         pixel, line, kernel_row = channels * size, wide * channels * size, outputs * size
         # A part is some rows of taps of some leaves.
         begin, end = share(leaf_count * tap_rows, 1, part, parts)
@@ -422,6 +490,8 @@ def conv2d_backward_weight(F: Any) -> Any:
         carray(pointer(ones), 1)[0] = one
         if tall:
             fill_frame(pointer, size, frame, tall, wide, channels)
+        if pooled:
+            fill_frame(pointer, size, unpooled, rows, columns, outputs)
         for leaf in range(begin // tap_rows, (end - 1) // tap_rows + 1):
             first_row, last_row = max(begin - leaf * tap_rows, 0), min(end - leaf * tap_rows, tap_rows)
             target = leaves + leaf * numbers * size
@@ -431,7 +501,10 @@ def conv2d_backward_weight(F: Any) -> Any:
                 if tall:
                     copy_into_frame(pointer, size, source, height, width, frame, tall, wide, channels, top, left)
                     source = frame
-                slopes = dz + image * rows * columns * kernel_row
+                slopes = given + image * rows * columns * kernel_row
+                if pooled:
+                    slopes = unpooled
+                    unpool(put, size, given, op[2], image, slopes, columns * kernel_row, rows, columns, outputs, windows)
                 for i in range(first_row, last_row):
                     above = source + i * apart * line
                     gradient = target + i * tap_columns * inputs * kernel_row
@@ -447,20 +520,18 @@ def conv2d_backward_weight(F: Any) -> Any:
                                     slope = carray(pointer(slopes + (r * columns + column) * kernel_row), channels)
                                     for c in range(channels):
                                         sums[c] = multiply_add(at[c], slope[c], sums[c])
-                    elif groups == 1 and beside == 1:
-                        product(
-                            tile, above, size, right * pixel, columns, rows - 1, down * line - columns * right * pixel, slopes,
-                            kernel_row, gradient, kernel_row, tap_columns * channels, outputs, goes_on, 0,
-                        )  # fmt: skip
-                    else:
-                        for group in range(groups):
-                            skip = group * made * size
-                            for j in range(tap_columns):
-                                product(
-                                    tile, above + j * beside * pixel + group * inputs * size, size, right * pixel, columns,
-                                    rows - 1, down * line - columns * right * pixel, slopes + skip, kernel_row,
-                                    gradient + j * inputs * kernel_row + skip, kernel_row, inputs, made, goes_on, 0,
-                                )  # fmt: skip
+                        continue
+                    # Taps that lie behind each other are rows of one product, else those of each tap.
+                    together = groups == 1 and beside == 1
+                    for group in range(groups):
+                        skip = group * made * size
+                        for j in range(1 if together else tap_columns):
+                            product(
+                                tile, above + j * beside * pixel + group * inputs * size, size, right * pixel, columns, rows - 1,
+                                down * line - columns * right * pixel, slopes + skip, kernel_row,
+                                gradient + j * inputs * kernel_row + skip, kernel_row,
+                                tap_columns * channels if together else inputs, made, goes_on, 0,
+                            )  # fmt: skip
                 if first_row == 0:
                     # A fused multiply-add by one is an addition.
                     product(
@@ -469,6 +540,16 @@ def conv2d_backward_weight(F: Any) -> Any:
                     )  # fmt: skip
 
     return body
+
+
+@kernel("conv2d_backward_weight", sizes=_weight_sizes, scratch=_weight_scratch, addresses=_only_tiles)
+def conv2d_backward_weight(F: Any) -> Any:
+    return _backward_weight(F, False)
+
+
+@kernel("conv2d_max_pool_backward_weight", sizes=_weight_sizes, scratch=_weight_scratch, addresses=_only_tiles)
+def conv2d_max_pool_backward_weight(F: Any) -> Any:
+    return _backward_weight(F, True)
 
 
 WIDTH = 512
