@@ -8,7 +8,7 @@ from typing import Any
 from fastnn import ops
 from fastnn.errors import InputError
 from fastnn.layers.base import Parameter
-from fastnn.layers.pooling import as_channels
+from fastnn.layers.pooling import as_channels, as_images
 from fastnn.layers.weighted import Weighted, as_count
 from fastnn.ops.dispatch import Array
 from fastnn.ops.windows import as_padding, as_pair, lay_windows
@@ -80,9 +80,8 @@ class Conv2D(Weighted):
 
     def forward(self, x: Array, training: bool) -> Array:
         return ops.conv2d(
-            ops.reshape(x, (x.shape[0], *as_channels("Conv2D", x.shape[1:]))), self.weight, self.bias if self.use_bias else None,
-            strides=self.strides, padding=self.padding, dilation=self.dilation, groups=self.groups,
-            activation=self.activation, alpha=self.alpha,
+            as_images("Conv2D", x), self.weight, self.bias if self.use_bias else None, strides=self.strides,
+            padding=self.padding, dilation=self.dilation, groups=self.groups, activation=self.activation, alpha=self.alpha,
         )  # fmt: skip
 
     @property

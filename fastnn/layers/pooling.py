@@ -20,6 +20,12 @@ def as_channels(owner: str, shape: tuple[Any, ...]) -> tuple[Any, Any, Any]:
     return height, width, channels[0] if channels else 1
 
 
+def as_images(owner: str, x: Array) -> Array:
+    """x (B, H, W, C), or (B, H, W) as images of one channel. Raises InputError for others."""
+    shape = as_channels(owner, tuple(x.shape[1:]))
+    return x if len(x.shape) == 4 else ops.reshape(x, (x.shape[0], *shape))
+
+
 class _Pool2D(Layer):
     """A layer that makes one pixel of each window of pixels, channel by channel."""
 
@@ -33,9 +39,9 @@ class _Pool2D(Layer):
         self.padding = as_padding(name, padding)
 
     def forward(self, x: Array, training: bool) -> Array:
-        images = ops.reshape(x, (x.shape[0], *as_channels(type(self).__name__, x.shape[1:])))
+        images = as_images(type(self).__name__, x)
         y = getattr(ops, self.operation)(images, self.size, strides=self.strides, padding=self.padding)
-        return y if images.shape == x.shape else ops.reshape(y, y.shape[:3])
+        return y if images is x else ops.reshape(y, y.shape[:3])
 
     def forward_vectorized(self, x: Array, grouped: bool) -> Array:
         """The models lie behind the channels, and are as many more of them."""
@@ -104,5 +110,4 @@ class GlobalMeanPool2D(Layer):
     records_alike = True
 
     def forward(self, x: Array, training: bool) -> Array:
-        images = ops.reshape(x, (x.shape[0], *as_channels("GlobalMeanPool2D", x.shape[1:])))
-        return ops.mean(images, (1, 2))
+        return ops.mean(as_images("GlobalMeanPool2D", x), (1, 2))
