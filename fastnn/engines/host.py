@@ -140,7 +140,9 @@ class HostEngine(Engine):
     def passage(self, program: Program, rows: int, threads: int | None = None) -> Passage:
         if self is NUMPY:
             return super().passage(program, rows, threads)
-        return InPlacePassage(self.instantiate(count_nonfinite_inputs(program), rows, threads))
+        instance = self.instantiate(count_nonfinite_inputs(program), rows, threads)
+        assert isinstance(instance, HostInstance)
+        return InPlacePassage(instance)
 
 
 class HostRing(Ring):

@@ -32,8 +32,9 @@ def dropout(
 
     Kept is what has a uniform number >= rate. These numbers are those of `fastnn.random` for `key` and `step` (a number, or a
     0-d int64 symbol) and the element `row * O + column`; the same ones are drawn again in the backward pass. Or kept is what
-    is True in `mask`, bool, of the shape of x or broadcast to it, such as one row for all examples: then nothing is drawn. With `channels`, each channel of an example
-    of x (B, ..., C) is kept or dropped as a whole, by the element `row * C + channel`.
+    is True in `mask`, bool, of the shape of x or broadcast to it, such as one row for all examples: then nothing is drawn.
+    With `channels`, each channel of an example of x (B, ..., C) is kept or dropped as a whole, by the element
+    `row * C + channel`.
 
         a = ops.dropout(a, 0.2, mask=D1 < 0.8)    # the masks of an exercise
         drawn = fastnn.random.uniform(key, step, a.shape) >= rate    # the mask of dropout(a, rate, key, step)

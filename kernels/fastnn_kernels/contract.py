@@ -68,10 +68,12 @@ class Kernel:
         return dict(zip(names, operands, strict=True))
 
     def operations(self, operands: Sequence[Operand], attributes: Mapping[str, Any] | None = None) -> int:
-        """Floating-point operations of one call; those of a chain are those of the `steps` among its attributes."""
+        """Floating-point operations of one call; those of a chain are those of the `steps` among its attributes, and what is
+        pooled of an `image` counts too."""
         steps = (KERNELS[step.kernel] for step in (attributes or {}).get("steps", ()))
         inner = sum(each.count(dict.fromkeys(each.operands, operands[-1].shape)) for each in steps)
-        return inner + self.count({name: operand.shape for name, operand in self.by_name(operands).items()})
+        shapes = {name: operand.shape for name, operand in self.by_name(operands).items()}
+        return inner + self.count({**shapes, "image": (attributes or {}).get("image", ())})
 
     def traffic(self, operands: Sequence[Operand]) -> int:
         """Bytes that one call must move at least: every operand once, updated ones there and back."""
@@ -257,6 +259,11 @@ def _matmul_operations(shapes: Shapes) -> int:
     return 2 * rows * columns * (math.prod(shapes["a"]) // rows if rows else 0)
 
 
+def _unpooled(shapes: Shapes) -> int:
+    """Pixels of the outputs of a convolution that are pooled."""
+    return shapes["y" if "y" in shapes else "dy"][0] * math.prod(shapes["image"])
+
+
 # Dense layers. c (M, N) = op(a) @ op(b), op the transpose where asked for.
 _declare("matmul", "a b", "c", attributes="transpose_a transpose_b", count=_matmul_operations)
 # y (B, O) = activation(x (B, I) @ w (I, O) + b (O,)); activation None or one of ACTIVATIONS_FROM_OUTPUT.
@@ -435,15 +442,15 @@ _declare("l2_pool2d_backward", "dy x y", "dx", attributes=_POOLED, count=_each("
 _CONVOLVED_POOLED = f"{_CONVOLVED} image pool"
 _declare(
     "conv2d_max_pool", "x w b", "y places", attributes=f"{_CONVOLVED_POOLED} activation alpha", sets="numpy cpu",
-    count=lambda s: 2 * math.prod(s["x"][:3]) * s["y"][3] * (math.prod(s["w"][:3]) + 1),
+    count=lambda s: _unpooled(s) * (2 * math.prod(s["w"]) + 3 * s["w"][3]),
 )  # fmt: skip
 _declare(
     "conv2d_max_pool_backward_input", "dy places w", "dx", attributes=_CONVOLVED_POOLED, sets="numpy cpu",
-    count=lambda s: 2 * math.prod(s["dx"][:3]) * s["dy"][3] * math.prod(s["w"][:3]),
+    count=lambda s: _unpooled(s) * 2 * math.prod(s["w"]),
 )  # fmt: skip
 _declare(
     "conv2d_max_pool_backward_weight", "x dy places", "leaves", attributes=f"size {_CONVOLVED_POOLED}", sets="numpy cpu",
-    count=lambda s: 2 * math.prod(s["x"][:3]) * s["leaves"][1],
+    count=lambda s: _unpooled(s) * (2 * s["leaves"][1] - s["dy"][3]),
 )  # fmt: skip
 
 # Losses, one value an example; t is (B,) int64 class indices or (B, C) F for softmax, (B, O) F for the others.

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from laws import FLOATS, by_turns, check_definition, check_kernel
+from laws import FLOATS, by_turns, check_definition, check_kernel, check_scratch
 
 from fastnn.ops.windows import lay_windows
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, KERNELS, LEAF_IMAGES
@@ -106,11 +106,32 @@ def test_with_pooling_the_bits_are_those_of_two_calls(case, pool, rng):
     assert found.tobytes() == summed.tobytes()
 
 
+@pytest.mark.parametrize("pool", [None, POOLS[0], POOLS[3]])
+@pytest.mark.parametrize(("case", "dtype"), by_turns([case for case in SHAPES if case[0][0]], FLOATS))
+def test_workers_write_to_scratch_memory_of_their_own(case, dtype, pool, rng):
+    image, kernel, windows, attributes = laid(case)
+    if pool is None:
+        shape, names, both, places = windows, ("conv2d", "conv2d_backward_input", "conv2d_backward_weight"), attributes, []
+    else:
+        pooled = [(length + before - over) // step + 1 for length, over, step, before in zip(windows[1:3], *pool, strict=True)]
+        if min(pooled) < 1:
+            return
+        names = ("conv2d_max_pool", "conv2d_max_pool_backward_input", "conv2d_max_pool_backward_weight")
+        shape, both = (image[0], *pooled, kernel[3]), {**attributes, "image": windows[1:3], "pool": pool}
+        places = [rng.integers(0, math.prod(pool[0]), shape, "uint8")]
+    x, w, b, y = (rng.normal(size=each).astype(dtype) for each in (image, kernel, kernel[3], shape))
+    leaves = rng.normal(size=(-(-image[0] // LEAF_IMAGES), w.size + kernel[3])).astype(dtype)
+    check_scratch(names[0], [x, w, b, y.copy(), *places], {**both, "activation": "relu", "alpha": 0.0})
+    check_scratch(names[1], [y, *places, w, x.copy()], both)
+    check_scratch(names[2], [x, y, *places, leaves], {**both, "size": kernel[:2]})
+    check_scratch("add_leaves", [leaves, w.copy(), b.copy()], {})
+
+
 def run_on_cpu(name, inputs, outputs, **attributes):
     """What the CPU writes, the same in 1, 2, 3 and 7 parts and close to the definition."""
     return check_kernel(
-        name, inputs, outputs, tolerance=math.inf if "places" in KERNELS[name].outputs else 2000, cancels=True, parts=(1, 2, 3, 7),
-        **attributes,
+        name, inputs, outputs, tolerance=math.inf if "places" in KERNELS[name].outputs else 2000, cancels=True,
+        parts=(1, 2, 3, 7), **attributes,
     )  # fmt: skip
 
 

@@ -204,7 +204,21 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     masks = [None] * (vectors - 1) + [mask]
     blocks = {
         label: function.append_basic_block(label)
-        for label in ("load", "start", "loop", "after", "further", "last", "park", "done", "add", "bare", "join", "store", "leave")
+        for label in (
+            "load",
+            "start",
+            "loop",
+            "after",
+            "further",
+            "last",
+            "park",
+            "done",
+            "add",
+            "bare",
+            "join",
+            "store",
+            "leave",
+        )
     }
     c_rows = [of.at(c, builder.mul(word["c_row"], I64(i))) for i in range(rows)]
     # Rows in threes: x86 addresses reach base, base + stride and base + 2 stride, so a third of the pointers suffices.
@@ -532,8 +546,8 @@ def _compile_tiles(float_type: Any) -> Any:
             transpose((w[0], w[1], w[2], w[3], w[4], w[5]))
         else:
             tile((
-                slot, full, w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11], w[12], w[13], w[14], w[15],
-                w[16], w[17],
+                slot, full, w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11], w[12], w[13], w[14],
+                w[15], w[16], w[17],
             ))  # fmt: skip
 
     return compile_function(body, TILES, f"tiles-{float_type}")

@@ -42,9 +42,7 @@ def conv2d(
     activate(total + b, y, activation, alpha)
 
 
-def conv2d_backward_input(
-    dz: Array, w: Array, dx: Array, *, strides: Pair, padding: Pair, dilation: Pair, groups: int
-) -> None:
+def conv2d_backward_input(dz: Array, w: Array, dx: Array, *, strides: Pair, padding: Pair, dilation: Pair, groups: int) -> None:
     """dx (B, H, W, C) = the sum of dz[windows] @ w[tap].T over the windows that a pixel is in, from the first window on."""
     dx[...] = 0
     places = zip(taps(dx.shape, dz.shape, w.shape[:2], strides, padding, dilation), _flat(w), strict=True)

@@ -103,8 +103,8 @@ def _product(F: Any) -> Any:
                 call_tile(
                     tile, (i1 - i0 - 1) * 4 + shape, used == lane,
                     (
-                        a + i0 * a_row, a_row, a_k, b + j * size, b_k, c + i0 * c_row + j * size, c_row, count, used, accumulate,
-                        bias + j * size if bias != 0 else 0, 0, 0, 0, 0, outer, a_next, 0,
+                        a + i0 * a_row, a_row, a_k, b + j * size, b_k, c + i0 * c_row + j * size, c_row, count, used,
+                        accumulate, bias + j * size if bias != 0 else 0, 0, 0, 0, 0, outer, a_next, 0,
                     ),
                 )  # fmt: skip
                 j += (1 << shape) * lane
@@ -135,7 +135,9 @@ def _conv_sizes(
     z = _outputs(y, image)
     numbers = [*_geometry(x, z, (w.shape[0], w.shape[1]), **how), int(_depthwise(x.shape[3], z.shape[3], how["groups"]))]
     *_, tall, wide, _ = numbers
-    pooled = [] if image is None or pool is None else [*_pooling(image, y, pool), _lines(tall * wide * x.shape[3], x.dtype.itemsize)]
+    pooled = (
+        [] if image is None or pool is None else [*_pooling(image, y, pool), _lines(tall * wide * x.shape[3], x.dtype.itemsize)]
+    )
     return [*numbers, float(alpha), *pooled]
 
 
@@ -221,9 +223,9 @@ def _forward(F: Any, pooled: bool) -> Any:
                         for i in range(1 if together else tap_rows):
                             is_last = together or i == tap_rows - 1
                             product(
-                                tile, above + i * apart * line + group * inputs * size, right * pixel, size, count, repeats, skip,
-                                w + i * tap_columns * inputs * kernel_row + aside, kernel_row, target + aside, kernel_row, columns,
-                                made, i > 0, b + aside if is_last else 0,
+                                tile, above + i * apart * line + group * inputs * size, right * pixel, size, count, repeats,
+                                skip, w + i * tap_columns * inputs * kernel_row + aside, kernel_row, target + aside, kernel_row,
+                                columns, made, i > 0, b + aside if is_last else 0,
                             )  # fmt: skip
                 if finish != 0:
                     call_epilogue(finish, target, target, kernel_row, columns, outputs, alpha)
@@ -271,8 +273,8 @@ def unpool(
             near, far = inside(corner, windows[3], columns)
             window = ((image * windows[0] + row) * windows[1] + column) * outputs
             put((
-                slopes + window * size, places + window, target + (start + first) * pitch + (corner + near) * count, last - first,
-                far - near, pitch, count, first * windows[3] + near, windows[3], outputs,
+                slopes + window * size, places + window, target + (start + first) * pitch + (corner + near) * count,
+                last - first, far - near, pitch, count, first * windows[3] + near, windows[3], outputs,
             ))  # fmt: skip
 
 
@@ -292,9 +294,7 @@ def _input_plan(
     return False, 0, wide, _lines(wide * channels, dz.dtype.itemsize)
 
 
-def _input_sizes(
-    dy: Operand, *others: Operand, image: Pair | None = None, pool: Pool | None = None, **how: Any
-) -> list[int]:
+def _input_sizes(dy: Operand, *others: Operand, image: Pair | None = None, pool: Pool | None = None, **how: Any) -> list[int]:
     *_, w, dx = others
     dz = _outputs(dy, image)
     chained, tall, wide, nbytes = _input_plan(dz, w, dx, **how)
@@ -310,9 +310,7 @@ def _turned_bytes(w: Operand) -> int:
     return _lines(math.prod(w.shape) + lane * (w.shape[2] + lane), w.dtype.itemsize)
 
 
-def _input_scratch(
-    dy: Operand, *others: Operand, image: Pair | None = None, pool: Pool | None = None, **how: Any
-) -> int:
+def _input_scratch(dy: Operand, *others: Operand, image: Pair | None = None, pool: Pool | None = None, **how: Any) -> int:
     """A row or a frame, the taps of w transposed, and, where that is needed, the gradient of the outputs of an image."""
     *_, w, dx = others
     dz = _outputs(dy, image)
@@ -516,7 +514,9 @@ def _backward_weight(F: Any, pooled: bool) -> Any:
                                     sums[c] = zero
                             for r in range(rows):
                                 for column in range(columns):
-                                    at = carray(pointer(above + r * down * line + (column * right + j * beside) * pixel), channels)
+                                    at = carray(
+                                        pointer(above + r * down * line + (column * right + j * beside) * pixel), channels
+                                    )
                                     slope = carray(pointer(slopes + (r * columns + column) * kernel_row), channels)
                                     for c in range(channels):
                                         sums[c] = multiply_add(at[c], slope[c], sums[c])
@@ -527,8 +527,8 @@ def _backward_weight(F: Any, pooled: bool) -> Any:
                         skip = group * made * size
                         for j in range(1 if together else tap_columns):
                             product(
-                                tile, above + j * beside * pixel + group * inputs * size, size, right * pixel, columns, rows - 1,
-                                down * line - columns * right * pixel, slopes + skip, kernel_row,
+                                tile, above + j * beside * pixel + group * inputs * size, size, right * pixel, columns,
+                                rows - 1, down * line - columns * right * pixel, slopes + skip, kernel_row,
                                 gradient + j * inputs * kernel_row + skip, kernel_row,
                                 tap_columns * channels if together else inputs, made, goes_on, 0,
                             )  # fmt: skip
