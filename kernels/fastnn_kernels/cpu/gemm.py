@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import carray, types  # type: ignore[attr-defined]
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -183,13 +183,12 @@ def _function(module: ir.Module, name: str, arguments: Sequence[str]) -> tuple[i
 
 TILE = (
     "a", "a_row", "a_k", "b", "b_k", "c", "c_row", "count", "used", "accumulate", "bias", "partners", "partner_count",
-    "second", "park", "outer", "a_next", "b_next",
+    "second", "park",
 )  # fmt: skip
 """What a tile is told: address and strides in bytes of A, B and C, the number of k, the used lanes of the last vector, whether
 to continue from what C holds, the address of the bias or 0, a table of the arrays of C's shape that are added at the end (the
 address of each, and the bytes of its rows), and how many k a second leaf has: then the sums of the first are left at `park`,
-row behind row, and begin anew. `count` k are taken `outer` more times, A and B being `a_next` and `b_next` bytes further each
-time than `count` steps take them; then there is no second leaf.
+row behind row, and begin anew.
 """
 
 
@@ -204,21 +203,7 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     masks = [None] * (vectors - 1) + [mask]
     blocks = {
         label: function.append_basic_block(label)
-        for label in (
-            "load",
-            "start",
-            "loop",
-            "after",
-            "further",
-            "last",
-            "park",
-            "done",
-            "add",
-            "bare",
-            "join",
-            "store",
-            "leave",
-        )
+        for label in ("load", "start", "loop", "after", "park", "done", "add", "bare", "join", "store", "leave")
     }
     c_rows = [of.at(c, builder.mul(word["c_row"], I64(i))) for i in range(rows)]
     # Rows in threes: x86 addresses reach base, base + stride and base + 2 stride, so a third of the pointers suffices.
@@ -241,7 +226,7 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     builder.cbranch(builder.icmp_signed(">", word["count"], I64(0)), blocks["loop"], blocks["done"])
 
     builder.position_at_end(blocks["loop"])
-    left, second, outer, b_at = builder.phi(I64), builder.phi(I64), builder.phi(I64), builder.phi(BYTES)
+    left, second, b_at = builder.phi(I64), builder.phi(I64), builder.phi(BYTES)
     a_at = [builder.phi(BYTES) for _ in bases]
     sums = [[builder.phi(of.vector) for _ in range(vectors)] for _ in range(rows)]
     new: list[list[ir.Value]] = [[] for _ in range(rows)]
@@ -253,25 +238,16 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     b_next = of.at(b_at, word["b_k"])
     a_next = [of.at(pointer, word["a_k"]) for pointer in a_at]
     builder.cbranch(builder.icmp_signed(">", left_next, I64(0)), blocks["loop"], blocks["after"])
-    builder.position_at_end(blocks["further"])
-    b_further = of.at(b_next, word["b_next"])
-    a_further = [of.at(pointer, word["a_next"]) for pointer in a_next]
-    outer_next = builder.sub(outer, I64(1))
-    builder.branch(blocks["loop"])
-    for phi, start, following, anew, further in [
-        (left, word["count"], left_next, second, word["count"]), (second, word["second"], second, I64(0), second),
-        (outer, word["outer"], outer, outer, outer_next), (b_at, b, b_next, b_next, b_further),
-        *zip(a_at, bases, a_next, a_next, a_further, strict=True),
-        *((sums[i][j], first[i][j], new[i][j], of.zero, new[i][j]) for i in range(rows) for j in range(vectors)),
+    for phi, start, following, anew in [
+        (left, word["count"], left_next, second), (second, word["second"], second, I64(0)), (b_at, b, b_next, b_next),
+        *zip(a_at, bases, a_next, a_next, strict=True),
+        *((sums[i][j], first[i][j], new[i][j], of.zero) for i in range(rows) for j in range(vectors)),
     ]:  # fmt: skip
         phi.add_incoming(start, blocks["start"])
         phi.add_incoming(following, blocks["loop"])
         phi.add_incoming(anew, blocks["park"])
-        phi.add_incoming(further, blocks["further"])
 
     builder.position_at_end(blocks["after"])
-    builder.cbranch(builder.icmp_signed(">", outer, I64(0)), blocks["further"], blocks["last"])
-    builder.position_at_end(blocks["last"])
     builder.cbranch(builder.icmp_signed(">", second, I64(0)), blocks["park"], blocks["done"])
 
     builder.position_at_end(blocks["park"])
@@ -285,7 +261,7 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     for i in range(rows):
         for j in range(vectors):
             total[i][j].add_incoming(first[i][j], blocks["start"])
-            total[i][j].add_incoming(new[i][j], blocks["last"])
+            total[i][j].add_incoming(new[i][j], blocks["after"])
     builder.cbranch(builder.icmp_signed("!=", word["bias"], I64(0)), blocks["add"], blocks["bare"])
 
     builder.position_at_end(blocks["add"])
@@ -519,59 +495,6 @@ def _caller(name: str, define: Any, float_type: Any) -> Any:
     return intrinsic(call)
 
 
-TILES = types.void(types.int64, types.int64, types.int64)
-"""tiles(slot, full, address of the words TILE): the tile of a slot, see `slot_of`; of the slots COPY and TRANSPOSE, a strip."""
-COPY, TRANSPOSE = 60, 61
-"""Slots behind those of all tile shapes."""
-
-
-@functools.cache
-def tiles(float_type: Any) -> int:
-    """The address of the compiled tiles for `float_type`; see TILES."""
-    return int(_compile_tiles(float_type).address)
-
-
-@functools.cache
-def _compile_tiles(float_type: Any) -> Any:
-    tile = _caller("tile", _define_switch, float_type)
-    copy = _caller("copy", _define_copy, float_type)
-    transpose = _caller("transpose", _define_transpose, float_type)
-    slots = (COPY, TRANSPOSE)
-
-    def body(slot: int, full: int, words: int) -> None:
-        w = carray(int64_pointer(words), 18)
-        if slot == slots[0]:
-            copy((w[0], w[1], w[2], w[3], w[4], w[5]))
-        elif slot == slots[1]:
-            transpose((w[0], w[1], w[2], w[3], w[4], w[5]))
-        else:
-            tile((
-                slot, full, w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11], w[12], w[13], w[14],
-                w[15], w[16], w[17],
-            ))  # fmt: skip
-
-    return compile_function(body, TILES, f"tiles-{float_type}")
-
-
-def _call_tile(typingctx: Any, address: Any, slot: Any, full: Any, words: Any) -> Any:
-    """Call the tile in a slot of the compiled tiles at `address`."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        values = cgutils.unpack_tuple(builder, args[3], len(words))  # type: ignore[no-untyped-call]
-        room = cgutils.alloca_once(builder, ir.ArrayType(I64, len(words)))  # type: ignore[no-untyped-call]
-        for index, (value, kind) in enumerate(zip(values, words.types, strict=True)):
-            builder.store(context.cast(builder, value, kind, types.int64), builder.gep(room, [I64(0), I64(index)]))
-        function = ir.FunctionType(ir.VoidType(), [I64] * 3).as_pointer()
-        full_word = context.cast(builder, args[2], full, types.int64)
-        builder.call(builder.inttoptr(args[0], function), [args[1], full_word, builder.ptrtoint(room, I64)])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, full, words), codegen
-
-
-call_tile: Any = intrinsic(_call_tile)
-
-
 def _call_epilogue(typingctx: Any, address: Any, tile: Any, at: Any, row: Any, rows: Any, columns: Any, alpha: Any) -> Any:
     """Call the epilogue at `address`; see EPILOGUE."""
 
@@ -689,7 +612,7 @@ def _core(float_type: Any) -> Any:
                 if rest:
                     transpose((b_tile + (k - rest) * size, b_column, scratch, vector, rest, used))
                     a_tile += (k - rest) * size
-                    tail = (scratch, vector, c_tile, c_row, rest, used, 1, 0, 0, 0, 0, 0, 0, 0, 0)
+                    tail = (scratch, vector, c_tile, c_row, rest, used, 1, 0, 0, 0, 0, 0)
                     tile(((rows - 1) * 4, used == lane, a_tile, a_row, a_k, *tail))
             if epilogue != 0:
                 offset = first_row * c_row + first_column * size
@@ -804,7 +727,7 @@ def _core(float_type: Any) -> Any:
                                     tile((
                                         slot, used == lane,
                                         a_tile, a_tile_row, a_tile_k, b_tile, b_tile_k, c_block + j * size, c_row, count, used,
-                                        k0 > 0, bias + j * size if last and bias != 0 else 0, 0, 0, 0, 0, 0, 0, 0,
+                                        k0 > 0, bias + j * size if last and bias != 0 else 0, 0, 0, 0, 0,
                                     ))  # fmt: skip
                                 else:
                                     offset = (i0 - s_row) * block_row + (j - j0) * size
@@ -830,7 +753,7 @@ def _core(float_type: Any) -> Any:
                                         tile((
                                             slot, used == lane,
                                             a_tile + done * a_tile_k, a_tile_row, a_tile_k, b_tile + done * b_tile_k, b_tile_k,
-                                            target, target_row, some, used, 0, 0, partners, partner_count, more, tiles, 0, 0, 0,
+                                            target, target_row, some, used, 0, 0, partners, partner_count, more, tiles,
                                         ))  # fmt: skip
                                         done += some + more
                                 j += width * lane

@@ -1,6 +1,6 @@
 """CPU kernels for convolution of images; `fastnn_kernels.numpy.convolution` is their definition.
 
-Every sum is made by the tiles of `gemm`, which read images where they lie: along the pixels of a row of outputs, and inside of
+Every sum is made by the tiles of `tiles`, which read images where they lie: along the pixels of a row of outputs, and inside of
 a sum along the channels of a row of taps, then from row to row of them. Nothing is copied but an image into a frame of zeros
 where windows reach beyond it. Every element is one chain of fused multiply-adds in the order of the contract, whichever way it
 is computed and however a call is cut into parts.
@@ -18,11 +18,12 @@ from fastnn_kernels.cpu.compiling import helper, kernel
 from fastnn_kernels.cpu.families.data import share
 from fastnn_kernels.cpu.families.dense import epilogue
 from fastnn_kernels.cpu.families.pooling import inside
-from fastnn_kernels.cpu.gemm import MOST_ROWS, TRANSPOSE, WIDEST, call_epilogue, call_tile, tiles
+from fastnn_kernels.cpu.gemm import call_epilogue
 from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits
 from fastnn_kernels.cpu.leaves import levels_below
 from fastnn_kernels.cpu.mathematics import multiply_add
-from fastnn_kernels.cpu.processor import lanes, registers
+from fastnn_kernels.cpu.processor import lanes
+from fastnn_kernels.cpu.tiles import TRANSPOSE, call_tile, tiled_product, tiles
 from fastnn_kernels.cpu.windows import largest, spread
 
 Pair = tuple[int, int]
@@ -76,42 +77,6 @@ def copy_into_frame(
             target[k] = source[k]
 
 
-def _product(F: Any) -> Any:
-    """C (rows, columns) (+)= A @ B (+ bias) in tiles: `count` k, then `outer` times as many, `a_next` bytes further."""
-    size, lane = F.bitwidth // 8, lanes(F)
-    most_rows, most_vectors, register_count = MOST_ROWS, WIDEST, registers()
-
-    @helper
-    def product(
-        tile: Any, a: Any, a_row: Any, a_k: Any, count: Any, outer: Any, a_next: Any, b: Any, b_k: Any, c: Any, c_row: Any,
-        rows: Any, columns: Any, accumulate: Any, bias: Any,
-    ) -> None:  # fmt: skip
-        row_blocks = (rows + most_rows - 1) // most_rows
-        tallest = (rows + row_blocks - 1) // row_blocks
-        widest = most_vectors
-        while tallest > 1 and widest * (tallest + 1) >= register_count:
-            widest >>= 1
-        for g in range(row_blocks):
-            i0, i1 = rows * g // row_blocks, rows * (g + 1) // row_blocks
-            j = 0
-            while j < columns:
-                vectors = (columns - j + lane - 1) // lane
-                shape = 3
-                while (1 << shape) > widest or (1 << shape) > vectors:
-                    shape -= 1
-                used = min(lane, columns - j - ((1 << shape) - 1) * lane)
-                call_tile(
-                    tile, (i1 - i0 - 1) * 4 + shape, used == lane,
-                    (
-                        a + i0 * a_row, a_row, a_k, b + j * size, b_k, c + i0 * c_row + j * size, c_row, count, used,
-                        accumulate, bias + j * size if bias != 0 else 0, 0, 0, 0, 0, outer, a_next, 0,
-                    ),
-                )  # fmt: skip
-                j += (1 << shape) * lane
-
-    return product
-
-
 def _depthwise(channels: int, outputs: int, groups: int) -> bool:
     """Whether every output is made of one channel, and every channel goes into one output."""
     return groups == channels == outputs > 1
@@ -155,7 +120,7 @@ def _forward(F: Any, pooled: bool) -> Any:
     """The body of conv2d, or of conv2d_max_pool."""
     pointer = POINTERS[F]
     size = F.bitwidth // 8
-    product = _product(F)
+    product = tiled_product(F)
     find = largest(F)
     zero = F(0)
     first_word = 5 if pooled else 4
@@ -322,7 +287,7 @@ def _backward_input(F: Any, pooled: bool) -> Any:
     """The body of conv2d_backward_input, or of conv2d_max_pool_backward_input."""
     pointer = POINTERS[F]
     size, lane = F.bitwidth // 8, lanes(F)
-    product = _product(F)
+    product = tiled_product(F)
     put = spread(F)
     zero = F(0)
     transposing = TRANSPOSE
@@ -460,7 +425,7 @@ def _backward_weight(F: Any, pooled: bool) -> Any:
     """The body of conv2d_backward_weight, or of conv2d_max_pool_backward_weight."""
     pointer = POINTERS[F]
     size = F.bitwidth // 8
-    product = _product(F)
+    product = tiled_product(F)
     put = spread(F)
     zero, one = F(0), F(1)
     leaf_images, aside = LEAF_IMAGES, LINE
