@@ -147,20 +147,22 @@ def l2_pool2d(F: Any) -> Any:
     return _summed(F, True)
 
 
-@kernel("mean_pool2d_backward", sizes=lambda dy, dx, **how: _sizes(dx, dy, **how))
-def mean_pool2d_backward(F: Any) -> Any:
+def _gathered(F: Any, norm: bool) -> Any:
+    """The body of dx = the sum of dy / pixels of a window, or x times that of dy / y, over the windows that a pixel is in."""
     pointer = POINTERS[F]
     width_of = F.bitwidth // 8
-    zero, element = F(0), F
+    zero, one, element = F(0), F(1), F
+    first_word = 4 if norm else 2
 
     def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
-        examples, height, width, channels, rows, columns = op[2], op[3], op[4], op[5], op[6], op[7]
-        tall, wide, down, right, top, left = op[8], op[9], op[10], op[11], op[12], op[13]
+        words = carray(op, first_word + 12)[first_word:]
+        examples, height, width, channels, rows, columns = words[0], words[1], words[2], words[3], words[4], words[5]
+        tall, wide, down, right, top, left = words[6], words[7], words[8], words[9], words[10], words[11]
         begin, end = share(examples * height, 1, part, parts)
         for line in range(begin, end):
             image = line // height * rows
             pixel = line % height + top
-            target = op[1] + line * width * channels * width_of
+            target = op[first_word - 1] + line * width * channels * width_of
             whole = carray(pointer(target), width * channels)
             for k in range(width * channels):
                 whole[k] = zero
@@ -171,45 +173,28 @@ def mean_pool2d_backward(F: Any) -> Any:
                     corner = column * right - left
                     first, last = inside(corner, wide, width)
                     pixels = element((lower - upper) * (last - first))
-                    slope = carray(pointer(op[0] + ((image + row) * columns + column) * channels * width_of), channels)
+                    window = ((image + row) * columns + column) * channels * width_of
+                    slope, y = carray(pointer(op[0] + window), channels), carray(pointer(op[first_word - 2] + window), channels)
                     for k in range(first, last):
                         dx = carray(pointer(target + (corner + k) * channels * width_of), channels)
                         for c in range(channels):
-                            dx[c] += slope[c] / pixels
+                            if norm:
+                                dx[c] += zero if y[c] == zero else slope[c] / (y[c] if y[c] != zero else one)
+                            else:
+                                dx[c] += slope[c] / pixels
+            if norm:
+                x = carray(pointer(op[1] + line * width * channels * width_of), width * channels)
+                for k in range(width * channels):
+                    whole[k] *= x[k]
 
     return body
+
+
+@kernel("mean_pool2d_backward", sizes=lambda dy, dx, **how: _sizes(dx, dy, **how))
+def mean_pool2d_backward(F: Any) -> Any:
+    return _gathered(F, False)
 
 
 @kernel("l2_pool2d_backward", sizes=lambda dy, x, y, dx, **how: _sizes(dx, dy, **how))
 def l2_pool2d_backward(F: Any) -> Any:
-    pointer = POINTERS[F]
-    width_of = F.bitwidth // 8
-    zero, one = F(0), F(1)
-
-    def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
-        examples, height, width, channels, rows, columns = op[4], op[5], op[6], op[7], op[8], op[9]
-        tall, wide, down, right, top, left = op[10], op[11], op[12], op[13], op[14], op[15]
-        begin, end = share(examples * height, 1, part, parts)
-        for line in range(begin, end):
-            image = line // height * rows
-            pixel = line % height + top
-            target = op[3] + line * width * channels * width_of
-            whole = carray(pointer(target), width * channels)
-            x = carray(pointer(op[1] + line * width * channels * width_of), width * channels)
-            for k in range(width * channels):
-                whole[k] = zero
-            first_row, last_row = windows_of(pixel, tall, down, rows)
-            for row in range(first_row, last_row):
-                for column in range(columns):
-                    corner = column * right - left
-                    first, last = inside(corner, wide, width)
-                    window = ((image + row) * columns + column) * channels * width_of
-                    slope, y = carray(pointer(op[0] + window), channels), carray(pointer(op[2] + window), channels)
-                    for k in range(first, last):
-                        dx = carray(pointer(target + (corner + k) * channels * width_of), channels)
-                        for c in range(channels):
-                            dx[c] += zero if y[c] == zero else slope[c] / (y[c] if y[c] != zero else one)
-            for k in range(width * channels):
-                whole[k] *= x[k]
-
-    return body
+    return _gathered(F, True)
