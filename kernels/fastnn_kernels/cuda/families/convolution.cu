@@ -3,7 +3,7 @@
 // All but depthwise convolutions are products of `tiles`, whose operand is read where it lies in the images: `Patches` is a
 // matrix with a row for every spot of a grid and a column for every tap of the kernel and channel, of which nothing is stored.
 // Forward, spots are those of y and images x; backward, spots are those of dx, images dz, and taps count from the last one on,
-// so that windows come in ascending order. What divides does so by a multiplication; images have fewer than 2^30 pixels, and
+// so that windows come in ascending order. What divides does so by a multiplication; images have fewer than 2^28 pixels, and
 // there are fewer than 2^30 taps times channels.
 #include "tiles.cuh"
 
@@ -371,7 +371,7 @@ __device__ void depthwise_backward_weight(Grid grid, const X* x, const Z* dz, F*
     i64 output = (work - row * across) * WARP + lane_of_warp(), number = row % down;
     F sum = 0;
     if (output < outputs) {
-      const X* channel = x + (u32)output / (u32)each;
+      const X* channel = x + (u64)begin / (u64)laid.spots.number * laid.image_size + (u32)output / (u32)each;
       const bool of_bias = number == taps;
       const Tap tap(laid, (u32)number);
       for (i64 k = begin + warp_of_block(); k < end; k += WARPS) {
@@ -380,10 +380,9 @@ __device__ void depthwise_backward_weight(Grid grid, const X* x, const Z* dz, F*
           sum += slope;
           continue;
         }
-        i64 image;
-        const Spot spot = spot_at(laid, k, image);
+        const Spot spot(laid, (u32)(k - begin));
         int pixel = pixel_of<false>(laid, spot, tap);
-        if (pixel >= 0) sum += F(channel[image + pixel * laid.pitch]) * slope;
+        if (pixel >= 0) sum += F(channel[spot.images * laid.image_size + pixel * laid.pitch]) * slope;
       }
     }
     sums[threadIdx.x] = sum;

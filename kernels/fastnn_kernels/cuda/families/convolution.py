@@ -16,7 +16,7 @@ from fastnn_kernels.contract import LEAF_IMAGES
 from fastnn_kernels.cuda.lowering import THREADS, WARPS, Request, Work, ceil, lowering, reading, spread
 from fastnn_kernels.cuda.tiles import Cut, best_cut, tiles_of
 
-TILES = tiles_of((4, 8), (16, 16), (32, 32), (64, 16), (64, 32), (128, 32), (64, 64))
+TILES = tiles_of((8, 8), (16, 16), (32, 32), (64, 16), (64, 32), (128, 32), (64, 64))
 """Of convolutions, whose results have many rows and few columns."""
 
 DEPTHWISE_UP_TO = 8
