@@ -16,8 +16,8 @@ struct Divisor {
 
 // Where the taps of spots lie in images of height x width pixels of `pitch` channels, `channels` of them for each group: tap
 // (i, j) of spot (r, c) at row (r * down + top + i * row_step) / row_divisor, where that is a whole number and in the image, and
-// likewise its column. The grid of spots has `spots` of them an image, `across` in a row; a row of taps has `wide`. The host
-// computes all of it: what is in no register costs none.
+// likewise its column. The grid of spots has `spots` of them an image, `across` in a row; a row of taps has `wide`. All of it are
+// arguments of the kernel, which take no registers.
 struct Laid {
   i64 height, width, pitch, image_size, down, right, top, left, row_step, column_step, wide_end, groups;
   Divisor channels, wide, spots, across, row_divisor, column_divisor;
@@ -161,7 +161,7 @@ template <class F, class T> struct GroupColumns {
 // w (taps, C / groups, O) as an operand (columns C / groups, k), k the outputs of a group for every tap, from the last one on.
 template <class F, class T> struct TurnedWeights {
   static constexpr int P = 16 / sizeof(F);
-  const T* last;  // tap
+  const T* last;  // the last tap
   const Laid& laid;
   i64 channels;
   bool packed;
