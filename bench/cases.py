@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fastnn.ops.windows import Padding, lay_windows
 from fastnn.optimizers import NAMES, SGD, by_name
 from fastnn_kernels.contract import (
     ACTIVATIONS_FROM_INPUT,
@@ -20,6 +21,7 @@ from fastnn_kernels.contract import (
     ALPHA_ACTIVATIONS,
     BINARY,
     COMPARISONS,
+    LEAF_IMAGES,
     SUM_BLOCK,
     TRANSFORMS,
     UNARY,
@@ -178,6 +180,86 @@ matmul(128, 784, 128, False, False)
 matmul(784, 32, 128, True, False)
 matmul(32, 128, 784, False, True)
 matmul(7, 33, 31, True, True)
+
+
+# --- convolution and pooling of images ---------------------------------------------------------------------------------
+
+
+def convolution(
+    images: Shape, kernel: Shape, strides: tuple[int, int] = (1, 1), padding: Any = "valid",
+    dilation: tuple[int, int] = (1, 1), groups: int = 1,
+) -> None:  # fmt: skip
+    """A layer of kernels (KH, KW, O) forwards, with ReLU in it, and backwards."""
+    size, outputs, channels = kernel[:2], kernel[2], images[3] // groups
+    windows, before = lay_windows("convolution", images[1:3], (kernel[0], kernel[1]), strides, padding, dilation)
+    w, y, rows = (*size, channels, outputs), (images[0], *windows, outputs), -(-images[0] // LEAF_IMAGES)
+    laid: dict[str, Any] = {"strides": strides, "padding": before, "dilation": dilation, "groups": groups}
+    changed = "".join(f"-{what}" for what, is_so in (("strided", strides != (1, 1)), ("dilated", dilation != (1, 1)),
+                                                     (f"groups-{groups}", groups > 1)) if is_so)  # fmt: skip
+    label = f"{name(*images)}-{name(*kernel)}{changed}"
+    inner, pixels, taken = math.prod(w[:3]), LEAF_IMAGES * math.prod(windows), images[0]
+    declare(
+        "conv2d", label, lambda rng, p: uniform(rng, p, images, w, (outputs,)), same(y), 8 + inner / 4, examples=taken,
+        activation="relu", alpha=0.0, **laid,
+    )  # fmt: skip
+    declare(
+        "conv2d_backward_input", label, lambda rng, p: uniform(rng, p, y, w), same(images), 8 + math.prod(size) * outputs / 4,
+        examples=taken, **laid,
+    )  # fmt: skip
+    declare(
+        "conv2d_backward_weight", label, lambda rng, p: uniform(rng, p, images, y), same((rows, math.prod(w) + outputs)),
+        8 + pixels / 4, examples=taken, size=size, **laid,
+    )  # fmt: skip
+
+
+def add_leaves(leaves: int, numbers: int) -> None:
+    """The sums of leaves of `numbers` numbers, 20 of them a bias where there are so many."""
+    bias = min(numbers, 20)
+    outputs = same((numbers - bias,), (bias,))
+    declare("add_leaves", name(leaves, numbers), lambda rng, p: normal(rng, p, (leaves, numbers)), outputs, 8, cancels=True)
+
+
+def pooling(images: Shape, size: tuple[int, int], strides: tuple[int, int] | None = None, padding: Padding = "valid") -> None:
+    """The three kinds forwards and backwards."""
+    strides = strides or size
+    windows, before = lay_windows("pooling", images[1:3], size, strides, padding)
+    shape, label = (images[0], *windows, images[3]), f"{name(*images)}-{name(*size)}"
+    laid: dict[str, Any] = {"size": size, "strides": strides, "padding": before, "examples": images[0]}
+    tolerance = 2 + math.prod(size)
+
+    def with_places(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
+        """Places of the image, wherever the window lies."""
+        corners = [np.arange(n) * step - first for n, step, first in zip(windows, strides, before, strict=True)]
+        rows, columns = (np.maximum(0, -corner) for corner in corners)
+        places = (rows[:, None] * size[1] + columns[None, :]).astype(np.uint8)
+        return [*normal(rng, precision, shape), np.broadcast_to(places[None, :, :, None], shape).copy()]
+
+    def with_roots(rng: np.random.Generator, precision: str) -> list[np.ndarray]:
+        return [*normal(rng, precision, shape, images), *uniform(rng, precision, shape, least=0.5)]
+
+    declare("max_pool2d", label, lambda rng, p: normal(rng, p, images), lambda p: [(shape, p), (shape, "uint8")], 0, **laid)
+    declare("max_pool2d_backward", label, with_places, same(images), tolerance, cancels=True, **laid)
+    declare("mean_pool2d", label, lambda rng, p: normal(rng, p, images), same(shape), tolerance, cancels=True, **laid)
+    declare("mean_pool2d_backward", label, lambda rng, p: normal(rng, p, shape), same(images), tolerance, cancels=True, **laid)
+    declare("l2_pool2d", label, lambda rng, p: normal(rng, p, images), same(shape), tolerance, **laid)
+    declare("l2_pool2d_backward", label, with_roots, same(images), tolerance + 8, cancels=True, **laid)
+
+
+for _images in (32, 128):
+    convolution((_images, 28, 28, 1), (5, 5, 20))
+    convolution((_images, 12, 12, 20), (5, 5, 40))
+convolution((32, 32, 32, 3), (3, 3, 32), padding="same")
+convolution((32, 32, 32, 32), (3, 3, 32), padding="same")
+convolution((32, 16, 16, 32), (3, 3, 64), padding="same")
+convolution((7, 13, 11, 31), (3, 2, 33), strides=(2, 1), padding="same")
+convolution((32, 16, 16, 32), (3, 3, 32), padding="same", groups=32)
+add_leaves(32, 25 * 20 + 20)
+add_leaves(32, 500 * 40 + 40)
+add_leaves(31, 127)
+pooling((128, 24, 24, 20), (2, 2))
+pooling((128, 8, 8, 40), (2, 2))
+pooling((32, 32, 32, 32), (2, 2))
+pooling((7, 13, 11, 31), (3, 2), (2, 1), "same")
 
 
 # --- elementwise ------------------------------------------------------------------------------------------------------

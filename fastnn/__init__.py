@@ -48,11 +48,16 @@ if TYPE_CHECKING:
     from fastnn.layers import Activation as Activation
     from fastnn.layers import Augment as Augment
     from fastnn.layers import BatchNorm as BatchNorm
+    from fastnn.layers import Conv2D as Conv2D
     from fastnn.layers import Dense as Dense
     from fastnn.layers import Dropout as Dropout
     from fastnn.layers import Flatten as Flatten
+    from fastnn.layers import GlobalMeanPool2D as GlobalMeanPool2D
+    from fastnn.layers import L2Pool2D as L2Pool2D
     from fastnn.layers import Layer as Layer
     from fastnn.layers import LayerNorm as LayerNorm
+    from fastnn.layers import MaxPool2D as MaxPool2D
+    from fastnn.layers import MeanPool2D as MeanPool2D
     from fastnn.layers import Parameter as Parameter
     from fastnn.layers import Standardizer as Standardizer
     from fastnn.layers import Statistic as Statistic
@@ -96,11 +101,16 @@ _HOMES = {
         "Activation",
         "Augment",
         "BatchNorm",
+        "Conv2D",
         "Dense",
         "Dropout",
         "Flatten",
+        "GlobalMeanPool2D",
+        "L2Pool2D",
         "Layer",
         "LayerNorm",
+        "MaxPool2D",
+        "MeanPool2D",
         "Parameter",
         "Standardizer",
         "Statistic",

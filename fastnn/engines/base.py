@@ -429,7 +429,7 @@ class Instance(ABC):
 
     def attributes(self, call: Call) -> dict[str, Any]:
         """The call's attributes with the number of rows filled in."""
-        return {k: v.factor * self.rows if isinstance(v, BatchDim) else v for k, v in call.attributes.items()}
+        return {k: v.of(self.rows) if isinstance(v, BatchDim) else v for k, v in call.attributes.items()}
 
     def work(self) -> list[tuple[int, int]]:
         """(floating-point operations, bytes moved at least) of each call of one play, by the kernel table."""

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from fastnn import arrays
-from fastnn.engines.base import Engine, InputMap, Instance, Passage, Ring
+from fastnn.engines.base import Engine, InputMap, Instance, Pass, Passage, Ring
 from fastnn.engines.thread_count import Partition, Stage, ThreadCountTuner
 from fastnn.errors import InputError, PackageError
+from fastnn.program.passes.pooling import merge_pooling
 from fastnn.program.shapes import BatchDim, concrete
 from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import SUM_BLOCK
@@ -139,6 +140,9 @@ class HostEngine(Engine):
     def wait(self) -> None:
         """Whatever is asked is done when the call returns."""
 
+    def passes(self, rows: int) -> Sequence[Pass]:
+        return (merge_pooling,)
+
     def instance(self, program: Program, rows: int, threads: int | None) -> HostInstance:
         return HostInstance(program, rows, self, threads)
 
@@ -148,7 +152,9 @@ class HostEngine(Engine):
     def passage(self, program: Program, rows: int, threads: int | None = None) -> Passage:
         if self is NUMPY:
             return super().passage(program, rows, threads)
-        return InPlacePassage(self.instance(count_nonfinite_inputs(program), rows, threads))
+        instance = self.instantiate(count_nonfinite_inputs(program), rows, threads)
+        assert isinstance(instance, HostInstance)
+        return InPlacePassage(instance)
 
 
 class HostRing(Ring):

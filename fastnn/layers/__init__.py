@@ -8,14 +8,20 @@ from fastnn.layers.activation import Activation
 from fastnn.layers.augment import Augment
 from fastnn.layers.base import Layer, Parameter, Statistic
 from fastnn.layers.batch_norm import BatchNorm
+from fastnn.layers.conv2d import Conv2D
 from fastnn.layers.dense import Dense
 from fastnn.layers.dropout import Dropout
 from fastnn.layers.flatten import Flatten
 from fastnn.layers.layer_norm import LayerNorm
+from fastnn.layers.pooling import GlobalMeanPool2D, L2Pool2D, MaxPool2D, MeanPool2D
 from fastnn.layers.standardizer import Standardizer
 
 BUILT_IN: dict[str, type[Layer]] = {
-    layer.__name__: layer for layer in (Activation, Augment, BatchNorm, Dense, Dropout, Flatten, LayerNorm, Standardizer)
+    layer.__name__: layer
+    for layer in (
+        Activation, Augment, BatchNorm, Conv2D, Dense, Dropout, Flatten, GlobalMeanPool2D, L2Pool2D, LayerNorm, MaxPool2D,
+        MeanPool2D, Standardizer,
+    )
 }  # fmt: skip
 """The layers that a saved model may name."""
 
@@ -30,11 +36,16 @@ __all__ = [
     "Activation",
     "Augment",
     "BatchNorm",
+    "Conv2D",
     "Dense",
     "Dropout",
     "Flatten",
+    "GlobalMeanPool2D",
+    "L2Pool2D",
     "Layer",
     "LayerNorm",
+    "MaxPool2D",
+    "MeanPool2D",
     "Parameter",
     "Standardizer",
     "Statistic",

@@ -13,7 +13,7 @@ from fastnn.ops.dispatch import Array
 
 
 class BatchNorm(Norm):
-    """y (B, O) = gamma (x - mean) / sqrt(variance + epsilon) + beta.
+    """y (B, O) = gamma (x - mean) / sqrt(variance + epsilon) + beta, or of images (B, H, W, C) for each of their channels.
 
     Training uses mean and biased variance of the mini-batch; inference the running ones,
     running = momentum running + (1 - momentum) batch, of which the variance is the unbiased one. gamma starts at 1,
@@ -29,6 +29,7 @@ class BatchNorm(Norm):
     needs_two_rows = True
     cancels_bias = True
     records_alike = True
+    of_images = True
 
     def __init__(
         self,
@@ -44,10 +45,13 @@ class BatchNorm(Norm):
         self.momentum = float(momentum)
 
     def statistics(self, shape: tuple[int, ...]) -> Mapping[str, Statistic]:
-        return {"running_mean": Statistic(shape, 0.0), "running_variance": Statistic(shape, 1.0)}
+        numbers = self.features(shape)
+        return {"running_mean": Statistic(numbers, 0.0), "running_variance": Statistic(numbers, 1.0)}
 
     def forward(self, x: Array, training: bool) -> Array:
-        return ops.batch_norm(
-            x, self.gamma, self.beta, self.running_mean, self.running_variance,
+        rows = x if len(x.shape) == 2 else ops.reshape(x, (-1, x.shape[-1]))
+        y = ops.batch_norm(
+            rows, self.gamma, self.beta, self.running_mean, self.running_variance,
             training=training and self.trainable, momentum=self.momentum, epsilon=self.epsilon,
         )  # fmt: skip
+        return y if rows is x else ops.reshape(y, x.shape)

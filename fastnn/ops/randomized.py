@@ -13,7 +13,7 @@ from fastnn.ops.algebra import multiply, reshape, where
 from fastnn.ops.dispatch import Array, apply
 from fastnn.program.differentiate import backward
 from fastnn.program.shapes import broadcast_shapes, describe
-from fastnn.program.trace import Call, Symbol, floats
+from fastnn.program.trace import Call, Symbol, constant, floats
 from fastnn_kernels.contract import AFFINE, TRANSFORMS, control_points
 
 __all__ = ["augment", "dropout"]
@@ -26,18 +26,21 @@ def dropout(
     step: Array | int | None = None,
     *,
     mask: Array | None = None,
+    channels: bool = False,
 ) -> Array:
     """Inverted dropout: y = x / (1 - rate) where the element is kept, else 0. 0 <= rate < 1.
 
     Kept is what has a uniform number >= rate. These numbers are those of `fastnn.random` for `key` and `step` (a number, or a
     0-d int64 symbol) and the element `row * O + column`; the same ones are drawn again in the backward pass. Or kept is what
     is True in `mask`, bool, of the shape of x or broadcast to it, such as one row for all examples: then nothing is drawn.
+    With `channels`, each channel of an example of x (B, ..., C) is kept or dropped as a whole, by the element
+    `row * C + channel`.
 
         a = ops.dropout(a, 0.2, mask=D1 < 0.8)    # the masks of an exercise
         drawn = fastnn.random.uniform(key, step, a.shape) >= rate    # the mask of dropout(a, rate, key, step)
 
     The gradient is that of the kept elements, times 1 / (1 - rate). InputError unless either key and step or a mask come.
-    Source: Srivastava et al. 2014, section 10 (inverted form).
+    Source: Srivastava et al. 2014, section 10 (inverted form); for channels Tompson et al. 2015, section 3.2.
     """
     dtype = floats("dropout", x)
     if not 0.0 <= rate < 1.0:
@@ -54,6 +57,11 @@ def dropout(
         raise TracingError("dropout: x and step must both be symbols, or both be values")
     if not isinstance(step, Symbol):
         step = np.asarray(step, np.int64)
+    if channels:
+        shape = (x.shape[0], x.shape[-1])
+        ones = constant(x, 1.0, shape) if isinstance(x, Symbol) else to_device(np.ones(shape, dtype), x)
+        drawn = dropout(ones, rate, key, step)
+        return multiply(x, reshape(drawn, (shape[0], *(1,) * (len(x.shape) - 2), shape[1])))
     return apply("dropout", (x, step), [(tuple(x.shape), dtype)], {"rate": float(rate), "key": (int(key[0]), int(key[1]))})
 
 

@@ -11,17 +11,26 @@ from fastnn.errors import InputError, TracingError
 
 @dataclass(frozen=True)
 class BatchDim:
-    """`factor` times the number of rows, a dimension that is known when the program is instantiated."""
+    """`factor` times the number of rows, or of leaves of rows, a dimension that is known when the program is instantiated.
+
+    `leaf`: rows of a leaf; the last one may have fewer.
+    """
 
     factor: int = 1
+    leaf: int = 1
+
+    def of(self, rows: int) -> int:
+        """The dimension for so many rows."""
+        return self.factor * -(-rows // self.leaf)
 
     def __mul__(self, other: int) -> BatchDim:
-        return BatchDim(self.factor * other)
+        return BatchDim(self.factor * other, self.leaf)
 
     __rmul__ = __mul__
 
     def __str__(self) -> str:
-        return {0: "N", 1: "B"}.get(self.factor, f"{self.factor}B")
+        rows = "B" if self.leaf == 1 else f"ceil(B/{self.leaf})"
+        return {0: "N", 1: rows}.get(self.factor, f"{self.factor}{rows}")
 
 
 Dimension = int | BatchDim
@@ -45,7 +54,7 @@ def elements(shape: Shape) -> Dimension:
 
 def concrete(shape: Shape, rows: int) -> tuple[int, ...]:
     """The shape for a number of rows."""
-    return tuple(d.factor * rows if isinstance(d, BatchDim) else d for d in shape)
+    return tuple(d.of(rows) if isinstance(d, BatchDim) else d for d in shape)
 
 
 def describe(shape: Shape) -> str:

@@ -68,10 +68,12 @@ class Kernel:
         return dict(zip(names, operands, strict=True))
 
     def operations(self, operands: Sequence[Operand], attributes: Mapping[str, Any] | None = None) -> int:
-        """Floating-point operations of one call; those of a chain are those of the `steps` among its attributes."""
+        """Floating-point operations of one call; those of a chain are those of the `steps` among its attributes, and what is
+        pooled of an `image` counts too."""
         steps = (KERNELS[step.kernel] for step in (attributes or {}).get("steps", ()))
         inner = sum(each.count(dict.fromkeys(each.operands, operands[-1].shape)) for each in steps)
-        return inner + self.count({name: operand.shape for name, operand in self.by_name(operands).items()})
+        shapes = {name: operand.shape for name, operand in self.by_name(operands).items()}
+        return inner + self.count({**shapes, "image": (attributes or {}).get("image", ())})
 
     def traffic(self, operands: Sequence[Operand]) -> int:
         """Bytes that one call must move at least: every operand once, updated ones there and back."""
@@ -125,6 +127,10 @@ CHAINED = (
     *BINARY, *COMPARISONS, "where", "dropout",
 )  # fmt: skip
 """Kernels that may be a step of a chain."""
+
+LEAF_IMAGES = 4
+"""Images whose gradients of a convolution are summed in one chain. It divides LEAF_ROWS, so that an aligned run of that many
+images has a sum of its own."""
 
 CHAIN_INPUTS = 6
 """Inputs that a chain has at most."""
@@ -251,6 +257,11 @@ def control_points(length: int, spacing: int) -> int:
 def _matmul_operations(shapes: Shapes) -> int:
     rows, columns = shapes["c"]
     return 2 * rows * columns * (math.prod(shapes["a"]) // rows if rows else 0)
+
+
+def _unpooled(shapes: Shapes) -> int:
+    """Pixels of the outputs of a convolution that are pooled."""
+    return shapes["y" if "y" in shapes else "dy"][0] * math.prod(shapes["image"])
 
 
 # Dense layers. c (M, N) = op(a) @ op(b), op the transpose where asked for.
@@ -390,6 +401,57 @@ _declare(
 # comparisons kept as bool.
 for _inputs in range(1, CHAIN_INPUTS + 1):
     _declare(f"chain_{_inputs}", " ".join("abcdef"[:_inputs]), "y", attributes="steps", sets="numpy cuda")
+
+# Convolution of images x (B, H, W, C) with w (KH, KW, C / groups, O): y (B, OH, OW, O),
+#   y[b, r, c, o] = activation(b[o] + sum over i, j, k, ascending, of x[b, R + i dilation[0], S + j dilation[1], g C/groups + k]
+#                   * w[i, j, k, o]),  R = r strides[0] - padding[0],  S = c strides[1] - padding[1],  g = o // (O / groups);
+# what lies outside the image is 0, and each axis of y has the length that its operand has. Backward, dx sums over the outputs
+# that a pixel went into, row by row, and in each over o; the gradients of w and b are summed in leaves of LEAF_IMAGES images,
+# over (image, r, c) in each: a row of `leaves`, dw (KH KW C/groups O numbers), then db. `add_leaves` adds these rows up in the
+# tree that the leaves of rows have.
+_CONVOLVED = "strides padding dilation groups"
+_declare(
+    "conv2d", "x w b", "y", attributes=f"{_CONVOLVED} activation alpha",
+    count=lambda s: 2 * math.prod(s["y"]) * (math.prod(s["w"][:3]) + 1),
+)  # fmt: skip
+_declare(
+    "conv2d_backward_input", "dz w", "dx", attributes=_CONVOLVED, count=lambda s: 2 * math.prod(s["dz"]) * math.prod(s["w"][:3])
+)
+_declare(
+    "conv2d_backward_weight", "x dz", "leaves", attributes=f"size {_CONVOLVED}",
+    count=lambda s: 2 * math.prod(s["dz"][:3]) * (s["leaves"][1] - s["dz"][3]) + math.prod(s["dz"]),
+)  # fmt: skip
+_declare("add_leaves", "leaves", "dw db", count=_each("leaves"))
+
+# Pooling of images x (B, H, W, C) over windows of `size` (KH, KW) pixels: window (r, c) begins at pixel
+# (r * strides[0] - padding[0], c * strides[1] - padding[1]), and has one pixel of the image at least; what lies outside is left
+# out. y (B, OH, OW, C) is the largest, the mean or the root of the sum of squares of a window's pixels, added up row by row.
+# places: which pixel is the first largest, counted row by row from the window's corner; NaN counts as largest. Backward, dx is
+# the sum over the windows that a pixel is in, row by row: of dy where it is the largest; of dy / pixels of the window;
+# and of dy / y (0 where y is 0), times x.
+_POOLED = "size strides padding"
+_declare("max_pool2d", "x", "y places", attributes=_POOLED, count=_each("x"))
+_declare("max_pool2d_backward", "dy places", "dx", attributes=_POOLED, count=_each("dy"))
+_declare("mean_pool2d", "x", "y", attributes=_POOLED, count=_each("x"))
+_declare("mean_pool2d_backward", "dy", "dx", attributes=_POOLED, count=_each("dx", 2))
+_declare("l2_pool2d", "x", "y", attributes=_POOLED, count=_each("x", 2))
+_declare("l2_pool2d_backward", "dy x y", "dx", attributes=_POOLED, count=_each("dx", 3))
+
+# A convolution and the max_pool2d of its outputs, of `image` (OH, OW) pixels, which are not kept; `pool` = (size, strides,
+# padding) of windows that do not overlap. Backward, dz is max_pool2d_backward of dy. The bits are those of the two calls.
+_CONVOLVED_POOLED = f"{_CONVOLVED} image pool"
+_declare(
+    "conv2d_max_pool", "x w b", "y places", attributes=f"{_CONVOLVED_POOLED} activation alpha", sets="numpy cpu",
+    count=lambda s: _unpooled(s) * (2 * math.prod(s["w"]) + 3 * s["w"][3]),
+)  # fmt: skip
+_declare(
+    "conv2d_max_pool_backward_input", "dy places w", "dx", attributes=_CONVOLVED_POOLED, sets="numpy cpu",
+    count=lambda s: _unpooled(s) * 2 * math.prod(s["w"]),
+)  # fmt: skip
+_declare(
+    "conv2d_max_pool_backward_weight", "x dy places", "leaves", attributes=f"size {_CONVOLVED_POOLED}", sets="numpy cpu",
+    count=lambda s: _unpooled(s) * (2 * s["leaves"][1] - s["dy"][3]),
+)  # fmt: skip
 
 # Losses, one value an example; t is (B,) int64 class indices or (B, C) F for softmax, (B, O) F for the others.
 # softmax_cross_entropy: -sum_j t_j log p_j; sigmoid_cross_entropy: sum_j of max(z,0) - z t + log(1 + exp(-|z|));

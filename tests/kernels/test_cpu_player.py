@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 import time
 from typing import Any
 
 import numpy as np
 import pytest
+from laws import check_scratch
 
 import fastnn_kernels.cpu as cpu_set
 from fastnn_kernels.contract import Operand
@@ -175,16 +175,5 @@ def test_workers_write_to_scratch_memory_of_their_own(dtype: str) -> None:
         ("weighted_mean_backward", [numbers(), numbers(1000), numbers(1000)], {}),
         ("grouped_dense_backward_weight", [numbers(200, 3, 5), numbers(200, 2, 5), numbers(3, 2, 5), numbers(2, 5)], {}),
     ]
-    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
     for name, arrays, attributes in calls:
-        lowered = cpu_set.lower(name, [Operand(array.shape, array.dtype) for array in arrays], attributes)
-        size = lowered.scratch
-        assert size is not None
-        for parts in (1, 3):
-            memory = aligned_zeros(3 * size + 2**18).view(np.uint8)
-            memory[...] = 0x5A
-            words = np.array(lowered.words([array.ctypes.data for array in arrays], memory.ctypes.data), np.int64)
-            for part in range(parts):
-                call(lowered.address)(words.ctypes.data, part, parts, 1)
-            assert (memory[:size] == 0x5A).all(), f"{name} writes to the memory of the worker before"
-            assert (memory[2 * size :] == 0x5A).all(), f"{name} of {[a.shape for a in arrays]} writes behind its memory"
+        check_scratch(name, arrays, attributes)

@@ -16,6 +16,7 @@ from laws import FLOATS, PRODUCT_SHAPES, by_turns, check_definition, check_kerne
 
 import fastnn_kernels.cpu as cpu_set
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, ALPHA_ACTIVATIONS, LEAF_ROWS, Operand
+from fastnn_kernels.cuda import tiles as cuda_tiles
 from fastnn_kernels.cuda.families import dense as cuda_dense
 from fastnn_kernels.cuda.lowering import Device, lower
 from fastnn_kernels.memory import aligned_zeros
@@ -275,15 +276,15 @@ def test_definition_against_torch(dtype: str) -> None:
 def force(monkeypatch: pytest.MonkeyPatch, index: int, splits: int) -> None:
     """Let every product be computed in the tiles with this index and in at most so many splits."""
 
-    def cut(rows: int, columns: int, inner: int, itemsize: int) -> cuda_dense.Cut:
-        return cuda_dense.divide(cuda_dense.TILES[itemsize][index], splits, rows, columns, inner)
+    def cut(rows: int, columns: int, inner: int, itemsize: int) -> cuda_tiles.Cut:
+        return cuda_tiles.divide(cuda_tiles.TILES[itemsize][index], splits, rows, columns, inner)
 
     monkeypatch.setattr(cuda_dense, "cut", cut)
 
 
 def long_enough(index: int, dtype: str) -> int:
     """An inner axis of two whole depths of a tile and a bit."""
-    return 2 * cuda_dense.TILES[np.dtype(dtype).itemsize][index].depth + 7
+    return 2 * cuda_tiles.TILES[np.dtype(dtype).itemsize][index].depth + 7
 
 
 @pytest.mark.parametrize(("index", "splits", "dtype"), by_turns(range(4), [1, 3], FLOATS))
@@ -369,13 +370,13 @@ def test_cuda_cuts(itemsize: int) -> None:
     """A cut covers the whole product; only tall ones are split; blocks fit into the shared memory that every GPU has."""
     sizes = (0, 1, 31, 33, 784, 4096, 65_536)
     for m, n, k in itertools.product(sizes, repeat=3):
-        way = cuda_dense.cut(m, n, k, itemsize)
+        way = cuda_tiles.cut(m, n, k, itemsize)
         assert way.length * way.splits >= k > way.length * (way.splits - 1) or k == 0
         assert way.length % way.tile.depth == 0
         assert way.tile.shared <= 48 * 1024
-        assert way.splits == 1 or (k >= 1024 and way.blocks // way.splits < cuda_dense.MULTIPROCESSORS)
-    assert cuda_dense.cut(30, 10, 65_536, itemsize).splits > 8
-    assert cuda_dense.cut(10, 30, 784, itemsize).blocks > 8
+        assert way.splits == 1 or (k >= 1024 and way.blocks // way.splits < cuda_tiles.MULTIPROCESSORS)
+    assert cuda_tiles.cut(30, 10, 65_536, itemsize).splits > 8
+    assert cuda_tiles.cut(10, 30, 784, itemsize).blocks > 8
 
 
 def test_cuda_scratch_holds_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from fastnn import engines, ops
 from fastnn.callbacks import Callback
 from fastnn.data.prepared import DataLayout
 from fastnn.layers import Layer
+from fastnn.layers.base import Parameter
 from fastnn.losses import as_loss
 from fastnn.network.programs import TrainingStep, Update
 from fastnn.program.passes.mixed_precision import PRODUCTS, mixed_precision
@@ -40,6 +41,22 @@ def step(layers: list[Layer], loss: Any = "softmax_cross_entropy", features: Any
 def deep() -> list[Layer]:
     norm = [fastnn.Dense(6, use_bias=False), fastnn.BatchNorm(), fastnn.Activation("relu"), fastnn.Dropout(0.2)]
     return [*norm, fastnn.Dense(9, activation="tanh"), fastnn.Dense(5)]
+
+
+class Filters(Layer):
+    """A convolution with ReLU, and pooling behind it."""
+
+    options = ("filters",)
+
+    def __init__(self, filters: int) -> None:
+        self.filters = filters
+
+    def parameters(self, shape: tuple[int, ...]) -> dict[str, Parameter]:
+        init = fastnn.initializers.Normal(0.3)
+        return {"weight": Parameter((3, 2, shape[2], self.filters), init), "bias": Parameter((self.filters,), init)}
+
+    def forward(self, x: Any, training: bool) -> Any:
+        return ops.max_pool2d(ops.conv2d(x, self.weight, self.bias, padding="same", activation="relu"), 2)
 
 
 def kinds(program: Program) -> dict[str, set[str]]:
@@ -175,6 +192,76 @@ def test_one_step_is_that_of_numbers_rounded_at_the_same_places(
         np.testing.assert_allclose(weight, before[name] - 0.5 * gradients[name], atol=2e-4, err_msg=name)
     assert history.precision == "bf16"
     assert model.trained == fastnn.network.state.Trained("cuda:0", "bf16")
+
+
+def test_convolutions_and_pooling_read_and_hand_on_bfloat16() -> None:
+    """But what is summed: the leaves of gradients, and these."""
+    program = mixed_precision(step([Filters(4), Filters(3), fastnn.Flatten(), fastnn.Dense(5)], features=(8, 6, 2)))
+    made = kinds(program)
+    for kernel in ("conv2d", "conv2d_backward_input", "max_pool2d_backward"):
+        assert made[kernel] == {"bfloat16"}, kernel
+    assert made["max_pool2d"] == {"bfloat16", "uint8"}
+    assert made["conv2d_backward_weight"] == made["add_leaves"] == {"float32"}
+    low_precision = program.inputs["low_precision_weights"]
+    for call in program.calls:
+        if call.kernel.startswith("conv2d"):
+            assert [symbol.dtype for symbol in call.inputs[:2]] == [BFLOAT16, BFLOAT16], call.kernel
+        if call.kernel == "conv2d":
+            assert all(symbol.root is low_precision for symbol in call.inputs[1:])
+
+
+def test_one_step_of_convolutions_is_that_of_numbers_rounded_at_the_same_places(
+    cuda_host: Any, rng: np.random.Generator
+) -> None:
+    X, y = rng.normal(size=(13, 8, 6, 2)).astype(np.float32), rng.integers(0, 5, 13)
+    model = fastnn.Sequential([Filters(4), Filters(3), fastnn.Flatten(), fastnn.Dense(5)], seed=4).build((8, 6, 2))
+    before = {name: w.astype(np.float64) for name, w in model.weights.items()}
+    history = model.fit(
+        X, y, batch_size=13, epochs=1, optimizer=fastnn.SGD(0.5), order=lambda epoch: np.arange(13), device="cuda",
+        precision="bf16", verbose=0,
+    )  # fmt: skip
+
+    laid: dict[str, Any] = {"strides": (1, 1), "padding": (1, 0), "dilation": (1, 1), "groups": 1}
+    pooled: dict[str, Any] = {"size": (2, 2), "strides": (2, 2), "padding": (0, 0)}
+    low = {name: rounded(w) for name, w in before.items()}
+
+    def forward(x: np.ndarray, layer: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        w, b = low[f"{layer}.weight"], low[f"{layer}.bias"]
+        z = np.zeros((*x.shape[:3], len(b)))
+        numpy_set.conv2d(x, w, b, z, **laid, activation="relu")
+        h, (rows, columns) = rounded(z), (x.shape[1] // 2, x.shape[2] // 2)
+        p = np.zeros((13, rows, columns, len(b)))
+        places = np.zeros(p.shape, np.uint8)
+        numpy_set.max_pool2d(h, p, places, **pooled)
+        return h, p, places
+
+    def backward(dp: np.ndarray, layer: int, x: np.ndarray, h: np.ndarray, places: np.ndarray) -> np.ndarray:
+        w, b = low[f"{layer}.weight"], low[f"{layer}.bias"]
+        dh, dx, leaves = np.zeros_like(h), np.zeros_like(x), np.zeros((4, w.size + b.size))
+        numpy_set.max_pool2d_backward(dp, places, dh, **pooled)
+        dz = dh * (h > 0)
+        numpy_set.conv2d_backward_input(dz, w, dx, **laid)
+        numpy_set.conv2d_backward_weight(x, dz, leaves, size=w.shape[:2], **laid)
+        gradients[f"{layer}.weight"], gradients[f"{layer}.bias"] = np.zeros_like(w), np.zeros_like(b)
+        numpy_set.add_leaves(leaves, gradients[f"{layer}.weight"], gradients[f"{layer}.bias"])
+        return rounded(dx)
+
+    gradients: dict[str, np.ndarray] = {}
+    x = rounded(X)
+    h0, p0, places0 = forward(x, 0)
+    h1, p1, places1 = forward(p0, 1)
+    flat = p1.reshape(13, -1)
+    z = flat @ low["3.weight"] + before["3.bias"]
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    dz = rounded((p - np.eye(5)[y]) / 13)
+    gradients |= {"3.weight": flat.T @ dz, "3.bias": dz.sum(0)}
+    dp1 = rounded(dz @ low["3.weight"].T).reshape(p1.shape)
+    backward(backward(dp1, 1, p0, h1, places1), 0, x, h0, places0)
+    assert history["loss"][0] == pytest.approx(-np.log(p[np.arange(13), y]).mean(), rel=1e-5)
+    for name, weight in model.weights.items():
+        # As above, a number near the middle between two of bfloat16 may go either way.
+        np.testing.assert_allclose(weight, before[name] - 0.5 * gradients[name], atol=2e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("kernel", UPDATES)

@@ -241,7 +241,7 @@ def test_arguments_of_fit_that_others_use(method: str, keyword: str, says: str) 
 
 def test_signatures_are_those_of_the_constructors() -> None:
     """And what Python itself refuses is refused as before."""
-    assert list(inspect.signature(fastnn.Dropout).parameters) == ["rate"]
+    assert list(inspect.signature(fastnn.Dropout).parameters) == ["rate", "channels"]
     assert list(inspect.signature(fastnn.Adam).parameters)[:2] == ["learning_rate", "beta1"]
     assert list(inspect.signature(fastnn.Flatten.__init__).parameters) == ["self"]
     assert Scaled(2.0, other=3.0).others == {"other": 3.0}

@@ -9,6 +9,7 @@ are only read must be as they were.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,11 +24,12 @@ import fastnn_kernels.cpu as cpu_set
 import fastnn_kernels.cuda  # noqa: F401 - declares the lowerings
 import fastnn_kernels.numpy as numpy_set
 from fastnn.engines.cuda import CudaEngine
-from fastnn_kernels.contract import KERNELS
+from fastnn_kernels.contract import KERNELS, Operand
 from fastnn_kernels.cuda import device
 from fastnn_kernels.cuda.arrays import DeviceArray
 from fastnn_kernels.cuda.lowering import ALIGNMENT, LOWERINGS
 from fastnn_kernels.cuda.runtime import CudaUnavailable
+from fastnn_kernels.memory import aligned_zeros
 
 AWKWARD = (0, 1, 31, 33, 7, 127)
 
@@ -142,6 +144,22 @@ def check_kernel(
                 assert array.tobytes() == expected.tobytes(), f"{name}.{operand}: other bits with {what}"
         first = first or written
     return first
+
+
+def check_scratch(name: str, arrays: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> None:
+    """Workers of the CPU set write to scratch memory of their own: here the second of three, whatever the part."""
+    lowered = cpu_set.lower(name, [Operand(array.shape, array.dtype) for array in arrays], attributes)
+    size = lowered.scratch
+    assert size is not None
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(lowered.address)
+    for parts in (1, 3):
+        memory = aligned_zeros(3 * size + 2**18).view(np.uint8)
+        memory[...] = 0x5A
+        words = np.array(lowered.words([array.ctypes.data for array in arrays], memory.ctypes.data), np.int64)
+        for part in range(parts):
+            call(words.ctypes.data, part, parts, 1)
+        assert (memory[:size] == 0x5A).all(), f"{name} writes to the memory of the worker before"
+        assert (memory[2 * size :] == 0x5A).all(), f"{name} of {[a.shape for a in arrays]} writes behind its memory"
 
 
 @functools.cache

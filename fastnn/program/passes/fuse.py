@@ -9,7 +9,7 @@ from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, NO_ACTIVATION
 
 LOSSES = ("softmax_cross_entropy", "sigmoid_cross_entropy", "squared_error")
-ACTIVATED = ("dense", "batch_norm", "batch_norm_inference", "layer_norm")
+ACTIVATED = ("dense", "conv2d", "batch_norm", "batch_norm_inference", "layer_norm")
 NORMS = {"batch_norm_backward": "batch_norm", "layer_norm_backward": "layer_norm"}
 COMPARED = ("relu", "leaky_relu")
 """Activations that cost a comparison: computing them anew is as fast on every engine as reading what was computed."""
@@ -107,6 +107,37 @@ def fuse_activation_gradient(program: Program) -> Program:
     return replace_calls(program, replaced)
 
 
+def move_activation_gradient(program: Program) -> Program:
+    """max_pool2d_backward, then the derivative of the activation in front -> the derivative first, of fewer numbers.
+
+    A pixel that is the largest of its window has the window's value, and the others have no gradient. Where windows do not
+    overlap, the bits are the same.
+    """
+    uses, makers = count_uses(program), find_makers(program)
+    poolings = {call.outputs[1]: call for call in program.calls if call.kernel == "max_pool2d"}
+    replaced: dict[Call, Call | None] = {}
+    for call in program.calls:
+        if call.kernel not in GRADIENTS:
+            continue
+        dy, z = call.inputs
+        spread = makers.get(dy)
+        if spread is None or spread.kernel != "max_pool2d_backward" or uses[dy] != 1 or not are_apart(spread):
+            continue
+        slope, places = spread.inputs
+        pooling = poolings.get(places)
+        if pooling is None or pooling.inputs[0] is not z:
+            continue
+        moved = Symbol(slope.trace, slope.shape, slope.dtype, slope.name)
+        replaced[spread] = Call(call.kernel, (slope, pooling.outputs[0], moved), call.attributes)
+        replaced[call] = Call(spread.kernel, (moved, places, *call.outputs), spread.attributes)
+    return replace_calls(program, replaced)
+
+
+def are_apart(pooling: Call) -> bool:
+    """Whether no pixel is in two windows."""
+    return all(step >= size for size, step in zip(pooling.attributes["size"], pooling.attributes["strides"], strict=True))
+
+
 def fuse_bias_gradient(program: Program) -> Program:
     """x.T @ dz and the sum of dz over its rows -> dense_backward_weight."""
     position = {call: index for index, call in enumerate(program.calls)}
@@ -154,6 +185,7 @@ FUSIONS: tuple[Callable[[Program], Program], ...] = (
     fuse_bias,
     fuse_activation,
     fuse_norm_gradient,
+    move_activation_gradient,
     fuse_activation_gradient,
     fuse_bias_gradient,
     fuse_loss_gradient,

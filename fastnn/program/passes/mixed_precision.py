@@ -2,8 +2,8 @@
 
 Parameters, the optimizer's state, losses, logits, sums and gradients of parameters stay float32. A second arena, the
 low-precision weights, holds the parameters rounded to bfloat16: the products read it, and the update writes it in the same
-pass. What products, activations, dropout, norms and the gathering of examples hand to each other is stored as bfloat16 and
-computed with as float32. Everything else, such as what a loss of the user's own computes, is left as it is.
+pass. What products, activations, pooling, dropout, norms and the gathering of examples hand to each other is stored as bfloat16
+and computed with as float32. Everything else, such as what a loss of the user's own computes, is left as it is.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from fastnn.errors import PackageError
 from fastnn.program.trace import Call, Program, Symbol
 from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT, UPDATES
 
-PRODUCTS = ("matmul", "dense", "dense_backward_input", "dense_backward_weight")
-"""The matrix products; their factors are their first two operands."""
+PRODUCTS = (
+    "matmul", "dense", "dense_backward_input", "dense_backward_weight",
+    "conv2d", "conv2d_backward_input", "conv2d_backward_weight",
+)  # fmt: skip
+"""The matrix products, convolutions among them; their factors are their first two operands."""
 
 _ACTIVATIONS = ACTIVATIONS_FROM_OUTPUT + ACTIVATIONS_FROM_INPUT
 CARRIERS = {
     *PRODUCTS, *_ACTIVATIONS, *(f"{name}_backward" for name in _ACTIVATIONS),
     "dropout", "batch_norm", "batch_norm_backward", "layer_norm", "layer_norm_backward", "gather_rows", "gather_standardized",
-    "identity",
+    "identity", *(f"{kind}_pool2d{of}" for kind in ("max", "mean", "l2") for of in ("", "_backward")),
 }  # fmt: skip
 """Kernels between which rows are handed on as bfloat16."""
 
@@ -57,7 +60,7 @@ def mixed_precision(program: Program) -> Program:
     for call in program.calls:
         replaced = call.replace(replacements)
         if call.kernel in PRODUCTS:
-            with_bias = call.kernel == "dense" and replaced.outputs[0].dtype == dtype
+            with_bias = call.kernel in ("dense", "conv2d") and replaced.outputs[0].dtype == dtype
             replaced = replaced.replace(low_precision_views(call.inputs if with_bias else call.inputs[:2]))
         elif call.kernel in UPDATES:
             replaced = Call(call.kernel, (*replaced.operands, weights), call.attributes)

@@ -14,8 +14,8 @@ from fastnn_kernels.cpu.player import play, state_words
 from fastnn_kernels.memory import aligned_zeros
 
 FAMILIES = (
-    "augment", "batch_norm", "data", "dense", "elementwise", "grouped", "layer_norm", "losses", "moving", "reductions", "rows",
-    "updates",
+    "augment", "batch_norm", "convolution", "data", "dense", "elementwise", "grouped", "layer_norm", "losses", "moving",
+    "pooling", "reductions", "rows", "updates",
 )  # fmt: skip
 for _family in FAMILIES:
     importlib.import_module(f"fastnn_kernels.cpu.families.{_family}")

@@ -11,7 +11,7 @@ from fastnn_kernels.cuda.runtime import Runtime
 
 FAMILIES = (
     "data", "losses", "batch_norm", "elementwise", "chain", "moving", "reductions", "rows", "updates", "dense", "augment",
-    "grouped", "layer_norm",
+    "grouped", "layer_norm", "pooling", "convolution",
 )  # fmt: skip
 for _family in FAMILIES:
     importlib.import_module(f"fastnn_kernels.cuda.families.{_family}")

@@ -7,6 +7,7 @@ of its attributes by keyword. It works in the dtype it is given.
 from fastnn_kernels.numpy.augment import *  # noqa: F403
 from fastnn_kernels.numpy.batch_norm import *  # noqa: F403
 from fastnn_kernels.numpy.chain import *  # noqa: F403
+from fastnn_kernels.numpy.convolution import *  # noqa: F403
 from fastnn_kernels.numpy.data import *  # noqa: F403
 from fastnn_kernels.numpy.dense import *  # noqa: F403
 from fastnn_kernels.numpy.elementwise import *  # noqa: F403
@@ -14,6 +15,7 @@ from fastnn_kernels.numpy.grouped import *  # noqa: F403
 from fastnn_kernels.numpy.layer_norm import *  # noqa: F403
 from fastnn_kernels.numpy.losses import *  # noqa: F403
 from fastnn_kernels.numpy.moving import *  # noqa: F403
+from fastnn_kernels.numpy.pooling import *  # noqa: F403
 from fastnn_kernels.numpy.reductions import *  # noqa: F403
 from fastnn_kernels.numpy.rows import *  # noqa: F403
 from fastnn_kernels.numpy.updates import *  # noqa: F403

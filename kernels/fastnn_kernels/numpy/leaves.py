@@ -19,9 +19,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Sum = TypeVar("Sum")
 
 
-def cut_leaves(rows: int) -> list[slice]:
+def cut_leaves(rows: int, leaf: int = LEAF_ROWS) -> list[slice]:
     """The leaves of so many rows; one, without rows, of none."""
-    return [slice(start, min(start + LEAF_ROWS, rows)) for start in range(0, max(rows, 1), LEAF_ROWS)]
+    return [slice(start, min(start + leaf, rows)) for start in range(0, max(rows, 1), leaf)]
 
 
 def combine(leaves: Sequence[Sum], add: Callable[[Sum, Sum], Sum]) -> Sum:

@@ -20,6 +20,7 @@ ACTIVATED = [{"activation": name, "alpha": 0.3} for name in (None, *ACTIVATIONS_
 CHANGES: dict[str, list[dict[str, Any]]] = {
     "dense": ACTIVATED,
     "dense_backward_input": ACTIVATED,
+    "conv2d": ACTIVATED,
     "batch_norm": ACTIVATED,
     "batch_norm_inference": ACTIVATED,
     "batch_norm_backward": ACTIVATED,
@@ -117,6 +118,26 @@ def cases() -> Any:
         module.block_sums(size)
     for images, height, width, channels, spacing in ((0, 5, 5, 1, 2), (1, 1, 1, 1, 1), (3, 17, 1, 2, 0)):
         module.augment(images, height, width, channels, spacing)
+    for image, kernel, how in (
+        ((0, 5, 5, 3), (2, 2, 4), {}),
+        ((1, 1, 1, 1), (1, 1, 1), {}),
+        ((5, 9, 8, 3), (3, 2, 17), {"strides": (2, 3), "padding": "same"}),
+        ((2, 10, 11, 4), (3, 3, 33), {"dilation": (2, 3), "padding": ((3, 0), (0, 5))}),
+        ((2, 6, 7, 8), (3, 3, 8), {"padding": "same", "groups": 2}),
+        ((3, 7, 6, 33), (3, 3, 66), {"strides": (2, 1), "groups": 33}),
+        ((1, 3, 3, 2300), (2, 2, 8), {}),
+        ((1, 3, 3, 8), (2, 2, 2300), {}),
+        ((4, 32, 32, 4), (3, 3, 5), {"padding": "same"}),
+    ):
+        module.convolution(image, kernel, **how)
+    for image, size, how in (
+        ((0, 5, 5, 3), (2, 2), {}),
+        ((1, 1, 1, 1), (1, 1), {}),
+        ((3, 7, 9, 33), (3, 2), {"strides": (2, 1), "padding": "same"}),
+    ):
+        module.pooling(image, size, **how)
+    for leaves, numbers in ((0, 3), (1, 1), (5, 33), (67, 70)):
+        module.add_leaves(leaves, numbers)
     for count in (0, 2, 33):
         module.shuffle(count)
     return module
@@ -136,7 +157,7 @@ def precisions(case: Any) -> tuple[str, ...]:
 
 WIDE = {
     "parameters", *(slot for update in UPDATES.values() for slot in update.slots), "norm", "scalars", "penalties", "partial",
-    "gamma", "beta", "running_mean", "running_variance", "mean", "inverse_deviation", "dgamma", "dbeta",
+    "gamma", "beta", "running_mean", "running_variance", "mean", "inverse_deviation", "dgamma", "dbeta", "leaves",
 }  # fmt: skip
 """Operands that are never kept in 16 bits: parameters, what is kept for each of them, and statistics."""
 

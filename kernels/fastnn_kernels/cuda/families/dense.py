@@ -13,25 +13,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fastnn_kernels.cuda.lowering import (
-    THREADS,
     Body,
     Pointer,
     Product,
     Request,
     Work,
-    ceil,
     lowering,
     reading,
     spread,
 )
+from fastnn_kernels.cuda.tiles import TILES, Cut, best_cut, cut, divide
 from fastnn_kernels.cuda.variants import Library, Own, Variant
 
 CHOICE_VERSION = 2
-"""Of everything below that decides who computes a product, in which tiles and splits: other numbers, other last bits."""
+"""Of everything here and in `fastnn_kernels.cuda.tiles` that decides who computes a product, in which tiles and splits: other
+numbers, other last bits."""
 
 OWN_UP_TO = {"float32": 2**25, "tf32": 2**23, "float64": 2**23, "bfloat16": 2**22}
 """rows * columns * inner up to which a product is our own, by the precision of its multiplications. Estimated from the model
-below, taking 3 us for cuBLASLt's smallest; the sooner tensor cores can take over, the smaller."""
+of `fastnn_kernels.cuda.tiles`, taking 3 us for cuBLASLt's smallest; the sooner tensor cores can take over, the smaller."""
 
 TIMED_UP_TO = 8
 """Our own bodies are timed against cuBLASLt for products of up to so many times OWN_UP_TO."""
@@ -42,88 +42,6 @@ EPILOGUES = {None: "bias", "relu": "relu_bias"}
 MASKED = ("tf32", "bfloat16")
 """Precisions in which ReLU keeps a mask for the backward pass, by the rule, where cuBLASLt computes both products: those are
 fast enough for a pass over the result to count. Not float32, whose bits stay those of the kernels without a mask."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """How a product is cut, see dense.cu: tiles of `rows` x `columns`, `depth` of the inner axis staged at a time."""
-
-    rows: int
-    columns: int
-    depth: int
-    shared: int
-
-    @property
-    def template(self) -> tuple[str, str, str]:
-        return str(self.rows), str(self.columns), str(self.depth)
-
-
-def _tile(rows: int, columns: int, itemsize: int) -> Tile:
-    piece, groups = 16 // itemsize, 4096 // (rows * columns)
-    depth = piece * max(groups, 1024 // (rows + columns))
-    staged, sums = (rows + columns) * (depth + piece), 20 * (THREADS + 8)
-    return Tile(rows, columns, depth, max(staged, sums) * itemsize)
-
-
-TILES = {itemsize: tuple(_tile(*shape, itemsize) for shape in ((4, 8), (16, 16), (32, 32), (64, 64))) for itemsize in (4, 8)}
-"""By the size of an element that is computed in."""
-
-MULTIPROCESSORS = 132
-"""Of the GPU that the model is of, an H200. Fixed, so that our bodies add up in the same order on every GPU."""
-
-START, SECOND_BODY = 1000, 2500
-"""Cycles from the start of a block to its first product, and for a node that adds the parts of a split up."""
-
-LEAST_SPLIT = 512
-"""No split of the inner axis is shorter."""
-
-
-def tiles(tile: Tile, rows: int, columns: int) -> int:
-    """How many tiles a result has; one row of them at least, whose blocks add the rows of b up."""
-    return ceil(max(rows, 1), tile.rows) * ceil(columns, tile.columns)
-
-
-def cycles(tile: Tile, splits: int, rows: int, columns: int, inner: int) -> float:
-    """What a product may take: blocks come in waves of one a multiprocessor. A block reads its operands from the L2 cache at
-    64 bytes a cycle, and from shared memory, at 128 bytes a cycle, 8 elements for every 16 products (float32)."""
-    waves = ceil(tiles(tile, rows, columns) * splits, MULTIPROCESSORS)
-    step = tile.rows * tile.columns / 64 + (tile.rows + tile.columns) / 16
-    adding = SECOND_BODY + splits * rows * columns / (16 * MULTIPROCESSORS) if splits > 1 else 0
-    return waves * (START + step * inner / splits) + adding
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How our bodies compute a product: `splits` of the inner axis, all but the last of them `length` long."""
-
-    tile: Tile
-    splits: int
-    length: int
-    blocks: int
-
-
-def divide(tile: Tile, splits: int, rows: int, columns: int, inner: int) -> Cut:
-    """A product in these tiles, with at most so many splits: none is empty, and all start at a multiple of the tile's depth."""
-    length = max(ceil(ceil(inner, splits), tile.depth), 1) * tile.depth
-    splits = max(ceil(inner, length), 1)
-    return Cut(tile, splits, length, tiles(tile, rows, columns) * splits)
-
-
-def cut(rows: int, columns: int, inner: int, itemsize: int) -> Cut:
-    """What the model prefers; where it sees no difference, the smaller tile and fewer splits."""
-    return _best_cut(TILES[itemsize], rows, columns, inner)
-
-
-def _best_cut(among: Sequence[Tile], rows: int, columns: int, inner: int) -> Cut:
-    """The best of these tiles. Only a result with fewer tiles than there are multiprocessors is split."""
-    cuts = [
-        (tile, 1 << exponent)
-        for tile in among
-        for exponent in range(10)
-        if not exponent or (inner >> exponent >= LEAST_SPLIT and tiles(tile, rows, columns) < MULTIPROCESSORS)
-    ]
-    tile, splits = min(cuts, key=lambda cut: cycles(cut[0], cut[1], rows, columns, inner))
-    return divide(tile, splits, rows, columns, inner)
 
 
 @dataclass(frozen=True)
@@ -213,7 +131,7 @@ def list_variants(call: Request, algorithms: Callable[[Product], Sequence[bytes]
         named = algorithms(product)
         variants += [Library(product.epilogue, name, rank, len(named)) for rank, name in enumerate(named, 1)]
     if not variants or math.prod(of.numbers) <= TIMED_UP_TO * OWN_UP_TO[precision(call)]:
-        cuts = (_best_cut([tile], *of.numbers) for tile in TILES[_itemsize(call)])
+        cuts = (best_cut([tile], *of.numbers) for tile in TILES[_itemsize(call)])
         variants += [Own(cut.tile.rows, cut.tile.columns, cut.splits) for cut in cuts]
     return variants
 
@@ -231,23 +149,19 @@ def choose(call: Request) -> Product | Cut:
         for tile in TILES[_itemsize(call)]:
             if (tile.rows, tile.columns) == (variant.rows, variant.columns):
                 own_cut = divide(tile, variant.splits, *of.numbers)
-                call.note = f"{_by_us(own_cut)} (tuned)"
+                call.note = f"{own_cut.note} (tuned)"
                 return own_cut
     if math.prod(of.numbers) > OWN_UP_TO[precision(call)]:
         for product in filter(call.device.supports, known.values()):
             call.note = _by_library(product.epilogue)
             return product
     own_cut = cut(*of.numbers, _itemsize(call))
-    call.note = _by_us(own_cut)
+    call.note = own_cut.note
     return own_cut
 
 
 def _by_library(epilogue: str) -> str:
     return "cuBLASLt" if epilogue == "none" else f"cuBLASLt, {epilogue}"
-
-
-def _by_us(cut: Cut) -> str:
-    return f"own {cut.tile.rows}x{cut.tile.columns}" + (f" in {cut.splits} parts" if cut.splits > 1 else "")
 
 
 def _itemsize(call: Request) -> int:
