@@ -22,16 +22,16 @@ class Conv2D(Weighted):
         )
 
     Each output looks at a window of the image, its local receptive field, and all windows share the weights (KH, KW,
-    C / groups, O). `x`: images (B, H, W, C), or (B, H, W) of one channel. `kernel_size`: pixels of a window; `strides`: from a
-    window to the next one; `dilation`: from a pixel of a window to the next one; each a number, or (rows, columns).
+    C / groups, O). `x`: images (B, H, W, C), or (B, H, W) of one channel. `kernel_size`: pixels of a window; `strides`: from
+    a window to the next one; `dilation`: from a pixel of a window to the next one; each a number, or (rows, columns).
 
-    `padding`, with zeros: "valid" for none, OH = (H - dilation (KH - 1) - 1) // stride + 1; "same" for OH = ceil(H / stride); or
-    numbers: of pixels on all sides, of (rows, columns), or ((above, below), (left, right)). `groups`: channels and filters are
-    cut into so many groups, each output made of the channels of its own; as many as channels for a depthwise convolution.
+    `padding`, with zeros: "valid" for none, OH = (H - dilation (KH - 1) - 1) // stride + 1; "same" for OH = ceil(H / stride);
+    or numbers: of pixels on all sides, of (rows, columns), or ((above, below), (left, right)). `groups`: channels and filters
+    are cut into so many groups, each output made of the channels of its own; as many as channels for a depthwise convolution.
 
     The other options are those of `Dense`. Fans of the initial weights are KH KW C / groups and KH KW O. Raises InputError for
-    options that do not go together, and for inputs that are no images or smaller than a window. Source: Nielsen, Neural Networks
-    and Deep Learning, chapter 6, equation 125; LeCun et al. 1998.
+    options that do not go together, and for inputs that are no images or smaller than a window. Source: Nielsen, Neural
+    Networks and Deep Learning, chapter 6, equation 125; LeCun et al. 1998.
     """
 
     options = (
@@ -80,7 +80,8 @@ class Conv2D(Weighted):
 
     def forward(self, x: Array, training: bool) -> Array:
         return ops.conv2d(
-            ops.reshape(x, (x.shape[0], *as_channels("Conv2D", x.shape[1:]))), self.weight, self.bias if self.use_bias else None,
+            ops.reshape(x, (x.shape[0], *as_channels("Conv2D", x.shape[1:]))),
+            self.weight, self.bias if self.use_bias else None,
             strides=self.strides, padding=self.padding, dilation=self.dilation, groups=self.groups,
             activation=self.activation, alpha=self.alpha,
         )  # fmt: skip

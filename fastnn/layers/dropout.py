@@ -13,8 +13,8 @@ class Dropout(Layer):
     """y = x / (1 - rate) for a share 1 - rate of the elements, drawn anew each step, else 0; y = x at inference.
 
     `rate` is the share that is dropped (the course notes' keep probability is 1 - rate). `channels`: channels of images
-    (B, H, W, C) are dropped as a whole, since neighboring pixels say much the same. Source: Srivastava et al. 2014; for channels
-    Tompson et al. 2015, Efficient object localization using convolutional networks, section 3.2.
+    (B, H, W, C) are dropped as a whole, since neighboring pixels say much the same. Source: Srivastava et al. 2014; for
+    channels Tompson et al. 2015, Efficient object localization using convolutional networks, section 3.2.
     """
 
     options = ("rate", "channels")

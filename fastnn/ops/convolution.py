@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, cast
 
 import numpy as np
 
@@ -33,8 +34,8 @@ def conv2d(
 ) -> Array:
     """y (B, OH, OW, O) = activation(b (O,) + the sum of x[r, c] @ w[i, j] over the taps i, j), images x (B, H, W, C).
 
-    w is (KH, KW, C / groups, O). The tap (i, j) of the output at (r, c) is the pixel (r strides + i dilation - padding, ...): it
-    is a cross-correlation, as everywhere in this field, and the kernel is not flipped. `strides`, `dilation`: a number, or
+    w is (KH, KW, C / groups, O). The tap (i, j) of the output at (r, c) is the pixel (r strides + i dilation - padding, ...):
+    it is a cross-correlation, as everywhere in this field, and the kernel is not flipped. `strides`, `dilation`: a number, or
     (rows, columns). `padding`, with zeros: "valid" for none, OH = (H - dilation (KH - 1) - 1) // stride + 1; "same" for
     OH = ceil(H / stride), where it is odd with one row more below and one column more on the right; or numbers: of pixels on
     all sides, of (rows, columns), or ((above, below), (left, right)). `groups`: channels and outputs are cut into so many
@@ -66,7 +67,7 @@ def conv2d(
     )  # fmt: skip
     if b is None:
         b = constant(w, 0.0, (outputs,)) if isinstance(w, Symbol) else to_device(np.zeros(outputs, dtype), w)
-    attributes = {"strides": steps, "padding": before, "dilation": spread, "groups": groups, **NO_ACTIVATION}
+    attributes: dict[str, Any] = {"strides": steps, "padding": before, "dilation": spread, "groups": groups, **NO_ACTIVATION}
     fused = not isinstance(x, Symbol) and activation in ACTIVATIONS_FROM_OUTPUT
     if fused:
         attributes |= {"activation": activation, "alpha": float(alpha or 0.0)}
@@ -79,8 +80,8 @@ def _conv2d_backward(call: Call, dz: Symbol) -> tuple[Symbol, Symbol, Symbol]:
     x, w, b = call.inputs
     laid: dict[str, Any] = {name: call.attributes[name] for name in ("strides", "padding", "dilation", "groups")}
     dx = apply("conv2d_backward_input", (dz, w), [(x.shape, x.dtype)], laid)
-    numbers = int(np.prod(w.shape)) + w.shape[3]
-    leaves = (BatchDim(1, LEAF_IMAGES), numbers)
-    summed = apply("conv2d_backward_weight", (x, dz), [(leaves, w.dtype)], {"size": tuple(w.shape[:2]), **laid})
+    kernel = cast("tuple[int, ...]", w.shape)
+    leaves = (BatchDim(1, LEAF_IMAGES), math.prod(kernel) + kernel[3])
+    summed = apply("conv2d_backward_weight", (x, dz), [(leaves, w.dtype)], {"size": kernel[:2], **laid})
     dw, db = apply("add_leaves", (summed,), [(w.shape, w.dtype), (b.shape, b.dtype)])
     return dx, dw, db

@@ -21,16 +21,18 @@ def max_pool2d(x: Array, size: int | tuple[int, int] = 2, *, strides: Any = None
     """y (B, OH, OW, C) = the largest pixel of each window of x (B, H, W, C), channel by channel.
 
     `size`: pixels of a window, a number or (rows, columns), 255 at most; `strides`: from a window to the next one, by default
-    the size. `padding`: "valid" for windows inside the image, OH = (H - rows) // stride + 1, where a rest of pixels is in none;
-    "same" for OH = ceil(H / stride); or numbers: of pixels on all sides, of (rows, columns), or ((above, below), (left, right)).
-    What lies outside the image counts for nothing. The gradient goes to the first of the largest pixels; NaN is the largest.
-    Raises InputError where a window does not fit. Source: Nielsen, Neural Networks and Deep Learning, chapter 6.
+    the size. `padding`: "valid" for windows inside the image, OH = (H - rows) // stride + 1, a rest of pixels being in none;
+    "same" for OH = ceil(H / stride); or numbers: of pixels on all sides, of (rows, columns), or ((above, below), (left,
+    right)). What lies outside the image counts for nothing. The gradient goes to the first of the largest pixels; NaN is the
+    largest. Raises InputError where a window does not fit. Source: Nielsen, Neural Networks and Deep Learning, chapter 6.
 
         ops.max_pool2d(images, 2)    # (B, 24, 24, 20) -> (B, 12, 12, 20)
     """
     shape, attributes = _laid("max_pool2d", x, size, strides, padding)
     if attributes["size"][0] * attributes["size"][1] > MOST_PLACES:
-        raise InputError(f"max_pool2d: a window has at most {MOST_PLACES} pixels, got {attributes['size']}; use ops.max(x, (1, 2))")
+        raise InputError(
+            f"max_pool2d: a window has at most {MOST_PLACES} pixels, got {attributes['size']}; use ops.max(x, (1, 2))"
+        )
     y, _ = apply("max_pool2d", (x,), [(shape, x.dtype), (shape, "uint8")], attributes)
     return y
 

@@ -25,7 +25,7 @@ def as_pair(owner: str, name: str, value: Any) -> Pair:
 
 
 def as_padding(owner: str, value: Any) -> str | tuple[Pair, Pair]:
-    """"valid", "same", or the pixels ((above, below), (left, right)). Raises InputError."""
+    """One of "valid", "same", or the pixels ((above, below), (left, right)). Raises InputError."""
     if isinstance(value, str) and value in PADDINGS:
         return value
     sides = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
@@ -61,7 +61,9 @@ def lay_windows(
             count = (length + first + last - over) // stride + 1 if length + first + last >= over else 0
         if count < 1:
             windows, there = " x ".join(map(str, reach)), " x ".join(map(str, image))
-            raise InputError(f'{owner}: windows of {windows} pixels do not fit into images of {there}; make them smaller, or padding="same"')
+            raise InputError(
+                f'{owner}: windows of {windows} pixels do not fit into images of {there}; make them smaller, or padding="same"'
+            )
         counts.append(count)
         before.append(first)
     return (counts[0], counts[1]), (before[0], before[1])

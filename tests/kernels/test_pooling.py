@@ -72,7 +72,9 @@ def test_a_pixel_gathers_from_its_windows_in_their_order():
     """The definition's float32 is exact about the order: 2**24 + 1 - 2**24 is 0 one way and 1 another."""
     dy = np.array([2.0**24, 1.0, -(2.0**24)], "float32").reshape(1, 1, 3, 1)
     dx = np.zeros((1, 1, 5, 1), "float32")
-    numpy_set.max_pool2d_backward(dy, np.array([2, 1, 0], "uint8").reshape(dy.shape), dx, size=(1, 3), strides=(1, 1), padding=(0, 0))
+    numpy_set.max_pool2d_backward(
+        dy, np.array([2, 1, 0], "uint8").reshape(dy.shape), dx, size=(1, 3), strides=(1, 1), padding=(0, 0)
+    )
     assert dx.reshape(-1).tolist() == [0, 0, 0, 0, 0]
     (found,) = check_kernel(
         "max_pool2d_backward", [dy, np.array([2, 1, 0], "uint8").reshape(dy.shape)], [(dx.shape, "float32")],

@@ -106,6 +106,13 @@ def test_every_name_of_the_table_leads_to_one_that_is_here() -> None:
         ("MLPClassifier", r"did you mean fastnn\.Sequential\?$"),
         ("BatchNormalization", r"did you mean fastnn\.BatchNorm\?$"),
         ("BatchNorm1d", r"did you mean fastnn\.BatchNorm\?$"),
+        ("BatchNorm2d", r"did you mean fastnn\.BatchNorm\?$"),
+        ("Conv2d", r"did you mean fastnn\.Conv2D\?$"),
+        ("MaxPooling2D", r"did you mean fastnn\.MaxPool2D\?$"),
+        ("AvgPool2d", r"did you mean fastnn\.MeanPool2D\?$"),
+        ("GlobalAveragePooling2D", r"did you mean fastnn\.GlobalMeanPool2D\?$"),
+        ("DepthwiseConv2D", r"did you mean fastnn\.Conv2D\(\.\.\., groups=C\)\?$"),
+        ("SpatialDropout2D", r"did you mean fastnn\.Dropout\(rate, channels=True\)\?$"),
         ("LayerNormalization", r"did you mean fastnn\.LayerNorm\?$"),
         ("CrossEntropyLoss", r"did you mean fastnn\.losses\.softmax_cross_entropy\?$"),
         ("Nesterov", r"did you mean fastnn\.SGD\(momentum=0\.9, nesterov=True\)\?$"),
@@ -241,7 +248,7 @@ def test_arguments_of_fit_that_others_use(method: str, keyword: str, says: str) 
 
 def test_signatures_are_those_of_the_constructors() -> None:
     """And what Python itself refuses is refused as before."""
-    assert list(inspect.signature(fastnn.Dropout).parameters) == ["rate"]
+    assert list(inspect.signature(fastnn.Dropout).parameters) == ["rate", "channels"]
     assert list(inspect.signature(fastnn.Adam).parameters)[:2] == ["learning_rate", "beta1"]
     assert list(inspect.signature(fastnn.Flatten.__init__).parameters) == ["self"]
     assert Scaled(2.0, other=3.0).others == {"other": 3.0}
