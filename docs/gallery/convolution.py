@@ -60,5 +60,5 @@ fastnn.plots.save(fastnn.plots.filters(model), FOLDER / "convolution_filters.png
 fastnn.plots.save(fastnn.plots.feature_maps(model, validation[0][0], 0), FOLDER / "convolution_maps.png")
 fastnn.plots.save(fastnn.plots.misclassified(model, *validation), FOLDER / "convolution_misclassified.png")
 
-assert one > (0.985 if LONG and MNIST else 0.9)
+assert one > (0.985 if LONG and MNIST else 0.96 if MNIST else 0.85)
 assert not (LONG and MNIST) or last > 0.992

@@ -360,6 +360,38 @@ def test_the_number_of_threads_changes_no_bit(threads: int) -> None:
     assert bits(trained(network(), threads=1)) == bits(trained(network(), threads=threads))
 
 
+def test_steps_follow_the_definition() -> None:
+    """30 steps of the compiled kernels and of NumPy's."""
+    models = [trained(network("float64"), epochs=6, device=device) for device in ("cpu", "numpy")]
+    for name, value in models[0].weights.items():
+        np.testing.assert_allclose(value, models[1].weights[name], rtol=1e-9, atol=1e-11, err_msg=name)
+
+
+def test_a_run_that_is_continued_ends_with_the_same_bits(tmp_path: Path) -> None:
+    writer = fastnn.callbacks.Checkpoint(tmp_path)
+    trained(network(), callbacks=[writer])
+    again = trained(network(), epochs=5, callbacks=[fastnn.callbacks.Checkpoint(tmp_path)], resume=True)
+    assert bits(again) == bits(trained(network(), epochs=5))
+
+
+def test_the_gradient_flows_through_all_of_it() -> None:
+    flow = fastnn.GradientFlow(examples=40)
+    model = trained(network(), callbacks=[flow])
+    assert flow.layers == tuple(f"{index} {layer}" for index, layer in enumerate(model.layers))
+    assert (flow.gradients > 1e-6).all()
+    assert (flow.parameter_gradients[:, [0, 2, 3, 8]] > 1e-6).all()
+    assert np.isnan(flow.parameter_gradients[:, 1]).all()
+
+
+def test_one_image_at_a_time() -> None:
+    X, y = examples(n=3)
+    layers = [fastnn.Conv2D(3, 3), fastnn.MaxPool2D(2), fastnn.Flatten(), fastnn.Dense(CLASSES)]
+    model = trained(fastnn.Sequential(layers, seed=0), X, y, batch_size=1, classes=range(CLASSES))
+    assert model.counters.step == 6
+    with pytest.raises(InputError, match="batch norm cannot be trained with mini-batches of one example"):
+        trained(network(), X, y, batch_size=1)
+
+
 @pytest.mark.parametrize("length", [1, 2, 1000])
 def test_the_length_of_a_chunk_changes_no_bit(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = bits(trained(network()))
