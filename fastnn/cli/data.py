@@ -236,7 +236,13 @@ def with_images(dataset: Dataset, shape: tuple[int, ...] | None) -> Dataset:
 
 
 def for_network(dataset: Dataset, network: Sequential) -> Dataset:
-    """The data set with images in the place of rows, where the network takes images."""
+    """The data set with images in the place of rows, where the network takes images. Raises InputError for others than its."""
+    from fastnn.errors import InputError
+
+    given, taken = dataset.image_shape, network.network.features
+    if given is not None and len(taken) > 1 and (*given, 1)[:3] != (*taken, 1)[:3]:
+        shapes = [" x ".join(map(str, shape)) for shape in (taken, given)]
+        raise InputError(f"the network takes images of {shapes[0]}, and those of {dataset.name} are {shapes[1]}")
     X_test = None if dataset.X_test is None else as_images(dataset.X_test, network)
     return replace(dataset, X_train=as_images(dataset.X_train, network), X_test=X_test)
 

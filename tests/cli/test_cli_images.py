@@ -110,6 +110,11 @@ def test_saved_networks_predict_evaluate_and_are_explained(folder: Path, tmp_pat
         with (folder / data).open() as file:
             labels = [row["label"] for row in csv.DictReader(file)]
     assert np.mean([a == b for a, b in zip(answers, labels, strict=True)]) == pytest.approx(accuracy, abs=1e-4)
+    np.savez(tmp_path / "turned.npz", X=np.zeros((3, 6, 8)), y=np.array([0, 1, 2]))
+    turned = run("evaluate", path, tmp_path / "turned.npz")
+    assert turned.exit_code == 1
+    assert "the network takes images of 8 x 6" in said(turned)
+    assert "and those of turned are 6 x 8" in said(turned)
     explained = run("explain", path, "--batch-size", 8)
     assert explained.exit_code == 0, explained.output
     assert "conv2d" in explained.stdout
