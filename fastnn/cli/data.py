@@ -5,6 +5,7 @@ How a table is read belongs to its file: a saved network knows the names of its 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fastnn.datasets import Dataset, Table
+    from fastnn.sequential import Sequential
 
 DATA, TABLE = "Data", "Tables"
 WHOLE = 20
@@ -221,3 +223,31 @@ def in_order(dataset: Dataset, names: Sequence[str] | None) -> Dataset:
     order = [columns.index(name) for name in names]
     X_test = None if dataset.X_test is None else dataset.X_test[:, order]
     return replace(dataset, X_train=dataset.X_train[:, order], X_test=X_test, shape=(len(order),), feature_names=tuple(names))
+
+
+def with_images(dataset: Dataset, shape: tuple[int, ...] | None) -> Dataset:
+    """The data set with images in the place of rows. Raises click.UsageError without a shape, InputError for a wrong one."""
+    if shape is None and dataset.image_shape is None:
+        raise click.UsageError(
+            f"--conv and --augment are for images, and examples of {dataset.name} are {dataset.features} numbers in a row; if "
+            "they are images, say their height and width, as in --shape 28x28, or 32x32x3 with channels"
+        )
+    return dataset.as_images(shape)
+
+
+def for_network(dataset: Dataset, network: Sequential) -> Dataset:
+    """The data set with images in the place of rows, where the network takes images. Raises InputError for others than its."""
+    from fastnn.errors import InputError
+
+    given, taken = dataset.image_shape, network.network.features
+    if given is not None and len(taken) > 1 and (*given, 1)[:3] != (*taken, 1)[:3]:
+        shapes = [" x ".join(map(str, shape)) for shape in (taken, given)]
+        raise InputError(f"the network takes images of {shapes[0]}, and those of {dataset.name} are {shapes[1]}")
+    X_test = None if dataset.X_test is None else as_images(dataset.X_test, network)
+    return replace(dataset, X_train=as_images(dataset.X_train, network), X_test=X_test)
+
+
+def as_images(X: np.ndarray, network: Sequential) -> np.ndarray:
+    """Rows in the shape of the images that a network takes; as they are where they are of another size."""
+    features = network.network.features
+    return X.reshape(len(X), *features) if math.prod(X.shape[1:]) == math.prod(features) else X

@@ -58,7 +58,7 @@ def evaluate(
         targets = network.target_names or ()
     columns, classes = network.feature_names, network.task is not None and network.task.classes is not None
     dataset = sources.read(data, targets, table=TableOptions(**options), features=columns, classes=classes)
-    dataset = sources.in_order(dataset, columns)
+    dataset = sources.for_network(sources.in_order(dataset, columns), network)
     X, y, part = dataset.X_test, dataset.y_test, " test"
     if X is None or y is None:
         X, y, part = dataset.X_train, dataset.y_train, ""

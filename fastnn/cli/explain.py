@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from typing import Any
 
@@ -10,7 +11,7 @@ from click.core import ParameterSource
 
 from fastnn.cli.commands import Command, device_option
 from fastnn.cli.configuration import config_option
-from fastnn.cli.data import TableOptions, read, regression_option, table_options, target_option
+from fastnn.cli.data import TableOptions, read, regression_option, table_options, target_option, with_images
 from fastnn.cli.networks import NETWORK, Network, network_options
 
 MODEL = ".safetensors"
@@ -48,6 +49,7 @@ def explain(
     Examples:
       fastnn explain digits
       fastnn explain digits.safetensors --batch-size 128
+      fastnn explain mnist --conv 20x5,pool2 --hidden 100
       fastnn explain --inputs 784 --outputs 10 --hidden 512,512 --batch-size 128
     """
     table = TableOptions(**{each.name: options.pop(each.name) for each in fields(TableOptions)})
@@ -65,14 +67,27 @@ def explain(
             optimizer = model.optimizer or optimizer
     else:
         classes, scale = outputs, 1.0
+        shape: tuple[int, ...] | None = None
         if data is not None:
             dataset = read(data, targets, regression, table=table)
-            inputs, outputs, classes, scale = dataset.features, dataset.outputs, dataset.classes, dataset.scale
-            examples = len(dataset.X_train)
-        if inputs is None or outputs is None:
+            dataset = with_images(dataset, network.image_shape) if network.takes_images else dataset
+            shape, outputs, classes, scale = dataset.X_train.shape[1:], dataset.outputs, dataset.classes, dataset.scale
+            examples, inputs = len(dataset.X_train), dataset.features
+        elif network.takes_images:
+            shape = network.image_shape
+            if shape is None:
+                raise click.UsageError("--shape is missing: how large are the images? As in --shape 28x28")
+            if inputs not in (None, math.prod(shape)):
+                raise click.UsageError(
+                    f"--inputs: images of --shape {network.shape} have {math.prod(shape)} numbers, got {inputs}"
+                )
+            inputs = math.prod(shape)
+        elif inputs is not None:
+            shape = (inputs,)
+        if inputs is None or outputs is None or shape is None:
             raise click.UsageError(f"--{'inputs' if inputs is None else 'outputs'} is missing")
         loss = network.loss_for(classes)
-        model = network.build_model(network.outputs_for(outputs, classes), loss, scale).build(inputs)
+        model = network.build_model(shape, network.outputs_for(outputs, classes), loss, scale)
     rows = examples if network.batch_size == "all" else network.batch_size
     if not isinstance(rows, int):
         raise click.UsageError(f"--batch-size: expected an integer, got {network.batch_size}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from fastnn.cli import images
 from fastnn.cli.commands import F, Number, as_options, option
 from fastnn.configurations import BOUNDS, read_fields
 from fastnn.errors import InputError, nearest
@@ -233,6 +234,30 @@ def _describe_defaults(name: str) -> str:
 NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     option(
         NETWORK,
+        "--conv",
+        type=images.Checked(images.read_pieces),
+        metavar="PIECES",
+        help="Layers for images in front of the hidden ones, e.g. 20x5,pool2,40x5,pool2: FILTERSxKERNEL, a convolution, with "
+        ":same, :padN, :strideN, :dilationN, :groupsN, :norm (batch norm) behind it; pool2 (max), mean2, l2pool2, with :same, "
+        ":padN, :strideN; global, the mean of each channel; drop0.25, dropout, with :channels for whole ones.",
+    ),
+    option(
+        NETWORK,
+        "--augment",
+        type=images.Checked(images.read_augmentation),
+        metavar="NAME=N,...",
+        help="Images changed at random while training, e.g. rotation=10,shift=0.1,horizontal_flip=yes; "
+        f"{', '.join(images.AUGMENTATIONS)}.",
+    ),
+    option(
+        NETWORK,
+        "--shape",
+        type=images.Checked(images.read_shape),
+        metavar="HxW[xC]",
+        help="Shape of the images that come in rows, e.g. 28x28 or 32x32x3. [default: that of the data]",
+    ),
+    option(
+        NETWORK,
         "--hidden",
         callback=sizes,
         default="128",
@@ -361,6 +386,9 @@ def network_options(command: F) -> F:
 class Network:
     """The options of one network, as given."""
 
+    conv: str | None
+    augment: str | None
+    shape: str | None
     hidden: tuple[int, ...]
     activation: str
     batch_norm: bool
@@ -438,12 +466,42 @@ class Network:
         """The cross-entropies take logits; the quadratic cost is Nielsen's, of sigmoid outputs."""
         return "sigmoid" if loss == "quadratic" else "identity"
 
-    def build_model(self, outputs: int, loss: str, scale: float = 1.0, first: Sequence[Any] = ()) -> Any:
-        """The network, not built yet; `first`: layers in front of it."""
+    @property
+    def pieces(self) -> tuple[images.Piece, ...]:
+        """What --conv says."""
+        return images.read_pieces(self.conv or "none")
+
+    @property
+    def takes_images(self) -> bool:
+        return bool(self.pieces or self.augment or self.shape)
+
+    @property
+    def image_shape(self) -> tuple[int, ...] | None:
+        """What --shape says."""
+        return images.read_shape(self.shape) if self.shape else None
+
+    def build_model(
+        self, features: int | tuple[int, ...], outputs: int, loss: str, scale: float = 1.0, first: Sequence[Any] = ()
+    ) -> Any:
+        """The network for examples of this shape; `first`: layers in front of it.
+
+        Raises click.UsageError for the part of --conv that does not fit.
+        """
         import fastnn
 
+        def build(pieces: Sequence[images.Piece], last: Sequence[Any] = ()) -> Any:
+            front = [layer for piece in pieces for layer in piece.build(self.activation, self.initial)]
+            model = fastnn.Sequential([*before, *front, *last], seed=self.seed, dtype=self.dtype, input_scale=scale)
+            return model.build(features)
+
         dense = functools.partial(fastnn.Dense, weight_init=self.initial)
-        layers, norms = list(first), {"batch norm": fastnn.BatchNorm, "layer norm": fastnn.LayerNorm}
+        before, norms = list(first), {"batch norm": fastnn.BatchNorm, "layer norm": fastnn.LayerNorm}
+        if self.augment:
+            try:
+                before.append(fastnn.Augment(**images.read_augmentation(self.augment)))
+            except InputError as error:
+                raise click.UsageError(f"--augment: {str(error).removeprefix('Augment: ')}") from error
+        layers: list[Any] = [fastnn.Flatten()] if self.takes_images else []
         for size in self.hidden:
             if self.norm:
                 layers += [dense(size), norms[self.norm](), fastnn.Activation(self.activation)]
@@ -452,15 +510,20 @@ class Network:
             if self.dropout:
                 layers.append(fastnn.Dropout(self.dropout))
         layers.append(dense(outputs, activation=self.output_activation(loss)))
-        return fastnn.Sequential(layers, seed=self.seed, dtype=self.dtype, input_scale=scale)
+        try:
+            return build(self.pieces, layers)
+        except InputError as error:
+            images.check_pieces(self.pieces, build, error)
+            raise
 
-    def describe(self, inputs: int, outputs: int, loss: str) -> str:
+    def describe(self, inputs: str, outputs: int, loss: str) -> str:
         """`64 -> 128 relu -> 10`."""
         extras = [*([self.norm] if self.norm else []), self.activation]
         extras += [f"dropout {self.dropout:g}"] if self.dropout else []
         hidden = [" ".join([str(size), ", ".join(extras)]) for size in self.hidden]
         last = self.output_activation(loss)
-        return " -> ".join([str(inputs), *hidden, str(outputs) if last == "identity" else f"{outputs} {last}"])
+        front = [*([f"augmented by {self.augment}"] if self.augment else []), *(piece.text for piece in self.pieces)]
+        return " -> ".join([inputs, *front, *hidden, str(outputs) if last == "identity" else f"{outputs} {last}"])
 
     def describe_training(self, loss: str) -> str:
         numbers = {**self.overrides, **{name: getattr(self, name) for name in ("clip_norm", "clip_value", "ema")}}

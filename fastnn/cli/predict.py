@@ -51,6 +51,7 @@ def predict(model: Path, data: str, output: Path | None, proba: bool, device: st
 
     network = fastnn.load(model).to(device)
     X, identifiers = _inputs(data, network, TableOptions(**options))
+    X = sources.as_images(X, network)
     columns = _shares(network, X, threads) if proba else _columns("prediction", network.predict(X, threads=threads))
     columns = _beside(identifiers, columns)
     if output is None:

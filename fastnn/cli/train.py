@@ -190,6 +190,7 @@ def train(**values: Any) -> None:
     Examples:
       fastnn train digits
       fastnn train mnist --hidden 256,128 --dropout 0.2 --batch-size 128
+      fastnn train mnist --conv 20x5,pool2,40x5,pool2 --hidden 100
       fastnn train flowers.csv --target species --save flowers.safetensors
       fastnn train big.parquet --patience 5 --checkpoint run1 --resume
     """
@@ -209,6 +210,8 @@ def train(**values: Any) -> None:
     device = _device(options)
     if isinstance(network.batch_size, int):
         network = replace(network, batch_size=min(network.batch_size, len(parts.X)))
+    if network.takes_images:
+        parts = parts.as_images(network.image_shape)
     model = _model(network, loss, parts, options)
     if not options.quiet:
         _describe(model, network, loss, parts, options, device)
@@ -424,6 +427,12 @@ class _Parts:
         """How many outputs the network has for the targets."""
         return network.outputs_for(self.dataset.outputs if self.classes is None else len(self.classes), self.dataset.classes)
 
+    def as_images(self, shape: tuple[int, ...] | None) -> _Parts:
+        """The same, with images in the place of rows. Raises InputError where they are none."""
+        dataset = sources.with_images(self.dataset, shape)
+        held_back = None if self.held_back is None else (self.held_back[0].reshape(-1, *dataset.shape), self.held_back[1])
+        return replace(self, dataset=dataset, X=self.X.reshape(-1, *dataset.shape), held_back=held_back)
+
     def with_targets(self, function: Callable[[np.ndarray], np.ndarray]) -> _Parts:
         """The same, with `function` of the targets."""
         held_back = None if self.held_back is None else (self.held_back[0], function(self.held_back[1]))
@@ -457,7 +466,8 @@ def _describe(model: Sequential, network: Network, loss: str, parts: _Parts, opt
 
     line("data", _describe_examples(parts))
     line("", _describe_shape(parts.dataset, parts.classes))
-    shape = network.describe(parts.dataset.features, parts.outputs(network), loss)
+    inputs = parts.dataset.shape if network.takes_images else (parts.dataset.features,)
+    shape = network.describe(" x ".join(map(str, inputs)), parts.outputs(network), loss)
     shape = "standardized " * options.standardize + shape + ", trained on the standardized target" * options.standardize_target
     line("network", f"{shape}; {model.parameter_count:,} parameters")
     line("training", f"{network.describe_training(loss)}, {options.epochs} epoch{'s' * (options.epochs > 1)}")
@@ -506,7 +516,7 @@ def _model(network: Network, loss: str, parts: _Parts, options: _Options) -> Seq
 
     first = [Standardizer().fit(parts.X)] if options.standardize else []
     scale = 1.0 if options.standardize else parts.dataset.scale
-    model: Sequential = network.build_model(parts.outputs(network), loss, scale, first).build(parts.dataset.features)
+    model: Sequential = network.build_model(parts.X.shape[1:], parts.outputs(network), loss, scale, first)
     model.feature_names, model.target_names = parts.dataset.feature_names, tuple(options.targets) or None
     return model
 
@@ -539,7 +549,7 @@ def _hints(parts: _Parts, loss: str, standardize: bool, standardize_target: bool
         least, most = sizes.min(where=sizes > 0, initial=np.inf), sizes.max()
         if most > LARGE or most > UNLIKE * least:
             yield f"the features reach from {_number(least)} to {_number(most)}; try --standardize"
-    names, X = parts.dataset.feature_names or (), parts.dataset.X_train
+    names, X = parts.dataset.feature_names or (), parts.dataset.X_train.reshape(len(parts.dataset.X_train), -1)
     for name, column in zip(names, X.T, strict=False):
         if len(X) > MANY and column[0] in (0, 1) and column[-1] - column[0] == len(X) - 1 and (np.diff(column) == 1).all():
             yield f"the column {name!r} numbers the rows, and is a feature; leave it out with --drop {shlex.quote(name)}"

@@ -10,7 +10,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ FORMATS = f"expected an .npz file, a table ({', '.join(ENDS)})"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Examples in rows: `X` is (examples, features), `y` labels (examples,) or targets (examples, outputs).
+    """Examples in rows: `X` is (examples, features), `y` labels (examples,) or targets (examples, outputs). `as_images` makes
+    images of rows.
 
     Labels are integers (int64), text or booleans, and need not be 0, 1, 2, ...; targets are floating-point numbers.
     """
@@ -63,7 +64,34 @@ class Dataset:
 
     @property
     def features(self) -> int:
-        return int(self.X_train.shape[1])
+        """How many numbers an example has."""
+        return math.prod(self.X_train.shape[1:])
+
+    @property
+    def image_shape(self) -> tuple[int, ...] | None:
+        """(H, W) or (H, W, C) where the examples are images; else None."""
+        return self.shape if len(self.shape) in (2, 3) else None
+
+    def as_images(self, shape: Sequence[int] | None = None) -> Dataset:
+        """The same with images (n, H, W) or (n, H, W, C) in the place of rows, views of the same memory:
+
+            data = fastnn.datasets.load("mnist").as_images()    # X_train: uint8 (60000, 28, 28)
+
+        `shape`: (H, W) or (H, W, C) where `image_shape` does not know it. Raises InputError where it does not fit, and where
+        the examples are no images.
+        """
+        if shape is None and self.image_shape is None:
+            raise InputError(
+                f"{self.name}: the examples are {self.features} numbers of no known shape; say it, as in as_images((28, 28))"
+            )
+        image = tuple(self.shape if shape is None else shape)
+        if len(image) not in (2, 3) or not all(isinstance(length, int) and length >= 1 for length in image):
+            raise InputError(f"shape: expected (H, W) or (H, W, C), integers >= 1, got {shape!r}")
+        if math.prod(image) != self.features:
+            numbers = f"{' x '.join(map(str, image))} = {math.prod(image)}"
+            raise InputError(f"shape: an image has {numbers} numbers, and an example of {self.name} {self.features}")
+        X_test = None if self.X_test is None else self.X_test.reshape(len(self.X_test), *image)
+        return replace(self, X_train=self.X_train.reshape(len(self.X_train), *image), X_test=X_test, shape=image)
 
     @property
     def outputs(self) -> int:
@@ -93,7 +121,8 @@ def load(
     - `"flower"`, `"circles"`, `"moons"`, `"blobs"`, `"quantiles"`: points in the plane, see `fastnn.datasets.planar`; a fifth
       of each class are test data.
     - a folder with MNIST's four IDX files (`train-images-idx3-ubyte`, with `.` before `idx3` or `.gz` at the end as well):
-      uint8 rows and the scale 1/255. Fashion-MNIST, KMNIST and EMNIST's splits of the same names are read the same way.
+      uint8 rows and the scale 1/255; with `.as_images()` behind it, images (n, 28, 28). Fashion-MNIST, KMNIST and EMNIST's
+      splits of the same names are read the same way.
     - a `.npz` file with `X` and `y`, and `X_test` and `y_test` if there are test data (`X_train`, `y_train` are understood
       too, and small letters). Integers, text and booleans in `y` are labels, floating-point numbers are targets.
     - a table (`.csv`, `.tsv`, either with `.gz`, or `.parquet`; needs PyArrow) with the names of its columns in the first row.

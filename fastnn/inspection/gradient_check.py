@@ -27,6 +27,9 @@ EPSILON = 1e-5
 """The step of the differences, relative to max(1, |w|)."""
 
 
+KINKS = "relu or |w| at 0, equal pixels of a max pooling"
+"""Where the losses on both sides of a point tell nothing of the slope there."""
+
 SHOWN = 5
 """Parameters that the report names."""
 
@@ -117,14 +120,14 @@ class GradientCheck:
     def _advice(self) -> str:
         """Where to look. A wrong rule spoils the gradients of what lies in front of it, and of nothing behind it."""
         if not self.failed:
-            return "Each parameter agrees on its own: the point lies near a kink (relu at 0); check other examples or weights."
+            return f"Each parameter agrees on its own: the point lies near a kink ({KINKS}); check other examples or weights."
         last = _layer(self.failed[-1])
         behind = next((layer for layer in sorted(set(map(_layer, self.names))) if layer > last), None)
         end = "the loss" if behind is None else f"{self._layer_label(behind)}, whose parameters agree"
         return (
             f"The mistake lies in {self._layer_label(last)}, or behind it, up to {end}: look at the backward rules of the "
             "operations there, and check them one by one with fused=False, another loss, or a model without what follows. "
-            "Where few elements differ, a kink (relu or |w| at 0) may be near: check other examples or weights."
+            f"Where few elements differ, a kink ({KINKS}) may be near: check other examples or weights."
         )
 
 

@@ -22,8 +22,8 @@ class Conv2D(Weighted):
         )
 
     Each output looks at a window of the image, its local receptive field, and all windows share the weights (KH, KW,
-    C / groups, O). `x`: images (B, H, W, C), or (B, H, W) of one channel. `kernel_size`: pixels of a window; `strides`: from a
-    window to the next one; `dilation`: from a pixel of a window to the next one; each a number, or (rows, columns).
+    C / groups, O). `x`: images (B, H, W, C), or (B, H, W) of one channel. `kernel_size`: pixels of a window; `strides`: from
+    a window to the next one; `dilation`: from a pixel of a window to the next one; each a number, or (rows, columns).
 
     `padding`, with zeros: "valid" for none, OH = (H - dilation (KH - 1) - 1) // stride + 1; "same" for OH = ceil(H / stride);
     or numbers: of pixels on all sides, of (rows, columns), or ((above, below), (left, right)). `groups`: channels and filters

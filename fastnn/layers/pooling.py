@@ -8,7 +8,7 @@ from fastnn import ops
 from fastnn.errors import InputError
 from fastnn.layers.base import Layer
 from fastnn.ops.dispatch import Array
-from fastnn.ops.windows import as_padding, as_pair
+from fastnn.ops.windows import as_padding, as_pair, lay_windows
 
 
 def as_channels(owner: str, shape: tuple[Any, ...]) -> tuple[Any, Any, Any]:
@@ -39,7 +39,9 @@ class _Pool2D(Layer):
         self.padding = as_padding(name, padding)
 
     def forward(self, x: Array, training: bool) -> Array:
-        images = as_images(type(self).__name__, x)
+        name = type(self).__name__
+        images = as_images(name, x)
+        lay_windows(name, images.shape[1:3], self.size, self.strides, self.padding)  # refuses images in the name of the layer
         y = getattr(ops, self.operation)(images, self.size, strides=self.strides, padding=self.padding)
         return y if images is x else ops.reshape(y, y.shape[:3])
 

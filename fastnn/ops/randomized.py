@@ -32,9 +32,8 @@ def dropout(
 
     Kept is what has a uniform number >= rate. These numbers are those of `fastnn.random` for `key` and `step` (a number, or a
     0-d int64 symbol) and the element `row * O + column`; the same ones are drawn again in the backward pass. Or kept is what
-    is True in `mask`, bool, of the shape of x or broadcast to it, such as one row for all examples: then nothing is drawn.
-    With `channels`, each channel of an example of x (B, ..., C) is kept or dropped as a whole, by the element
-    `row * C + channel`.
+    is True in `mask`, bool, of the shape of x or broadcast to it, such as one row for all examples: then nothing is drawn. With
+    `channels`, each channel of an example of x (B, ..., C) is kept or dropped as a whole, by the element `row * C + channel`.
 
         a = ops.dropout(a, 0.2, mask=D1 < 0.8)    # the masks of an exercise
         drawn = fastnn.random.uniform(key, step, a.shape) >= rate    # the mask of dropout(a, rate, key, step)
@@ -48,6 +47,8 @@ def dropout(
     if mask is not None:
         if key is not None or step is not None:
             raise InputError("dropout: expected key and step, or a mask, got both")
+        if channels:
+            raise InputError("dropout: channels is for a mask that is drawn; give one of shape (B, 1, ..., C) instead")
         return _dropout_by_mask(x, rate, mask)
     if key is None or step is None:
         raise InputError("dropout: expected key and step, or a mask, got neither")
@@ -58,6 +59,8 @@ def dropout(
     if not isinstance(step, Symbol):
         step = np.asarray(step, np.int64)
     if channels:
+        if len(x.shape) < 2:
+            raise InputError(f"dropout: channels: expected x (B, ..., C), got shape {describe(tuple(x.shape))}")
         shape = (x.shape[0], x.shape[-1])
         ones = constant(x, 1.0, shape) if isinstance(x, Symbol) else to_device(np.ones(shape, dtype), x)
         drawn = dropout(ones, rate, key, step)

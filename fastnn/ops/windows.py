@@ -25,7 +25,7 @@ def as_pair(owner: str, name: str, value: Any) -> Pair:
 
 
 def as_padding(owner: str, value: Any) -> str | tuple[Pair, Pair]:
-    """ "valid", "same", or the pixels ((above, below), (left, right)). Raises InputError."""
+    """One of "valid", "same", or the pixels ((above, below), (left, right)). Raises InputError."""
     if isinstance(value, str) and value in PADDINGS:
         return value
     sides = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)

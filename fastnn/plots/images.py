@@ -1,4 +1,4 @@
-"""Images side by side: those that a model gets wrong, and weights."""
+"""Images side by side: those that a model gets wrong, weights and kernels, and what a layer makes of an image."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fastnn import arrays
 from fastnn.configurations import as_count
 from fastnn.data import targets
 from fastnn.errors import InputError, nearest
+from fastnn.layers import Conv2D, Layer
 from fastnn.network.summary import shorten
 from fastnn.plots import fonts, look
 from fastnn.plots.models import network_of, require_classifier
@@ -75,6 +76,80 @@ def weights_as_images(
     axes = _mosaic(units.reshape(-1, *side), [], ax, "PuOr", (-greatest, greatest))
     axes.set_title(f"{name} of {len(units)} of {named[name].shape[1]} units; orange is below 0, violet above", fontsize="small")
     return axes
+
+
+def filters(model: Sequential, layer: int = 0, channel: int | None = None, count: int = 40, *, ax: Axes | None = None) -> Axes:
+    """What the first `count` filters of a `Conv2D` look for: the kernel (KH, KW) of each as an image, or in color (KH, KW, 3).
+
+    `layer`: its number in `model.layers`. `channel`: the one of its inputs that is looked at; without it all of them, where
+    there is one, or three, which are then red, green and blue. The middle of the scale is 0, the same for all filters.
+
+        fastnn.plots.save(fastnn.plots.filters(model), "filters.png")
+
+    Raises InputError for another layer, and for channels that cannot be drawn at once, NotReadyError for a model without
+    parameters.
+    """
+    chosen = _layer(model, layer)
+    if not isinstance(chosen, Conv2D):
+        convolutions = [index for index, each in enumerate(model.layers) if isinstance(each, Conv2D)]
+        raise InputError(f"layer {layer} is a {type(chosen).__name__}; convolutions are {convolutions or 'none of the layers'}")
+    kernels = model.weights[f"{layer}.weight"].transpose(3, 0, 1, 2)
+    channels = kernels.shape[3]
+    if channel is not None:
+        if not isinstance(channel, int) or isinstance(channel, bool) or not 0 <= channel < channels:
+            raise InputError(f"channel: expected a number from 0 to {channels - 1}, got {channel!r}")
+        kernels = kernels[..., channel : channel + 1]
+    elif channels not in (1, 3):
+        raise InputError(f"layer {layer} looks at {channels} channels, too many for a picture; name one, as in channel=0")
+    greatest = float(np.abs(kernels).max()) or 1.0
+    shown = kernels[: as_count("count", count)]
+    if shown.shape[3] == 3:
+        axes = _mosaic(0.5 + 0.5 * shown.astype(np.float64) / greatest, [], ax, "PuOr")
+        scale = "gray is 0"
+    else:
+        axes = _mosaic(shown[..., 0], [], ax, "PuOr", (-greatest, greatest))
+        scale = "orange is below 0, violet above"
+    axes.set_title(f"{layer} {type(chosen).__name__}: {len(shown)} of {len(kernels)} filters; {scale}", fontsize="small")
+    return axes
+
+
+def feature_maps(model: Sequential, image: Any, layer: int = 0, count: int = 40, *, ax: Axes | None = None) -> Axes:
+    """What a layer makes of an image, at inference: its first `count` channels (H, W), dark where they are large.
+
+    `image`: (H, W), (H, W, C), or what else has as many numbers, like those that the model was built for. `layer`: its number
+    in `model.layers`; one whose outputs are images. All channels have one scale.
+
+        fastnn.plots.feature_maps(model, X_test[0], layer=1)
+
+    Raises InputError for another layer or image, NotReadyError for a model without parameters.
+    """
+    network = network_of(model)
+    chosen = _layer(model, layer)
+    pixels = arrays.to_host(image)
+    if pixels.size != math.prod(network.features):
+        raise InputError(f"expected an image {network.features}, got {pixels.shape}")
+    front = type(model)(model.layers[: layer + 1], seed=0, dtype=model.dtype, input_scale=model.input_scale)
+    front.build(network.features)
+    front.set_weights({name: values for name, values in model.weights.items() if int(name.partition(".")[0]) <= layer})
+    maps = arrays.to_host(front(pixels.reshape(1, *network.features)))[0]
+    if maps.ndim not in (2, 3):
+        raise InputError(f"layer {layer}, {type(chosen).__name__}, makes {maps.shape} of an image, and no images")
+    maps = maps.reshape(*maps.shape[:2], -1).transpose(2, 0, 1)
+    shown = maps[: as_count("count", count)]
+    least, most = float(maps.min()), float(maps.max())
+    axes = _mosaic(shown, [], ax, "gray_r", (least, most))
+    scale = f"{least:.3g} is white, {most:.3g} black"
+    axes.set_title(f"{layer} {type(chosen).__name__}: {len(shown)} of {len(maps)} channels; {scale}", fontsize="small")
+    return axes
+
+
+def _layer(model: Sequential, number: Any) -> Layer:
+    """The layer of this number. Raises InputError."""
+    network_of(model)
+    last = len(model.layers) - 1
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= last:
+        raise InputError(f"layer: expected the number of a layer, from 0 to {last}, got {number!r}")
+    return model.layers[number]
 
 
 def _side(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ A file is written beside its target, flushed to the disk and renamed, so that a 
 from __future__ import annotations
 
 import json
+import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -208,7 +209,7 @@ class Stored:
             if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
                 archives.refuse(self.path, f"has NaN or infinity in {name}")
         feature_names = self.manifest.feature_names
-        if feature_names is not None and self.manifest.features != [len(feature_names)]:
+        if feature_names is not None and math.prod(self.manifest.features) != len(feature_names):
             archives.refuse(self.path, f"has {len(feature_names)} names of features for inputs of {self.manifest.features}")
 
     def make(self, classes: Mapping[str, type[Layer]], model_class: type[ModelState]) -> Any:

@@ -325,3 +325,31 @@ def test_a_data_set_says_what_it_holds_and_prints_no_arrays() -> None:
         "y_test: int64 (360,), classes=10, scale=1)"
     )
     assert "X_test" not in repr(dataclasses.replace(digits, X_test=None, y_test=None))
+
+
+def test_rows_of_images_are_images_again(tmp_path: Path) -> None:
+    digits = load("digits")
+    assert (digits.image_shape, digits.features) == ((8, 8), 64)
+    shown = digits.as_images()
+    assert shown.X_train.shape == (1437, 8, 8)
+    assert shown.X_test is not None
+    assert shown.X_test.shape == (360, 8, 8)
+    assert np.shares_memory(shown.X_train, digits.X_train)
+    assert (shown.features, shown.shape, shown.image_shape, shown.outputs) == (64, (8, 8), (8, 8), 10)
+    np.testing.assert_array_equal(shown.as_images((8, 4, 2)).X_train.reshape(-1, 64), digits.X_train)
+    folder = load(write_folder(tmp_path / "set")).as_images()
+    np.testing.assert_array_equal(folder.X_train, images(7))
+    color = np.arange(2 * 4 * 5 * 3, dtype="uint8").reshape(2, 4, 5, 3)
+    np.savez(tmp_path / "color.npz", X=color, y=[0, 1])
+    np.testing.assert_array_equal(load(tmp_path / "color.npz").as_images().X_train, color)
+    np.savez(tmp_path / "flat.npz", X=color.reshape(2, 60), y=[0, 1])
+    flat = load(tmp_path / "flat.npz")
+    assert flat.image_shape is None
+    np.testing.assert_array_equal(flat.as_images((4, 5, 3)).X_train, color)
+    with pytest.raises(InputError, match=r"flat: the examples are 60 numbers of no known shape; say it, as in as_images\(\(28"):
+        flat.as_images()
+    with pytest.raises(InputError, match="shape: an image has 4 x 5 = 20 numbers, and an example of flat 60"):
+        flat.as_images((4, 5))
+    for wrong in ((60,), (4, 5, 3, 1), (-4, -15), (4, 15.0)):
+        with pytest.raises(InputError, match=r"shape: expected \(H, W\) or \(H, W, C\), integers >= 1, got"):
+            flat.as_images(wrong)  # type: ignore[arg-type]

@@ -17,10 +17,15 @@ SAYS = {
     "Activation": {"records_alike", "vectorizes"},
     "Augment": {"draws_random"},
     "BatchNorm": {"cancels_bias", "keeps_activation", "needs_two_rows", "records_alike"},
+    "Conv2D": {"records_alike"},
     "Dense": {"records_alike", "vectorizes"},
     "Dropout": {"draws_random", "keeps_activation"},
     "Flatten": {"records_alike", "vectorizes"},
+    "GlobalMeanPool2D": {"records_alike"},
+    "L2Pool2D": {"records_alike", "vectorizes"},
     "LayerNorm": {"keeps_activation", "records_alike"},
+    "MaxPool2D": {"records_alike", "vectorizes"},
+    "MeanPool2D": {"records_alike", "vectorizes"},
     "Standardizer": set(),
 }
 

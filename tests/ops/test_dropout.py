@@ -107,6 +107,7 @@ def test_a_network_with_the_masks_of_an_exercise_has_the_costs_and_gradients_wri
         ({}, InputError, "expected key and step, or a mask, got neither"),
         ({"key": KEY}, InputError, "expected key and step, or a mask, got neither"),
         ({"key": KEY, "step": 1, "mask": np.ones((2, 3), bool)}, InputError, "expected key and step, or a mask, got both"),
+        ({"mask": np.ones((2, 3), bool), "channels": True}, InputError, "channels is for a mask that is drawn"),
         ({"mask": np.ones((2, 3))}, InputTypeError, r"expected a bool mask.*got float64; use mask\.astype\(bool\)"),
         ({"mask": [[True] * 3] * 2}, InputTypeError, "expected a bool mask.*got list"),
         ({"mask": np.ones((2, 4), bool)}, InputError, r"dropout"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,12 @@ def positive(*shape: int) -> np.ndarray:
     return np.abs(away(*shape)) + 0.1
 
 
+def apart(*shape: int) -> np.ndarray:
+    """Values of which no two are near each other: the largest of a window stays the largest."""
+    values = np.random.default_rng(9).permutation(math.prod(shape)).reshape(shape)
+    return values / 50.0 - 1.5
+
+
 def before_number(name: str) -> Callable[[Any], Any]:
     return lambda x: getattr(ops, name)(x, 2.5)
 
@@ -39,6 +47,20 @@ def after_number(name: str) -> Callable[[Any], Any]:
 
 LABELS = np.array([0, 2, 1, 2, 0])
 CONDITION = np.random.default_rng(3).random((ROWS, 3)) < 0.5
+
+LAID = [
+    {"padding": padding, "strides": strides, "dilation": dilation, "groups": groups}
+    for padding, strides, dilation, groups in product(("valid", "same", ((1, 0), (0, 1))), (1, (2, 3)), (1, (1, 2)), (1, 2))
+]
+
+
+def convolution(options: dict[str, Any], activation: str | None) -> Callable[..., Any]:
+    return lambda x, w, *b: ops.conv2d(x, w, *b, activation=activation, **options)
+
+
+def pooling(name: str, size: Any, **options: Any) -> Callable[..., Any]:
+    return lambda x: getattr(ops, name)(x, size, **options)
+
 
 # name -> (function of the arrays, the arrays that are differentiated, other arrays)
 CASES: dict[str, tuple[Callable[..., Any], list[np.ndarray], list[np.ndarray]]] = {
@@ -52,6 +74,24 @@ CASES: dict[str, tuple[Callable[..., Any], list[np.ndarray], list[np.ndarray]]] 
     "dense without bias": (lambda x, w: ops.dense(x, w, None, "gelu"), [away(ROWS, 3), away(3, 4)], []),
     "grouped_dense": (ops.grouped_dense, [away(ROWS, 3, 2), away(3, 4, 2), away(4, 2)], []),
     "grouped_dense of shared inputs": (ops.grouped_dense, [away(ROWS, 3), away(3, 4, 2), away(4, 2)], []),
+    **{
+        f"conv2d, {options}": (
+            convolution(options, "tanh" if index % 3 else None),
+            [away(ROWS, 4, 4, 2), away(3, 2, 2 // options["groups"], 4), *([away(4)] if index % 2 else [])], [],
+        )
+        for index, options in enumerate(LAID)
+    },
+    "conv2d, the derivative is of the inputs": (convolution({}, "gelu"), [away(ROWS, 3, 4, 2), away(2, 2, 2, 3), away(3)], []),
+    "max_pool2d": (pooling("max_pool2d", 2), [apart(ROWS, 4, 4, 2)], []),
+    "mean_pool2d": (pooling("mean_pool2d", 2), [away(ROWS, 4, 4, 2)], []),
+    "l2_pool2d": (pooling("l2_pool2d", 2), [away(ROWS, 4, 4, 2)], []),
+    **{
+        f"{name}, with overlap, padding {padding}": (
+            pooling(name, (3, 2), strides=(1, 2), padding=padding), [apart(ROWS, 4, 5, 2)], [],
+        )
+        for name in ("max_pool2d", "mean_pool2d", "l2_pool2d")
+        for padding in ("same", ((1, 0), (0, 1)))
+    },
     "softmax": (ops.softmax, [away(ROWS, 4)], []),
     "log_softmax": (ops.log_softmax, [away(ROWS, 4)], []),
     "batch_norm": (
@@ -64,6 +104,9 @@ CASES: dict[str, tuple[Callable[..., Any], list[np.ndarray], list[np.ndarray]]] 
     ),
     "layer_norm": (ops.layer_norm, [away(ROWS, 3), away(3), away(3)], []),
     "dropout": (lambda x, step: ops.dropout(x, 0.4, (11, 12), step), [away(ROWS, 7)], [np.array(3)]),
+    "dropout of channels": (
+        lambda x, step: ops.dropout(x, 0.4, (11, 12), step, channels=True), [away(ROWS, 3, 2, 7)], [np.array(3)],
+    ),
     "dropout with a mask": (
         lambda x, mask: ops.dropout(x, 0.4, mask=mask), [away(ROWS, 7)], [np.random.default_rng(3).random((ROWS, 7)) < 0.6],
     ),
@@ -191,7 +234,7 @@ def test_every_kernel_of_the_vocabulary_has_a_backward_rule() -> None:
         "log_value", "advance", "count_nonfinite", "block_penalty", "block_sum_squares", "scatter_add",
         *UPDATES, "dense", "dense_backward_input",
         "dense_backward_weight", "grouped_dense_backward_input", "grouped_dense_backward_weight", "dense_with_mask",
-        "dense_backward_input_with_mask", "batch_norm_dropout",
+        "dense_backward_input_with_mask", "batch_norm_dropout", "conv2d_backward_input", "conv2d_backward_weight", "add_leaves",
     }  # fmt: skip
     inner = {name for name in KERNELS if name.endswith(("_backward", "_with_gradient")) or name.startswith("chain_")}
     assert set(KERNELS) - no_gradient - inner == set(RULES) - {"reshape"}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import plots
+from fastnn import ops, plots
 from fastnn.errors import InputError, InputTypeError, NotReadyError
 
 pytest.importorskip("matplotlib")
@@ -356,6 +356,79 @@ def test_weights_as_images() -> None:
         plots.weights_as_images(model, shape=(3, 2))
     with pytest.raises(InputError, match="not square"):
         plots.weights_as_images(fastnn.Sequential([fastnn.Dense(2)]).build(3))
+
+
+def convolutional(channels: int = 1) -> fastnn.Sequential:
+    shape = (5, 4) if channels == 1 else (5, 4, channels)
+    layers = [
+        fastnn.Conv2D(6, (3, 2), activation="relu"), fastnn.MaxPool2D((3, 1)), fastnn.BatchNorm(), fastnn.Flatten(),
+        fastnn.Dense(2),
+    ]  # fmt: skip
+    return fastnn.Sequential(layers, seed=0).build(shape)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_filters(channels: int) -> None:
+    model = convolutional(channels)
+    kernels = model.weights["0.weight"]
+    greatest = np.abs(kernels).max()
+    axes = plots.filters(model, count=5)
+    assert len(axes.images) == 5
+    for index, picture in enumerate(axes.images):
+        if channels == 1:
+            np.testing.assert_array_equal(picture.get_array(), kernels[:, :, 0, index])
+            assert picture.get_clim() == pytest.approx((-greatest, greatest))
+        else:
+            np.testing.assert_allclose(picture.get_array(), 0.5 + kernels[..., index] / (2 * greatest), rtol=1e-6)
+    scale = "orange is below 0, violet above" if channels == 1 else "gray is 0"
+    assert axes.get_title() == f"0 Conv2D: 5 of 6 filters; {scale}"
+    mine = own()
+    assert plots.filters(model, channel=channels - 1, ax=mine) is mine
+    np.testing.assert_array_equal(mine.images[5].get_array(), kernels[:, :, channels - 1, 5])
+
+
+def test_filters_that_cannot_be_drawn() -> None:
+    for wrong, says in (
+        (lambda: plots.filters(convolutional(), 1), r"layer 1 is a MaxPool2D; convolutions are \[0\]"),
+        (lambda: plots.filters(classifier(1)), "layer 0 is a Dense; convolutions are none of the layers"),
+        (lambda: plots.filters(convolutional(), 5), "layer: expected the number of a layer, from 0 to 4, got 5"),
+        (lambda: plots.filters(convolutional(2)), "looks at 2 channels, too many for a picture; name one, as in channel=0"),
+        (lambda: plots.filters(convolutional(2), channel=2), "channel: expected a number from 0 to 1, got 2"),
+        (lambda: plots.filters(convolutional(), count=0), "count"),
+    ):
+        with pytest.raises(InputError, match=says):
+            wrong()
+    with pytest.raises(NotReadyError):
+        plots.filters(fastnn.Sequential([fastnn.Conv2D(2, 2)]))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_feature_maps(channels: int) -> None:
+    model = convolutional(channels)
+    image = np.random.default_rng(0).uniform(size=(5, 4, channels)).astype("float32")
+    w, b = (model.weights[f"0.{name}"] for name in ("weight", "bias"))
+    convolved = ops.conv2d(image[None], w, b, activation="relu")
+    pooled = ops.max_pool2d(convolved, (3, 1))
+    for layer, expected in ((0, convolved), (1, pooled), (2, pooled / np.sqrt(np.float32(1 + 1e-5)))):
+        axes = plots.feature_maps(model, image, layer)
+        assert len(axes.images) == 6
+        for index, picture in enumerate(axes.images):
+            np.testing.assert_allclose(picture.get_array(), expected[0, :, :, index], rtol=1e-5, atol=1e-7)
+            assert picture.get_clim() == pytest.approx((expected.min(), expected.max()), rel=1e-5)
+        assert axes.get_title().startswith(f"{layer} {type(model.layers[layer]).__name__}: 6 of 6 channels; ")
+    assert len(plots.feature_maps(model, image.reshape(-1), 0, 2).images) == 2
+
+
+def test_feature_maps_that_cannot_be_drawn() -> None:
+    model = convolutional()
+    for wrong, says in (
+        (lambda: plots.feature_maps(model, np.zeros((5, 5))), r"expected an image \(5, 4\), got \(5, 5\)"),
+        (lambda: plots.feature_maps(model, np.zeros((5, 4)), 3), r"layer 3, Flatten, makes \(18,\) of an image, and no images"),
+        (lambda: plots.feature_maps(model, np.zeros((5, 4)), -1), "layer: expected the number of a layer, from 0 to 4, got -1"),
+        (lambda: plots.feature_maps(model, np.zeros((5, 4)), "0"), "got '0'"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InputError, match=says):
+            wrong()
 
 
 # --- searches -------------------------------------------------------------------------------------------------------

@@ -136,6 +136,56 @@ def test_steps_follow_pytorch(name: str, norm: str, steps: int) -> None:
     assert difference(model, expected) < (5e-6 if dtype == "float32" else 1e-12)
 
 
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_100_steps_of_a_convolutional_network_follow_pytorch(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(6)
+    X, y = rng.standard_normal((N, 14, 12, 2)), rng.integers(0, CLASSES, N)
+    model = fastnn.Sequential(
+        [
+            fastnn.Conv2D(6, 3, activation="relu"), fastnn.MaxPool2D(2), fastnn.Conv2D(7, (3, 2), padding=1, activation="tanh"),
+            fastnn.L2Pool2D(2), fastnn.Flatten(), fastnn.Dense(CLASSES),
+        ], seed=3, dtype="float64",
+    ).build(X.shape[1:])  # fmt: skip
+
+    class Last(torch.nn.Linear):  # type: ignore[misc]
+        """Flattens (B, C, H, W) in the order (H, W, C)."""
+
+        def forward(self, images: Any) -> Any:
+            return super().forward(images.permute(0, 2, 3, 1).flatten(1))
+
+    twin = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 6, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Conv2d(6, 7, (3, 2), padding=1),
+        torch.nn.Tanh(), torch.nn.LPPool2d(2, 2), Last(model.weights["5.weight"].shape[0], CLASSES),
+    ).to(torch.float64)  # fmt: skip
+    pairs = {
+        f"{ours}.{kind}": getattr(twin[theirs], theirs_kind)
+        for ours, theirs in ((0, 0), (2, 3), (5, 6))
+        for kind, theirs_kind in (("weight", "weight"), ("bias", "bias"))
+    }
+    axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
+    with torch.no_grad():
+        for key, parameter in pairs.items():
+            value = model.weights[key]
+            parameter.copy_(torch.from_numpy(value.transpose(axes[value.ndim]).copy()))
+    optimizer = torch_optimizer(torch, name, pairs)
+    images, labels = torch.from_numpy(X.transpose(0, 3, 1, 2).copy()), torch.from_numpy(y)
+    epochs = -(-100 // -(-N // BATCH))
+    for epoch in range(epochs):
+        visit = order(epoch)
+        for first in range(0, N, BATCH):
+            index = torch.from_numpy(visit[first : first + BATCH].copy())
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(twin(images[index]), labels[index]).backward()
+            optimizer.step()
+    model.fit(X, y, optimizer=OPTIMIZERS[name], batch_size=BATCH, epochs=epochs, order=order, verbose=0)
+    back = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
+    expected = {key: p.detach().numpy().transpose(back[p.ndim]) for key, p in pairs.items()}
+    assert set(expected) == set(model.weights)
+    assert difference(model, expected) < 1e-9
+
+
 def test_the_first_loss_and_gradient_are_those_of_jax() -> None:
     jax = pytest.importorskip("jax")
     X, y = examples("float32")

@@ -97,6 +97,72 @@ def test_each_has_the_bits_of_fit(method: str, task: str) -> None:
         assert list(history.items()) == list(expected.items())
 
 
+IMAGES = RNG.uniform(size=(203, 6, 5, 2)).astype("float32")
+IMAGE_LAYERS: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "pooled": ("vectorized", (fastnn.MaxPool2D(2), fastnn.Flatten(), fastnn.Dense(4, "tanh"), fastnn.Dense(3))),
+    "pooled three times": (
+        "vectorized",
+        (
+            fastnn.MeanPool2D(2, 1, "same"), fastnn.L2Pool2D((2, 1)), fastnn.MaxPool2D(2, 1), fastnn.Flatten(),
+            fastnn.Dense(3),
+        ),
+    ),
+    "convolution": (
+        "threads", (fastnn.Conv2D(3, 3, activation="relu"), fastnn.MaxPool2D(2), fastnn.Flatten(), fastnn.Dense(3)),
+    ),
+    "mean of all": ("threads", (fastnn.Conv2D(3, 3), fastnn.BatchNorm(), fastnn.GlobalMeanPool2D(), fastnn.Dense(3))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", IMAGE_LAYERS)
+def test_networks_of_images_have_the_bits_of_fit(case: str) -> None:
+    """Poolings are computed for all models at a time, convolutions a model a core."""
+    method, layers = IMAGE_LAYERS[case]
+    common: dict[str, Any] = {
+        "optimizer": "adam",
+        "batch_size": 32,
+        "epochs": 2,
+        "validation_data": (IMAGES[:70], CLASSES[:70]),
+    }
+    models, histories = train_together([network(*layers, seed=seed) for seed in range(5)], IMAGES, CLASSES, **common)
+    for g, (model, history) in enumerate(zip(models, histories, strict=True)):
+        alone = network(*layers, seed=g)
+        expected = alone.fit(IMAGES, CLASSES, order=shuffled, verbose=0, **common)
+        assert history.method == method
+        assert arrays(model) == arrays(alone)
+        assert list(history.items()) == list(expected.items())
+
+
+def test_a_pooling_behind_layers_with_parameters_is_computed_for_all_models() -> None:
+    """Behind `Dense` there are images of each model: their channels are the models'."""
+
+    class Rows(fastnn.Layer):
+        """(B, 12) as images (B, 4, 3)."""
+
+        records_alike = vectorizes = True
+
+        def forward(self, x: Any, training: bool) -> Any:
+            return ops.reshape(x, (x.shape[0], 4, 3))
+
+        def forward_vectorized(self, x: Any, grouped: bool) -> Any:
+            return ops.reshape(x, (x.shape[0], 4, 3, *x.shape[2:]))
+
+    for pool in (fastnn.MaxPool2D(2, 1), fastnn.MeanPool2D((2, 3)), fastnn.L2Pool2D(2, padding="same")):
+        layers = (fastnn.Dense(12, "tanh"), Rows(), pool, fastnn.Flatten(), fastnn.Dense(3))
+        common: dict[str, Any] = {"optimizer": "momentum", "batch_size": 32, "epochs": 2}
+        models, _ = train_together([network(*layers, seed=g) for g in range(3)], X, CLASSES, method="vectorized", **common)
+        for g, model in enumerate(models):
+            alone = network(*layers, seed=g)
+            alone.fit(X, CLASSES, order=shuffled, verbose=0, **common)
+            assert arrays(model) == arrays(alone)
+
+
+def test_a_convolution_is_not_vectorized_and_says_so() -> None:
+    _, layers = IMAGE_LAYERS["convolution"]
+    with pytest.raises(InputError, match="there is a Conv2D layer"):
+        train_together([network(*layers, seed=g) for g in range(2)], IMAGES, CLASSES, method="vectorized")
+
+
 def largest_error(y: np.ndarray, predictions: np.ndarray) -> float:
     """A metric of one's own."""
     return float(np.abs(y - predictions).max())

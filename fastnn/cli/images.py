@@ -1,0 +1,175 @@
+"""The options that describe what a network does with images: `--conv`, `--augment` and `--shape`."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from fastnn.configurations import read_fields
+from fastnn.errors import InputError, nearest
+
+PIECES = "20x5 (FILTERSxKERNEL), pool2, mean2, l2pool2, global or drop0.25"
+PIECE = re.compile(
+    r"(?P<filters>\d+)x(?P<kernel>\d+(?:x\d+)?)|(?P<pool>pool|mean|l2pool)(?P<size>\d+(?:x\d+)?)|drop(?P<rate>\d*\.?\d+)|global"
+)
+# Written out, and not read from the library, what would load NumPy; a test compares them.
+FLIPS = ("horizontal_flip", "vertical_flip")
+AUGMENTATIONS = (
+    *FLIPS, "rotation", "zoom", "shift", "shear", "distortion", "smoothness", "brightness", "contrast", "pivot", "fill",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One part of `--conv`: what it is, and the options behind its colons."""
+
+    text: str
+    kind: str
+    """`conv`, `pool`, `mean`, `l2pool`, `drop` or `global`."""
+    numbers: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+    def build(self, activation: str, initial: str | None) -> list[Any]:
+        """Its layers; those behind a convolution are its normalization and its activation."""
+        import fastnn
+
+        options = dict(self.options)
+        if self.kind == "conv":
+            conv = functools.partial(fastnn.Conv2D, self.numbers["filters"], self.numbers["size"], weight_init=initial)
+            if options.pop("norm", False):
+                return [conv(**options), fastnn.BatchNorm(), fastnn.Activation(activation)]
+            return [conv(**options, activation=activation)]
+        if self.kind == "drop":
+            return [fastnn.Dropout(self.numbers["rate"], **options)]
+        if self.kind == "global":
+            return [fastnn.GlobalMeanPool2D()]
+        pools = {"pool": fastnn.MaxPool2D, "mean": fastnn.MeanPool2D, "l2pool": fastnn.L2Pool2D}
+        return [pools[self.kind](self.numbers["size"], **options)]
+
+
+PLACES = {"same": "padding", "pad": "padding", "stride": "strides"}
+OPTIONS: dict[str, dict[str, str]] = {
+    "conv": {**PLACES, "dilation": "dilation", "groups": "groups", "norm": "norm"},
+    **dict.fromkeys(("pool", "mean", "l2pool"), PLACES),
+    "drop": {"channels": "channels"},
+    "global": {},
+}
+"""By kind, what may stand behind a colon, and the argument of the layer."""
+NUMBERED = ("pad", "stride", "dilation", "groups")
+"""Options with a number, or two, behind them."""
+
+
+def read_pieces(text: str) -> tuple[Piece, ...]:
+    """The pieces of `20x5,pool2,40x5:same,pool2`, none of `none`. Raises InputError that names the wrong one."""
+    if text.strip().lower() == "none":
+        return ()
+    return tuple(_read_piece(piece.strip()) for piece in text.split(","))
+
+
+def _read_piece(text: str) -> Piece:
+    head, *behind = text.split(":")
+    found = PIECE.fullmatch(head)
+    if found is None:
+        raise InputError(f"{text!r}: expected {PIECES}")
+    kind = "conv" if found["filters"] else found["pool"] or ("drop" if found["rate"] else "global")
+    numbers: dict[str, Any] = {}
+    if found["filters"]:
+        numbers = {"filters": _at_least_1(text, found["filters"]), "size": _pair(text, found["kernel"])}
+    elif found["pool"]:
+        numbers = {"size": _pair(text, found["size"])}
+    elif found["rate"]:
+        numbers = {"rate": float(found["rate"])}
+        if numbers["rate"] >= 1:
+            raise InputError(f"{text!r}: expected a share below 1 to drop, such as drop0.25")
+    options: dict[str, Any] = {}
+    for word in behind:
+        name, number = re.fullmatch(r"(\D*)(.*)", word).groups()  # type: ignore[union-attr]
+        if name not in OPTIONS[kind]:
+            known = tuple(OPTIONS[kind])
+            raise InputError(f"{text!r}: unknown option {word!r}{nearest(name, known) if known else '; it takes none'}")
+        argument = OPTIONS[kind][name]
+        if argument in options:
+            raise InputError(f"{text!r}: {argument} is given twice")
+        if (name in NUMBERED) == (not number):
+            raise InputError(f"{text!r}: {word!r}: expected " + (f"a number, as in {name}2" if name in NUMBERED else name))
+        least = 0 if name == "pad" else 1
+        if name == "groups":
+            options[argument] = _at_least_1(text, number)
+        else:
+            options[argument] = _pair(text, number, least) if name in NUMBERED else "same" if name == "same" else True
+    return Piece(text, kind, numbers, options)
+
+
+def _at_least_1(text: str, number: str, least: int = 1) -> int:
+    if not number.isdecimal() or int(number) < least:
+        raise InputError(f"{text!r}: expected an integer of at least {least}, got {number!r}")
+    return int(number)
+
+
+def _pair(text: str, numbers: str, least: int = 1) -> int | tuple[int, int]:
+    """A number for rows and columns, or `5x3`."""
+    parts = [_at_least_1(text, number, least) for number in numbers.split("x")]
+    if len(parts) > 2:
+        raise InputError(f"{text!r}: expected a number or two, as in 5x3, got {numbers!r}")
+    return parts[0] if len(parts) == 1 else (parts[0], parts[1])
+
+
+def read_augmentation(text: str) -> dict[str, Any]:
+    """The arguments of `fastnn.Augment` in `rotation=10,shift=0.1,horizontal_flip=yes`. Raises InputError for what is none."""
+    fields = read_fields("an augmentation", text, AUGMENTATIONS)
+    if not fields:
+        raise InputError("expected what is changed, such as rotation=10,shift=0.1")
+    return {name: _augmented(name, value) for name, value in fields.items()}
+
+
+def _augmented(name: str, value: str) -> Any:
+    if name in FLIPS:
+        if value.lower() not in ("yes", "no"):
+            raise InputError(f"{name}: expected yes or no, got {value!r}")
+        return value.lower() == "yes"
+    if name == "fill" and value == "edge":
+        return value
+    try:
+        return int(value) if name == "smoothness" else float(value)
+    except ValueError as error:
+        raise InputError(f"{name}: expected a number, got {value!r}") from error
+
+
+def read_shape(text: str) -> tuple[int, ...]:
+    """(28, 28) of `28x28`, (32, 32, 3) of `32x32x3`. Raises InputError for what is no shape of images."""
+    parts = text.strip().lower().replace(",", "x").split("x")
+    if len(parts) not in (2, 3) or not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(
+            f"expected the height and the width of an image, and its channels, such as 28x28 or 32x32x3, got {text!r}"
+        )
+    return tuple(map(int, parts))
+
+
+class Checked(click.ParamType[str]):
+    """A text that `read` understands; it stays as it was given."""
+
+    name = "text"
+
+    def __init__(self, read: Callable[[str], Any]) -> None:
+        self.read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            self.read(str(value))
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+def check_pieces(pieces: Sequence[Piece], layers: Callable[[Sequence[Piece]], Any], error: InputError) -> None:
+    """Raise click.UsageError for the first piece with which the layers cannot be built; `error` is that of all."""
+    for count in range(1, len(pieces) + 1):
+        try:
+            layers(pieces[:count])
+        except InputError as wrong:
+            raise click.UsageError(f"--conv: {pieces[count - 1].text!r}: {wrong}") from error
