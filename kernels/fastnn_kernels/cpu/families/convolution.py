@@ -1,6 +1,6 @@
 """CPU kernels for convolution of images; `fastnn_kernels.numpy.convolution` is their definition.
 
-Every sum is made by the tiles of `tiles`, which read images where they lie: along the pixels of a row of outputs, and inside of
+Every sum is made by the tiles of `window_tiles`, which read images where they lie: along the pixels of a row of outputs, and inside of
 a sum along the channels of a row of taps, then from row to row of them. Nothing is copied but an image into a frame of zeros
 where windows reach beyond it. Every element is one chain of fused multiply-adds in the order of the contract, whichever way it
 is computed and however a call is cut into parts.
@@ -23,7 +23,7 @@ from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits
 from fastnn_kernels.cpu.leaves import levels_below
 from fastnn_kernels.cpu.mathematics import multiply_add
 from fastnn_kernels.cpu.processor import lanes
-from fastnn_kernels.cpu.tiles import TRANSPOSE, call_tile, tiled_product, tiles
+from fastnn_kernels.cpu.window_tiles import TRANSPOSE, call_tile, tiled_product, tiles
 from fastnn_kernels.cpu.windows import largest, spread
 
 Pair = tuple[int, int]
