@@ -1,6 +1,6 @@
 """Tiles of products that are read where they lie: the products behind a convolution, compiled once for all its kernels.
 
-As in `gemm`, a tile of C stays in vector registers while k runs, and every element is one chain of fused multiply-adds. Here k
+As in `tiles`, a tile of C stays in vector registers while k runs, and every element is one chain of fused multiply-adds. Here k
 runs in two loops: `count` steps, after which A lies further on, `outer` times more. So the rows of A may be pixels of an image,
 the inner loop the pixels of a row of taps, and the outer one its rows: nothing is copied.
 """
@@ -17,20 +17,19 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastnn_kernels.cpu.compiling import compile_function, helper
-from fastnn_kernels.cpu.gemm import (
+from fastnn_kernels.cpu.intrinsics import int64_pointer
+from fastnn_kernels.cpu.processor import lanes, registers
+from fastnn_kernels.cpu.tiles import (
     BYTES,
     I64,
     MASK_IS_FREE,
     MOST_ROWS,
-    STRIP,
-    _caller,
-    _define_transpose,
-    _function,
-    _Vectors,
+    Vectors,
+    caller,
+    new_function,
+    transpose_caller,
     widest_for,
 )
-from fastnn_kernels.cpu.intrinsics import int64_pointer
-from fastnn_kernels.cpu.processor import lanes, registers
 
 WIDEST = 4
 """Vectors of the widest tile: windows rarely have more outputs."""
@@ -48,8 +47,8 @@ further each time than they take it."""
 def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, masked: bool) -> ir.Function:
     """The function of one tile shape: C[rows, vectors] (+)= A[rows, (outer + 1) count] @ B (+ bias)."""
     name = f"window_tile_{float_type}_{rows}_{vectors}_{'masked' if masked else 'full'}"
-    function, builder, word = _function(module, name, TILE)
-    of = _Vectors(float_type, builder)
+    function, builder, word = new_function(module, name, TILE)
+    of = Vectors(float_type, builder)
     width = of.lanes * of.size
     a, b, c = (builder.inttoptr(word[label], BYTES) for label in "abc")
     masks = [None] * (vectors - 1) + [of.mask(word["used"]) if masked else None]
@@ -128,7 +127,7 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
 
 def _define_switch(module: ir.Module, float_type: Any) -> ir.Function:
     """tile(place, full, ...): continue to the function of a tile shape; `full` where no lane is masked out."""
-    function, builder, word = _function(module, f"window_tile_{float_type}", ("place", "full", *TILE))
+    function, builder, word = new_function(module, f"window_tile_{float_type}", ("place", "full", *TILE))
     leave = function.append_basic_block("leave")
     words = [word[label] for label in TILE]
     index = word["place"]
@@ -152,7 +151,7 @@ def _define_switch(module: ir.Module, float_type: Any) -> ir.Function:
 
 
 TILES = types.void(types.int64, types.int64, types.int64)
-"""tiles(place, full, address of the words TILE): the tile of a place; of the place TRANSPOSE, a strip of `gemm` transposed."""
+"""tiles(place, full, address of the words TILE): the tile of a place; of the place TRANSPOSE, a strip of `tiles` transposed."""
 
 
 @functools.cache
@@ -163,8 +162,8 @@ def tiles(float_type: Any) -> int:
 
 @functools.cache
 def _compile_tiles(float_type: Any) -> Any:
-    tile = _caller("window_tile", _define_switch, float_type)
-    transpose = _caller("transpose", _define_transpose, float_type)
+    tile = caller("window_tile", _define_switch, float_type)
+    transpose = transpose_caller(float_type)
     behind, words_of_tile = TRANSPOSE, len(TILE)
 
     def body(place: int, full: int, words: int) -> None:
@@ -174,7 +173,6 @@ def _compile_tiles(float_type: Any) -> Any:
         else:
             tile((place, full, w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11], w[12]))
 
-    assert len(STRIP) == 6
     return compile_function(body, TILES, f"tiles-{float_type}")
 
 

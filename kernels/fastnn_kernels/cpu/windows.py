@@ -7,7 +7,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from fastnn_kernels.cpu.gemm import BYTES, I32, I64, _caller, _function, _Vectors
+from fastnn_kernels.cpu.tiles import BYTES, I32, I64, Vectors, caller, new_function
 
 WINDOW = (
     "values", "places", "pixels", "rows", "columns", "row_step", "column_step", "number", "wide", "channels",
@@ -23,8 +23,8 @@ def _each_vector(name: str, float_type: Any, module: ir.Module, visit: Callable[
     `visit(of, mask, value, place)` with the byte pointers of the window returns the vectors to begin with, a function that
     makes the next ones from (pixel's pointer, number, vectors), and one that is given the last ones.
     """
-    function, builder, word = _function(module, f"{name}_{float_type}", WINDOW)
-    of = _Vectors(float_type, builder)
+    function, builder, word = new_function(module, f"{name}_{float_type}", WINDOW)
+    of = Vectors(float_type, builder)
     width = of.lanes * of.size
     vectors, rows, columns, after_row, after, leave = (
         function.append_basic_block(label) for label in ("vectors", "rows", "columns", "after_row", "after", "leave")
@@ -86,7 +86,7 @@ def _each_vector(name: str, float_type: Any, module: ir.Module, visit: Callable[
     return function
 
 
-def _numbers(of: _Vectors, number: ir.Value) -> ir.Value:
+def _numbers(of: Vectors, number: ir.Value) -> ir.Value:
     """A vector of this number."""
     kind = ir.VectorType(I32, of.lanes)
     undefined = ir.Constant(kind, ir.Undefined)
@@ -97,7 +97,7 @@ def _numbers(of: _Vectors, number: ir.Value) -> ir.Value:
 def _define_largest(module: ir.Module, float_type: Any) -> ir.Function:
     """values = the largest pixel of the window, places = its number: the first of equal ones; NaN is the largest."""
 
-    def visit(of: _Vectors, mask: ir.Value, value: ir.Value, place: ir.Value, pixel: ir.Value, word: Any) -> Any:
+    def visit(of: Vectors, mask: ir.Value, value: ir.Value, place: ir.Value, pixel: ir.Value, word: Any) -> Any:
         builder = of.builder
         start = [of.load(pixel, mask), _numbers(of, builder.trunc(word["number"], I32))]
 
@@ -120,7 +120,7 @@ def _define_largest(module: ir.Module, float_type: Any) -> ir.Function:
 def _define_spread(module: ir.Module, float_type: Any) -> ir.Function:
     """The pixel of the window whose number is in places = values, all others of it = 0."""
 
-    def visit(of: _Vectors, mask: ir.Value, value: ir.Value, place: ir.Value, pixel: ir.Value, word: Any) -> Any:
+    def visit(of: Vectors, mask: ir.Value, value: ir.Value, place: ir.Value, pixel: ir.Value, word: Any) -> Any:
         builder = of.builder
         slope, which = of.load(value, mask), of.load_bytes(place, mask)
 
@@ -136,9 +136,9 @@ def _define_spread(module: ir.Module, float_type: Any) -> ir.Function:
 
 def largest(float_type: Any) -> Any:
     """An intrinsic that is given WINDOW: see `_define_largest`."""
-    return _caller("largest", _define_largest, float_type)
+    return caller("largest", _define_largest, float_type)
 
 
 def spread(float_type: Any) -> Any:
     """An intrinsic that is given WINDOW: see `_define_spread`."""
-    return _caller("spread", _define_spread, float_type)
+    return caller("spread", _define_spread, float_type)
