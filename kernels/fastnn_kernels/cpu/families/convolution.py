@@ -1,9 +1,9 @@
 """CPU kernels for convolution of images; `fastnn_kernels.numpy.convolution` is their definition.
 
 Every sum is made by the tiles of `window_tiles`, which read images where they lie: along the pixels of a row of outputs, and
-inside of a sum along the channels of a row of taps, then from row to row of them. Nothing is copied but an image into a frame of
-zeros where windows reach beyond it. Every element is one chain of fused multiply-adds in the order of the contract, whichever way it
-is computed and however a call is cut into parts.
+inside of a sum along the channels of a row of taps, then from row to row of them. Nothing is copied but an image into a frame
+of zeros where windows reach beyond it. Every element is one chain of fused multiply-adds in the order of the contract,
+whichever way it is computed and however a call is cut into parts.
 """
 
 from __future__ import annotations
