@@ -208,3 +208,21 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
+
+
+class Checked(click.ParamType[str]):
+    """A text that `read` understands; it stays as it was given."""
+
+    name = "text"
+
+    def __init__(self, read: Callable[[str], Any]) -> None:
+        self.read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from fastnn.errors import InputError
+
+        try:
+            self.read(str(value))
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)

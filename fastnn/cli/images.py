@@ -150,22 +150,6 @@ def read_shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-class Checked(click.ParamType[str]):
-    """A text that `read` understands; it stays as it was given."""
-
-    name = "text"
-
-    def __init__(self, read: Callable[[str], Any]) -> None:
-        self.read = read
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            self.read(str(value))
-        except InputError as error:
-            self.fail(str(error), param, ctx)
-        return str(value)
-
-
 def check_pieces(pieces: Sequence[Piece], layers: Callable[[Sequence[Piece]], Any], error: InputError) -> None:
     """Raise click.UsageError for the first piece with which the layers cannot be built; `error` is that of all."""
     for count in range(1, len(pieces) + 1):

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from fastnn.cli import images
-from fastnn.cli.commands import F, Number, as_options, option
+from fastnn.cli.commands import Checked, F, Number, as_options, option
 from fastnn.configurations import BOUNDS, read_fields
 from fastnn.errors import InputError, nearest
 from fastnn.optimizers import NAMES, by_name
@@ -133,19 +133,6 @@ class LossText(Name):
         return str(value)
 
 
-class ScheduleText(click.ParamType[str]):
-    """`cosine`, or with numbers `staircase:factor=0.5,every=10`; it stays as it was given."""
-
-    name = "schedule"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            read_schedule(str(value))
-        except InputError as error:
-            self.fail(str(error), param, ctx)
-        return str(value)
-
-
 def read_schedule(text: str) -> tuple[str, dict[str, Any]]:
     """The name of a schedule and its fields in `name:field=value,field=value`; InputError for what is none."""
     name, _, rest = text.strip().partition(":")
@@ -235,7 +222,7 @@ NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     option(
         NETWORK,
         "--conv",
-        type=images.Checked(images.read_pieces),
+        type=Checked(images.read_pieces),
         metavar="PIECES",
         help="Layers for images in front of the hidden ones, e.g. 20x5,pool2,40x5,pool2: FILTERSxKERNEL, a convolution, with "
         ":same, :padN, :strideN, :dilationN, :groupsN, :norm (batch norm) behind it; pool2 (max), mean2, l2pool2, with :same, "
@@ -244,7 +231,7 @@ NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     option(
         NETWORK,
         "--augment",
-        type=images.Checked(images.read_augmentation),
+        type=Checked(images.read_augmentation),
         metavar="NAME=N,...",
         help="Images changed at random while training, e.g. rotation=10,shift=0.1,horizontal_flip=yes; "
         f"{', '.join(images.AUGMENTATIONS)}.",
@@ -252,7 +239,7 @@ NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     option(
         NETWORK,
         "--shape",
-        type=images.Checked(images.read_shape),
+        type=Checked(images.read_shape),
         metavar="HxW[xC]",
         help="Shape of the images that come in rows, e.g. 28x28 or 32x32x3. [default: that of the data]",
     ),
@@ -350,7 +337,7 @@ NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     option(
         OPTIMIZER,
         "--schedule",
-        type=ScheduleText(),
+        type=Checked(read_schedule),
         metavar="NAME[:...]",
         help=f"How the learning rate goes: {', '.join(SCHEDULES)}, {TABLE}; e.g. staircase:factor=0.5,every=10, "
         "one_cycle:per=step, warmup:length=5,then=cosine, table:0=0.1,10=0.01.",

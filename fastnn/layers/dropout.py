@@ -14,7 +14,8 @@ class Dropout(Layer):
 
     `rate` is the share that is dropped (the course notes' keep probability is 1 - rate). `channels`: channels of images
     (B, H, W, C) are dropped as a whole, since neighboring pixels say much the same. Source: Srivastava et al. 2014; for
-    channels Tompson et al. 2015, Efficient object localization using convolutional networks, section 3.2.
+    channels Tompson et al. 2015, Efficient object localization using convolutional networks, section 3.2. Raises InputError for
+    a rate outside of [0, 1), and with `channels` for images (B, H, W).
     """
 
     options = ("rate", "channels")
@@ -29,6 +30,9 @@ class Dropout(Layer):
         self.rate, self.channels = float(rate), channels
 
     def forward(self, x: Array, training: bool) -> Array:
+        if self.channels and len(x.shape) == 3:  # the last axis of images (B, H, W) has columns
+            written = ", ".join(map(str, ("B", *x.shape[1:])))
+            raise InputError(f"Dropout: channels: expected images (B, H, W, C), got ({written})")
         return ops.dropout(x, self.rate, self.key, self.step, channels=self.channels) if training else x
 
     def __repr__(self) -> str:

@@ -15,7 +15,8 @@ def as_channels(owner: str, shape: tuple[Any, ...]) -> tuple[Any, Any, Any]:
     """(H, W, C) of examples (H, W, C), or (H, W) of one channel. Raises InputError for others."""
     if len(shape) not in (2, 3):
         written = ", ".join(map(str, ("B", *shape)))
-        raise InputError(f"{owner}: expected images (B, H, W, C) or (B, H, W), got ({written})")
+        cure = "; make images of rows, X.reshape(-1, H, W), or of those of a data set, data.as_images()" * (len(shape) == 1)
+        raise InputError(f"{owner}: expected images (B, H, W, C) or (B, H, W), got ({written}){cure}")
     height, width, *channels = shape
     return height, width, channels[0] if channels else 1
 

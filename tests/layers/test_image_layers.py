@@ -243,7 +243,7 @@ def test_bad_arguments_are_told(wrong: Any, says: str) -> None:
 @pytest.mark.parametrize(
     ("layers", "shape", "says"),
     [
-        ([fastnn.Conv2D(8, 3)], 784, r"Conv2D: expected images \(B, H, W, C\) or \(B, H, W\), got \(B, 784\)"),
+        ([fastnn.Conv2D(8, 3)], 784, r"Conv2D: .* or \(B, H, W\), got \(B, 784\); make images of rows, X.reshape"),
         ([fastnn.Conv2D(8, 3)], (4, 5, 6, 7), r"Conv2D: expected images .*, got \(B, 4, 5, 6, 7\)"),
         ([fastnn.Conv2D(8, 7)], (6, 9, 3), "Conv2D: windows of 7 x 7 pixels do not fit into images of 6 x 9"),
         ([fastnn.Conv2D(8, 3, dilation=4)], (6, 9, 3), "Conv2D: windows of 9 x 9 pixels do not fit into images of 6 x 9"),
@@ -252,6 +252,7 @@ def test_bad_arguments_are_told(wrong: Any, says: str) -> None:
         ([fastnn.MaxPool2D(2)], 784, r"MaxPool2D: expected images \(B, H, W, C\) or \(B, H, W\), got \(B, 784\)"),
         ([fastnn.GlobalMeanPool2D()], 784, r"GlobalMeanPool2D: expected images .*, got \(B, 784\)"),
         ([fastnn.MaxPool2D((2, 128), padding="same")], (28, 200), "at most 255 pixels"),
+        ([fastnn.Dropout(0.1, channels=True)], (6, 9), r"Dropout: channels: expected images \(B, H, W, C\), got \(B, 6, 9\)"),
         ([fastnn.BatchNorm()], (6, 9), r"BatchNorm: expected inputs \(B, O\) or images \(B, H, W, C\), got"),
         ([fastnn.Conv2D(8, 3), fastnn.Dense(2)], (6, 9, 3), r"put fastnn\.Flatten\(\) in front"),
     ],
