@@ -602,12 +602,10 @@ class Trainer:
     def _keep_rows(self, steps: int, rows: int) -> None:
         """Let the way back lead through the steps that are whole now, where that is less work than a snapshot."""
         size = self.feed.bytes_of(steps * rows)
-        if size is None or not self._undo.has_room(size):
-            self._undo.end()
-            return
-        position, step, scalars = self._prepared
-        chunk = Chunk(self._key(rows), steps, self.feed.copy_rows(position, steps * rows), step, scalars)
-        self._undo.add(self.model.state, chunk, size)
+        if size is not None and self._undo.has_room(size):
+            position, step, scalars = self._prepared
+            chunk = Chunk(self._key(rows), steps, self.feed.copy_rows(position, steps * rows), step, scalars)
+            self._undo.add(self.model.state, chunk, size)
 
     def drop(self, outcome: Attempt, position: int) -> Any:
         """Go back to before this step, and raise DivergenceError with the name of the tensor that it spoils."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -221,6 +222,20 @@ def test_tables_of_rates_ahead(first: Any, second: Any, jump: bool) -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("optimizer", [fastnn.Adam(0.01), fastnn.NAdam(0.01), fastnn.SGD(0.1)])
+def test_rows_of_tables_are_those_of_the_optimizer(optimizer: Any) -> None:
+    """Whatever was asked for before: other rates, later and earlier updates, more of them than are computed ahead."""
+    model = network().build(5)
+    loss = fastnn.losses.LOSSES["softmax_cross_entropy"]
+    found = method.method_of(model, model.network, fastnn.engines.by_name("cpu"), loss, optimizer, 0.0, 0.0, None)
+    for first, rates in [
+        (1, [0.1]), (2, [0.1] * 3), (5, [0.2]), (6, [0.1]), (60, [0.1] * 9), (69, [0.1]), (3, [0.1]), (1, [0.1] * 200),
+        (300, [0.1, 0.2]), (302, [0.1] * method.AHEAD), (303, [0.1] * method.AHEAD), (10**6, [0.0]),
+    ]:  # fmt: skip
+        expected = optimizer.scalars(np.arange(first, first + len(rates)), np.array(rates))
+        assert found.scalars(optimizer, first, np.array(rates)).tobytes() == expected.tobytes()
+
+
 # --- the way back -------------------------------------------------------------------------------------------------------
 
 HUGE = (3e38 * RNG.choice([-1, 1], (24, 5))).astype(np.float32)
@@ -261,6 +276,16 @@ def test_a_snapshot_serves_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(4):
         small.fit(np.tile(X, (20, 1)), np.tile(Y, 20), **OPTIONS)
     assert len(made) >= 8, "rows that are larger than the model are not kept"
+
+
+def test_rows_that_are_kept_are_no_more_than_the_model_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(undo, "KEPT_BYTES", 0)
+    model = network()
+    for _ in range(4):
+        model.fit(X, Y, **OPTIONS)
+        with model.instances.take(("undo", "cpu"), undo.Undo) as kept:
+            rows = sum(array.nbytes for chunk in kept.chunks for array in chunk.data.values())
+            assert 0 < rows <= sum(array.nbytes for array in kept.snapshot.arrays.values())
 
 
 BETWEEN: dict[str, Change] = {
@@ -408,3 +433,16 @@ def test_what_an_optimizer_kept_goes_with_it() -> None:
         model.fit(X, Y, optimizer="sgd", **OPTIONS)
     gc.collect()
     assert left() is None
+
+
+def test_arrays_that_somebody_holds_are_not_written_to_again() -> None:
+    """Those of an optimizer before, whose places are others now."""
+    found = []
+    for holds in (False, True):
+        model, held = large(), []
+        with warnings.catch_warnings(action="ignore"):
+            for optimizer in ("adam", "sgd", "adam", "adam"):
+                model.fit(X, Y, optimizer=optimizer, **OPTIONS)
+                held += [dict(model.state.on(fastnn.engines.by_name("cpu")))] if holds else []
+        found.append(state(model))
+    assert found[0] == found[1]
