@@ -588,7 +588,10 @@ class Journeys(RuleBasedStateMachine):
         if self.latest["statistics"].shape != values["statistics"].shape:  # a model has one size of them
             self.state.add(statistics=values["statistics"].size)
             self.fetch()
-        if optimizer != self.optimizer:
+        if optimizer != self.optimizer:  # begins anew on the host, whatever is then put back where the values are
+            zeros = dict.fromkeys(self.OPTIMIZERS[optimizer], np.zeros(3))
+            self.latest = {name: self.latest[name] for name in ("parameters", "statistics")} | zeros
+            self.progress = (*self.progress[:2], 0)
             self.fetch()
         here = self.state._engine
         self.state.restore(snapshot)
@@ -618,6 +621,18 @@ class Journeys(RuleBasedStateMachine):
         self.check(found.on_host().arrays)
         assert (found.step, found.epoch, found.updates) == self.progress
         assert found.optimizer == (self.optimizer or "")
+
+
+def test_a_snapshot_from_before_an_optimizer_is_lost_with_the_gpu() -> None:
+    """What the host then has are the parameters of its last look, and no updates of an optimizer that is no more."""
+    journey = Journeys()
+    journey.train("cuda:0", "parameters", False)
+    copied = journey.copy()
+    journey.start("Momentum", False)
+    journey.restore(copied)
+    journey.lose()
+    journey.snapshots_are_the_latest()
+    assert journey.progress == (0, 1, 0)
 
 
 def test_the_host_knows_how_far_its_values_are() -> None:
