@@ -210,11 +210,11 @@ def test_a_sparse_matrix_is_never_dense_as_a_whole() -> None:
 @needs_proc
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
 def test_the_resident_memory_does_not_grow_with_the_file(dtype: str, tmp_path: Path) -> None:
-    """1.5 GB, mostly holes of the file."""
+    """1 GB, mostly holes of the file."""
     script = """
         path, dtype = sys.argv[1:]
         f = 2048
-        n = 1_500_000_000 // f // np.dtype(dtype).itemsize
+        n = 1_000_000_000 // f // np.dtype(dtype).itemsize
         with open(path, "wb") as file:
             file.truncate(n * f * np.dtype(dtype).itemsize)
         X = np.memmap(path, dtype, "r", shape=(n, f))

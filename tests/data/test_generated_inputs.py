@@ -483,7 +483,7 @@ def test_inputs_of_many_forms(case: Case) -> None:
 
 @pytest.mark.slow
 @settings(
-    max_examples=int(os.environ.get("FASTNN_EXAMPLES", "2000")), deadline=None, suppress_health_check=HEALTH, database=None
+    max_examples=int(os.environ.get("FASTNN_EXAMPLES", "800")), deadline=None, suppress_health_check=HEALTH, database=None
 )
 @given(cases())
 def test_inputs_of_all_forms(case: Case) -> None:

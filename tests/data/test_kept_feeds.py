@@ -223,7 +223,7 @@ def test_what_takes_much_of_the_memory_goes_with_the_call(cuda_host: HostRuntime
 def test_what_one_model_keeps_goes_where_another_needs_the_room(cuda_hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeds, "KEPT_SHARE", 1.0)
     X, y = examples(n=20_000)
-    options = NOISY | {"batch_size": 50, "epochs": 1}
+    options = NOISY | {"batch_size": 250, "epochs": 1}
     runtime = cuda_hosts.install(total=int(2.2 * (X.nbytes + y.nbytes)))
     models = [network(seed) for seed in range(3)]
     for model in models:
