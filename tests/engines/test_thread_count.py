@@ -29,6 +29,16 @@ def test_one_thread_shares_nothing() -> None:
     assert Partition([LARGE] * 3, threads=1).stages() == [(0, 3, 1)]
 
 
+def test_calls_that_read_the_same_are_one_stage() -> None:
+    """Of at least so many parts, on one thread too; of as many for each thread."""
+    work = [SMALL, LARGE, LARGE, SMALL, SMALL]
+    assert Partition(work, 1, {2: 6}).stages() == [(0, 1, 1), (1, 2, 6), (3, 2, 1)]
+    assert Partition(work, 2, {2: 3}).stages() == [(0, 1, 1), (1, 2, 10), (3, 2, 1)]
+    assert Partition(work, 2, {2: 13}).stages() == [(0, 1, 1), (1, 2, 14), (3, 2, 1)]
+    alone = Partition([SMALL] * 3, 2, {1: 2})
+    assert (alone.stages(), alone.shared) == ([(0, 2, 2), (2, 1, 1)], False)
+
+
 def test_times_correct_the_guess_and_the_least_counts() -> None:
     """A sigmoid takes longer than its bytes; a machine that was busy when it was timed is forgotten."""
     partition = Partition([(1000, 8000), LARGE], threads=2)

@@ -1,5 +1,6 @@
 """Predictions of rows that are ready to be read, beside the same rows given in ways that are looked at and copied."""
 
+import gc
 import threading
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import fastnn
 from fastnn import losses, ops
 from fastnn.data import inputs
-from fastnn.engines.host import PREDICTED_ROWS, HostInstance
+from fastnn.engines.host import JOINED_BYTES, PREDICTED_ROWS, HostInstance
 from fastnn.errors import FastnnError, InputError
 from fastnn.network import inference
 
@@ -49,6 +50,26 @@ def test_all_ways_of_giving_rows_have_the_same_bits(loss, dtype, rows):
         for way, given in ways.items():
             answer = np.asarray(ask(given))
             assert (answer.dtype, answer.tobytes()) == (expected.dtype, expected.tobytes()), way
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_wide_rows_are_looked_at_beside_the_first_product(threads, monkeypatch):
+    """Part by part: the outputs have the bits of few rows at a time, and every part is looked at."""
+    monkeypatch.setattr("fastnn.engines.host.cores", lambda: 2)
+    model = fastnn.Sequential([fastnn.Dense(9, activation="tanh"), fastnn.Dense(3)], seed=4).build(784, loss="softmax_cross_entropy")
+    X = np.random.default_rng(0).random((2 * PREDICTED_ROWS, 784), np.float32)
+    outputs = model.predict_proba(X, threads=threads)
+    few = np.concatenate([model.predict_proba(X[i : i + 64], threads=1) for i in range(0, len(X), 64)])
+    assert outputs.tobytes() == few.tobytes()
+    instances = [each for each in gc.get_objects() if type(each) is HostInstance and each.rows == PREDICTED_ROWS]
+    joined = [parts for each in instances for _, calls, parts in each._partition.stages() if calls == 2 and parts > 1]
+    assert joined
+    assert min(joined) >= PREDICTED_ROWS * 784 * 4 // JOINED_BYTES
+    for row in (0, PREDICTED_ROWS // 2 - 1, PREDICTED_ROWS // 2, PREDICTED_ROWS - 1, 2 * PREDICTED_ROWS - 1):
+        bad = X.copy()
+        bad[row, 783] = np.inf
+        with pytest.raises(InputError, match=f"1 values are NaN.*row {row}, column 783"):
+            model.predict_proba(bad, threads=threads)
 
 
 def test_plain_rows_are_not_looked_at(monkeypatch):
