@@ -26,7 +26,7 @@ MOST_ROWS = {"avx512": 14, "avx2": 6, "generic": 4}[level()]
 """Rows of the tallest tile."""
 WIDEST = 8
 """Vectors of the widest tile: few rows take wide tiles, which read B in longer runs."""
-DOT_ROWS = min(8, MOST_ROWS)
+DOT_ROWS = min(5, MOST_ROWS)
 """Up to so many rows, a transposed B is not worth a panel."""
 MASK_IS_FREE = level() == "avx512"
 """Whether the last vector of every tile may go through a mask; elsewhere full tiles have functions of their own."""
