@@ -56,7 +56,9 @@ def test_all_ways_of_giving_rows_have_the_same_bits(loss, dtype, rows):
 def test_wide_rows_are_looked_at_beside_the_first_product(threads, monkeypatch):
     """Part by part: the outputs have the bits of few rows at a time, and every part is looked at."""
     monkeypatch.setattr("fastnn.engines.host.cores", lambda: 2)
-    model = fastnn.Sequential([fastnn.Dense(9, activation="tanh"), fastnn.Dense(3)], seed=4).build(784, loss="softmax_cross_entropy")
+    model = fastnn.Sequential([fastnn.Dense(9, activation="tanh"), fastnn.Dense(3)], seed=4).build(
+        784, loss="softmax_cross_entropy"
+    )
     X = np.random.default_rng(0).random((2 * PREDICTED_ROWS, 784), np.float32)
     outputs = model.predict_proba(X, threads=threads)
     few = np.concatenate([model.predict_proba(X[i : i + 64], threads=1) for i in range(0, len(X), 64)])
