@@ -193,7 +193,7 @@ def _core(float_type: Any) -> Any:
                 block_k = (k + block_k - 1) // block_k
         unit = widest * lane
         most = packed_b if pack_a and leaf >= k else most_b
-        if row_blocks > 1 and block_k * columns * size > most:
+        if row_blocks > 1 and block_k * ((columns + lane - 1) // lane) * vector > most:
             block_n = max(1, most // (block_k * unit * size)) * unit
             blocks = (columns + block_n - 1) // block_n
             block_n = (columns + blocks * unit - 1) // (blocks * unit) * unit
