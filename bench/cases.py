@@ -212,6 +212,37 @@ def convolution(
     )  # fmt: skip
 
 
+def pooled_convolution(images: Shape, kernel: Shape) -> None:
+    """The same with max pooling of 2 x 2 pixels behind it, of whole numbers: equal ones are equal in every precision."""
+    size, outputs = kernel[:2], kernel[2]
+    windows, before = lay_windows("convolution", images[1:3], (kernel[0], kernel[1]), (1, 1), "valid")
+    w, y, rows = (*size, images[3], outputs), (images[0], *(n // 2 for n in windows), outputs), -(-images[0] // LEAF_IMAGES)
+    laid: dict[str, Any] = {
+        "strides": (1, 1), "padding": before, "dilation": (1, 1), "groups": 1, "image": windows,
+        "pool": ((2, 2), (2, 2), (0, 0)), "examples": images[0],
+    }  # fmt: skip
+    label = f"{name(*images)}-{name(*kernel)}"
+
+    def whole(rng: np.random.Generator, precision: str, *shapes: Shape) -> list[np.ndarray]:
+        return [rng.integers(-2, 3, shape).astype(precision) for shape in shapes]
+
+    def places(rng: np.random.Generator) -> np.ndarray:
+        return rng.integers(0, 4, y, "uint8")
+
+    declare(
+        "conv2d_max_pool", label, lambda rng, p: whole(rng, p, images, w, (outputs,)), lambda p: [(y, p), (y, "uint8")], 0,
+        activation="relu", alpha=0.0, **laid,
+    )  # fmt: skip
+    declare(
+        "conv2d_max_pool_backward_input", label, lambda rng, p: [*whole(rng, p, y), places(rng), *whole(rng, p, w)],
+        same(images), 0, **laid,
+    )  # fmt: skip
+    declare(
+        "conv2d_max_pool_backward_weight", label, lambda rng, p: [*whole(rng, p, images, y), places(rng)],
+        same((rows, math.prod(w) + outputs)), 0, size=size, **laid,
+    )  # fmt: skip
+
+
 def add_leaves(leaves: int, numbers: int) -> None:
     """The sums of leaves of `numbers` numbers, 20 of them a bias where there are so many."""
     bias = min(numbers, 20)
@@ -253,6 +284,9 @@ convolution((32, 32, 32, 32), (3, 3, 32), padding="same")
 convolution((32, 16, 16, 32), (3, 3, 64), padding="same")
 convolution((7, 13, 11, 31), (3, 2, 33), strides=(2, 1), padding="same")
 convolution((32, 16, 16, 32), (3, 3, 32), padding="same", groups=32)
+pooled_convolution((128, 28, 28, 1), (5, 5, 20))
+pooled_convolution((128, 12, 12, 20), (5, 5, 40))
+pooled_convolution((7, 13, 11, 3), (3, 2, 33))
 add_leaves(32, 25 * 20 + 20)
 add_leaves(32, 500 * 40 + 40)
 add_leaves(31, 127)

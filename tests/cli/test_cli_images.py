@@ -128,7 +128,7 @@ def test_programs_are_explained(folder: Path) -> None:
     assert written.exit_code == 0, written.output
     for result in (given, written):
         assert "Conv2D(4, 3, activation='relu')" in " ".join(result.stdout.split())
-        assert "max_pool2d" in result.stdout
+        assert "conv2d_max_pool" in result.stdout
     assert "--shape is missing" in said(run("explain", "--inputs", 48, "--outputs", 4, "--conv", "4x3"))
     wrong = run("explain", "--inputs", 47, "--outputs", 4, "--conv", "4x3", "--shape", "8x6")
     assert "--inputs: images of --shape 8x6 have 48 numbers, got 47" in said(wrong)

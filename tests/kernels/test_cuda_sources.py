@@ -106,7 +106,7 @@ def check(family: str, precision: str, found: dict[str, Resources], compiler: tu
 
 
 def test_every_kernel_is_lowered() -> None:
-    assert set(LOWERINGS) == set(KERNELS)
+    assert set(LOWERINGS) == {name for name, kernel in KERNELS.items() if "cuda" in kernel.sets}
 
 
 @needs_cases

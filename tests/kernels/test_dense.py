@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import mmap
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -12,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cuda_on_host import host
-from laws import FLOATS, PRODUCT_SHAPES, by_turns, check_definition, check_kernel, guarded, guards_whole
+from laws import FLOATS, PRODUCT_SHAPES, by_turns, check_definition, check_kernel, fenced, guarded, guards_whole
 
 import fastnn_kernels.cpu as cpu_set
 from fastnn_kernels.contract import ACTIVATIONS_FROM_OUTPUT, ALPHA_ACTIVATIONS, LEAF_ROWS, Operand
@@ -170,22 +169,6 @@ def test_bits_depend_on_no_block(m: int, k: int, n: int, dtype: str) -> None:
             attributes = {"transpose_a": transpose_a, "transpose_b": transpose_b}
             cpu_set.run("matmul", [*map(np.ascontiguousarray, operands), c], attributes, parts=part_count)
             assert same_bits(c, in_leaves if transpose_a else rows), (transpose_a, transpose_b, part_count)
-
-
-PAGE = mmap.PAGESIZE
-
-
-def fenced(array: np.ndarray) -> np.ndarray:
-    """A copy that ends where a page begins that nobody may touch."""
-    pages = -(-array.nbytes // PAGE) + 1
-    memory = np.frombuffer(mmap.mmap(-1, pages * PAGE), np.uint8)
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    assert libc.mprotect(memory.ctypes.data + (pages - 1) * PAGE, PAGE, 0) == 0, ctypes.get_errno()
-    end = (pages - 1) * PAGE
-    copy = memory[end - array.nbytes : end].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
 
 
 def run_fenced(name: str, arrays: Sequence[np.ndarray], attributes: dict[str, object], parts: int) -> list[np.ndarray]:

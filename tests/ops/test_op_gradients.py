@@ -235,6 +235,7 @@ def test_every_kernel_of_the_vocabulary_has_a_backward_rule() -> None:
         *UPDATES, "dense", "dense_backward_input",
         "dense_backward_weight", "grouped_dense_backward_input", "grouped_dense_backward_weight", "dense_with_mask",
         "dense_backward_input_with_mask", "batch_norm_dropout", "conv2d_backward_input", "conv2d_backward_weight", "add_leaves",
+        "conv2d_max_pool", "conv2d_max_pool_backward_input", "conv2d_max_pool_backward_weight",
     }  # fmt: skip
     inner = {name for name in KERNELS if name.endswith(("_backward", "_with_gradient")) or name.startswith("chain_")}
     assert set(KERNELS) - no_gradient - inner == set(RULES) - {"reshape"}
