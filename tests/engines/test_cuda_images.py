@@ -13,7 +13,8 @@ from fastnn import BatchNorm, Conv2D, Dense, Dropout, Flatten, GlobalMeanPool2D,
 NETWORKS: dict[str, Any] = {
     "convolution and pooling": lambda: [Conv2D(5, 3, activation="relu"), MaxPool2D(2), Flatten(), Dense(3)],
     "strides, dilation, groups and padding": lambda: [
-        Conv2D(4, 3, strides=2, padding="same", activation="tanh"), Conv2D(6, 2, dilation=2, padding=1, groups=2), Flatten(), Dense(3),
+        Conv2D(4, 3, strides=2, padding="same", activation="tanh"), Conv2D(6, 2, dilation=2, padding=1, groups=2), Flatten(),
+        Dense(3),
     ],
     "norm, dropout of channels and means": lambda: [
         Conv2D(4, 2), BatchNorm(), Dropout(0.3, channels=True), MeanPool2D((2, 1)), L2Pool2D(2), GlobalMeanPool2D(), Dense(3),
