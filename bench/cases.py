@@ -199,16 +199,16 @@ def convolution(
     label = f"{name(*images)}-{name(*kernel)}{changed}"
     inner, pixels, taken = math.prod(w[:3]), LEAF_IMAGES * math.prod(windows), images[0]
     declare(
-        "conv2d", label, lambda rng, p: uniform(rng, p, images, w, (outputs,)), same(y), 8 + inner / 4, examples=taken,
+        "conv2d", label, lambda rng, p: uniform(rng, p, images, w, (outputs,)), same(y), 8 + inner / 2, examples=taken,
         activation="relu", alpha=0.0, **laid,
     )  # fmt: skip
     declare(
-        "conv2d_backward_input", label, lambda rng, p: uniform(rng, p, y, w), same(images), 8 + math.prod(size) * outputs / 4,
+        "conv2d_backward_input", label, lambda rng, p: uniform(rng, p, y, w), same(images), 8 + math.prod(size) * outputs / 2,
         examples=taken, **laid,
     )  # fmt: skip
     declare(
         "conv2d_backward_weight", label, lambda rng, p: uniform(rng, p, images, y), same((rows, math.prod(w) + outputs)),
-        8 + pixels / 4, examples=taken, size=size, **laid,
+        8 + pixels / 2, examples=taken, size=size, **laid,
     )  # fmt: skip
 
 

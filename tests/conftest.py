@@ -23,6 +23,13 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 20, 20)  # tests leave objects for each other to be looked through again and again
 
 
+@pytest.fixture(scope="module", autouse=True)
+def earlier_files_stay() -> None:
+    """What the tests of other files left: a collection would look through all of it for each that a test asks for."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20)
