@@ -79,7 +79,7 @@ def _read_piece(text: str) -> Piece:
     kind = "conv" if found["filters"] else found["pool"] or ("drop" if found["rate"] else "global")
     numbers: dict[str, Any] = {}
     if found["filters"]:
-        numbers = {"filters": _at_least_1(text, found["filters"]), "size": _pair(text, found["kernel"])}
+        numbers = {"filters": _integer(text, found["filters"]), "size": _pair(text, found["kernel"])}
     elif found["pool"]:
         numbers = {"size": _pair(text, found["size"])}
     elif found["rate"]:
@@ -99,13 +99,13 @@ def _read_piece(text: str) -> Piece:
             raise InputError(f"{text!r}: {word!r}: expected " + (f"a number, as in {name}2" if name in NUMBERED else name))
         least = 0 if name == "pad" else 1
         if name == "groups":
-            options[argument] = _at_least_1(text, number)
+            options[argument] = _integer(text, number)
         else:
             options[argument] = _pair(text, number, least) if name in NUMBERED else "same" if name == "same" else True
     return Piece(text, kind, numbers, options)
 
 
-def _at_least_1(text: str, number: str, least: int = 1) -> int:
+def _integer(text: str, number: str, least: int = 1) -> int:
     if not number.isdecimal() or int(number) < least:
         raise InputError(f"{text!r}: expected an integer of at least {least}, got {number!r}")
     return int(number)
@@ -113,7 +113,7 @@ def _at_least_1(text: str, number: str, least: int = 1) -> int:
 
 def _pair(text: str, numbers: str, least: int = 1) -> int | tuple[int, int]:
     """A number for rows and columns, or `5x3`."""
-    parts = [_at_least_1(text, number, least) for number in numbers.split("x")]
+    parts = [_integer(text, number, least) for number in numbers.split("x")]
     if len(parts) > 2:
         raise InputError(f"{text!r}: expected a number or two, as in 5x3, got {numbers!r}")
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])

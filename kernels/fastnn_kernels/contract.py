@@ -128,10 +128,6 @@ CHAINED = (
 )  # fmt: skip
 """Kernels that may be a step of a chain."""
 
-LEAF_IMAGES = 4
-"""Images whose gradients of a convolution are summed in one chain. It divides LEAF_ROWS, so that an aligned run of that many
-images has a sum of its own."""
-
 CHAIN_INPUTS = 6
 """Inputs that a chain has at most."""
 
@@ -214,6 +210,10 @@ LEAF_ROWS = 64
 """Rows of a mini-batch that are summed in a row; the sums of such leaves are added in a tree, see `numpy.leaves`. On a CPU
 every sum over the rows of a mini-batch is such a one, on a GPU none.
 """
+
+LEAF_IMAGES = 4
+"""Images whose gradients of a convolution are summed in one chain. It divides LEAF_ROWS, so that an aligned run of that many
+images has a sum of its own."""
 
 ARITHMETIC = 2
 """Version of the order in which a CPU adds: 1 summed all rows of a mini-batch in one row, 2 in leaves."""

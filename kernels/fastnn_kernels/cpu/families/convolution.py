@@ -57,7 +57,7 @@ def _geometry(
 
 
 @helper
-def fill_frame(pointer: Any, width_of: Any, frame: Any, tall: Any, wide: Any, channels: Any) -> None:
+def fill_frame(pointer: Any, frame: Any, tall: Any, wide: Any, channels: Any) -> None:
     whole = carray(pointer(frame), tall * wide * channels)
     for k in range(tall * wide * channels):
         whole[k] = 0
@@ -82,9 +82,8 @@ def _depthwise(channels: int, outputs: int, groups: int) -> bool:
     return groups == channels == outputs > 1
 
 
-def _pooling(image: Pair, windows: Operand, pool: Pool) -> tuple[int, ...]:
+def _pooling(windows: Operand, pool: Pool) -> tuple[int, ...]:
     """Rows and columns of windows, then their size, strides and padding."""
-    assert all(stride >= size for size, stride in zip(pool[0], pool[1], strict=True)), image
     return *windows.shape[1:3], *(number for pair in pool for number in pair)
 
 
@@ -100,9 +99,7 @@ def _conv_sizes(
     z = _outputs(y, image)
     numbers = [*_geometry(x, z, (w.shape[0], w.shape[1]), **how), int(_depthwise(x.shape[3], z.shape[3], how["groups"]))]
     *_, tall, wide, _ = numbers
-    pooled = (
-        [] if image is None or pool is None else [*_pooling(image, y, pool), _lines(tall * wide * x.shape[3], x.dtype.itemsize)]
-    )
+    pooled = [] if image is None or pool is None else [*_pooling(y, pool), _lines(tall * wide * x.shape[3], x.dtype.itemsize)]
     return [*numbers, float(alpha), *pooled]
 
 
@@ -149,7 +146,7 @@ def _forward(F: Any, pooled: bool) -> Any:
             band = 0
         begin, end = share(examples * window_rows, 1, part, parts)
         if begin < end and tall:
-            fill_frame(pointer, size, frame, tall, wide, channels)
+            fill_frame(pointer, frame, tall, wide, channels)
         framed = -1
         for unit in range(begin, end):
             image = unit // window_rows
@@ -266,7 +263,7 @@ def _input_sizes(dy: Operand, *others: Operand, image: Pair | None = None, pool:
     turned = _turned_bytes(w)
     numbers = [*_geometry(dx, dz, (w.shape[0], w.shape[1]), **how)[:16], tall, wide]
     numbers += [int(_depthwise(dx.shape[3], dz.shape[3], how["groups"])), int(chained), nbytes, nbytes + turned]
-    return numbers if image is None or pool is None else [*numbers, *_pooling(image, dy, pool)]
+    return numbers if image is None or pool is None else [*numbers, *_pooling(dy, pool)]
 
 
 def _turned_bytes(w: Operand) -> int:
@@ -328,9 +325,9 @@ def _backward_input(F: Any, pooled: bool) -> Any:
                             there[k] = at[k, o]
         above, before = tap_rows - 1 - top, tap_columns - 1 - left
         if chained:
-            fill_frame(pointer, size, row_memory, tall, wide, outputs)
+            fill_frame(pointer, row_memory, tall, wide, outputs)
         elif pooled:
-            fill_frame(pointer, size, unpooled, rows, columns, outputs)
+            fill_frame(pointer, unpooled, rows, columns, outputs)
         framed = -1
         for line in range(begin, end):
             image, r = line // height, line % height
@@ -408,7 +405,7 @@ def _weight_sizes(
     numbers = [*_geometry(x, dz, size, **how), int(_depthwise(x.shape[3], dz.shape[3], how["groups"])), *leaves.shape]
     *_, tall, wide, _, _, _ = numbers
     unpooled = LINE + _lines(tall * wide * x.shape[3], x.dtype.itemsize)
-    return numbers if image is None or pool is None else [*numbers, unpooled, *_pooling(image, dy, pool)]
+    return numbers if image is None or pool is None else [*numbers, unpooled, *_pooling(dy, pool)]
 
 
 def _weight_scratch(
@@ -452,9 +449,9 @@ def _backward_weight(F: Any, pooled: bool) -> Any:
             return
         carray(pointer(ones), 1)[0] = one
         if tall:
-            fill_frame(pointer, size, frame, tall, wide, channels)
+            fill_frame(pointer, frame, tall, wide, channels)
         if pooled:
-            fill_frame(pointer, size, unpooled, rows, columns, outputs)
+            fill_frame(pointer, unpooled, rows, columns, outputs)
         for leaf in range(begin // tap_rows, (end - 1) // tap_rows + 1):
             first_row, last_row = max(begin - leaf * tap_rows, 0), min(end - leaf * tap_rows, tap_rows)
             target = leaves + leaf * numbers * size

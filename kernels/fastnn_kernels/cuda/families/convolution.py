@@ -128,18 +128,9 @@ def conv2d(call: Request) -> Iterable[Work]:
         return
     parts = call.temporary(cut.splits * size)
     yield call.body(
-        "conv2d_parts",
-        x,
-        w,
-        parts,
-        *product,
-        cut.splits,
-        cut.length,
-        *of.forward(),
-        blocks=blocks,
-        shared=shared,
-        template=tile,
-    )
+        "conv2d_parts", x, w, parts, *product, cut.splits, cut.length, *of.forward(),
+        blocks=blocks, shared=shared, template=tile,
+    )  # fmt: skip
     yield call.body(
         "add_dense", reading(parts), b, y, cut.splits, rows, outputs, alpha,
         blocks=spread(size, call.device, 1), template=(function,),
