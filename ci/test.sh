@@ -83,10 +83,11 @@ else
     echo "there is no Python 3.11 here, on which they are tried"
 fi
 heading "shorter vectors"
-# Products and sums as processors without AVX-512 compute them, and without AVX2.
+# Products, sums and convolutions as processors without AVX-512 compute them, and without AVX2.
 shorter() {
     NUMBA_CPU_NAME=$1 NUMBA_CPU_FEATURES=$2 timeout --signal=INT 240 "$python" -P -m pytest -p no:cacheprovider -q -k float32 \
-        tests/kernels/test_leaves.py tests/kernels/test_dense.py::test_{sequential_fused_multiply_add,bits_depend_on_no_block}
+        tests/kernels/test_leaves.py tests/kernels/test_dense.py::test_{sequential_fused_multiply_add,bits_depend_on_no_block} \
+        tests/kernels/test_convolution.py::test_every_shape
 }
 shorter haswell "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,+bmi2" &
 other=$!
