@@ -238,9 +238,15 @@ class ModelState:
         """The names that columns of frames are found by: those of the training, or else those that the first layer knows."""
         return self.feature_names or self.layers[0].feature_names
 
-    def reserve(self, refusal: str = "this model is being trained already by another call of fit") -> Reservation:
-        """Reserve the model for training. Raises NotReadyError, saying `refusal`, if another call holds it."""
-        return Reservation(self._training, refusal)
+    def reserve(self, refusal: str = "this model is being trained already by another call of fit") -> threading.Lock:
+        """What reserves the model for training while it is entered. Raises NotReadyError, saying `refusal`, if another call
+        holds it.
+
+        It is the lock itself: a Ctrl-C can come into no method on the way in or out, and leave the model reserved.
+        """
+        if self._training.locked():
+            raise NotReadyError(refusal)
+        return self._training  # if another thread is faster now, its training is waited for
 
     @property
     def is_reserved(self) -> bool:
@@ -432,24 +438,8 @@ def expected_of(layout: Layout, feature_names: tuple[str, ...] | None) -> Expect
     return Expected(network.features, feature_names, network.dtype, layout.outputs, squashed, network.input_map)
 
 
-class Reservation:
-    """Holds the lock of a model, or refuses; a class, since a single step feels what a generator costs."""
-
-    __slots__ = ("lock", "refusal")
-
-    def __init__(self, lock: threading.Lock, refusal: str) -> None:
-        self.lock, self.refusal = lock, refusal
-
-    def __enter__(self) -> None:
-        if not self.lock.acquire(blocking=False):
-            raise NotReadyError(self.refusal)
-
-    def __exit__(self, *error: object) -> None:
-        self.lock.release()
-
-
 class DeviceGuard:
-    """What `ModelState.guard_device` returns; a class for the same reason."""
+    """What `ModelState.guard_device` returns; a class, since a single step feels what a generator costs."""
 
     __slots__ = ("model",)
 

@@ -16,7 +16,7 @@ from fastnn.data.orders import batch_runs
 from fastnn.engines import Engine
 from fastnn.network.programs import LOG_ROWS
 from fastnn.schedules import Constant, Schedule
-from fastnn.training.divergence import Attempt, Steps, attempt, replay
+from fastnn.training.divergence import Attempt, Steps, attempt
 
 CHUNK_SECONDS = 0.05
 """How long a chunk should take: the pace of the progress bar and of Ctrl-C."""
@@ -54,19 +54,22 @@ class Chunks:
             length = min(self.length or instance.first_chunk(CHUNK_SECONDS), count - done, LOG_ROWS)
             length = min(length, self.steps.until_call() or length)
             length = min(length, self.steps.feed.most(start, rows) or length)
-            outcome = attempt(self.steps, instance, length, start)
-            if outcome.nonfinite:
-                replay(self.steps, outcome.before, rows, length, start)
+            made = attempt(self.steps, instance, rows, length, start)
+            self._follow(made, length)
+            if made.undone:  # each model is left at its last finite step
+                for index in range(length):
+                    step = attempt(self.steps, self.steps.instance(rows), rows, 1, start + index * rows)
+                    self.steps.count(step.log, rows)
+                    yield step.log
             else:
-                self.steps.count(outcome.log, rows)
-            self._follow(outcome, length)
+                self.steps.count(made.log, rows)
+                yield made.log
             done += length
-            yield outcome.log
 
-    def _follow(self, outcome: Attempt, length: int) -> None:
+    def _follow(self, made: Attempt, length: int) -> None:
         """Choose how long the next chunk is."""
-        aim = max(CHUNK_SECONDS, SNAPSHOT_SHARE * outcome.copying)
-        self.length = int(min(LOG_ROWS, max(1, min(8 * length, aim * length / max(outcome.playing, 1e-7)))))
+        aim = max(CHUNK_SECONDS, SNAPSHOT_SHARE * made.copying)
+        self.length = int(min(LOG_ROWS, max(1, min(8 * length, aim * length / max(made.playing, 1e-7)))))
 
 
 def write_tables(engine: Engine, storage: Mapping[str, Any], feed: Feed, position: int, step: int, scalars: np.ndarray) -> None:

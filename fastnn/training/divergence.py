@@ -1,13 +1,13 @@
 """Steps that make a model NaN or infinite: they are undone, made again one by one, and the first of them is found.
 
-If anything (Ctrl-C, a fault of the GPU) interrupts a chunk before its last step is confirmed complete, the whole chunk is
-undone. A chunk after which a loss or a parameter is not finite is undone too, and its steps are made again one at a time.
+If anything (Ctrl-C, a fault of the GPU) interrupts a chunk before its steps are counted, the whole chunk is undone. A chunk
+after which a loss or a parameter is not finite is undone too, and its steps are made again one at a time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,32 +39,46 @@ class Steps(Protocol):
     def look(self, count: int) -> tuple[Any, Sequence[int]]:
         """What the last `count` steps wrote down, and the numbers of the models whose losses or parameters are not finite."""
 
+    def advance(self, count: int) -> None:
+        """The models are `count` whole steps further."""
+
     def count(self, log: Any, rows: int) -> None:
-        """The steps of `rows` rows each that wrote this down are whole."""
+        """Note what whole steps of `rows` rows each wrote down."""
 
-    def drop(self, outcome: Attempt, position: int) -> Any:
-        """Bring the models that this one step at `position` made NaN or infinite to where they were before it.
+    def drop(self, spoiled: Spoiled) -> Any:
+        """Bring the models that one step made NaN or infinite to where they were before it.
 
-        Returns the log of the remaining models; raises DivergenceError if none remain.
+        Returns the log of the remaining models; raises DivergenceError if none remain: then all models are brought back.
         """
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """Steps that were made, but are not counted yet."""
+class Spoiled:
+    """A step after which models are not finite."""
 
-    instance: Instance
     before: Any
-    """A snapshot from before the first of them."""
+    """A snapshot from before it."""
+    rows: int
+    position: int
+    """Where its mini-batch begins in the order."""
     log: Any
     nonfinite: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Steps that were made."""
+
+    log: Any
+    undone: bool
+    """Whether models were not finite behind them: the steps are to be made again one by one."""
     copying: float
     """Seconds that the snapshot took."""
     playing: float
     """Seconds that the steps took."""
 
 
-def attempt(steps: Steps, instance: Instance, count: int, position: int) -> Attempt:
+def attempt(steps: Steps, instance: Instance, rows: int, count: int, position: int) -> Attempt:
     """Make `count` steps by their `instance` on the mini-batches from `position` of the order on, all of them or none."""
     started = time.perf_counter()
     before = steps.snapshot()
@@ -73,21 +87,27 @@ def attempt(steps: Steps, instance: Instance, count: int, position: int) -> Atte
         steps.prepare(count, position)
         instance.play(count)
         log, nonfinite = steps.look(count)
+        played, undone = time.perf_counter(), bool(nonfinite) and count > 1
+        if undone:
+            steps.restore(before)
+        else:
+            if nonfinite:
+                log = steps.drop(Spoiled(before, rows, position, log, nonfinite))
+            steps.advance(count)
     except BaseException:
-        steps.restore(before)
+        insist(lambda: steps.restore(before))  # from wherever it came, `restore` itself included
         instance.engine.wait()  # the steps read what is written for others next
         raise
-    return Attempt(instance, before, log, nonfinite, copied - started, time.perf_counter() - copied)
+    return Attempt(log, undone, copied - started, played - copied)
 
 
-def replay(steps: Steps, before: Any, rows: int, count: int, position: int) -> None:
-    """Make the steps of a chunk again from `before` on, one at a time, so that each model is left at its last finite one."""
-    steps.restore(before)
-    for index in range(count):
-        start = position + index * rows
-        outcome = attempt(steps, steps.instance(rows), 1, start)
-        log = steps.drop(outcome, start) if outcome.nonfinite else outcome.log
-        steps.count(log, rows)
+def insist(call: Callable[[], None]) -> None:
+    """Make this call, and once more where a second Ctrl-C comes on the way: it can be made from the beginning again."""
+    try:
+        call()
+    except BaseException:
+        call()
+        raise
 
 
 def first_nonfinite(instance: Instance) -> str:

@@ -8,6 +8,7 @@ a step the snapshot is put back, and the steps before the last are played again,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,7 +36,7 @@ from fastnn.network.state import Snapshot, Trained
 from fastnn.optimizers import Optimizer
 from fastnn.schedules import as_schedule
 from fastnn.training.chunks import learning_rates
-from fastnn.training.divergence import first_nonfinite
+from fastnn.training.divergence import first_nonfinite, insist
 from fastnn.training.options import FitOptions, as_optimizer, check_options
 from fastnn.training.trainer import BACKUP_SECONDS, check_endless, continues, known_task, needs_two_rows, start_optimizer
 
@@ -106,7 +107,8 @@ class SingleSteps:
             or self._position + rows > self._capacity
         ):
             self._begin(model, rows)
-        start, number, state, engine = self._position, len(self._made), model.state, self.options.engine
+        start, made, state, engine = self._position, self._made.copy(), model.state, self.options.engine
+        number = len(made)
         try:
             self._version = ()
             instance = self._instance(model, step)
@@ -118,13 +120,13 @@ class SingleSteps:
             instance.play()
             counts, log = engine.read(instance.output("nonfinite"), self._log[number : number + 1])
             if not math.isfinite(log[0, 0]) or np.count_nonzero(counts):
-                raise self._diverge(model, step)
+                raise self._diverge(model, step, made)
             state.advance(engine, 1, epochs=1)
             self._made.append(step)
             self._position, self._version = end, state.version
             self._fresh = None
         except BaseException as error:
-            self._undo(model, number)
+            insist(lambda: self._undo(model, made))
             if self._fresh is not None and not isinstance(error, DeviceError | DivergenceError):
                 self._fresh.put_back()
                 self._version = ()
@@ -185,12 +187,12 @@ class SingleSteps:
         engine, network, layout = self.options.engine, self.network, self.layout
         if self._capacity and rows <= self.batch_size:
             return
-        self.batch_size = max(rows, self.batch_size)
+        self._capacity, self.batch_size = 0, max(rows, self.batch_size)
         dtype, each = np.dtype(layout.source), math.prod(network.features)
         size = sum(array.nbytes for array in model.state.on(engine).values())
         steps = max(KEPT_BYTES, size) // (each * dtype.itemsize * self.batch_size)
         self._length = min(max(1, steps), LONGEST, LOG_ROWS)
-        self._capacity = capacity = self._length * self.batch_size
+        capacity = self._length * self.batch_size
         self._kept = {
             "X": engine.empty((capacity, *network.features), dtype),
             "y": engine.empty((capacity, *layout.target_shape), np.dtype(layout.target)),
@@ -198,6 +200,7 @@ class SingleSteps:
             "order": engine.to_device(np.arange(capacity)),
             **{name: engine.to_device(array) for name, array in network.input_map.arrays().items()},
         }
+        self._capacity = capacity  # there is room now
 
     def _instance(self, model: ModelState, step: tuple[int, bool]) -> Instance:
         """The program of such a step, with everything bound to it."""
@@ -240,9 +243,9 @@ class SingleSteps:
             weights = self.storage["low_precision_weights"]
             engine.compute("identity", (model.state.on(engine)["parameters"], weights), {})
 
-    def _undo(self, model: ModelState, count: int) -> None:
-        """Let the first `count` steps of the stretch be all that were made."""
-        engine, state, made = self.options.engine, model.state, self._made[:count]
+    def _undo(self, model: ModelState, made: Sequence[tuple[int, bool]]) -> None:
+        """Let these first steps of the stretch be all that were made."""
+        engine, state = self.options.engine, model.state
         self._version = ()  # unless this comes to its end, another stretch begins
         engine.wait()
         state.restore(self._before)
@@ -257,12 +260,11 @@ class SingleSteps:
         engine.wait()
         self._version = state.version
 
-    def _diverge(self, model: ModelState, step: tuple[int, bool]) -> DivergenceError:
-        """The error that names the tensor that this step, which was played, spoils."""
-        number = len(self._made)
-        self._undo(model, number)
+    def _diverge(self, model: ModelState, step: tuple[int, bool], made: Sequence[tuple[int, bool]]) -> DivergenceError:
+        """The error that names the tensor that this step, which was played behind those, spoils."""
+        self._undo(model, made)
         name = first_nonfinite(self._instances[step])
-        rate = float(self.options.engine.read(self.storage["scalars"])[0][number, 0])
+        rate = float(self.options.engine.read(self.storage["scalars"])[0][len(made), 0])
         return DivergenceError.of(1, model.counters.step + 1, name, rate)
 
 

@@ -44,7 +44,7 @@ from fastnn.program.trace import Program
 from fastnn.schedules import Constant, Schedule, Warmup, as_schedule
 from fastnn.training import resume
 from fastnn.training.chunks import Chunks, accumulate, learning_rates, write_tables
-from fastnn.training.divergence import Attempt, first_nonfinite
+from fastnn.training.divergence import Spoiled, first_nonfinite
 from fastnn.training.evaluation import check_measures, evaluate_metrics, loss_and_accuracy, measures
 from fastnn.training.history import History
 from fastnn.training.interrupts import Interrupts
@@ -580,12 +580,15 @@ class Trainer:
         finite = np.logical_and.reduce(np.isfinite(table[:, 0])) and not np.logical_or.reduce(nonfinite)
         return table, [] if finite else [0]
 
-    def count(self, log: np.ndarray, rows: int) -> None:
-        """Count the steps of `rows` rows each that wrote this down."""
+    def advance(self, count: int) -> None:
+        """The model is `count` whole steps further; what the run notes of them follows in `count`."""
         self._interrupts.hold()
-        steps = len(log)
         self.started = True
-        self.model.state.advance(self.engine, steps)
+        self.model.state.advance(self.engine, count)
+
+    def count(self, log: np.ndarray, rows: int) -> None:
+        """Note what whole steps of `rows` rows each wrote down."""
+        steps = len(log)
         self._keep_rows(steps, rows)
         weights = log[:, WEIGHT : WEIGHT + 1] if self.fed.weights is not None else rows
         added = np.empty((steps, len(LOG_COLUMNS)))
@@ -607,12 +610,12 @@ class Trainer:
             chunk = Chunk(self._key(rows), steps, self.feed.copy_rows(position, steps * rows), step, scalars)
             self._undo.add(self.model.state, chunk, size)
 
-    def drop(self, outcome: Attempt, position: int) -> Any:
-        """Go back to before this step, and raise DivergenceError with the name of the tensor that it spoils."""
-        self.restore(outcome.before)
-        self.prepare(1, position)
-        name = first_nonfinite(self.instance(outcome.instance.rows))
-        self.restore(outcome.before)
+    def drop(self, spoiled: Spoiled) -> Any:
+        """Raise DivergenceError with the name of the tensor that this step spoils."""
+        self.restore(spoiled.before)
+        self.prepare(1, spoiled.position)
+        name = first_nonfinite(self.instance(spoiled.rows))
+        self.restore(spoiled.before)
         rate = float(self.engine.read(self.storage["scalars"])[0][0, 0])
         raise DivergenceError.of(self.epoch + 1, self.model.counters.step + 1, name, rate)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dis
+import functools
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -174,3 +177,134 @@ def test_a_handler_that_was_set_within_stays() -> None:
     press()
     assert asked == [signal.SIGINT]
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# --- anything may come anywhere ---------------------------------------------------------------------------------------
+
+PLACES = ("fastnn/training/", "fastnn/network/")
+
+
+class Stop(BaseException):
+    """Comes where nobody expects it."""
+
+
+@functools.cache
+def places(code: Any) -> tuple[dict[int, bool], dict[int, int | None]]:
+    """Of each instruction, whether Python looks for signals behind it, and which handler catches what is raised there."""
+    instructions = dis.Bytecode(code)
+    looks = {each.offset: each.opname.startswith(("CALL", "RESUME", "JUMP_BACKWARD")) for each in instructions}
+    entries = instructions.exception_entries
+    return looks, {place: next((e.target for e in entries if e.start <= place < e.end), None) for place in looks}
+
+
+def stopping_at(number: int, told: list[int]) -> Callable[..., Any]:
+    """A trace function that raises `Stop` once, where Python looks for signals for the time with this number: behind calls and
+    jumps back, and at the beginning of functions. `told` counts them.
+
+    It raises at the instruction after. Where another handler, or none, would catch it there, it passes.
+    """
+
+    def watch_function(frame: Any) -> Callable[..., Any]:
+        looks_behind, handlers = places(frame.f_code)
+        before = 0
+
+        def watch(_: Any, event: str, argument: Any) -> Any:
+            nonlocal before
+            if event == "opcode":
+                looks = looks_behind[before] and handlers[before] == handlers[frame.f_lasti]
+                before = frame.f_lasti
+                told[0] += looks
+                if looks and told[0] == number:
+                    raise Stop
+            return watch
+
+        return watch
+
+    def enter(frame: Any, event: str, argument: Any) -> Any:
+        if not any(place in frame.f_code.co_filename.replace("\\", "/") for place in PLACES):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return watch_function(frame)
+
+    return enter
+
+
+def stopped(number: int, call: Callable[[], Any]) -> int:
+    """Make the call, with `Stop` at this place; returns how many there were."""
+    told, before = [0], sys.gettrace()
+    sys.settrace(stopping_at(number, told))
+    try:
+        call()
+    except (Stop, fastnn.DivergenceError):
+        pass
+    finally:
+        sys.settrace(before)
+    return told[0]
+
+
+OWN = np.eye(2, dtype="float32")[Y]
+
+
+def by_fit(model: fastnn.Sequential, options: dict[str, Any]) -> Callable[[int], object]:
+    """A function that makes so many steps, each on the same mini-batch."""
+    return lambda count: model.fit(
+        X, OWN, batch_size=20, epochs=1, order=lambda _: np.arange(20 * count) % 20, verbose=0, **options
+    )
+
+
+def by_partial_fit(model: fastnn.Sequential, options: dict[str, Any]) -> Callable[[int], object]:
+    return lambda count: [model.partial_fit(X[:20], OWN[:20], **options) for _ in range(count)]
+
+
+def by_training_step(model: fastnn.Sequential, options: dict[str, Any]) -> Callable[[int], object]:
+    step = model.training_step(batch_size=20, **options)
+    return lambda count: [step(X[:20], OWN[:20]) for _ in range(count)]
+
+
+@pytest.mark.parametrize("steps_by", [by_fit, by_partial_fit, by_training_step])
+@pytest.mark.parametrize("device", ["cpu", "numpy"])
+@pytest.mark.parametrize("rate", [0.1, 1e5], ids=["finite", "diverging"])
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_whole_steps_are_left_wherever_it_ends(steps_by: Callable[..., Any], device: str, rate: float, every: bool) -> None:
+    """Also where rows kept of earlier steps are played again on the way back."""
+    model = fastnn.Sequential([fastnn.Dense(3, activation="relu"), fastnn.Dense(2)], seed=0).build(4)
+    optimizer = fastnn.SGD(rate, momentum=0.9)
+    steps = steps_by(model, {"optimizer": optimizer, "loss": "mean_squared_error", "device": device, "threads": 1})
+
+    def look() -> bytes:
+        return b"".join(array.tobytes() for array in model.snapshot().arrays.values())
+
+    def made() -> int:
+        kept = model.optimizer_state
+        assert model.counters.step == (0 if kept is None else kept.updates)
+        return model.counters.step
+
+    fresh, expected = model.snapshot(), {0: look()}
+    for count in range(1, 5):
+        model.restore(fresh)
+        try:
+            steps(count)
+        except fastnn.DivergenceError:
+            assert made() == 2, "the third step diverges"
+        expected[made()] = look()
+    assert expected.keys() == set(range(5 if rate < 1 else 3))
+    model.restore(fresh)
+    steps(1)
+    begun = model.snapshot()
+
+    def calls() -> None:
+        if rate < 1:
+            steps(1)
+        steps(2)
+
+    number, ended, seen = 1, False, set()
+    while not ended:
+        model.restore(begun)
+        steps(1)  # so that each time as much is kept of the step before
+        model.restore(begun)
+        ended = stopped(number, calls) < number
+        assert look() == expected[made()], number
+        seen.add(made())
+        number += 1 if every else 7
+    assert number > 100
+    assert seen >= ({1, 2, 4} if rate < 1 else {1, 2})

@@ -356,7 +356,8 @@ def test_an_interrupted_step_is_undone(call: int, monkeypatch: pytest.MonkeyPatc
     assert state(model) == state(twin)
 
 
-def test_a_way_back_that_is_interrupted_leaves_whole_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pressed", [{3}, {3, 6}, {3, 6, 9}])
+def test_a_way_back_that_is_interrupted_leaves_whole_steps(pressed: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     model = large()
     for _ in range(4):
         model.fit(X, Y, **OPTIONS)
@@ -366,14 +367,15 @@ def test_a_way_back_that_is_interrupted_leaves_whole_steps(monkeypatch: pytest.M
         def interrupted(self: Trainer, chunk: Any) -> None:
             nonlocal calls
             calls += 1
-            if calls == 3:
+            if calls in pressed:
                 raise KeyboardInterrupt
             again(self, chunk)
 
         patch.setattr(Trainer, "_play_again", interrupted)
         with pytest.raises(KeyboardInterrupt):
             model.fit(HUGE, Y, **OPTIONS)
-    assert 0 < model.counters.step < 24
+    assert (model.counters.step == 24) == (len(pressed) < 3), "it begins again, twice"
+    assert 0 < model.counters.step <= 24
     weights = model.weights
     assert all(np.isfinite(array).all() for array in weights.values())
     whole = large()

@@ -8,7 +8,7 @@ find them in the cache.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from fastnn.errors import DivergenceError
 from fastnn.network.state import Snapshot
 from fastnn.program.trace import Program, Symbol
 from fastnn.training.chunks import Chunks
-from fastnn.training.divergence import Attempt
+from fastnn.training.divergence import Spoiled
 from fastnn.training.trainer import Trainer
 from fastnn.training.undo import Mark
 
@@ -122,13 +122,13 @@ class Interleaved:
         instance.bind(**{f"{name}.0": array for name, array in self.feed.bindings().items()})
         return instance
 
-    def snapshot(self) -> list[Snapshot | Mark]:
+    def snapshot(self) -> dict[Trainer, Snapshot | Mark]:
         """What brings everything back that a step changes."""
-        return [run.snapshot() for run in self.going]
+        return {run: run.snapshot() for run in self.going}
 
-    def restore(self, snapshot: Sequence[Snapshot | Mark]) -> None:
+    def restore(self, snapshot: Mapping[Trainer, Snapshot | Mark]) -> None:
         """Put it back."""
-        for run, run_snapshot in zip(self.going, snapshot, strict=True):
+        for run, run_snapshot in snapshot.items():
             run.restore(run_snapshot)
 
     def prepare(self, count: int, position: int) -> None:
@@ -141,25 +141,28 @@ class Interleaved:
         pairs = [run.look(count) for run in self.going]
         return [log for log, _ in pairs], [k for k, (_, nonfinite) in enumerate(pairs) if nonfinite]
 
+    def advance(self, count: int) -> None:
+        """The models are `count` whole steps further."""
+        for run in self.going:
+            run.advance(count)
+
     def count(self, log: Sequence[np.ndarray], rows: int) -> None:
-        """Count the steps that wrote this down."""
+        """Note what whole steps of `rows` rows each wrote down."""
         for run, run_log in zip(self.going, log, strict=True):
             run.count(run_log, rows)
 
-    def drop(self, attempt: Attempt, position: int) -> list[np.ndarray]:
+    def drop(self, spoiled: Spoiled) -> list[np.ndarray]:
         """Bring the runs that this step spoils to before it; the others, if any, continue in a program without them."""
-        dropped = [self.going[k] for k in attempt.nonfinite]
-        for k, run in zip(attempt.nonfinite, dropped, strict=True):
-            alone = replace(attempt, instance=run.instance(attempt.instance.rows), before=attempt.before[k])
+        going, dropped = list(self.going), [self.going[k] for k in spoiled.nonfinite]
+        for run in dropped:
             try:
-                run.drop(alone, position)
+                run.drop(replace(spoiled, before=spoiled.before[run]))
             except DivergenceError as error:
                 self.diverged[run] = str(error)
-        if len(attempt.nonfinite) == len(self.going):
+        if len(dropped) == len(going):
             raise DivergenceError("all models diverged")
-        left = [k for k in range(len(self.going)) if k not in attempt.nonfinite]
         self._go_on_without(dropped)
-        return [attempt.log[k] for k in left]
+        return [log for run, log in zip(going, spoiled.log, strict=True) if run not in dropped]
 
     # --- its program --------------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from fastnn.network.state import Trained
 from fastnn.optimizers import Optimizer
 from fastnn.schedules import as_schedule
 from fastnn.training.chunks import Chunks, accumulate, learning_rates, write_tables
-from fastnn.training.divergence import Attempt
+from fastnn.training.divergence import Spoiled
 from fastnn.training.evaluation import check_measures, evaluate_metrics, loss_and_accuracy, play_blocks
 from fastnn.training.options import ALL, FitOptions
 from fastnn.tuning.together.members import RESERVED, Member, MemberHistory
@@ -208,23 +208,26 @@ class _Vectorized:
         finite &= np.isfinite(parameters.reshape(self.groups, -1)).all(axis=1)
         return log.astype(np.float64), [g for g in self._going() if not finite[g]]
 
+    def advance(self, count: int) -> None:
+        """The models are `count` whole steps further."""
+        self.step += count
+
     def count(self, log: np.ndarray, rows: int) -> None:
-        """Count the steps of `rows` rows that wrote this down."""
-        self.step += len(log)
+        """Note what whole steps of `rows` rows each wrote down."""
         self.sums = accumulate(self.sums, log * rows)
 
-    def drop(self, attempt: Attempt, position: int) -> np.ndarray:
+    def drop(self, spoiled: Spoiled) -> np.ndarray:
         """Leave the models that this step spoils where they were before it. Zeros take their place, which mean nothing."""
         after = self.snapshot()
-        for g in attempt.nonfinite:
-            self.left[g] = ([array[g] for array in attempt.before], self.step, self.epoch)
+        for g in spoiled.nonfinite:
+            self.left[g] = ([array[g] for array in spoiled.before], self.step, self.epoch)
             self.histories[g].diverged = f"epoch {self.epoch + 1}, step {self.step + 1}"
             for array in after:
                 array[g] = 0
         if len(self.left) == self.groups:
             raise DivergenceError("all models diverged")
         self.restore(after)
-        log: np.ndarray = attempt.log
+        log: np.ndarray = spoiled.log
         return log
 
     # --- evaluation, and the programs -------------------------------------------------------------------------------
