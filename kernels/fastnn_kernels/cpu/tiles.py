@@ -192,13 +192,23 @@ STEADY = 14 if level() == "avx512" else 12
 a mask takes one of the units that multiply, addresses are those that `SPAN` says, and a cache line is fetched ahead."""
 
 
-def _multiple(builder: ir.IRBuilder, strides: list[ir.Value], times: int) -> ir.Value | int:
-    """`times` a stride, of which 1, 3 and 5 times are at hand."""
+def row_bases(
+    builder: ir.IRBuilder, of: Vectors, a: ir.Value, row: ir.Value, rows: int
+) -> tuple[list[ir.Value], list[ir.Value]]:
+    """Pointers to every SPAN-th row of A, and the multiples of its stride, `row` bytes, that the rows between them need."""
+    bases = [of.at(a, builder.mul(row, I64(i))) for i in range(0, rows, SPAN)]
+    most = min(rows, SPAN)
+    return bases, [row, builder.mul(row, I64(3)), builder.mul(row, I64(5))][: 1 + (most > 3) + (most > 5)]
+
+
+def row_address(builder: ir.IRBuilder, of: Vectors, bases: list[ir.Value], strides: list[ir.Value], row: int) -> ir.Value:
+    """The address of a row by those of `row_bases`."""
+    base, times = bases[row // SPAN], row % SPAN
     if times == 0:
-        return 0
+        return base
     shift = (times & -times).bit_length() - 1
     stride = strides[(times >> shift) // 2]
-    return builder.shl(stride, I64(shift)) if shift else stride
+    return of.at(base, builder.shl(stride, I64(shift)) if shift else stride)
 
 
 def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, masked: bool) -> ir.Function:
@@ -220,9 +230,7 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
         for label in ("load", "start", "loop", "after", "park", "done", "add", "bare", "join", "store", "leave")
     }
     c_rows = [of.at(c, builder.mul(word["c_row"], I64(i))) for i in range(rows)]
-    bases = [of.at(a, builder.mul(word["a_row"], I64(i))) for i in range(0, rows, SPAN)]
-    row = word["a_row"]
-    strides = [row, builder.mul(row, I64(3)), builder.mul(row, I64(5))][: 1 + (min(rows, SPAN) > 3) + (min(rows, SPAN) > 5)]
+    bases, strides = row_bases(builder, of, a, word["a_row"], rows)
     entry = builder.block
     builder.cbranch(builder.icmp_signed("!=", word["accumulate"], I64(0)), blocks["load"], blocks["start"])
 
@@ -248,7 +256,7 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     if steady:
         of.prefetch(ahead, 2)
     for i in range(rows):
-        splat = of.broadcast(of.at(here[i // SPAN], _multiple(builder, stride_here, i % SPAN)))
+        splat = of.broadcast(row_address(builder, of, here, stride_here, i))
         new[i] = [of.fma(splat, b_vectors[j], sums[i][j]) for j in range(vectors)]
     left_next = builder.sub(left, I64(1))
     b_next = of.at(b_at, word["b_k"])

@@ -24,9 +24,12 @@ from fastnn_kernels.cpu.tiles import (
     I64,
     MASK_IS_FREE,
     MOST_ROWS,
+    STEADY,
     Vectors,
     caller,
     new_function,
+    row_address,
+    row_bases,
     transpose_caller,
     widest_for,
 )
@@ -57,9 +60,8 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     )
     tile = [(i, j) for i in range(rows) for j in range(vectors)]
     c_rows = [of.at(c, builder.mul(word["c_row"], I64(i))) for i in range(rows)]
-    # Rows in threes: x86 addresses reach base, base + stride and base + 2 stride, so a third of the pointers suffices.
-    bases = [of.at(a, builder.mul(word["a_row"], I64(i))) for i in range(0, rows, 3)]
-    steps = [I64(0), word["a_row"], builder.shl(word["a_row"], I64(1))]
+    steady = rows * vectors >= STEADY
+    bases, strides = row_bases(builder, of, a, word["a_row"], rows)
     entry = builder.block
     builder.cbranch(builder.icmp_signed("!=", word["accumulate"], I64(0)), load, start)
 
@@ -76,13 +78,16 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
 
     builder.position_at_end(loop)
     left, outer, b_at = builder.phi(I64), builder.phi(I64), builder.phi(BYTES)
-    a_at = [builder.phi(BYTES) for _ in bases]
+    a_at, stride_at = [builder.phi(BYTES) for _ in bases], [builder.phi(I64) for _ in strides]
     sums = {place: builder.phi(of.vector) for place in tile}
+    here, stride_here = ([of.opaque(x) for x in a_at], [of.opaque(x) for x in stride_at]) if steady else (a_at, stride_at)
     b_vectors = [of.load(of.at(b_at, j * width), masks[j]) for j in range(vectors)]
-    splats = [of.broadcast(of.at(a_at[i // 3], steps[i % 3]) if i % 3 else a_at[i // 3]) for i in range(rows)]
-    new = {(i, j): of.fma(splats[i], b_vectors[j], sums[i, j]) for i, j in tile}
+    new = {}
+    for i in range(rows):
+        splat = of.broadcast(row_address(builder, of, here, stride_here, i))
+        new |= {(i, j): of.fma(splat, b_vectors[j], sums[i, j]) for j in range(vectors)}
     left_next, b_next = builder.sub(left, I64(1)), of.at(b_at, word["b_k"])
-    a_next = [of.at(pointer, word["a_k"]) for pointer in a_at]
+    a_next = [of.at(pointer, word["a_k"]) for pointer in here]
     builder.cbranch(builder.icmp_signed(">", left_next, I64(0)), loop, after)
 
     builder.position_at_end(after)
@@ -94,7 +99,8 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     builder.branch(loop)
     for phi, begin, following, again in [
         (left, word["count"], left_next, word["count"]), (outer, word["outer"], outer, outer_next), (b_at, b, b_next, b_next),
-        *zip(a_at, bases, a_next, a_further, strict=True), *((sums[p], first[p], new[p], new[p]) for p in tile),
+        *zip(a_at, bases, a_next, a_further, strict=True), *zip(stride_at, strides, stride_here, stride_here, strict=True),
+        *((sums[p], first[p], new[p], new[p]) for p in tile),
     ]:  # fmt: skip
         phi.add_incoming(begin, start)
         phi.add_incoming(following, loop)
