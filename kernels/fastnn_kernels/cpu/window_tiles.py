@@ -31,20 +31,22 @@ from fastnn_kernels.cpu.tiles import (
     row_address,
     row_bases,
     transpose_caller,
-    widest_for,
 )
 
 WIDEST = 4
 """Vectors of the widest tile: windows rarely have more outputs."""
-SHAPES = WIDEST.bit_length()
-"""Widths of tiles, 1, 2, 4 ... vectors, which take up the places of a number of rows."""
-TRANSPOSE = SHAPES * MOST_ROWS
+TRANSPOSE = WIDEST * MOST_ROWS
 """The place behind those of all tiles."""
 
 TILE = ("a", "a_row", "a_k", "b", "b_k", "c", "c_row", "count", "used", "accumulate", "bias", "outer", "a_next")
 """What a tile is told: address and strides in bytes of A, B and C, the number of k, the used lanes of the last vector, whether
 to continue from what C holds, the address of the bias or 0; and how many more times `count` k are taken, A being `a_next` bytes
 further each time than they take it."""
+
+
+def _widest_for(rows: int) -> int:
+    """Vectors of the widest tile with so many rows: all of it, a row of B and an element of A must fit into the registers."""
+    return min(WIDEST, (registers() - 1) // (rows + 1)) if rows > 1 else WIDEST
 
 
 def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, masked: bool) -> ir.Function:
@@ -141,15 +143,13 @@ def _define_switch(module: ir.Module, float_type: Any) -> ir.Function:
         index = builder.add(builder.shl(index, I64(1)), builder.zext(builder.icmp_signed("==", word["full"], I64(0)), I64))
     switch = builder.switch(index, leave)
     for rows in range(1, MOST_ROWS + 1):
-        for shape in range(SHAPES):
-            if 1 << shape > widest_for(rows):
-                break
+        for vectors in range(1, _widest_for(rows) + 1):
             for masked in (True,) if MASK_IS_FREE else (False, True):
-                place = (rows - 1) * SHAPES + shape
+                place = (rows - 1) * WIDEST + vectors - 1
                 block = function.append_basic_block(f"place_{place}")
                 switch.add_case(I64(place if MASK_IS_FREE else 2 * place + masked), block)
                 builder.position_at_end(block)
-                builder.call(_define_tile(module, float_type, rows, 1 << shape, masked), words, tail=True)
+                builder.call(_define_tile(module, float_type, rows, vectors, masked), words, tail=True)
                 builder.branch(leave)
     builder.position_at_end(leave)
     builder.ret_void()
@@ -204,7 +204,7 @@ call_tile: Any = intrinsic(_call_tile)
 def tiled_product(float_type: Any) -> Callable[..., None]:
     """A helper that cuts C (rows, columns) (+)= A @ B (+ bias) into tiles and calls those compiled at `tile`."""
     size, lane = float_type.bitwidth // 8, lanes(float_type)
-    most_rows, most_vectors, shapes, register_count = MOST_ROWS, WIDEST, SHAPES, registers()
+    most_rows, most_vectors, register_count = MOST_ROWS, WIDEST, registers()
 
     @helper
     def product(
@@ -212,24 +212,27 @@ def tiled_product(float_type: Any) -> Callable[..., None]:
         rows: Any, columns: Any, accumulate: Any, bias: Any,
     ) -> None:  # fmt: skip
         row_blocks = (rows + most_rows - 1) // most_rows
-        tallest = (rows + row_blocks - 1) // row_blocks
-        widest = most_vectors
-        while tallest > 1 and widest * (tallest + 1) >= register_count:
-            widest >>= 1
+        if row_blocks == 0 or columns == 0:
+            return
+        low, higher = rows // row_blocks, rows % row_blocks
+        tallest = low + (higher > 0)
+        widest = min(most_vectors, (register_count - 1) // (tallest + 1)) if tallest > 1 else most_vectors
+        all_vectors = (columns + lane - 1) // lane
+        column_blocks = (all_vectors + widest - 1) // widest
+        narrow, wider = all_vectors // column_blocks, all_vectors % column_blocks
+        i = 0
         for g in range(row_blocks):
-            i0, i1 = rows * g // row_blocks, rows * (g + 1) // row_blocks
+            height = low + (g < higher)
             j = 0
-            while j < columns:
-                vectors = (columns - j + lane - 1) // lane
-                shape = shapes - 1
-                while (1 << shape) > widest or (1 << shape) > vectors:
-                    shape -= 1
-                used = min(lane, columns - j - ((1 << shape) - 1) * lane)
+            for h in range(column_blocks):
+                vectors = narrow + (h < wider)
+                used = min(lane, columns - j - (vectors - 1) * lane)
                 words = (
-                    a + i0 * a_row, a_row, a_k, b + j * size, b_k, c + i0 * c_row + j * size, c_row, count, used, accumulate,
+                    a + i * a_row, a_row, a_k, b + j * size, b_k, c + i * c_row + j * size, c_row, count, used, accumulate,
                     bias + j * size if bias != 0 else 0, outer, a_next,
                 )  # fmt: skip
-                call_tile(tile, (i1 - i0 - 1) * shapes + shape, used == lane, words)
-                j += (1 << shape) * lane
+                call_tile(tile, (height - 1) * most_vectors + vectors - 1, used == lane, words)
+                j += vectors * lane
+            i += height
 
     return product

@@ -9,7 +9,7 @@ whichever way it is computed and however a call is cut into parts.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba import carray  # type: ignore[attr-defined]
 
@@ -32,8 +32,15 @@ Pool = tuple[Pair, Pair, Pair]
 LINE = 64
 """Bytes at multiples of which pieces of scratch memory begin."""
 
-WASTE = 1.3
-"""Up to so many times the products, the gradient of images is one long chain a pixel instead of one for each tap."""
+EACH_TAP, CHAIN, TAPS_TOGETHER = range(3)
+"""Ways to the gradient of images: a product for each tap; one for all taps, over a frame of the outputs' gradient, in which
+zeros are multiplied too; one for the taps of a row, whose gradients lie behind each other, for the same pixel of many rows."""
+
+GOING_BACK = 1.15
+"""How much longer products take that go back to memory for their sums after each pixel."""
+
+BLOCK_BYTES, LEAST_ROWS = 2**15, 8
+"""Rows of pixels that are made together are so many bytes, or so many rows."""
 
 
 def _lines(elements: int, itemsize: int) -> int:
@@ -240,44 +247,64 @@ def unpool(
             ))  # fmt: skip
 
 
+class _InputPlan(NamedTuple):
+    """How the gradient of images is made."""
+
+    way: int
+    tall: int
+    """Rows of the frame of dz, or of the block of pixels."""
+    wide: int
+    """Pixels of a row of it."""
+    nbytes: int
+    """Of that memory."""
+
+
 def _input_plan(
     dz: Operand, w: Operand, dx: Operand, *, strides: Pair, padding: Pair, dilation: Pair, groups: int
-) -> tuple[bool, int, int, int]:
-    """Whether each pixel is one chain over a frame of dz; height and width of that frame or, else, 0 and the pixels of a row
-    that taps reach over; bytes of that memory."""
+) -> _InputPlan:
     tap_rows, tap_columns, _, outputs = w.shape
     _, height, width, channels = dx.shape
-    alone = strides == dilation == (1, 1) and groups == 1
-    if alone and height * width <= WASTE * math.prod(dz.shape[1:3]):
-        tall, wide = height + tap_rows - 1, width + tap_columns - 1
-        return True, tall, wide, _lines(tall * wide * outputs, dz.dtype.itemsize)
-    reach = (dz.shape[2] - 1) * strides[1] + (tap_columns - 1) * dilation[1] + 1
-    wide = max(reach, width + padding[1])
-    return False, 0, wide, _lines(wide * channels, dz.dtype.itemsize)
+    size, (_, rows, columns, _) = dz.dtype.itemsize, dz.shape
+    if groups == 1 and strides == dilation == (1, 1):
+        zeros = height * width / max(1, rows * columns)
+        if zeros * _lanes(channels, size) <= GOING_BACK * _lanes(tap_columns * channels, size):
+            tall, wide = height + tap_rows - 1, width + tap_columns - 1
+            return _InputPlan(CHAIN, tall, wide, _lines(tall * wide * outputs, size))
+    wide = max((columns - 1) * strides[1] + (tap_columns - 1) * dilation[1] + 1, width + padding[1])
+    if groups == 1 and dilation[1] == 1:
+        together = min(height, max(LEAST_ROWS, BLOCK_BYTES // (wide * channels * size)))
+        return _InputPlan(TAPS_TOGETHER, together, wide, _lines(together * wide * channels, size))
+    return _InputPlan(EACH_TAP, 1, wide, _lines(wide * channels, size))
+
+
+def _lanes(count: int, itemsize: int) -> float:
+    """By how much more than `count` the lanes are that so many columns of a product take."""
+    lane = LINE // itemsize
+    return -(-count // lane) * lane / max(1, count)
 
 
 def _input_sizes(dy: Operand, *others: Operand, image: Pair | None = None, pool: Pool | None = None, **how: Any) -> list[int]:
     *_, w, dx = others
     dz = _outputs(dy, image)
-    chained, tall, wide, nbytes = _input_plan(dz, w, dx, **how)
+    way, tall, wide, nbytes = _input_plan(dz, w, dx, **how)
     turned = _turned_bytes(w)
     numbers = [*_geometry(dx, dz, (w.shape[0], w.shape[1]), **how)[:16], tall, wide]
-    numbers += [int(_depthwise(dx.shape[3], dz.shape[3], how["groups"])), int(chained), nbytes, nbytes + turned]
+    numbers += [int(_depthwise(dx.shape[3], dz.shape[3], how["groups"])), way, nbytes, nbytes + turned]
     return numbers if image is None or pool is None else [*numbers, *_pooling(dy, pool)]
 
 
 def _turned_bytes(w: Operand) -> int:
     """For w transposed, of which up to a vector of rows is written further than it goes."""
     lane = LINE // w.dtype.itemsize
-    return _lines(math.prod(w.shape) + lane * (w.shape[2] + lane), w.dtype.itemsize)
+    return _lines(math.prod(w.shape) + lane * (w.shape[1] * w.shape[2] + lane), w.dtype.itemsize)
 
 
 def _input_scratch(dy: Operand, *others: Operand, image: Pair | None = None, pool: Pool | None = None, **how: Any) -> int:
-    """A row or a frame, the taps of w transposed, and, where that is needed, the gradient of the outputs of an image."""
+    """A row, a block or a frame, the taps of w transposed, and, where it is needed, the gradient of the outputs of an image."""
     *_, w, dx = others
     dz = _outputs(dy, image)
     slopes = 0 if image is None else _lines(math.prod(dz.shape[1:]), dz.dtype.itemsize)
-    return _input_plan(dz, w, dx, **how)[3] + _turned_bytes(w) + slopes + LINE
+    return _input_plan(dz, w, dx, **how).nbytes + _turned_bytes(w) + slopes + LINE
 
 
 def _backward_input(F: Any, pooled: bool) -> Any:
@@ -287,7 +314,7 @@ def _backward_input(F: Any, pooled: bool) -> Any:
     product = tiled_product(F)
     put = spread(F)
     zero = F(0)
-    transposing = TRANSPOSE
+    transposing, chain, taps_together = TRANSPOSE, CHAIN, TAPS_TOGETHER
     first_word = 4 if pooled else 3
 
     def body(op: Any, part: Any, parts: Any, worker: Any) -> None:
@@ -300,7 +327,13 @@ def _backward_input(F: Any, pooled: bool) -> Any:
         tap_rows, tap_columns, down, right, top, left, apart, beside, groups = (
             words[10], words[11], words[12], words[13], words[14], words[15], words[16], words[17], words[18]
         )  # fmt: skip
-        tall, wide, depthwise, chained = words[19], words[20], words[21], words[22]
+        tall, wide, depthwise, chained, together = (
+            words[19],
+            words[20],
+            words[21],
+            words[22] == chain,
+            words[22] == taps_together,
+        )
         inputs, made, taps = channels // groups, outputs // groups, tap_rows * tap_columns
         row_memory = words[0] + worker * own
         turned, unpooled, windows = row_memory + words[23], row_memory + words[24], words[25:]
@@ -309,29 +342,37 @@ def _backward_input(F: Any, pooled: bool) -> Any:
         if begin == end:
             return
         if not depthwise:
-            # The taps transposed, (O, C / groups) each; the last one first where those of a pixel are one chain. A transpose
-            # writes rows in whole vectors of them, over what comes behind.
+            # The taps transposed, (O, C / groups) each; the last one first where those of a pixel are one chain, and those of a
+            # row beside each other, (O, KW C), where these are one product. A transpose writes rows in whole vectors of them,
+            # over what comes behind.
+            turned_row = (tap_columns if together else 1) * inputs * size
             for place in range(taps):
                 tap = taps - 1 - place if chained else place
+                if together:
+                    there = turned + (place // tap_columns * outputs * tap_columns + place % tap_columns) * inputs * size
+                else:
+                    there = turned + place * outputs * inputs * size
                 for c in range(0, inputs, lane):
-                    source, target = w + (tap * inputs + c) * kernel_row, turned + (place * outputs * inputs + c) * size
+                    source, target = w + (tap * inputs + c) * kernel_row, there + c * size
                     if c + lane <= inputs:
-                        call_tile(tile, transposing, True, (source, kernel_row, target, inputs * size, outputs, lane))
+                        call_tile(tile, transposing, True, (source, kernel_row, target, turned_row, outputs, lane))
                         continue
                     at = carray(pointer(source), (inputs - c, outputs))
                     for o in range(outputs):
-                        there = carray(pointer(target + o * inputs * size), inputs - c)
+                        out = carray(pointer(target + o * turned_row), inputs - c)
                         for k in range(inputs - c):
-                            there[k] = at[k, o]
+                            out[k] = at[k, o]
         above, before = tap_rows - 1 - top, tap_columns - 1 - left
         if chained:
             fill_frame(pointer, row_memory, tall, wide, outputs)
         elif pooled:
             fill_frame(pointer, unpooled, rows, columns, outputs)
-        framed = -1
-        for line in range(begin, end):
+        framed, line = -1, begin
+        while line < end:
             image, r = line // height, line % height
             target = dx + line * width * pixel
+            made_rows = min(tall, height - r, end - line) if together else 1
+            line += made_rows
             slopes = unpooled if pooled else given + image * rows * slope_row
             if image != framed:
                 framed = image
@@ -350,9 +391,30 @@ def _backward_input(F: Any, pooled: bool) -> Any:
                     wide * kernel_row - count * size, turned, pixel, target, pixel, width, channels, 0, 0,
                 )  # fmt: skip
                 continue
-            whole = carray(pointer(row_memory), wide * channels)
-            for k in range(wide * channels):
+            whole = carray(pointer(row_memory), made_rows * wide * channels)
+            for k in range(made_rows * wide * channels):
                 whole[k] = zero
+            if together:
+                # Each pixel of all rows of dz that one row of taps takes to these rows.
+                for back in range(tap_rows):
+                    i = tap_rows - 1 - back
+                    shift = i * apart - top
+                    first = max(0, (r - shift + down - 1) // down)
+                    count = min(rows, (r + made_rows - 1 - shift) // down + 1) - first
+                    if count > 0:
+                        into = row_memory + (first * down + shift - r) * wide * pixel
+                        for column in range(columns):
+                            product(
+                                tile, slopes + first * slope_row + column * kernel_row, slope_row, size, outputs, 0, 0,
+                                turned + i * outputs * turned_row, turned_row, into + column * right * pixel,
+                                down * wide * pixel, count, tap_columns * channels, 1, 0,
+                            )  # fmt: skip
+                for k in range(made_rows):
+                    kept = carray(pointer(row_memory + (k * wide + left) * pixel), width * channels)
+                    out = carray(pointer(target + k * width * pixel), width * channels)
+                    for n in range(width * channels):
+                        out[n] = kept[n]
+                continue
             place = r + top
             first = max(0, (place - (tap_rows - 1) * apart + down - 1) // down)
             for row in range(first, min(rows, place // down + 1)):
