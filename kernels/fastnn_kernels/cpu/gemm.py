@@ -89,6 +89,9 @@ CLASH_A = 4096
 transposed A, whose elements for one tile are few in each row: that is only a copy."""
 REUSED = 11
 """Row blocks from which on it is worth packing B; each of them reads all of it."""
+REUSED_FAR, FAR, LONG = 6, 2048, 80 * 1024
+"""The same where rows of B start at least so many bytes apart, too far for a processor to see a stream, and a tile's columns of
+it are more bytes than stay in a first-level cache."""
 TRANSPOSING = 6
 """Transposing B takes about as long as multiplying so many rows by it."""
 GROUP = 4
@@ -118,7 +121,8 @@ def _core(float_type: Any) -> Any:
     table_bytes = PARTNERS
     edge_bytes, steady = EDGE * vector, STEADY
     pointer = POINTERS[float_type]
-    reused, clash_a, transposing = REUSED, CLASH_A, TRANSPOSING
+    reused, reused_far, far_apart, long = REUSED, REUSED_FAR, FAR, LONG
+    clash_a, transposing = CLASH_A, TRANSPOSING
     packed_k, packed_b = PACKED_K, PACKED_B
     lowest = max(rows for rows in range(1, MOST_ROWS + 1) if widest_for(rows) == WIDEST)
     low = max(rows for rows in range(1, MOST_ROWS + 1) if widest_for(rows) >= WIDEST // 2)
@@ -181,7 +185,8 @@ def _core(float_type: Any) -> Any:
         widest = most_vectors
         while tallest > 1 and widest * (tallest + 1) >= register_count:
             widest >>= 1
-        pack_b = is_transposed or (row_blocks >= reused and k > 8)
+        far = b_k >= far_apart and k * widest * vector > long
+        pack_b = is_transposed or (row_blocks >= (reused_far if far else reused) and k > 8)
         pack_a = columns >= 8 * lane and row_blocks > 1 and k > short and (a_row == size or a_row % clash_a == 0)
         block_k, block_n, blocks_m = k, columns, row_blocks
         if leaf < k:
