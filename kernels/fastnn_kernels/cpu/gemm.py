@@ -33,6 +33,7 @@ from fastnn_kernels.cpu.leaves import levels_below
 from fastnn_kernels.cpu.processor import lanes, level, registers
 from fastnn_kernels.cpu.tiles import (
     DOT_ROWS,
+    FAR,
     I64,
     MOST_ROWS,
     STEADY,
@@ -89,9 +90,8 @@ CLASH_A = 4096
 transposed A, whose elements for one tile are few in each row: that is only a copy."""
 REUSED = 11
 """Row blocks from which on it is worth packing B; each of them reads all of it."""
-REUSED_FAR, FAR, LONG = 6, 2048, 80 * 1024
-"""The same where rows of B start at least so many bytes apart, too far for a processor to see a stream, and a tile's columns of
-it are more bytes than stay in a first-level cache."""
+REUSED_FAR, LONG = 6, 80 * 1024
+"""The same where rows of B lie far apart, and a tile's columns of it are more bytes than stay in a first-level cache."""
 TRANSPOSING = 6
 """Transposing B takes about as long as multiplying so many rows by it."""
 GROUP = 4

@@ -189,7 +189,10 @@ SPAN = 7
 """Rows of A that are reached from one pointer: x86 addresses are a base and 1, 2, 4 or 8 times a register."""
 STEADY = 14 if level() == "avx512" else 12
 """Vectors of the sums of a tile from which on the processor has no time to lose with a k: then vectors of B are read whole, as
-a mask takes one of the units that multiply, addresses are those that `SPAN` says, and a cache line is fetched ahead."""
+a mask takes one of the units that multiply, addresses are those that `SPAN` says, and cache lines are fetched ahead."""
+FAR, B_AHEAD = 2048, 320
+"""A B whose rows start at least so many bytes apart is fetched so many sums of vectors ahead: they take as long as a line of
+the third-level cache needs to come, and the processor sees no stream in such rows."""
 
 
 def row_bases(
@@ -223,12 +226,12 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
         builder.inttoptr(word[label], BYTES) for label in ("a", "b", "c", "partners", "park", "edge", "edge_copy", "ahead")
     )
     steady = rows * vectors >= STEADY
+    is_far = builder.icmp_signed(">=", word["b_k"], I64(FAR))
+    b_ahead = builder.mul(word["b_k"], I64(-(-B_AHEAD // (rows * vectors))))
     mask = of.mask(word["used"]) if masked else None
     masks = [None] * (vectors - 1) + [mask]
-    blocks = {
-        label: function.append_basic_block(label)
-        for label in ("load", "start", "loop", "after", "park", "done", "add", "bare", "join", "store", "leave")
-    }
+    labels = ["load", "start", "loop", "rest", "after", "park", "done", "add", "bare", "join", "store", "leave"]
+    blocks = {label: function.append_basic_block(label) for label in (labels + ["fetch"] * steady)}
     c_rows = [of.at(c, builder.mul(word["c_row"], I64(i))) for i in range(rows)]
     bases, strides = row_bases(builder, of, a, word["a_row"], rows)
     entry = builder.block
@@ -255,6 +258,14 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     b_vectors = [of.load(of.at(b_at, j * width), None if steady else masks[j]) for j in range(vectors)]
     if steady:
         of.prefetch(ahead, 2)
+        builder.cbranch(is_far, blocks["fetch"], blocks["rest"])
+        builder.position_at_end(blocks["fetch"])
+        for j in range(vectors):
+            of.prefetch(of.at(of.at(b_at, b_ahead), j * width))
+        builder.branch(blocks["rest"])
+    else:
+        builder.branch(blocks["rest"])
+    builder.position_at_end(blocks["rest"])
     for i in range(rows):
         splat = of.broadcast(row_address(builder, of, here, stride_here, i))
         new[i] = [of.fma(splat, b_vectors[j], sums[i][j]) for j in range(vectors)]
@@ -273,7 +284,7 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
         *((sums[i][j], first[i][j], new[i][j], of.zero) for i in range(rows) for j in range(vectors)),
     ]:  # fmt: skip
         phi.add_incoming(start, blocks["start"])
-        phi.add_incoming(following, blocks["loop"])
+        phi.add_incoming(following, blocks["rest"])
         phi.add_incoming(anew, blocks["park"])
 
     builder.position_at_end(blocks["after"])
