@@ -181,16 +181,18 @@ def read_weights(text: str) -> dict[str, float]:
 def train(**values: Any) -> None:
     """Train a network on DATA and evaluate it on the test data.
 
-    DATA is `digits`, `houses` or `flowers` (bundled), `mnist` (the folder
-    $FASTNN_DATA/mnist), a folder with MNIST-like IDX files, a table (.csv, .tsv,
-    .parquet, or - for standard input), an .npz file with X and y (and X_test and
-    y_test), or flower, circles, moons, blobs, quantiles: points in the plane.
+    DATA is `digits`, `houses` or `flowers` (bundled), `mnist`, `cifar10` or
+    `cifar100` (folders in $FASTNN_DATA), a folder with MNIST-like IDX files or
+    CIFAR's binary files, a table (.csv, .tsv, .parquet, or - for standard input),
+    an .npz file with X and y (and X_test and y_test), or flower, circles, moons,
+    blobs, quantiles: points in the plane.
 
     \b
     Examples:
       fastnn train digits
       fastnn train mnist --hidden 256,128 --dropout 0.2 --batch-size 128
       fastnn train mnist --conv 20x5,pool2,40x5,pool2 --hidden 100
+      fastnn train cifar10 --conv 32x3:same,pool2,64x3:same,pool2 --augment horizontal_flip=yes
       fastnn train flowers.csv --target species --save flowers.safetensors
       fastnn train big.parquet --patience 5 --checkpoint run1 --resume
     """
