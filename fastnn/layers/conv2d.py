@@ -11,7 +11,7 @@ from fastnn.layers.base import Parameter
 from fastnn.layers.pooling import as_channels, as_images
 from fastnn.layers.weighted import Weighted, as_count
 from fastnn.ops.dispatch import Array
-from fastnn.ops.windows import as_padding, as_pair, lay_windows
+from fastnn.ops.windows import Pair, Window, as_padding, as_pair, lay_windows, windows_of
 
 
 class Conv2D(Weighted):
@@ -83,6 +83,10 @@ class Conv2D(Weighted):
             as_images("Conv2D", x), self.weight, self.bias if self.use_bias else None, strides=self.strides,
             padding=self.padding, dilation=self.dilation, groups=self.groups, activation=self.activation, alpha=self.alpha,
         )  # fmt: skip
+
+    def windows(self, image: Pair) -> tuple[Window, Window]:
+        _, before = lay_windows("Conv2D", image, self.kernel_size, self.strides, self.padding, self.dilation)
+        return windows_of(self.kernel_size, self.strides, before, self.dilation)
 
     @property
     def final_activation(self) -> str | None:

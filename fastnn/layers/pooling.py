@@ -8,7 +8,7 @@ from fastnn import ops
 from fastnn.errors import InputError
 from fastnn.layers.base import Layer
 from fastnn.ops.dispatch import Array
-from fastnn.ops.windows import as_padding, as_pair, lay_windows
+from fastnn.ops.windows import Pair, Window, as_padding, as_pair, lay_windows, windows_of
 
 
 def as_channels(owner: str, shape: tuple[Any, ...]) -> tuple[Any, Any, Any]:
@@ -45,6 +45,10 @@ class _Pool2D(Layer):
         lay_windows(name, images.shape[1:3], self.size, self.strides, self.padding)  # refuses images in the name of the layer
         y = getattr(ops, self.operation)(images, self.size, strides=self.strides, padding=self.padding)
         return y if images is x else ops.reshape(y, y.shape[:3])
+
+    def windows(self, image: Pair) -> tuple[Window, Window]:
+        _, before = lay_windows(type(self).__name__, image, self.size, self.strides, self.padding)
+        return windows_of(self.size, self.strides, before)
 
     def forward_vectorized(self, x: Array, grouped: bool) -> Array:
         """The models lie behind the channels, and are as many more of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastnn.errors import InputError
@@ -14,6 +15,26 @@ Padding = str | int | Sequence[Any]
 """`"valid"`, `"same"`, a number for all sides, one for (rows, columns), or (before, after) of both."""
 
 PADDINGS = ("valid", "same")
+
+
+@dataclass(frozen=True)
+class Window:
+    """Along an axis, output r is made of the pixels r stride - before + i dilation, i = 0 ... size - 1, of those there are."""
+
+    size: int = 1
+    stride: int = 1
+    before: int = 0
+    dilation: int = 1
+
+
+def windows_of(size: Pair, strides: Pair, before: Pair, dilation: Pair = (1, 1)) -> tuple[Window, Window]:
+    """Those of rows and of columns."""
+    rows, columns = (Window(*numbers) for numbers in zip(size, strides, before, dilation, strict=True))
+    return rows, columns
+
+
+PIXELWISE = (Window(), Window())
+"""Of what makes each pixel of the same pixel."""
 
 
 def as_pair(owner: str, name: str, value: Any) -> Pair:
