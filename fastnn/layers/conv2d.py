@@ -8,7 +8,7 @@ from typing import Any
 from fastnn import ops
 from fastnn.errors import InputError
 from fastnn.layers.base import Parameter
-from fastnn.layers.pooling import as_channels, as_images
+from fastnn.layers.images import as_channels, as_images
 from fastnn.layers.weighted import Weighted, as_count
 from fastnn.ops.dispatch import Array
 from fastnn.ops.windows import Pair, Window, as_padding, as_pair, lay_windows, windows_of
