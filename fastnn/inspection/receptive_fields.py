@@ -64,7 +64,10 @@ def receptive_field(model: Sequential, layer: int, unit: tuple[int, int] | None 
             (rows, columns), (along_rows, along_columns) = seen, windows
             seen = _inputs(rows, along_rows, height), _inputs(columns, along_columns, width)
     assert seen is not None
-    return _bounds(seen[0]), _bounds(seen[1])
+    if not len(seen[0]) or not len(seen[1]):
+        return slice(0, 0), slice(0, 0)
+    down, across = (slice(int(pixels[0]), int(pixels[-1]) + 1) for pixels in seen)
+    return down, across
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +177,3 @@ def _inputs(outputs: np.ndarray, window: Window, length: int) -> np.ndarray:
     """The pixels along an axis of so many that these outputs are made of, ascending."""
     taps = outputs[:, None] * window.stride - window.before + window.dilation * np.arange(window.size)
     return np.unique(taps[(taps >= 0) & (taps < length)])
-
-
-def _bounds(pixels: np.ndarray) -> slice:
-    return slice(int(pixels[0]), int(pixels[-1]) + 1) if len(pixels) else slice(0, 0)

@@ -75,7 +75,7 @@ class Conv2D(Weighted):
         height, width, channels = as_channels("Conv2D", shape)
         if channels % self.groups:
             raise InputError(f"Conv2D: groups: expected a divisor of the {channels} channels of the inputs, got {self.groups}")
-        lay_windows("Conv2D", (height, width), self.kernel_size, self.strides, self.padding, self.dilation)
+        self.windows((height, width))  # refuses images that are too small
         return self.arrays((*self.kernel_size, channels // self.groups, self.filters))
 
     def forward(self, x: Array, training: bool) -> Array:

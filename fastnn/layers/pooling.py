@@ -24,14 +24,13 @@ class _Pool2D(Layer):
         self.padding = as_padding(name, padding)
 
     def forward(self, x: Array, training: bool) -> Array:
-        name = type(self).__name__
-        images = as_images(name, x)
-        lay_windows(name, images.shape[1:3], self.size, self.strides, self.padding)  # refuses images in the name of the layer
+        images = as_images(type(self).__name__, x)
+        self.windows(images.shape[1:3])  # refuses images in the name of the layer
         y = getattr(ops, self.operation)(images, self.size, strides=self.strides, padding=self.padding)
         return y if images is x else ops.reshape(y, y.shape[:3])
 
     def windows(self, image: Pair) -> tuple[Window, Window]:
-        _, before = lay_windows(type(self).__name__, image, self.size, self.strides, self.padding)
+        _, before = lay_windows(type(self).__name__, image, self.size, self.strides, self.padding, touching=True)
         return windows_of(self.size, self.strides, before)
 
     def forward_vectorized(self, x: Array, grouped: bool) -> Array:

@@ -28,6 +28,7 @@ NETWORKS: dict[str, tuple[tuple[int, ...], list[Any]]] = {
             fastnn.Conv2D(4, 2, strides=(1, 2), groups=2, dilation=2, padding=1), fastnn.GlobalMeanPool2D(), fastnn.Dense(2),
         ],
     ),
+    "padding alone": ((4, 5, 1), [fastnn.Conv2D(2, 2, padding=3), fastnn.Conv2D(2, (1, 3), strides=2, padding=(2, 4))]),
     "a rest of pixels": ((7, 9), [fastnn.MaxPool2D((2, 4)), fastnn.MaxPool2D(2), fastnn.Flatten(), fastnn.Dense(2)]),
 }  # fmt: skip
 

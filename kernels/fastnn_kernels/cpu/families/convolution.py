@@ -69,7 +69,7 @@ def copy_into_frame(
     left: Any,
 ) -> None:  # fmt: skip
     """The pixels of an image that lie in the frame; the zeros around them stay."""
-    count = min(width, wide - left) * channels
+    count = max(0, min(width, wide - left)) * channels
     for r in range(min(height, tall - top)):
         source = carray(pointer(image + r * width * channels * width_of), count)
         target = carray(pointer(frame + ((r + top) * wide + left) * channels * width_of), count)
@@ -247,7 +247,8 @@ def _input_plan(
     that taps reach over; bytes of that memory."""
     tap_rows, tap_columns, _, outputs = w.shape
     _, height, width, channels = dx.shape
-    alone = strides == dilation == (1, 1) and groups == 1
+    # The frame begins in front of dz by the taps less the padding.
+    alone = strides == dilation == (1, 1) and groups == 1 and padding[0] < tap_rows and padding[1] < tap_columns
     if alone and height * width <= WASTE * math.prod(dz.shape[1:3]):
         tall, wide = height + tap_rows - 1, width + tap_columns - 1
         return True, tall, wide, _lines(tall * wide * outputs, dz.dtype.itemsize)
