@@ -359,7 +359,7 @@ class _Options(TableOptions):
 
     def of_file(self, model: Sequential) -> _Options:
         """The same for a saved network: the target is that which it was trained for, where none is named."""
-        targets = self.targets or (model.target_names or () if sources.is_table(self.data) else ())
+        targets = self.targets or sources.targets_of(self.data, model)
         values = model.task is not None and model.task.classes is None
         return replace(self, targets=targets, regression=self.regression or values)
 

@@ -341,6 +341,13 @@ def _folder_of(name: str | os.PathLike[str]) -> Path:
     raise FileError(f"there is no folder {folders[0]}{others}; FASTNN_DATA is {root}")
 
 
+def labels_of(name: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The labels of which `target` chooses one, where the data are no table and have several kinds; else none."""
+    folder = _folder_of(name) if name in FOLDERS else Path(name).expanduser()
+    kind = cifar.kind_of(folder) if folder.is_dir() else None
+    return () if kind is None else tuple(cifar.KINDS[kind].labels)
+
+
 def _cifar_folder(folder: Path, kind: str, name: str, target: str | Sequence[str] | None) -> Dataset:
     labels = tuple(cifar.KINDS[kind].labels)
     label = labels[-1] if target is None else target

@@ -244,3 +244,18 @@ def test_the_command_trains_on_a_folder(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["train", str(tmp_path / "set"), "--target", "middle"])
     assert result.exit_code != 0
     assert "the labels of CIFAR-100 are 'coarse' and 'fine'" in " ".join(result.stderr.split())
+
+
+def test_saved_networks_know_which_labels_they_were_trained_for(tmp_path: Path) -> None:
+    write_hundred(tmp_path / "set")
+    (tmp_path / "set" / "coarse_label_names.txt").write_text("\n".join(f"group {number}" for number in range(20)))
+    folder, model = str(tmp_path / "set"), str(tmp_path / "m.safetensors")
+    run = CliRunner().invoke
+    options = ["--target", "coarse", "--hidden", "none", "--epochs", "1", "--validation", "0", "--save", model]
+    assert run(main, ["train", folder, *options]).exit_code == 0
+    for command in (["evaluate", model, folder], ["train", folder, "--from", model, "--epochs", "1", "--validation", "0"]):
+        result = run(main, command)
+        assert result.exit_code == 0, result.output
+    assert "group 19" in run(main, ["evaluate", model, folder]).stdout
+    assert set(run(main, ["predict", model, folder]).stdout.split("\n")[1:3]) <= {f"group {label}" for label in (0, 3, 7, 19)}
+    assert run(main, ["evaluate", model, folder, "--target", "fine"]).exit_code == 1
