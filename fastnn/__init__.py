@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from fastnn.inspection.gradient_flow import GradientFlow as GradientFlow
     from fastnn.inspection.gradient_flow import activation_statistics as activation_statistics
     from fastnn.inspection.learning_rate_range import find_learning_rate as find_learning_rate
+    from fastnn.inspection.receptive_fields import most_activating as most_activating
+    from fastnn.inspection.receptive_fields import receptive_field as receptive_field
     from fastnn.layers import Activation as Activation
     from fastnn.layers import Augment as Augment
     from fastnn.layers import BatchNorm as BatchNorm
@@ -118,6 +120,7 @@ _HOMES = {
     "fastnn.sequential": ("Sequential",),
     "fastnn.optimizers": ("SGD", "Adagrad", "Adam", "AdamW", "Lion", "Momentum", "NAdam", "RMSprop"),
     "fastnn.inspection.learning_rate_range": ("find_learning_rate",),
+    "fastnn.inspection.receptive_fields": ("most_activating", "receptive_field"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

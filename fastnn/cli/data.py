@@ -125,6 +125,14 @@ def is_table(data: str) -> bool:
     return tables.is_table(Path(data))
 
 
+def targets_of(data: str, network: Sequential) -> Sequence[str]:
+    """What a saved network was trained to predict, where the data have it beside other things; else nothing."""
+    from fastnn.datasets.dataset import labels_of
+
+    names = network.target_names or ()
+    return names if is_table(data) or set(names) & set(labels_of(data)) else ()
+
+
 def read(
     data: str,
     targets: Sequence[str] = (),

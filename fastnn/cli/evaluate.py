@@ -54,8 +54,7 @@ def evaluate(
     from fastnn.cli.tables import TITLES, confusion
 
     network = fastnn.load(model).to(device)
-    if not targets and sources.is_table(data):
-        targets = network.target_names or ()
+    targets = targets or sources.targets_of(data, network)
     columns, classes = network.feature_names, network.task is not None and network.task.classes is not None
     dataset = sources.read(data, targets, table=TableOptions(**options), features=columns, classes=classes)
     dataset = sources.for_network(sources.in_order(dataset, columns), network)

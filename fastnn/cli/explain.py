@@ -7,12 +7,11 @@ from dataclasses import fields
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from fastnn.cli.commands import Command, device_option
 from fastnn.cli.configuration import config_option
 from fastnn.cli.data import TableOptions, read, regression_option, table_options, target_option, with_images
-from fastnn.cli.networks import NETWORK, Network, network_options
+from fastnn.cli.networks import Network, is_given, network_options, refuse_network
 
 MODEL = ".safetensors"
 
@@ -59,11 +58,11 @@ def explain(
     optimizer = network.build_optimizer()
     loss, examples = network.loss, None
     if data is not None and data.endswith(MODEL):
-        _refuse_network()
+        refuse_network()
         from fastnn.checkpoints import load
 
         model = load(data)
-        if _source("optimizer") is not ParameterSource.COMMANDLINE:
+        if not is_given("optimizer"):
             optimizer = model.optimizer or optimizer
     else:
         classes, scale = outputs, 1.0
@@ -95,15 +94,3 @@ def explain(
         rows, loss=loss, optimizer=optimizer, l2=network.l2, l1=network.l1, device=device, precision=precision
     )
     click.echo(str(program.explain()))
-
-
-def _source(name: str) -> ParameterSource | None:
-    return click.get_current_context().get_parameter_source(name)
-
-
-def _refuse_network() -> None:
-    """Raise click.UsageError for options that describe a network, where it comes from a file."""
-    for parameter in click.get_current_context().command.params:
-        explicit = parameter.name is not None and _source(parameter.name) is ParameterSource.COMMANDLINE
-        if explicit and getattr(parameter, "heading", None) == NETWORK:
-            raise click.UsageError(f"{parameter.opts[0]}: the network is in the file already")

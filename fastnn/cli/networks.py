@@ -6,9 +6,10 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from fastnn.cli import images
 from fastnn.cli.commands import Checked, F, Number, as_options, option
@@ -16,6 +17,9 @@ from fastnn.configurations import BOUNDS, read_fields
 from fastnn.errors import InputError, nearest
 from fastnn.optimizers import NAMES, by_name
 from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT
+
+if TYPE_CHECKING:
+    from fastnn.sequential import Sequential
 
 # Written out, and not read from the library, what would load NumPy: `--help` is to come at once. A test compares them.
 ACTIVATIONS = tuple(sorted(("identity", *ACTIVATIONS_FROM_OUTPUT, *ACTIVATIONS_FROM_INPUT)))
@@ -369,6 +373,18 @@ def network_options(command: F) -> F:
     return command
 
 
+def is_given(name: str) -> bool:
+    """Whether the option is on the command line."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def refuse_network() -> None:
+    """Raise click.UsageError for options that describe a network, where it comes from a file."""
+    for parameter in click.get_current_context().command.params:
+        if parameter.name is not None and is_given(parameter.name) and getattr(parameter, "heading", None) == NETWORK:
+            raise click.UsageError(f"{parameter.opts[0]}: the network is in the file already")
+
+
 @dataclass(frozen=True)
 class Network:
     """The options of one network, as given."""
@@ -401,6 +417,11 @@ class Network:
     def of(cls, options: Mapping[str, Any]) -> Network:
         overrides = {name: options[name] for name in NUMBERS if options[name] is not None}
         return cls(**{name: value for name, value in options.items() if name not in NUMBERS}, overrides=overrides)
+
+    def of_file(self, model: Sequential) -> Network:
+        """The same for a saved network: with its seed and dtype, and the loss that it was trained for where none is given."""
+        loss = self.loss or (None if model.task is None else model.task.loss)
+        return dataclasses.replace(self, seed=model.seed, dtype=model.dtype.name, loss=loss)
 
     def loss_for(self, classes: int | None) -> str:
         if self.loss is None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastnn.cli import continuing
 from fastnn.cli import data as sources
-from fastnn.cli.commands import FILE, Command, Number, check_written, command_line, device_option, line, option
+from fastnn.cli.commands import FILE, Checked, Command, Number, check_written, command_line, device_option, line, option
 from fastnn.cli.configuration import config_option
 from fastnn.cli.data import DATA, METRICS, TableOptions, regression_option, table_options, target_option
-from fastnn.cli.networks import NETWORK, TRAINING, Name, Network, network_options
+from fastnn.cli.networks import NETWORK, TRAINING, Name, Network, network_options, refuse_network
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from fastnn.cli.tables import Record
     from fastnn.datasets import Dataset
     from fastnn.layers import Standardizer
+    from fastnn.network.state import Counters
     from fastnn.optimizers import Optimizer
     from fastnn.sequential import Sequential
 
@@ -131,6 +133,22 @@ def read_weights(text: str) -> dict[str, float]:
 @option(TRAINING, "--shuffle/--no-shuffle", default=True, help="Visit the rows of each epoch in another order, or as they are.")
 @option(TRAINING, "--shard-rows", type=click.IntRange(1), metavar="N", help="Shuffle shards of N rows, for data beyond memory.")
 @option(
+    STOPPING,
+    "--from",
+    "origin",
+    type=FILE,
+    metavar="MODEL",
+    help="Train a saved network on, with its layers and weights, instead of a new one.",
+)
+@option(
+    STOPPING,
+    "--freeze",
+    type=Checked(continuing.read_freeze),
+    metavar="LAYERS",
+    help="Layers of it that stay as they are, such as 0-2, or conv, dense, norm, several with commas; none. "
+    "[default: those that it was saved with]",
+)
+@option(
     STOPPING, "--patience", type=click.IntRange(0), metavar="N", help="End after N epochs that were no better; keep the best."
 )
 @option(
@@ -181,27 +199,35 @@ def read_weights(text: str) -> dict[str, float]:
 def train(**values: Any) -> None:
     """Train a network on DATA and evaluate it on the test data.
 
-    DATA is `digits`, `houses` or `flowers` (bundled), `mnist` (the folder
-    $FASTNN_DATA/mnist), a folder with MNIST-like IDX files, a table (.csv, .tsv,
-    .parquet, or - for standard input), an .npz file with X and y (and X_test and
-    y_test), or flower, circles, moons, blobs, quantiles: points in the plane.
+    DATA is `digits`, `houses` or `flowers` (bundled), `mnist`, `cifar10` or
+    `cifar100` (folders in $FASTNN_DATA), a folder with MNIST-like IDX files or
+    CIFAR's binary files, a table (.csv, .tsv, .parquet, or - for standard input),
+    an .npz file with X and y (and X_test and y_test), or flower, circles, moons,
+    blobs, quantiles: points in the plane.
 
     \b
     Examples:
       fastnn train digits
       fastnn train mnist --hidden 256,128 --dropout 0.2 --batch-size 128
       fastnn train mnist --conv 20x5,pool2,40x5,pool2 --hidden 100
+      fastnn train cifar10 --conv 32x3:same,pool2,64x3:same,pool2
       fastnn train flowers.csv --target species --save flowers.safetensors
+      fastnn train new.npz --from mnist.safetensors --freeze conv --rate 1e-4
       fastnn train big.parquet --patience 5 --checkpoint run1 --resume
     """
     options = _Options(**{field.name: values.pop(field.name) for field in fields(_Options)})
     network = Network.of(values)
     options.check()
+    origin = None
+    if options.origin is not None:
+        refuse_network()
+        origin = continuing.load(options.origin, options.freeze)
+        options, network = options.of_file(origin), network.of_file(origin)
     optimizer = network.build_optimizer()
     if optimizer.ema is not None and options.save_optimizer:
         raise click.UsageError("--ema saves averages, to which no state of an optimizer belongs; keep states with --checkpoint")
     watchers = _Watchers.of(options)
-    parts = _Parts.read(options, network.seed, network.loss)
+    parts = _Parts.read(options, network.seed, network.loss, origin)
     parts.check(options, network)
     loss = network.loss_for(parts.dataset.classes)
     if options.standardize_target:
@@ -210,9 +236,13 @@ def train(**values: Any) -> None:
     device = _device(options)
     if isinstance(network.batch_size, int):
         network = replace(network, batch_size=min(network.batch_size, len(parts.X)))
-    if network.takes_images:
+    if origin is not None:
+        parts = parts.for_network(origin)
+    elif network.takes_images:
         parts = parts.as_images(network.image_shape)
-    model = _model(network, loss, parts, options)
+    model = _model(network, loss, parts, options) if origin is None else origin
+    begun = replace(model.counters)
+    knows_classes = origin is not None and origin.task is not None and origin.task.classes is not None
     if not options.quiet:
         _describe(model, network, loss, parts, options, device)
     scaling = None
@@ -225,18 +255,18 @@ def train(**values: Any) -> None:
         history = model.fit(
             parts.X, parts.y, loss=loss, optimizer=optimizer, batch_size=network.batch_size, epochs=options.epochs,
             validation_data=parts.held_back, sample_weight=parts.weights, class_weight=class_weights,
-            classes=None if parts.classes is None else parts.classes.tolist(),
+            classes=None if parts.classes is None or knows_classes else parts.classes.tolist(),
             metrics=options.metrics if parts.held_back else (), label_smoothing=options.label_smoothing,
             l2=network.l2, l1=network.l1, shuffle=options.shuffle, callbacks=watchers.callbacks, resume=options.resume,
             shard_rows=options.shard_rows, device=options.device, precision=options.precision, autotune=options.autotune,
             threads=options.threads, verbose=0,
         )  # fmt: skip
     except KeyboardInterrupt as interrupt:
-        if not model.counters.step:
+        if model.counters.step == begun.step:
             raise KeyboardInterrupt(" before the first step") from interrupt
         drawn = options.plot if watchers.record.history.get("loss") else None
         _write(_result(model, optimizer), watchers.record.history, scaling, options, drawn)
-        raise KeyboardInterrupt(_describe_interruption(model, options, drawn)) from interrupt
+        raise KeyboardInterrupt(_describe_interruption(model, options, drawn, begun)) from interrupt
     result, last = _result(model, optimizer), _last(history)
     if not options.quiet:
         _tell_end(history, watchers.stopping)
@@ -280,6 +310,8 @@ class _Options(TableOptions):
     checkpoint_steps: int | None
     keep: int | None
     keep_best: bool
+    origin: Path | None
+    freeze: str | None
     resume: bool
     save: Path | None
     save_optimizer: bool
@@ -300,13 +332,14 @@ class _Options(TableOptions):
         """Raise click.UsageError, before any work, for options that do not go together, and files that could not be written."""
         written = {"--save": self.save, "--log": self.log, "--plot": self.plot, "--checkpoint": self.checkpoint}
         validation = self.validation if isinstance(self.validation, str) else None
-        check_written(written, {"DATA": self.data, "--validation": validation})
+        check_written(written, {"DATA": self.data, "--validation": validation, "--from": self.origin})
         if self.save is not None and self.save.suffix.lower() in FOREIGN:
             raise click.UsageError(
                 f"--save: the format is safetensors, expected a name such as {self.save.stem}.safetensors, got {self.save}"
             )
         if self.data == self.validation == "-":
             raise click.UsageError("--validation: standard input is the training data already")
+        _need("--from", self.origin, {"--freeze": self.freeze})
         _need("--save", self.save, {"--save-optimizer": self.save_optimizer})
         _need("--patience", self.patience, {"--min-delta": self.min_delta})
         _need("--plateau", self.plateau, {"--plateau-factor": self.plateau_factor})
@@ -323,6 +356,12 @@ class _Options(TableOptions):
                 f"--standardize-target does not go with {other}, which keeps states of the scaled target; "
                 "scale the column yourself"
             )
+
+    def of_file(self, model: Sequential) -> _Options:
+        """The same for a saved network: the target is that which it was trained for, where none is named."""
+        targets = self.targets or sources.targets_of(self.data, model)
+        values = model.task is not None and model.task.classes is None
+        return replace(self, targets=targets, regression=self.regression or values)
 
     def tell_files(self) -> None:
         """Print where everything was written to."""
@@ -372,7 +411,8 @@ class _Parts:
     """All labels that occur, sorted; None for targets."""
 
     @classmethod
-    def read(cls, options: _Options, seed: int, loss: str | None = None) -> _Parts:
+    def read(cls, options: _Options, seed: int, loss: str | None = None, model: Sequential | None = None) -> _Parts:
+        """The data; of a table for a saved `model`, the features that it takes."""
         import numpy as np
 
         from fastnn.datasets import split
@@ -380,7 +420,12 @@ class _Parts:
 
         targets, regression, validation = options.targets, options.regression, options.validation
         as_classes = loss in CROSS_ENTROPIES
-        dataset, weights = sources.read(options.data, targets, regression, table=options, classes=as_classes), None
+        taken = None if model is None or model.feature_names is None else model.feature_names
+        if taken is not None and options.sample_weight is not None:
+            taken = (*taken, options.sample_weight)
+        dataset, weights = (
+            sources.read(options.data, targets, regression, table=options, features=taken, classes=as_classes), None
+        )  # fmt: skip
         if dataset.classes is None and not regression and len(targets) < 2 and not as_classes:
             sources.warn_of_classes(dataset)
         if options.sample_weight is not None:
@@ -433,6 +478,18 @@ class _Parts:
         held_back = None if self.held_back is None else (self.held_back[0].reshape(-1, *dataset.shape), self.held_back[1])
         return replace(self, dataset=dataset, X=self.X.reshape(-1, *dataset.shape), held_back=held_back)
 
+    def for_network(self, model: Sequential) -> _Parts:
+        """The same, as a saved network takes it. Raises InputError for other inputs than its."""
+        from fastnn.errors import InputError
+
+        features = model.network.features
+        if math.prod(features) != self.dataset.features:
+            shapes = [" x ".join(map(str, shape)) for shape in (features, self.dataset.shape)]
+            raise InputError(f"the network takes {shapes[0]} features, and examples of {self.dataset.name} have {shapes[1]}")
+        dataset = sources.for_network(self.dataset, model)
+        held_back = None if self.held_back is None else (sources.as_images(self.held_back[0], model), self.held_back[1])
+        return replace(self, dataset=dataset, X=sources.as_images(self.X, model), held_back=held_back)
+
     def with_targets(self, function: Callable[[np.ndarray], np.ndarray]) -> _Parts:
         """The same, with `function` of the targets."""
         held_back = None if self.held_back is None else (self.held_back[0], function(self.held_back[1]))
@@ -466,13 +523,22 @@ def _describe(model: Sequential, network: Network, loss: str, parts: _Parts, opt
 
     line("data", _describe_examples(parts))
     line("", _describe_shape(parts.dataset, parts.classes))
-    inputs = parts.dataset.shape if network.takes_images else (parts.dataset.features,)
-    shape = network.describe(" x ".join(map(str, inputs)), parts.outputs(network), loss)
-    shape = "standardized " * options.standardize + shape + ", trained on the standardized target" * options.standardize_target
-    line("network", f"{shape}; {model.parameter_count:,} parameters")
+    if options.origin is None:
+        inputs = parts.dataset.shape if network.takes_images else (parts.dataset.features,)
+        shape = network.describe(" x ".join(map(str, inputs)), parts.outputs(network), loss)
+        shape = "standardized " * options.standardize + shape
+        shape += ", trained on the standardized target" * options.standardize_target
+        line("network", f"{shape}; {model.parameter_count:,} parameters")
+    else:
+        line("network", continuing.describe_network(model, options.origin))
+        if frozen := continuing.describe_frozen(model):
+            line("frozen", frozen)
+        if scale := continuing.describe_scale(model, parts.dataset.scale):
+            line("hint", scale)
     line("training", f"{network.describe_training(loss)}, {options.epochs} epoch{'s' * (options.epochs > 1)}")
     line("device", device)
-    for text in _hints(parts, loss, options.standardize, options.standardize_target):
+    saved = options.origin is not None  # such a network takes what it was trained on
+    for text in _hints(parts, loss, options.standardize or saved, options.standardize_target or saved):
         line("hint", text)
     folder = cache_folder()
     if folder is not None and not any(folder.iterdir()):
@@ -599,12 +665,16 @@ def _fold(model: Sequential, scaling: Standardizer) -> None:
     model.set_weights({name: array.astype(model.dtype) for name, array in folded.items()})
 
 
-def _describe_interruption(model: Sequential, options: _Options, plot: Path | None) -> str:
-    """What an interrupted training leaves: where it stands, what was written, and how to continue."""
+def _describe_interruption(model: Sequential, options: _Options, plot: Path | None, begun: Counters) -> str:
+    """What an interrupted training leaves: where it stands, what was written, and how to continue.
+
+    `begun`: the steps and epochs that the model had before it.
+    """
     from fastnn.checkpoints import Folder
 
     epochs, save, checkpoint = options.epochs, options.save, options.checkpoint
-    text = f" after step {model.counters.step:,}, in epoch {min(model.counters.epoch + 1, epochs)} of {epochs}"
+    step, epoch = model.counters.step - begun.step, model.counters.epoch - begun.epoch
+    text = f" after step {step:,}, in epoch {min(epoch + 1, epochs)} of {epochs}"
     text += "" if save is None else f"; the network is saved as it was then: {save}"
     text += "" if plot is None else f"; the curves are in {plot}"
     if checkpoint is None:
@@ -612,7 +682,7 @@ def _describe_interruption(model: Sequential, options: _Options, plot: Path | No
     newest = Folder(checkpoint).newest_step()
     if newest is None:
         return f"{text}; no state of it is in {checkpoint} yet"
-    place = "it stands" if newest == model.counters.step else f"its state after step {newest:,} is"
+    place = "it stands" if newest == step else f"its state after step {newest:,} is"
     return f"{text}; {place} in {checkpoint}, continue with:\n{command_line('--resume')}"
 
 

@@ -1,5 +1,6 @@
-"""Data to train on: the bundled digits, tables to try things on, MNIST, points in the plane, and your own files."""
+"""Data to train on: the bundled digits, tables to try things on, MNIST, CIFAR, points in the plane, and your own files."""
 
+from fastnn.datasets.cifar import read_cifar
 from fastnn.datasets.comparison import DistributionComparison, compare
 from fastnn.datasets.dataset import Dataset, flowers, houses, load, read_features
 from fastnn.datasets.idx import read_idx
@@ -20,6 +21,7 @@ __all__ = [
     "load",
     "moons",
     "quantiles",
+    "read_cifar",
     "read_features",
     "read_idx",
     "read_table",

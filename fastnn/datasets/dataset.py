@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import fastnn.random
-from fastnn.datasets import samples
+from fastnn.datasets import cifar, samples
 from fastnn.datasets.idx import read_idx
 from fastnn.datasets.planar import PLANAR
 from fastnn.datasets.splitting import split
@@ -27,7 +27,12 @@ from fastnn.errors import FileError, FormatError, InputError, InputTypeError, ne
 
 DIGITS_TEST = 360
 IDX_NAMES = {"train": "train", "test": "t10k"}
-NAMES = ("digits", "mnist", *samples.TARGETS, *PLANAR)
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "mnist": ("mnist",),
+    **{name: (name, kind.archive) for name, kind in cifar.KINDS.items()},
+}
+"""Data sets that are looked for in $FASTNN_DATA, and what their folders may be called there."""
+NAMES = ("digits", *FOLDERS, *samples.TARGETS, *PLANAR)
 TARGETS = ("y", "target", "label", "class")
 """Columns that are the target where none is named."""
 FORMATS = f"expected an .npz file, a table ({', '.join(ENDS)})"
@@ -116,13 +121,18 @@ def load(
 
     - `"digits"`: 1,797 images of 8 x 8 pixels that come with scikit-learn (float32, 0 to 1), 1,437 to train on and 360 to
       test on: the first 360 of the permutation `permutation(key(0, SPLIT), 0, 1797)` of `fastnn.random` are the test images.
-    - `"mnist"`: the folder `$FASTNN_DATA/mnist`, read as any folder of IDX files.
+    - `"mnist"`, `"cifar10"`, `"cifar100"`: the folder of that name in `$FASTNN_DATA` (of CIFAR also `cifar-10-batches-bin` or
+      `cifar-100-binary`, as the archives unpack), read as any folder of such files.
     - `"houses"`, `"flowers"`: two small tables that come with fastnn, see `houses` and `flowers`.
     - `"flower"`, `"circles"`, `"moons"`, `"blobs"`, `"quantiles"`: points in the plane, see `fastnn.datasets.planar`; a fifth
       of each class are test data.
     - a folder with MNIST's four IDX files (`train-images-idx3-ubyte`, with `.` before `idx3` or `.gz` at the end as well):
       uint8 rows and the scale 1/255; with `.as_images()` behind it, images (n, 28, 28). Fashion-MNIST, KMNIST and EMNIST's
       splits of the same names are read the same way.
+    - a folder with the binary files of CIFAR-10 (`data_batch_1.bin` to `data_batch_5.bin`, `test_batch.bin`) or CIFAR-100
+      (`train.bin`, `test.bin`), see `read_cifar`: uint8 rows, images (n, 32, 32, 3) with `.as_images()`, and the scale 1/255.
+      The labels are the names of the classes where `batches.meta.txt` (or `fine_label_names.txt`) says them, else numbers;
+      `target="coarse"` takes the 20 coarse labels of CIFAR-100.
     - a `.npz` file with `X` and `y`, and `X_test` and `y_test` if there are test data (`X_train`, `y_train` are understood
       too, and small letters). Integers, text and booleans in `y` are labels, floating-point numbers are targets.
     - a table (`.csv`, `.tsv`, either with `.gz`, or `.parquet`; needs PyArrow) with the names of its columns in the first row.
@@ -137,7 +147,9 @@ def load(
     path = Path(name).expanduser()
     if target is not None and not (is_table(path) or name in NAMES) and not path.exists():
         raise FileError(f"there is no file {path}")
-    if target is not None and not is_table(path):
+    folder = _folder_of(name) if name in FOLDERS else path if path.is_dir() else None
+    kind = None if folder is None else cifar.kind_of(folder)
+    if target is not None and kind is None and not is_table(path):
         raise InputError(f"target: only tables ({', '.join(ENDS)}) have columns to choose from, and {str(name)!r} is none")
     if not is_table(path):
         options = {
@@ -148,21 +160,24 @@ def load(
             raise InputError(f"{option}: only tables ({', '.join(ENDS)}) are read so, and {str(name)!r} is none")
     if name == "digits":
         return _digits()
-    if name == "mnist":
-        return _mnist()
     if name in samples.TARGETS:
         return {"houses": houses, "flowers": flowers}[str(name)]()
     if name in PLANAR:
         return _planar(str(name))
-    if path.is_dir():
-        return _idx_folder(path)
+    if folder is not None:
+        title = str(name) if name in FOLDERS else folder.resolve().name
+        if name in cifar.KINDS and name != kind:
+            raise FileError(f"there are no binary files of {cifar.KINDS[str(name)].title} in {folder}")
+        if kind is not None and name != "mnist":
+            return _cifar_folder(folder, kind, title, target)
+        return _idx_folder(folder, title)
     if path.suffix == ".npz":
         return _npz(path)
     if is_table(path):
         table = read_table(path, separator=separator, decimal=decimal, encoding=encoding, missing=missing)
         return _table(table, target, features, drop)
     if path.exists():
-        raise FormatError(f"cannot read {path}: {FORMATS} or a folder with IDX files")
+        raise FormatError(f"cannot read {path}: {FORMATS} or a folder with IDX files or CIFAR's binary files")
     if path.parent != Path("."):
         raise FileError(f"there is no file or folder {path}")
     raise InputError(f"there is no data set or file called {str(name)!r}{nearest(name, NAMES)}")
@@ -308,20 +323,53 @@ def _digits() -> Dataset:
     return Dataset("digits", X[train], y[train], X[test], y[test], (8, 8), 10, 1.0, source)
 
 
-def _mnist() -> Dataset:
-    root = os.environ.get("FASTNN_DATA")
+def _folder_of(name: str | os.PathLike[str]) -> Path:
+    """The folder of a data set in $FASTNN_DATA."""
+    root, names = os.environ.get("FASTNN_DATA"), FOLDERS[str(name)]
     if not root:
+        title = cifar.KINDS[str(name)].title if name in cifar.KINDS else "MNIST"
+        files = "binary files" if name in cifar.KINDS else "four IDX files"
         raise FileError(
-            "where is MNIST? Put its four IDX files into a folder 'mnist' and set FASTNN_DATA to the folder around it, "
+            f"where is {title}? Put its {files} into a folder {names[0]!r} and set FASTNN_DATA to the folder around it, "
             "or give the path of the folder instead of the name"
         )
-    folder = Path(root).expanduser() / "mnist"
-    if not folder.is_dir():
-        raise FileError(f"there is no folder {folder} (FASTNN_DATA is {root})")
-    return _idx_folder(folder, "mnist")
+    folders = [Path(root).expanduser() / folder for folder in names]
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    others = "".join(f" (nor {folder.name})" for folder in folders[1:])
+    raise FileError(f"there is no folder {folders[0]}{others}; FASTNN_DATA is {root}")
 
 
-def _idx_folder(folder: Path, name: str | None = None) -> Dataset:
+def labels_of(name: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The labels of which `target` chooses one, where the data are no table and have several kinds; else none."""
+    folder = _folder_of(name) if name in FOLDERS else Path(name).expanduser()
+    kind = cifar.kind_of(folder) if folder.is_dir() else None
+    return () if kind is None else tuple(cifar.KINDS[kind].labels)
+
+
+def _cifar_folder(folder: Path, kind: str, name: str, target: str | Sequence[str] | None) -> Dataset:
+    labels = tuple(cifar.KINDS[kind].labels)
+    label = labels[-1] if target is None else target
+    if not isinstance(label, str) or label not in labels:
+        raise InputError(
+            f"target: the labels of {cifar.KINDS[kind].title} are {' and '.join(map(repr, labels))}, got {target!r}"
+        )
+    (X_train, y_train), (X_test, y_test) = (cifar.read_part(folder, kind, part, label) for part in ("train", "test"))
+    return Dataset(
+        name,
+        X_train.reshape(len(X_train), cifar.PIXELS),
+        y_train,
+        X_test.reshape(len(X_test), cifar.PIXELS),
+        y_test,
+        cifar.SHAPE,
+        len(np.union1d(y_train, y_test)),
+        1 / 255,
+        f"Binary files of {cifar.KINDS[kind].title} in {folder}.",
+    )
+
+
+def _idx_folder(folder: Path, name: str) -> Dataset:
     parts = {}
     for part, prefix in IDX_NAMES.items():
         images = _find_idx(folder, prefix, "images", 3)
@@ -341,7 +389,7 @@ def _idx_folder(folder: Path, name: str | None = None) -> Dataset:
         raise FormatError(f"{folder}: there are no training images")
     shape = X_train.shape[1:]
     return Dataset(
-        name or folder.resolve().name,
+        name,
         X_train.reshape(len(X_train), math.prod(shape)),
         y_train.astype(np.int64),
         X_test.reshape(len(X_test), math.prod(shape)),

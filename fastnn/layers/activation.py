@@ -13,6 +13,7 @@ class Activation(Layer):
 
     options = ("name", "alpha")
     records_alike = True
+    pixelwise = True
     vectorizes = True
 
     def __init__(self, name: str, alpha: float | None = None) -> None:

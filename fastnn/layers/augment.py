@@ -49,6 +49,7 @@ class Augment(Layer):
         "contrast", "pivot", "fill", "shape",
     )  # fmt: skip
     draws_random = True
+    pixelwise = True
     purpose = AUGMENTATION
 
     def __init__(

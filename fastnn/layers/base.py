@@ -15,6 +15,7 @@ import numpy as np
 from fastnn.configurations import Keywords, as_number
 from fastnn.errors import InputError, MissingError
 from fastnn.ops.dispatch import Array
+from fastnn.ops.windows import PIXELWISE, Pair, Window
 from fastnn.random import DROPOUT
 
 
@@ -91,6 +92,8 @@ class Layer(Keywords):
     """Whether models with the same options record the same calls, random keys included. Not inherited."""
     vectorizes: ClassVar[bool] = False
     """Whether `forward_vectorized` computes many models at a time. Not inherited."""
+    pixelwise: ClassVar[bool] = False
+    """Whether, at inference, a pixel of the outputs is made of the same pixel of the inputs alone. Not inherited."""
     feature_names: tuple[str, ...] | None = None
     """The columns of frames that the layer is for, where it is the first; None for all."""
     trainable: bool = True
@@ -103,11 +106,13 @@ class Layer(Keywords):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        for name in ("records_alike", "vectorizes"):  # a subclass may record something else, and says so itself
+        for name in ("records_alike", "vectorizes", "pixelwise"):  # a subclass may record something else, and says so itself
             if name not in vars(cls):
                 setattr(cls, name, False)
         if "forward" in vars(cls) and "final_activation" not in vars(cls):
             cls.final_activation = Layer.final_activation  # type: ignore[method-assign]
+        if "forward" in vars(cls) and "windows" not in vars(cls):
+            cls.windows = Layer.windows  # type: ignore[method-assign]
 
     def __init__(self) -> None:
         """Without options."""
@@ -151,6 +156,13 @@ class Layer(Keywords):
         inputs do or the layer has parameters.
         """
         return self.forward(x, True)
+
+    def windows(self, image: Pair) -> tuple[Window, Window] | None:
+        """Of which pixels of inputs with (H, W) of them a pixel of the outputs is made at inference, along rows and columns.
+
+        None: of any. A subclass with a `forward` of its own says so itself.
+        """
+        return PIXELWISE if self.pixelwise else None
 
     @property
     def final_activation(self) -> str | None:

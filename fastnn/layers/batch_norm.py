@@ -30,6 +30,7 @@ class BatchNorm(Norm):
     cancels_bias = True
     records_alike = True
     of_images = True
+    pixelwise = True
 
     def __init__(
         self,

@@ -8,10 +8,10 @@ from typing import Any
 from fastnn import ops
 from fastnn.errors import InputError
 from fastnn.layers.base import Parameter
-from fastnn.layers.pooling import as_channels, as_images
+from fastnn.layers.images import as_channels, as_images
 from fastnn.layers.weighted import Weighted, as_count
 from fastnn.ops.dispatch import Array
-from fastnn.ops.windows import as_padding, as_pair, lay_windows
+from fastnn.ops.windows import Pair, Window, as_padding, as_pair, lay_windows, windows_of
 
 
 class Conv2D(Weighted):
@@ -75,7 +75,7 @@ class Conv2D(Weighted):
         height, width, channels = as_channels("Conv2D", shape)
         if channels % self.groups:
             raise InputError(f"Conv2D: groups: expected a divisor of the {channels} channels of the inputs, got {self.groups}")
-        lay_windows("Conv2D", (height, width), self.kernel_size, self.strides, self.padding, self.dilation)
+        self.windows((height, width))  # refuses images that are too small
         return self.arrays((*self.kernel_size, channels // self.groups, self.filters))
 
     def forward(self, x: Array, training: bool) -> Array:
@@ -83,6 +83,10 @@ class Conv2D(Weighted):
             as_images("Conv2D", x), self.weight, self.bias if self.use_bias else None, strides=self.strides,
             padding=self.padding, dilation=self.dilation, groups=self.groups, activation=self.activation, alpha=self.alpha,
         )  # fmt: skip
+
+    def windows(self, image: Pair) -> tuple[Window, Window]:
+        _, before = lay_windows("Conv2D", image, self.kernel_size, self.strides, self.padding, self.dilation)
+        return windows_of(self.kernel_size, self.strides, before, self.dilation)
 
     @property
     def final_activation(self) -> str | None:

@@ -20,6 +20,7 @@ class Dropout(Layer):
 
     options = ("rate", "channels")
     draws_random = True
+    pixelwise = True
     keeps_activation = True
 
     def __init__(self, rate: float, channels: bool = False) -> None:

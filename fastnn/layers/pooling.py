@@ -5,26 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from fastnn import ops
-from fastnn.errors import InputError
 from fastnn.layers.base import Layer
+from fastnn.layers.images import as_channels, as_images
 from fastnn.ops.dispatch import Array
-from fastnn.ops.windows import as_padding, as_pair, lay_windows
-
-
-def as_channels(owner: str, shape: tuple[Any, ...]) -> tuple[Any, Any, Any]:
-    """(H, W, C) of examples (H, W, C), or (H, W) of one channel. Raises InputError for others."""
-    if len(shape) not in (2, 3):
-        written = ", ".join(map(str, ("B", *shape)))
-        cure = "; make images of rows, X.reshape(-1, H, W), or of those of a data set, data.as_images()" * (len(shape) == 1)
-        raise InputError(f"{owner}: expected images (B, H, W, C) or (B, H, W), got ({written}){cure}")
-    height, width, *channels = shape
-    return height, width, channels[0] if channels else 1
-
-
-def as_images(owner: str, x: Array) -> Array:
-    """x (B, H, W, C), or (B, H, W) as images of one channel. Raises InputError for others."""
-    shape = as_channels(owner, tuple(x.shape[1:]))
-    return x if len(x.shape) == 4 else ops.reshape(x, (x.shape[0], *shape))
+from fastnn.ops.windows import Pair, Window, as_padding, as_pair, lay_windows, windows_of
 
 
 class _Pool2D(Layer):
@@ -40,11 +24,14 @@ class _Pool2D(Layer):
         self.padding = as_padding(name, padding)
 
     def forward(self, x: Array, training: bool) -> Array:
-        name = type(self).__name__
-        images = as_images(name, x)
-        lay_windows(name, images.shape[1:3], self.size, self.strides, self.padding)  # refuses images in the name of the layer
+        images = as_images(type(self).__name__, x)
+        self.windows(images.shape[1:3])  # refuses images in the name of the layer
         y = getattr(ops, self.operation)(images, self.size, strides=self.strides, padding=self.padding)
         return y if images is x else ops.reshape(y, y.shape[:3])
+
+    def windows(self, image: Pair) -> tuple[Window, Window]:
+        _, before = lay_windows(type(self).__name__, image, self.size, self.strides, self.padding, touching=True)
+        return windows_of(self.size, self.strides, before)
 
     def forward_vectorized(self, x: Array, grouped: bool) -> Array:
         """The models lie behind the channels, and are as many more of them."""

@@ -33,6 +33,7 @@ class Standardizer(Layer):
     """
 
     options = ("mean", "deviation", "feature_names")
+    pixelwise = True
 
     mean: np.ndarray | None
     deviation: np.ndarray | None

@@ -38,9 +38,9 @@ def conv2d(
     it is a cross-correlation, as everywhere in this field, and the kernel is not flipped. `strides`, `dilation`: a number, or
     (rows, columns). `padding`, with zeros: "valid" for none, OH = (H - dilation (KH - 1) - 1) // stride + 1; "same" for
     OH = ceil(H / stride), where it is odd with one row more below and one column more on the right; or numbers: of pixels on
-    all sides, of (rows, columns), or ((above, below), (left, right)). `groups`: channels and outputs are cut into so many
-    groups, each output made of the channels of its own; as many as channels for a depthwise convolution. `activation`, `alpha`:
-    as for `dense`.
+    all sides, of (rows, columns), or ((above, below), (left, right)); of what sees padding alone, y is activation(b). `groups`:
+    channels and outputs are cut into so many groups, each output made of the channels of its own; as many as channels for a
+    depthwise convolution. `activation`, `alpha`: as for `dense`.
 
     Raises InputError for shapes that do not fit, such as a kernel that is larger than the padded image, and InputTypeError for
     other dtypes than float32 and float64. Source: Nielsen, Neural Networks and Deep Learning, chapter 6, equation 125.

@@ -24,7 +24,8 @@ def max_pool2d(x: Array, size: int | tuple[int, int] = 2, *, strides: Any = None
     the size. `padding`: "valid" for windows inside the image, OH = (H - rows) // stride + 1, where a rest of pixels is in none;
     "same" for OH = ceil(H / stride); or numbers: of pixels on all sides, of (rows, columns), or of ((above, below),
     (left, right)). What lies outside the image counts for nothing. The gradient goes to the first of the largest pixels; NaN is
-    the largest. Raises InputError where a window does not fit. Source: Nielsen, Neural Networks and Deep Learning, chapter 6.
+    the largest. Raises InputError where a window does not fit, and where padding is as long as one. Source: Nielsen, Neural
+    Networks and Deep Learning, chapter 6.
 
         ops.max_pool2d(images, 2)    # (B, 24, 24, 20) -> (B, 12, 12, 20)
     """
@@ -67,7 +68,7 @@ def _laid(name: str, x: Array, size: Any, strides: Any, padding: Padding) -> tup
     check_images(name, x)
     pixels = as_pair(name, "size", size)
     steps = pixels if strides is None else as_pair(name, "strides", strides)
-    (rows, columns), before = lay_windows(name, x.shape[1:3], pixels, steps, as_padding(name, padding))
+    (rows, columns), before = lay_windows(name, x.shape[1:3], pixels, steps, as_padding(name, padding), touching=True)
     return (x.shape[0], rows, columns, x.shape[3]), {"size": pixels, "strides": steps, "padding": before}
 
 

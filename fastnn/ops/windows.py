@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastnn.errors import InputError
@@ -14,6 +15,26 @@ Padding = str | int | Sequence[Any]
 """`"valid"`, `"same"`, a number for all sides, one for (rows, columns), or (before, after) of both."""
 
 PADDINGS = ("valid", "same")
+
+
+@dataclass(frozen=True)
+class Window:
+    """Along an axis, output r is made of the pixels r stride - before + i dilation, i = 0 ... size - 1, of those there are."""
+
+    size: int = 1
+    stride: int = 1
+    before: int = 0
+    dilation: int = 1
+
+
+def windows_of(size: Pair, strides: Pair, before: Pair, dilation: Pair = (1, 1)) -> tuple[Window, Window]:
+    """Those of rows and of columns."""
+    rows, columns = (Window(*numbers) for numbers in zip(size, strides, before, dilation, strict=True))
+    return rows, columns
+
+
+PIXELWISE = (Window(), Window())
+"""Of what makes each pixel of the same pixel."""
 
 
 def as_pair(owner: str, name: str, value: Any) -> Pair:
@@ -40,13 +61,20 @@ def as_padding(owner: str, value: Any) -> str | tuple[Pair, Pair]:
 
 
 def lay_windows(
-    owner: str, image: Sequence[int], size: Pair, strides: Pair, padding: str | tuple[Pair, Pair], dilation: Pair = (1, 1)
+    owner: str,
+    image: Sequence[int],
+    size: Pair,
+    strides: Pair,
+    padding: str | tuple[Pair, Pair],
+    dilation: Pair = (1, 1),
+    touching: bool = False,
 ) -> tuple[Pair, Pair]:
     """How many windows there are, (rows, columns), and the pixels of padding in front of the first one, (above, left).
 
     Along an axis of L pixels, windows reach over k = dilation (size - 1) + 1 pixels. "valid": those that lie in the image,
     (L - k) // stride + 1. "same": ceil(L / stride), the padding that takes on both sides, where it is odd one more behind.
-    Raises InputError where no window fits, or padding is as long as one.
+    `touching`: every window has pixels of the image, as one that is pooled must. Raises InputError where no window fits, and
+    where they are to be touching and padding is as long as one.
     """
     reach = tuple(d * (s - 1) + 1 for d, s in zip(dilation, size, strict=True))
     counts, before = [], []
@@ -56,7 +84,7 @@ def lay_windows(
             first = max(0, (count - 1) * stride + over - length) // 2
         else:
             first, last = (0, 0) if isinstance(padding, str) else padding[axis]
-            if max(first, last) >= over:
+            if touching and max(first, last) >= over:
                 raise InputError(f"{owner}: padding of {max(first, last)} pixels: windows of {over} would lie beyond the image")
             count = (length + first + last - over) // stride + 1 if length + first + last >= over else 0
         if count < 1:

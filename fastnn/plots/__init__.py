@@ -6,7 +6,7 @@ writes its figure. `COLORS` are those of Okabe & Ito 2008, Color Universal Desig
 
 from fastnn.plots.activations import activation
 from fastnn.plots.curves import accuracy_curves, cost_curves, gradient_flow, learning_rate_finder
-from fastnn.plots.images import feature_maps, filters, misclassified, weights_as_images
+from fastnn.plots.images import feature_maps, filters, misclassified, most_activating, receptive_field, weights_as_images
 from fastnn.plots.look import COLORS
 from fastnn.plots.models import confusion_matrix, decision_boundary, weight_histograms
 from fastnn.plots.saving import check, save
@@ -25,7 +25,9 @@ __all__ = [
     "gradient_flow",
     "learning_rate_finder",
     "misclassified",
+    "most_activating",
     "optimizer_paths",
+    "receptive_field",
     "save",
     "search_results",
     "weight_histograms",

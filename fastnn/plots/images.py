@@ -1,4 +1,4 @@
-"""Images side by side: those that a model gets wrong, weights and kernels, and what a layer makes of an image."""
+"""Images side by side: those that a model gets wrong, weights and kernels, what a layer makes of an image, and sees of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from fastnn import arrays
 from fastnn.configurations import as_count
 from fastnn.data import targets
 from fastnn.errors import InputError, nearest
-from fastnn.layers import Conv2D, Layer
+from fastnn.inspection import receptive_fields
+from fastnn.inspection.receptive_fields import Field, front_of, layer_of
+from fastnn.layers import Conv2D
 from fastnn.network.summary import shorten
 from fastnn.plots import fonts, look
 from fastnn.plots.models import network_of, require_classifier
@@ -89,7 +91,7 @@ def filters(model: Sequential, layer: int = 0, channel: int | None = None, count
     Raises InputError for another layer, and for channels that cannot be drawn at once, NotReadyError for a model without
     parameters.
     """
-    chosen = _layer(model, layer)
+    chosen = layer_of(model, layer)
     if not isinstance(chosen, Conv2D):
         convolutions = [index for index, each in enumerate(model.layers) if isinstance(each, Conv2D)]
         raise InputError(f"layer {layer} is a {type(chosen).__name__}; convolutions are {convolutions or 'none of the layers'}")
@@ -124,14 +126,11 @@ def feature_maps(model: Sequential, image: Any, layer: int = 0, count: int = 40,
     Raises InputError for another layer or image, NotReadyError for a model without parameters.
     """
     network = network_of(model)
-    chosen = _layer(model, layer)
+    chosen = layer_of(model, layer)
     pixels = arrays.to_host(image)
     if pixels.size != math.prod(network.features):
         raise InputError(f"expected an image {network.features}, got {pixels.shape}")
-    front = type(model)(model.layers[: layer + 1], seed=0, dtype=model.dtype, input_scale=model.input_scale)
-    front.build(network.features)
-    front.set_weights({name: values for name, values in model.weights.items() if int(name.partition(".")[0]) <= layer})
-    maps = arrays.to_host(front(pixels.reshape(1, *network.features)))[0]
+    maps = arrays.to_host(front_of(model, layer)(pixels.reshape(1, *network.features)))[0]
     if maps.ndim not in (2, 3):
         raise InputError(f"layer {layer}, {type(chosen).__name__}, makes {maps.shape} of an image, and no images")
     maps = maps.reshape(*maps.shape[:2], -1).transpose(2, 0, 1)
@@ -143,13 +142,65 @@ def feature_maps(model: Sequential, image: Any, layer: int = 0, count: int = 40,
     return axes
 
 
-def _layer(model: Sequential, number: Any) -> Layer:
-    """The layer of this number. Raises InputError."""
-    network_of(model)
-    last = len(model.layers) - 1
-    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= last:
-        raise InputError(f"layer: expected the number of a layer, from 0 to {last}, got {number!r}")
-    return model.layers[number]
+def receptive_field(
+    model: Sequential, image: Any, layer: int, unit: tuple[int, int] | None = None, *, ax: Axes | None = None
+) -> Axes:
+    """An image, and in a frame what a unit of a layer sees of it: the field that `fastnn.receptive_field` finds.
+
+    `image`: (H, W), (H, W, 3), or what else has as many numbers, like those that the model was built for. `layer`: its number
+    in `model.layers`; `unit`: (row, column) of its outputs; without it, what all its units see together.
+
+        fastnn.plots.receptive_field(model, X_test[0], layer=1, unit=(3, 4))
+
+    Raises what `fastnn.receptive_field` raises, and InputError for another image.
+    """
+    field = receptive_fields.receptive_field(model, layer, unit)
+    features = model.network.features
+    pixels = arrays.to_host(image)
+    if pixels.size != math.prod(features):
+        raise InputError(f"expected an image {features}, got {pixels.shape}")
+    shown = pixels.reshape(1, *_side(features))
+    axes = _mosaic(shown, [], ax, "gray_r", fields=[field])
+    where = "all units" if unit is None else f"unit ({unit[0]}, {unit[1]})"
+    seen = " and ".join(f"{name} {_written(part)}" for name, part in zip(("rows", "columns"), field, strict=True))
+    axes.set_title(f"{layer} {type(model.layers[layer]).__name__}, {where}: {seen}", fontsize="small")
+    return axes
+
+
+def most_activating(
+    model: Sequential,
+    images: Any,
+    layer: int,
+    channel: int,
+    count: int = 9,
+    unit: tuple[int, int] | None = None,
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """The images that a channel of a layer answers most, and beside each, enlarged, what the unit that answers sees of it.
+
+    Arguments, and which images these are, are those of `fastnn.most_activating`; they are (n, H, W), (n, H, W, 3), or rows.
+    Over each stands the answer, and a frame is around what is enlarged; where units see the whole image, images stand alone.
+
+        fastnn.plots.save(fastnn.plots.most_activating(model, X_test, layer=1, channel=4), "channel.png")
+
+    Raises what `fastnn.most_activating` raises. Source: Zeiler & Fergus 2014, figure 2.
+    """
+    found = receptive_fields.most_activating(model, images, layer, channel, count, unit)
+    given, features = arrays.to_host(images), model.network.features
+    shown = given[found.indices].reshape(len(found.indices), *_side(features))
+    whole = (slice(0, features[0]), slice(0, features[1]))
+    fields = [] if all(field == whole for field in found.fields) else found.fields
+    axes = _mosaic(shown, [f"{value:.3g}" for value in found.values], ax, "gray_r", fields=fields, enlarged=True)
+    part = "unit" if found.units is None else "channel"
+    at = "" if unit is None else f" at ({unit[0]}, {unit[1]})"
+    name = f"{layer} {type(model.layers[layer]).__name__}, {part} {channel}{at}"
+    axes.set_title(f"{name}: the largest of {len(given)} images", fontsize="small")
+    return axes
+
+
+def _written(part: slice) -> str:
+    return f"{part.start} to {part.stop - 1}" if part.stop > part.start else "none"
 
 
 def _side(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -167,27 +218,49 @@ def _side(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _mosaic(
-    images: np.ndarray, titles: Sequence[str], ax: Axes | None, shades: str, limits: tuple[float | None, ...] = (None, None)
+    images: np.ndarray,
+    titles: Sequence[str],
+    ax: Axes | None,
+    shades: str,
+    limits: tuple[float | None, ...] = (None, None),
+    fields: Sequence[Field] = (),
+    enlarged: bool = False,
 ) -> Axes:
-    """Images (n, H, W) or (n, H, W, 3) in rows, each with its title above it."""
+    """Images (n, H, W) or (n, H, W, 3) in rows, each with its title above it, a frame around its field, and that `enlarged`."""
     axes = look.axes_for(ax)
     axes.set_axis_off()
     if not len(images):
         return axes
     n, height, width = images.shape[:3]
-    columns = min(n, math.ceil(math.sqrt(n * 1.4 * height / width)))
-    rows = math.ceil(n / columns)
+    pairs = enlarged and bool(fields)
     above = max((0.35 + 0.2 * title.count("\n") for title in titles), default=0.1)  # all in images
-    high, wide = 1.0 + above, 1.1
+    high, wide = 1.0 + above, 2.25 if pairs else 1.1
+    columns = min(n, math.ceil(math.sqrt(n * 1.4 * height / (wide / 1.1 * width))))
+    rows = math.ceil(n / columns)
     if ax is None:
-        look.enlarge(axes, columns / COLUMNS)
+        look.enlarge(axes, columns * wide / 1.1 / COLUMNS)
     if images.ndim == 4 and images.dtype.kind == "f":
         images = np.clip(images, 0.0, 1.0)
     low = images.min() if limits[0] is None else limits[0]
     top = images.max() if limits[1] is None else limits[1]
+
+    def show(image: np.ndarray, left: float, upper: float, across: float, down: float) -> None:
+        where = (left, left + across, upper + down, upper)
+        axes.imshow(image, cmap=shades, vmin=low, vmax=top, extent=where, interpolation="nearest")
+
     for index, image in enumerate(images):
         x, y = wide * (index % columns), high * (index // columns)
-        axes.imshow(image, cmap=shades, vmin=low, vmax=top, extent=(x, x + 1.0, y + 1.0, y), interpolation="nearest")
+        show(image, x, y, 1.0, 1.0)
+        if fields:
+            seen_rows, seen_columns = fields[index]
+            tall, broad = (part.stop - part.start for part in fields[index])
+            if tall and broad:
+                _outline(axes, x + seen_columns.start / width, y + seen_rows.start / height, broad / width, tall / height, True)
+                if pairs:
+                    times = min(height / tall, width / broad)
+                    beside = x + 1.05, y, times * broad / width, times * tall / height
+                    show(image[fields[index]], *beside)
+                    _outline(axes, *beside)
         if titles:
             axes.text(x + 0.5, y - 0.05, titles[index], ha="center", va="bottom", fontsize="x-small")
     axes.set_xlim(0.0, wide * columns)
@@ -195,3 +268,11 @@ def _mosaic(
     axes.set_aspect(height / width)
     fonts.cover(axes)
     return axes
+
+
+def _outline(axes: Axes, x: float, y: float, wide: float, high: float, within: bool = False) -> None:
+    """A frame; `within` an image with white beside it, so that it is seen on every color."""
+    from matplotlib.patches import Rectangle
+
+    for color, width in (("white", 2.4), (look.COLORS[1], 1.2)) if within else ((look.COLORS[1], 0.8),):
+        axes.add_patch(Rectangle((x, y), wide, high, fill=False, edgecolor=color, linewidth=width))

@@ -178,7 +178,7 @@ def test_options_in_files_are_those_of_the_command_line(folder: Path, tmp_path: 
         ("6x3:groups4", "--conv: '6x3:groups4': Conv2D: groups: expected a divisor of the 6 filters, got 4"),
         ("6x3,pool2,8x7", "--conv: '8x7': Conv2D: windows of 7 x 7 pixels do not fit into images of 3 x 2"),
         ("6x3,global,pool2", "--conv: 'pool2': MaxPool2D: expected images"),
-        ("6x3:pad3", "--conv: '6x3:pad3': Conv2D: padding of 3 pixels"),
+        ("6x3,pool2:pad2", "--conv: 'pool2:pad2': MaxPool2D: padding of 2 pixels"),
     ],
 )
 def test_the_wrong_piece_is_named(folder: Path, conv: str, says: str) -> None:

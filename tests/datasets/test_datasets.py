@@ -309,7 +309,10 @@ def test_npz_that_is_none(tmp_path: Path) -> None:
 def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'digts'; did you mean 'digits'\?"):
         load("digts")
-    with pytest.raises(InputError, match="known are 'blobs', 'circles', 'digits', 'flower', 'flowers', 'houses', 'mnist'"):
+    with pytest.raises(
+        InputError,
+        match="known are 'blobs', 'cifar10', 'cifar100', 'circles', 'digits', 'flower', 'flowers', 'houses', 'mnist'",
+    ):
         load("zzz")
     with pytest.raises(FileError, match="there is no file or folder"):
         load(tmp_path / "missing")

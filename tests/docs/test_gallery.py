@@ -47,18 +47,23 @@ def test_the_course_names_what_there_is() -> None:
             operator.attrgetter(name.removeprefix("fastnn."))(fastnn)
 
 
+def run(script: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    roots = [str(GALLERY.parents[1]), str(GALLERY.parents[1] / "kernels"), os.environ.get("PYTHONPATH", "")]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, roots)), **environment}
+    command = [sys.executable, "-W", "error", script, *map(str, arguments)]
+    return subprocess.run(
+        command, env={name: value for name, value in variables.items() if value}, capture_output=True, text=True, timeout=300
+    )  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_an_example_runs_and_draws(script: Path, tmp_path: Path) -> None:
     from matplotlib.image import imread
 
-    roots = [str(GALLERY.parents[1]), str(GALLERY.parents[1] / "kernels"), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, roots))}
-    run = subprocess.run(
-        [sys.executable, "-W", "error", script, tmp_path], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout
+    done = run(script, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout
     pictures = sorted(tmp_path.iterdir())
     assert pictures
     for picture in pictures:
@@ -67,3 +72,14 @@ def test_an_example_runs_and_draws(script: Path, tmp_path: Path) -> None:
         pixels = imread(picture)
         assert min(pixels.shape[:2]) > 100
         assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 10
+
+
+@pytest.mark.slow
+def test_all_networks_of_chapter_6_run(tmp_path: Path) -> None:
+    """For an epoch each, on the digits; five of them vote."""
+    done = run(GALLERY / "convolution.py", tmp_path, "long", 1, FASTNN_DATA="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = [line.split("  ")[0].strip() for line in done.stdout.splitlines()]
+    chapter = ["one convolution", "two convolutions", "ReLU", "shifted images", "two hidden layers", *["dropout"] * 5]
+    assert names == [*chapter, "five that vote"]
+    assert len(list(tmp_path.iterdir())) == 6

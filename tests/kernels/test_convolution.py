@@ -31,6 +31,13 @@ SHAPES = [
     ((2, 6, 6, 8), (1, 1, 8), (2, 2), "valid", (1, 1), 4),
     ((1, 2, 2, 3), (4, 4, 2), (1, 1), "same", (1, 1), 1),
     ((2, 4, 4, 127), (2, 2, 129), (3, 3), ((1, 1), (1, 1)), (1, 1), 1),
+    # Padding as long as the windows or longer, some of which lie beyond the image.
+    ((2, 4, 5, 3), (1, 1, 4), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    ((3, 3, 4, 2), (2, 3, 5), (1, 1), ((2, 3), (5, 3)), (1, 1), 1),
+    ((2, 6, 5, 3), (3, 3, 33), (1, 1), ((2, 2), (7, 1)), (1, 1), 1),
+    ((2, 3, 4, 4), (2, 2, 6), (2, 3), ((5, 2), (4, 9)), (1, 1), 2),
+    ((2, 4, 3, 6), (2, 2, 6), (1, 1), ((4, 4), (3, 2)), (2, 1), 6),
+    ((1, 2, 1, 3), (2, 1, 2), (7, 5), ((7, 7), (4, 8)), (1, 1), 1),
 ]
 
 
@@ -80,7 +87,9 @@ def fits(case, pool):
     return all(length + before >= over for length, over, before in zip(laid(case)[2][1:3], pool[0], pool[2], strict=True))
 
 
-POOLED = [(SHAPES[index], pool) for index in (0, 1, 3, 4, 5, 8, 11, 12) for pool in POOLS if fits(SHAPES[index], pool)]
+POOLED = [
+    (SHAPES[index], pool) for index in (0, 1, 3, 4, 5, 8, 11, 12, 19, 20, 22) for pool in POOLS if fits(SHAPES[index], pool)
+]
 
 
 @pytest.mark.parametrize(("case", "pool"), POOLED)

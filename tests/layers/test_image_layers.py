@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,6 +15,9 @@ from fastnn.errors import InputError, InputTypeError
 from fastnn.network import programs
 from fastnn.program.differentiate import RULES
 from fastnn.program.passes.fuse import drop_unread
+
+if TYPE_CHECKING:
+    from cuda_on_host.runtime import HostRuntime
 
 N, SIDE, CLASSES = 75, 10, 4
 
@@ -83,6 +86,32 @@ def test_a_convolution_is_that_of_pytorch(options: dict[str, Any]) -> None:
     if options.get("activation"):
         expected = torch.nn.functional.leaky_relu(expected, 0.2)
     np.testing.assert_allclose(y, expected.numpy().transpose(0, 2, 3, 1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("device", ["numpy", "cpu", "cuda"])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_padding_beyond_the_windows_is_that_of_pytorch(device: str, pooled: bool, cuda_host: HostRuntime) -> None:
+    """Outputs, and the gradients of weights and of images, which are those of the weights of the layer in front."""
+    torch = pytest.importorskip("torch")
+    x, y = np.random.default_rng(0).normal(size=(6, 5, 4, 3)), np.array([0, 1, 1, 0, 1, 0])
+    layers = [
+        fastnn.Conv2D(4, 1, padding=1, bias_init=initializers.Normal(0.5)), fastnn.Conv2D(5, (3, 2), padding=(4, 2)),
+        *([fastnn.MaxPool2D(2)] if pooled else []), fastnn.Flatten(), fastnn.Dense(2),
+    ]  # fmt: skip
+    model = fastnn.Sequential(layers, seed=0, dtype="float64").build(x.shape[1:])
+    before = model.weights
+    arrays = {name: torch.tensor(value, requires_grad=True) for name, value in before.items()}
+    last = len(layers) - 1
+    z = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
+    for index, padding in ((0, 1), (1, (4, 2))):
+        z = torch.nn.functional.conv2d(z, arrays[f"{index}.weight"].permute(3, 2, 0, 1), arrays[f"{index}.bias"], 1, padding)
+    z = torch.nn.functional.max_pool2d(z, 2) if pooled else z
+    logits = z.permute(0, 2, 3, 1).reshape(6, -1) @ arrays[f"{last}.weight"] + arrays[f"{last}.bias"]
+    np.testing.assert_allclose(model.to(device)(x), logits.detach().numpy(), rtol=1e-11, atol=1e-12)
+    torch.nn.functional.cross_entropy(logits, torch.from_numpy(y)).backward()
+    model.fit(x, y, optimizer=fastnn.SGD(1.0), batch_size=6, epochs=1, device=device, verbose=0)
+    for name, value in model.weights.items():
+        np.testing.assert_allclose(before[name] - value, arrays[name].grad.numpy(), rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 def test_poolings_are_those_of_pytorch() -> None:

@@ -14,25 +14,25 @@ from fastnn.initializers import He
 from fastnn.layers import BUILT_IN, final_activation
 
 SAYS = {
-    "Activation": {"records_alike", "vectorizes"},
-    "Augment": {"draws_random"},
-    "BatchNorm": {"cancels_bias", "keeps_activation", "needs_two_rows", "records_alike"},
+    "Activation": {"pixelwise", "records_alike", "vectorizes"},
+    "Augment": {"draws_random", "pixelwise"},
+    "BatchNorm": {"cancels_bias", "keeps_activation", "needs_two_rows", "pixelwise", "records_alike"},
     "Conv2D": {"records_alike"},
     "Dense": {"records_alike", "vectorizes"},
-    "Dropout": {"draws_random", "keeps_activation"},
+    "Dropout": {"draws_random", "keeps_activation", "pixelwise"},
     "Flatten": {"records_alike", "vectorizes"},
     "GlobalMeanPool2D": {"records_alike"},
     "L2Pool2D": {"records_alike", "vectorizes"},
     "LayerNorm": {"keeps_activation", "records_alike"},
     "MaxPool2D": {"records_alike", "vectorizes"},
     "MeanPool2D": {"records_alike", "vectorizes"},
-    "Standardizer": set(),
+    "Standardizer": {"pixelwise"},
 }
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_what_the_layers_say(name: str) -> None:
-    names = {"cancels_bias", "draws_random", "keeps_activation", "needs_two_rows", "records_alike", "vectorizes"}
+    names = {"cancels_bias", "draws_random", "keeps_activation", "needs_two_rows", "pixelwise", "records_alike", "vectorizes"}
     assert {each for each in names if getattr(BUILT_IN[name], each)} == SAYS[name]
 
 

@@ -431,6 +431,75 @@ def test_feature_maps_that_cannot_be_drawn() -> None:
             wrong()
 
 
+def frames(axes: Axes) -> list[tuple[float, ...]]:
+    """x, y, width and height of the frames within images, whose sides are 1."""
+    white = [patch for patch in axes.patches if patch.get_edgecolor() == (1.0, 1.0, 1.0, 1.0)]
+    return [tuple(round(number, 6) for number in patch.get_bbox().bounds) for patch in white]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_receptive_field(channels: int) -> None:
+    model = convolutional(channels)
+    image = np.random.default_rng(0).uniform(size=model.network.features).astype("float32")
+    mine = own()
+    assert plots.receptive_field(model, image.reshape(-1), 0, (1, 2), ax=mine) is mine
+    np.testing.assert_array_equal(mine.images[0].get_array(), image)
+    assert frames(mine) == [(0.5, 0.2, 0.5, 0.6)]
+    assert mine.get_title() == "0 Conv2D, unit (1, 2): rows 1 to 3 and columns 2 to 3"
+    assert plots.receptive_field(model, image, 4).get_title() == "4 Dense, all units: rows 0 to 4 and columns 0 to 3"
+    assert frames(plots.receptive_field(model, image, 1, (0, 1))) == [(0.25, 0, 0.5, 1)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_most_activating(channels: int) -> None:
+    model = convolutional(channels)
+    images = np.random.default_rng(0).uniform(size=(20, *model.network.features)).astype("float32")
+    found = fastnn.most_activating(model, images, 0, 3, 4)
+    axes = plots.most_activating(model, images.reshape(20, -1), 0, 3, 4)
+    assert [text.get_text() for text in axes.texts] == [f"{value:.3g}" for value in found.values]
+    assert axes.get_title() == "0 Conv2D, channel 3: the largest of 20 images"
+    shown = [np.asarray(picture.get_array()) for picture in axes.images]
+    for index, field, image, patch in zip(found.indices, found.fields, shown[::2], shown[1::2], strict=True):
+        np.testing.assert_array_equal(image, images[index])
+        np.testing.assert_array_equal(patch, images[index][field])
+    for (x, y, wide, high), (rows, columns), image, patch in zip(
+        frames(axes), found.fields, axes.images[::2], axes.images[1::2], strict=True
+    ):
+        left, _, _, upper = image.get_extent()
+        assert (x - left, y - upper, wide, high) == pytest.approx((columns.start / 4, rows.start / 5, 2 / 4, 3 / 5), abs=1e-6)
+        across, down = patch.get_extent()[1] - patch.get_extent()[0], patch.get_extent()[2] - patch.get_extent()[3]
+        assert across / wide == pytest.approx(down / high), "pixels stay square"
+        assert max(across, down) == pytest.approx(1.0)
+    drawn_within(axes)
+
+
+def test_most_activating_of_units_that_see_everything() -> None:
+    model = convolutional()
+    images = np.random.default_rng(0).uniform(size=(6, 5, 4)).astype("float32")
+    mine = own()
+    assert plots.most_activating(model, images, 4, 1, 9, ax=mine) is mine
+    assert len(mine.images) == 6
+    assert not mine.patches
+    assert mine.get_title() == "4 Dense, unit 1: the largest of 6 images"
+    at = plots.most_activating(model, images, 0, 1, 1, unit=(0, 2))
+    assert at.get_title() == "0 Conv2D, channel 1 at (0, 2): the largest of 6 images"
+
+
+def test_fields_that_cannot_be_drawn() -> None:
+    two, images = convolutional(2), np.zeros((3, 5, 4, 2))
+    for wrong, says in (
+        (
+            lambda: plots.receptive_field(convolutional(), np.zeros((5, 5)), 0, (0, 0)),
+            r"expected an image \(5, 4\), got \(5, 5\)",
+        ),
+        (lambda: plots.receptive_field(two, images[0], 0, (0, 0)), r"expected images \(H, W\) or \(H, W, 3\), got \(5, 4, 2\)"),
+        (lambda: plots.most_activating(two, images, 0, 0), r"expected images \(H, W\) or \(H, W, 3\), got \(5, 4, 2\)"),
+        (lambda: plots.receptive_field(two, images[0], 0, (9, 9)), "unit: the outputs of layer 0 are 3 x 3"),
+    ):
+        with pytest.raises(InputError, match=says):
+            wrong()
+
+
 # --- searches -------------------------------------------------------------------------------------------------------
 
 

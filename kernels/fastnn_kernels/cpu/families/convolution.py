@@ -76,7 +76,7 @@ def copy_into_frame(
     left: Any,
 ) -> None:  # fmt: skip
     """The pixels of an image that lie in the frame; the zeros around them stay."""
-    count = min(width, wide - left) * channels
+    count = max(0, min(width, wide - left)) * channels
     for r in range(min(height, tall - top)):
         source = carray(pointer(image + r * width * channels * width_of), count)
         target = carray(pointer(frame + ((r + top) * wide + left) * channels * width_of), count)
@@ -265,7 +265,8 @@ def _input_plan(
     tap_rows, tap_columns, _, outputs = w.shape
     _, height, width, channels = dx.shape
     size, (_, rows, columns, _) = dz.dtype.itemsize, dz.shape
-    if groups == 1 and strides == dilation == (1, 1):
+    # The frame of a chain begins in front of dz by the taps less the padding.
+    if groups == 1 and strides == dilation == (1, 1) and padding[0] < tap_rows and padding[1] < tap_columns:
         zeros = height * width / max(1, rows * columns)
         if zeros * _lanes(channels, size) <= GOING_BACK * _lanes(tap_columns * channels, size):
             tall, wide = height + tap_rows - 1, width + tap_columns - 1
