@@ -126,7 +126,7 @@ class PreparedData:
         count = min(len(self.y), GLANCED_AT)
         last, intervals = len(self.y) - 1, max(1, count - 1)
         rows = [index * last // intervals for index in range(count)]  # evenly from the first to the last
-        X, y = (zlib.crc32(a[rows].data) if isinstance(a, np.ndarray) else None for a in (self.X, self.y))
+        X, y = (zlib.crc32(a.take(rows, 0).data) if isinstance(a, np.ndarray) else None for a in (self.X, self.y))
         return Glance((self.X.shape, self.y.shape, y), X)
 
     def part(self, rows: np.ndarray, weights: np.ndarray | None) -> PreparedData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
@@ -53,9 +54,15 @@ def check_threads(threads: int | None) -> None:
     """Raise InputError unless `threads` is None or a number of threads that makes sense."""
     if threads is None:
         return
-    most = 4 * max(16, os.cpu_count() or 1)
+    most = _most_threads()
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= most:
         raise InputError(f"threads: expected None or an integer from 1 to {most}, got {threads!r}")
+
+
+@functools.cache
+def _most_threads() -> int:
+    """More threads than that are a mistake. Looked up once: the system takes as long to tell as a small network for a step."""
+    return 4 * max(16, os.cpu_count() or 1)
 
 
 def free_memory() -> int:

@@ -36,7 +36,7 @@ from fastnn.losses import as_loss, smooth_labels
 from fastnn.metrics import as_metrics
 from fastnn.network.layout import Layout
 from fastnn.network.model import Before, ModelState, expected_of
-from fastnn.network.programs import LOG_COLUMNS, Decision, InstanceKey, StepStorage, TrainingStep, step_storage
+from fastnn.network.programs import LOG_COLUMNS, Decision, InstanceKey, TrainingStep
 from fastnn.network.state import Snapshot, State, Trained
 from fastnn.optimizers import Optimizer
 from fastnn.program.plan import plan
@@ -50,7 +50,7 @@ from fastnn.training.history import History
 from fastnn.training.interrupts import Interrupts
 from fastnn.training.method import method_of
 from fastnn.training.options import ALL, AUTO, FitOptions, as_callbacks, as_optimizer, check_options
-from fastnn.training.undo import Chunk, Mark, Undo
+from fastnn.training.undo import Chunk, Mark
 from fastnn_kernels.contract import AVERAGE
 
 WEIGHT = LOG_COLUMNS["weight"]
@@ -109,9 +109,9 @@ class Trainer:
         self.step, self.in_epoch, self.seen = 0, 0, 0
         self.own_rate: float | None = None
         """The learning rate that was set instead of the optimizer's schedule."""
-        self.sums = dict.fromkeys(LOG_COLUMNS, 0.0)
+        self.sums = np.zeros(len(LOG_COLUMNS))
+        """Of this epoch so far, by `LOG_COLUMNS`."""
         self._last: Snapshot | None = None
-        self._undo = Undo()
         self.stopped = False
         self._closing = False
         """Whether an epoch has ended, but not all callbacks have been told."""
@@ -353,8 +353,8 @@ class Trainer:
         self._columns_before = tuple(history)
         start_optimizer(model.state, self.optimizer)
         self._bind_data(open_)
-        if engine.is_host:  # a device has better uses for its memory between two calls
-            self._undo = open_.enter_context(model.instances.take(("undo", engine.name), Undo))
+        self.storage = self.method.storage
+        self._undo = self.method.undo
         if not self.loss.built_in:  # what it closes over may have changed since the last call
             self._undo.end()
         model.state.begin(engine, BACKUP_SECONDS)
@@ -399,9 +399,6 @@ class Trainer:
             rows = min(len(self.validation.X), engine.block_rows)
             self.validation_feed = feed(engine, self.validation, rows, like, model.instances)
             open_.callback(self.validation_feed.close)
-        storage = model.instances.take(self.method.storage_key, lambda: step_storage(self.network, engine))
-        self.storage: StepStorage = open_.enter_context(storage)
-        self.storage.set_penalties(self.method.penalty_table)
 
     def _release(self) -> None:
         """Give the borrowed instances back."""
@@ -434,7 +431,7 @@ class Trainer:
         """Count an epoch that is over, and tell the callbacks."""
         self._interrupts.hold()
         self._closing = True
-        self.sums, self.seen, self.in_epoch = dict.fromkeys(self.sums, 0.0), 0, 0
+        self.sums, self.seen, self.in_epoch = np.zeros(len(LOG_COLUMNS)), 0, 0
         self.epoch += 1
         self.model.state.advance(self.engine, 0, epochs=1)
         self._pad_history((*values, *self._columns_before), self.epoch - 1)
@@ -487,7 +484,7 @@ class Trainer:
 
     def epoch_values(self) -> dict[str, float]:
         """What the history gets of an epoch whose steps are done."""
-        sums, seen = self.sums, self.seen
+        sums, seen = dict(zip(LOG_COLUMNS, self.sums.tolist(), strict=True)), self.seen
         total = sums["weight"]
         values = {"loss": sums["loss"] / total if total else 0.0}
         if self.decision is not None:
@@ -535,7 +532,7 @@ class Trainer:
     def snapshot(self) -> Snapshot | Mark:
         """What brings everything back that a step changes."""
         state = self.model.state
-        return self._undo.mark(state, self.method) if self.engine.is_host else state.snapshot()
+        return self._undo.mark(state) if self.engine.is_host else state.snapshot()
 
     def restore(self, before: Snapshot | Mark) -> None:
         """Bring the model back to there, where this run works."""
@@ -590,12 +587,13 @@ class Trainer:
         """Note what whole steps of `rows` rows each wrote down."""
         steps = len(log)
         self._keep_rows(steps, rows)
-        weights = log[:, WEIGHT : WEIGHT + 1] if self.fed.weights is not None else rows
-        added = np.empty((steps, len(LOG_COLUMNS)))
-        added[:, WEIGHT : WEIGHT + 1] = weights
-        np.multiply(log[:, :WEIGHT], weights, added[:, :WEIGHT])  # means over what was weighted
-        np.multiply(log[:, WEIGHT + 1 :], rows, added[:, WEIGHT + 1 :])
-        self.sums = dict(zip(LOG_COLUMNS, accumulate(list(self.sums.values()), added).tolist(), strict=True))
+        factors: Any = rows
+        if self.fed.weights is not None:  # means over what was weighted
+            factors = np.full(log.shape, rows, np.float64)
+            factors[:, :WEIGHT] = log[:, WEIGHT : WEIGHT + 1]
+        added = log * factors
+        added[:, WEIGHT] = rows if self.fed.weights is None else log[:, WEIGHT]
+        self.sums = accumulate(self.sums, added)
         self.seen += rows * steps
         self.in_epoch += steps
         self.step += steps

@@ -56,6 +56,14 @@ def run(change: Change | None, afresh: bool) -> list[bytes]:
     return [*state(model), repr(dict(history)).encode()]
 
 
+def last_method(model: fastnn.Sequential) -> method.Method:
+    """What the model keeps of its last training."""
+    with model.instances.take("method", method.LastMethod) as kept:
+        assert kept._last is not None
+        found: method.Method = kept._last[2]
+        return found
+
+
 def option(**options: Any) -> Change:
     return lambda model, call: call.update(options)
 
@@ -158,6 +166,20 @@ FORGOTTEN = {
     "penalties": ["l2", "l1", "another_class"],
 }
 """By what a method follows from, the changes that are not seen if it is not looked at."""
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_storage_is_used_again_where_it_fits() -> None:
+    """With the penalties of the call that uses it; the way back is of one method."""
+    model, found = network(), []
+    for options in ({}, {"l2": 0.1}, {"optimizer": "sgd"}, {"loss": "mean_squared_error"}):
+        model.fit(X, Y, **OPTIONS, **options)
+        found.append(last_method(model))
+        assert found[-1].storage["penalties"].tobytes() == found[-1].penalty_table.tobytes()
+    assert len({id(each.storage) for each in found}) == 1
+    assert len({id(each.undo) for each in found}) == len(found)
+    model.freeze(0).fit(X, Y, **OPTIONS)
+    assert last_method(model).storage is not found[0].storage, "the gradient of frozen parameters is 0 there"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -283,9 +305,9 @@ def test_rows_that_are_kept_are_no_more_than_the_model_has(monkeypatch: pytest.M
     model = network()
     for _ in range(4):
         model.fit(X, Y, **OPTIONS)
-        with model.instances.take(("undo", "cpu"), undo.Undo) as kept:
-            rows = sum(array.nbytes for chunk in kept.chunks for array in chunk.data.values())
-            assert 0 < rows <= sum(array.nbytes for array in kept.snapshot.arrays.values())
+        kept = last_method(model).undo
+        rows = sum(array.nbytes for chunk in kept.chunks for array in chunk.data.values())
+        assert 0 < rows <= sum(array.nbytes for array in kept.snapshot.arrays.values())
 
 
 BETWEEN: dict[str, Change] = {
