@@ -134,10 +134,11 @@ class PreparedData:
         X = SelectedRows(self.X, rows)
         return PreparedData(X, self.y[rows], weights, self.kind, self.classes, self.flat, self.input_map, self, rows)
 
-    def arrays_for(self, engine: Engine) -> dict[str, Any]:
-        """The arrays by name, each where `engine` reads it if it lies there."""
-        lying = {name: array for name, array in self.there.items() if engine.adopts(array)}
-        return {**self.arrays(), **lying}
+    def placed(self, engine: Engine) -> dict[str, Any]:
+        """The arrays by name, each where `engine` reads it if it lies there; of all examples where these are some of them."""
+        of_all = self if self.whole is None else self.whole
+        lying = {name: array for name, array in of_all.there.items() if engine.adopts(array)}
+        return {name: lying.get(name, getattr(of_all, name)) for name in self.arrays()}
 
     def arrays(self) -> dict[str, np.ndarray | RowSource]:
         """The arrays by name, all but the inputs on the host."""
@@ -194,7 +195,7 @@ def are_indexed(expected: Expected, X: Any, y: Any) -> bool:
         y.dtype == np.int64
         and y.shape == X.shape[:1]
         and np.maximum.reduce(y.view(np.uint64)) < expected.columns  # a negative one is large there
-        and (X.dtype == np.uint8 or (X.dtype == expected.dtype and not np.count_nonzero(CPU.count_nonfinite(X))))
+        and (X.dtype == np.uint8 or (X.dtype == expected.dtype and not CPU.count_nonfinite(X)[0]))
     )
 
 

@@ -87,7 +87,7 @@ class Method:
         count = len(rates)
         if count > AHEAD or not np.logical_and.reduce(rates == rates[0]):
             return optimizer.scalars(np.arange(first, first + count), rates)
-        asked = type(optimizer), tuple(vars(optimizer).values()), rates[0]
+        asked = values_of(optimizer), rates[0]
         known, start, table = self._ahead
         if known != asked or not start <= first <= start + len(table) - count:
             table = optimizer.scalars(np.arange(first, first + AHEAD), np.full(AHEAD, rates[0]))
@@ -100,6 +100,15 @@ class LastMethod:
 
     def __init__(self) -> None:
         self._last: tuple[Network, Asked, Method] | None = None
+        self._update: tuple[Any, Update] | None = None
+
+    def update_of(self, optimizer: Optimizer) -> Update:
+        """`Update.of`, found once for an optimizer of these values."""
+        values = values_of(optimizer)
+        known = self._update
+        if known is None or known[0] != values:
+            known = self._update = values, Update.of(optimizer)
+        return known[1]
 
     def of(self, network: Network, asked: Asked) -> Method:
         """The last method, or a new one where anything that it follows from is another now."""
@@ -114,7 +123,13 @@ def method_of(
     threads: int | None,
 ) -> Method:  # fmt: skip
     """The method of a training of `model` whose network is, or will be, this one."""
-    asked = Asked(network.variant, engine, loss, Update.of(optimizer), (l2, l1, optimizer.weight_decay), threads)
     with model.instances.take("method", LastMethod) as last:
+        penalties = l2, l1, optimizer.weight_decay
+        asked = Asked(network.variant, engine, loss, last.update_of(optimizer), penalties, threads)
         method: Method = last.of(network, asked)
         return method
+
+
+def values_of(optimizer: Optimizer) -> tuple[Any, ...]:
+    """What tells optimizers apart: the class, and the values of everything that it has."""
+    return type(optimizer), *vars(optimizer).values()

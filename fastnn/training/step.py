@@ -93,8 +93,12 @@ class SingleSteps:
         """The model before an optimizer began anew for a step that is not counted yet."""
         self._log: Any
 
-    def make(self, model: ModelState, X: Any, y: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    def make(
+        self, model: ModelState, X: Any, y: np.ndarray, weights: np.ndarray | None, visits: np.ndarray | None = None
+    ) -> np.ndarray:
         """One step on a mini-batch of `layout`; returns what it wrote down, a row of the log. The model is reserved.
+
+        `visits`: the order of its rows, on the host; None: as they are.
 
         Raises DivergenceError; then, and after any other error, the model is as it was before.
         """
@@ -113,8 +117,12 @@ class SingleSteps:
             self._version = ()
             instance = self._instance(model, step)
             kept, end = self._kept, start + rows
-            engine.write(kept["X"][start:end], X)
-            engine.write(kept["y"][start:end], y)
+            if visits is None:
+                engine.write(kept["X"][start:end], X)
+                engine.write(kept["y"][start:end], y)
+            else:
+                X.take(visits, 0, kept["X"][start:end], "clip")  # "raise" would copy twice
+                y.take(visits, 0, kept["y"][start:end], "clip")
             if weights is not None:
                 engine.write(kept["weights"][start:end], weights)
             instance.play()
@@ -133,6 +141,10 @@ class SingleSteps:
             raise
         row: np.ndarray = log[0]
         return row
+
+    def threads(self, rows: int) -> int:
+        """How many threads the last step of `rows` rows without weights had."""
+        return self._instances[rows, False].threads
 
     def input_gradients(self, rows: int, weighted: bool) -> np.ndarray:
         """The gradient of the loss of the last step with respect to X, such as X."""
@@ -383,15 +395,9 @@ class Continuation:
         else:
             examples = self._examples(model, X, y, settings)
             X, y, weights = examples.X, examples.y, examples.weights
-        row = self._steps.make(model, X, y, weights).astype(np.float64)
+        row = self._steps.make(model, X, y, weights)
         model.task, model.feature_names = self._task, model.column_names
-        rows, weight = len(X), row[LOG_COLUMNS["weight"]] if weights is not None else float(len(X))
-        values = {"loss": _mean(row[LOG_COLUMNS["loss"]], weight)}
-        if self._steps.options.decision is not None:
-            values["accuracy"] = _mean(row[LOG_COLUMNS["accuracy"]], weight)
-        if self._steps.penalized:
-            values["penalty"] = _mean(row[LOG_COLUMNS["penalty"]], rows)
-        return values
+        return values_of_step(self._steps, row, len(X), weights is not None)
 
     def _is_as_before(self, model: ModelState, X: np.ndarray, y: Any) -> bool:
         """Whether these are surely examples such as the last ones, whose class indices and values are valid."""
@@ -415,9 +421,16 @@ class Continuation:
         return examples
 
 
-def _mean(value: float, weight: float) -> float:
-    """The mean of an epoch of one step, with the bits that `fit` gives it."""
-    return float(value * weight / weight) if weight else 0.0
+def values_of_step(steps: SingleSteps, row: np.ndarray, rows: int, weighted: bool = False) -> dict[str, float]:
+    """What a step of `rows` rows wrote down, with the names and the bits that `fit` gives the means of an epoch of one step."""
+    written = row.tolist()
+    weight = written[LOG_COLUMNS["weight"]] if weighted else float(rows)
+    weights = {"loss": weight}
+    if steps.options.decision is not None:
+        weights["accuracy"] = weight
+    if steps.penalized:
+        weights["penalty"] = rows
+    return {name: written[LOG_COLUMNS[name]] * w / w if w else 0.0 for name, w in weights.items()}
 
 
 def continue_with(model: ModelState, X: Any, y: Any, settings: FitOptions) -> dict[str, float] | None:

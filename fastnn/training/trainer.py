@@ -18,7 +18,7 @@ from fastnn.configurations import as_number
 from fastnn.data.batches import Batches, is_batches
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.inputs import Inputs, read
-from fastnn.data.orders import as_order, batch_runs, shuffle_program
+from fastnn.data.orders import as_order, batch_runs, shuffle
 from fastnn.data.prepared import (
     DataLayout,
     Expected,
@@ -370,17 +370,10 @@ class Trainer:
         open_.callback(self._release)
 
     def _glance_at_data(self) -> Glance | None:
-        """What tells the examples from others. Warns where a `fit` goes on with others: a new beginning, or cross-validation,
-        needs a clone."""
+        """What tells the examples from others, of which `glance_at` warns."""
         if self.batches is not None or self.part:
             return None
-        before, glance = self.model.data_glance, self.examples.glance()
-        if before is not None and before.differs(glance) and self.earlier is None and not self.layout.network.frozen:
-            warn(
-                "the model was trained on other data before, and this training goes on from there: model.clone() is a model to "
-                "begin anew with, for cross-validation too; partial_fit goes on without this warning"
-            )
-        return glance
+        return self.examples.glance() if self.earlier is not None else glance_at(self.model, self.examples)
 
     def _bind_data(self, open_: contextlib.ExitStack) -> None:
         """Get what the steps need, to be given back when `open_` closes."""
@@ -474,9 +467,7 @@ class Trainer:
             for log in logs:
                 for callback in self.callbacks:
                     callback.chunk_end(self, log[:, LOG_COLUMNS["loss"]])
-                due = [
-                    callback for callback in self.callbacks if callback.every is not None and self.step % callback.every == 0
-                ]
+                due = [each for each in self.callbacks if each.every is not None and self.step % each.every == 0]
                 self._notify(due, lambda callback: callback.step_end(self))
                 if self.stopped:
                     return None
@@ -520,6 +511,8 @@ class Trainer:
 
     def until_call(self) -> int | None:
         """Steps until a callback wants to be called; None where there is none."""
+        if not self.callbacks:
+            return None
         left = [callback.every - self.step % callback.every for callback in self.callbacks if callback.every is not None]
         return min(left, default=None)
 
@@ -665,14 +658,8 @@ class Trainer:
 
     def _shuffle(self, n: int) -> Any:
         """The library's order of this epoch, on the engine."""
-        model, engine = self.model, self.engine
-        key = ("shuffle", n, engine.name)
-        with model.instances.take(key, lambda: shuffle_program(n, random.key(model.seed, random.SHUFFLE), engine)) as instance:
-            order = self.feed.order_buffer(n)
-            instance.bind(order=order)
-            engine.write(instance.bound["epoch"], model.counters.epoch)
-            instance.play()
-            return order
+        model = self.model
+        return shuffle(model.instances, n, model.seed, model.counters.epoch, self.engine, self.feed.order_buffer(n))
 
     def order_of(self, epoch: int) -> Any:
         """The order of an epoch: the user's, or the library's shuffle."""
@@ -723,6 +710,18 @@ def continues(state: State, optimizer: Optimizer) -> bool:
     if kept is None or kept.optimizer != type(optimizer).__name__ or kept.slots.keys() != set(optimizer.slots):
         return False
     return kept.updates > 0 or AVERAGE not in kept.slots
+
+
+def glance_at(model: ModelState, examples: PreparedData) -> Glance:
+    """What tells the examples from others. Warns where a `fit` goes on with others: a new beginning, or cross-validation, needs
+    a clone."""
+    before, glance = model.data_glance, examples.glance()
+    if before is not None and before.differs(glance) and not model.network.frozen:
+        warn(
+            "the model was trained on other data before, and this training goes on from there: model.clone() is a model to "
+            "begin anew with, for cross-validation too; partial_fit goes on without this warning"
+        )
+    return glance
 
 
 def known_task(model: ModelState, settings: FitOptions) -> Task | None:

@@ -252,6 +252,12 @@ def by_fit(model: fastnn.Sequential, options: dict[str, Any]) -> Callable[[int],
     )
 
 
+def by_fits(model: fastnn.Sequential, options: dict[str, Any]) -> Callable[[int], object]:
+    """The same by a call for each step, of which those behind the first make single steps."""
+    options = {**options, "loss": "quadratic", "batch_size": 20, "epochs": 1, "verbose": 0}
+    return lambda count: [model.fit(X[:20], Y[:20], **options) for _ in range(count)]
+
+
 def by_partial_fit(model: fastnn.Sequential, options: dict[str, Any]) -> Callable[[int], object]:
     return lambda count: [model.partial_fit(X[:20], OWN[:20], **options) for _ in range(count)]
 
@@ -261,7 +267,7 @@ def by_training_step(model: fastnn.Sequential, options: dict[str, Any]) -> Calla
     return lambda count: [step(X[:20], OWN[:20]) for _ in range(count)]
 
 
-@pytest.mark.parametrize("steps_by", [by_fit, by_partial_fit, by_training_step])
+@pytest.mark.parametrize("steps_by", [by_fit, by_fits, by_partial_fit, by_training_step])
 @pytest.mark.parametrize("device", ["cpu", "numpy"])
 @pytest.mark.parametrize("rate", [0.1, 1e5], ids=["finite", "diverging"])
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
