@@ -268,7 +268,7 @@ class HostInstance(Instance):
             if (self._plays <= TIMINGS or self._plays % RETIMED == 0) and any(partition.timed):
                 self._play_timed()
                 repeats -= 1
-        if repeats and self.threads > 1:
+        if repeats and self.threads > 1 and self._calls.wakes(repeats):
             self._tuner.play(repeats)
         else:
             self._calls.play(repeats)
@@ -367,7 +367,7 @@ class InPlacePassage(Passage):
         if address != self._address:
             self._read_from(address)
         self.instance.play()
-        if np.count_nonzero(self._counts):
+        if np.logical_or.reduce(self._counts):
             raise nonfinite_rows(block, start)
         outputs[...] = self._made
 
@@ -407,6 +407,9 @@ class _NumpyCalls:
 
     def share(self, stages: Sequence[Stage], partition: Partition) -> None:
         """One thread."""
+
+    def wakes(self, repeats: int) -> bool:
+        return False
 
     def play(self, repeats: int, first: int = 0, count: int | None = None, alone: bool = False) -> None:
         stop = len(self.calls) if count is None else first + count
@@ -482,13 +485,17 @@ class _CpuCalls:
             self.workers = partition.threads if partition.shared else 1
             self._give_scratch(self.workers)
 
+    def wakes(self, repeats: int) -> bool:
+        """Whether others are woken up to play so many times: not for little work."""
+        return self.workers > 1 and self._seconds * repeats >= WAKING
+
     def play(self, repeats: int, first: int = 0, count: int | None = None, alone: bool = False) -> None:
-        """Play calls so many times; `alone`: on this thread. Nobody is woken up for little work."""
+        """Play calls so many times; `alone`: on this thread."""
         count = self._size - first if count is None else count
         if not count or not repeats:
             return
         work = self._works.get((first, count)) or self._make_work(first, count)
-        if alone or self.workers == 1 or self._seconds * repeats < WAKING:
+        if alone or not self.wakes(repeats):
             work.play(repeats)
         else:
             self.team.play(work, repeats, self.workers)

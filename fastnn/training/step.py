@@ -127,7 +127,7 @@ class SingleSteps:
                 engine.write(kept["weights"][start:end], weights)
             instance.play()
             counts, log = engine.read(instance.output("nonfinite"), self._log[number : number + 1])
-            if not math.isfinite(log[0, 0]) or np.count_nonzero(counts):
+            if not math.isfinite(log[0, 0]) or np.logical_or.reduce(counts):
                 raise self._diverge(model, step, made)
             state.advance(engine, 1, epochs=1)
             self._made.append(step)
