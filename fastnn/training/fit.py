@@ -24,8 +24,9 @@ from fastnn.training.evaluation import evaluate as evaluate_examples
 from fastnn.training.history import History
 from fastnn.training.one_step import OneStep, is_one_step
 from fastnn.training.options import ALL, FitOptions, as_optimizer, check_options
+from fastnn.training.start import choose_engine
 from fastnn.training.step import StepFunction, StepOptions, continue_with
-from fastnn.training.trainer import Trainer, choose_engine
+from fastnn.training.trainer import Trainer
 
 
 def fit(model: ModelState, X: Any, y: Any, settings: FitOptions) -> History:

@@ -18,8 +18,9 @@ from fastnn.schedules import Constant
 from fastnn.training.history import History
 from fastnn.training.method import values_of
 from fastnn.training.options import ALL, FitOptions, as_optimizer
+from fastnn.training.start import glance_at, known_task, needs_two_rows
 from fastnn.training.step import SingleSteps, StepOptions, values_of_step
-from fastnn.training.trainer import Trainer, glance_at, known_task, needs_two_rows
+from fastnn.training.trainer import Trainer
 
 MOST_BYTES = 2**20
 """The rows of a step are copied, which takes more time than it saves where they are many."""

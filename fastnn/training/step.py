@@ -38,7 +38,7 @@ from fastnn.schedules import as_schedule
 from fastnn.training.chunks import learning_rates
 from fastnn.training.divergence import first_nonfinite, insist
 from fastnn.training.options import FitOptions, as_optimizer, check_options
-from fastnn.training.trainer import BACKUP_SECONDS, check_endless, continues, known_task, needs_two_rows, start_optimizer
+from fastnn.training.start import BACKUP_SECONDS, check_endless, continues, known_task, needs_two_rows, start_optimizer
 
 LONGEST = 64
 """Steps between two snapshots, at most."""
