@@ -1,7 +1,8 @@
 """Calls of `fit` that make one step each, one after another: loops of one's own around `fit`, data that come bit by bit.
 
-The first of them is a `Trainer` as any other. The next one, if it asks for the same and nothing else has changed the model,
-makes its step by `fastnn.training.step.SingleSteps`, as `partial_fit` does, on the rows in the order of its epoch.
+The first of them have a `Trainer`, as any other. When a few in a row have asked for the same and nothing else has changed the
+model, the next ones make their steps by `fastnn.training.step.SingleSteps`, as `partial_fit` does, on the rows in the order of
+the epoch.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from fastnn.training.trainer import Trainer
 
 MOST_BYTES = 2**20
 """The rows of a step are copied, which takes more time than it saves where they are many."""
+
+TRAINED_BEFORE = 3
+"""Calls in a row that have a trainer: single steps have a program and storage of their own, which take time to make."""
 
 PLAIN: dict[str, Any] = {
     name: getattr(FitOptions, name)
@@ -61,7 +65,9 @@ class OneStep:
 
     def __init__(self) -> None:
         self._asked: tuple[Any, ...] | None = None
-        """What that one was asked for, but for its data; None where its steps cannot be made here."""
+        """What that one was asked for, but for the values of its data; None where its steps cannot be made here."""
+        self._alike = 0
+        """Calls in a row that were asked for that."""
         self._state: State | None = None
         self._version: tuple[int, ...] = ()
         """Of the state behind it: others have changed it since where it is another now."""
@@ -77,11 +83,13 @@ class OneStep:
             settings.loss, settings.label_smoothing, settings.l2, settings.l1, settings.shuffle, settings.device,
             settings.precision, settings.autotune, settings.threads,
         )  # fmt: skip
-        asked = *map(type, options), *options, values_of(optimizer), model.network.variant
-        examples = None
-        if self._state is model.state and self._version == model.state.version and self._asked == asked:
+        asked = *map(type, options), *options, values_of(optimizer), model.network.variant, len(X)
+        examples, version, self._version = None, self._version, ()
+        if self._state is not model.state or version != model.state.version or self._asked != asked:
+            self._alike = 0
+        elif self._alike >= TRAINED_BEFORE:
             examples = prepare_indexed(model.expected, X, y, self._options.loss, known_task(model, settings))
-        self._version = ()
+        self._alike += 1
         history = self._train(model, X, y, settings, asked) if examples is None else self._step(model, examples, settings)
         self._state, self._version = model.state, model.state.version
         return history
@@ -90,8 +98,9 @@ class OneStep:
         """By a trainer; the next call may find what it was asked for."""
         trainer = Trainer(model, X, y, settings)
         history = trainer.train()
-        repeats = trainer.engine.is_host and trainer.loss.built_in and type(trainer.schedule) is Constant
-        if not repeats or model.network.cut_off[0]:  # a loss of one's own may change; and a warning comes with every call
+        plain = trainer.engine.is_host and trainer.examples.kind == "classes" and type(trainer.schedule) is Constant
+        if not plain or not trainer.loss.built_in or model.network.cut_off[0]:
+            # what a loss of one's own closes over may change, and of layers that are cut off every call warns
             self._asked = self._steps = None
         elif self._asked != asked:
             self._asked, self._steps, self._reason = asked, None, history.reason

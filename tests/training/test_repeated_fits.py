@@ -15,7 +15,7 @@ import fastnn
 from fastnn import schedules
 from fastnn.errors import DivergenceError
 from fastnn.network.state import State
-from fastnn.training import method, undo
+from fastnn.training import method, one_step, undo
 from fastnn.training.history import History
 from fastnn.training.step import LONGEST, SingleSteps
 from fastnn.training.trainer import Trainer
@@ -47,7 +47,10 @@ Change = Callable[[fastnn.Sequential, dict[str, Any]], Any]
 
 
 ONE_STEP: dict[str, Any] = {"batch_size": 24, "epochs": 1}
-"""Of calls of which each makes one step: the third in a row is the first that `fastnn.training.one_step` makes itself."""
+"""Of calls of which each makes one step."""
+
+ALIKE = one_step.TRAINED_BEFORE + 3
+"""Of a new model, so many such calls end with two that are single steps."""
 
 
 def everything_told(history: History) -> tuple[Any, ...]:
@@ -59,8 +62,9 @@ def run(change: Change | None, afresh: bool, **options: Any) -> list[bytes]:
     """Calls alike, a change, and calls with what is another then. `afresh`: nothing is kept between the calls."""
     model, call = network(), {"X": X.copy(), "y": Y.copy(), "optimizer": fastnn.Adam(0.01, ema=0.9), **OPTIONS, **options}
     told = []
-    for turn in range(6 if options else 4):
-        if turn == (4 if options else 2) and change is not None:
+    alike = ALIKE if options else 2
+    for turn in range(2 * alike):
+        if turn == alike and change is not None:
             change(model, call)
         if afresh:
             model.instances.clear()
@@ -188,9 +192,9 @@ def test_a_call_of_one_step_is_a_single_step_where_the_one_before_was_alike(name
     monkeypatch.setattr(Trainer, "train", noted(Trainer.train, "trainer", made))
     monkeypatch.setattr(SingleSteps, "make", noted(SingleSteps.make, "step", made))
     model, call = network(), {"X": X.copy(), "y": Y.copy(), "optimizer": fastnn.Adam(0.01, ema=0.9), **OPTIONS, **ONE_STEP}
-    for _ in range(4):
+    for _ in range(ALIKE):
         model.fit(**call)
-    assert made == ["trainer", "trainer", "step", "step"]
+    assert made == ["trainer"] * (ALIKE - 2) + ["step", "step"]
     if name != "nothing":
         CHANGES[name](model, call)
     made.clear()
@@ -219,7 +223,7 @@ def test_calls_of_one_step_of_networks_with_state() -> None:
         for turn in range(3 * LONGEST // 2):
             if afresh:
                 model.instances.clear()
-            n = 24 if turn % 3 else 17
+            n = 24 if turn % 80 < 70 else 17
             history = model.fit(data[:n], Y[:n], batch_size="all", epochs=1, l2=0.1, verbose=0, device="cpu")
             told.append(everything_told(history))
         found.append((state(model), told, model.task, model.device, model.optimizer))
@@ -228,18 +232,18 @@ def test_calls_of_one_step_of_networks_with_state() -> None:
 
 def test_a_call_of_one_step_that_diverges_leaves_the_bits_before_it() -> None:
     model, call = large(), {**OPTIONS, **ONE_STEP}
-    for _ in range(4):
+    for _ in range(ALIKE):
         model.fit(X, Y, **call)
     for _ in range(2):
         before = state(model)
-        with pytest.raises(DivergenceError, match="epoch 1, step 5: the result of dense became NaN"):
+        with pytest.raises(DivergenceError, match=f"epoch 1, step {ALIKE + 1}: the result of dense became NaN"):
             model.fit(HUGE, Y, **call)
         assert state(model) == before
 
 
 def test_other_data_are_told_in_a_call_of_one_step() -> None:
     model, call = network(), {**OPTIONS, **ONE_STEP}
-    for _ in range(4):
+    for _ in range(ALIKE):
         model.fit(X, Y, **call)
     with pytest.warns(UserWarning, match="trained on other data"):
         model.fit(OTHER, Y, **call)
@@ -257,7 +261,7 @@ def test_other_data_are_told_in_a_call_of_one_step() -> None:
 def test_a_call_of_one_step_refuses_what_the_first_one_does(option: dict[str, Any]) -> None:
     call: dict[str, Any] = {"X": X, "y": Y, **OPTIONS, **ONE_STEP, "threads": 1, **option}
     errors = []
-    for calls in (0, 4):
+    for calls in (0, ALIKE):
         model = network()
         for _ in range(calls):
             model.fit(X, Y, **{**OPTIONS, **ONE_STEP}, threads=1)
