@@ -26,8 +26,8 @@ from fastnn.training.trainer import Trainer
 MOST_BYTES = 2**20
 """The rows of a step are copied, which takes more time than it saves where they are many."""
 
-TRAINED_BEFORE = 3
-"""Calls in a row that have a trainer: single steps have a program and storage of their own, which take time to make."""
+TRAINED_BEFORE = 30
+"""Calls in a row that have a trainer: to make the program and the storage of single steps takes as long as what these save."""
 
 PLAIN: dict[str, Any] = {
     name: getattr(FitOptions, name)
@@ -83,13 +83,16 @@ class OneStep:
             settings.loss, settings.label_smoothing, settings.l2, settings.l1, settings.shuffle, settings.device,
             settings.precision, settings.autotune, settings.threads,
         )  # fmt: skip
-        asked = *map(type, options), *options, values_of(optimizer), model.network.variant, len(X)
+        asked = *map(type, options), *options, values_of(optimizer), model.network.variant, len(X), X.dtype
         examples, version, self._version = None, self._version, ()
         if self._state is not model.state or version != model.state.version or self._asked != asked:
             self._alike = 0
         elif self._alike >= TRAINED_BEFORE:
             examples = prepare_indexed(model.expected, X, y, self._options.loss, known_task(model, settings))
         self._alike += 1
+        if examples is None and self._steps is not None:
+            self._steps.close()
+            self._steps = None
         history = self._train(model, X, y, settings, asked) if examples is None else self._step(model, examples, settings)
         self._state, self._version = model.state, model.state.version
         return history
@@ -101,9 +104,9 @@ class OneStep:
         plain = trainer.engine.is_host and trainer.examples.kind == "classes" and type(trainer.schedule) is Constant
         if not plain or not trainer.loss.built_in or model.network.cut_off[0]:
             # what a loss of one's own closes over may change, and of layers that are cut off every call warns
-            self._asked = self._steps = None
+            self._asked = None
         elif self._asked != asked:
-            self._asked, self._steps, self._reason = asked, None, history.reason
+            self._asked, self._reason = asked, history.reason
             self._options = StepOptions(
                 trainer.loss, trainer.optimizer, trainer.engine, trainer.decision, settings.l2, settings.l1, settings.threads
             )
@@ -113,7 +116,7 @@ class OneStep:
         """By a single step."""
         n, engine, options = len(examples.X), self._options.engine, self._options
         glance = glance_at(model, examples)
-        if self._steps is None or self._steps.layout != examples.layout:
+        if self._steps is None:
             self._steps = SingleSteps(options, examples.layout, n)
         visits = None
         if settings.shuffle:

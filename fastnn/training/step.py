@@ -18,6 +18,7 @@ from fastnn import arrays, engines
 from fastnn.data.prepared import DataLayout, PreparedData, are_indexed, prepare
 from fastnn.data.targets import Task, task_of
 from fastnn.engines import AS_IT_IS, Engine, Instance
+from fastnn.engines.cache import Borrowed
 from fastnn.errors import DeviceError, DivergenceError, InputError, InputTypeError
 from fastnn.losses import Loss, as_loss
 from fastnn.network.layout import Network, as_loss_network
@@ -82,6 +83,8 @@ class SingleSteps:
         self._version: tuple[int, ...] = ()
         """Of the state when the last step was counted: others have changed it since where it is another now."""
         self._instances: dict[tuple[int, bool], Instance] = {}
+        self._borrowed: list[Borrowed] = []
+        """Those of them that are the model's."""
         self._bound: set[tuple[int, bool]] = set()
         self._kept: dict[str, Any] = {}
         """The mini-batches of the stretch one after another, and the order in which they are visited."""
@@ -155,6 +158,16 @@ class SingleSteps:
         slope = scale if offset is None or factor is None else scale * factor.reshape(gradient.shape[1:])
         return (gradient * slope).astype(gradient.dtype)
 
+    def close(self) -> None:
+        """Give the programs back that others can use; a step that follows begins anew."""
+        self._version = ()
+        self._instances.clear()
+        self._bound.clear()
+        while self._borrowed:
+            borrowed = self._borrowed.pop()
+            borrowed.item.unbind()
+            borrowed.__exit__()
+
     # --- a stretch of steps -----------------------------------------------------------------------------------------
 
     def _begin(self, model: ModelState, rows: int) -> None:
@@ -192,7 +205,7 @@ class SingleSteps:
         self.penalized = bool(table[:, :2].any())
         self.storage = step_storage(self.network, options.engine)
         self.storage.set_penalties(table)
-        self._instances.clear()
+        self.close()
 
     def _make_room(self, model: ModelState, rows: int) -> None:
         """Room for the mini-batches of a stretch."""
@@ -241,7 +254,8 @@ class SingleSteps:
 
         if not options.loss.built_in:
             return make()
-        instance: Instance = model.instances.take(InstanceKey.of(recipe, network, engine, rows, options.threads), make).item
+        self._borrowed.append(model.instances.take(InstanceKey.of(recipe, network, engine, rows, options.threads), make))
+        instance: Instance = self._borrowed[-1].item
         return instance
 
     # --- going back -------------------------------------------------------------------------------------------------
@@ -384,6 +398,8 @@ class Continuation:
                 return False
             check_options(settings)
             check_endless(as_schedule(optimizer.learning_rate), "partial_fit")
+            if self._kind:
+                self._steps.close()
             self._options = StepOptions(loss, optimizer, engine, None, settings.l2, settings.l1, settings.threads)
             self._asked, self._kind, self._task, self._indices = asked, (), None, False
         return True
@@ -415,6 +431,8 @@ class Continuation:
         self._task = task = examples.task(loss, model.task)
         kind = layout, Decision.of(examples.kind, loss.link)
         if kind != self._kind:
+            if self._kind:
+                self._steps.close()
             self._steps = SingleSteps(replace(self._options, decision=kind[1]), layout, len(examples.X))
             self._kind = kind
         self._indices = examples.kind == "classes" and layout.target == "int64" and task.indices

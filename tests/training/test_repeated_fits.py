@@ -49,8 +49,13 @@ Change = Callable[[fastnn.Sequential, dict[str, Any]], Any]
 ONE_STEP: dict[str, Any] = {"batch_size": 24, "epochs": 1}
 """Of calls of which each makes one step."""
 
-ALIKE = one_step.TRAINED_BEFORE + 3
-"""Of a new model, so many such calls end with two that are single steps."""
+ALIKE = 6
+"""Of a new model, so many such calls end with two that are single steps, where `few_trained` lets them."""
+
+
+@pytest.fixture
+def few_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_step, "TRAINED_BEFORE", ALIKE - 3)
 
 
 def everything_told(history: History) -> tuple[Any, ...]:
@@ -175,16 +180,18 @@ def test_what_changed_between_two_calls_is_seen(name: str) -> None:
     assert changed != run(None, afresh=False), "the change would not be felt"
 
 
+@pytest.mark.usefixtures("few_trained")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_changed_between_two_calls_of_one_step_is_seen(name: str) -> None:
     assert run(CHANGES[name], afresh=False, **ONE_STEP) == run(CHANGES[name], afresh=True, **ONE_STEP)
 
 
-SEEN_IN_A_STEP = {"X_in_place", "y_in_place", "bytes", "other_labels_of_the_same_shape"}
+SEEN_IN_A_STEP = {"X_in_place", "y_in_place", "other_labels_of_the_same_shape"}
 """Changes of the data that a step sees: all other calls are prepared by a `Trainer`."""
 
 
+@pytest.mark.usefixtures("few_trained")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", ["nothing", *CHANGES])
 def test_a_call_of_one_step_is_a_single_step_where_the_one_before_was_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +219,7 @@ def noted(function: Any, name: str, made: list[str]) -> Any:
     return call
 
 
+@pytest.mark.usefixtures("few_trained")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_calls_of_one_step_of_networks_with_state() -> None:
     """Dropout, statistics, a penalty, bytes, several sizes: bits and histories are those of calls of which nothing is kept."""
@@ -230,6 +238,7 @@ def test_calls_of_one_step_of_networks_with_state() -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.usefixtures("few_trained")
 def test_a_call_of_one_step_that_diverges_leaves_the_bits_before_it() -> None:
     model, call = large(), {**OPTIONS, **ONE_STEP}
     for _ in range(ALIKE):
@@ -241,6 +250,7 @@ def test_a_call_of_one_step_that_diverges_leaves_the_bits_before_it() -> None:
         assert state(model) == before
 
 
+@pytest.mark.usefixtures("few_trained")
 def test_other_data_are_told_in_a_call_of_one_step() -> None:
     model, call = network(), {**OPTIONS, **ONE_STEP}
     for _ in range(ALIKE):
@@ -249,6 +259,7 @@ def test_other_data_are_told_in_a_call_of_one_step() -> None:
         model.fit(OTHER, Y, **call)
 
 
+@pytest.mark.usefixtures("few_trained")
 @pytest.mark.parametrize(
     "option",
     [
@@ -281,6 +292,19 @@ FORGOTTEN = {
     "penalties": ["l2", "l1", "another_class"],
 }
 """By what a method follows from, the changes that are not seen if it is not looked at."""
+
+
+def test_single_steps_of_fit_give_their_program_back() -> None:
+    """When calls ask for something else, and take it again when they ask for the same."""
+    model, call = large(), {**OPTIONS, **ONE_STEP}
+    for l2 in (0.0, 0.1, 0.0):
+        for _ in range(one_step.TRAINED_BEFORE + 3):
+            model.fit(X, Y, l2=l2, **call)
+    kept = list(model.instances._free)
+    assert len([key for key in kept if getattr(getattr(key, "recipe", None), "counts_nonfinite", False)]) == 1
+    model.fit(OTHER[:9], Y[:9], **{**call, "batch_size": 9})
+    kept = list(model.instances._free)
+    assert len([key for key in kept if getattr(getattr(key, "recipe", None), "counts_nonfinite", False)]) == 2
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
