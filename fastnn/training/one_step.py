@@ -29,14 +29,11 @@ MOST_BYTES = 2**20
 TRAINED_BEFORE = 30
 """Calls in a row that have a trainer: to make the program and the storage of single steps takes as long as what these save."""
 
-PLAIN: dict[str, Any] = {
-    name: getattr(FitOptions, name)
-    for name in (
-        "validation_data", "validation_split", "sample_weight", "class_weight", "classes", "order", "resume",
-        "steps_per_epoch", "shard_rows",
-    )
-}  # fmt: skip
-"""Options that are left out where there is nothing to do but the step."""
+ABSENT = (
+    "validation_data", "validation_split", "sample_weight", "class_weight", "classes", "order", "resume", "steps_per_epoch",
+    "shard_rows",
+)  # fmt: skip
+"""Options that are None where there is nothing to do but the step."""
 
 
 def is_one_step(model: ModelState, X: Any, y: Any, settings: FitOptions) -> bool:
@@ -56,7 +53,7 @@ def is_one_step(model: ModelState, X: Any, y: Any, settings: FitOptions) -> bool
         and not (settings.callbacks or settings.metrics)
         and model.built
         and (len(X) > 1 or not needs_two_rows(model))
-        and all(getattr(settings, name) is value for name, value in PLAIN.items())
+        and all(getattr(settings, name) is None for name in ABSENT)
     )
 
 
@@ -91,7 +88,7 @@ class OneStep:
             examples = prepare_indexed(model.expected, X, y, self._options.loss, known_task(model, settings))
         self._alike += 1
         if examples is None and self._steps is not None:
-            self._steps.close()
+            self._steps.close(model.instances)
             self._steps = None
         history = self._train(model, X, y, settings, asked) if examples is None else self._step(model, examples, settings)
         self._state, self._version = model.state, model.state.version

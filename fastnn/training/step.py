@@ -18,7 +18,7 @@ from fastnn import arrays, engines
 from fastnn.data.prepared import DataLayout, PreparedData, are_indexed, prepare
 from fastnn.data.targets import Task, task_of
 from fastnn.engines import AS_IT_IS, Engine, Instance
-from fastnn.engines.cache import Borrowed
+from fastnn.engines.cache import Instances
 from fastnn.errors import DeviceError, DivergenceError, InputError, InputTypeError
 from fastnn.losses import Loss, as_loss
 from fastnn.network.layout import Network, as_loss_network
@@ -83,7 +83,7 @@ class SingleSteps:
         self._version: tuple[int, ...] = ()
         """Of the state when the last step was counted: others have changed it since where it is another now."""
         self._instances: dict[tuple[int, bool], Instance] = {}
-        self._borrowed: list[Borrowed] = []
+        self._borrowed: list[tuple[InstanceKey, Instance]] = []
         """Those of them that are the model's."""
         self._bound: set[tuple[int, bool]] = set()
         self._kept: dict[str, Any] = {}
@@ -158,15 +158,15 @@ class SingleSteps:
         slope = scale if offset is None or factor is None else scale * factor.reshape(gradient.shape[1:])
         return (gradient * slope).astype(gradient.dtype)
 
-    def close(self) -> None:
+    def close(self, instances: Instances) -> None:
         """Give the programs back that others can use; a step that follows begins anew."""
         self._version = ()
         self._instances.clear()
         self._bound.clear()
         while self._borrowed:
-            borrowed = self._borrowed.pop()
-            borrowed.item.unbind()
-            borrowed.__exit__()
+            key, instance = self._borrowed.pop()
+            instance.unbind()
+            instances.give_back(key, instance)
 
     # --- a stretch of steps -----------------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class SingleSteps:
         self.penalized = bool(table[:, :2].any())
         self.storage = step_storage(self.network, options.engine)
         self.storage.set_penalties(table)
-        self.close()
+        self.close(model.instances)
 
     def _make_room(self, model: ModelState, rows: int) -> None:
         """Room for the mini-batches of a stretch."""
@@ -254,8 +254,9 @@ class SingleSteps:
 
         if not options.loss.built_in:
             return make()
-        self._borrowed.append(model.instances.take(InstanceKey.of(recipe, network, engine, rows, options.threads), make))
-        instance: Instance = self._borrowed[-1].item
+        key = InstanceKey.of(recipe, network, engine, rows, options.threads)
+        instance: Instance = model.instances.take(key, make).item
+        self._borrowed.append((key, instance))
         return instance
 
     # --- going back -------------------------------------------------------------------------------------------------
@@ -388,7 +389,7 @@ class Continuation:
         self._indices = False
         """Whether targets are class indices, and labels are too."""
 
-    def prepare(self, settings: FitOptions) -> bool:
+    def prepare(self, model: ModelState, settings: FitOptions) -> bool:
         """Be ready for a call with these settings; whether it is one that can be answered here."""
         asked = (settings.loss, settings.optimizer, settings.l2, settings.l1, settings.device, settings.threads)
         if asked != self._asked:
@@ -399,7 +400,7 @@ class Continuation:
             check_options(settings)
             check_endless(as_schedule(optimizer.learning_rate), "partial_fit")
             if self._kind:
-                self._steps.close()
+                self._steps.close(model.instances)
             self._options = StepOptions(loss, optimizer, engine, None, settings.l2, settings.l1, settings.threads)
             self._asked, self._kind, self._task, self._indices = asked, (), None, False
         return True
@@ -432,7 +433,7 @@ class Continuation:
         kind = layout, Decision.of(examples.kind, loss.link)
         if kind != self._kind:
             if self._kind:
-                self._steps.close()
+                self._steps.close(model.instances)
             self._steps = SingleSteps(replace(self._options, decision=kind[1]), layout, len(examples.X))
             self._kind = kind
         self._indices = examples.kind == "classes" and layout.target == "int64" and task.indices
@@ -459,4 +460,4 @@ def continue_with(model: ModelState, X: Any, y: Any, settings: FitOptions) -> di
     if len(X) < 2 and (not len(X) or needs_two_rows(model)):
         return None
     with model.reserve(), model.instances.take("partial_fit", Continuation) as kept:
-        return kept.make(model, X, y, settings) if kept.prepare(settings) else None
+        return kept.make(model, X, y, settings) if kept.prepare(model, settings) else None
