@@ -52,8 +52,8 @@ def answers_keywords(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def answering(*arguments: P.args, **keywords: P.kwargs) -> R:
-        unknown = next((name for name in keywords if name not in taken), None)
-        if unknown is not None:
+        if not keywords.keys() <= taken:
+            unknown = next(name for name in keywords if name not in taken)
             raise InputTypeError(f"{function.__name__} has no {unknown!r}{nearest(unknown, known)}")
         return function(*arguments, **keywords)
 

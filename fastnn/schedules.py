@@ -280,7 +280,7 @@ def as_schedule(rate: object) -> Schedule:
     """A schedule as it is, a number as `Constant`, a configuration read back; anything else raises InputError."""
     if isinstance(rate, Schedule):
         return rate
-    if isinstance(rate, Mapping):
+    if type(rate) is not float and isinstance(rate, Mapping):
         return Schedule.from_config(rate)
     if not is_rate(rate):
         raise InputError(f"learning rate: expected a finite number >= 0 or a schedule, got {rate!r}")

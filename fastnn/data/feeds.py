@@ -6,6 +6,7 @@ the block before is worked on. Which of the two is done follows from the kind of
 
 from __future__ import annotations
 
+import itertools
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -85,12 +86,10 @@ class Feed:
     ) -> None:
         self.engine, self._borrowed = engine, borrowed
         self._buffers: Buffers = Buffers(engine) if borrowed is None else borrowed.item
-        whole = examples if examples.whole is None else examples.whole
         known = {} if like is None else like.arrays
         self.arrays: dict[str, Any] = {
             name: known[name] if name in known else self._buffers.place(name, array)
-            for name, array in whole.arrays_for(engine).items()
-            if name in examples.arrays()
+            for name, array in examples.placed(engine).items()
         }
         self.maps = {name: self._buffers.place(name, array) for name, array in examples.input_map.arrays().items()}
         self.selected = None if examples.rows is None else self._buffers.place("selected", examples.rows)
@@ -218,15 +217,15 @@ def feed(
 ) -> Feed:
     """The examples on the engine, or blocks of them where they are not dense or do not fit. `like`: the feed of other rows of
     the same arrays; `kept`: where arrays of the engine are kept from one feed to the next."""
-    whole = examples if examples.whole is None else examples.whole
     key = ("feed", engine.name, examples.layout)
     borrowed = None if kept is None else kept.take(key, lambda: Buffers(engine))
+    X = examples.X if examples.whole is None else examples.whole.X
     if like is not None:
         in_blocks, few = isinstance(like, Blocks), True
-    elif borrowed is not None and all(borrowed.item.holds(name, array) for name, array in whole.arrays_for(engine).items()):
-        in_blocks, few = False, True
+    elif engine.is_host or borrowed is None or not all(itertools.starmap(borrowed.item.holds, examples.placed(engine).items())):
+        in_blocks, few = _weigh(engine, X)
     else:
-        in_blocks, few = _weigh(engine, whole.X)
+        in_blocks, few = False, True
     if borrowed is not None and (in_blocks or not few):
         borrowed.__exit__()
         borrowed = None

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fastnn import arrays, engines
+from fastnn import arrays, engines, random
+from fastnn.engines.cache import Instances
 from fastnn.errors import InputError
 from fastnn.program.trace import Call, Trace
 
@@ -31,6 +32,17 @@ def shuffle_program(n: int, key: tuple[int, int], engine: engines.Engine) -> eng
     instance = engine.instantiate(trace.program({}), n, min(engines.cores(), 1 + n // 4096))
     instance.bind(epoch=engine.zeros((), np.int64, mirrored=True))
     return instance
+
+
+def shuffle(kept: Instances, n: int, seed: int, epoch: int, engine: engines.Engine, order: Any) -> Any:
+    """Write the library's order of an epoch of n examples to `order`, (n,) int64 of the engine, and return it. `kept`: of the
+    model whose seed this is."""
+    key = ("shuffle", n, engine.name)
+    with kept.take(key, lambda: shuffle_program(n, random.key(seed, random.SHUFFLE), engine)) as instance:
+        instance.bind(order=order)
+        engine.write(instance.bound["epoch"], epoch)
+        instance.play()
+        return order
 
 
 def batch_runs(n: int, batch_size: int, pairs: bool = False) -> list[tuple[int, int]]:

@@ -126,7 +126,7 @@ class PreparedData:
         count = min(len(self.y), GLANCED_AT)
         last, intervals = len(self.y) - 1, max(1, count - 1)
         rows = [index * last // intervals for index in range(count)]  # evenly from the first to the last
-        X, y = (zlib.crc32(a[rows].data) if isinstance(a, np.ndarray) else None for a in (self.X, self.y))
+        X, y = (zlib.crc32(a.take(rows, 0).data) if isinstance(a, np.ndarray) else None for a in (self.X, self.y))
         return Glance((self.X.shape, self.y.shape, y), X)
 
     def part(self, rows: np.ndarray, weights: np.ndarray | None) -> PreparedData:
@@ -134,10 +134,11 @@ class PreparedData:
         X = SelectedRows(self.X, rows)
         return PreparedData(X, self.y[rows], weights, self.kind, self.classes, self.flat, self.input_map, self, rows)
 
-    def arrays_for(self, engine: Engine) -> dict[str, Any]:
-        """The arrays by name, each where `engine` reads it if it lies there."""
-        lying = {name: array for name, array in self.there.items() if engine.adopts(array)}
-        return {**self.arrays(), **lying}
+    def placed(self, engine: Engine) -> dict[str, Any]:
+        """The arrays by name, each where `engine` reads it if it lies there; of all examples where these are some of them."""
+        of_all = self if self.whole is None else self.whole
+        lying = {name: array for name, array in of_all.there.items() if engine.adopts(array)}
+        return {name: lying.get(name, getattr(of_all, name)) for name in self.arrays()}
 
     def arrays(self) -> dict[str, np.ndarray | RowSource]:
         """The arrays by name, all but the inputs on the host."""
@@ -194,7 +195,7 @@ def are_indexed(expected: Expected, X: Any, y: Any) -> bool:
         y.dtype == np.int64
         and y.shape == X.shape[:1]
         and np.maximum.reduce(y.view(np.uint64)) < expected.columns  # a negative one is large there
-        and (X.dtype == np.uint8 or (X.dtype == expected.dtype and not np.count_nonzero(CPU.count_nonfinite(X))))
+        and (X.dtype == np.uint8 or (X.dtype == expected.dtype and not CPU.count_nonfinite(X)[0]))
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
@@ -53,9 +54,15 @@ def check_threads(threads: int | None) -> None:
     """Raise InputError unless `threads` is None or a number of threads that makes sense."""
     if threads is None:
         return
-    most = 4 * max(16, os.cpu_count() or 1)
+    most = _most_threads()
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= most:
         raise InputError(f"threads: expected None or an integer from 1 to {most}, got {threads!r}")
+
+
+@functools.cache
+def _most_threads() -> int:
+    """More threads than that are a mistake. Looked up once: the system takes as long to tell as a small network for a step."""
+    return 4 * max(16, os.cpu_count() or 1)
 
 
 def free_memory() -> int:
@@ -261,7 +268,7 @@ class HostInstance(Instance):
             if (self._plays <= TIMINGS or self._plays % RETIMED == 0) and any(partition.timed):
                 self._play_timed()
                 repeats -= 1
-        if repeats and self.threads > 1:
+        if repeats and self.threads > 1 and self._calls.wakes(repeats):
             self._tuner.play(repeats)
         else:
             self._calls.play(repeats)
@@ -360,7 +367,7 @@ class InPlacePassage(Passage):
         if address != self._address:
             self._read_from(address)
         self.instance.play()
-        if np.count_nonzero(self._counts):
+        if np.logical_or.reduce(self._counts):
             raise nonfinite_rows(block, start)
         outputs[...] = self._made
 
@@ -400,6 +407,9 @@ class _NumpyCalls:
 
     def share(self, stages: Sequence[Stage], partition: Partition) -> None:
         """One thread."""
+
+    def wakes(self, repeats: int) -> bool:
+        return False
 
     def play(self, repeats: int, first: int = 0, count: int | None = None, alone: bool = False) -> None:
         stop = len(self.calls) if count is None else first + count
@@ -475,13 +485,17 @@ class _CpuCalls:
             self.workers = partition.threads if partition.shared else 1
             self._give_scratch(self.workers)
 
+    def wakes(self, repeats: int) -> bool:
+        """Whether others are woken up to play so many times: not for little work."""
+        return self.workers > 1 and self._seconds * repeats >= WAKING
+
     def play(self, repeats: int, first: int = 0, count: int | None = None, alone: bool = False) -> None:
-        """Play calls so many times; `alone`: on this thread. Nobody is woken up for little work."""
+        """Play calls so many times; `alone`: on this thread."""
         count = self._size - first if count is None else count
         if not count or not repeats:
             return
         work = self._works.get((first, count)) or self._make_work(first, count)
-        if alone or self.workers == 1 or self._seconds * repeats < WAKING:
+        if alone or not self.wakes(repeats):
             work.play(repeats)
         else:
             self.team.play(work, repeats, self.workers)

@@ -79,6 +79,7 @@ class ModelState:
         self.predictors: dict[Any, Any] = {}
         """What `fastnn.network.inference` has found out about them."""
         self._layout: Layout | None = None
+        self._expected: tuple[Layout, tuple[str, ...] | None, Expected] | None = None
         self._training = threading.Lock()
 
     @answers_keywords
@@ -231,7 +232,10 @@ class ModelState:
     @property
     def expected(self) -> Expected:
         """What this model expects of data; raises NotReadyError before `build`."""
-        return expected_of(self.layout, self.column_names)
+        layout, names, known = self.layout, self.column_names, self._expected
+        if known is None or known[0] is not layout or known[1] != names:
+            known = self._expected = layout, names, expected_of(layout, names)
+        return known[2]
 
     @property
     def column_names(self) -> tuple[str, ...] | None:
@@ -397,7 +401,7 @@ class ModelState:
     def __getstate__(self) -> dict[str, Any]:
         self._host()
         state = dict(vars(self))
-        del state["instances"], state["predictors"], state["_training"]
+        del state["instances"], state["predictors"], state["_expected"], state["_training"]
         if self.loss is not None and not self.loss.built_in:
             state["loss"] = None  # a function of the user's own may not be picklable; evaluate then asks for it
         return state
@@ -408,7 +412,7 @@ class ModelState:
             engines.by_name(self.device)
         except DeviceError:  # the machine that unpickles it has no such GPU
             self.device = "cpu"
-        self.instances, self.predictors = Instances(), {}
+        self.instances, self.predictors, self._expected = Instances(), {}, None
         self._training = threading.Lock()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fastnn.data.feeds import Feed
 from fastnn.engines import Instance
@@ -65,8 +65,7 @@ class Spoiled:
     nonfinite: Sequence[int]
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(NamedTuple):
     """Steps that were made."""
 
     log: Any

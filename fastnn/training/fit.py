@@ -22,9 +22,11 @@ from fastnn.optimizers import Optimizer
 from fastnn.training.evaluation import check_measures
 from fastnn.training.evaluation import evaluate as evaluate_examples
 from fastnn.training.history import History
+from fastnn.training.one_step import OneStep, is_one_step
 from fastnn.training.options import ALL, FitOptions, as_optimizer, check_options
+from fastnn.training.start import choose_engine
 from fastnn.training.step import StepFunction, StepOptions, continue_with
-from fastnn.training.trainer import Trainer, choose_engine
+from fastnn.training.trainer import Trainer
 
 
 def fit(model: ModelState, X: Any, y: Any, settings: FitOptions) -> History:
@@ -33,7 +35,11 @@ def fit(model: ModelState, X: Any, y: Any, settings: FitOptions) -> History:
     An error before the first step leaves the model as it was; a later one leaves it at its last whole step.
     """
     with model.reserve(), model.guard_device():
-        return Trainer(model, X, y, settings).train()
+        if not is_one_step(model, X, y, settings):
+            return Trainer(model, X, y, settings).train()
+        with model.instances.take("one_step", OneStep) as kept:
+            history: History = kept.fit(model, X, y, settings)
+            return history
 
 
 def partial_fit(model: ModelState, X: Any, y: Any, settings: FitOptions) -> dict[str, float]:

@@ -15,7 +15,7 @@ from fastnn import engines
 from fastnn.callbacks import Callback
 from fastnn.configurations import as_number
 from fastnn.errors import InputError, InputTypeError
-from fastnn.optimizers import Adam, Optimizer, by_name
+from fastnn.optimizers import Optimizer, by_name
 from fastnn_kernels.contract import UPDATES
 
 if TYPE_CHECKING:
@@ -65,10 +65,8 @@ class FitOptions:
 
 def as_optimizer(optimizer: str | Optimizer | None) -> Optimizer:
     """The optimizer of that name, or as it is; Adam for None."""
-    if optimizer is None:
-        return Adam()
-    if isinstance(optimizer, str):
-        return _named(optimizer)
+    if optimizer is None or isinstance(optimizer, str):
+        return _named("adam" if optimizer is None else optimizer)
     if not isinstance(optimizer, Optimizer):
         raise InputTypeError(f"optimizer: expected one such as fastnn.Adam(), got {type(optimizer).__name__}")
     try:

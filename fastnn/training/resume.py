@@ -25,6 +25,7 @@ from fastnn.errors import FileError, FormatError, InputError, InputTypeError, wa
 from fastnn.layers import Parameter
 from fastnn.losses import Loss
 from fastnn.network.layout import Network
+from fastnn.network.programs import LOG_COLUMNS
 from fastnn.optimizers import Optimizer
 from fastnn.schedules import Schedule
 from fastnn_kernels.contract import ARITHMETIC
@@ -54,7 +55,7 @@ class Resumable(RunState, Protocol):
     validation_split: float | None
     seen: int
     """Examples of this epoch so far; `sums`: of what their steps wrote down."""
-    sums: dict[str, float]
+    sums: np.ndarray
     own_rate: float | None
     """The learning rate that was assigned."""
     schedule: Schedule
@@ -72,7 +73,7 @@ class Earlier:
     in_epoch: int
     seen: int
     own_rate: float | None
-    sums: dict[str, float]
+    sums: np.ndarray
     history: dict[str, list[float]]
     callbacks: Sequence[Mapping[str, Any]]
 
@@ -93,7 +94,7 @@ def read(run: Resumable, source: Any) -> Earlier | None:
         _compare_arithmetic(run, path, int(values.get("arithmetic", 1)))
         step, epoch, in_epoch, seen = (int(values[name]) for name in ("step", "epoch", "in_epoch", "seen"))
         rate = None if values["learning_rate"] is None else float(values["learning_rate"])
-        sums = {name: float(values["sums"][name]) for name in run.sums}
+        sums = np.array([float(values["sums"][name]) for name in LOG_COLUMNS])
         history = {str(name): [float(v) for v in column] for name, column in values["history"].items()}
         return Earlier(stored, step, epoch, in_epoch, seen, rate, sums, history, values["callbacks"])
 
@@ -104,7 +105,7 @@ def take_over(run: Resumable, earlier: Earlier) -> None:
         _restore(run.callbacks, earlier.callbacks, earlier.stored.arrays)
     earlier.stored.put_into(run.model)
     run.step, run.epoch, run.in_epoch, run.seen = earlier.step, earlier.epoch, earlier.in_epoch, earlier.seen
-    run.own_rate, run.sums = earlier.own_rate, dict(earlier.sums)
+    run.own_rate, run.sums = earlier.own_rate, earlier.sums
     run.history.update(earlier.history)
 
 
@@ -133,7 +134,8 @@ def checkpoint_state(run: Resumable) -> tuple[dict[str, Any], dict[str, np.ndarr
     values = {
         "settings": {**_identity(run), **_changeable(run)}, "arithmetic": ARITHMETIC,
         "epochs": run.epochs, "epoch": run.epoch, "step": run.step, "in_epoch": run.in_epoch, "seen": run.seen,
-        "learning_rate": run.own_rate, "sums": run.sums, "history": dict(run.history), "callbacks": states,
+        "learning_rate": run.own_rate, "sums": dict(zip(LOG_COLUMNS, run.sums.tolist(), strict=True)),
+        "history": dict(run.history), "callbacks": states,
     }  # fmt: skip
     plain: dict[str, Any] = _plain(values)
     return plain, kept

@@ -18,6 +18,7 @@ from fastnn import arrays, engines
 from fastnn.data.prepared import DataLayout, PreparedData, are_indexed, prepare
 from fastnn.data.targets import Task, task_of
 from fastnn.engines import AS_IT_IS, Engine, Instance
+from fastnn.engines.cache import Instances
 from fastnn.errors import DeviceError, DivergenceError, InputError, InputTypeError
 from fastnn.losses import Loss, as_loss
 from fastnn.network.layout import Network, as_loss_network
@@ -38,7 +39,7 @@ from fastnn.schedules import as_schedule
 from fastnn.training.chunks import learning_rates
 from fastnn.training.divergence import first_nonfinite, insist
 from fastnn.training.options import FitOptions, as_optimizer, check_options
-from fastnn.training.trainer import BACKUP_SECONDS, check_endless, continues, known_task, needs_two_rows, start_optimizer
+from fastnn.training.start import BACKUP_SECONDS, check_endless, continues, known_task, needs_two_rows, start_optimizer
 
 LONGEST = 64
 """Steps between two snapshots, at most."""
@@ -82,6 +83,8 @@ class SingleSteps:
         self._version: tuple[int, ...] = ()
         """Of the state when the last step was counted: others have changed it since where it is another now."""
         self._instances: dict[tuple[int, bool], Instance] = {}
+        self._borrowed: list[tuple[InstanceKey, Instance]] = []
+        """Those of them that are the model's."""
         self._bound: set[tuple[int, bool]] = set()
         self._kept: dict[str, Any] = {}
         """The mini-batches of the stretch one after another, and the order in which they are visited."""
@@ -93,8 +96,12 @@ class SingleSteps:
         """The model before an optimizer began anew for a step that is not counted yet."""
         self._log: Any
 
-    def make(self, model: ModelState, X: Any, y: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    def make(
+        self, model: ModelState, X: Any, y: np.ndarray, weights: np.ndarray | None, visits: np.ndarray | None = None
+    ) -> np.ndarray:
         """One step on a mini-batch of `layout`; returns what it wrote down, a row of the log. The model is reserved.
+
+        `visits`: the order of its rows, on the host; None: as they are.
 
         Raises DivergenceError; then, and after any other error, the model is as it was before.
         """
@@ -113,13 +120,17 @@ class SingleSteps:
             self._version = ()
             instance = self._instance(model, step)
             kept, end = self._kept, start + rows
-            engine.write(kept["X"][start:end], X)
-            engine.write(kept["y"][start:end], y)
+            if visits is None:
+                engine.write(kept["X"][start:end], X)
+                engine.write(kept["y"][start:end], y)
+            else:
+                X.take(visits, 0, kept["X"][start:end], "clip")  # "raise" would copy twice
+                y.take(visits, 0, kept["y"][start:end], "clip")
             if weights is not None:
                 engine.write(kept["weights"][start:end], weights)
             instance.play()
             counts, log = engine.read(instance.output("nonfinite"), self._log[number : number + 1])
-            if not math.isfinite(log[0, 0]) or np.count_nonzero(counts):
+            if not math.isfinite(log[0, 0]) or np.logical_or.reduce(counts):
                 raise self._diverge(model, step, made)
             state.advance(engine, 1, epochs=1)
             self._made.append(step)
@@ -134,6 +145,10 @@ class SingleSteps:
         row: np.ndarray = log[0]
         return row
 
+    def threads(self, rows: int) -> int:
+        """How many threads the last step of `rows` rows without weights had."""
+        return self._instances[rows, False].threads
+
     def input_gradients(self, rows: int, weighted: bool) -> np.ndarray:
         """The gradient of the loss of the last step with respect to X, such as X."""
         (gradient,) = self.options.engine.read(self._instances[rows, weighted].output("input_gradients"))
@@ -142,6 +157,16 @@ class SingleSteps:
             return gradient.copy()
         slope = scale if offset is None or factor is None else scale * factor.reshape(gradient.shape[1:])
         return (gradient * slope).astype(gradient.dtype)
+
+    def close(self, instances: Instances) -> None:
+        """Give the programs back that others can use; a step that follows begins anew."""
+        self._version = ()
+        self._instances.clear()
+        self._bound.clear()
+        while self._borrowed:
+            key, instance = self._borrowed.pop()
+            instance.unbind()
+            instances.give_back(key, instance)
 
     # --- a stretch of steps -----------------------------------------------------------------------------------------
 
@@ -180,7 +205,7 @@ class SingleSteps:
         self.penalized = bool(table[:, :2].any())
         self.storage = step_storage(self.network, options.engine)
         self.storage.set_penalties(table)
-        self._instances.clear()
+        self.close(model.instances)
 
     def _make_room(self, model: ModelState, rows: int) -> None:
         """Room for the mini-batches of a stretch."""
@@ -229,7 +254,9 @@ class SingleSteps:
 
         if not options.loss.built_in:
             return make()
-        instance: Instance = model.instances.take(InstanceKey.of(recipe, network, engine, rows, options.threads), make).item
+        key = InstanceKey.of(recipe, network, engine, rows, options.threads)
+        instance: Instance = model.instances.take(key, make).item
+        self._borrowed.append((key, instance))
         return instance
 
     # --- going back -------------------------------------------------------------------------------------------------
@@ -362,7 +389,7 @@ class Continuation:
         self._indices = False
         """Whether targets are class indices, and labels are too."""
 
-    def prepare(self, settings: FitOptions) -> bool:
+    def prepare(self, model: ModelState, settings: FitOptions) -> bool:
         """Be ready for a call with these settings; whether it is one that can be answered here."""
         asked = (settings.loss, settings.optimizer, settings.l2, settings.l1, settings.device, settings.threads)
         if asked != self._asked:
@@ -372,6 +399,8 @@ class Continuation:
                 return False
             check_options(settings)
             check_endless(as_schedule(optimizer.learning_rate), "partial_fit")
+            if self._kind:
+                self._steps.close(model.instances)
             self._options = StepOptions(loss, optimizer, engine, None, settings.l2, settings.l1, settings.threads)
             self._asked, self._kind, self._task, self._indices = asked, (), None, False
         return True
@@ -383,15 +412,9 @@ class Continuation:
         else:
             examples = self._examples(model, X, y, settings)
             X, y, weights = examples.X, examples.y, examples.weights
-        row = self._steps.make(model, X, y, weights).astype(np.float64)
+        row = self._steps.make(model, X, y, weights)
         model.task, model.feature_names = self._task, model.column_names
-        rows, weight = len(X), row[LOG_COLUMNS["weight"]] if weights is not None else float(len(X))
-        values = {"loss": _mean(row[LOG_COLUMNS["loss"]], weight)}
-        if self._steps.options.decision is not None:
-            values["accuracy"] = _mean(row[LOG_COLUMNS["accuracy"]], weight)
-        if self._steps.penalized:
-            values["penalty"] = _mean(row[LOG_COLUMNS["penalty"]], rows)
-        return values
+        return values_of_step(self._steps, row, len(X), weights is not None)
 
     def _is_as_before(self, model: ModelState, X: np.ndarray, y: Any) -> bool:
         """Whether these are surely examples such as the last ones, whose class indices and values are valid."""
@@ -409,15 +432,24 @@ class Continuation:
         self._task = task = examples.task(loss, model.task)
         kind = layout, Decision.of(examples.kind, loss.link)
         if kind != self._kind:
+            if self._kind:
+                self._steps.close(model.instances)
             self._steps = SingleSteps(replace(self._options, decision=kind[1]), layout, len(examples.X))
             self._kind = kind
         self._indices = examples.kind == "classes" and layout.target == "int64" and task.indices
         return examples
 
 
-def _mean(value: float, weight: float) -> float:
-    """The mean of an epoch of one step, with the bits that `fit` gives it."""
-    return float(value * weight / weight) if weight else 0.0
+def values_of_step(steps: SingleSteps, row: np.ndarray, rows: int, weighted: bool = False) -> dict[str, float]:
+    """What a step of `rows` rows wrote down, with the names and the bits that `fit` gives the means of an epoch of one step."""
+    written = row.tolist()
+    weight = written[LOG_COLUMNS["weight"]] if weighted else float(rows)
+    weights = {"loss": weight}
+    if steps.options.decision is not None:
+        weights["accuracy"] = weight
+    if steps.penalized:
+        weights["penalty"] = rows
+    return {name: written[LOG_COLUMNS[name]] * w / w if w else 0.0 for name, w in weights.items()}
 
 
 def continue_with(model: ModelState, X: Any, y: Any, settings: FitOptions) -> dict[str, float] | None:
@@ -428,4 +460,4 @@ def continue_with(model: ModelState, X: Any, y: Any, settings: FitOptions) -> di
     if len(X) < 2 and (not len(X) or needs_two_rows(model)):
         return None
     with model.reserve(), model.instances.take("partial_fit", Continuation) as kept:
-        return kept.make(model, X, y, settings) if kept.prepare(settings) else None
+        return kept.make(model, X, y, settings) if kept.prepare(model, settings) else None

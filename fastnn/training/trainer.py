@@ -18,7 +18,7 @@ from fastnn.configurations import as_number
 from fastnn.data.batches import Batches, is_batches
 from fastnn.data.feeds import Feed, feed
 from fastnn.data.inputs import Inputs, read
-from fastnn.data.orders import as_order, batch_runs, shuffle_program
+from fastnn.data.orders import as_order, batch_runs, shuffle
 from fastnn.data.prepared import (
     DataLayout,
     Expected,
@@ -29,19 +29,17 @@ from fastnn.data.prepared import (
     prepare_indexed,
     prepare_validation,
 )
-from fastnn.data.targets import Task
 from fastnn.datasets.splitting import draw_parts
 from fastnn.errors import DeviceError, DivergenceError, InputError, warn
 from fastnn.losses import as_loss, smooth_labels
 from fastnn.metrics import as_metrics
 from fastnn.network.layout import Layout
 from fastnn.network.model import Before, ModelState, expected_of
-from fastnn.network.programs import LOG_COLUMNS, Decision, InstanceKey, StepStorage, TrainingStep, step_storage
-from fastnn.network.state import Snapshot, State, Trained
-from fastnn.optimizers import Optimizer
+from fastnn.network.programs import LOG_COLUMNS, Decision, InstanceKey, TrainingStep
+from fastnn.network.state import Snapshot, Trained
 from fastnn.program.plan import plan
 from fastnn.program.trace import Program
-from fastnn.schedules import Constant, Schedule, Warmup, as_schedule
+from fastnn.schedules import as_schedule
 from fastnn.training import resume
 from fastnn.training.chunks import Chunks, accumulate, learning_rates, write_tables
 from fastnn.training.divergence import Spoiled, first_nonfinite
@@ -50,13 +48,19 @@ from fastnn.training.history import History
 from fastnn.training.interrupts import Interrupts
 from fastnn.training.method import method_of
 from fastnn.training.options import ALL, AUTO, FitOptions, as_callbacks, as_optimizer, check_options
-from fastnn.training.undo import Chunk, Mark, Undo
-from fastnn_kernels.contract import AVERAGE
+from fastnn.training.start import (
+    BACKUP_SECONDS,
+    check_endless,
+    choose_engine,
+    continues,
+    glance_at,
+    known_task,
+    needs_two_rows,
+    start_optimizer,
+)
+from fastnn.training.undo import Chunk, Mark
 
 WEIGHT = LOG_COLUMNS["weight"]
-
-BACKUP_SECONDS = 2.0
-"""How often a model is backed up that is trained on a GPU, which may be lost."""
 
 
 class Trainer:
@@ -109,9 +113,9 @@ class Trainer:
         self.step, self.in_epoch, self.seen = 0, 0, 0
         self.own_rate: float | None = None
         """The learning rate that was set instead of the optimizer's schedule."""
-        self.sums = dict.fromkeys(LOG_COLUMNS, 0.0)
+        self.sums = np.zeros(len(LOG_COLUMNS))
+        """Of this epoch so far, by `LOG_COLUMNS`."""
         self._last: Snapshot | None = None
-        self._undo = Undo()
         self.stopped = False
         self._closing = False
         """Whether an epoch has ended, but not all callbacks have been told."""
@@ -353,8 +357,8 @@ class Trainer:
         self._columns_before = tuple(history)
         start_optimizer(model.state, self.optimizer)
         self._bind_data(open_)
-        if engine.is_host:  # a device has better uses for its memory between two calls
-            self._undo = open_.enter_context(model.instances.take(("undo", engine.name), Undo))
+        self.storage = self.method.storage
+        self._undo = self.method.undo
         if not self.loss.built_in:  # what it closes over may have changed since the last call
             self._undo.end()
         model.state.begin(engine, BACKUP_SECONDS)
@@ -370,17 +374,10 @@ class Trainer:
         open_.callback(self._release)
 
     def _glance_at_data(self) -> Glance | None:
-        """What tells the examples from others. Warns where a `fit` goes on with others: a new beginning, or cross-validation,
-        needs a clone."""
+        """What tells the examples from others, of which `glance_at` warns."""
         if self.batches is not None or self.part:
             return None
-        before, glance = self.model.data_glance, self.examples.glance()
-        if before is not None and before.differs(glance) and self.earlier is None and not self.layout.network.frozen:
-            warn(
-                "the model was trained on other data before, and this training goes on from there: model.clone() is a model to "
-                "begin anew with, for cross-validation too; partial_fit goes on without this warning"
-            )
-        return glance
+        return self.examples.glance() if self.earlier is not None else glance_at(self.model, self.examples)
 
     def _bind_data(self, open_: contextlib.ExitStack) -> None:
         """Get what the steps need, to be given back when `open_` closes."""
@@ -399,9 +396,6 @@ class Trainer:
             rows = min(len(self.validation.X), engine.block_rows)
             self.validation_feed = feed(engine, self.validation, rows, like, model.instances)
             open_.callback(self.validation_feed.close)
-        storage = model.instances.take(self.method.storage_key, lambda: step_storage(self.network, engine))
-        self.storage: StepStorage = open_.enter_context(storage)
-        self.storage.set_penalties(self.method.penalty_table)
 
     def _release(self) -> None:
         """Give the borrowed instances back."""
@@ -434,7 +428,7 @@ class Trainer:
         """Count an epoch that is over, and tell the callbacks."""
         self._interrupts.hold()
         self._closing = True
-        self.sums, self.seen, self.in_epoch = dict.fromkeys(self.sums, 0.0), 0, 0
+        self.sums, self.seen, self.in_epoch = np.zeros(len(LOG_COLUMNS)), 0, 0
         self.epoch += 1
         self.model.state.advance(self.engine, 0, epochs=1)
         self._pad_history((*values, *self._columns_before), self.epoch - 1)
@@ -477,9 +471,7 @@ class Trainer:
             for log in logs:
                 for callback in self.callbacks:
                     callback.chunk_end(self, log[:, LOG_COLUMNS["loss"]])
-                due = [
-                    callback for callback in self.callbacks if callback.every is not None and self.step % callback.every == 0
-                ]
+                due = [each for each in self.callbacks if each.every is not None and self.step % each.every == 0]
                 self._notify(due, lambda callback: callback.step_end(self))
                 if self.stopped:
                     return None
@@ -487,7 +479,7 @@ class Trainer:
 
     def epoch_values(self) -> dict[str, float]:
         """What the history gets of an epoch whose steps are done."""
-        sums, seen = self.sums, self.seen
+        sums, seen = dict(zip(LOG_COLUMNS, self.sums.tolist(), strict=True)), self.seen
         total = sums["weight"]
         values = {"loss": sums["loss"] / total if total else 0.0}
         if self.decision is not None:
@@ -523,6 +515,8 @@ class Trainer:
 
     def until_call(self) -> int | None:
         """Steps until a callback wants to be called; None where there is none."""
+        if not self.callbacks:
+            return None
         left = [callback.every - self.step % callback.every for callback in self.callbacks if callback.every is not None]
         return min(left, default=None)
 
@@ -535,7 +529,7 @@ class Trainer:
     def snapshot(self) -> Snapshot | Mark:
         """What brings everything back that a step changes."""
         state = self.model.state
-        return self._undo.mark(state, self.method) if self.engine.is_host else state.snapshot()
+        return self._undo.mark(state) if self.engine.is_host else state.snapshot()
 
     def restore(self, before: Snapshot | Mark) -> None:
         """Bring the model back to there, where this run works."""
@@ -590,12 +584,13 @@ class Trainer:
         """Note what whole steps of `rows` rows each wrote down."""
         steps = len(log)
         self._keep_rows(steps, rows)
-        weights = log[:, WEIGHT : WEIGHT + 1] if self.fed.weights is not None else rows
-        added = np.empty((steps, len(LOG_COLUMNS)))
-        added[:, WEIGHT : WEIGHT + 1] = weights
-        np.multiply(log[:, :WEIGHT], weights, added[:, :WEIGHT])  # means over what was weighted
-        np.multiply(log[:, WEIGHT + 1 :], rows, added[:, WEIGHT + 1 :])
-        self.sums = dict(zip(LOG_COLUMNS, accumulate(list(self.sums.values()), added).tolist(), strict=True))
+        factors: Any = rows
+        if self.fed.weights is not None:  # means over what was weighted
+            factors = np.full(log.shape, rows, np.float64)
+            factors[:, :WEIGHT] = log[:, WEIGHT : WEIGHT + 1]
+        added = log * factors
+        added[:, WEIGHT] = rows if self.fed.weights is None else log[:, WEIGHT]
+        self.sums = accumulate(self.sums, added)
         self.seen += rows * steps
         self.in_epoch += steps
         self.step += steps
@@ -667,14 +662,8 @@ class Trainer:
 
     def _shuffle(self, n: int) -> Any:
         """The library's order of this epoch, on the engine."""
-        model, engine = self.model, self.engine
-        key = ("shuffle", n, engine.name)
-        with model.instances.take(key, lambda: shuffle_program(n, random.key(model.seed, random.SHUFFLE), engine)) as instance:
-            order = self.feed.order_buffer(n)
-            instance.bind(order=order)
-            engine.write(instance.bound["epoch"], model.counters.epoch)
-            instance.play()
-            return order
+        model = self.model
+        return shuffle(model.instances, n, model.seed, model.counters.epoch, self.engine, self.feed.order_buffer(n))
 
     def order_of(self, epoch: int) -> Any:
         """The order of an epoch: the user's, or the library's shuffle."""
@@ -690,65 +679,3 @@ class Trainer:
         if self.pairs and len(order) == 1:
             raise InputError("order(epoch): batch norm cannot be trained on an epoch of one example")
         return order
-
-
-def choose_engine(model: ModelState, device: str, settings: FitOptions) -> tuple[engines.Engine, str]:
-    """The engine of a training on this device, and why it is that one."""
-    precision = settings.precision
-    chosen = engines.choose(device, precision, settings.autotune)
-    if precision != "float32" and model.dtype != np.float32:
-        raise InputError(f"precision={precision!r} is for models of float32, and this one is of {model.dtype}")
-    return chosen
-
-
-def start_optimizer(state: State, optimizer: Optimizer) -> None:
-    """The optimizer's state: resumed if the class is the same, else started from scratch.
-
-    The average of the parameters starts from those before the first step, which may have been set since the state was made.
-    """
-    if continues(state, optimizer):
-        return
-    kept, name = state.optimizer, type(optimizer).__name__
-    if kept is not None and kept.optimizer != name:
-        warn(f"the optimizer state of {kept.optimizer} cannot be used by {name}; starting from a fresh state")
-        kept = None
-    updates, slots = (0, set()) if kept is None else (kept.updates, set(kept.slots))
-    usable, needed = slots if updates else slots - {AVERAGE}, set(optimizer.slots)
-    if AVERAGE in usable - needed:
-        warn(f"{name} has no ema now; the average of the parameters is dropped")
-    state.start_optimizer(name, optimizer.slots, updates, usable)
-
-
-def continues(state: State, optimizer: Optimizer) -> bool:
-    """Whether what the optimizer of the last training kept is what this one goes on with."""
-    kept = state.optimizer
-    if kept is None or kept.optimizer != type(optimizer).__name__ or kept.slots.keys() != set(optimizer.slots):
-        return False
-    return kept.updates > 0 or AVERAGE not in kept.slots
-
-
-def known_task(model: ModelState, settings: FitOptions) -> Task | None:
-    """The task that the model is trained for already, or was built for, if new labels must be among its classes."""
-    task = model.task
-    if task is None or task.classes is None or settings.classes is not None:
-        return None
-    by_default = model.trained is None and task.indices  # `build` takes 0 to C - 1 where no classes are named
-    return None if by_default else task
-
-
-def needs_two_rows(model: ModelState) -> bool:
-    """Whether a mini-batch of one row cannot be trained on."""
-    return any(layer.needs_two_rows and layer.trainable for layer in model.layers)
-
-
-def check_endless(schedule: Schedule, whose: str) -> None:
-    """Raise InputError for a schedule that single steps cannot follow: they are of no epoch, and of a run without end."""
-    name = type(schedule).__name__
-    if isinstance(schedule, Warmup):
-        check_endless(as_schedule(schedule.then), whose)
-    if schedule.depends_on_length:
-        raise InputError(
-            f"{whose}: the rates of {name} depend on how long the run is, which is not known; use another schedule"
-        )
-    if schedule.per == "epoch" and not isinstance(schedule, Constant):
-        raise InputError(f'{whose}: single steps belong to no epoch; give {name} per="step"')

@@ -7,7 +7,7 @@ snapshot is put back, and those between are played again, which gives the same b
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,23 +39,23 @@ class Mark(NamedTuple):
 
 
 class Undo:
-    """A snapshot, whose memory is used again for the next one, and the chunks since then. It is of one state at a time."""
+    """A snapshot, whose memory is used again for the next one, and the chunks since then. It is of one state at a time, and of
+    steps that are made in one way."""
 
     def __init__(self) -> None:
         self.snapshot = Snapshot({})
         self.chunks: list[Chunk] = []
-        self._of: tuple[Any, Any] = (None, None)
+        self._state: State | None = None
         self._version: tuple[int, ...] = ()
         """Of the state behind the last chunk: others have changed it since where it is another now."""
         self._steps = self._bytes = self._most = 0
 
-    def mark(self, state: State, method: Any) -> Mark:
-        """The place where the state is now, to come back to; a snapshot is made where the last one is of no use. `method`: how
-        the steps after it are made."""
-        if self._version != state.version or self._of != (state, method) or self._steps >= LONGEST:
+    def mark(self, state: State) -> Mark:
+        """The place where the state is now, to come back to; a snapshot is made where the last one is of no use."""
+        if self._version != state.version or self._state is not state or self._steps >= LONGEST:
             self.end()
             self.snapshot = state.snapshot(self.snapshot)
-            self.chunks, self._of, self._steps, self._bytes = [], (state, method), 0, 0
+            self.chunks, self._state, self._steps, self._bytes = [], state, 0, 0
             self._most = sum(array.nbytes for array in self.snapshot.arrays.values())
             self._version = state.version
         return Mark(len(self.chunks), state.progress)

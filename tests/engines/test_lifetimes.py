@@ -24,6 +24,7 @@ from fastnn.engines.base import Instance, Passage
 from fastnn.engines.cache import Instances
 from fastnn.network.inference import Predictor
 from fastnn.network.model import ModelState
+from fastnn.training.one_step import TRAINED_BEFORE
 from fastnn.training.step import SingleSteps, StepFunction
 from fastnn.training.trainer import Trainer
 from fastnn.tuning import train_together
@@ -97,6 +98,9 @@ def fits(device: str) -> None:
         model.predict(X[:rows])
     model.evaluate(X, Y)
     model.partial_fit(X, Y, device=device)
+    for l2 in (0.0, 0.1):
+        for _ in range(TRAINED_BEFORE + 2):
+            model.fit(X, Y, l2=l2, **{**options, "batch_size": "all", "epochs": 1})
 
 
 def failures(device: str) -> None:

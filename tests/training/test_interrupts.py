@@ -17,6 +17,7 @@ import pytest
 import fastnn
 from fastnn.callbacks import Callback, Checkpoint
 from fastnn.checkpoints import Folder
+from fastnn.training import one_step
 from fastnn.training import trainer as trainer_module
 from fastnn.training.interrupts import Interrupts
 from fastnn.training.trainer import Trainer
@@ -252,6 +253,12 @@ def by_fit(model: fastnn.Sequential, options: dict[str, Any]) -> Callable[[int],
     )
 
 
+def by_fits(model: fastnn.Sequential, options: dict[str, Any]) -> Callable[[int], object]:
+    """The same by a call for each step, of which those behind the second make single steps."""
+    options = {**options, "loss": "quadratic", "batch_size": 20, "epochs": 1, "verbose": 0}
+    return lambda count: [model.fit(X[:20], Y[:20], **options) for _ in range(count)]
+
+
 def by_partial_fit(model: fastnn.Sequential, options: dict[str, Any]) -> Callable[[int], object]:
     return lambda count: [model.partial_fit(X[:20], OWN[:20], **options) for _ in range(count)]
 
@@ -261,12 +268,15 @@ def by_training_step(model: fastnn.Sequential, options: dict[str, Any]) -> Calla
     return lambda count: [step(X[:20], OWN[:20]) for _ in range(count)]
 
 
-@pytest.mark.parametrize("steps_by", [by_fit, by_partial_fit, by_training_step])
+@pytest.mark.parametrize("steps_by", [by_fit, by_fits, by_partial_fit, by_training_step])
 @pytest.mark.parametrize("device", ["cpu", "numpy"])
 @pytest.mark.parametrize("rate", [0.1, 1e5], ids=["finite", "diverging"])
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_whole_steps_are_left_wherever_it_ends(steps_by: Callable[..., Any], device: str, rate: float, every: bool) -> None:
+def test_whole_steps_are_left_wherever_it_ends(
+    steps_by: Callable[..., Any], device: str, rate: float, every: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where rows kept of earlier steps are played again on the way back."""
+    monkeypatch.setattr(one_step, "TRAINED_BEFORE", 1)
     model = fastnn.Sequential([fastnn.Dense(3, activation="relu"), fastnn.Dense(2)], seed=0).build(4)
     optimizer = fastnn.SGD(rate, momentum=0.9)
     steps = steps_by(model, {"optimizer": optimizer, "loss": "mean_squared_error", "device": device, "threads": 1})

@@ -15,7 +15,9 @@ import fastnn
 from fastnn import schedules
 from fastnn.errors import DivergenceError
 from fastnn.network.state import State
-from fastnn.training import method, undo
+from fastnn.training import method, one_step, undo
+from fastnn.training.history import History
+from fastnn.training.step import LONGEST, SingleSteps
 from fastnn.training.trainer import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:the model was trained on other data")
@@ -44,16 +46,44 @@ def state(model: fastnn.Sequential) -> list[bytes]:
 Change = Callable[[fastnn.Sequential, dict[str, Any]], Any]
 
 
-def run(change: Change | None, afresh: bool) -> list[bytes]:
-    """Two calls alike, a change, and a call with what is another then. `afresh`: nothing is kept between the calls."""
-    model, call = network(), {"X": X.copy(), "y": Y.copy(), "optimizer": fastnn.Adam(0.01, ema=0.9), **OPTIONS}
-    for turn in range(4):
-        if turn == 2 and change is not None:
+ONE_STEP: dict[str, Any] = {"batch_size": 24, "epochs": 1}
+"""Of calls of which each makes one step."""
+
+ALIKE = 6
+"""Of a new model, so many such calls end with two that are single steps, where `few_trained` lets them."""
+
+
+@pytest.fixture
+def few_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_step, "TRAINED_BEFORE", ALIKE - 3)
+
+
+def everything_told(history: History) -> tuple[Any, ...]:
+    """All of a history but for the threads, which the times of the calls decide on."""
+    return dict(history), [getattr(history, name) for name in History.__annotations__ if name != "threads"]
+
+
+def run(change: Change | None, afresh: bool, **options: Any) -> list[bytes]:
+    """Calls alike, a change, and calls with what is another then. `afresh`: nothing is kept between the calls."""
+    model, call = network(), {"X": X.copy(), "y": Y.copy(), "optimizer": fastnn.Adam(0.01, ema=0.9), **OPTIONS, **options}
+    told = []
+    alike = ALIKE if options else 2
+    for turn in range(2 * alike):
+        if turn == alike and change is not None:
             change(model, call)
         if afresh:
             model.instances.clear()
         history = model.fit(**call)
-    return [*state(model), repr(dict(history)).encode()]
+        told.append(repr(everything_told(history)).encode())
+    return [*state(model), *told]
+
+
+def last_method(model: fastnn.Sequential) -> method.Method:
+    """What the model keeps of its last training."""
+    with model.instances.take("method", method.LastMethod) as kept:
+        assert kept._last is not None
+        found: method.Method = kept._last[2]
+        return found
 
 
 def option(**options: Any) -> Change:
@@ -150,6 +180,110 @@ def test_what_changed_between_two_calls_is_seen(name: str) -> None:
     assert changed != run(None, afresh=False), "the change would not be felt"
 
 
+@pytest.mark.usefixtures("few_trained")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_changed_between_two_calls_of_one_step_is_seen(name: str) -> None:
+    assert run(CHANGES[name], afresh=False, **ONE_STEP) == run(CHANGES[name], afresh=True, **ONE_STEP)
+
+
+SEEN_IN_A_STEP = {"X_in_place", "y_in_place", "other_labels_of_the_same_shape"}
+"""Changes of the data that a step sees: all other calls are prepared by a `Trainer`."""
+
+
+@pytest.mark.usefixtures("few_trained")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["nothing", *CHANGES])
+def test_a_call_of_one_step_is_a_single_step_where_the_one_before_was_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(Trainer, "train", noted(Trainer.train, "trainer", made))
+    monkeypatch.setattr(SingleSteps, "make", noted(SingleSteps.make, "step", made))
+    model, call = network(), {"X": X.copy(), "y": Y.copy(), "optimizer": fastnn.Adam(0.01, ema=0.9), **OPTIONS, **ONE_STEP}
+    for _ in range(ALIKE):
+        model.fit(**call)
+    assert made == ["trainer"] * (ALIKE - 2) + ["step", "step"]
+    if name != "nothing":
+        CHANGES[name](model, call)
+    made.clear()
+    model.fit(**call)
+    assert made[-1] == ("step" if name == "nothing" or name in SEEN_IN_A_STEP else "trainer")
+
+
+def noted(function: Any, name: str, made: list[str]) -> Any:
+    """The function, whose calls are noted by this name."""
+
+    def call(*arguments: Any) -> Any:
+        made.append(name)
+        return function(*arguments)
+
+    return call
+
+
+@pytest.mark.usefixtures("few_trained")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_calls_of_one_step_of_networks_with_state() -> None:
+    """Dropout, statistics, a penalty, bytes, several sizes: bits and histories are those of calls of which nothing is kept."""
+    found = []
+    for afresh in (False, True):
+        layers = [fastnn.Dense(9), fastnn.BatchNorm(), fastnn.Dropout(0.3), fastnn.Dense(3)]
+        model, told = fastnn.Sequential(layers, seed=4, input_scale=1 / 255), []
+        data = (255 * X).astype(np.uint8)
+        for turn in range(3 * LONGEST // 2):
+            if afresh:
+                model.instances.clear()
+            n = 24 if turn % 80 < 70 else 17
+            history = model.fit(data[:n], Y[:n], batch_size="all", epochs=1, l2=0.1, verbose=0, device="cpu")
+            told.append(everything_told(history))
+        found.append((state(model), told, model.task, model.device, model.optimizer))
+    assert found[0] == found[1]
+
+
+@pytest.mark.usefixtures("few_trained")
+def test_a_call_of_one_step_that_diverges_leaves_the_bits_before_it() -> None:
+    model, call = large(), {**OPTIONS, **ONE_STEP}
+    for _ in range(ALIKE):
+        model.fit(X, Y, **call)
+    for _ in range(2):
+        before = state(model)
+        with pytest.raises(DivergenceError, match=f"epoch 1, step {ALIKE + 1}: the result of dense became NaN"):
+            model.fit(HUGE, Y, **call)
+        assert state(model) == before
+
+
+@pytest.mark.usefixtures("few_trained")
+def test_other_data_are_told_in_a_call_of_one_step() -> None:
+    model, call = network(), {**OPTIONS, **ONE_STEP}
+    for _ in range(ALIKE):
+        model.fit(X, Y, **call)
+    with pytest.warns(UserWarning, match="trained on other data"):
+        model.fit(OTHER, Y, **call)
+
+
+@pytest.mark.usefixtures("few_trained")
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"epochs": True}, {"epochs": np.ones(2)}, {"callbacks": 0}, {"metrics": ""}, {"l2": False},
+        {"threads": True}, {"label_smoothing": "0"}, {"shuffle": 1}, {"X": X[0]}, {"X": np.float32(1)},
+        {"precision": "float"}, {"X": np.where(X > 0.5, np.nan, X)}, {"y": Y[1:]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_call_of_one_step_refuses_what_the_first_one_does(option: dict[str, Any]) -> None:
+    call: dict[str, Any] = {"X": X, "y": Y, **OPTIONS, **ONE_STEP, "threads": 1, **option}
+    errors = []
+    for calls in (0, ALIKE):
+        model = network()
+        for _ in range(calls):
+            model.fit(X, Y, **{**OPTIONS, **ONE_STEP}, threads=1)
+        before = state(model)
+        with pytest.raises(fastnn.errors.FastnnError) as raised:
+            model.fit(**call)
+        assert state(model) == before
+        errors.append(type(raised.value))
+    assert errors[0] is errors[1]
+
+
 FORGOTTEN = {
     "variant": ["freeze_in_place"],
     "engine": ["device"],
@@ -158,6 +292,33 @@ FORGOTTEN = {
     "penalties": ["l2", "l1", "another_class"],
 }
 """By what a method follows from, the changes that are not seen if it is not looked at."""
+
+
+def test_single_steps_of_fit_give_their_program_back() -> None:
+    """When calls ask for something else, and take it again when they ask for the same."""
+    model, call = large(), {**OPTIONS, **ONE_STEP}
+    for l2 in (0.0, 0.1, 0.0):
+        for _ in range(one_step.TRAINED_BEFORE + 3):
+            model.fit(X, Y, l2=l2, **call)
+    kept = list(model.instances._free)
+    assert len([key for key in kept if getattr(getattr(key, "recipe", None), "counts_nonfinite", False)]) == 1
+    model.fit(OTHER[:9], Y[:9], **{**call, "batch_size": 9})
+    kept = list(model.instances._free)
+    assert len([key for key in kept if getattr(getattr(key, "recipe", None), "counts_nonfinite", False)]) == 2
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_storage_is_used_again_where_it_fits() -> None:
+    """With the penalties of the call that uses it; the way back is of one method."""
+    model, found = network(), []
+    for options in ({}, {"l2": 0.1}, {"optimizer": "sgd"}, {"loss": "mean_squared_error"}):
+        model.fit(X, Y, **OPTIONS, **options)
+        found.append(last_method(model))
+        assert found[-1].storage["penalties"].tobytes() == found[-1].penalty_table.tobytes()
+    assert len({id(each.storage) for each in found}) == 1
+    assert len({id(each.undo) for each in found}) == len(found)
+    model.freeze(0).fit(X, Y, **OPTIONS)
+    assert last_method(model).storage is not found[0].storage, "the gradient of frozen parameters is 0 there"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -283,9 +444,9 @@ def test_rows_that_are_kept_are_no_more_than_the_model_has(monkeypatch: pytest.M
     model = network()
     for _ in range(4):
         model.fit(X, Y, **OPTIONS)
-        with model.instances.take(("undo", "cpu"), undo.Undo) as kept:
-            rows = sum(array.nbytes for chunk in kept.chunks for array in chunk.data.values())
-            assert 0 < rows <= sum(array.nbytes for array in kept.snapshot.arrays.values())
+        kept = last_method(model).undo
+        rows = sum(array.nbytes for chunk in kept.chunks for array in chunk.data.values())
+        assert 0 < rows <= sum(array.nbytes for array in kept.snapshot.arrays.values())
 
 
 BETWEEN: dict[str, Change] = {
