@@ -22,7 +22,7 @@ SYMBOLS = {
     "fastnn": ("circle", "●"), "torch": ("square", "■"), "jax": ("triangle-up", "▲"), "sklearn": ("diamond", "◆"),
     "torch-compile": ("triangle-down", "▼"), "torch-reduce": ("triangle-left", "◀"),
     "torch-autotune": ("triangle-right", "▶"), "torch-graph": ("pentagon", "⬟"), "jax-while": ("hexagon", "⬢"),
-    "onnxruntime": ("star", "★"),
+    "onnxruntime": ("star", "★"), "torch-nhwc": ("cross", "✚"), "compile-nhwc": ("diamond-tall", "♦"),
 }  # fmt: skip
 """Of every contestant: what Plotly calls its mark, and the mark itself."""
 OTHER_SYMBOL = ("x", "✖")

@@ -50,7 +50,7 @@ STYLE = {
 }  # fmt: skip
 MARKERS = {
     "fastnn": "o", "torch": "s", "jax": "^", "sklearn": "D", "torch-compile": "v", "torch-reduce": "<",
-    "torch-autotune": ">", "torch-graph": "p", "jax-while": "h", "onnxruntime": "*",
+    "torch-autotune": ">", "torch-graph": "p", "jax-while": "h", "onnxruntime": "*", "torch-nhwc": "P", "compile-nhwc": "d",
 }  # fmt: skip
 OTHER_MARKER = "X"
 DASHES: tuple[Any, ...] = ("-", ":", "-.")
