@@ -68,6 +68,11 @@ def network_label(network: str) -> str:
     return f"{network}  {NETWORKS[network].label}" if network in NETWORKS else network
 
 
+def network_in_row(network: str) -> str:
+    """The same in a table; of a network with convolutions, which are long, the name alone."""
+    return network if network in NETWORKS and NETWORKS[network].windows else network_label(network)
+
+
 def method_label(method: str) -> str:
     """`model(x)`; nothing for training."""
     return METHODS.get(method, method)

@@ -326,7 +326,7 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return -(-self.rows // self.batch_size)
 
 
-QUICK = (Cell("planar", 32), Cell("nielsen", 8), Cell("mnist", 128), Cell("deep", 32), Cell("nielsen1", 32))
+QUICK = (Cell("planar", 32), Cell("nielsen", 8), Cell("mnist", 128), Cell("deep", 32), Cell("nielsen1", 10))
 """Five cells for a first look: from the one that overhead decides to those that arithmetic decides, one with convolutions."""
 
 QUICK_INFERENCE = (

@@ -28,6 +28,7 @@ class Eager(Contestant):
             raise Cannot("this PyTorch was built without CUDA, or its CUDA finds no driver")
         torch.set_num_threads(task.threads)
         torch.set_float32_matmul_precision("high" if cell.precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = cell.precision == "tf32"  # which convolutions else would be in by default
         self.device = torch.device(cell.device)
         self.model = build(task).to(self.device, memory_format=self.memory_format)
         self.X, self.y = (torch.from_numpy(array).to(self.device) for array in self.host_data())
