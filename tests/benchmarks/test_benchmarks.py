@@ -257,15 +257,23 @@ def test_the_command_knows_the_activations_of_the_grid() -> None:
 
 
 @pytest.mark.slow
-def test_a_network_of_ones_own_is_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "name", "compared"),
+    [
+        ("--inputs 5 --hidden 7,7,7 --outputs 3 --activation tanh", "5-7x3-3-tanh", {"sklearn"}),
+        ("--shape 6x5 --conv 3x3:same,pool2 --hidden 4 --outputs 1", "6x5x1-3x3:same,pool2-4-1", set()),
+    ],
+)
+def test_a_network_of_ones_own_is_measured(options: str, name: str, compared: set[str], tmp_path: Path) -> None:
     path = tmp_path / "own.json"
-    options = "--inputs 5 --hidden 7,7,7 --outputs 3 --activation tanh --batch-size 9 --peer sklearn --rounds 1 --seconds 0.01"
-    result = CliRunner().invoke(main, ["bench", *options.split(), "--output", str(path)])
+    settings = "--batch-size 9 --peer sklearn --rounds 1 --seconds 0.01"
+    result = CliRunner().invoke(main, ["bench", *options.split(), *settings.split(), "--output", str(path)])
     assert result.exit_code == 0, result.stderr
     [measured] = records.read(path).done
-    assert measured.cell == Cell("5-7x3-3-tanh", 9)
-    assert set(measured.measured) == {"fastnn", "sklearn"}, measured.results
-    assert "5-7x3-3-tanh     9" in result.stdout
+    assert measured.cell == Cell(name, 9)
+    assert set(measured.measured) == {"fastnn"} | compared, measured.results
+    assert f"{name}     9" in result.stdout
+    assert ("MLPClassifier has no convolutions" in " ".join(result.stdout.split())) is not bool(compared)
 
 
 @pytest.mark.parametrize(
@@ -327,6 +335,24 @@ def test_the_peers_compute_what_fastnn_computes(cell: Cell, name: str) -> None:
         theirs = process.ask("losses", 60.0, dropout=False, **asked)["losses"]
         assert runner.disagreement(ours, theirs, find_network(cell.network).tolerance) == ""
         assert process.ask("prepare", 120.0, **asked)["first_seconds"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # as the processes of contestants do
+def test_jax_computes_the_same_in_a_loop_and_in_a_scan() -> None:
+    """The loop is for convolutions on a CPU, the scan for those on a GPU."""
+    if CONTESTANTS["jax"].missing():
+        pytest.skip(CONTESTANTS["jax"].missing())
+    cell = IMAGES[1]
+    task, order = make_task(cell, 1, checking=True), check_order(cell)
+    expected = Fastnn(task, device="numpy").losses(order)
+    for looping in (True, False):
+        contestant: Any = load(CONTESTANTS["jax"].home)(task)
+        assert contestant.looping
+        contestant.looping = looping
+        assert runner.disagreement(expected, contestant.losses(order), 2e-5) == ""
+        mean = contestant.short_fit(task.X[:21], task.y[:21]) / 3
+        assert runner.disagreement([expected[-1]], [mean], 0.2) == ""
 
 
 @pytest.mark.slow
