@@ -48,11 +48,11 @@ class Scan(Contestant):
         self.infer = jax.jit(self._infer)
         self.train_batch = jax.jit(self._train_batch, donate_argnums=0)
         self.train_index = jax.jit(self._train_index, donate_argnums=0)
-        self.shuffle = jax.jit(self._shuffle, static_argnums=1)
+        self.shuffle = jax.jit(jax.random.permutation, static_argnums=1)
 
     def losses(self, order: np.ndarray) -> list[float]:
         if self.looping:
-            return [float(self.step(self.X, self.y, jnp.asarray(index))) for index in order]
+            return [float(self.step(self.X, self.y, index)) for index in order]
         self.state, losses = self.train_order(self.state, self.X, self.y, jnp.asarray(order))
         return [float(loss) for loss in losses]
 
@@ -68,9 +68,10 @@ class Scan(Contestant):
         if self.looping:
             X, y = jnp.asarray(X), jnp.asarray(y)
             *rest, key = self.state
-            key, mini_batches = self.shuffle(key, len(X))
+            key, drawn = jax.random.split(key)
             self.state = (*rest, key)
-            return float(sum(self.step(X, y, index) for index in mini_batches))
+            order, batch = np.asarray(self.shuffle(drawn, len(X))), self.task.cell.batch_size
+            return float(sum(self.step(X, y, order[start : start + batch]) for start in range(0, len(order), batch)))
         self.state, total = self.train_epoch(self.state, X, y)
         return float(total)
 
@@ -140,12 +141,6 @@ class Scan(Contestant):
 
     def _train_index(self, state: Any, X: Any, y: Any, index: Any) -> tuple[Any, Any]:
         return self._train_batch(state, X[index], y[index])
-
-    def _shuffle(self, key: Any, rows: int) -> tuple[Any, list[Any]]:
-        """A new key, and the rows of every mini-batch, the last one smaller where it must be."""
-        key, drawn = jax.random.split(key)
-        order, batch = jax.random.permutation(drawn, rows), self.task.cell.batch_size
-        return key, [order[start : start + batch] for start in range(0, rows, batch)]
 
     def _train_batch(self, state: Any, x: Any, y: Any) -> tuple[Any, Any]:
         p, s, m, v, t, key = state
