@@ -26,6 +26,10 @@ from fastnn.network.programs import Prediction
 BATCHES = (1, 32, CPU.block_rows, 8 * CPU.block_rows)
 """A single row, a small batch, one that the CPU plays at once, and one that it plays in eight blocks."""
 TRAINED_ROWS = 256
+IMAGE_ROWS = 2**10
+"""The most of a network with convolutions."""
+CHECKED_ROWS = 2**8
+"""Of its outputs."""
 TOLERANCE = 2e-5
 """Of probabilities: what rounding in float32 may leave after sums over 1024 inputs in five layers."""
 
@@ -51,7 +55,14 @@ def forward(model: fastnn.Sequential, X: np.ndarray) -> np.ndarray:
     x = X.astype(np.float64)
     for index, layer in enumerate(model.layers):
         own = {name.split(".")[1]: value for name, value in weights.items() if name.startswith(f"{index}.")}
-        if isinstance(layer, fastnn.Dense):
+        if isinstance(layer, fastnn.Conv2D):
+            taps = _windows(x, own["weight"].shape[:2], 1, layer.padding == "same")
+            x = ACTIVATIONS[layer.activation](np.tensordot(taps, own["weight"], ([4, 5, 3], [0, 1, 2])) + own["bias"])
+        elif isinstance(layer, fastnn.MaxPool2D):
+            x = _windows(x, layer.size, layer.size[0], False).max(axis=(4, 5))
+        elif isinstance(layer, fastnn.Flatten):
+            x = x.reshape(len(x), -1)
+        elif isinstance(layer, fastnn.Dense):
             x = ACTIVATIONS[layer.activation](x @ own["weight"] + own.get("bias", 0.0))
         elif isinstance(layer, fastnn.BatchNorm):
             deviation = np.sqrt(own["running_variance"] + layer.epsilon)
@@ -60,6 +71,14 @@ def forward(model: fastnn.Sequential, X: np.ndarray) -> np.ndarray:
             x = ACTIVATIONS[layer.name](x)
     probabilities: np.ndarray = np.hstack([expit(-x), expit(x)]) if x.shape[1] == 1 else softmax(x, axis=1)
     return probabilities
+
+
+def _windows(x: np.ndarray, size: tuple[int, ...], stride: int, same: bool) -> np.ndarray:
+    """(B, OH, OW, C, KH, KW) of images x (B, H, W, C)."""
+    if same:
+        x = np.pad(x, [(0, 0), *(((length - 1) // 2, length // 2) for length in size), (0, 0)])
+    windows: np.ndarray = np.lib.stride_tricks.sliding_window_view(x, size[:2], axis=(1, 2))[:, ::stride, ::stride]
+    return windows
 
 
 def check_classes(classes: np.ndarray, probabilities: np.ndarray) -> None:
@@ -72,13 +91,17 @@ def run(benchmark: Any, engine: Engine, device: str, method: str, network: str, 
     """Check one method for some rows, and time it."""
     benchmark.group = f"inference: {network}, {rows} rows"
     model = trained(network, device)
-    X = np.random.default_rng(3).random((rows, NETWORKS[network].sizes[0]), dtype=np.float32)
+    images = bool(NETWORKS[network].windows)
+    if images and rows > IMAGE_ROWS:
+        pytest.skip(f"convolutions infer at most {IMAGE_ROWS} rows")
+    X = np.random.default_rng(3).random((rows, *NETWORKS[network].example), dtype=np.float32)
     given = engine.export(engine.to_device(X))
 
     def call() -> np.ndarray:
         return arrays.to_host(getattr(model, method)(given))
 
-    outputs, expected = call(), forward(model, X)
+    checked = np.unique(np.linspace(0, rows - 1, CHECKED_ROWS if images else rows, dtype=np.int64))
+    outputs, expected = call()[checked], forward(model, X[checked])
     if method == "predict":
         check_classes(outputs, expected)
     else:

@@ -212,10 +212,10 @@ def convolution(
     )  # fmt: skip
 
 
-def pooled_convolution(images: Shape, kernel: Shape) -> None:
+def pooled_convolution(images: Shape, kernel: Shape, padding: str = "valid") -> None:
     """The same with max pooling of 2 x 2 pixels behind it, of whole numbers: equal ones are equal in every precision."""
     size, outputs = kernel[:2], kernel[2]
-    windows, before = lay_windows("convolution", images[1:3], (kernel[0], kernel[1]), (1, 1), "valid")
+    windows, before = lay_windows("convolution", images[1:3], (kernel[0], kernel[1]), (1, 1), padding)
     w, y, rows = (*size, images[3], outputs), (images[0], *(n // 2 for n in windows), outputs), -(-images[0] // LEAF_IMAGES)
     laid: dict[str, Any] = {
         "strides": (1, 1), "padding": before, "dilation": (1, 1), "groups": 1, "image": windows,
@@ -282,10 +282,13 @@ for _images in (32, 128):
 convolution((32, 32, 32, 3), (3, 3, 32), padding="same")
 convolution((32, 32, 32, 32), (3, 3, 32), padding="same")
 convolution((32, 16, 16, 32), (3, 3, 64), padding="same")
+convolution((32, 16, 16, 64), (3, 3, 64), padding="same")
 convolution((7, 13, 11, 31), (3, 2, 33), strides=(2, 1), padding="same")
 convolution((32, 16, 16, 32), (3, 3, 32), padding="same", groups=32)
 pooled_convolution((128, 28, 28, 1), (5, 5, 20))
 pooled_convolution((128, 12, 12, 20), (5, 5, 40))
+pooled_convolution((32, 32, 32, 32), (3, 3, 32), "same")
+pooled_convolution((32, 16, 16, 64), (3, 3, 64), "same")
 pooled_convolution((7, 13, 11, 3), (3, 2, 33))
 add_leaves(32, 25 * 20 + 20)
 add_leaves(32, 500 * 40 + 40)
@@ -293,6 +296,7 @@ add_leaves(31, 127)
 pooling((128, 24, 24, 20), (2, 2))
 pooling((128, 8, 8, 40), (2, 2))
 pooling((32, 32, 32, 32), (2, 2))
+pooling((32, 16, 16, 64), (2, 2))
 pooling((7, 13, 11, 31), (3, 2), (2, 1), "same")
 
 

@@ -66,10 +66,11 @@ def check_losses(cell: Cell, losses: Sequence[float]) -> None:
 
 
 def training_cells() -> list[Any]:
-    """The grid on every device; those that take long are marked `slow`. The default is 8 to 400 examples on all but wide."""
+    """The grid on every device; those that take long are marked `slow`. The default is 8 to 400 examples on all but wide and
+    cifar."""
     found = []
     for cell in cells(devices=DEVICES):
-        slow = cell.network == "wide" or not 1 < cell.batch_size < 512
+        slow = cell.network in ("wide", "cifar") or not 1 < cell.batch_size < 512
         marks = [pytest.mark.slow] * slow + [pytest.mark.gpu] * (cell.device == "cuda")
         found.append(pytest.param(cell, id=f"{cell.device}-{cell.network}-at-{cell.batch_size}", marks=marks))
     return found

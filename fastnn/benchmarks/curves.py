@@ -14,7 +14,7 @@ DEVICE_LABELS = {"cpu": "CPU", "cuda": "GPU"}
 COLORS = {
     "fastnn": "#d55e00", "torch": "#0072b2", "jax": "#009e73", "sklearn": "#cc79a7", "torch-compile": "#56b4e9",
     "torch-reduce": "#4b3aa0", "torch-autotune": "#b8860b", "torch-graph": "#882255", "jax-while": "#7f8f1f",
-    "onnxruntime": "#e69f00",
+    "onnxruntime": "#e69f00", "torch-nhwc": "#1b2a6b", "compile-nhwc": "#8c564b",
 }  # fmt: skip
 """Of every contestant, always the same: Okabe and Ito's colors for the CPU's, which are told apart by the color-blind."""
 OTHER_COLOR = "#777777"
@@ -66,6 +66,11 @@ class Panel:
 def network_label(network: str) -> str:
     """`mnist  784-128-10`; a record may name a network that this version does not have: then its name alone."""
     return f"{network}  {NETWORKS[network].label}" if network in NETWORKS else network
+
+
+def network_in_row(network: str) -> str:
+    """The same in a table; of a network with convolutions, which are long, the name alone."""
+    return network if network in NETWORKS and NETWORKS[network].windows else network_label(network)
 
 
 def method_label(method: str) -> str:

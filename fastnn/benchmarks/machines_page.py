@@ -102,7 +102,7 @@ def _cells(several: Sequence[Machine], places: Sequence[Place]) -> Table:
     rows = []
     for place in places:
         row = [
-            text(curves.network_label(place.network)),
+            text(curves.network_in_row(place.network)),
             number(place.batch_size, str(place.batch_size)),
             text(", ".join(filter(None, (place.precision, curves.method_label(place.method))))),
         ]

@@ -22,7 +22,7 @@ SYMBOLS = {
     "fastnn": ("circle", "●"), "torch": ("square", "■"), "jax": ("triangle-up", "▲"), "sklearn": ("diamond", "◆"),
     "torch-compile": ("triangle-down", "▼"), "torch-reduce": ("triangle-left", "◀"),
     "torch-autotune": ("triangle-right", "▶"), "torch-graph": ("pentagon", "⬟"), "jax-while": ("hexagon", "⬢"),
-    "onnxruntime": ("star", "★"),
+    "onnxruntime": ("star", "★"), "torch-nhwc": ("cross", "✚"), "compile-nhwc": ("diamond-tall", "♦"),
 }  # fmt: skip
 """Of every contestant: what Plotly calls its mark, and the mark itself."""
 OTHER_SYMBOL = ("x", "✖")
@@ -154,7 +154,7 @@ def _summary(record: Record) -> Table:
         device = _device_text(cell) + (f" in {cell.precision}" if several else "")
         rows.append(
             [
-                text(curves.network_label(cell.network)),
+                text(curves.network_in_row(cell.network)),
                 number(cell.batch_size, str(cell.batch_size)),
                 text(device),
                 ratio_column(measured.ratio),
@@ -192,7 +192,7 @@ def _results(record: Record) -> Table:
             first, peak = result.first_seconds, result.peak_bytes
             rows.append(
                 [
-                    text(curves.network_label(cell.network)),
+                    text(curves.network_in_row(cell.network)),
                     number(cell.batch_size, str(cell.batch_size)),
                     text(_device_text(cell)),
                     text(cell.precision),
@@ -216,7 +216,7 @@ def _timings(record: Record) -> Table:
     """What else was timed, a row for every contestant that was measured in a cell, a column for every kind."""
     rows = [
         [
-            text(curves.network_label(measured.cell.network)),
+            text(curves.network_in_row(measured.cell.network)),
             number(measured.cell.batch_size, str(measured.cell.batch_size)),
             text(_device_text(measured.cell)),
             text(record.contestants[name].label, mine=name == OURS),

@@ -7,6 +7,7 @@ when something is drawn; it needs no display.
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ TITLE, KEY = 0.38, 0.19
 LINE = 0.155
 """Inches from one line of small text to the next."""
 NOTE_LETTERS, MOST_NOTES = 142, 14
+LETTER = 0.075
+"""Inches: the width of a letter of a panel's title."""
 DIGIT = 0.068
 """Inches: the width of a digit below an axis."""
 LABEL = 0.16
@@ -50,7 +53,7 @@ STYLE = {
 }  # fmt: skip
 MARKERS = {
     "fastnn": "o", "torch": "s", "jax": "^", "sklearn": "D", "torch-compile": "v", "torch-reduce": "<",
-    "torch-autotune": ">", "torch-graph": "p", "jax-while": "h", "onnxruntime": "*",
+    "torch-autotune": ">", "torch-graph": "p", "jax-while": "h", "onnxruntime": "*", "torch-nhwc": "P", "compile-nhwc": "d",
 }  # fmt: skip
 OTHER_MARKER = "X"
 DASHES: tuple[Any, ...] = ("-", ":", "-.")
@@ -68,8 +71,12 @@ def draw(record: Record) -> Figure:
         rows = max(1, math.ceil(len(panels) / columns))
         height = PANEL_HEIGHT if len(panels) > 1 else 1.6 * PANEL_HEIGHT
         keys = [(handles, 5 if longest <= 18 else 3) for handles, longest in _keys(record, panels, devices) if handles]
-        top = TITLE + sum(KEY * math.ceil(len(handles) / across) for handles, across in keys) + 0.3
-        total = top + rows * height + (rows - 1) * GAP + 0.55 + LINE * (len(notes) + len(footer) + bool(notes)) + 0.1
+        width = (WIDTH - LEFT - RIGHT - (columns - 1) * LEFT) / columns
+        titles = [_wrap_title(panel.title, width + RIGHT) for panel in panels]
+        more = 1.1 * LINE * max((title.count("\n") for title in titles), default=0)
+        gap = GAP + more
+        top = TITLE + sum(KEY * math.ceil(len(handles) / across) for handles, across in keys) + 0.3 + more
+        total = top + rows * height + (rows - 1) * gap + 0.55 + LINE * (len(notes) + len(footer) + bool(notes)) + 0.1
         figure = Figure(figsize=(WIDTH, total))
         figure.text(
             EDGE / WIDTH, 1 - 0.1 / total, f"{curves.headline(record)} by mini-batch size", size=12, weight="bold", va="top"
@@ -83,11 +90,11 @@ def draw(record: Record) -> Figure:
             for label in legend.get_texts():
                 label.set_parse_math(False)
             y += KEY * math.ceil(len(handles) / across)
-        width = (WIDTH - LEFT - RIGHT - (columns - 1) * LEFT) / columns
-        for index, panel in enumerate(panels):
+        for index, (panel, title) in enumerate(zip(panels, titles, strict=True)):
             row, column = divmod(index, columns)
-            x, y = LEFT + column * (width + LEFT), total - top - height - row * (height + GAP)
+            x, y = LEFT + column * (width + LEFT), total - top - height - row * (height + gap)
             axes = figure.add_axes((x / WIDTH, y / total, width / WIDTH, height / total))
+            axes.set_title(title, loc="left", size=9, weight="bold", parse_math=False)
             _draw_panel(axes, panel, record, devices, (width, height))
             if index + columns >= len(panels):
                 axes.set_xlabel("mini-batch size (examples)")
@@ -139,7 +146,6 @@ def _draw_panel(
 
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_title(panel.title, loc="left", size=9, weight="bold", parse_math=False)
     sizes = panel.batch_sizes
     axes.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
     for limit in panel.limits:
@@ -154,6 +160,16 @@ def _draw_panel(
     _number_rates(axes)
     if len(sizes) == 1:
         _name_points(axes, panel, record, devices, LABEL / inches[1])
+
+
+def _wrap_title(title: str, width: float) -> str:
+    """The lines of a title on so many inches: broken between words, and in the name of a network behind `-` and `,`."""
+    lines = [""]
+    for part in re.split(r"(?<=[-, ])(?! )", title):
+        if lines[-1] and LETTER * len((lines[-1] + part).rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _room_for(sizes: list[int], width: float) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fastnn.benchmarks.crossover import crossovers
 from fastnn.benchmarks.curves import absences
-from fastnn.benchmarks.grid import CALLS, NEIGHBOR, Cell, known_network
+from fastnn.benchmarks.grid import CALLS, KINDS, NEIGHBOR, Cell, known_network
 from fastnn.benchmarks.record import NOISY, OURS, STATUS_TEXTS, Measured, Record, geometric_mean
 
 
@@ -129,10 +129,10 @@ def footer(record: Record) -> Iterator[str]:
         yield f"slower than the best peer in {len(losing)} of {len(ratios)} cells" + (":" if losing else "")
         for measured in losing:
             yield f"  {measured.cell}: {measured.ratio:.2f}x the speed of {measured.best_peer}"
-        small = [ratio for cell, ratio in ratios.items() if _small(cell)]
-        large = [ratio for cell, ratio in ratios.items() if not _small(cell)]
-        means = {"small networks": geometric_mean(small), "large networks": geometric_mean(large)}
-        text = ", ".join(f"{name} {mean:.2f}x" for name, mean in means.items() if not math.isnan(mean))
+        kinds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        for cell, ratio in ratios.items():
+            kinds[_kind(cell)].append(ratio)
+        text = ", ".join(f"{kind} {geometric_mean(found):.2f}x" for kind, found in kinds.items() if found)
         yield f"geometric mean of the ratios: {text}"
     for kind in record.settings.timings:
         found = [measured.ratio_in(kind) for measured in record.done]
@@ -151,9 +151,10 @@ def footer(record: Record) -> Iterator[str]:
         )
 
 
-def _small(cell: Cell) -> bool:
+def _kind(cell: Cell) -> str:
+    """One of `KINDS`; a network of another version is taken for a large one."""
     network = known_network(cell.network)
-    return network is not None and network.small
+    return "large networks" if network is None else network.kind
 
 
 def losing_cells(record: Record) -> list[Measured]:

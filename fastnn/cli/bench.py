@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastnn.benchmarks.watcher import Watcher
-from fastnn.cli.commands import WIDTH, Command, Group, Number, line
+from fastnn.cli.commands import WIDTH, Checked, Command, Group, Number, line
 from fastnn.cli.networks import Name, sizes
+from fastnn.pieces import read_pieces, read_shape
 
 if TYPE_CHECKING:
     from fastnn.benchmarks.grid import Cell
@@ -49,16 +50,25 @@ def _sizes(context: click.Context, parameter: click.Parameter, value: str | None
 
 
 @click.group(cls=Group, invoke_without_command=True, short_help="Measure training against other libraries.")
-@click.option("--quick", is_flag=True, help="Four cells, without torch.compile. This is the default.")
+@click.option("--quick", is_flag=True, help="Five cells, without torch.compile. This is the default.")
 @click.option("--full", is_flag=True, help="The whole grid, on every device.")
 @click.option(
     "--network",
     "networks",
     multiple=True,
     metavar="NAME",
-    help="planar, nielsen, mnist, deep, wide, or sizes such as 512-768-768-20; repeatable.",
+    help="planar, nielsen, mnist, deep, wide, nielsen1, nielsen2, cifar, or sizes such as 512-768-768-20; repeatable.",
 )
 @click.option("--inputs", type=click.IntRange(1), metavar="N", help="Inputs of a network of your own.")
+@click.option(
+    "--shape", type=Checked(read_shape), metavar="HxW[xC]", help="Instead of --inputs: the shape of images, e.g. 28x28x1."
+)
+@click.option(
+    "--conv",
+    type=Checked(read_pieces),
+    metavar="PIECES",
+    help="Layers for images in front of the hidden ones, e.g. 20x5,pool2: FILTERSxKERNEL, also with :same, and max pooling.",
+)
 @click.option("--hidden", callback=_sizes, metavar="SIZES", help="Units of its hidden layers, e.g. 768,768; or none.")
 @click.option("--outputs", type=click.IntRange(1), metavar="N", help="Its outputs: a class each, or one for a yes or no.")
 @click.option("--activation", type=Name(ACTIVATIONS), metavar="NAME", help="relu, sigmoid or tanh. [default: relu]")
@@ -95,6 +105,8 @@ def bench(
     full: bool,
     networks: Sequence[str],
     inputs: int | None,
+    shape: str | None,
+    conv: str | None,
     hidden: tuple[int, ...] | None,
     outputs: int | None,
     activation: str | None,
@@ -122,6 +134,7 @@ def bench(
       fastnn bench
       fastnn bench --network mnist --batch-size 32 --batch-size 128 --peer jax
       fastnn bench --inputs 512 --hidden 768,768 --outputs 20 --batch-size 100
+      fastnn bench --shape 28x28 --conv 20x5,pool2 --hidden 100 --outputs 10
       fastnn bench --calls --peer torch --peer jax
       fastnn bench --inference --peer torch --peer onnxruntime
       fastnn bench --full --output full.json
@@ -131,7 +144,7 @@ def bench(
     """
     if context.invoked_subcommand is not None:
         return
-    networks = [*networks, *_own(inputs, hidden, outputs, activation)]
+    networks = [*networks, *_own(inputs, shape, conv, hidden, outputs, activation)]
     chosen = bool(networks or batch_sizes)
     if quick + full + chosen > 1:
         raise click.UsageError("give --quick, or --full, or networks and mini-batch sizes")
@@ -255,19 +268,30 @@ def _show_machines(paths: Sequence[Path], output: Path | None) -> None:
         line("missing", str(error))
 
 
-def _own(inputs: int | None, hidden: tuple[int, ...] | None, outputs: int | None, activation: str | None) -> list[str]:
+def _own(
+    inputs: int | None,
+    shape: str | None,
+    conv: str | None,
+    hidden: tuple[int, ...] | None,
+    outputs: int | None,
+    activation: str | None,
+) -> list[str]:
     """The name of a network of one's own; none if none was described."""
-    if (inputs, hidden, outputs, activation) == (None, None, None, None):
+    if (inputs, shape, conv, hidden, outputs, activation) == (None,) * 6:
         return []
-    if inputs is None or hidden is None or outputs is None:
+    if (inputs is None) == (shape is None) or (shape is None) != (conv is None) or hidden is None or outputs is None:
         raise click.UsageError(
-            "a network of your own needs --inputs, --hidden (none where there is no hidden layer) and --outputs"
+            "a network of your own needs --inputs, or --shape and --conv, and --hidden (none where there is no hidden layer) "
+            "and --outputs"
         )
     from fastnn.benchmarks.grid import own_network
     from fastnn.errors import InputError
 
     try:
-        return [own_network((inputs, *hidden, outputs), activation or "relu").name]
+        if inputs is not None:
+            return [own_network((inputs, *hidden, outputs), activation or "relu").name]
+        image = (*read_shape(shape or ""), 1)[:3]
+        return [own_network((*hidden, outputs), activation or "relu", image, conv or "").name]
     except InputError as error:
         raise click.UsageError(str(error)) from error
 
@@ -294,7 +318,7 @@ def _plan(
     from fastnn.benchmarks.peers import CONTESTANTS
 
     defaults = GRID if wide else QUICK
-    everyone = None if wide else [name for name in CONTESTANTS if name not in ("fastnn", "torch-compile")]
+    everyone = None if wide else [name for name in CONTESTANTS if name not in ("fastnn", "torch-compile", "compile-nhwc")]
     return runner.plan(
         cells,
         [] if tuple(peers) == ("none",) else list(peers) or everyone,

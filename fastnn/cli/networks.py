@@ -16,6 +16,7 @@ from fastnn.cli.commands import Checked, F, Number, as_options, option
 from fastnn.configurations import BOUNDS, read_fields
 from fastnn.errors import InputError, nearest
 from fastnn.optimizers import NAMES, by_name
+from fastnn.pieces import Piece, read_pieces, read_shape
 from fastnn_kernels.contract import ACTIVATIONS_FROM_INPUT, ACTIVATIONS_FROM_OUTPUT
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     option(
         NETWORK,
         "--conv",
-        type=Checked(images.read_pieces),
+        type=Checked(read_pieces),
         metavar="PIECES",
         help="Layers for images in front of the hidden ones, e.g. 20x5,pool2,40x5,pool2: FILTERSxKERNEL, a convolution, with "
         ":same, :padN, :strideN, :dilationN, :groupsN, :norm (batch norm) behind it; pool2 (max), mean2, l2pool2, with :same, "
@@ -243,7 +244,7 @@ NETWORK_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     option(
         NETWORK,
         "--shape",
-        type=Checked(images.read_shape),
+        type=Checked(read_shape),
         metavar="HxW[xC]",
         help="Shape of the images that come in rows, e.g. 28x28 or 32x32x3. [default: that of the data]",
     ),
@@ -475,9 +476,9 @@ class Network:
         return "sigmoid" if loss == "quadratic" else "identity"
 
     @property
-    def pieces(self) -> tuple[images.Piece, ...]:
+    def pieces(self) -> tuple[Piece, ...]:
         """What --conv says."""
-        return images.read_pieces(self.conv or "none")
+        return read_pieces(self.conv or "none")
 
     @property
     def takes_images(self) -> bool:
@@ -486,7 +487,7 @@ class Network:
     @property
     def image_shape(self) -> tuple[int, ...] | None:
         """What --shape says."""
-        return images.read_shape(self.shape) if self.shape else None
+        return read_shape(self.shape) if self.shape else None
 
     def build_model(
         self, features: int | tuple[int, ...], outputs: int, loss: str, scale: float = 1.0, first: Sequence[Any] = ()
@@ -497,8 +498,8 @@ class Network:
         """
         import fastnn
 
-        def build(pieces: Sequence[images.Piece], last: Sequence[Any] = ()) -> Any:
-            front = [layer for piece in pieces for layer in piece.build(self.activation, self.initial)]
+        def build(pieces: Sequence[Piece], last: Sequence[Any] = ()) -> Any:
+            front = [layer for piece in pieces for layer in images.build_layers(piece, self.activation, self.initial)]
             model = fastnn.Sequential([*before, *front, *last], seed=self.seed, dtype=self.dtype, input_scale=scale)
             return model.build(features)
 

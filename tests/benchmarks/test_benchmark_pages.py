@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import importlib
+import itertools
 import json
 import shutil
 import sys
@@ -18,7 +20,7 @@ import pytest
 from fastnn.benchmarks import curves, machines, machines_page, page, plots
 from fastnn.benchmarks import record as records
 from fastnn.benchmarks.crossover import crossover_lines, crossovers
-from fastnn.benchmarks.grid import Cell
+from fastnn.benchmarks.grid import NETWORKS, Cell
 from fastnn.benchmarks.record import Contestant, Environment, Gpu, Limit, Measured, Record, Reference, Result, Timing, check
 from fastnn.benchmarks.runner import plan
 from fastnn.engines.explain import Limits
@@ -233,6 +235,33 @@ def strings(figure: Any) -> list[str]:
     from matplotlib.text import Text
 
     return [text.get_text() for text in figure.findobj(Text)]
+
+
+def test_titles_of_long_networks_are_broken() -> None:
+    """No line is longer than its panel, no letter is lost, and the panels make room for the longest title."""
+    pytest.importorskip("matplotlib")
+    label = NETWORKS["cifar"].label
+    networks = ("mnist", "nielsen1", "cifar")
+    record = make({Cell(name, size): {"fastnn": 1e3} for name in networks for size in (32, 128)})
+    figure = plots.draw(record)
+    mnist, nielsen1, cifar = (axes.get_title(loc="left") for axes in figure.axes)
+    assert mnist == "mnist  784-128-10"
+    assert nielsen1 == "nielsen1  28x28x1-20x5,pool2-\n100-10"
+    assert cifar.splitlines() == [
+        "cifar  32x32x3-32x3:same,", "32x3:same,pool2,64x3:same,", "64x3:same,pool2-128-10",
+    ]  # fmt: skip
+    assert cifar.replace("\n", "") == f"cifar  {label}"
+    importlib.import_module("matplotlib.backends.backend_agg").FigureCanvasAgg(figure).draw()
+    legend = min(legend.get_window_extent().y0 for legend in figure.legends)
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert all(box.y1 < legend and box.x1 <= figure.bbox.x1 for box in boxes)
+
+
+def test_tables_name_a_convolutional_network_briefly() -> None:
+    assert curves.network_in_row("cifar") == "cifar"
+    assert curves.network_in_row("mnist") == "mnist  784-128-10"
+    assert curves.network_in_row("8x8x1-2x3-1") == "8x8x1-2x3-1"
 
 
 def test_picture_has_titles_units_limits_and_where_it_was_measured(record: Record) -> None:

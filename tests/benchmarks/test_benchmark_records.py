@@ -339,6 +339,16 @@ def test_the_table_shows_what_is_lost_as_well_as_what_is_won() -> None:
     assert "geometric mean of the ratios: small networks 1.79x, large networks 0.43x" in text
 
 
+def test_convolutional_networks_have_a_mean_of_their_own() -> None:
+    done = [
+        measured(cell, {"fastnn": [1.0], "torch-nhwc": [ratio]})
+        for cell, ratio in ((Cell("nielsen2", 10), 2.0), (Cell("8x8x1-2x3-1", 10), 8.0), (Cell("wide", 8), 3.0))
+    ]
+    text = list(table.footer(record(done)))
+    assert "geometric mean of the ratios: large networks 3.00x, convolutional networks 4.00x" in text
+    assert "torch-nhwc" in table.row(record(done), done[0])
+
+
 def test_long_names_of_networks_keep_the_columns_below_their_headers() -> None:
     own = Cell("512-768-768-20", 100)
     done = [measured(cell, {"fastnn": [1.0], "jax": [4.0]}) for cell in (Cell("mnist", 32), own)]

@@ -88,15 +88,49 @@ def run(cells: list[Cell], peers: list[str], **settings: Any) -> records.Record:
 
 def test_the_grid_is_that_of_the_documentation() -> None:
     found = cells()
-    assert len(found) == 5 * 6 - 1 + 1  # five networks at six sizes, but for deep at 1; and planar at 400
+    # Five networks at six sizes, but for deep at 1; planar at 400; three with convolutions at four sizes of their own.
+    assert len(found) == 5 * 6 - 1 + 1 + 3 * 4
     assert Cell("planar", 400) in found
     assert Cell("deep", 8) in found
     assert Cell("deep", 1) not in found
-    assert {cell.batch_size for cell in cells(devices=["cuda"])} == {1, 8, 32, 128, 400, 512, 2048, 8192, 65536}
+    assert [cell.batch_size for cell in found if cell.network == "cifar"] == [10, 32, 128, 512]
+    assert {cell.batch_size for cell in cells(devices=["cuda"])} == {1, 8, 10, 32, 128, 400, 512, 2048, 8192, 65536}
     assert [Cell("mnist", size).rows for size in (1, 32, 2048)] == [2000, 6400, 60000]
     assert Cell("mnist", 65536, "cuda").rows == 4 * 65536
     assert set(QUICK) <= set(found)
+    assert any(NETWORKS[cell.network].windows for cell in QUICK)
     assert NETWORKS["wide"].label == "784-1024x4-10"
+
+
+def test_convolutional_networks_of_the_grid() -> None:
+    """Labels, inputs of the first dense layer, parameters, and operations of a step, counted here layer by layer."""
+    one, two, cifar = (NETWORKS[name] for name in ("nielsen1", "nielsen2", "cifar"))
+    assert one.label == "28x28x1-20x5,pool2-100-10"
+    assert two.label == "28x28x1-20x5,pool2,40x5,pool2-100-10"
+    assert cifar.label == "32x32x3-32x3:same,32x3:same,pool2,64x3:same,64x3:same,pool2-128-10"
+    assert (one.sizes[0], two.sizes[0], cifar.sizes[0]) == (12 * 12 * 20, 4 * 4 * 40, 8 * 8 * 64)
+    assert one.parameters == 26 * 20 + 2881 * 100 + 1010
+    assert two.parameters == 26 * 20 + 501 * 40 + 641 * 100 + 1010
+    assert cifar.parameters == 28 * 32 + 289 * (32 + 64) + 577 * 64 + 4097 * 128 + 1290
+    assert {find_network(name).kind for name in ("nielsen1", "8x8x1-2x3-1")} == {"convolutional networks"}
+    assert (NETWORKS["mnist"].kind, NETWORKS["deep"].kind) == ("small networks", "large networks")
+    # Of no more operations than a machine does in a second or so, but of four mini-batches, all of them whole.
+    for cell in cells(["nielsen1", "nielsen2", "cifar"]):
+        assert cell.rows % cell.batch_size == 0
+        assert cell.steps == 4 or cell.rows * find_network(cell.network).operations <= 2**36
+    assert (Cell("cifar", 128).steps, Cell("cifar", 512).steps, Cell("nielsen1", 32).steps) == (4, 4, 200)
+    assert Cell("cifar", 512, "cuda").rows == 2**28 // (4 * 32 * 32 * 3)
+
+
+@pytest.mark.parametrize("name", ["nielsen2", "cifar"])
+def test_the_limit_counts_every_operation_of_a_convolution(name: str) -> None:
+    """Two operations for every weight and every place, three times but for the inputs; what else there is, is little."""
+    network, rows = NETWORKS[name], 8
+    work = Fastnn(make_task(Cell(name, rows), 1)).work()
+    first, *others = [rows * window.operations for window in network.windows if window.filters]
+    dense = [2 * rows * i * o for i, o in itertools.pairwise(network.sizes)]
+    least = 2 * first + 3 * sum(others) + 3 * sum(dense)
+    assert least <= sum(operations for operations, _ in work) < 1.1 * least + 20 * network.parameters
 
 
 @pytest.mark.parametrize(
@@ -133,6 +167,27 @@ def test_networks_of_ones_own_say_what_they_are(name: str, sizes: tuple[int, ...
     assert cells([name, canonical], [8]) == (Cell(canonical, 8),)
 
 
+@pytest.mark.parametrize(
+    ("name", "images", "canonical"),
+    [
+        ("28x28x1-20x5,pool2-100-10", [(24, 24, 20), (12, 12, 20)], ""),
+        ("28x28x1-20x5x5, pool2x2-100-10-relu", [(24, 24, 20), (12, 12, 20)], "28x28x1-20x5,pool2-100-10"),
+        ("9x7x2-5x3x2:same,pool2x3,4x2:same-3-tanh", [(9, 7, 5), (4, 2, 5), (4, 2, 4)], ""),
+        ("8x8x3-pool3-6-6-6-1", [(2, 2, 3)], "8x8x3-pool3-6x3-1"),
+    ],
+)
+def test_networks_with_convolutions_say_what_they_are(name: str, images: list[tuple[int, ...]], canonical: str) -> None:
+    network = find_network(name)
+    assert [window.images for window in network.windows] == images
+    assert network.name == (canonical or name)
+    assert find_network(network.name) == network
+    task = make_task(Cell(name, 5), 1)
+    assert task.X.shape[1:] == network.example == network.image
+    assert [w.shape for w, _ in task.kernels] == [window.weight for window in network.convolutions]
+    assert [w.shape for w, _ in task.weights] == list(itertools.pairwise(network.sizes))
+    assert network.sizes[0] == np.prod(images[-1])
+
+
 def test_data_of_a_network_of_ones_own() -> None:
     for name in ("1-4-1", "7-3"):
         task = make_task(Cell(name, 8), 1)
@@ -157,6 +212,17 @@ def test_data_of_a_network_of_ones_own() -> None:
         ("512-5x0-20", "no network is called"),
         ("512--20", "no network is called"),
         ("", "no network is called"),
+        ("28x28x1", "no network is called"),
+        ("28x28x1-20x5", "no network is called"),
+        ("28x28x1-20-10", "'20': expected 20x5"),
+        ("28x28x1-none-10", "expected 1 to 100 layers for images"),
+        ("28x28x1-mean2-10", "'mean2': in the benchmark images go through convolutions"),
+        ("28x28x1-20x5:norm-10", "'20x5:norm': in the benchmark"),
+        ("28x28x1-pool2:same-10", "'pool2:same': in the benchmark"),
+        ("28x28x1-20x5,pool25-10", "'pool25': windows of 25 x 25 pixels do not fit into images of 24 x 24"),
+        ("28x0x1-20x5-10", "expected height, width and channels of images, got 28x0x1"),
+        ("28x28x1-20x5-0", "expected sizes of dense layers from 1 to 65536"),
+        ("2000x600x1-1x1-10", "images of 1,200,000 numbers"),
     ],
 )
 def test_what_is_no_network_is_refused(name: str, expected: str) -> None:
@@ -167,7 +233,12 @@ def test_what_is_no_network_is_refused(name: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--inputs", "512"], "needs --inputs, --hidden"),
+        (["--inputs", "512"], "needs --inputs, or --shape and --conv, and --hidden"),
+        (["--shape", "28x28", "--hidden", "5", "--outputs", "2"], "needs --inputs, or --shape and --conv"),
+        (["--inputs", "784", "--conv", "2x2", "--hidden", "5", "--outputs", "2"], "needs --inputs, or --shape and --conv"),
+        (["--shape", "28", "--conv", "2x2", "--hidden", "5", "--outputs", "2"], "the height and the width of an image"),
+        (["--shape", "28x28", "--conv", "2x", "--hidden", "5", "--outputs", "2"], "'2x': expected 20x5"),
+        (["--shape", "28x28", "--conv", "global", "--hidden", "5", "--outputs", "2"], "'global': in the benchmark"),
         (["--inputs", "512", "--hidden", "768,x", "--outputs", "20"], "expected integers above 0"),
         (["--inputs", "512", "--hidden", "768", "--outputs", "0"], "--outputs"),
         (["--inputs", "70000", "--hidden", "none", "--outputs", "2"], "from 1 to 65536"),
@@ -186,15 +257,23 @@ def test_the_command_knows_the_activations_of_the_grid() -> None:
 
 
 @pytest.mark.slow
-def test_a_network_of_ones_own_is_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "name", "compared"),
+    [
+        ("--inputs 5 --hidden 7,7,7 --outputs 3 --activation tanh", "5-7x3-3-tanh", {"sklearn"}),
+        ("--shape 6x5 --conv 3x3:same,pool2 --hidden 4 --outputs 1", "6x5x1-3x3:same,pool2-4-1", set()),
+    ],
+)
+def test_a_network_of_ones_own_is_measured(options: str, name: str, compared: set[str], tmp_path: Path) -> None:
     path = tmp_path / "own.json"
-    options = "--inputs 5 --hidden 7,7,7 --outputs 3 --activation tanh --batch-size 9 --peer sklearn --rounds 1 --seconds 0.01"
-    result = CliRunner().invoke(main, ["bench", *options.split(), "--output", str(path)])
+    settings = "--batch-size 9 --peer sklearn --rounds 1 --seconds 0.01"
+    result = CliRunner().invoke(main, ["bench", *options.split(), *settings.split(), "--output", str(path)])
     assert result.exit_code == 0, result.stderr
     [measured] = records.read(path).done
-    assert measured.cell == Cell("5-7x3-3-tanh", 9)
-    assert set(measured.measured) == {"fastnn", "sklearn"}, measured.results
-    assert "5-7x3-3-tanh     9" in result.stdout
+    assert measured.cell == Cell(name, 9)
+    assert set(measured.measured) == {"fastnn"} | compared, measured.results
+    assert f"{name}     9" in result.stdout
+    assert ("MLPClassifier has no convolutions" in " ".join(result.stdout.split())) is not bool(compared)
 
 
 @pytest.mark.parametrize(
@@ -235,32 +314,57 @@ def test_a_task_is_the_same_wherever_it_is_made() -> None:
 SLOW = [pytest.param(cell, marks=pytest.mark.slow) for cell in QUICK[1:]]
 
 
+IMAGES = [Cell("nielsen2", 10), Cell("9x7x2-5x3x2:same,pool2x3,4x2:same,pool2,3x1-6-3-tanh", 7), Cell("8x8x1-4x3,pool2-1", 9)]
+"""Two layers of convolutions; sides, windows and channels that all differ, pixels that pooling leaves out; a yes or no."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", [TINY, *SLOW, pytest.param(Cell("wide", 32), marks=pytest.mark.slow)], ids=str)
-@pytest.mark.parametrize("name", ["torch", "jax", "sklearn"])
+@pytest.mark.parametrize("cell", [TINY, *SLOW, pytest.param(Cell("wide", 32), marks=pytest.mark.slow), *IMAGES], ids=str)
+@pytest.mark.parametrize("name", ["torch", "torch-nhwc", "jax", "sklearn"])
 def test_the_peers_compute_what_fastnn_computes(cell: Cell, name: str) -> None:
-    ours = load(CONTESTANTS["fastnn"].home)(make_task(cell, 1, checking=True)).losses(check_order(cell))
     if CONTESTANTS[name].missing():
         pytest.skip(CONTESTANTS[name].missing())
+    ours = Fastnn(make_task(cell, 1, checking=True), device="numpy").losses(check_order(cell))
     asked = {"cell": msgspec.to_builtins(cell)}
     with Process(CONTESTANTS[name], "cpu", 1) as process:
-        if (name, cell.network) == ("sklearn", "deep"):
-            with pytest.raises(Cannot, match="no batch norm"):
+        images = bool(find_network(cell.network).windows)
+        if name == "sklearn" and (images or cell.network == "deep"):
+            with pytest.raises(Cannot, match="no convolutions" if images else "no batch norm"):
                 process.ask("losses", 60.0, dropout=False, **asked)
             return
         theirs = process.ask("losses", 60.0, dropout=False, **asked)["losses"]
-        assert runner.disagreement(ours, theirs, NETWORKS[cell.network].tolerance) == ""
+        assert runner.disagreement(ours, theirs, find_network(cell.network).tolerance) == ""
         assert process.ask("prepare", 120.0, **asked)["first_seconds"] > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", [TINY, Cell("nielsen", 8)], ids=str)
-@pytest.mark.parametrize("name", ["fastnn", "torch", "torch-compile", "jax", "sklearn"])
+@pytest.mark.filterwarnings("ignore")  # as the processes of contestants do
+def test_jax_computes_the_same_in_a_loop_and_in_a_scan() -> None:
+    """The loop is for convolutions on a CPU, the scan for those on a GPU."""
+    if CONTESTANTS["jax"].missing():
+        pytest.skip(CONTESTANTS["jax"].missing())
+    cell = IMAGES[1]
+    task, order = make_task(cell, 1, checking=True), check_order(cell)
+    expected = Fastnn(task, device="numpy").losses(order)
+    for looping in (True, False):
+        contestant: Any = load(CONTESTANTS["jax"].home)(task)
+        assert contestant.looping
+        contestant.looping = looping
+        assert runner.disagreement(expected, contestant.losses(order), 2e-5) == ""
+        mean = contestant.short_fit(task.X[:21], task.y[:21]) / 3
+        assert runner.disagreement([expected[-1]], [mean], 0.2) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [TINY, Cell("nielsen", 8), IMAGES[1]], ids=str)
+@pytest.mark.parametrize("name", ["fastnn", "torch", "torch-nhwc", "torch-compile", "compile-nhwc", "jax", "sklearn"])
 @pytest.mark.filterwarnings("ignore")  # as the processes of contestants do
 def test_short_calls_compute_what_an_epoch_computes(cell: Cell, name: str) -> None:
     """A call of one step sees the rows of one mini-batch in whatever order, one of four steps the same row in every place."""
     if CONTESTANTS[name].missing():
         pytest.skip(CONTESTANTS[name].missing())
+    if cell in IMAGES and name == "sklearn":
+        pytest.skip("it has no convolutions")
     order = check_order(cell)
     task = make_task(cell, 1, checking=True)
     expected = Fastnn(task, device="numpy").losses(order)
@@ -279,9 +383,7 @@ def test_short_calls_compute_what_an_epoch_computes(cell: Cell, name: str) -> No
         pytest.skip(CONTESTANTS["torch"].missing())
     *four, fifth = load(CONTESTANTS["torch"].home)(task).losses(same)
     contestant = load(CONTESTANTS[name].home)(task)
-    mean = contestant.short_fit(X[same[:4].ravel()], y[same[:4].ravel()]) / (
-        4 if name in ("torch", "torch-compile", "jax") else 1
-    )
+    mean = contestant.short_fit(X[same[:4].ravel()], y[same[:4].ravel()]) / (1 if name == "sklearn" else 4)
     after = contestant.partial_fit(X[same[4]], y[same[4]])
     assert runner.disagreement([sum(four) / 4, fifth], [mean, after], find_network(cell.network).tolerance) == ""
 
@@ -289,25 +391,27 @@ def test_short_calls_compute_what_an_epoch_computes(cell: Cell, name: str) -> No
 INFERENCE = [
     Cell("planar", 1, method="model"), Cell("planar", 3, method="predict_proba"), Cell("deep", 7, method="model"),
     Cell("13-5x3-4-sigmoid", 33, method="predict_proba"), Cell("nielsen", 1, method="predict_proba"),
+    *(Cell(cell.network, 5, method=method) for cell in IMAGES for method in ("model", "predict_proba")),
 ]  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", INFERENCE, ids=str)
-@pytest.mark.parametrize("name", ["fastnn", "torch", "jax", "sklearn", "onnxruntime"])
+@pytest.mark.parametrize("name", ["fastnn", "torch", "torch-nhwc", "jax", "sklearn", "onnxruntime"])
 @pytest.mark.filterwarnings("ignore")  # as the processes of contestants do
 def test_everybody_infers_the_same(cell: Cell, name: str) -> None:
     if CONTESTANTS[name].missing():
         pytest.skip(CONTESTANTS[name].missing())
     task = make_task(cell, 1)
-    assert CONTESTANTS[name].takes(cell)
-    if name == "sklearn" and cell.method == "model":
-        with pytest.raises(Cannot, match=r"not with logits|no batch norm"):
+    images = bool(task.network.windows)
+    assert CONTESTANTS[name].takes(cell) is (images or name != "torch-nhwc")
+    if name == "sklearn" and (cell.method == "model" or images):
+        with pytest.raises(Cannot, match="no convolutions" if images else r"not with logits|no batch norm"):
             load(CONTESTANTS[name].home)(task)
         return
     expected, found = Fastnn(task, device="numpy").sample(), load(CONTESTANTS[name].home)(task)
     assert runner.disagreement(expected, found.sample(), 2e-5, "output") == ""
-    assert len(found.predict(task.X)) == cell.batch_size
+    assert len(found.predict(found.host_data()[0])) == cell.batch_size
     assert found.time(2) > 0
 
 
@@ -340,7 +444,8 @@ def test_an_answer_that_is_not_finite_or_not_whole_is_not_timed() -> None:
 
 def test_the_cells_of_inference() -> None:
     found = inference_cells()
-    assert len(found) == 5 * (4 + 1)
+    assert len(found) == 5 * (4 + 1) + 3 * (3 + 1)
+    assert {cell.batch_size for cell in found if cell.network == "cifar"} == {1, 32, 1024}
     assert {cell.batch_size for cell in found} == {1, 32, 1024, 16384}
     assert {cell for cell in found if cell.method == "predict_proba"} == {
         Cell(name, 1, method="predict_proba") for name in NETWORKS
@@ -357,6 +462,13 @@ def test_inference_and_training_have_their_contestants() -> None:
     training, inference = runner.plan([TINY]), runner.plan([INFERENCE[0]])
     assert set(training.settings.contestants) == {"fastnn", "torch", "jax", "sklearn", "torch-compile"}
     assert set(inference.settings.contestants) == {"fastnn", "torch", "jax", "sklearn", "onnxruntime"}
+    images = runner.plan([TINY, Cell("cifar", 10)])
+    assert {*images.settings.contestants} - {*training.settings.contestants} == {"torch-nhwc", "compile-nhwc"}
+    assert {*runner.plan([Cell("cifar", 1, method="model")]).settings.contestants} == {
+        *inference.settings.contestants, "torch-nhwc",
+    }  # fmt: skip
+    assert all("NCHW" in images.contestants[name].notes for name in ("torch", "torch-compile"))
+    assert all("channels_last" in images.contestants[name].notes for name in ("torch-nhwc", "compile-nhwc"))
     with pytest.raises(InputError, match="short calls are of training"):
         runner.plan([INFERENCE[0]], timings=["fit-4"])
 

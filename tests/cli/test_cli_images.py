@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 import fastnn
 from fastnn.cli import images, main
 from fastnn.errors import InputError
+from fastnn.pieces import read_pieces, read_shape
 
 
 def run(*arguments: object) -> Result:
@@ -230,7 +231,7 @@ def test_what_does_not_fit_the_images_is_told(folder: Path, data: str, options: 
     ],
 )  # fmt: skip
 def test_pieces_are_layers(text: str, layers: list[Any]) -> None:
-    made = [layer for piece in images.read_pieces(text) for layer in piece.build("elu", "he")]
+    made = [layer for piece in read_pieces(text) for layer in images.build_layers(piece, "elu", "he")]
     assert [(type(each), each.config()) for each in made] == [(type(each), each.config()) for each in layers]
 
 
@@ -244,6 +245,6 @@ def test_augmentations_are_those_of_the_layer() -> None:
 
 @pytest.mark.parametrize(("text", "shape"), [("28x28", (28, 28)), (" 32X32x3", (32, 32, 3)), ("8,6", (8, 6))])
 def test_shapes(text: str, shape: tuple[int, ...]) -> None:
-    assert images.read_shape(text) == shape
+    assert read_shape(text) == shape
     with pytest.raises(InputError, match="expected the height"):
-        images.read_shape(f"{math.prod(shape)}")
+        read_shape(f"{math.prod(shape)}")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnn.benchmarks.grid import Call, Cell, Task
+from fastnn.benchmarks.grid import Call, Cell, Task, known_network
 
 
 class Cannot(Exception):
@@ -40,7 +40,7 @@ class Contestant:
         raise NotImplementedError
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """Inference for rows (n, inputs) of the host: logits (n, outputs) of the host, or probabilities if the task says so.
+        """Inference for rows of the host, as `host_data` has them: logits (n, outputs) of the host, or probabilities if asked.
 
         Those of a yes or no may come as (n, 2), no first.
         """
@@ -48,7 +48,7 @@ class Contestant:
 
     def sample(self) -> list[float]:
         """Some of what inference answers, to be compared: the last columns of the first and the last rows."""
-        outputs = self.predict(self.task.X)
+        outputs = self.predict(self.host_data()[0])
         some = outputs[sorted({*range(min(3, len(outputs))), max(0, len(outputs) - 2), len(outputs) - 1})]
         return [float(value) for value in some[:, -1 if self.task.binary else -10 :].ravel()]
 
@@ -66,7 +66,7 @@ class Contestant:
 
     def time_inference(self, runs: int) -> float:
         """Seconds of one of `runs` calls on end, all for the same rows."""
-        x, predict = self.task.X, self.predict
+        x, predict = self.host_data()[0], self.predict
         started = time.perf_counter()
         for _ in range(runs):
             outputs = predict(x)
@@ -121,7 +121,7 @@ class Contestant:
 class Entry:
     """A row of the table: `home` is `module:class`, `needs` the packages to import, `notes` what a reader should know.
 
-    `flags` are XLA's; `trains` and `infers`: in which cells it takes part.
+    `flags` are XLA's; `trains` and `infers`: in which cells it takes part, those of convolutional networks alone with `images`.
     """
 
     name: str
@@ -133,15 +133,34 @@ class Entry:
     flags: str = ""
     trains: bool = True
     infers: bool = False
+    images: bool = False
 
     def takes(self, cell: Cell) -> bool:
         """Whether its users would pick it for this."""
+        network = known_network(cell.network)
+        if self.images and (network is None or not network.windows):
+            return False
         return cell.device in self.devices and (self.infers if cell.inference else self.trains)
 
     def missing(self) -> str:
         """Why it cannot take part at all; empty if it can."""
         absent = [package for package in self.needs if importlib.util.find_spec(package) is None]
         return f"{' and '.join(absent)} not installed: pip install {' '.join(absent)}" if absent else ""
+
+
+def channels_first(X: np.ndarray) -> np.ndarray:
+    """Images (n, H, W, C) as (n, C, H, W), whole in memory; rows that are no images as they are."""
+    return np.ascontiguousarray(X.transpose(0, 3, 1, 2)) if X.ndim == 4 else X
+
+
+def rows_of_channels_first(task: Task) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """The dense layers of a task where images are flattened in the order (C, H, W): the rows of the first one so."""
+    if not task.network.windows:
+        return task.weights
+    (w, b), *others = task.weights
+    height, width, channels = task.network.windows[-1].images
+    rows = w.reshape(height, width, channels, -1).transpose(2, 0, 1, 3).reshape(w.shape)
+    return (rows, b), *others
 
 
 def load(home: str) -> type[Contestant]:
@@ -157,23 +176,30 @@ CONTESTANTS = {
     for entry in (
         Entry("fastnn", "fastnn", f"{_HERE}.ours:Fastnn", (), ("cpu", "cuda"), "denormals are flushed to zero", infers=True),
         Entry(
-            "torch", "PyTorch eager", f"{_HERE}.pytorch:Eager", ("torch",), ("cpu", "cuda"), "fused Adam; keeps denormals",
-            infers=True,
+            "torch", "PyTorch eager", f"{_HERE}.pytorch:Eager", ("torch",), ("cpu", "cuda"),
+            "fused Adam; keeps denormals; images lie as NCHW", infers=True,
+        ),
+        Entry(
+            "torch-nhwc", "PyTorch eager NHWC", f"{_HERE}.pytorch:EagerChannelsLast", ("torch",), ("cpu", "cuda"),
+            "fused Adam; keeps denormals; images and weights in memory format channels_last", infers=True, images=True,
         ),
         Entry(
             "torch-reduce", "torch.compile reduce-overhead", f"{_HERE}.pytorch:ReduceOverhead", ("torch",), ("cuda",),
-            "fused Adam",
+            "fused Adam; images lie as NCHW",
         ),
         Entry(
             "torch-autotune", "torch.compile max-autotune", f"{_HERE}.pytorch:MaxAutotune", ("torch",), ("cuda",),
-            "fused Adam",
+            "fused Adam; images lie as NCHW",
         ),
         Entry(
             "torch-graph", "PyTorch CUDA graph", f"{_HERE}.pytorch:WholeStepGraph", ("torch",), ("cuda",),
-            "the whole step captured, capturable fused Adam",
+            "the whole step captured, capturable fused Adam; images lie as NCHW",
         ),
         Entry(
-            "jax", "JAX jit + scan", f"{_HERE}.jax:Scan", ("jax",), ("cpu", "cuda"), "flushes denormals to zero", infers=True
+            "jax", "JAX jit + scan", f"{_HERE}.jax:Scan", ("jax",), ("cpu", "cuda"),
+            "flushes denormals to zero; images lie as NHWC; convolutions on the CPU: a loop of jitted steps, since they are "
+            "slow in a scan",
+            infers=True,
         ),
         Entry(
             "jax-while", "JAX, WHILE command buffers", f"{_HERE}.jax:Scan", ("jax",), ("cuda",),
@@ -184,11 +210,16 @@ CONTESTANTS = {
             "sklearn", "scikit-learn", f"{_HERE}.scikit_learn:Classifier", ("sklearn",), ("cpu",), "MLPClassifier", infers=True
         ),
         Entry(
-            "torch-compile", "torch.compile", f"{_HERE}.pytorch:Compiled", ("torch",), ("cpu",), "fused Adam; keeps denormals"
+            "torch-compile", "torch.compile", f"{_HERE}.pytorch:Compiled", ("torch",), ("cpu",),
+            "fused Adam; keeps denormals; images lie as NCHW",
+        ),
+        Entry(
+            "compile-nhwc", "torch.compile NHWC", f"{_HERE}.pytorch:CompiledChannelsLast", ("torch",), ("cpu",),
+            "fused Adam; keeps denormals; images and weights in memory format channels_last", images=True,
         ),
         Entry(
             "onnxruntime", "ONNX Runtime", f"{_HERE}.onnx_runtime:Session", ("onnx", "onnxruntime"), ("cpu",),
-            "inference alone", trains=False, infers=True,
+            "inference alone; images lie as NCHW", trains=False, infers=True,
         ),
     )
 }  # fmt: skip

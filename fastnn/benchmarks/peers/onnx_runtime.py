@@ -9,7 +9,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from fastnn.benchmarks.grid import Task
-from fastnn.benchmarks.peers import Contestant
+from fastnn.benchmarks.peers import Contestant, channels_first, rows_of_channels_first
 
 ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
 OPSET, IR_VERSION = 17, 8
@@ -28,13 +28,16 @@ class Session(Contestant):
             build(task).SerializeToString(), options, providers=["CPUExecutionProvider"]
         )  # fmt: skip
 
+    def host_data(self) -> tuple[np.ndarray, np.ndarray]:
+        return channels_first(self.task.X), self.task.y
+
     def predict(self, x: np.ndarray) -> np.ndarray:
         outputs: np.ndarray = self.session.run(None, {"x": x})[0]
         return outputs
 
 
 def build(task: Task) -> Any:
-    """The network with the task's initial weights, x (rows, inputs) -> y (rows, outputs)."""
+    """The network with the task's initial weights, x (rows, inputs) or (rows, C, H, W) -> y (rows, outputs)."""
     network, nodes, constants = task.network, [], []
 
     def constant(name: str, values: np.ndarray) -> str:
@@ -45,8 +48,19 @@ def build(task: Task) -> Any:
         nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
-    last, h = len(task.weights) - 1, "x"
-    for i, (w, b) in enumerate(task.weights):
+    last, h, kernels = len(task.weights) - 1, "x", iter(task.kernels)
+    for i, window in enumerate(network.windows):
+        if not window.filters:
+            h = node("MaxPool", [h], f"pool{i}", kernel_shape=window.size, strides=window.size)
+            continue
+        w, b = next(kernels)
+        (above, below), (left, right) = window.padding
+        kernel, bias = constant(f"kernel{i}", w.transpose(3, 2, 0, 1).copy()), constant(f"bias{i}", b)
+        h = node("Conv", [h, kernel, bias], f"conv{i}", pads=(above, left, below, right))
+        h = node(ACTIVATIONS[network.activation], [h], f"convolved{i}")
+    if network.windows:
+        h = node("Flatten", [h], "flat")
+    for i, (w, b) in enumerate(rows_of_channels_first(task)):
         weight = constant(f"w{i}", w)
         if i == last or not network.norm:
             h = node("Gemm", [h, weight, constant(f"b{i}", b)], f"dense{i}")
@@ -63,8 +77,8 @@ def build(task: Task) -> Any:
     if task.probabilities:
         h = node("Sigmoid", [h], "p") if task.binary else node("Softmax", [h], "p", axis=1)
     x, y = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, size])
-        for name, size in (("x", network.sizes[0]), (h, network.sizes[-1]))
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, *shape])
+        for name, shape in (("x", channels_first(task.X[:1]).shape[1:]), (h, network.sizes[-1:]))
     )
     graph = helper.make_graph(nodes, "network", [x], [y], constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)

@@ -41,7 +41,7 @@ class Fastnn(Contestant):
     def _learn_classes(self) -> None:
         """`predict_proba` needs a loss and labels: those of a step on zeros, whose changes are undone."""
         before, classes = self.model.weights, max(2, self.task.network.sizes[-1])
-        X = np.zeros((classes, self.task.network.sizes[0]), np.float32)
+        X = np.zeros((classes, *self.task.network.example), np.float32)
         self.model.partial_fit(X, np.arange(classes), loss=self.loss, optimizer=self.optimizer, device=self.device)
         self.model.set_weights(before)
 
@@ -107,6 +107,14 @@ def build(task: Task) -> fastnn.Sequential:
     """The network with the task's initial weights."""
     network = task.network
     layers: list[fastnn.Layer] = []
+    for window in network.windows:
+        if window.filters:
+            padding = "same" if window.same else "valid"
+            layers.append(fastnn.Conv2D(window.filters, window.size, padding=padding, activation=network.activation))
+        else:
+            layers.append(fastnn.MaxPool2D(window.size))
+    if network.image:
+        layers.append(fastnn.Flatten())
     for units in network.sizes[1:-1]:
         if network.norm:
             layers += [fastnn.Dense(units, use_bias=False), fastnn.BatchNorm(), fastnn.Activation(network.activation)]
@@ -115,10 +123,10 @@ def build(task: Task) -> fastnn.Sequential:
         if task.dropout:
             layers.append(fastnn.Dropout(task.dropout))
     layers.append(fastnn.Dense(network.sizes[-1]))
-    model = fastnn.Sequential(layers, seed=0).build(network.sizes[0])
+    model = fastnn.Sequential(layers, seed=0).build(network.example)
     values = {}
-    dense = [(index, layer) for index, layer in enumerate(model.layers) if isinstance(layer, fastnn.Dense)]
-    for (index, layer), (w, b) in zip(dense, task.weights, strict=True):
+    weighted = [(i, layer) for i, layer in enumerate(model.layers) if isinstance(layer, fastnn.Dense | fastnn.Conv2D)]
+    for (index, layer), (w, b) in zip(weighted, (*task.kernels, *task.weights), strict=True):
         values[f"{index}.weight"] = w
         if layer.use_bias:
             values[f"{index}.bias"] = b

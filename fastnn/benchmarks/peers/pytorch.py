@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fastnn.benchmarks.grid import LEARNING_RATE, Task
-from fastnn.benchmarks.peers import Cannot, Contestant
+from fastnn.benchmarks.peers import Cannot, Contestant, channels_first, rows_of_channels_first
 
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "sigmoid": torch.nn.Sigmoid, "relu": torch.nn.ReLU}
 
@@ -18,6 +18,8 @@ class Eager(Contestant):
     """A loop over a random permutation; every mini-batch is gathered from data that lies on the device."""
 
     adam: ClassVar[dict[str, Any]] = {}
+    memory_format: ClassVar[torch.memory_format] = torch.contiguous_format
+    """Of images and of the weights of convolutions."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -26,13 +28,20 @@ class Eager(Contestant):
             raise Cannot("this PyTorch was built without CUDA, or its CUDA finds no driver")
         torch.set_num_threads(task.threads)
         torch.set_float32_matmul_precision("high" if cell.precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = cell.precision == "tf32"  # which convolutions else would be in by default
         self.device = torch.device(cell.device)
-        self.model = build(task).to(self.device)
-        self.X, self.y = torch.from_numpy(task.X).to(self.device), torch.from_numpy(task.y).to(self.device)
+        self.model = build(task).to(self.device, memory_format=self.memory_format)
+        self.X, self.y = (torch.from_numpy(array).to(self.device) for array in self.host_data())
         self.loss: Any = torch.nn.BCEWithLogitsLoss() if task.binary else torch.nn.CrossEntropyLoss()
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE, fused=True, **self.adam)
         if cell.inference:
             self.model.eval()
+
+    def host_data(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images (n, C, H, W), in memory by the format."""
+        X, y = self.task.X, self.task.y
+        in_place = X.ndim == 4 and self.memory_format == torch.channels_last
+        return X.transpose(0, 3, 1, 2) if in_place else channels_first(X), y
 
     def loss_of(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         bf16 = self.task.cell.precision == "bf16"
@@ -107,6 +116,14 @@ class Compiled(Eager):
             torch.compiler.cudagraph_mark_step_begin()
         loss: torch.Tensor = self.compiled(x, t)
         return loss
+
+
+class EagerChannelsLast(Eager):
+    memory_format = torch.channels_last
+
+
+class CompiledChannelsLast(Compiled):
+    memory_format = torch.channels_last
 
 
 class ReduceOverhead(Compiled):
@@ -187,7 +204,21 @@ def build(task: Task) -> torch.nn.Sequential:
     """The network with the task's initial weights."""
     network = task.network
     layers: list[torch.nn.Module] = []
-    for i, (w, b) in enumerate(task.weights):
+    kernels = iter(task.kernels)
+    for window in network.windows:
+        if not window.filters:
+            layers.append(torch.nn.MaxPool2d(window.size))
+            continue
+        w, b = next(kernels)
+        conv = torch.nn.Conv2d(window.of[2], window.filters, window.size, padding="same" if window.same else 0)
+        with torch.no_grad():
+            conv.weight.copy_(torch.from_numpy(w.transpose(3, 2, 0, 1).copy()))
+            assert conv.bias is not None
+            conv.bias.copy_(torch.from_numpy(b))
+        layers += [conv, ACTIVATIONS[network.activation]()]
+    if network.windows:
+        layers.append(torch.nn.Flatten())
+    for i, (w, b) in enumerate(rows_of_channels_first(task)):
         last = i == len(task.weights) - 1
         linear = torch.nn.Linear(w.shape[0], w.shape[1], bias=last or not network.norm)
         with torch.no_grad():

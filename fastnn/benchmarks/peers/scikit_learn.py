@@ -21,6 +21,8 @@ class Classifier(Contestant):
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         network = task.network
+        if network.windows:
+            raise Cannot("MLPClassifier has no convolutions")
         if network.norm or network.dropout:
             raise Cannot("MLPClassifier has no batch norm and no dropout")
         if task.cell.method == "model":
