@@ -143,6 +143,11 @@ def as_count(name: str, value: object, least: int = 1) -> int:
     return int(value)
 
 
+def is_index(value: object, count: int) -> bool:
+    """Whether it is an integer from 0 to `count` - 1; booleans are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) < count
+
+
 def number(default: float, **bounds: float) -> Any:
     """A field with that default whose bounds, as in `set_number`, are kept with it; `set_numbers` checks them."""
     return field(default=default, metadata={BOUNDS: bounds})

@@ -66,7 +66,7 @@ def _numbers(item: str | range, model: Sequential, path: Path) -> list[int]:
         if not numbers:
             raise click.UsageError(f"--freeze: {path} has no {' or '.join(KINDS[item])} layer; it has {describe_layers(model)}")
         return numbers
-    last, text = len(model.layers) - 1, f"{item[0]}" if len(item) == 1 else f"{item[0]}-{item[-1]}"
+    last, text = len(model.layers) - 1, f"{item[0]}" if item[0] == item[-1] else f"{item[0]}-{item[-1]}"
     if item[-1] > last:
         raise click.UsageError(f"--freeze: {text}: the layers of {path} are 0 to {last}: {describe_layers(model)}")
     if not parameters.intersection(item):

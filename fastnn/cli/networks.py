@@ -381,9 +381,16 @@ def is_given(name: str) -> bool:
 
 def refuse_network() -> None:
     """Raise click.UsageError for options that describe a network, where it comes from a file."""
-    for parameter in click.get_current_context().command.params:
-        if parameter.name is not None and is_given(parameter.name) and getattr(parameter, "heading", None) == NETWORK:
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name
+        if name is None or getattr(parameter, "heading", None) != NETWORK:
+            continue
+        if is_given(name):
             raise click.UsageError(f"{parameter.opts[0]}: the network is in the file already")
+        configured = context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP
+        if configured and context.params[name] != parameter.process_value(context, parameter.default):
+            raise click.UsageError(f"{name.replace('_', '-')} in the configuration: the network is in the file already")
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,8 @@ def _read(paths: Sequence[Path], kind: Kind) -> tuple[np.ndarray, np.ndarray]:
 
 def _count(path: Path, size: int, kind: Kind) -> int:
     """How many records the file has."""
+    if path.is_dir():
+        raise FileError(f"{path} is a folder, expected one binary file of {kind.title} in it; load reads the whole folder")
     try:
         length = path.stat().st_size
     except OSError as error:
@@ -162,7 +164,7 @@ def _read_names(path: Path, classes: int) -> np.ndarray | None:
     if not path.is_file():
         return None
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise FormatError(
             f"{path}: expected the names of {classes} classes as text, got other bytes ({error.reason})"

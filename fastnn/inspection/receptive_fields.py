@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnn import arrays
-from fastnn.configurations import as_count
+from fastnn.configurations import as_count, is_index
 from fastnn.errors import InputError, InputTypeError
 from fastnn.network.summary import summarize
 
@@ -100,7 +100,7 @@ def most_activating(
     shapes = _shapes(model, layer)
     outputs, owner, count = shapes[layer + 1], model.layers[layer], as_count("count", count)
     channels = outputs[2] if len(outputs) == 3 else outputs[0] if len(outputs) == 1 else 1
-    if not isinstance(channel, int) or isinstance(channel, bool) or not 0 <= channel < channels:
+    if not is_index(channel, channels):
         raise InputError(f"channel: expected a number from 0 to {channels - 1}, got {channel!r}")
     place = None if unit is None else _unit(unit, outputs, layer, owner)
     given, features = arrays.to_host(images), model.network.features
@@ -140,7 +140,7 @@ def layer_of(model: Any, number: Any) -> Layer:
 
     model = as_model(model)
     last = len(model.network.layers) - 1
-    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= last:
+    if not is_index(number, last + 1):
         raise InputError(f"layer: expected the number of a layer, from 0 to {last}, got {number!r}")
     layer: Layer = model.layers[number]
     return layer

@@ -117,6 +117,10 @@ class LastMethod:
             last = self._last = network, asked, Method(network, asked, None if last is None else last[2])
         return last[2]
 
+    def forget(self) -> None:
+        """Let go of what the last method holds of a model's size: others make the steps now."""
+        self._last = None
+
 
 def method_of(
     model: ModelState, network: Network, engine: engines.Engine, loss: Loss, optimizer: Optimizer, l2: float, l1: float,

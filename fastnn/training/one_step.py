@@ -17,7 +17,7 @@ from fastnn.network.model import ModelState
 from fastnn.network.state import State
 from fastnn.schedules import Constant
 from fastnn.training.history import History
-from fastnn.training.method import values_of
+from fastnn.training.method import LastMethod, values_of
 from fastnn.training.options import ALL, FitOptions, as_optimizer
 from fastnn.training.start import glance_at, known_task, needs_two_rows
 from fastnn.training.step import SingleSteps, StepOptions, values_of_step
@@ -86,6 +86,8 @@ class OneStep:
             self._alike = 0
         elif self._alike >= TRAINED_BEFORE:
             examples = prepare_indexed(model.expected, X, y, self._options.loss, known_task(model, settings))
+            if examples is None:
+                self._alike = 0
         self._alike += 1
         if examples is None and self._steps is not None:
             self._steps.close(model.instances)
@@ -115,6 +117,8 @@ class OneStep:
         glance = glance_at(model, examples)
         if self._steps is None:
             self._steps = SingleSteps(options, examples.layout, n)
+            with model.instances.take("method", LastMethod) as last:
+                last.forget()  # two ways back are one too many
         visits = None
         if settings.shuffle:
             if len(self._order) != n:

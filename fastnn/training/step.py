@@ -113,7 +113,11 @@ class SingleSteps:
             or len(self._made) == self._length
             or self._position + rows > self._capacity
         ):
-            self._begin(model, rows)
+            try:
+                self._begin(model, rows)
+            except BaseException as error:
+                self._put_back(error)
+                raise
         start, made, state, engine = self._position, self._made.copy(), model.state, self.options.engine
         number = len(made)
         try:
@@ -138,12 +142,18 @@ class SingleSteps:
             self._fresh = None
         except BaseException as error:
             insist(lambda: self._undo(model, made))
-            if self._fresh is not None and not isinstance(error, DeviceError | DivergenceError):
-                self._fresh.put_back()
-                self._version = ()
+            self._put_back(error)
             raise
         row: np.ndarray = log[0]
         return row
+
+    def _put_back(self, error: BaseException) -> None:
+        """Let the optimizer be what it was, where one began anew for a step that this error prevented."""
+        if self._fresh is not None:
+            if not isinstance(error, DeviceError | DivergenceError):
+                insist(self._fresh.put_back)
+                self._version = ()
+            self._fresh = None
 
     def threads(self, rows: int) -> int:
         """How many threads the last step of `rows` rows without weights had."""
@@ -184,7 +194,7 @@ class SingleSteps:
             self._make_room(model, rows)
             self._before = state.snapshot(self._before)
         model.device, model.trained = engine.name, Trained(engine.name, engine.precision)
-        model.loss, model.optimizer, model.data_glance = options.loss, options.optimizer, None
+        model.loss, model.optimizer = options.loss, options.optimizer
         self._state, self._layers = state, model.layers
         self._bound.clear()
         self._log = self.storage["log"]
@@ -330,7 +340,7 @@ class StepFunction:
 
     def _make(self, steps: SingleSteps, X: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> Any:
         loss = float(steps.make(self.model, X, y, weights)[0])
-        self.model.task = self._task
+        self.model.task, self.model.data_glance = self._task, None
         if self.options.input_gradients:
             return loss, steps.input_gradients(len(X), weights is not None)
         return loss
@@ -413,7 +423,7 @@ class Continuation:
             examples = self._examples(model, X, y, settings)
             X, y, weights = examples.X, examples.y, examples.weights
         row = self._steps.make(model, X, y, weights)
-        model.task, model.feature_names = self._task, model.column_names
+        model.task, model.feature_names, model.data_glance = self._task, model.column_names, None
         return values_of_step(self._steps, row, len(X), weights is not None)
 
     def _is_as_before(self, model: ModelState, X: np.ndarray, y: Any) -> bool:

@@ -577,8 +577,8 @@ class Trainer:
     def advance(self, count: int) -> None:
         """The model is `count` whole steps further; what the run notes of them follows in `count`."""
         self._interrupts.hold()
-        self.started = True
         self.model.state.advance(self.engine, count)
+        self.started = True
 
     def count(self, log: np.ndarray, rows: int) -> None:
         """Note what whole steps of `rows` rows each wrote down."""

@@ -128,6 +128,23 @@ def test_the_grammar(text: str, expected: tuple[Any, ...]) -> None:
     assert read_freeze(text) == expected
 
 
+def test_a_network_in_the_configuration_is_refused(saved: Path, tmp_path: Path) -> None:
+    """Where it is another than that without the option."""
+    configuration = tmp_path / "run.toml"
+    for text, says in (
+        ("hidden = [9]", "hidden in the configuration: the network is in the file already"),
+        ("standardize-target = true", "standardize-target in the configuration: the network is in the file already"),
+        ("dropout = 0.5", "dropout in the configuration"),
+    ):
+        configuration.write_text(text + "\n")
+        result = run("train", "digits", "--config", configuration, "--from", saved, "--epochs", 1)
+        assert result.exit_code == 2
+        assert says in said(result)
+    printed = run("train", "digits", "--epochs", 1, "--print-config").stdout
+    configuration.write_text(printed)
+    shown(run("train", "--config", configuration, "--from", saved))
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -177,6 +194,12 @@ def test_tables_are_read_as_the_network_takes_them(tmp_path: Path) -> None:
     result = run("train", "digits", "--from", model)
     assert result.exit_code == 1
     assert "the network takes 2 features, and examples of digits have 8 x 8" in said(result)
+
+
+def test_numbers_beyond_everything(saved: Path) -> None:
+    result = run("train", "digits", "--from", saved, "--freeze", f"0-{10**20}")
+    assert result.exit_code == 2
+    assert f"--freeze: 0-{10**20}: the layers of {saved} are 0 to 6" in said(result)
 
 
 def test_amounts_stay_amounts(tmp_path: Path) -> None:

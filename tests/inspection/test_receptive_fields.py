@@ -155,6 +155,14 @@ def test_of_equal_answers_the_first_counts() -> None:
     assert found.units.tolist() == [[0, 0]] * 3
 
 
+def test_numbers_may_be_those_of_numpy() -> None:
+    model, images = example(3)
+    layer, channel, unit = np.int64(0), np.int32(1), (np.int64(2), np.int64(3))
+    assert fastnn.receptive_field(model, layer, unit) == fastnn.receptive_field(model, 0, (2, 3))  # type: ignore[arg-type]
+    found, same = fastnn.most_activating(model, images, layer, channel), fastnn.most_activating(model, images, 0, 1)  # type: ignore[arg-type]
+    assert found.indices.tolist() == same.indices.tolist()
+
+
 def test_what_cannot_be_looked_at_is_said() -> None:
     model, images = example(3)
     rows = fastnn.Sequential([fastnn.Dense(2)], seed=0).build(56)

@@ -17,6 +17,7 @@ import pytest
 import fastnn
 from fastnn.callbacks import Callback, Checkpoint
 from fastnn.checkpoints import Folder
+from fastnn.network.state import State
 from fastnn.training import one_step
 from fastnn.training import trainer as trainer_module
 from fastnn.training.interrupts import Interrupts
@@ -178,6 +179,22 @@ def test_a_handler_that_was_set_within_stays() -> None:
     press()
     assert asked == [signal.SIGINT]
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@posix
+def test_in_the_first_step_it_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fastnn.Sequential([fastnn.Dense(2)], seed=0)
+    advance = State.advance
+
+    def pressed(*arguments: Any, **keywords: Any) -> None:
+        monkeypatch.setattr(State, "advance", advance)
+        press()
+
+    monkeypatch.setattr(State, "advance", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, batch_size=20, epochs=1, verbose=0, device="cpu")
+    assert (model.built, model.task, model.optimizer, model.loss) == (False, None, None, None)
+    model.fit(X, Y, batch_size=20, epochs=1, verbose=0, device="cpu")
 
 
 # --- anything may come anywhere ---------------------------------------------------------------------------------------

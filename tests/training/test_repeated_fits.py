@@ -260,6 +260,17 @@ def test_other_data_are_told_in_a_call_of_one_step() -> None:
 
 
 @pytest.mark.usefixtures("few_trained")
+def test_other_data_are_told_after_a_step_that_failed() -> None:
+    model, call = large(), {**OPTIONS, **ONE_STEP}
+    for _ in range(ALIKE - 2):
+        model.fit(X, Y, **call)
+    with pytest.raises(DivergenceError):  # the first of the single steps
+        model.fit(HUGE, Y, **call)
+    with pytest.warns(UserWarning, match="trained on other data"):
+        model.fit(OTHER, Y, **call)
+
+
+@pytest.mark.usefixtures("few_trained")
 @pytest.mark.parametrize(
     "option",
     [

@@ -14,6 +14,7 @@ import fastnn
 from fastnn import Activation, BatchNorm, Dense, Dropout, Sequential, schedules
 from fastnn.errors import DivergenceError, InputError, InputTypeError, NotReadyError
 from fastnn.training import step as step_module
+from fastnn.training.step import SingleSteps
 
 if TYPE_CHECKING:
     from cuda_on_host.runtime import HostRuntime
@@ -334,6 +335,21 @@ def test_a_first_step_that_is_interrupted_leaves_another_optimizer_as_it_was(mon
     press_in(monkeypatch, "play")
     with pytest.warns(UserWarning, match="Adam cannot be used by SGD"), pytest.raises(KeyboardInterrupt):
         step(X, y)
+    assert (everything(model), model.optimizer) == (before, optimizer)
+    with pytest.warns(UserWarning, match="Adam cannot be used by SGD"):
+        step(X, y)
+    assert set(model.optimizer_state or ()) == {"velocity"}
+
+
+def test_a_first_step_without_room_leaves_another_optimizer_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (X, y) = plain(), mini_batches()[0]
+    model.partial_fit(X, y, optimizer=fastnn.Adam(0.01))
+    before, optimizer = everything(model), model.optimizer
+    step = model.training_step(optimizer=fastnn.SGD(0.1, momentum=0.9))
+    with monkeypatch.context() as patch:
+        patch.setattr(SingleSteps, "_make_room", lambda *arguments: (_ for _ in ()).throw(MemoryError("no room")))
+        with pytest.warns(UserWarning, match="Adam cannot be used by SGD"), pytest.raises(MemoryError):
+            step(X, y)
     assert (everything(model), model.optimizer) == (before, optimizer)
     with pytest.warns(UserWarning, match="Adam cannot be used by SGD"):
         step(X, y)

@@ -265,8 +265,9 @@ def _input_plan(
     tap_rows, tap_columns, _, outputs = w.shape
     _, height, width, channels = dx.shape
     size, (_, rows, columns, _) = dz.dtype.itemsize, dz.shape
-    # The frame of a chain begins in front of dz by the taps less the padding.
-    if groups == 1 and strides == dilation == (1, 1) and padding[0] < tap_rows and padding[1] < tap_columns:
+    # The frame of a chain begins in front of dz by the taps less the padding, and holds all of dz.
+    fits = padding[0] < tap_rows and padding[1] < tap_columns and rows <= height + padding[0] and columns <= width + padding[1]
+    if groups == 1 and strides == dilation == (1, 1) and fits:
         zeros = height * width / max(1, rows * columns)
         if zeros * _lanes(channels, size) <= GOING_BACK * _lanes(tap_columns * channels, size):
             tall, wide = height + tap_rows - 1, width + tap_columns - 1
