@@ -8,7 +8,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from fastnn_kernels.cuda.runtime import CudaError, CudaUnavailable
 
 OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "--ptxas-options=-v")
 """Without the second, NVRTC before 13.2 takes the call operator of a generic lambda for a host function and refuses it."""
+
+LISTENING = 0.1
+"""Seconds until a Ctrl-C is seen at the latest: compilers change how signals come, so that a wait may go on through one."""
 
 
 @dataclass(frozen=True)
@@ -105,15 +108,17 @@ def machine_codes(sources: Mapping[str, str], architecture: int) -> dict[str, by
     pool = ThreadPoolExecutor(min(len(missing), usable_cores()), "fastnn-nvrtc")
     try:
         compiling = {pool.submit(compile_source, sources[name], architecture, name): name for name in missing}
-        for future in as_completed(compiling):
-            name = compiling[future]
-            try:
-                codes[name] = future.result().cubin
-            except CudaError as error:
-                errors[name] = error
-                continue
-            if folder is not None:
-                write(paths[name], codes[name])
+        waiting = set(compiling)
+        while waiting:
+            done, waiting = wait(waiting, LISTENING, FIRST_COMPLETED)
+            for name, future in ((compiling[future], future) for future in done):
+                try:
+                    codes[name] = future.result().cubin
+                except CudaError as error:
+                    errors[name] = error
+                    continue
+                if folder is not None:
+                    write(paths[name], codes[name])
     finally:
         pool.shutdown(cancel_futures=True)
     if errors:
