@@ -91,7 +91,7 @@ def run(benchmark: Any, engine: Engine, device: str, method: str, network: str, 
     """Check one method for some rows, and time it."""
     benchmark.group = f"inference: {network}, {rows} rows"
     model = trained(network, device)
-    images = bool(NETWORKS[network].windows)
+    images = bool(NETWORKS[network].image_layers)
     if images and rows > IMAGE_ROWS:
         pytest.skip(f"convolutions infer at most {IMAGE_ROWS} rows")
     X = np.random.default_rng(3).random((rows, *NETWORKS[network].example), dtype=np.float32)

@@ -70,7 +70,7 @@ def network_label(network: str) -> str:
 
 def network_in_row(network: str) -> str:
     """The same in a table; of a network with convolutions, which are long, the name alone."""
-    return network if network in NETWORKS and NETWORKS[network].windows else network_label(network)
+    return network if network in NETWORKS and NETWORKS[network].image_layers else network_label(network)
 
 
 def method_label(method: str) -> str:

@@ -46,7 +46,7 @@ Image = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Window:
+class ImageLayer:
     """A convolution of so many `filters`, with its activation, or, of none, max pooling whose windows do not overlap.
 
     `size` (KH, KW) of its windows, which lie in the image, or with `same` reach beyond it, so that there are as many as pixels.
@@ -85,8 +85,8 @@ class Window:
 class Network:
     """A dense network: units of every layer, inputs first. One output is a yes or no, more are classes.
 
-    With an `image` (H, W, C), convolutions and pooling come first, `windows`; the inputs of the dense layers are what the last
-    of them makes of an example, flattened in the order (H, W, C).
+    With an `image` (H, W, C), convolutions and pooling come first, `image_layers`; the inputs of the dense layers are what the
+    last of them makes of an example, flattened in the order (H, W, C).
     With `norm`, a hidden layer is dense without bias, batch norm, activation, dropout. `batches`: those of the grid, if not
     `BATCH_SIZES`.
     `tolerance`: how far the losses of the first steps may differ (relative, above 1) by rounding alone: ten times what was
@@ -99,7 +99,7 @@ class Network:
     norm: bool = False
     dropout: float = 0.0
     image: Image | None = None
-    windows: tuple[Window, ...] = ()
+    image_layers: tuple[ImageLayer, ...] = ()
     least_batch: int = 1
     batches: tuple[int, ...] = ()
     more_batches: tuple[int, ...] = ()
@@ -108,7 +108,7 @@ class Network:
     @property
     def label(self) -> str:
         """`784-1024x4-10`, `28x28x1-20x5,pool2-100-10`."""
-        images = ["x".join(map(str, self.image)), ",".join(map(str, self.windows))] if self.image else []
+        images = ["x".join(map(str, self.image)), ",".join(map(str, self.image_layers))] if self.image else []
         runs = [(size, len(list(group))) for size, group in itertools.groupby(self.sizes[bool(self.image) :])]
         units = [f"{size}x{count}" if count > 2 else "-".join([str(size)] * count) for size, count in runs]
         return "-".join([*images, *units])
@@ -119,20 +119,20 @@ class Network:
         return self.image or self.sizes[:1]
 
     @property
-    def convolutions(self) -> tuple[Window, ...]:
-        return tuple(window for window in self.windows if window.filters)
+    def convolutions(self) -> tuple[ImageLayer, ...]:
+        return tuple(layer for layer in self.image_layers if layer.filters)
 
     @property
     def parameters(self) -> int:
         """Of its convolutions and dense layers, with biases."""
         dense = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(self.sizes))
-        return dense + sum(math.prod(window.weight) + window.filters for window in self.convolutions)
+        return dense + sum(math.prod(layer.weight) + layer.filters for layer in self.convolutions)
 
     @property
     def operations(self) -> int:
         """Of a training step, per example, about: twice those forwards for the gradients."""
         forwards = 2 * sum(inputs * outputs for inputs, outputs in itertools.pairwise(self.sizes))
-        return 3 * (forwards + sum(window.operations for window in self.windows))
+        return 3 * (forwards + sum(layer.operations for layer in self.image_layers))
 
     @property
     def kind(self) -> str:
@@ -141,12 +141,12 @@ class Network:
         return convolutional if self.image else small if self.parameters < 2**18 else large
 
 
-def lay_images(image: Image, conv: str) -> tuple[Window, ...]:
+def lay_images(image: Image, conv: str) -> tuple[ImageLayer, ...]:
     """The layers in front of the dense ones, as `--conv` of the command has them: `20x5,pool2,40x3:same`.
 
     Raises InputError for what is no such layer, does not fit, is too large, or is what no contestant is asked for.
     """
-    windows: list[Window] = []
+    layers: list[ImageLayer] = []
     for piece in read_pieces(conv):
         if piece.kind not in ("conv", "pool") or piece.options not in ({}, {"padding": "same"} if piece.kind == "conv" else {}):
             raise InputError(
@@ -157,17 +157,16 @@ def lay_images(image: Image, conv: str) -> tuple[Window, ...]:
         size, filters = as_pair(owner, "size", piece.numbers["size"]), piece.numbers.get("filters", 0)
         padding = piece.options.get("padding", "valid")
         (rows, columns), _ = lay_windows(owner, image[:2], size, (1, 1) if filters else size, padding)
-        windows.append(Window(size, filters, padding == "same", image, (rows, columns, filters or image[2])))
-        image = windows[-1].images
-    return tuple(windows)
+        layers.append(ImageLayer(size, filters, padding == "same", image, (rows, columns, filters or image[2])))
+        image = layers[-1].images
+    return tuple(layers)
 
 
 def image_network(name: str, image: Image, conv: str, units: Sequence[int], activation: str = "relu", **more: Any) -> Network:
     """Convolutions and pooling (`lay_images`), then dense layers of these units. Raises InputError for what is no network."""
-    windows = lay_images(image, conv)
-    return Network(
-        name, (math.prod(windows[-1].images if windows else image), *units), activation, image=image, windows=windows, **more
-    )
+    layers = lay_images(image, conv)
+    inputs = math.prod(layers[-1].images if layers else image)
+    return Network(name, (inputs, *units), activation, image=image, image_layers=layers, **more)
 
 
 IMAGE_BATCHES = (10, 32, 128, 512)
@@ -249,9 +248,9 @@ def own_network(sizes: Sequence[int], activation: str = "relu", image: Sequence[
             raise InputError(f"network: expected height, width and channels of images, got {'x'.join(map(str, image))}")
         height, width, channels = image
         network = image_network("", (height, width, channels), conv, sizes, activation, tolerance=1e-3)
-        if not 1 <= len(network.windows) <= MOST_LAYERS:
+        if not 1 <= len(network.image_layers) <= MOST_LAYERS:
             raise InputError(f"network: expected 1 to {MOST_LAYERS} layers for images, got {conv!r}")
-        numbers = max(math.prod(image), *(math.prod(window.images) for window in network.windows))
+        numbers = max(math.prod(image), *(math.prod(layer.images) for layer in network.image_layers))
         if numbers > MOST_NUMBERS:
             raise InputError(f"network: {network.label} has images of {numbers:,} numbers; at most {MOST_NUMBERS:,} are timed")
     if network.parameters > MOST_PARAMETERS:
@@ -317,7 +316,7 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         network = known_network(self.network)
         if network is not None:
             rows = min(rows, max(self.batch_size, MOST_DATA // (4 * math.prod(network.example))))
-            if network.windows and self.device == "cpu":
+            if network.image_layers and self.device == "cpu":
                 rows = min(rows, max(4, MOST_OPERATIONS // network.operations // self.batch_size) * self.batch_size)
         return max(rows, 4 * self.batch_size) if self.device == "cuda" else rows
 
@@ -432,7 +431,7 @@ def make_task(cell: Cell, threads: int, checking: bool = False) -> Task:
     y: Any = (X[:, :1] > other).astype(np.float32) if outputs == 1 else rng.integers(0, outputs, cell.rows)
     X = X.reshape(cell.rows, *network.example)
     rng = np.random.default_rng(1)
-    kernels = tuple(_draw_weights(rng, window.weight) for window in network.convolutions)
+    kernels = tuple(_draw_weights(rng, layer.weight) for layer in network.convolutions)
     weights = tuple(_draw_weights(rng, shape) for shape in itertools.pairwise(network.sizes))
     return Task(cell, network, threads, X, y, kernels, weights, 0.0 if checking else network.dropout)
 

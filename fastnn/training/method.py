@@ -59,9 +59,8 @@ class Method:
         self._ahead: tuple[Any, int, np.ndarray] = (None, 0, np.zeros((0, 0)))
         """Of which optimizer and rate, from which update on, and the table of some updates from there on."""
 
-    @property
-    def storage(self) -> StepStorage:
-        """What the steps need beside data, parameters and state, made when it is asked for first."""
+    def prepare_storage(self) -> StepStorage:
+        """What the steps need beside data, parameters and state, with the penalties of this method; made once."""
         storage: StepStorage = self._storage or make_with_room(lambda: step_storage(self.network, self.engine))
         storage.set_penalties(self.penalty_table)
         self._storage = storage

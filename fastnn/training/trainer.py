@@ -357,7 +357,7 @@ class Trainer:
         self._columns_before = tuple(history)
         start_optimizer(model.state, self.optimizer)
         self._bind_data(open_)
-        self.storage = self.method.storage
+        self.storage = self.method.prepare_storage()
         self._undo = self.method.undo
         if not self.loss.built_in:  # what it closes over may have changed since the last call
             self._undo.end()

@@ -98,7 +98,7 @@ def test_the_grid_is_that_of_the_documentation() -> None:
     assert [Cell("mnist", size).rows for size in (1, 32, 2048)] == [2000, 6400, 60000]
     assert Cell("mnist", 65536, "cuda").rows == 4 * 65536
     assert set(QUICK) <= set(found)
-    assert any(NETWORKS[cell.network].windows for cell in QUICK)
+    assert any(NETWORKS[cell.network].image_layers for cell in QUICK)
     assert NETWORKS["wide"].label == "784-1024x4-10"
 
 
@@ -127,7 +127,7 @@ def test_the_limit_counts_every_operation_of_a_convolution(name: str) -> None:
     """Two operations for every weight and every place, three times but for the inputs; what else there is, is little."""
     network, rows = NETWORKS[name], 8
     work = Fastnn(make_task(Cell(name, rows), 1)).work()
-    first, *others = [rows * window.operations for window in network.windows if window.filters]
+    first, *others = [rows * layer.operations for layer in network.image_layers if layer.filters]
     dense = [2 * rows * i * o for i, o in itertools.pairwise(network.sizes)]
     least = 2 * first + 3 * sum(others) + 3 * sum(dense)
     assert least <= sum(operations for operations, _ in work) < 1.1 * least + 20 * network.parameters
@@ -178,12 +178,12 @@ def test_networks_of_ones_own_say_what_they_are(name: str, sizes: tuple[int, ...
 )
 def test_networks_with_convolutions_say_what_they_are(name: str, images: list[tuple[int, ...]], canonical: str) -> None:
     network = find_network(name)
-    assert [window.images for window in network.windows] == images
+    assert [layer.images for layer in network.image_layers] == images
     assert network.name == (canonical or name)
     assert find_network(network.name) == network
     task = make_task(Cell(name, 5), 1)
     assert task.X.shape[1:] == network.example == network.image
-    assert [w.shape for w, _ in task.kernels] == [window.weight for window in network.convolutions]
+    assert [w.shape for w, _ in task.kernels] == [layer.weight for layer in network.convolutions]
     assert [w.shape for w, _ in task.weights] == list(itertools.pairwise(network.sizes))
     assert network.sizes[0] == np.prod(images[-1])
 
@@ -327,7 +327,7 @@ def test_the_peers_compute_what_fastnn_computes(cell: Cell, name: str) -> None:
     ours = Fastnn(make_task(cell, 1, checking=True), device="numpy").losses(check_order(cell))
     asked = {"cell": msgspec.to_builtins(cell)}
     with Process(CONTESTANTS[name], "cpu", 1) as process:
-        images = bool(find_network(cell.network).windows)
+        images = bool(find_network(cell.network).image_layers)
         if name == "sklearn" and (images or cell.network == "deep"):
             with pytest.raises(Cannot, match="no convolutions" if images else "no batch norm"):
                 process.ask("losses", 60.0, dropout=False, **asked)
@@ -403,7 +403,7 @@ def test_everybody_infers_the_same(cell: Cell, name: str) -> None:
     if CONTESTANTS[name].missing():
         pytest.skip(CONTESTANTS[name].missing())
     task = make_task(cell, 1)
-    images = bool(task.network.windows)
+    images = bool(task.network.image_layers)
     assert CONTESTANTS[name].takes(cell) is (images or name != "torch-nhwc")
     if name == "sklearn" and (cell.method == "model" or images):
         with pytest.raises(Cannot, match="no convolutions" if images else r"not with logits|no batch norm"):

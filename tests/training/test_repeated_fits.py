@@ -325,11 +325,11 @@ def test_storage_is_used_again_where_it_fits() -> None:
     for options in ({}, {"l2": 0.1}, {"optimizer": "sgd"}, {"loss": "mean_squared_error"}):
         model.fit(X, Y, **OPTIONS, **options)
         found.append(last_method(model))
-        assert found[-1].storage["penalties"].tobytes() == found[-1].penalty_table.tobytes()
-    assert len({id(each.storage) for each in found}) == 1
+        assert found[-1]._storage["penalties"].tobytes() == found[-1].penalty_table.tobytes()
+    assert len({id(each._storage) for each in found}) == 1
     assert len({id(each.undo) for each in found}) == len(found)
     model.freeze(0).fit(X, Y, **OPTIONS)
-    assert last_method(model).storage is not found[0].storage, "the gradient of frozen parameters is 0 there"
+    assert last_method(model)._storage is not found[0]._storage, "the gradient of frozen parameters is 0 there"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -138,7 +138,7 @@ class Entry:
     def takes(self, cell: Cell) -> bool:
         """Whether its users would pick it for this."""
         network = known_network(cell.network)
-        if self.images and (network is None or not network.windows):
+        if self.images and (network is None or not network.image_layers):
             return False
         return cell.device in self.devices and (self.infers if cell.inference else self.trains)
 
@@ -155,10 +155,10 @@ def channels_first(X: np.ndarray) -> np.ndarray:
 
 def rows_of_channels_first(task: Task) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     """The dense layers of a task where images are flattened in the order (C, H, W): the rows of the first one so."""
-    if not task.network.windows:
+    if not task.network.image_layers:
         return task.weights
     (w, b), *others = task.weights
-    height, width, channels = task.network.windows[-1].images
+    height, width, channels = task.network.image_layers[-1].images
     rows = w.reshape(height, width, channels, -1).transpose(2, 0, 1, 3).reshape(w.shape)
     return (rows, b), *others
 

@@ -29,7 +29,7 @@ class Scan(Contestant):
             raise Cannot("this JAX was installed without CUDA, or its CUDA finds no driver")
         jax.config.update("jax_default_matmul_precision", PRECISIONS[task.cell.precision])
         self.X, self.y = jnp.asarray(task.X), jnp.asarray(task.y)
-        self.looping = bool(task.network.windows) and task.cell.device == "cpu"
+        self.looping = bool(task.network.image_layers) and task.cell.device == "cpu"
         p: dict[str, Any] = {}
         s: dict[str, Any] = {}
         for i, (w, b) in enumerate(task.weights):
@@ -98,7 +98,7 @@ class Scan(Contestant):
         network, last = self.task.network, len(self.task.weights) - 1
         dropout = 0.0 if key is None else self.task.dropout
         s = dict(s)
-        if network.windows:
+        if network.image_layers:
             x = self._images(p, x)
         for i in range(last):
             x = x @ p[f"w{i}"]
@@ -122,14 +122,14 @@ class Scan(Contestant):
     def _images(self, p: Any, x: Any) -> Any:
         """Convolutions and pooling, flattened. Maxima over a reshaped array are faster than `lax.reduce_window` on a CPU."""
         i = 0
-        for window in self.task.network.windows:
-            if window.filters:
+        for layer in self.task.network.image_layers:
+            if layer.filters:
                 layout = ("NHWC", "HWIO", "NHWC")
-                x = jax.lax.conv_general_dilated(x, p[f"kernel{i}"], (1, 1), window.padding, dimension_numbers=layout)
+                x = jax.lax.conv_general_dilated(x, p[f"kernel{i}"], (1, 1), layer.padding, dimension_numbers=layout)
                 x = ACTIVATIONS[self.task.network.activation](x + p[f"bias{i}"])
                 i += 1
             else:
-                (high, wide), (rows, columns, channels) = window.size, window.images
+                (high, wide), (rows, columns, channels) = layer.size, layer.images
                 x = x[:, : rows * high, : columns * wide].reshape(-1, rows, high, columns, wide, channels).max((2, 4))
         return x.reshape(x.shape[0], -1)
 

@@ -49,16 +49,16 @@ def build(task: Task) -> Any:
         return output
 
     last, h, kernels = len(task.weights) - 1, "x", iter(task.kernels)
-    for i, window in enumerate(network.windows):
-        if not window.filters:
-            h = node("MaxPool", [h], f"pool{i}", kernel_shape=window.size, strides=window.size)
+    for i, layer in enumerate(network.image_layers):
+        if not layer.filters:
+            h = node("MaxPool", [h], f"pool{i}", kernel_shape=layer.size, strides=layer.size)
             continue
         w, b = next(kernels)
-        (above, below), (left, right) = window.padding
+        (above, below), (left, right) = layer.padding
         kernel, bias = constant(f"kernel{i}", w.transpose(3, 2, 0, 1).copy()), constant(f"bias{i}", b)
         h = node("Conv", [h, kernel, bias], f"conv{i}", pads=(above, left, below, right))
         h = node(ACTIVATIONS[network.activation], [h], f"convolved{i}")
-    if network.windows:
+    if network.image_layers:
         h = node("Flatten", [h], "flat")
     for i, (w, b) in enumerate(rows_of_channels_first(task)):
         weight = constant(f"w{i}", w)

@@ -107,12 +107,12 @@ def build(task: Task) -> fastnn.Sequential:
     """The network with the task's initial weights."""
     network = task.network
     layers: list[fastnn.Layer] = []
-    for window in network.windows:
-        if window.filters:
-            padding = "same" if window.same else "valid"
-            layers.append(fastnn.Conv2D(window.filters, window.size, padding=padding, activation=network.activation))
+    for each in network.image_layers:
+        if each.filters:
+            padding = "same" if each.same else "valid"
+            layers.append(fastnn.Conv2D(each.filters, each.size, padding=padding, activation=network.activation))
         else:
-            layers.append(fastnn.MaxPool2D(window.size))
+            layers.append(fastnn.MaxPool2D(each.size))
     if network.image:
         layers.append(fastnn.Flatten())
     for units in network.sizes[1:-1]:

@@ -205,18 +205,18 @@ def build(task: Task) -> torch.nn.Sequential:
     network = task.network
     layers: list[torch.nn.Module] = []
     kernels = iter(task.kernels)
-    for window in network.windows:
-        if not window.filters:
-            layers.append(torch.nn.MaxPool2d(window.size))
+    for layer in network.image_layers:
+        if not layer.filters:
+            layers.append(torch.nn.MaxPool2d(layer.size))
             continue
         w, b = next(kernels)
-        conv = torch.nn.Conv2d(window.of[2], window.filters, window.size, padding="same" if window.same else 0)
+        conv = torch.nn.Conv2d(layer.of[2], layer.filters, layer.size, padding="same" if layer.same else 0)
         with torch.no_grad():
             conv.weight.copy_(torch.from_numpy(w.transpose(3, 2, 0, 1).copy()))
             assert conv.bias is not None
             conv.bias.copy_(torch.from_numpy(b))
         layers += [conv, ACTIVATIONS[network.activation]()]
-    if network.windows:
+    if network.image_layers:
         layers.append(torch.nn.Flatten())
     for i, (w, b) in enumerate(rows_of_channels_first(task)):
         last = i == len(task.weights) - 1

@@ -21,7 +21,7 @@ class Classifier(Contestant):
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         network = task.network
-        if network.windows:
+        if network.image_layers:
             raise Cannot("MLPClassifier has no convolutions")
         if network.norm or network.dropout:
             raise Cannot("MLPClassifier has no batch norm and no dropout")

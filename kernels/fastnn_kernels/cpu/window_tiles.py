@@ -204,7 +204,8 @@ call_tile: Any = intrinsic(_call_tile)
 def tiled_product(float_type: Any) -> Callable[..., None]:
     """A helper that cuts C (rows, columns) (+)= A @ B (+ bias) into tiles and calls those compiled at `tile`."""
     size, lane = float_type.bitwidth // 8, lanes(float_type)
-    most_rows, most_vectors, register_count = MOST_ROWS, WIDEST, registers()
+    most_rows, most_vectors = MOST_ROWS, WIDEST
+    widest_for = tuple(_widest_for(rows) for rows in range(1, MOST_ROWS + 1))
 
     @helper
     def product(
@@ -215,8 +216,7 @@ def tiled_product(float_type: Any) -> Callable[..., None]:
         if row_blocks == 0 or columns == 0:
             return
         low, higher = rows // row_blocks, rows % row_blocks
-        tallest = low + (higher > 0)
-        widest = min(most_vectors, (register_count - 1) // (tallest + 1)) if tallest > 1 else most_vectors
+        widest = widest_for[low + (higher > 0) - 1]
         all_vectors = (columns + lane - 1) // lane
         column_blocks = (all_vectors + widest - 1) // widest
         narrow, wider = all_vectors // column_blocks, all_vectors % column_blocks

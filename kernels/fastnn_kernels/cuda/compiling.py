@@ -20,7 +20,8 @@ OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "--ptxas-option
 """Without the second, NVRTC before 13.2 takes the call operator of a generic lambda for a host function and refuses it."""
 
 LISTENING = 0.1
-"""Seconds until a Ctrl-C is seen at the latest: compilers change how signals come, so that a wait may go on through one."""
+"""Seconds until a Ctrl-C is seen at the latest. NVRTC 12.0 puts the handler of SIGINT back so that system calls go on after it
+(SA_RESTART), and a wait without an end goes on too."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from numba import carray  # type: ignore[attr-defined]
 
 from fastnn_kernels.contract import LEAF_IMAGES, Operand
-from fastnn_kernels.cpu.compiling import helper, kernel
+from fastnn_kernels.cpu.compiling import TYPES, helper, kernel
 from fastnn_kernels.cpu.families.data import share
 from fastnn_kernels.cpu.families.dense import epilogue
 from fastnn_kernels.cpu.families.pooling import inside
@@ -251,6 +251,7 @@ class _InputPlan(NamedTuple):
     """How the gradient of images is made."""
 
     way: int
+    """One of those above."""
     tall: int
     """Rows of the frame of dz, or of the block of pixels."""
     wide: int
@@ -269,7 +270,7 @@ def _input_plan(
     fits = padding[0] < tap_rows and padding[1] < tap_columns and rows <= height + padding[0] and columns <= width + padding[1]
     if groups == 1 and strides == dilation == (1, 1) and fits:
         zeros = height * width / max(1, rows * columns)
-        if zeros * _lanes(channels, size) <= GOING_BACK * _lanes(tap_columns * channels, size):
+        if zeros * _lanes_of_each(channels, dz) <= GOING_BACK * _lanes_of_each(tap_columns * channels, dz):
             tall, wide = height + tap_rows - 1, width + tap_columns - 1
             return _InputPlan(CHAIN, tall, wide, _lines(tall * wide * outputs, size))
     wide = max((columns - 1) * strides[1] + (tap_columns - 1) * dilation[1] + 1, width + padding[1])
@@ -279,10 +280,10 @@ def _input_plan(
     return _InputPlan(EACH_TAP, 1, wide, _lines(wide * channels, size))
 
 
-def _lanes(count: int, itemsize: int) -> float:
-    """By how much more than `count` the lanes are that so many columns of a product take."""
-    lane = LINE // itemsize
-    return -(-count // lane) * lane / max(1, count)
+def _lanes_of_each(columns: int, operand: Operand) -> float:
+    """How many lanes of vectors a product has for each of so many columns."""
+    lane = lanes(TYPES[operand.dtype.name])
+    return -(-columns // lane) * lane / max(1, columns)
 
 
 def _input_sizes(dy: Operand, *others: Operand, image: Pair | None = None, pool: Pool | None = None, **how: Any) -> list[int]:
@@ -329,13 +330,8 @@ def _backward_input(F: Any, pooled: bool) -> Any:
         tap_rows, tap_columns, down, right, top, left, apart, beside, groups = (
             words[10], words[11], words[12], words[13], words[14], words[15], words[16], words[17], words[18]
         )  # fmt: skip
-        tall, wide, depthwise, chained, together = (
-            words[19],
-            words[20],
-            words[21],
-            words[22] == chain,
-            words[22] == taps_together,
-        )
+        tall, wide, depthwise, way = words[19], words[20], words[21], words[22]
+        chained, together = way == chain, way == taps_together
         inputs, made, taps = channels // groups, outputs // groups, tap_rows * tap_columns
         row_memory = words[0] + worker * own
         turned, unpooled, windows = row_memory + words[23], row_memory + words[24], words[25:]
