@@ -27,7 +27,7 @@ GAIN = 0.9
 """A program is shared where it takes less than this part of its time on one thread."""
 CERTAIN = 20e-6
 """A call that is guessed to take longer is shared without being timed."""
-PIECE = 1e-3
+PIECE = 2e-3
 """Long products are cut so finely that a part takes about so long, up to FINEST times the threads: where a core is taken away
 in the middle of a part, the others go on with the rest of the call."""
 FINEST = 8

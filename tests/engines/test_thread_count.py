@@ -10,8 +10,8 @@ import pytest
 from fastnn.engines import thread_count
 from fastnn.engines.thread_count import MEETING, Partition, ThreadCountTuner
 
-LARGE, SMALL = (800_000_000, 100_000), (100, 1000)
-"""A product of ten milliseconds, and a call that no thread is worth waking up for."""
+LARGE, SMALL = (1_600_000_000, 100_000), (100, 1000)
+"""A product of twenty milliseconds, and a call that no thread is worth waking up for."""
 
 
 def test_what_is_small_is_played_by_one_thread() -> None:

@@ -92,8 +92,10 @@ REUSED = 11
 """Row blocks from which on it is worth packing B; each of them reads all of it."""
 REUSED_FAR, LONG = 6, 80 * 1024
 """The same where rows of B lie far apart, and a tile's columns of it are more bytes than stay in a first-level cache."""
-TRANSPOSING = 6
-"""Transposing B takes about as long as multiplying so many rows by it."""
+PACKING_B = 30
+"""To read B and pack it takes about as long as to multiply so many rows by it,"""
+READING_A, PACKING_A = 1, 6
+"""and to read A as long as to multiply it by so many halves of vectors; to pack it, where it is transposed, by so many."""
 GROUP = 4
 """Row blocks whose panels of A are packed together, so that whole cache lines are read."""
 PARTNERS = 64 * 16
@@ -122,7 +124,8 @@ def _core(float_type: Any) -> Any:
     edge_bytes, steady = EDGE * vector, STEADY
     pointer = POINTERS[float_type]
     reused, reused_far, far_apart, long = REUSED, REUSED_FAR, FAR, LONG
-    clash_a, transposing = CLASH_A, TRANSPOSING
+    clash_a = CLASH_A
+    reading_a, packing_a, packing_b = READING_A, PACKING_A, PACKING_B
     packed_k, packed_b = PACKED_K, PACKED_B
     lowest = max(rows for rows in range(1, MOST_ROWS + 1) if widest_for(rows) == WIDEST)
     low = max(rows for rows in range(1, MOST_ROWS + 1) if widest_for(rows) >= WIDEST // 2)
@@ -139,20 +142,26 @@ def _core(float_type: Any) -> Any:
         a: int, a_row: int, a_k: int, b: int, b_k: int, b_column: int, c: int, m: int, n: int, k: int, leaf: int,
         scratch: int, bias: int, epilogue: int, at: int, part: int, parts: int, alpha: float,
     ) -> None:  # fmt: skip
-        # The part's share: whole vectors of columns, or rows, whichever leaves the largest share smaller. Transposing B
-        # comes on top, and parts that share rows out all transpose the whole of it.
+        # The part's share: a rectangle of rows and whole vectors of columns, pairs of them where there are many. Of the ways to
+        # cut C into as many, the one that leaves the largest share the least work, with reading and packing A and B.
         is_transposed = b_column != size
         all_vectors = (n + lane - 1) // lane
         first_row, end_row, first_column, end_column = 0, m, 0, n
         if parts > 1:
-            extra = transposing if is_transposed else 0
-            by_columns = (all_vectors + parts - 1) // parts * (m + extra)
-            by_rows = ((m + parts - 1) // parts + extra) * all_vectors
-            if by_columns < by_rows or (by_columns == by_rows and n >= m):
-                first_column = all_vectors * part // parts * lane
-                end_column = min(n, all_vectors * (part + 1) // parts * lane)
-            else:
-                first_row, end_row = m * part // parts, m * (part + 1) // parts
+            step = 2 if all_vectors >= 4 * parts else 1
+            steps = (all_vectors + step - 1) // step
+            along_a = packing_a if a_row == size else reading_a
+            least, across = 0, 0
+            for pieces in range(1, parts + 1):
+                if parts % pieces == 0:
+                    share_rows, share_vectors = (m * pieces + parts - 1) // parts, (steps + pieces - 1) // pieces * step
+                    work = (share_rows + packing_b) * (2 * share_vectors + along_a)
+                    if across == 0 or work < least:
+                        least, across = work, pieces
+            down, row, column = parts // across, part // across, part % across
+            first_row, end_row = m * row // down, m * (row + 1) // down
+            first_column = steps * column // across * step * lane
+            end_column = min(n, steps * (column + 1) // across * step * lane)
         rows, columns = end_row - first_row, end_column - first_column
         if rows <= 0 or columns <= 0:
             return
