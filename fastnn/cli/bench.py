@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fastnn.benchmarks.grid import Cell
     from fastnn.benchmarks.record import Measured, Record
 
-QUICK = {"rounds": 5, "processes": 3, "peers": 1, "seconds": 0.1, "budget": 30.0}
+QUICK = {"rounds": 3, "processes": 2, "peers": 1, "seconds": 0.1, "budget": 30.0}
 GRID = {"rounds": 10, "processes": 5, "peers": 3, "seconds": 0.2, "budget": 240.0}
 
 ACTIVATIONS = ("relu", "sigmoid", "tanh")
@@ -93,7 +93,7 @@ def _sizes(context: click.Context, parameter: click.Parameter, value: str | None
 )
 @click.option("--neighbor", is_flag=True, help="Also time epochs beside a process that keeps one core busy.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of everybody. [default: as many as cores]")
-@click.option("--rounds", type=click.IntRange(1), metavar="N", help="Turns of everybody in a cell. [default: 5 or 10]")
+@click.option("--rounds", type=click.IntRange(1), metavar="N", help="Turns of everybody in a cell. [default: 3 or 10]")
 @click.option("--seconds", type=Number(0, min_open=True), metavar="S", help="Length of a turn. [default: 0.1 or 0.2]")
 @click.option("--budget", type=Number(0, min_open=True), metavar="S", help="What a cell may take. [default: 30 or 240]")
 @click.option("--output", type=FILE, metavar="FILE", help="The record, as JSON. [default: fastnn-bench-DATE-TIME.json]")
