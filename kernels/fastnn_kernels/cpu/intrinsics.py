@@ -9,6 +9,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 KERNEL_ARGUMENTS = (types.CPointer(types.int64), types.int64, types.int64, types.int64)
@@ -70,6 +71,27 @@ POINTERS = {
     types.uint8: uint8_pointer,
 }
 """Element type -> intrinsic that turns an address into a pointer; `carray(pointer(address), n)` is then an array."""
+
+
+def emit_fetch(builder: Any, address: Any, level: int = 1) -> None:
+    """Ask for the cache line at a byte pointer, for the first-level or the second-level cache; where there is no such memory,
+    nothing happens.
+    """
+    word = ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
+    builder.call(function, [address, word(0), word(4 - level), word(1)])
+
+
+@intrinsic
+def fetch(typingctx: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, for the second-level cache."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        emit_fetch(builder, builder.inttoptr(args[0], ir.IntType(8).as_pointer()), 2)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
 
 
 @intrinsic
