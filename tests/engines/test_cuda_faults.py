@@ -29,7 +29,8 @@ from fastnn_kernels.cuda.runtime import CudaError, CudaLost, CudaOutOfMemory, Cu
 N, FEATURES, CLASSES, BATCH, EPOCHS = 20, 5, 3, 8, 2
 PER_EPOCH = 3
 EVERY = 90
-"""Of so many calls to the GPU one fails in the everyday tests, another one for each fault; in the slow ones each does."""
+"""Of so many calls to the GPU one fails in the everyday tests, another one for each fault; in the slow ones each does,
+or each second one."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,8 @@ def test_a_fault_in_fit_leaves_a_whole_step(
     """In the second of two fits: some values are on the GPU alone, programs are there already, others are not."""
     for name, value in SETTINGS[setting].items():
         monkeypatch.setattr(feeds, name, value)
+    if setting == "streamed":  # which makes four times the calls: each has two of the four kinds
+        stride = max(stride, 2)
     monkeypatch.setattr(fastnn.training.chunks, "LOG_ROWS", 2)  # several chunks an epoch
     fault, runtime = FAULTS[kind], cuda_hosts.install()
 
@@ -184,7 +187,7 @@ def test_a_fault_in_fit_leaves_a_whole_step(
         runtime.fail_at(None)
         del model
         assert emptied(runtime, before) == before, n
-    if stride == 1 and not fault.lost:
+    if stride < EVERY and not fault.lost:
         assert len(reached) > EPOCHS * PER_EPOCH // 2, "faults came at many a step"
 
 

@@ -58,6 +58,13 @@ def made() -> Any:
     return module
 
 
+@pytest.fixture(autouse=True)
+def everything_is_asked_for(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs these tests may have asked for a part of them by the same variables."""
+    for name in made.ONLY:
+        monkeypatch.delenv(name, raising=False)
+
+
 def finding(section: str, what: str, ok: bool = True, **figures: Any) -> str:
     return json.dumps({"section": section, "what": what, "ok": ok, "at": 0.1, **figures}) + "\n"
 

@@ -31,9 +31,9 @@ ARCHITECTURES = (75, 80, 86, 87, 88, 89, 90, 100, 103, 107, 110, 120, 121)
 """Of GPUs from Turing on, as far as compilers know them."""
 EVERY_DAY = (75, "float32")
 """What is compiled without being asked for: what the oldest architecture takes, the others nearly always do."""
-WHOLE = (75, 90, 100, 120)
+WHOLE = (75, 90, 120)
 """Architectures that every family is compiled for in every precision; for the others in one each, by turns. The sources are the
-same for all, and the assembler's rules those of a generation: each has one of these, or three in a row (86 to 89)."""
+same for all, and the assembler's rules those of a generation: each has one of these, or three in a row (86 to 89, 100 on)."""
 OTHERS = nvrtc_library.named()
 """Libraries of other compilers, the oldest and the newest of CUDA 12 and 13."""
 OTHERS_FOR = 90
@@ -125,7 +125,8 @@ def test_compiles_for_every_architecture(family, architecture, precision, nvrtc)
 
 def test_every_generation_compiles_everything() -> None:
     """In an architecture of its own, or in its neighbors together, none of which lacks a family."""
-    for generation in (75,), (80, 86, 87, 88, 89), (86, 87, 88), (87, 88, 89), (90,), (100, 103, 107, 110), (120, 121):
+    ampere, blackwell = [(80, 86, 87, 88, 89), (86, 87, 88), (87, 88, 89)], [(100, 103, 107), (103, 107, 110)]
+    for generation in ((75,), *ampere, (90,), *blackwell, (120, 121)):
         for family in FAMILIES:
             assert {p for p in PRECISIONS for a in generation if is_compiled(family, a, p)} == set(PRECISIONS)
             assert all(any(is_compiled(family, a, p) for p in PRECISIONS) for a in generation)
