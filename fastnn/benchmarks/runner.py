@@ -333,6 +333,10 @@ class _Field:
             first_up = index % max(1, len(ready))
             for entry in [*ready[first_up:], *ready[:first_up]]:
                 with self._trying(entry, ready, results):
+                    if others[entry.name].is_late:
+                        others[entry.name].is_late = False
+                        turns[entry.name].renew(cell)
+                        others[entry.name].warm()
                     time.sleep(REST)
                     turns[entry.name].take()
                     others[entry.name].take()
@@ -396,12 +400,14 @@ class _Turns:
 class _Others:
     """The turns of one contestant in one cell at what is timed beside epochs; `note` puts them into its result.
 
-    What fails is a kind alone. If the process ended with it, the next turn of epochs finds that.
+    What fails is a kind alone. If the process ended with it, the next turn of epochs finds that; a process that was ended for
+    being late is followed by a fresh one.
     """
 
     def __init__(self, cell: Cell, result: Result, ends: float) -> None:
         self.cell, self.result, self.ends = cell, result, ends
         self.turns: dict[str, _Turns] = {}
+        self.is_late = False
 
     def add(self, kind: str, begin: Callable[[], _Turns]) -> None:
         with self._trying(kind):
@@ -417,7 +423,7 @@ class _Others:
     def take(self) -> None:
         """One turn at each, if the budget of the cell lasts."""
         for kind, turns in list(self.turns.items()):
-            if time.monotonic() < self.ends:
+            if time.monotonic() < self.ends and not self.is_late:
                 with self._trying(kind):
                     turns.take()
 
@@ -430,6 +436,7 @@ class _Others:
         try:
             yield
         except (Cannot, Failed) as error:
+            self.is_late = isinstance(error, TimedOut) and str(error) != SPENT
             self._write(kind, reason=str(error))
             self.turns.pop(kind, None)
 

@@ -108,6 +108,15 @@ class Slow(Fastnn):
         return 8.0
 
 
+class Late(Fastnn):
+    """Answers the first of short calls alone."""
+
+    def time_calls(self, call: Call, runs: int) -> float:
+        if runs > 1:
+            time.sleep(3600)
+        return 0.001
+
+
 class Ends(Fastnn):
     """Ends in its first short call."""
 
