@@ -321,6 +321,7 @@ class _Field:
                 others[entry.name] = _Others(cell, results[entry.name], ends)
                 for kind in settings.timings:
                     others[entry.name].add(kind, functools.partial(self._turns_of, kind, process, first))
+                    others[entry.name].renew_if_late(turns[entry.name])
         self.watcher.turns(settings.rounds * len(ready))
         for index in range(settings.rounds):
             for entry in list(ready):
@@ -330,16 +331,14 @@ class _Field:
                     with self._trying(entry, ready, results):
                         turns[entry.name].renew(cell)
                         others[entry.name].warm()
+                        others[entry.name].renew_if_late(turns[entry.name])
             first_up = index % max(1, len(ready))
             for entry in [*ready[first_up:], *ready[:first_up]]:
                 with self._trying(entry, ready, results):
-                    if others[entry.name].is_late:
-                        others[entry.name].is_late = False
-                        turns[entry.name].renew(cell)
-                        others[entry.name].warm()
                     time.sleep(REST)
                     turns[entry.name].take()
                     others[entry.name].take()
+                    others[entry.name].renew_if_late(turns[entry.name])
                 self.watcher.turn()
             for entry in REFERENCES:
                 time.sleep(REST)
@@ -410,15 +409,24 @@ class _Others:
         self.is_late = False
 
     def add(self, kind: str, begin: Callable[[], _Turns]) -> None:
+        if time.monotonic() > self.ends:
+            self._write(kind, reason=SPENT)
+            return
         with self._trying(kind):
-            if time.monotonic() > self.ends:
-                raise TimedOut(SPENT)
             self.turns[kind] = begin()
 
     def warm(self) -> None:
         for kind, turns in list(self.turns.items()):
-            with self._trying(kind):
-                turns.warm()
+            if not self.is_late:
+                with self._trying(kind):
+                    turns.warm()
+
+    def renew_if_late(self, epochs: _Turns) -> None:
+        """Go on in a fresh process where one was ended for being late; as that ends a kind, it comes to an end itself."""
+        while self.is_late:
+            self.is_late = False
+            epochs.renew(self.cell)
+            self.warm()
 
     def take(self) -> None:
         """One turn at each, if the budget of the cell lasts."""
@@ -436,7 +444,7 @@ class _Others:
         try:
             yield
         except (Cannot, Failed) as error:
-            self.is_late = isinstance(error, TimedOut) and str(error) != SPENT
+            self.is_late = self.is_late or isinstance(error, TimedOut)
             self._write(kind, reason=str(error))
             self.turns.pop(kind, None)
 

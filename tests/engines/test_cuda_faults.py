@@ -160,7 +160,7 @@ def test_a_fault_in_fit_leaves_a_whole_step(
     """In the second of two fits: some values are on the GPU alone, programs are there already, others are not."""
     for name, value in SETTINGS[setting].items():
         monkeypatch.setattr(feeds, name, value)
-    if setting == "streamed":  # which makes four times the calls: each has two of the four kinds
+    if setting == "streamed":  # which takes four times as long: each call has two of the four kinds
         stride = max(stride, 2)
     monkeypatch.setattr(fastnn.training.chunks, "LOG_ROWS", 2)  # several chunks an epoch
     fault, runtime = FAULTS[kind], cuda_hosts.install()

@@ -73,7 +73,7 @@ POINTERS = {
 """Element type -> intrinsic that turns an address into a pointer; `carray(pointer(address), n)` is then an array."""
 
 
-def emit_fetch(builder: Any, address: Any, level: int = 1) -> None:
+def emit_prefetch(builder: Any, address: Any, level: int = 1) -> None:
     """Ask for the cache line at a byte pointer, for the first-level or the second-level cache; where there is no such memory,
     nothing happens.
     """
@@ -84,11 +84,11 @@ def emit_fetch(builder: Any, address: Any, level: int = 1) -> None:
 
 
 @intrinsic
-def fetch(typingctx: Any, address: Any) -> Any:
+def prefetch(typingctx: Any, address: Any) -> Any:
     """Ask for the cache line at an address, for the second-level cache."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        emit_fetch(builder, builder.inttoptr(args[0], ir.IntType(8).as_pointer()), 2)
+        emit_prefetch(builder, builder.inttoptr(args[0], ir.IntType(8).as_pointer()), 2)
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen

@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastnn_kernels.cpu.intrinsics import emit_fetch
+from fastnn_kernels.cpu.intrinsics import emit_prefetch
 from fastnn_kernels.cpu.processor import lanes, level, registers
 
 I64 = ir.IntType(64)
@@ -253,11 +253,11 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     here, stride_here = ([of.opaque(x) for x in a_at], [of.opaque(x) for x in stride_at]) if steady else (a_at, stride_at)
     b_vectors = [of.load(of.at(b_at, j * width), None if steady else masks[j]) for j in range(vectors)]
     if steady:
-        emit_fetch(builder, ahead, 2)
+        emit_prefetch(builder, ahead, 2)
         builder.cbranch(is_far, blocks["fetch"], blocks["rest"])
         builder.position_at_end(blocks["fetch"])
         for j in range(vectors):
-            emit_fetch(builder, of.at(of.at(b_at, b_ahead), j * width))
+            emit_prefetch(builder, of.at(of.at(b_at, b_ahead), j * width))
         builder.branch(blocks["rest"])
     else:
         builder.branch(blocks["rest"])
@@ -360,7 +360,7 @@ def _define_copy(module: ir.Module, float_type: Any) -> ir.Function:
     builder.cbranch(builder.icmp_signed(">", word["count"], I64(0)), loop, leave)
     builder.position_at_end(loop)
     left, source_at, panel_at = builder.phi(I64), builder.phi(BYTES), builder.phi(BYTES)
-    emit_fetch(builder, of.at(source_at, builder.mul(word["source_step"], I64(COPY_AHEAD))))
+    emit_prefetch(builder, of.at(source_at, builder.mul(word["source_step"], I64(COPY_AHEAD))))
     of.store(of.load(source_at, mask), panel_at)
     next_left = builder.sub(left, I64(1))
     next_source, next_panel = of.at(source_at, word["source_step"]), of.at(panel_at, word["panel_step"])
@@ -402,7 +402,7 @@ def _define_transpose(module: ir.Module, float_type: Any) -> ir.Function:
         rows = of.load_transposed([of.at(source_at, offset) for offset in offsets], mask)
         if mask is None:
             for offset in offsets:
-                emit_fetch(builder, of.at(of.at(source_at, offset), AHEAD))
+                emit_prefetch(builder, of.at(of.at(source_at, offset), AHEAD))
         to = panel_at
         for row in rows:
             of.store(row, to)
@@ -453,7 +453,7 @@ def _define_dot(module: ir.Module, float_type: Any, rows: int) -> ir.Function:
     pointers = [of.at(b_at, offset) for offset in offsets]
     columns = of.load_transposed(pointers)
     for pointer in pointers:
-        emit_fetch(builder, of.at(pointer, AHEAD))
+        emit_prefetch(builder, of.at(pointer, AHEAD))
     new: list[ir.Value] = list(sums)
     for k, column in enumerate(columns):
         for i in range(rows):

@@ -9,7 +9,7 @@ from numba import carray, types  # type: ignore[attr-defined]
 
 from fastnn_kernels.contract import SUM_BLOCK, Operand
 from fastnn_kernels.cpu.compiling import helper, kernel
-from fastnn_kernels.cpu.intrinsics import POINTERS, fetch, float64_from_bits, float64_pointer, int64_pointer
+from fastnn_kernels.cpu.intrinsics import POINTERS, float64_from_bits, float64_pointer, int64_pointer, prefetch
 from fastnn_kernels.cpu.philox import WORD, philox, word_pointer
 from fastnn_kernels.numpy.philox import UNIFORM_BITS, shuffle_bits
 
@@ -25,18 +25,18 @@ def share(size: Any, grain: Any, part: Any, parts: Any) -> Any:
     return min(grains * part // parts * grain, size), min(grains * (part + 1) // parts * grain, size)
 
 
-FETCHED = 2048
+PREFETCHED = 2048
 """Bytes ahead of a gather that rows are asked for: which ones come next, no processor can see. Of long rows, the next one."""
 
 
 @helper
-def fetch_row(source: Any, order: Any, row: Any, size: Any) -> Any:
-    """Ask for the row of `size` bytes that is FETCHED bytes behind this one in the order."""
-    row += 1 + FETCHED // size
+def prefetch_row(source: Any, order: Any, row: Any, size: Any) -> None:
+    """Ask for the row of `size` bytes that is about PREFETCHED bytes behind this one in the order."""
+    row += 1 + PREFETCHED // size
     if row < order.size:
         begin = source + order[row] * size
         for offset in range(0, size, 64):
-            fetch(begin + offset)
+            prefetch(begin + offset)
 
 
 def _dropout_sizes(x: Operand, step: Operand, y: Operand, *, rate: float, key: tuple[int, int]) -> tuple[int | float, ...]:
@@ -103,7 +103,7 @@ def gather_rows(F: Any, source_type: Any, y_type: Any) -> Any:
         column = begin - row * width
         while begin < end:
             count = min(width - column, end - begin)
-            fetch_row(op[0], order, row, width * source_size)
+            prefetch_row(op[0], order, row, width * source_size)
             source = carray(source_pointer(op[0] + (order[row] * width + column) * source_size), count)
             y = carray(y_pointer(op[3] + begin * y_size), count)
             for j in range(count):
@@ -160,7 +160,7 @@ def gather_standardized(F: Any, source_type: Any, y_type: Any) -> Any:
         column = begin - row * width
         while begin < end:
             count = min(width - column, end - begin)
-            fetch_row(op[0], order, row, width * source_size)
+            prefetch_row(op[0], order, row, width * source_size)
             source = carray(source_pointer(op[0] + (order[row] * width + column) * source_size), count)
             y = carray(y_pointer(op[5] + begin * y_size), count)
             if in_parts:
