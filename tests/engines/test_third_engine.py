@@ -540,7 +540,7 @@ def test_instances_make_room_for_others() -> None:
     model, shelf = run(device="shelf"), engines.by_name("shelf")
     expected = model(X[:300])
     shelf.fails = ShelfFull("there is no room on the shelf")  # type: ignore[attr-defined]
-    assert np.array_equal(model(X[:100]), expected[:100])
+    np.testing.assert_allclose(model(X[:100]), expected[:100], rtol=1e-5, atol=1e-6)  # a BLAS adds otherwise for other rows
     assert shelf.fails is None  # type: ignore[attr-defined]
 
 
