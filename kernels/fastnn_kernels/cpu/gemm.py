@@ -98,6 +98,9 @@ READING_A, PACKING_A = 1, 6
 """and to read A as long as to multiply it by so many halves of vectors; to pack it, where it is transposed, by so many."""
 GROUP = 4
 """Row blocks whose panels of A are packed together, so that whole cache lines are read."""
+STRETCH = 8
+"""The k for which all of them are copied before the next ones, so that lines that they share are still in the first-level
+cache, where those of rows that clash fall into one set."""
 PARTNERS = 64 * 16
 """Bytes of the table of the sums that a tile is added to: an entry a level."""
 EDGE = 2 * WIDEST
@@ -124,7 +127,7 @@ def _core(float_type: Any) -> Any:
     edge_bytes, steady = EDGE * vector, STEADY
     pointer = POINTERS[float_type]
     reused, reused_far, far_apart, long = REUSED, REUSED_FAR, FAR, LONG
-    clash_a = CLASH_A
+    clash_a, most_stretch = CLASH_A, STRETCH
     reading_a, packing_a, packing_b = READING_A, PACKING_A, PACKING_B
     packed_k, packed_b = PACKED_K, PACKED_B
     lowest = max(rows for rows in range(1, MOST_ROWS + 1) if widest_for(rows) == WIDEST)
@@ -253,17 +256,20 @@ def _core(float_type: Any) -> Any:
                     for g0 in range(s0, s1, group_blocks):
                         g1 = min(g0 + group_blocks, s1)
                         if pack_a:
-                            for g in range(g0, g1):
-                                i0 = first_row + rows * g // row_blocks
-                                i1 = first_row + rows * (g + 1) // row_blocks
-                                panel = a_panels + (g - g0) * a_panel
-                                source = a + i0 * a_row + k0 * a_k
-                                for i in range(0, i1 - i0, lane):
-                                    used = min(lane, i1 - i0 - i)
-                                    if a_row == size:
-                                        copy((source + i * a_row, a_k, panel + i * size, pitch, count, used))
-                                    else:
-                                        transpose((source + i * a_row, a_row, panel + i * size, pitch, count, used))
+                            stretch = most_stretch if a_row == size else count
+                            for done in range(0, count, stretch):
+                                some = min(stretch, count - done)
+                                for g in range(g0, g1):
+                                    i0 = first_row + rows * g // row_blocks
+                                    i1 = first_row + rows * (g + 1) // row_blocks
+                                    panel = a_panels + (g - g0) * a_panel + done * pitch
+                                    source = a + i0 * a_row + (k0 + done) * a_k
+                                    for i in range(0, i1 - i0, lane):
+                                        used = min(lane, i1 - i0 - i)
+                                        if a_row == size:
+                                            copy((source + i * a_row, a_k, panel + i * size, pitch, some, used))
+                                        else:
+                                            transpose((source + i * a_row, a_row, panel + i * size, pitch, some, used))
                         for g in range(g0, g1):
                             i0 = first_row + rows * g // row_blocks
                             i1 = first_row + rows * (g + 1) // row_blocks

@@ -218,15 +218,15 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     width = of.lanes * of.size
     words = builder.inttoptr(argument["words"], I64.as_pointer())
     word = {label: builder.load(builder.gep(words, [I64(index)]), align=8) for index, label in enumerate(TILE)}
-    a, b, c, partners, park, edge, edge_copy, ahead_start = (
-        builder.inttoptr(word[label], BYTES) for label in ("a", "b", "c", "partners", "park", "edge", "edge_copy", "ahead")
+    a, b, c, park, edge, edge_copy, ahead_start = (
+        builder.inttoptr(word[label], BYTES) for label in ("a", "b", "c", "park", "edge", "edge_copy", "ahead")
     )
     steady = rows * vectors >= STEADY
     is_far = builder.icmp_signed(">=", word["b_k"], I64(FAR))
     b_ahead = builder.mul(word["b_k"], I64(-(-B_AHEAD // (rows * vectors))))
     mask = of.mask(word["used"]) if masked else None
     masks = [None] * (vectors - 1) + [mask]
-    labels = ["load", "start", "loop", "rest", "after", "park", "done", "add", "bare", "join", "store", "leave"]
+    labels = ["load", "start", "loop", "rest", "after", "park", "done", "leave"]
     blocks = {label: function.append_basic_block(label) for label in (labels + ["fetch"] * steady)}
     c_rows = [of.at(c, builder.mul(word["c_row"], I64(i))) for i in range(rows)]
     bases, strides = row_bases(builder, of, a, word["a_row"], rows)
@@ -289,7 +289,7 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     builder.position_at_end(blocks["park"])
     for i in range(rows):
         for j in range(vectors):
-            of.store(new[i][j], of.at(park, (i * vectors + j) * width), masks[j])
+            of.store(new[i][j], of.at(park, (i * vectors + j) * width))
     builder.branch(blocks["loop"])
 
     builder.position_at_end(blocks["done"])
@@ -298,18 +298,38 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
         for j in range(vectors):
             total[i][j].add_incoming(first[i][j], blocks["start"])
             total[i][j].add_incoming(new[i][j], blocks["after"])
-    builder.cbranch(builder.icmp_signed("!=", word["bias"], I64(0)), blocks["add"], blocks["bare"])
+    if steady and masked:  # some processors take long to store through a mask
+        whole, partly = (function.append_basic_block(label) for label in ("whole", "partly"))
+        builder.cbranch(builder.icmp_signed("==", word["used"], I64(of.lanes)), whole, partly)
+        builder.position_at_end(whole)
+        _finish_tile(builder, of, word, c_rows, total, [None] * vectors, blocks["leave"])
+        builder.position_at_end(partly)
+    _finish_tile(builder, of, word, c_rows, total, masks, blocks["leave"])
+    builder.position_at_end(blocks["leave"])
+    builder.ret_void()
+    return function
 
-    builder.position_at_end(blocks["add"])
+
+def _finish_tile(
+    builder: ir.IRBuilder, of: Vectors, word: dict[str, ir.Value], c_rows: list[ir.Value], total: list[list[ir.Value]],
+    masks: list[ir.Value | None], leave: ir.Block,
+) -> None:  # fmt: skip
+    """Add the bias or the partners to the sums of a tile, store them in C, and go on at `leave`."""
+    function, width, rows, vectors = builder.function, of.lanes * of.size, len(total), len(masks)
+    add, bare, join, store = (function.append_basic_block(label) for label in ("add", "bare", "join", "store"))
+    builder.cbranch(builder.icmp_signed("!=", word["bias"], I64(0)), add, bare)
+
+    builder.position_at_end(add)
     bias_at = builder.inttoptr(word["bias"], BYTES)
     bias = [of.load(of.at(bias_at, j * width), masks[j]) for j in range(vectors)]
     biased = [[builder.fadd(total[i][j], bias[j]) for j in range(vectors)] for i in range(rows)]
-    builder.branch(blocks["store"])
+    builder.branch(store)
 
-    builder.position_at_end(blocks["bare"])
-    builder.cbranch(builder.icmp_signed(">", word["partner_count"], I64(0)), blocks["join"], blocks["store"])
+    builder.position_at_end(bare)
+    partners = builder.inttoptr(word["partners"], BYTES)
+    builder.cbranch(builder.icmp_signed(">", word["partner_count"], I64(0)), join, store)
 
-    builder.position_at_end(blocks["join"])
+    builder.position_at_end(join)
     waiting, entry_at = builder.phi(I64), builder.phi(BYTES)
     joined = [[builder.phi(of.vector) for _ in range(vectors)] for _ in range(rows)]
     address, row = (
@@ -322,28 +342,25 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
         for i in range(rows)
     ]
     waiting_next, entry_next = builder.sub(waiting, I64(1)), of.at(entry_at, 16)
-    builder.cbranch(builder.icmp_signed(">", waiting_next, I64(0)), blocks["join"], blocks["store"])
+    builder.cbranch(builder.icmp_signed(">", waiting_next, I64(0)), join, store)
     for phi, start, following in [
         (waiting, word["partner_count"], waiting_next), (entry_at, partners, entry_next),
         *((joined[i][j], total[i][j], sums_of_both[i][j]) for i in range(rows) for j in range(vectors)),
     ]:  # fmt: skip
-        phi.add_incoming(start, blocks["bare"])
-        phi.add_incoming(following, blocks["join"])
+        phi.add_incoming(start, bare)
+        phi.add_incoming(following, join)
 
-    builder.position_at_end(blocks["store"])
+    builder.position_at_end(store)
     result = [[builder.phi(of.vector) for _ in range(vectors)] for _ in range(rows)]
     for i in range(rows):
         for j in range(vectors):
-            result[i][j].add_incoming(total[i][j], blocks["bare"])
-            result[i][j].add_incoming(biased[i][j], blocks["add"])
-            result[i][j].add_incoming(sums_of_both[i][j], blocks["join"])
+            result[i][j].add_incoming(total[i][j], bare)
+            result[i][j].add_incoming(biased[i][j], add)
+            result[i][j].add_incoming(sums_of_both[i][j], join)
     for i in range(rows):
         for j in range(vectors):
             of.store(result[i][j], of.at(c_rows[i], j * width), masks[j])
-    builder.branch(blocks["leave"])
-    builder.position_at_end(blocks["leave"])
-    builder.ret_void()
-    return function
+    builder.branch(leave)
 
 
 STRIP = ("source", "source_step", "panel", "panel_step", "count", "used")
