@@ -98,9 +98,9 @@ READING_A, PACKING_A = 1, 6
 """and to read A as long as to multiply it by so many halves of vectors; to pack it, where it is transposed, by so many."""
 GROUP = 4
 """Row blocks whose panels of A are packed together, so that whole cache lines are read."""
-STRETCH = 8
-"""The k for which all of them are copied before the next ones, so that lines that they share are still in the first-level
-cache, where those of rows that clash fall into one set."""
+STRETCH = 16
+"""The k that are copied to all panels of a group, and to all vectors of a panel of B, before the next ones: so lines that these
+share, and lines beside each other, are read while they are in a cache, where those of rows far apart fall into few sets."""
 PARTNERS = 64 * 16
 """Bytes of the table of the sums that a tile is added to: an entry a level."""
 EDGE = 2 * WIDEST
@@ -300,13 +300,17 @@ def _core(float_type: Any) -> Any:
                                     # Just before its first use. A panel that is used once is soon overwritten by the next.
                                     b_tile, b_tile_k = panel, width * vector
                                     if g == s0:
-                                        for v in range(width):
-                                            source = b_block + (j - j0 + v * lane) * b_column
-                                            used = min(lane, j1 - j - v * lane)
-                                            if is_transposed:
-                                                transpose((source, b_column, panel + v * vector, b_tile_k, count, used))
-                                            else:
-                                                copy((source, b_k, panel + v * vector, b_tile_k, count, used))
+                                        stretch = max(count, 1) if is_transposed else most_stretch
+                                        for done in range(0, count, stretch):
+                                            some = min(stretch, count - done)
+                                            for v in range(width):
+                                                source = b_block + (j - j0 + v * lane) * b_column + done * b_k
+                                                used = min(lane, j1 - j - v * lane)
+                                                target = panel + v * vector + done * b_tile_k
+                                                if is_transposed:
+                                                    transpose((source, b_column, target, b_tile_k, some, used))
+                                                else:
+                                                    copy((source, b_k, target, b_tile_k, some, used))
                                     if row_blocks > 1:
                                         panel += count * b_tile_k
                                 else:
