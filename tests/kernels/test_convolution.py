@@ -40,6 +40,10 @@ SHAPES = [
     ((1, 2, 1, 3), (2, 1, 2), (7, 5), ((7, 7), (4, 8)), (1, 1), 1),
     ((5, 8, 8, 16), (3, 3, 8), (1, 1), ((0, 4), (0, 3)), (1, 1), 1),
     ((2, 3, 5, 16), (3, 2, 4), (1, 1), ((0, 40), (1, 0)), (1, 1), 1),
+    # A few outputs beyond whole vectors, and pixels or taps that lie behind each other.
+    ((2, 6, 33, 1), (3, 4, 20), (1, 1), "same", (1, 1), 1),
+    ((5, 4, 37, 1), (2, 3, 3), (1, 1), "valid", (2, 1), 1),
+    ((6, 5, 9, 7), (3, 3, 37), (1, 1), "same", (1, 1), 1),
 ]
 
 
@@ -68,6 +72,28 @@ def test_every_shape(case, dtype, rng):
     check_kernel("add_leaves", [summed], [(kernel, dtype), (kernel[3:], dtype)], tolerance=8, cancels=True)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("outputs", [1, 2, 3, 4, 5, 6, 7, 8, 17, 20, 24, 33, 36, 40])
+@pytest.mark.parametrize("image", [(5, 9, 27, 1), (6, 8, 43, 1), (5, 12, 9, 6), (9, 10, 11, 20)])
+def test_an_output_has_the_same_bits_beside_any_others(image, outputs, dtype, rng):
+    """A few are computed with pixels or taps as lanes."""
+    kernel = (7, 8, outputs) if image[3] == 1 else (3, 5, outputs)
+    case = (image, kernel, (1, 1), "valid", (1, 1), 1)
+    _, kernel, windows, attributes = laid(case)
+    more = 64 - outputs
+    x, w, b, dz = (rng.normal(size=shape).astype(dtype) for shape in (image, kernel, kernel[3:], windows))
+    wide_w, wide_b, wide_dz = (np.concatenate([a, np.ones((*a.shape[:-1], more), dtype)], -1) for a in (w, b, dz))
+    plain = {**attributes, "activation": None, "alpha": 0.0}
+    (y,) = run_on_cpu("conv2d", [x, w, b], [(windows, dtype)], **plain)
+    (wide,) = run_on_cpu("conv2d", [x, wide_w, wide_b], [((*windows[:3], 64), dtype)], **plain)
+    assert np.array_equal(y, wide[..., :outputs])
+    count, size = -(-image[0] // LEAF_IMAGES), {"size": kernel[:2], **attributes}
+    taps = math.prod(kernel[:3])
+    (leaves,) = run_on_cpu("conv2d_backward_weight", [x, dz], [((count, (taps + 1) * outputs), dtype)], **size)
+    (wide,) = run_on_cpu("conv2d_backward_weight", [x, wide_dz], [((count, (taps + 1) * 64), dtype)], **size)
+    assert np.array_equal(leaves.reshape(count, -1, outputs), wide.reshape(count, -1, 64)[..., :outputs])
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS_FROM_OUTPUT)
 def test_activations_are_those_of_the_kernels_behind_it(activation, rng):
     image, kernel, windows, attributes = laid(SHAPES[5])
@@ -91,7 +117,7 @@ def fits(case, pool):
 
 POOLED = [
     (SHAPES[index], pool)
-    for index in (0, 1, 3, 4, 5, 8, 11, 12, 19, 20, 22, -2, -1)
+    for index in (0, 1, 3, 4, 5, 8, 11, 12, 19, 20, 22, -5, -4, -3, -1)
     for pool in POOLS
     if fits(SHAPES[index], pool)
 ]

@@ -61,7 +61,7 @@ class Vectors:
         self.suffix = f"v{self.lanes}f{8 * self.size}"
         self.zero = ir.Constant(self.vector, [ir.Constant(self.element, 0.0)] * self.lanes)
 
-    def _intrinsic(self, name: str, result: ir.Type, *arguments: ir.Type) -> ir.Function:
+    def intrinsic(self, name: str, result: ir.Type, *arguments: ir.Type) -> ir.Function:
         kind = ir.FunctionType(result, arguments)
         return cgutils.get_or_insert_function(self.builder.module, kind, name)  # type: ignore[no-untyped-call]
 
@@ -85,7 +85,7 @@ class Vectors:
         where = self.builder.bitcast(pointer, self.vector.as_pointer())
         if mask is None:
             return self.builder.load(where, align=self.size)
-        masked = self._intrinsic(f"llvm.masked.load.{self.suffix}.p0", self.vector, where.type, I32, mask.type, self.vector)
+        masked = self.intrinsic(f"llvm.masked.load.{self.suffix}.p0", self.vector, where.type, I32, mask.type, self.vector)
         return self.builder.call(masked, [where, I32(self.size), mask, self.zero])
 
     def store(self, value: ir.Value, pointer: ir.Value, mask: ir.Value | None = None) -> None:
@@ -93,14 +93,14 @@ class Vectors:
         if mask is None:
             self.builder.store(value, where, align=self.size)
             return
-        masked = self._intrinsic(f"llvm.masked.store.{self.suffix}.p0", ir.VoidType(), self.vector, where.type, I32, mask.type)
+        masked = self.intrinsic(f"llvm.masked.store.{self.suffix}.p0", ir.VoidType(), self.vector, where.type, I32, mask.type)
         self.builder.call(masked, [value, where, I32(self.size), mask])
 
     def load_bytes(self, pointer: ir.Value, mask: ir.Value) -> ir.Value:
         """A byte a lane, as 32-bit integers."""
         kind = ir.VectorType(ir.IntType(8), self.lanes)
         where = self.builder.bitcast(pointer, kind.as_pointer())
-        masked = self._intrinsic(f"llvm.masked.load.v{self.lanes}i8.p0", kind, where.type, I32, mask.type, kind)
+        masked = self.intrinsic(f"llvm.masked.load.v{self.lanes}i8.p0", kind, where.type, I32, mask.type, kind)
         loaded = self.builder.call(masked, [where, I32(1), mask, ir.Constant(kind, [0] * self.lanes)])
         return self.builder.zext(loaded, ir.VectorType(I32, self.lanes))
 
@@ -108,7 +108,7 @@ class Vectors:
         """The lowest byte of each 32-bit integer."""
         kind = ir.VectorType(ir.IntType(8), self.lanes)
         where = self.builder.bitcast(pointer, kind.as_pointer())
-        masked = self._intrinsic(f"llvm.masked.store.v{self.lanes}i8.p0", ir.VoidType(), kind, where.type, I32, mask.type)
+        masked = self.intrinsic(f"llvm.masked.store.v{self.lanes}i8.p0", ir.VoidType(), kind, where.type, I32, mask.type)
         self.builder.call(masked, [self.builder.trunc(value, kind), where, I32(1), mask])
 
     def broadcast(self, pointer: ir.Value) -> ir.Value:
@@ -123,7 +123,7 @@ class Vectors:
         return self.builder.asm(kind, "", "=r,0", [value], side_effect=False)
 
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-        function = self._intrinsic(f"llvm.fma.{self.suffix}", self.vector, self.vector, self.vector, self.vector)
+        function = self.intrinsic(f"llvm.fma.{self.suffix}", self.vector, self.vector, self.vector, self.vector)
         return self.builder.call(function, [a, b, c])
 
     def load_transposed(self, pointers: list[ir.Value], mask: ir.Value | None = None) -> list[ir.Value]:
@@ -167,6 +167,12 @@ def new_function(
         argument.name = label
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     return function, builder, dict(zip(arguments, function.args, strict=True))
+
+
+def load_words(builder: ir.IRBuilder, address: ir.Value, labels: Sequence[str]) -> dict[str, ir.Value]:
+    """The 64-bit words at an address, by their labels."""
+    words = builder.inttoptr(address, I64.as_pointer())
+    return {label: builder.load(builder.gep(words, [I64(index)]), align=8) for index, label in enumerate(labels)}
 
 
 TILE = (
@@ -216,8 +222,7 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     function, builder, argument = new_function(module, name, ("words",))
     of = Vectors(float_type, builder)
     width = of.lanes * of.size
-    words = builder.inttoptr(argument["words"], I64.as_pointer())
-    word = {label: builder.load(builder.gep(words, [I64(index)]), align=8) for index, label in enumerate(TILE)}
+    word = load_words(builder, argument["words"], TILE)
     a, b, c, park, edge, edge_copy, ahead_start = (
         builder.inttoptr(word[label], BYTES) for label in ("a", "b", "c", "park", "edge", "edge_copy", "ahead")
     )
@@ -398,7 +403,7 @@ AHEAD = 256
 """Bytes ahead of a transpose that its rows are fetched: so many streams at once are more than the processor follows."""
 
 
-def _row_offsets(builder: ir.IRBuilder, rows: int, used: ir.Value, step: ir.Value) -> list[ir.Value]:
+def row_offsets(builder: ir.IRBuilder, rows: int, used: ir.Value, step: ir.Value) -> list[ir.Value]:
     """Offsets of `rows` rows, of which those behind the `used` first are the last one again: what is there may be read."""
     last = builder.sub(used, I64(1))
     indices = (builder.select(builder.icmp_signed("<", I64(i), last), I64(i), last) for i in range(rows))
@@ -411,7 +416,7 @@ def _define_transpose(module: ir.Module, float_type: Any) -> ir.Function:
     of = Vectors(float_type, builder)
     width = of.lanes * of.size
     source, panel = builder.inttoptr(word["source"], BYTES), builder.inttoptr(word["panel"], BYTES)
-    offsets = _row_offsets(builder, of.lanes, word["used"], word["source_step"])
+    offsets = row_offsets(builder, of.lanes, word["used"], word["source_step"])
     entry = builder.block
     check, whole, rest, tail, leave = (function.append_basic_block(x) for x in ("check", "whole", "rest", "tail", "leave"))
 
@@ -460,7 +465,7 @@ def _define_dot(module: ir.Module, float_type: Any, rows: int) -> ir.Function:
     of = Vectors(float_type, builder)
     width = of.lanes * of.size
     a, b, c = (builder.inttoptr(word[label], BYTES) for label in "abc")
-    offsets = _row_offsets(builder, of.lanes, word["used"], word["b_column"])
+    offsets = row_offsets(builder, of.lanes, word["used"], word["b_column"])
     mask = of.mask(word["used"])
     entry, loop, leave = builder.block, function.append_basic_block("loop"), function.append_basic_block("leave")
     builder.branch(loop)
