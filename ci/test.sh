@@ -87,7 +87,7 @@ heading "shorter vectors"
 shorter() {
     NUMBA_CPU_NAME=$1 NUMBA_CPU_FEATURES=$2 timeout --signal=INT 240 "$python" -P -m pytest -p no:cacheprovider -q -k float32 \
         tests/kernels/test_leaves.py tests/kernels/test_dense.py::test_{sequential_fused_multiply_add,bits_depend_on_no_block} \
-        tests/kernels/test_convolution.py::test_every_shape
+        tests/kernels/test_convolution.py::test_{every_shape,an_output_has_the_same_bits_beside_any_others}
 }
 shorter haswell "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,+bmi2" &
 other=$!

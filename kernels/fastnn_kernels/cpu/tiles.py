@@ -96,20 +96,27 @@ class Vectors:
         masked = self.intrinsic(f"llvm.masked.store.{self.suffix}.p0", ir.VoidType(), self.vector, where.type, I32, mask.type)
         self.builder.call(masked, [value, where, I32(self.size), mask])
 
-    def load_bytes(self, pointer: ir.Value, mask: ir.Value) -> ir.Value:
+    def load_bytes(self, pointer: ir.Value, mask: ir.Value | None) -> ir.Value:
         """A byte a lane, as 32-bit integers."""
         kind = ir.VectorType(ir.IntType(8), self.lanes)
         where = self.builder.bitcast(pointer, kind.as_pointer())
-        masked = self.intrinsic(f"llvm.masked.load.v{self.lanes}i8.p0", kind, where.type, I32, mask.type, kind)
-        loaded = self.builder.call(masked, [where, I32(1), mask, ir.Constant(kind, [0] * self.lanes)])
+        if mask is None:
+            loaded = self.builder.load(where, align=1)
+        else:
+            masked = self.intrinsic(f"llvm.masked.load.v{self.lanes}i8.p0", kind, where.type, I32, mask.type, kind)
+            loaded = self.builder.call(masked, [where, I32(1), mask, ir.Constant(kind, [0] * self.lanes)])
         return self.builder.zext(loaded, ir.VectorType(I32, self.lanes))
 
-    def store_bytes(self, value: ir.Value, pointer: ir.Value, mask: ir.Value) -> None:
+    def store_bytes(self, value: ir.Value, pointer: ir.Value, mask: ir.Value | None) -> None:
         """The lowest byte of each 32-bit integer."""
         kind = ir.VectorType(ir.IntType(8), self.lanes)
         where = self.builder.bitcast(pointer, kind.as_pointer())
+        value = self.builder.trunc(value, kind)
+        if mask is None:
+            self.builder.store(value, where, align=1)
+            return
         masked = self.intrinsic(f"llvm.masked.store.v{self.lanes}i8.p0", ir.VoidType(), kind, where.type, I32, mask.type)
-        self.builder.call(masked, [self.builder.trunc(value, kind), where, I32(1), mask])
+        self.builder.call(masked, [value, where, I32(1), mask])
 
     def broadcast(self, pointer: ir.Value) -> ir.Value:
         scalar = self.builder.load(self.builder.bitcast(pointer, self.element.as_pointer()), align=self.size)

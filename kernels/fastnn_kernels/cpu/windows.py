@@ -20,67 +20,99 @@ the number of a row's first pixel grows, and how many channels there are."""
 def _each_vector(name: str, float_type: Any, module: ir.Module, visit: Callable[..., Any]) -> ir.Function:
     """A function of WINDOW that visits every pixel of a window for each vector of its channels.
 
-    `visit(of, mask, value, place)` with the byte pointers of the window returns the vectors to begin with, a function that
-    makes the next ones from (pixel's pointer, number, vectors), and one that is given the last ones.
+    `visit(of, mask, value, place, pixel, word)` with the byte pointers of the window returns the vectors to begin with, a
+    function that makes the next ones from (pixel's pointer, number, vectors), and one that is given the last ones. There is no
+    mask where all lanes count, and no loop where the window has two rows and two columns.
     """
     function, builder, word = new_function(module, f"{name}_{float_type}", WINDOW)
     of = Vectors(float_type, builder)
     width = of.lanes * of.size
-    vectors, rows, columns, after_row, after, leave = (
-        function.append_basic_block(label) for label in ("vectors", "rows", "columns", "after_row", "after", "leave")
+    check, whole, next_vector, rest, part, leave = (
+        function.append_basic_block(label) for label in ("check", "whole", "next_vector", "rest", "part", "leave")
     )
     entry = builder.block
     value, place, pixel = (builder.inttoptr(word[label], BYTES) for label in ("values", "places", "pixels"))
-    builder.cbranch(builder.icmp_signed(">", word["channels"], I64(0)), vectors, leave)
+    is_two = [builder.icmp_signed("==", word[label], I64(2)) for label in ("rows", "columns")]
+    is_square = builder.and_(*is_two)
+    builder.branch(check)
 
-    builder.position_at_end(vectors)
+    builder.position_at_end(check)
     left, value_at, place_at, pixel_at = builder.phi(I64), builder.phi(BYTES), builder.phi(BYTES), builder.phi(BYTES)
-    mask = of.mask(left)
-    start, step, finish = visit(of, mask, value_at, place_at, pixel_at, word)
-    builder.branch(rows)
+    builder.cbranch(builder.icmp_signed(">=", left, I64(of.lanes)), whole, rest)
 
-    builder.position_at_end(rows)
-    rows_left, row_at, row_number = builder.phi(I64), builder.phi(BYTES), builder.phi(I64)
-    at_row = [builder.phi(vector.type) for vector in start]
-    builder.branch(columns)
+    def window(mask: ir.Value | None, behind: ir.Block) -> None:
+        """Visit the pixels of one vector of channels, then go on at `behind`."""
+        start, step, finish = visit(of, mask, value_at, place_at, pixel_at, word)
+        begin = builder.block
+        square, rows, columns, after_row, after = (
+            function.append_basic_block(label) for label in ("square", "rows", "columns", "after_row", "after")
+        )
+        builder.cbranch(is_square, square, rows)
 
-    builder.position_at_end(columns)
-    columns_left, column_at, number = builder.phi(I64), builder.phi(BYTES), builder.phi(I64)
-    at_column = [builder.phi(vector.type) for vector in start]
-    new = step(column_at, builder.trunc(number, I32), at_column)
-    fewer = builder.sub(columns_left, I64(1))
-    column_next, number_next = of.at(column_at, word["column_step"]), builder.add(number, I64(1))
-    builder.cbranch(builder.icmp_signed(">", fewer, I64(0)), columns, after_row)
+        builder.position_at_end(square)
+        new, row_at, row_number = start, pixel_at, word["number"]
+        for _ in range(2):
+            for at, number in (
+                (row_at, row_number),
+                (of.at(row_at, word["column_step"]), builder.add(row_number, I64(1))),
+            ):
+                new = step(at, builder.trunc(number, I32), new)
+            row_at, row_number = of.at(row_at, word["row_step"]), builder.add(row_number, word["wide"])
+        finish(new)
+        builder.branch(behind)
 
-    builder.position_at_end(after_row)
-    rows_fewer = builder.sub(rows_left, I64(1))
-    row_next, row_number_next = of.at(row_at, word["row_step"]), builder.add(row_number, word["wide"])
-    builder.cbranch(builder.icmp_signed(">", rows_fewer, I64(0)), rows, after)
+        builder.position_at_end(rows)
+        rows_left, row_at, row_number = builder.phi(I64), builder.phi(BYTES), builder.phi(I64)
+        at_row = [builder.phi(vector.type) for vector in start]
+        builder.branch(columns)
 
-    builder.position_at_end(after)
-    finish(new)
+        builder.position_at_end(columns)
+        columns_left, column_at, number = builder.phi(I64), builder.phi(BYTES), builder.phi(I64)
+        at_column = [builder.phi(vector.type) for vector in start]
+        new = step(column_at, builder.trunc(number, I32), at_column)
+        fewer = builder.sub(columns_left, I64(1))
+        column_next, number_next = of.at(column_at, word["column_step"]), builder.add(number, I64(1))
+        builder.cbranch(builder.icmp_signed(">", fewer, I64(0)), columns, after_row)
+
+        builder.position_at_end(after_row)
+        rows_fewer = builder.sub(rows_left, I64(1))
+        row_next, row_number_next = of.at(row_at, word["row_step"]), builder.add(row_number, word["wide"])
+        builder.cbranch(builder.icmp_signed(">", rows_fewer, I64(0)), rows, after)
+
+        builder.position_at_end(after)
+        finish(new)
+        builder.branch(behind)
+        for phi, first, following in [
+            (rows_left, word["rows"], rows_fewer), (row_at, pixel_at, row_next), (row_number, word["number"], row_number_next),
+            *zip(at_row, start, new, strict=True),
+        ]:  # fmt: skip
+            phi.add_incoming(first, begin)
+            phi.add_incoming(following, after_row)
+        for phi, first, following in [
+            (columns_left, word["columns"], fewer), (column_at, row_at, column_next), (number, row_number, number_next),
+            *zip(at_column, at_row, new, strict=True),
+        ]:  # fmt: skip
+            phi.add_incoming(first, rows)
+            phi.add_incoming(following, columns)
+
+    builder.position_at_end(whole)
+    window(None, next_vector)
+
+    builder.position_at_end(next_vector)
     left_next = builder.sub(left, I64(of.lanes))
     value_next, place_next, pixel_next = of.at(value_at, width), of.at(place_at, of.lanes), of.at(pixel_at, width)
-    builder.cbranch(builder.icmp_signed(">", left_next, I64(0)), vectors, leave)
-
+    builder.branch(check)
     for phi, first, following in (
         (left, word["channels"], left_next), (value_at, value, value_next), (place_at, place, place_next),
         (pixel_at, pixel, pixel_next),
     ):  # fmt: skip
         phi.add_incoming(first, entry)
-        phi.add_incoming(following, after)
-    for phi, first, following in [
-        (rows_left, word["rows"], rows_fewer), (row_at, pixel_at, row_next), (row_number, word["number"], row_number_next),
-        *zip(at_row, start, new, strict=True),
-    ]:  # fmt: skip
-        phi.add_incoming(first, vectors)
-        phi.add_incoming(following, after_row)
-    for phi, first, following in [
-        (columns_left, word["columns"], fewer), (column_at, row_at, column_next), (number, row_number, number_next),
-        *zip(at_column, at_row, new, strict=True),
-    ]:  # fmt: skip
-        phi.add_incoming(first, rows)
-        phi.add_incoming(following, columns)
+        phi.add_incoming(following, next_vector)
+
+    builder.position_at_end(rest)
+    builder.cbranch(builder.icmp_signed(">", left, I64(0)), part, leave)
+    builder.position_at_end(part)
+    window(of.mask(left), leave)
     builder.position_at_end(leave)
     builder.ret_void()
     return function
@@ -97,7 +129,7 @@ def _numbers(of: Vectors, number: ir.Value) -> ir.Value:
 def _define_largest(module: ir.Module, float_type: Any) -> ir.Function:
     """values = the largest pixel of the window, places = its number: the first of equal ones; NaN is the largest."""
 
-    def visit(of: Vectors, mask: ir.Value, value: ir.Value, place: ir.Value, pixel: ir.Value, word: Any) -> Any:
+    def visit(of: Vectors, mask: ir.Value | None, value: ir.Value, place: ir.Value, pixel: ir.Value, word: Any) -> Any:
         builder = of.builder
         start = [of.load(pixel, mask), _numbers(of, builder.trunc(word["number"], I32))]
 
@@ -120,7 +152,7 @@ def _define_largest(module: ir.Module, float_type: Any) -> ir.Function:
 def _define_spread(module: ir.Module, float_type: Any) -> ir.Function:
     """The pixel of the window whose number is in places = values, all others of it = 0."""
 
-    def visit(of: Vectors, mask: ir.Value, value: ir.Value, place: ir.Value, pixel: ir.Value, word: Any) -> Any:
+    def visit(of: Vectors, mask: ir.Value | None, value: ir.Value, place: ir.Value, pixel: ir.Value, word: Any) -> Any:
         builder = of.builder
         slope, which = of.load(value, mask), of.load_bytes(place, mask)
 
