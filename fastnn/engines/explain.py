@@ -12,6 +12,7 @@ its operations at the one rate and its bytes at the other.
 from __future__ import annotations
 
 import functools
+import math
 import textwrap
 import time
 from collections.abc import Callable
@@ -71,8 +72,9 @@ class Limits:
     copies: tuple[tuple[int, float], ...]
 
     def seconds(self, operations: int, moved: int) -> float:
-        """The least time that so much work takes."""
-        rate = next((rate for size, rate in self.copies if moved <= size), self.copies[-1][1])
+        """The least time that so much work takes. Rates of copying are interpolated between those that were measured."""
+        sizes, rates = np.log(np.array(self.copies)).T
+        rate = math.exp(np.interp(math.log(max(moved, 1)), sizes, rates))
         return max(operations / self.operations, moved / rate)
 
 

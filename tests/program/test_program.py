@@ -410,6 +410,17 @@ def test_a_slow_turn_changes_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
         assert line.share == pytest.approx(line.seconds / (2e-5 * calls), rel=2e-2)
 
 
+def test_rates_of_copying_are_interpolated() -> None:
+    """Where ten times the bytes are copied at half the rate, the square root of ten times them take the square root of it."""
+    from fastnn.engines import explain
+
+    limits = explain.Limits(1, 1e9, ((1000, 4e9), (10000, 2e9)))
+    for moved, rate in ((10, 4e9), (1000, 4e9), (10**3.5, 8**0.5 * 1e9), (10000, 2e9), (10**6, 2e9)):
+        assert limits.seconds(0, moved) == pytest.approx(moved / rate)  # type: ignore[arg-type]
+    assert limits.seconds(0, 0) == 0
+    assert limits.seconds(10**9, 1000) == 1
+
+
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "sigmoid_cross_entropy", "mean_squared_error"])
 def test_what_is_explained_is_computed_of_random_examples(loss: str) -> None:
     model = fastnn.Sequential([fastnn.Dense(16, activation="relu"), fastnn.Dense(3)], seed=0).build(5)
