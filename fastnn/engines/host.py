@@ -429,7 +429,7 @@ class _CpuCalls:
 
         self.team, self._work = TEAM, Work
         self.workers = 1
-        lowered = [cpu.lower(call.kernel, instance.operands(call), instance.attributes(call)) for call in calls]
+        lowered = cpu.lower_all([(call.kernel, instance.operands(call), instance.attributes(call)) for call in calls], cores)
         self.scratch_bytes = -(-max((low.scratch or 0 for low in lowered), default=0) // 64) * 64
         self.scratch = aligned_zeros(0)
         self._scratch_words: list[int] = []

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastnn_kernels.contract import Operand
+from fastnn_kernels.cpu.beside import lower_all
 from fastnn_kernels.cpu.compiling import Lowered, lower
 from fastnn_kernels.cpu.player import play, state_words
 from fastnn_kernels.memory import aligned_zeros
@@ -31,4 +32,4 @@ def run(name: str, arrays: Sequence[np.ndarray], attributes: Mapping[str, Any], 
     play()(call.ctypes.data, stage.ctypes.data, 1, 1, 0, 1, state.ctypes.data)
 
 
-__all__ = ["Lowered", "Operand", "lower", "play", "run"]
+__all__ = ["Lowered", "Operand", "lower", "lower_all", "play", "run"]

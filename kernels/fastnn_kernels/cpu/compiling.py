@@ -43,6 +43,7 @@ import numba
 import numpy as np
 from numba import types
 from numba.core.ccallback import CFunc
+from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 
 from fastnn_kernels.caching import cache_folder, read, write
@@ -109,16 +110,31 @@ def kernel(
 def lower(name: str, operands: Sequence[Operand], attributes: Mapping[str, Any]) -> Lowered:
     """Compile (or find) the kernel for these operands and attributes, and compute the words behind its addresses."""
     declaration = DECLARATIONS[name]
-    float_type = _float_type(name, operands)
+    address = kernel_address(*kernel_key(name, operands, attributes))
+    numbers = compile_called(name, operands, attributes)
+    numbers += [_word(number) for number in declaration.sizes(*operands, **attributes)]
+    scratch = declaration.scratch(*operands, **attributes) if declaration.scratch else None
+    return Lowered(address, tuple(numbers), scratch)
+
+
+KernelKey = tuple[str, Any, tuple[tuple[str, Any], ...]]
+"""What tells a compiled kernel from all others: its name, its floating-point type, and attributes that are compiled in."""
+
+
+def kernel_key(name: str, operands: Sequence[Operand], attributes: Mapping[str, Any]) -> KernelKey:
+    """That of the kernel for these operands and attributes."""
+    declaration = DECLARATIONS[name]
     static = {key: attributes[key] for key in declaration.static}
     for operand_name, operand in zip(KERNELS[name].operands, operands, strict=True):
         if operand_name in declaration.dtypes:
             static[f"{operand_name}_type"] = TYPES[operand.dtype.name]
-    address = kernel_address(name, float_type, tuple(sorted(static.items(), key=lambda item: item[0])))
-    numbers = [int(function) for function in declaration.addresses(float_type, **attributes)] if declaration.addresses else []
-    numbers += [_word(number) for number in declaration.sizes(*operands, **attributes)]
-    scratch = declaration.scratch(*operands, **attributes) if declaration.scratch else None
-    return Lowered(address, tuple(numbers), scratch)
+    return name, _float_type(name, operands), tuple(sorted(static.items(), key=lambda item: item[0]))
+
+
+def compile_called(name: str, operands: Sequence[Operand], attributes: Mapping[str, Any]) -> list[int]:
+    """The addresses of the functions that the kernel calls, compiled now if nobody has yet."""
+    addresses = DECLARATIONS[name].addresses
+    return [int(function) for function in addresses(_float_type(name, operands), **attributes)] if addresses else []
 
 
 def _float_type(name: str, operands: Sequence[Operand]) -> Any:
@@ -149,9 +165,20 @@ def kernel_address(name: str, float_type: Any, static: tuple[tuple[str, Any], ..
             cached = _compiled.get(key)
             if cached is None:
                 body = DECLARATIONS[name].factory(float_type, **dict(static))
-                label = "-".join([name, str(float_type), *(str(value) for _, value in static)])
-                cached = _compiled[key] = compile_function(body, KERNEL, label)
+                cached = _compiled[key] = compile_function(body, KERNEL, _label(*key))
     return int(cached.address or 0)
+
+
+def _label(name: str, float_type: Any, static: tuple[tuple[str, Any], ...]) -> str:
+    return "-".join([name, str(float_type), *(str(value) for _, value in static)])
+
+
+def is_kept(key: KernelKey) -> bool:
+    """Whether a kernel was compiled in this process, or lies in the cache; also where there is no cache."""
+    if key in _compiled:
+        return True
+    path = _FileCache(_label(*key))._path(KERNEL, cpu_target.target_context.codegen())
+    return path is None or path.exists()
 
 
 def compile_function(body: Callable[..., Any], signature: Any, label: str) -> CFunc:
