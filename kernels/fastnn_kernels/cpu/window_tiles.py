@@ -80,46 +80,50 @@ def _widest_for(rows: int) -> int:
     return min(WIDEST, (registers() - 1) // (rows + 1)) if rows > 1 else WIDEST
 
 
-def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, masked: bool) -> ir.Function:
-    """The function of one tile shape: C[rows, vectors] (+)= A[rows, (outer + 1) count] @ B (+ bias)."""
-    name = f"window_tile_{float_type}_{rows}_{vectors}_{'masked' if masked else 'full'}"
-    function, builder, argument = new_function(module, name, ("words",))
-    word = load_words(builder, argument["words"], TILE)
-    of = Vectors(float_type, builder)
-    width = of.lanes * of.size
-    a, b, c = (builder.inttoptr(word[label], BYTES) for label in "abc")
-    masks = [None] * (vectors - 1) + [of.mask(word["used"]) if masked else None]
+Sums = dict[tuple[int, int], ir.Value]
+"""The vectors of a tile by their row and column: vectors of columns, or of rows where these are the lanes."""
+
+
+def _sum_up(
+    of: Vectors,
+    word: dict[str, ir.Value],
+    tile: list[tuple[int, int]],
+    pointers: list[ir.Value],
+    strides: list[ir.Value],
+    hidden: bool,
+    held: Callable[[], Sums],
+    step: Callable[[list[ir.Value], list[ir.Value], ir.Value, Sums], Sums],
+    bias: Callable[[ir.Value], Sums],
+) -> Sums:
+    """The sums of a tile over all k, begun with 0 or with what `held()` reads, and the bias; built at the end of a function.
+
+    `step(pointers, strides, b, sums)` takes the sums one k further: `pointers` are those into A, `b` is that into B, and
+    `strides` are what else stays in registers. `hidden`: the compiler does not see that these are what they were.
+    """
+    builder, function = of.builder, of.builder.function
     load, start, loop, after, further, done, add, store = (
         function.append_basic_block(label) for label in ["load", "start", "loop", "after", "further", "done", "add", "store"]
     )
-    tile = [(i, j) for i in range(rows) for j in range(vectors)]
-    c_rows = [of.at(c, builder.mul(word["c_row"], I64(i))) for i in range(rows)]
-    steady = rows * vectors >= STEADY
-    bases, strides = row_bases(builder, of, a, word["a_row"], rows)
-    entry = builder.block
+    entry, b = builder.block, builder.inttoptr(word["b"], BYTES)
     builder.cbranch(builder.icmp_signed("!=", word["accumulate"], I64(0)), load, start)
 
     builder.position_at_end(load)
-    held = {(i, j): of.load(of.at(c_rows[i], j * width), masks[j]) for i, j in tile}
+    before = held()
     builder.branch(start)
 
     builder.position_at_end(start)
     first = {place: builder.phi(of.vector) for place in tile}
     for place in tile:
         first[place].add_incoming(of.zero, entry)
-        first[place].add_incoming(held[place], load)
+        first[place].add_incoming(before[place], load)
     builder.cbranch(builder.icmp_signed(">", word["count"], I64(0)), loop, done)
 
     builder.position_at_end(loop)
     left, outer, b_at = builder.phi(I64), builder.phi(I64), builder.phi(BYTES)
-    a_at, stride_at = [builder.phi(BYTES) for _ in bases], [builder.phi(I64) for _ in strides]
+    a_at, stride_at = [builder.phi(BYTES) for _ in pointers], [builder.phi(I64) for _ in strides]
     sums = {place: builder.phi(of.vector) for place in tile}
-    here, stride_here = ([of.opaque(x) for x in a_at], [of.opaque(x) for x in stride_at]) if steady else (a_at, stride_at)
-    b_vectors = [of.load(of.at(b_at, j * width), masks[j]) for j in range(vectors)]
-    new = {}
-    for i in range(rows):
-        splat = of.broadcast(row_address(builder, of, here, stride_here, i))
-        new |= {(i, j): of.fma(splat, b_vectors[j], sums[i, j]) for j in range(vectors)}
+    here, stride_here = ([of.opaque(x) for x in a_at], [of.opaque(x) for x in stride_at]) if hidden else (a_at, stride_at)
+    new = step(here, stride_here, b_at, sums)
     left_next, b_next = builder.sub(left, I64(1)), of.at(b_at, word["b_k"])
     a_next = [of.at(pointer, word["a_k"]) for pointer in here]
     builder.cbranch(builder.icmp_signed(">", left_next, I64(0)), loop, after)
@@ -133,7 +137,7 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     builder.branch(loop)
     for phi, begin, following, again in [
         (left, word["count"], left_next, word["count"]), (outer, word["outer"], outer, outer_next), (b_at, b, b_next, b_next),
-        *zip(a_at, bases, a_next, a_further, strict=True), *zip(stride_at, strides, stride_here, stride_here, strict=True),
+        *zip(a_at, pointers, a_next, a_further, strict=True), *zip(stride_at, strides, stride_here, stride_here, strict=True),
         *((sums[p], first[p], new[p], new[p]) for p in tile),
     ]:  # fmt: skip
         phi.add_incoming(begin, start)
@@ -148,17 +152,47 @@ def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, ma
     builder.cbranch(builder.icmp_signed("!=", word["bias"], I64(0)), add, store)
 
     builder.position_at_end(add)
-    bias_at = builder.inttoptr(word["bias"], BYTES)
-    bias = [of.load(of.at(bias_at, j * width), masks[j]) for j in range(vectors)]
-    biased = {(i, j): builder.fadd(total[i, j], bias[j]) for i, j in tile}
+    biases = bias(builder.inttoptr(word["bias"], BYTES))
+    biased = {place: builder.fadd(total[place], biases[place]) for place in tile}
     builder.branch(store)
 
     builder.position_at_end(store)
-    for i, j in tile:
-        result = builder.phi(of.vector)
-        result.add_incoming(total[i, j], done)
-        result.add_incoming(biased[i, j], add)
-        total[i, j] = result
+    results = {place: builder.phi(of.vector) for place in tile}
+    for place in tile:
+        results[place].add_incoming(total[place], done)
+        results[place].add_incoming(biased[place], add)
+    return results
+
+
+def _define_tile(module: ir.Module, float_type: Any, rows: int, vectors: int, masked: bool) -> ir.Function:
+    """The function of one tile shape: C[rows, vectors] (+)= A[rows, (outer + 1) count] @ B (+ bias)."""
+    name = f"window_tile_{float_type}_{rows}_{vectors}_{'masked' if masked else 'full'}"
+    function, builder, argument = new_function(module, name, ("words",))
+    word = load_words(builder, argument["words"], TILE)
+    of = Vectors(float_type, builder)
+    width = of.lanes * of.size
+    a, c = (builder.inttoptr(word[label], BYTES) for label in "ac")
+    masks = [None] * (vectors - 1) + [of.mask(word["used"]) if masked else None]
+    tile = [(i, j) for i in range(rows) for j in range(vectors)]
+    c_rows = [of.at(c, builder.mul(word["c_row"], I64(i))) for i in range(rows)]
+    bases, strides = row_bases(builder, of, a, word["a_row"], rows)
+
+    def held() -> Sums:
+        return {(i, j): of.load(of.at(c_rows[i], j * width), masks[j]) for i, j in tile}
+
+    def step(bases: list[ir.Value], strides: list[ir.Value], b: ir.Value, sums: Sums) -> Sums:
+        b_vectors = [of.load(of.at(b, j * width), masks[j]) for j in range(vectors)]
+        new = {}
+        for i in range(rows):
+            splat = of.broadcast(row_address(builder, of, bases, strides, i))
+            new |= {(i, j): of.fma(splat, b_vectors[j], sums[i, j]) for j in range(vectors)}
+        return new
+
+    def bias(at: ir.Value) -> Sums:
+        biases = [of.load(of.at(at, j * width), masks[j]) for j in range(vectors)]
+        return {(i, j): biases[j] for i, j in tile}
+
+    total = _sum_up(of, word, tile, bases, strides, rows * vectors >= STEADY, held, step, bias)
     for i, j in tile:
         of.store(total[i, j], of.at(c_rows[i], j * width), masks[j])
     builder.ret_void()
@@ -206,7 +240,7 @@ def _define_side_tile(module: ir.Module, float_type: Any, columns: int, vectors:
     function, builder, argument = new_function(module, f"side_tile_{float_type}_{columns}_{vectors}", ("words",))
     word = load_words(builder, argument["words"], SIDE_TILE)
     of = Vectors(float_type, builder)
-    a, b, c = (builder.inttoptr(word[label], BYTES) for label in "abc")
+    a, c = (builder.inttoptr(word[label], BYTES) for label in "ac")
     fours = ir.VectorType(of.element, FOUR)
     mask = builder.icmp_signed(
         "<", ir.Constant(ir.VectorType(I64, FOUR), list(range(columns - FOUR, columns))), _splat(builder, word["used"])
@@ -218,10 +252,6 @@ def _define_side_tile(module: ir.Module, float_type: Any, columns: int, vectors:
     a_starts = [of.at(a, builder.mul(start, I64(of.size))) for start in starts]
     offsets = row_offsets(builder, columns, word["used"], I64(of.size))
     tile = [(i, j) for i in range(columns) for j in range(vectors)]
-    load, start, loop, after, further, done, add, store, whole, partly, leave = (
-        function.append_basic_block(label)
-        for label in ["load", "start", "loop", "after", "further", "done", "add", "store", "whole", "partly", "leave"]
-    )
 
     def at(j: int, row: int, column: int) -> ir.Value:
         """Where four columns of a row of a vector are in C."""
@@ -247,78 +277,35 @@ def _define_side_tile(module: ir.Module, float_type: Any, columns: int, vectors:
         )
         builder.call(function, [value, pointer, I32(of.size), mask])
 
-    entry = builder.block
-    builder.cbranch(builder.icmp_signed("!=", word["accumulate"], I64(0)), load, start)
+    def held() -> Sums:
+        found = {}
+        for j in range(vectors):
+            for column in range(0, columns, FOUR):
+                four = []
+                for q in range(FOUR):
+                    pieces = [read(at(j, row, column), is_last(column)) for row in range(q, of.lanes, FOUR)]
+                    while len(pieces) > 1:
+                        size = pieces[0].type.count
+                        both = ir.Constant(ir.VectorType(I32, 2 * size), list(range(2 * size)))
+                        pieces = [builder.shuffle_vector(*pieces[k : k + 2], both) for k in range(0, len(pieces), 2)]
+                    four.append(pieces[0])
+                found |= {(column + i, j): value for i, value in enumerate(_transpose_fours(of, four))}
+        return found
 
-    builder.position_at_end(load)
-    held = {}
-    for j in range(vectors):
-        for column in range(0, columns, FOUR):
-            four = []
-            for q in range(FOUR):
-                pieces = [read(at(j, row, column), is_last(column)) for row in range(q, of.lanes, FOUR)]
-                while len(pieces) > 1:
-                    size = pieces[0].type.count
-                    both = ir.Constant(ir.VectorType(I32, 2 * size), list(range(2 * size)))
-                    pieces = [builder.shuffle_vector(*pieces[k : k + 2], both) for k in range(0, len(pieces), 2)]
-                four.append(pieces[0])
-            held |= {(column + i, j): value for i, value in enumerate(_transpose_fours(of, four))}
-    builder.branch(start)
+    def step(pointers: list[ir.Value], strides: list[ir.Value], b: ir.Value, sums: Sums) -> Sums:
+        a_vectors = [of.load(pointer) for pointer in pointers]
+        new = {}
+        for i in range(columns):
+            splat = of.broadcast(of.at(b, offsets[i]))
+            new |= {(i, j): of.fma(a_vectors[j], splat, sums[i, j]) for j in range(vectors)}
+        return new
 
-    builder.position_at_end(start)
-    first = {place: builder.phi(of.vector) for place in tile}
-    for place in tile:
-        first[place].add_incoming(of.zero, entry)
-        first[place].add_incoming(held[place], load)
-    builder.cbranch(builder.icmp_signed(">", word["count"], I64(0)), loop, done)
+    def bias(at: ir.Value) -> Sums:
+        biases = [of.broadcast(of.at(at, offset)) for offset in offsets]
+        return {(i, j): biases[i] for i, j in tile}
 
-    builder.position_at_end(loop)
-    left, outer, b_at = builder.phi(I64), builder.phi(I64), builder.phi(BYTES)
-    a_at = [builder.phi(BYTES) for _ in a_starts]
-    sums = {place: builder.phi(of.vector) for place in tile}
-    a_vectors = [of.load(pointer) for pointer in a_at]
-    new = {}
-    for i in range(columns):
-        splat = of.broadcast(of.at(b_at, offsets[i]))
-        new |= {(i, j): of.fma(a_vectors[j], splat, sums[i, j]) for j in range(vectors)}
-    left_next, b_next = builder.sub(left, I64(1)), of.at(b_at, word["b_k"])
-    a_next = [of.at(pointer, word["a_k"]) for pointer in a_at]
-    builder.cbranch(builder.icmp_signed(">", left_next, I64(0)), loop, after)
-
-    builder.position_at_end(after)
-    builder.cbranch(builder.icmp_signed(">", outer, I64(0)), further, done)
-
-    builder.position_at_end(further)
-    a_further = [of.at(pointer, word["a_next"]) for pointer in a_next]
-    outer_next = builder.sub(outer, I64(1))
-    builder.branch(loop)
-    for phi, begin, following, again in [
-        (left, word["count"], left_next, word["count"]), (outer, word["outer"], outer, outer_next), (b_at, b, b_next, b_next),
-        *zip(a_at, a_starts, a_next, a_further, strict=True), *((sums[p], first[p], new[p], new[p]) for p in tile),
-    ]:  # fmt: skip
-        phi.add_incoming(begin, start)
-        phi.add_incoming(following, loop)
-        phi.add_incoming(again, further)
-
-    builder.position_at_end(done)
-    total = {place: builder.phi(of.vector) for place in tile}
-    for place in tile:
-        total[place].add_incoming(first[place], start)
-        total[place].add_incoming(new[place], after)
-    builder.cbranch(builder.icmp_signed("!=", word["bias"], I64(0)), add, store)
-
-    builder.position_at_end(add)
-    bias_at = builder.inttoptr(word["bias"], BYTES)
-    bias = [of.broadcast(of.at(bias_at, offset)) for offset in offsets]
-    biased = {(i, j): builder.fadd(total[i, j], bias[i]) for i, j in tile}
-    builder.branch(store)
-
-    builder.position_at_end(store)
-    for place in tile:
-        result = builder.phi(of.vector)
-        result.add_incoming(total[place], done)
-        result.add_incoming(biased[place], add)
-        total[place] = result
+    total = _sum_up(of, word, tile, a_starts, [], False, held, step, bias)
+    whole, partly, leave = (function.append_basic_block(label) for label in ("whole", "partly", "leave"))
     builder.cbranch(builder.icmp_signed("==", word["used"], I64(columns)), whole, partly)
     for block, masked in ((whole, False), (partly, True)):
         builder.position_at_end(block)
