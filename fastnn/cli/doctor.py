@@ -210,12 +210,23 @@ def _gpu() -> Found:
 def _training() -> Found:
     from fastnn_kernels.cpu.compiling import CacheStatistics
 
-    before = CacheStatistics.misses, CacheStatistics.hits
+    before, files = CacheStatistics.misses + CacheStatistics.hits, _kernel_files()
     facts, sentence = _try("cpu")
-    compiled, cached = CacheStatistics.misses - before[0], CacheStatistics.hits - before[1]
+    used, found = CacheStatistics.misses + CacheStatistics.hits - before, _kernel_files()
+    # Those of a second process too, which this one finds in the cache; where there is none, all are compiled here.
+    compiled = used if files is None or found is None else min(used, len(found - files))
+    cached = used - compiled
     return facts | {"compiled": compiled, "cached": cached}, [
         f"{sentence}; {compiled} kernels were compiled, {cached} came from the cache"
     ]
+
+
+def _kernel_files() -> set[str] | None:
+    """The names of the kernels that are kept; None where none are."""
+    from fastnn_kernels.caching import cache_folder
+
+    folder = cache_folder()
+    return None if folder is None else {path.name for path in folder.glob("*.kernel")}
 
 
 def _try(device: str) -> tuple[dict[str, Any], str]:
