@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,10 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     if engines.cores() > 1:
         assert int(hits) >= 2, "a second process compiled some of them"
     assert (folder.stat().st_mode & 0o777) == 0o700
-    assert not list(folder.glob("*.tmp"))
+    ends = time.monotonic() + 30
+    while list(folder.glob("*.tmp")):  # the second process may be at its last kernel
+        assert time.monotonic() < ends
+        time.sleep(0.1)
     second = python(FIT, FASTNN_CACHE_DIR=str(folder))
     assert second.stdout.split() == [count, "0", total]
     damage(folder)
