@@ -25,7 +25,7 @@ python=$work/venv/bin/python
 import re, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 extras = project["optional-dependencies"]
-for line in (*project["dependencies"], *(line for name in ("test", "bench", "data", "plot", "tune") for line in extras[name])):
+for line in (*project["dependencies"], *(line for name in ("test", "bench", "data", "plot", "sklearn", "tune") for line in extras[name])):
     if not line.startswith("fastnn-xp"):
         name, bound = re.fullmatch(r"([\w.-]+)>=([\d.]+)", line).groups()
         print(f"{name}=={bound}")

@@ -14,12 +14,13 @@ import click
 
 from fastnn.cli.commands import Command, describe, line
 
-REQUIRED = ("numpy", "numba", "llvmlite", "scipy", "scikit-learn")
+REQUIRED = ("numpy", "numba", "llvmlite", "scipy")
 OPTIONAL = {
     '"fastnn-xp[cuda13]"': ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
     "matplotlib": ("matplotlib",),
     "plotly": ("plotly",),
     "jinja2": ("jinja2",),
+    "scikit-learn": ("scikit-learn",),
     "pandas": ("pandas",),
     "polars": ("polars",),
     "pyarrow": ("pyarrow",),

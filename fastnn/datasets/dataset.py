@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import math
 import os
 import re
@@ -119,8 +118,8 @@ def load(
 ) -> Dataset:
     """The data set called `name`, or the one in the folder or file of that path.
 
-    - `"digits"`: 1,797 images of 8 x 8 pixels that come with scikit-learn (float32, 0 to 1), 1,437 to train on and 360 to
-      test on: the first 360 of the permutation `permutation(key(0, SPLIT), 0, 1797)` of `fastnn.random` are the test images.
+    - `"digits"`: 1,797 images of 8 x 8 pixels, handwritten, that come with fastnn (float32, 0 to 1), 1,437 to train
+      on and 360 to test on: the first 360 of the permutation `permutation(key(0, SPLIT), 0, 1797)` of `fastnn.random` are the test images.
     - `"mnist"`, `"cifar10"`, `"cifar100"`: the folder of that name in `$FASTNN_DATA` (of CIFAR also `cifar-10-batches-bin` or
       `cifar-100-binary`, as the archives unpack), read as any folder of such files.
     - `"houses"`, `"flowers"`: two small tables that come with fastnn, see `houses` and `flowers`.
@@ -302,24 +301,19 @@ def _find_target(table: Table) -> str:
 
 
 def _digits() -> Dataset:
-    # The file alone: importing scikit-learn takes a second, and brings SciPy and joblib with it.
-    spec = importlib.util.find_spec("sklearn")
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    if not folders:
-        raise FileError("the digits come with scikit-learn, which is not installed: pip install scikit-learn")
-    path = Path(folders[0], "datasets", "data", "digits.csv.gz")
+    path = Path(__file__).with_name("digits.csv.gz")
     try:
         with gzip.open(path, "rt", encoding="ascii") as file:
             table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
     except (OSError, EOFError, ValueError) as error:
-        raise FileError(f"cannot read the digits of the installed scikit-learn: {error}") from error
+        raise FileError(f"cannot read the digits of the installed fastnn: {error}") from error
     if table.shape != (1797, 65):
-        raise FormatError(f"the digits of the installed scikit-learn have the shape {table.shape}, expected (1797, 65): {path}")
+        raise FormatError(f"the digits of the installed fastnn have the shape {table.shape}, expected (1797, 65): {path}")
     X = table[:, :64].astype(np.float32) / np.float32(16)
     y = table[:, 64].astype(np.int64)
     order = fastnn.random.permutation(fastnn.random.key(0, fastnn.random.SPLIT), 0, len(y))
     test, train = np.sort(order[:DIGITS_TEST]), np.sort(order[DIGITS_TEST:])
-    source = "Test part of UCI's Optical Recognition of Handwritten Digits, as bundled with scikit-learn."
+    source = "Test part of Optical Recognition of Handwritten Digits (Alpaydin & Kaynak 1998, UCI, CC BY 4.0)."
     return Dataset("digits", X[train], y[train], X[test], y[test], (8, 8), 10, 1.0, source)
 
 

@@ -78,7 +78,7 @@ def test_digits_are_split_the_same_everywhere() -> None:
     assert digest.hexdigest()[:16] == "51f25625349e6f60"
 
 
-def test_loading_the_digits_imports_no_scikit_learn_and_no_numba() -> None:
+def test_loading_the_digits_needs_numpy_alone() -> None:
     code = """
 import sys
 import fastnn.datasets
