@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastnn import datasets as datasets
     from fastnn import engines as engines
     from fastnn import errors as errors
+    from fastnn import estimators as estimators
     from fastnn import initializers as initializers
     from fastnn import layers as layers
     from fastnn import losses as losses
@@ -81,6 +82,7 @@ _MODULES = (
     "datasets",
     "engines",
     "errors",
+    "estimators",
     "initializers",
     "layers",
     "losses",
@@ -92,6 +94,8 @@ _MODULES = (
     "schedules",
     "tuning",
 )
+_OPTIONAL = ("estimators",)
+"""Modules that need a package which need not be there."""
 _HOMES = {
     "fastnn.checkpoints": ("load",),
     "fastnn.computation": ("record",),
@@ -141,14 +145,14 @@ def _pointer(name: str) -> str:
     """Where a name lies that is not here, or the nearest one, for the end of a message.
 
     Without a search for names that begin with an underscore, which tools ask for all the time, and for modules that are not
-    loaded yet: Python asks for them here before it loads them.
+    loaded yet: Python asks for them here before it loads them. Modules that need an extra are not searched.
     """
     if name.startswith("_") or not name.isidentifier() or importlib.util.find_spec(f"fastnn.{name}"):
         return ""
     from fastnn.errors import best_match
 
     places = {public: [f"fastnn.{public}"] for public in __all__}
-    for module in _MODULES:
+    for module in sorted({*_MODULES} - {*_OPTIONAL}):
         home = importlib.import_module(f"fastnn.{module}")
         for attribute, value in vars(home).items():
             defined_here = hasattr(value, "__qualname__") and (

@@ -119,7 +119,8 @@ def load(
     """The data set called `name`, or the one in the folder or file of that path.
 
     - `"digits"`: 1,797 images of 8 x 8 pixels, handwritten, that come with fastnn (float32, 0 to 1), 1,437 to train
-      on and 360 to test on: the first 360 of the permutation `permutation(key(0, SPLIT), 0, 1797)` of `fastnn.random` are the test images.
+      on and 360 to test on: the first 360 of the permutation `permutation(key(0, SPLIT), 0, 1797)` of `fastnn.random` are the
+      test images.
     - `"mnist"`, `"cifar10"`, `"cifar100"`: the folder of that name in `$FASTNN_DATA` (of CIFAR also `cifar-10-batches-bin` or
       `cifar-100-binary`, as the archives unpack), read as any folder of such files.
     - `"houses"`, `"flowers"`: two small tables that come with fastnn, see `houses` and `flowers`.

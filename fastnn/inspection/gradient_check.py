@@ -12,14 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastnn import engines
 from fastnn.configurations import as_count
-from fastnn.data.prepared import DataLayout, prepare
+from fastnn.data.prepared import prepare
 from fastnn.engines.host import convert_rows
 from fastnn.errors import InputError, InputTypeError, nearest
-from fastnn.losses import Loss, LossLike, as_loss
-from fastnn.network.layout import as_loss_network
-from fastnn.network.programs import Cost
+from fastnn.losses import LossLike, as_loss
+from fastnn.network.cost import CostFunction
 from fastnn.sequential import Sequential, as_model
 from fastnn.training.options import check_penalties
 
@@ -179,11 +177,14 @@ def check_gradients(
     examples = prepare(twin.expected, inputs, y, chosen, sample_weight, None)
     rows = np.empty(examples.X.shape)
     convert_rows(rows, examples.X, twin.network.input_map)
-    cost = _Cost(twin, chosen, rows, examples.y, examples.weights, l2, l1, training, fused)
+    statistics = twin.snapshot().arrays["statistics"]
+    cost = CostFunction(
+        twin.network, chosen, rows, examples.y, examples.weights, statistics, l2, l1, training=training, fused=fused
+    )
     places = cost.network.trained()
     start = twin.snapshot().arrays["parameters"]
     moved = np.concatenate([np.arange(0), *(np.arange(p.start, p.start + p.size) for p in places)])
-    analytic = cost.gradient(start)
+    _, analytic = cost.value_and_gradient(start)
     numeric = _differences(cost, start, moved)
     worst = _worst_direction(cost, start, moved, analytic, directions)
 
@@ -215,7 +216,7 @@ def _in_float64(model: Sequential, features: tuple[int, ...]) -> Sequential:
     return twin
 
 
-def _differences(cost: _Cost, start: np.ndarray, moved: np.ndarray) -> np.ndarray:
+def _differences(cost: CostFunction, start: np.ndarray, moved: np.ndarray) -> np.ndarray:
     """The derivative of the cost by each of the parameters `moved`; 0 elsewhere."""
     numeric, point = np.zeros_like(start), start.copy()
     for index in moved:
@@ -229,7 +230,7 @@ def _differences(cost: _Cost, start: np.ndarray, moved: np.ndarray) -> np.ndarra
     return numeric
 
 
-def _worst_direction(cost: _Cost, start: np.ndarray, moved: np.ndarray, analytic: np.ndarray, directions: int) -> float:
+def _worst_direction(cost: CostFunction, start: np.ndarray, moved: np.ndarray, analytic: np.ndarray, directions: int) -> float:
     """The largest relative error of the derivative along so many random directions of the parameters `moved`."""
     worst = 0.0
     generator = np.random.default_rng(0)
@@ -251,42 +252,3 @@ def _extrapolate(f: Callable[[float], float], step: float) -> float:
     near = (f(wide) - f(-wide)) / (2 * wide)
     far = (f(2 * wide) - f(-2 * wide)) / (4 * wide)
     return near + (near - far) / 3.0
-
-
-class _Cost:
-    """Two programs of one model: the cost alone, and the cost with its gradient."""
-
-    def __init__(
-        self, model: Sequential, loss: Loss, X: np.ndarray, y: np.ndarray, weights: np.ndarray | None,
-        l2: float, l1: float, training: bool, fused: bool,
-    ) -> None:  # fmt: skip
-        self.network = as_loss_network(model.network, loss)
-        size = self.network.size
-        self.parameters, self.gradients = np.zeros(size), np.zeros(size)
-        starts, penalties = self.network.penalty_table(l2, l1)
-        self.l2, self.l1 = (np.repeat(column, np.diff(starts)) for column in penalties.T[:2])
-        data = DataLayout("float64", y.dtype.name, y.shape[1:], weights is not None)
-        bound: dict[str, Any] = {
-            "x": X, "t": y, "w": weights, "step": np.array(0), "parameters": self.parameters, "gradient": self.gradients,
-            "statistics": model.snapshot().arrays["statistics"],
-        }  # fmt: skip
-
-        def instance(with_gradient: bool) -> engines.Instance:
-            program = Cost(loss, data, training, with_gradient, fused).build(self.network)
-            program_instance = engines.instantiate(program, len(X), "cpu", 1)
-            program_instance.bind(**{name: bound[name] for name in program.inputs})
-            return program_instance
-
-        self._value, self._gradient = instance(False), instance(True)
-
-    def value(self, parameters: np.ndarray) -> float:
-        self.parameters[:] = parameters
-        self._value.play()
-        penalty = 0.5 * self.l2 * parameters**2 + self.l1 * np.abs(parameters)
-        return float(self._value.output("cost")) + float(penalty.sum())
-
-    def gradient(self, parameters: np.ndarray) -> np.ndarray:
-        self.parameters[:] = parameters
-        self._gradient.play()
-        total: np.ndarray = self.gradients + self.l2 * parameters + self.l1 * np.sign(parameters)
-        return total

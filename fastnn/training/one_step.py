@@ -48,6 +48,7 @@ def is_one_step(model: ModelState, X: Any, y: Any, settings: FitOptions) -> bool
         and settings.batch_size in (len(X), ALL)
         and not settings.verbose
         and not settings.part
+        and not settings.penalties_by_weight
         and type(settings.callbacks) in (tuple, list)
         and type(settings.metrics) in (tuple, list)
         and not (settings.callbacks or settings.metrics)

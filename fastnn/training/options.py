@@ -61,6 +61,11 @@ class FitOptions:
     verbose: int = 1
     part: bool = False
     """Whether these are some of the examples only, which may all be of one class."""
+    penalties_by_weight: bool = False
+    """Whether `l2` and `l1` are divided by the weight of each mini-batch: the sum of its weights, or its number of rows.
+
+    The penalty is then that of the sum of the losses and not of their mean, as scikit-learn's `alpha` is.
+    """
 
 
 def as_optimizer(optimizer: str | Optimizer | None) -> Optimizer:

@@ -91,6 +91,7 @@ class Trainer:
         check_options(settings)
         self.epochs, self.autotune, self.threads = int(settings.epochs), settings.autotune, settings.threads
         self.penalties = (settings.l2, settings.l1)
+        self.penalties_by_weight = settings.penalties_by_weight
         self.pairs = needs_two_rows(model)
         if self.batches is None:
             self.examples = self._whole(X, y, settings)
@@ -123,8 +124,10 @@ class Trainer:
         """Held while the run is not `consistent`."""
         self._borrowed: dict[InstanceKey, engines.Instance] = {}
         """Instances that are the model's, and go back to it."""
-        self._prepared: tuple[int, int, np.ndarray]
-        """Of the chunk that is played: its position in the order, its first step, its table of rates."""
+        self._prepared: tuple[int, int, np.ndarray, np.ndarray]
+        """Of the chunk that is played: its position in the order, its first step, its tables of rates and of penalties."""
+        self._visits = np.zeros(0, np.int64)
+        """The order of this epoch on the host, where penalties follow the weights of its mini-batches."""
         self.started = False
         """Whether a step was made, or an earlier run's steps were taken over."""
         self.earlier = resume.read(self, settings.resume)
@@ -514,7 +517,9 @@ class Trainer:
     # --- the steps of this run, as `Steps` of `fastnn.training.divergence` ------------------------------------------
 
     def until_call(self) -> int | None:
-        """Steps until a callback wants to be called; None where there is none."""
+        """Steps until a callback wants to be called, or other penalties are due; None where there is neither."""
+        if self.penalties_by_weight and self.fed.weights is not None:
+            return 1
         if not self.callbacks:
             return None
         left = [callback.every - self.step % callback.every for callback in self.callbacks if callback.every is not None]
@@ -551,6 +556,7 @@ class Trainer:
         instance.bind(**chunk.data, order=order, **self.network.input_map.arrays(), **state.on(engine))
         engine.write(self.storage["control"], (0, 0, chunk.step))
         engine.write(self.storage["scalars"], chunk.scalars)
+        self.storage.set_penalties(chunk.penalties)
         instance.play(chunk.steps)
         state.advance(engine, chunk.steps)
 
@@ -564,7 +570,21 @@ class Trainer:
         rates = self._rates(count, self.epoch) if self.own_rate is None else np.full(count, self.own_rate)
         scalars = self.method.scalars(self.optimizer, kept.updates + 1, rates)
         write_tables(engine, self.storage, self.feed, position, model.counters.step, scalars)
-        self._prepared = position, model.counters.step, scalars
+        penalties = self._penalties_at(position) if self.penalties_by_weight else self.method.penalty_table
+        self.storage.set_penalties(penalties)
+        self._prepared = position, model.counters.step, scalars, penalties
+
+    def _penalties_at(self, position: int) -> np.ndarray:
+        """The table of penalties of a mini-batch that begins at `position` of the order."""
+        visits, start = self._visits, 0
+        for rows, count in batch_runs(len(visits), self.batch_size, self.pairs):
+            if position < start + rows * count:
+                break
+            start += rows * count
+        weights = self.fed.weights
+        weight = rows if weights is None else float(weights[visits[position : position + rows]].sum(dtype=np.float64))
+        l2, l1 = (penalty / weight if weight else 0.0 for penalty in self.penalties)
+        return self.network.penalty_table(l2, l1, self.optimizer.weight_decay)[1]
 
     def look(self, count: int) -> tuple[np.ndarray, Sequence[int]]:
         """What the last `count` steps wrote down, float64 (count, columns); and [0] where one or a parameter is not finite."""
@@ -601,8 +621,9 @@ class Trainer:
         """Let the way back lead through the steps that are whole now, where that is less work than a snapshot."""
         size = self.feed.bytes_of(steps * rows)
         if size is not None and self._undo.has_room(size):
-            position, step, scalars = self._prepared
-            chunk = Chunk(self._key(rows), steps, self.feed.copy_rows(position, steps * rows), step, scalars)
+            position, step, scalars, penalties = self._prepared
+            data = self.feed.copy_rows(position, steps * rows)
+            chunk = Chunk(self._key(rows), steps, data, step, scalars, penalties)
             self._undo.add(self.model.state, chunk, size)
 
     def drop(self, spoiled: Spoiled) -> Any:
@@ -667,6 +688,12 @@ class Trainer:
 
     def order_of(self, epoch: int) -> Any:
         """The order of an epoch: the user's, or the library's shuffle."""
+        order = self._order_of(epoch)
+        if self.penalties_by_weight:
+            self._visits = order if isinstance(order, np.ndarray) else self.engine.read(order)[0]
+        return order
+
+    def _order_of(self, epoch: int) -> Any:
         n = len(self.examples.X)
         if self.part or not self.shuffle:  # one mini-batch as it is, or all rows as they are
             return np.arange(n)

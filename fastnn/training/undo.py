@@ -29,6 +29,7 @@ class Chunk(NamedTuple):
     data: dict[str, np.ndarray]
     step: int
     scalars: np.ndarray
+    penalties: np.ndarray
 
 
 class Mark(NamedTuple):
