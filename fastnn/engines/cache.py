@@ -15,6 +15,9 @@ KEPT_INSTANCES = 24
 """Programs with buffers that are kept for the next call; the least recently used one goes first."""
 
 
+OF_MODELS = ("parameters", "statistics")
+"""Inputs of programs that are arrays of a model."""
+
 _all: weakref.WeakSet[Instances] = weakref.WeakSet()
 """Of all models of this process."""
 _all_lock = threading.Lock()
@@ -84,6 +87,36 @@ class Instances:
                 self._count -= 1
                 if not self._free[oldest]:
                     del self._free[oldest]
+
+
+class SharedKey:
+    """The base of keys that say all that their items depend on, beside the architecture of the network."""
+
+
+_shared = Instances()
+"""Of all models that share them, by architecture and key."""
+
+
+class SharedInstances(Instances):
+    """Those of one of many models of the same architecture, which use each other's programs, one after the other.
+
+    What lies behind a `SharedKey` stays when the model is gone. `like`: those of another model of that architecture.
+    """
+
+    def __init__(self, like: SharedInstances | None = None) -> None:
+        super().__init__()
+        self._architecture: object = object() if like is None else like._architecture
+
+    def take(self, key: Any, make: Callable[[], Any]) -> Borrowed:
+        if not isinstance(key, SharedKey):
+            return super().take(key, make)
+        return Borrowed(self, key, _shared.take((self._architecture, key), make).item)
+
+    def give_back(self, key: Any, item: Any) -> None:
+        if not isinstance(key, SharedKey):
+            return super().give_back(key, item)
+        getattr(item, "instance", item).unbind(*OF_MODELS)
+        _shared.give_back((self._architecture, key), item)
 
 
 class Borrowed:

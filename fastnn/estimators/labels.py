@@ -12,7 +12,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
+from sklearn.utils.multiclass import type_of_target, unique_labels
 from sklearn.utils.validation import validate_data
 
 from fastnn.data.targets import Task
@@ -75,7 +75,9 @@ class Labels(ClassifierMixin, Trained):  # type: ignore[misc]
         begins = not hasattr(self, "classes_") or (first and not incremental)
         if begins or not self._kind:
             named = None if begins else self.classes_
-            self.classes_ = (np.arange(y.shape[1]) if y.ndim == 2 else unique_labels(y)) if named is None else named
+            if named is None:
+                named = np.arange(y.shape[1]) if y.ndim == 2 else unique_labels(y) if y.dtype.kind == "O" else np.unique(y)
+            self.classes_ = named
             if kind == "labels":
                 kind = "multiclass" if len(self.classes_) > 2 else "binary"
             self._kind = kind
@@ -160,8 +162,12 @@ def _kind_of(y: np.ndarray) -> str:
     """Which of "labels", "multilabel" and "shares" these are. Raises ValueError for targets of regression."""
     if are_shares(y):
         return "shares"
-    check_classification_targets(y)
-    return "multilabel" if type_of_target(y) == "multilabel-indicator" else "labels"
+    kind = type_of_target(y, input_name="y")
+    if kind == "multilabel-indicator":
+        return "multilabel"
+    if kind not in ("binary", "multiclass"):
+        raise ValueError(f"Unknown label type: {kind}: expected labels (n,), 0/1 (n, C), or shares (n, C) that add up to 1")
+    return "labels"
 
 
 def are_shares(y: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import warnings
@@ -12,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state, shuffle
+from sklearn.utils import check_random_state
 
 from fastnn import engines
 from fastnn.errors import DivergenceError, InputError
@@ -29,7 +30,28 @@ NONFINITE = "Solver produced non-finite parameter weights. The input data may co
 FINAL_ACTIVATIONS = {"softmax": "softmax", "sigmoid": "logistic", "exp": "exp", None: "identity"}
 """scikit-learn's names of what the losses take the place of, by their links."""
 
+KEPT_NETWORKS = 32
+"""Of as many architectures an untrained network is kept, and what follows from it."""
+
 CLIPPED = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
+
+
+@functools.lru_cache(KEPT_NETWORKS)
+def untrained(
+    features: int, hidden: tuple[tuple[int, str | None, float], ...], batch_norm: bool, outputs: int, dtype: str, seed: int
+) -> Sequential:
+    """A network with weights of zero: `hidden` has units, activation and dropout of each hidden layer.
+
+    It is kept: searches and cross-validation train many such networks, and one takes longer to make than a small one to train.
+    """
+    layers: list[Layer] = []
+    for units, activation, rate in hidden:
+        layers.append(Dense(units, None if batch_norm else activation, True, "zeros"))
+        if batch_norm:
+            layers.append(BatchNorm())
+            layers += [] if activation is None else [Activation(activation)]
+        layers += [Dropout(rate)] if rate else []
+    return Sequential([*layers, Dense(outputs, None, True, "zeros")], seed=seed, dtype=dtype).build(features)
 
 
 class Multilayer(Trained):
@@ -138,14 +160,9 @@ class Multilayer(Trained):
     ) -> Sequential:
         """The untrained network of the parameters; `weights` in place of zeros."""
         sizes = hidden_sizes(self)
-        layers: list[Layer] = []
-        for size, activation, rate in zip(sizes, activations_of(self, len(sizes)), dropouts_of(self, len(sizes)), strict=True):
-            layers.append(Dense(size, None if self.batch_norm else activation, True, "zeros"))
-            if self.batch_norm:
-                layers.append(BatchNorm())
-                layers += [] if activation is None else [Activation(activation)]
-            layers += [Dropout(rate)] if rate else []
-        model = Sequential([*layers, Dense(outputs, None, True, "zeros")], seed=seed, dtype=dtype).build(features)
+        hidden = tuple(zip(sizes, activations_of(self, len(sizes)), dropouts_of(self, len(sizes)), strict=True))
+        like = untrained(features, hidden, self.batch_norm, outputs, dtype, seed)
+        model = like.clone().build_like(like)
         if weights is not None:
             model.set_weights(weights)
         return model
@@ -185,8 +202,10 @@ class Multilayer(Trained):
 
         def order(epoch: int) -> np.ndarray:
             nonlocal visits
-            if self.shuffle:
-                visits = shuffle(visits, random_state=rng)
+            if self.shuffle:  # as sklearn.utils.shuffle does, whose checks take longer than a small epoch
+                drawn = np.arange(rows)
+                rng.shuffle(drawn)
+                visits = visits[drawn]
             return visits
 
         def score() -> float:

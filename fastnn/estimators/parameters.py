@@ -70,9 +70,10 @@ RULES: Mapping[str, Rule] = {
 def check_parameters(estimator: Any) -> None:
     """Raise InputError for the first parameter that is invalid whatever the data are."""
     whose = type(estimator).__name__
-    for name, value in estimator.get_params(deep=False).items():
-        if name in RULES and not _holds(RULES[name][0], value):
-            raise InputError(f"{whose}: {name}: expected {RULES[name][1]}, got {value!r}")
+    for name, (rule, expected) in RULES.items():
+        value = getattr(estimator, name)
+        if not _holds(rule, value):
+            raise InputError(f"{whose}: {name}: expected {expected}, got {value!r}")
     hidden = hidden_sizes(estimator)
     activations_of(estimator, len(hidden))
     dropouts_of(estimator, len(hidden))

@@ -59,9 +59,9 @@ class MLPRegressor(Values, Multilayer):
         precision: str = "float32",
         threads: int | None = None,
     ) -> None:
-        given = locals()
-        for name in self._get_param_names():
-            setattr(self, name, given[name])
+        for name, value in locals().items():
+            if name not in ("self", "__class__"):
+                setattr(self, name, value)
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, validation_data: Any = None) -> Self:
         """Train on X (n, features), dense or sparse, and y; returns the estimator. As `MLPClassifier.fit`."""

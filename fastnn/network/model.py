@@ -15,7 +15,7 @@ from fastnn import arrays, engines, random
 from fastnn.configurations import answers_keywords, as_count
 from fastnn.data.prepared import Expected, Glance
 from fastnn.data.targets import Task, task_of
-from fastnn.engines.cache import Instances
+from fastnn.engines.cache import Instances, SharedInstances
 from fastnn.errors import DeviceError, DeviceLostError, InputError, InputTypeError, NotReadyError, nearest
 from fastnn.layers import Layer, Parameter, Statistic, final_activation
 from fastnn.losses import Loss, LossLike, as_loss
@@ -117,6 +117,15 @@ class ModelState:
         if task is not None:
             with self.reserve("build: the model is being trained; say what it is for between two calls of fit"):
                 self.task, self.loss = task, chosen
+        return self
+
+    def build_like(self, other: ModelState) -> Self:
+        """`build` as `other` is, a model of the same layers, dtype and seed: nothing that follows from these is found out
+        again, and both use the same programs, one after the other."""
+        if not isinstance(other.instances, SharedInstances):
+            other.instances = SharedInstances()
+        self.instances = SharedInstances(other.instances)
+        self.state, self._layout = _initial_state(other.network, self.seed), other.layout
         return self
 
     def layout_for(self, features: tuple[int, ...]) -> Layout:

@@ -16,6 +16,7 @@ import numpy as np
 
 from fastnn import engines, ops
 from fastnn.data.prepared import DataLayout
+from fastnn.engines.cache import SharedKey
 from fastnn.losses import Loss, apply_link, mean_loss
 from fastnn.network.layout import Network, forward
 from fastnn.optimizers import Optimizer
@@ -76,7 +77,7 @@ class Recipe(ABC):
 
 
 @dataclass(frozen=True)
-class InstanceKey:
+class InstanceKey(SharedKey):
     """What tells the instances of a model apart."""
 
     recipe: Recipe
