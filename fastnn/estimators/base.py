@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,17 @@ class Trained(BaseEstimator):  # type: ignore[misc]
         if len(targets) != X.shape[0]:
             raise InputError(f"validation_data: expected as many targets as rows, got {len(targets)} and {X.shape[0]}")
         return X, targets, Trained._weights(self, X, data[1], data[2]) if len(data) == 3 else None
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Let an error inside leave the estimator as it was before; a model that was trained further stays so."""
+        before = dict(self.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
 
     def _settle(self) -> None:
         """Tell the trained model the names that the user has for classes and features."""

@@ -103,7 +103,8 @@ class MLPClassifier(Labels, Multilayer):
         epoch; early stopping looks at it instead of holding examples out. Raises ValueError for what cannot be trained on, and
         where the training diverges.
         """
-        return self._fit(X, y, sample_weight, validation_data)
+        with self._all_or_nothing():
+            return self._fit(X, y, sample_weight, validation_data)
 
     @available_if(Multilayer._is_stochastic)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
@@ -113,21 +114,15 @@ class MLPClassifier(Labels, Multilayer):
         """
         if self.class_weight == "balanced":
             raise ValueError("class_weight='balanced' needs all examples at once; give partial_fit a dict of weights by class")
-        if hasattr(self, "classes_"):
-            if classes is not None and not np.array_equal(self.classes_, unique_labels(classes)):
-                raise ValueError(
-                    f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {self.classes_!r}"
-                )
-        elif not (are_shares(y) or type_of_target(y).startswith("multilabel")):
-            if classes is None:
-                raise ValueError("classes must be passed on the first call to partial_fit.")
-            self.classes_, self._kind = unique_labels(classes), ""
-        try:
+        if classes is not None and hasattr(self, "classes_") and not np.array_equal(self.classes_, unique_labels(classes)):
+            raise ValueError(f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {self.classes_!r}")
+        several = are_shares(y) or type_of_target(y).startswith("multilabel")
+        if not hasattr(self, "classes_") and not several and classes is None:
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        with self._all_or_nothing():
+            if not hasattr(self, "classes_") and not several:
+                self.classes_, self._kind = unique_labels(classes), ""
             return self._fit(X, y, sample_weight, incremental=True)
-        except BaseException:
-            if not hasattr(self, "model_"):
-                self.__dict__.pop("classes_", None)  # the next call is the first one again
-            raise
 
     def _strata(self, targets: np.ndarray) -> np.ndarray | None:
         return targets.astype(bool).reshape(-1, 1) if self.n_outputs_ == 1 else None  # as scikit-learn: of two classes alone

@@ -108,7 +108,8 @@ class Classifier(Labels, OfModel):
         `sample_weight` (n,). `validation_data`: (X, y) or (X, y, weights), measured after each epoch, see `history_`. Raises
         ValueError for what cannot be trained on.
         """
-        return self._fit(X, y, sample_weight, validation_data)
+        with self._all_or_nothing():
+            return self._fit(X, y, sample_weight, validation_data)
 
 
 class Regressor(Values, OfModel):
@@ -131,4 +132,5 @@ class Regressor(Values, OfModel):
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, validation_data: Any = None) -> Self:
         """Train a new model on X (n, features), dense or sparse, and y, (n,) or (n, O). As `Classifier.fit`."""
-        return self._fit(X, y, sample_weight, validation_data)
+        with self._all_or_nothing():
+            return self._fit(X, y, sample_weight, validation_data)

@@ -211,7 +211,8 @@ class Multilayer(Trained):
         def score() -> float:
             assert held_out is not None
             outputs = self._predicted(model, held_out[0])
-            return self._score_of(outputs, *held_out[1:]) if np.isfinite(outputs).all() else math.nan
+            with np.errstate(over="ignore", invalid="ignore"):  # of a training that diverges
+                return self._score_of(outputs, *held_out[1:]) if np.isfinite(outputs).all() else math.nan
 
         constant = self._loss_constant(targets, weights)
         watch = Iterations(

@@ -74,6 +74,8 @@ def check_parameters(estimator: Any) -> None:
         value = getattr(estimator, name)
         if not _holds(rule, value):
             raise InputError(f"{whose}: {name}: expected {expected}, got {value!r}")
+    engines.check_threads(estimator.threads)
+    engines.choose(estimator.device, estimator.precision)
     hidden = hidden_sizes(estimator)
     activations_of(estimator, len(hidden))
     dropouts_of(estimator, len(hidden))

@@ -65,12 +65,14 @@ class MLPRegressor(Values, Multilayer):
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, validation_data: Any = None) -> Self:
         """Train on X (n, features), dense or sparse, and y; returns the estimator. As `MLPClassifier.fit`."""
-        return self._fit(X, y, sample_weight, validation_data)
+        with self._all_or_nothing():
+            return self._fit(X, y, sample_weight, validation_data)
 
     @available_if(Multilayer._is_stochastic)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train for one epoch on X and y, from where the last call ended; returns the estimator."""
-        return self._fit(X, y, sample_weight, incremental=True)
+        with self._all_or_nothing():
+            return self._fit(X, y, sample_weight, incremental=True)
 
     def _reported(self, loss: float, penalty: float, constant: float) -> float:
         # scikit-learn descends by the sum over outputs, and reports the mean.

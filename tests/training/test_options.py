@@ -6,10 +6,12 @@ import dataclasses
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
 import click
+import numpy as np
 import pytest
 
 import fastnn
@@ -18,13 +20,15 @@ from fastnn.callbacks import Callback
 from fastnn.cli.train import train
 from fastnn.losses import LossLike
 from fastnn.optimizers import Optimizer
+from fastnn.training.fit import fit
 from fastnn.training.history import History
 from fastnn.training.options import FitOptions
+from fastnn.training.trainer import Trainer
 from fastnn.tuning.together.train import train_together
 
 FIELDS = {field.name: field for field in dataclasses.fields(FitOptions)}
-INTERNAL = {"part"}
-"""Not of `fit`: what `partial_fit` sets."""
+INTERNAL = {"part", "penalties_by_weight"}
+"""Not of `fit`: what `partial_fit` and the estimators set."""
 
 ON_THE_COMMAND_LINE = {
     "sample_weight": "sample_weight", "class_weight": "class_weight", "validation_data": "validation",
@@ -84,3 +88,62 @@ def test_the_command_takes_them() -> None:
     options = {parameter.name for parameter in train.params if isinstance(parameter, click.Option)}
     missing = {name for name in FIELDS if ON_THE_COMMAND_LINE.get(name, name) not in options}
     assert missing == INTERNAL | IN_PYTHON_ONLY
+
+
+@pytest.mark.parametrize("device", ["cpu", "numpy"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_penalties_by_the_weight_of_a_mini_batch(device: str, weighted: bool) -> None:
+    """Each step's penalty is divided by the weight of its mini-batch, the last and smaller one's too; steps that a Ctrl-C
+    undoes leave the weights of the last whole one."""
+    rng = np.random.default_rng(2)
+    X, y = rng.standard_normal((50, 4)), rng.integers(0, 3, 50)
+    weights = rng.integers(1, 9, 50).astype(float) if weighted else np.ones(50)
+    options: dict[str, Any] = {"optimizer": fastnn.SGD(0.1), "order": lambda epoch: np.arange(50)[:: 1 - 2 * (epoch % 2)]}
+
+    def make() -> fastnn.Sequential:
+        return fastnn.Sequential([fastnn.Dense(5, activation="tanh"), fastnn.Dense(3)], seed=0, dtype="float64").build(4)
+
+    expected, states = make(), []
+    for epoch in range(2):
+        visits = options["order"](epoch)
+        for first in range(0, 50, 16):
+            rows = visits[first : first + 16]
+            total = weights[rows].sum()
+            alone = {"batch_size": "all", "epochs": 1, "shuffle": False, "verbose": 0, "optimizer": options["optimizer"]}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of other examples
+                expected.fit(
+                    X[rows], y[rows], sample_weight=weights[rows], classes=range(3), l2=4.0 / total, device=device, **alone
+                )
+            states.append(expected.weights)
+
+    settings = FitOptions(
+        **options, epochs=2, batch_size=16, l2=4.0, penalties_by_weight=True, device=device, verbose=0,
+        sample_weight=weights if weighted else None,
+    )  # fmt: skip
+    whole = make()
+    history = fit(whole, X, y, settings)
+    assert len(history["penalty"]) == 2
+    for name, array in whole.weights.items():
+        np.testing.assert_allclose(array, states[-1][name], rtol=1e-12, atol=1e-12)
+
+    for call in range(1, 6):
+        calls, stopped = 0, make()
+
+        def count(self: Trainer, *arguments: Any, call: int = call, count: Any = Trainer.look) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                raise KeyboardInterrupt
+            return count(self, *arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trainer, "look", count)
+            try:
+                fit(stopped, X, y, settings)
+            except KeyboardInterrupt:
+                made = stopped.counters.step
+                for name, array in stopped.weights.items():
+                    np.testing.assert_allclose(
+                        array, states[made - 1][name] if made else make().weights[name], rtol=1e-12, atol=1e-12
+                    )
