@@ -160,6 +160,8 @@ class Labels(ClassifierMixin, Trained):  # type: ignore[misc]
 
 def _kind_of(y: np.ndarray) -> str:
     """Which of "labels", "multilabel" and "shares" these are. Raises ValueError for targets of regression."""
+    if y.ndim == 1 and y.dtype.kind in "biuU":
+        return "labels"
     if are_shares(y):
         return "shares"
     kind = type_of_target(y, input_name="y")

@@ -120,12 +120,16 @@ class ModelState:
         return self
 
     def build_like(self, other: ModelState) -> Self:
-        """`build` as `other` is, a model of the same layers, dtype and seed: nothing that follows from these is found out
-        again, and both use the same programs, one after the other."""
+        """`build` as `other` is, a model of the same layers, dtype and seed, with the values that its parameters have: nothing
+        that follows from these is found out again, and both use the same programs, one after the other."""
         if not isinstance(other.instances, SharedInstances):
             other.instances = SharedInstances()
         self.instances = SharedInstances(other.instances)
-        self.state, self._layout = _initial_state(other.network, self.seed), other.layout
+        values = other.state.read()
+        state = State(self.dtype)
+        for name, array in state.add(**{name: values[name].size for name in ("parameters", "statistics")}).items():
+            np.copyto(array, values[name])
+        self.state, self._layout = state, other.layout
         return self
 
     def layout_for(self, features: tuple[int, ...]) -> Layout:
