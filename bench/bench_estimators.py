@@ -1,6 +1,6 @@
 """Estimators: `fit` of `MLPClassifier` and of scikit-learn's, from one to 50 epochs, with the same results.
 
-    pytest bench/bench_estimators.py --benchmark-group-by=param:data,param:epochs
+pytest bench/bench_estimators.py --benchmark-group-by=param:data,param:epochs
 """
 
 from __future__ import annotations

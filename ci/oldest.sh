@@ -25,7 +25,7 @@ python=$work/venv/bin/python
 import re, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 extras = project["optional-dependencies"]
-for line in (*project["dependencies"], *(line for name in ("test", "bench", "data", "plot", "sklearn", "tune") for line in extras[name])):
+for line in (*project["dependencies"], *(line for name in ("test", "bench", "data", "onnx", "plot", "sklearn", "tune") for line in extras[name])):
     if not line.startswith("fastnn-xp"):
         name, bound = re.fullmatch(r"([\w.-]+)>=([\d.]+)", line).groups()
         print(f"{name}=={bound}")
@@ -37,9 +37,9 @@ sort -u "$work/oldest.txt"
 "$python" -m pip check
 
 # Of each family of the library what meets its dependencies.
-subset=(archives averages batches benchmark_pages benchmark_records checkpoints choices cli cli_configuration cli_predict cli_tables
-    datasets doctor feeds fonts foreign_memory generated_inputs inputs instances targets laws metrics missing_packages model mixed_precision optimizers
-    planar plots plots_drawn process program random reductions samples split standardizer tables third_engine trajectories tuning tuning_space)
+subset=(archives averages batches benchmark_pages benchmark_records checkpoints choices cli cli_configuration cli_predict cli_tables conventions
+    datasets doctor estimators feeds fonts foreign foreign_memory generated_inputs inputs instances targets laws metrics missing_packages model mixed_precision onnx optimizers
+    planar plots plots_drawn process program random reductions results_of_scikit_learn samples split standardizer tables third_engine trajectories tuning tuning_space)
 files=()
 for name in "${subset[@]}"; do
     mapfile -t -O "${#files[@]}" files < <(find tests -name "test_$name.py")

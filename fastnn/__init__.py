@@ -39,6 +39,11 @@ if TYPE_CHECKING:
     from fastnn.errors import DivergenceError as DivergenceError
     from fastnn.errors import FastnnError as FastnnError
     from fastnn.errors import TracingError as TracingError
+    from fastnn.export.foreign import from_keras as from_keras
+    from fastnn.export.foreign import from_sklearn as from_sklearn
+    from fastnn.export.foreign import from_torch as from_torch
+    from fastnn.export.foreign import load_safetensors as load_safetensors
+    from fastnn.export.onnx import to_onnx as to_onnx
     from fastnn.inspection.diagnosis import Diagnosis as Diagnosis
     from fastnn.inspection.diagnosis import diagnose as diagnose
     from fastnn.inspection.diagnosis import diagnose_model as diagnose_model
@@ -101,6 +106,8 @@ _HOMES = {
     "fastnn.computation": ("record",),
     "fastnn.inspection.diagnosis": ("Diagnosis", "diagnose", "diagnose_model"),
     "fastnn.errors": ("TracingError", "DivergenceError", "FastnnError"),
+    "fastnn.export.foreign": ("from_keras", "from_sklearn", "from_torch", "load_safetensors"),
+    "fastnn.export.onnx": ("to_onnx",),
     "fastnn.inspection.gradient_flow": ("GradientFlow", "activation_statistics"),
     "fastnn.inspection.gradient_check": ("check_gradients",),
     "fastnn.layers": (
