@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnn import arrays, ops
+from fastnn import arrays, notebooks, ops
 from fastnn.configurations import answers_keywords
 from fastnn.data import targets
 from fastnn.errors import InputTypeError, NotReadyError
@@ -354,6 +354,9 @@ class Sequential(ModelState):
         from fastnn.storage import model_file  # needs msgspec, which training does without
 
         model_file.save(self, path, optimizer=optimizer)
+
+    def _repr_html_(self) -> str:
+        return notebooks.preformatted(str(self.summary()) if self.built else repr(self))
 
     def __repr__(self) -> str:
         return f"Sequential([{', '.join(map(repr, self.layers))}], seed={self.seed}, dtype='{self.dtype}')"

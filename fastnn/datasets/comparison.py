@@ -17,13 +17,14 @@ from fastnn import arrays
 from fastnn.configurations import as_number
 from fastnn.data import inputs, targets
 from fastnn.errors import InputError, warn
+from fastnn.notebooks import Printed
 
 SHOWN = 10
 """Rows that are printed."""
 
 
 @dataclass(frozen=True, eq=False)
-class DistributionComparison:
+class DistributionComparison(Printed):
     """What `compare` found, for each feature and, where labels were given, for "labels".
 
     `names`; `statistics`: for a feature D, the greatest distance between the two distribution functions, from 0 to 1; for

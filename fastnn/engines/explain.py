@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastnn.notebooks import Printed
 from fastnn.program.shapes import describe
 from fastnn.program.trace import Call, Program, Trace
 from fastnn_kernels.contract import KERNELS
@@ -78,7 +79,7 @@ class Limits:
         return max(operations / self.operations, moved / rate)
 
 
-class Explanation:
+class Explanation(Printed):
     """A program with buffers: `str()` lists its calls, `explain()` times each of them."""
 
     def __init__(self, instance: Instance, title: str) -> None:

@@ -30,6 +30,9 @@ NONFINITE = "Solver produced non-finite parameter weights. The input data may co
 FINAL_ACTIVATIONS = {"softmax": "softmax", "sigmoid": "logistic", "exp": "exp", None: "identity"}
 """scikit-learn's names of what the losses take the place of, by their links."""
 
+CURVES = ("loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_")
+"""Attributes that only a training on mini-batches has."""
+
 KEPT_NETWORKS = 32
 """Of as many architectures an untrained network is kept, and what follows from it."""
 
@@ -111,6 +114,8 @@ class Multilayer(Trained):
         check_parameters(self)
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
+        if validation_data is not None and self.solver == "lbfgs":
+            raise InputError("validation_data: lbfgs makes no epochs after which they could be looked at; use adam")
         first = not hasattr(self, "model_") or not (self.warm_start or incremental)
         X, targets = self._read(X, y, incremental, first)
         if not first and self._outputs(targets) != self.n_outputs_:
@@ -124,6 +129,8 @@ class Multilayer(Trained):
         elif not incremental:  # the weights stay, and the solver starts anew
             last = self.model_
             self.model_ = self._network(X.shape[1], self.n_outputs_, last.dtype.name, last.seed, last.weights)
+        # Labels are read anew as indices, and other examples are nothing to warn of.
+        self.model_.build(X.shape[1], loss=self._loss(), classes=self._labels()).data_glance = None
         if self.solver == "lbfgs":
             self._fit_whole(X, targets, weights)
         else:
@@ -142,12 +149,17 @@ class Multilayer(Trained):
         self.model_ = self._network(X.shape[1], self.n_outputs_, dtype, int(seed))
         names = [name for i in self._dense_layers for name in (f"{i}.weight", f"{i}.bias")]
         self.model_.set_weights(dict(zip(names, [array for pair in drawn for array in pair], strict=True)))
-        if self.solver == "lbfgs":
-            return
-        self.loss_curve_: list[float] = []
-        self.best_loss_ = None if self.early_stopping else math.inf
-        self.validation_scores_: list[float] | None = [] if self.early_stopping else None
-        self.best_validation_score_ = -math.inf if self.early_stopping else None
+        for name in CURVES:
+            self.__dict__.pop(name, None)
+
+    def _begin_curves(self, validated: bool) -> None:
+        """What a training on mini-batches goes on with: a warm start has it, unless it was of another kind before."""
+        self.loss_curve_: list[float] = getattr(self, "loss_curve_", [])
+        scores, best = getattr(self, "validation_scores_", None), getattr(self, "best_validation_score_", None)
+        lowest = getattr(self, "best_loss_", None)
+        self.validation_scores_ = [] if scores is None and validated else scores
+        self.best_validation_score_ = (-math.inf if best is None else best) if self.early_stopping else None
+        self.best_loss_ = None if self.early_stopping else math.inf if lowest is None else lowest
 
     def _draw(self, rng: np.random.RandomState, fan_in: int, fan_out: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         """Initial weights (I, O) and biases (O,): uniform, with Glorot's bound for both."""
@@ -191,8 +203,7 @@ class Multilayer(Trained):
             self._optimizer = Rate(self.learning_rate_init)
         if self.early_stopping and held_out is None:
             (X, targets, weights), held_out = self._hold_out(X, targets, weights, rng)
-        if held_out is not None and self.validation_scores_ is None:
-            self.validation_scores_ = []
+        self._begin_curves(held_out is not None)
         rows, model, loss = X.shape[0], self.model_, self._loss()
         size = min(200, rows) if self.batch_size == "auto" else int(self.batch_size)
         if size > rows:
@@ -220,7 +231,6 @@ class Multilayer(Trained):
             None if held_out is None else score, incremental,
         )  # fmt: skip
         self.n_iter_ = 0
-        model.task = model.data_glance = None  # labels are read anew, and other examples are nothing to warn of
         options = FitOptions(
             loss=loss, optimizer=optimizer_of(self), batch_size=size, epochs=1 if incremental else self.max_iter,
             sample_weight=weights, classes=self._labels(), l2=self.alpha, order=order, callbacks=[watch, *self.callbacks],
@@ -241,13 +251,10 @@ class Multilayer(Trained):
 
     def _fit_whole(self, X: Any, targets: np.ndarray, weights: np.ndarray | None) -> None:
         """L-BFGS on all examples at once."""
-        model, loss = self.model_.build(self.n_features_in_, loss=self._loss(), classes=self._labels()), self._loss()
+        model, loss = self.model_, self._loss()
         X = np.ascontiguousarray(X.toarray() if scipy.sparse.issparse(X) else X, model.dtype)
-        y = (
-            targets
-            if loss.accepts == "classes" and targets.ndim == 1
-            else targets.reshape(len(targets), -1).astype(model.dtype)
-        )
+        indices = loss.accepts == "classes" and targets.ndim == 1
+        y = targets if indices else targets.reshape(len(targets), -1).astype(model.dtype)
         total = X.shape[0] if weights is None else float(weights.sum(dtype=np.float64))
         state = model.snapshot().on_host().arrays
         cost = CostFunction(

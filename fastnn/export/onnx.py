@@ -320,7 +320,12 @@ def _gelu(graph: _Graph, call: Call) -> None:
 
 def _silu(graph: _Graph, call: Call) -> None:
     x = graph.name_of(call.inputs[0])
-    graph.made(call, "Mul", [x, graph.add("Sigmoid", [x])])
+    if graph.dtype == np.float32:
+        graph.made(call, "Mul", [x, graph.add("Sigmoid", [x])])
+        return
+    # The same, which ONNX Runtime 1.18 does not make into a node that it has for no float64.
+    below = graph.add("Add", [graph.number(1.0), graph.add("Exp", [graph.add("Neg", [x])])])
+    graph.made(call, "Div", [x, below])
 
 
 def _mish(graph: _Graph, call: Call) -> None:

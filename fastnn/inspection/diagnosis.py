@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastnn.configurations import as_number
 from fastnn.errors import InputError, InputTypeError, NotReadyError
+from fastnn.notebooks import Printed
 
 if TYPE_CHECKING:
     from fastnn.sequential import Sequential
@@ -34,7 +35,7 @@ WIDTH = 80
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Printed):
     """Errors as shares of wrong examples, and what they mean."""
 
     train_error: float

@@ -18,6 +18,7 @@ from fastnn.engines.host import convert_rows
 from fastnn.errors import InputError, InputTypeError, nearest
 from fastnn.losses import LossLike, as_loss
 from fastnn.network.cost import CostFunction
+from fastnn.notebooks import Printed
 from fastnn.sequential import Sequential, as_model
 from fastnn.training.options import check_penalties
 
@@ -42,7 +43,7 @@ class Element(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GradientCheck:
+class GradientCheck(Printed):
     """What was found. `relative` of each tensor is ||g - g'|| / (||g|| + ||g'||), 0 where both are 0.
 
     `directional` is the relative error of the derivative along random directions, the worst of several. `layers`: the class

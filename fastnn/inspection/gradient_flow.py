@@ -22,6 +22,7 @@ from fastnn.errors import InputError, NotReadyError, warn
 from fastnn.network.inference import engine_for
 from fastnn.network.programs import PARAMETER_QUANTITIES, ActivationMoments, GradientMagnitudes
 from fastnn.network.summary import shorten
+from fastnn.notebooks import Printed
 
 if TYPE_CHECKING:
     from fastnn.callbacks import RunState
@@ -43,7 +44,7 @@ CURES = {
 }
 
 
-class GradientFlow(Callback):
+class GradientFlow(Callback, Printed):
     """Record how large the signals of each layer are while a model is trained.
 
         flow = fastnn.GradientFlow()
@@ -275,7 +276,7 @@ def _gather(engine: Engine, X: Any, chosen: np.ndarray, x: Any, input_map: Input
 
 
 @dataclass(frozen=True)
-class ActivationStatistics:
+class ActivationStatistics(Printed):
     """Of the outputs of each layer, over all examples and units, float64 (L,): their `mean`, their `std` (root of the biased
     variance), their root mean square `rms`, and the share of them that is exactly 0 (`zero_fraction`: units that are off)."""
 

@@ -16,6 +16,7 @@ import numpy as np
 from fastnn.callbacks import Callback
 from fastnn.configurations import as_count, as_number
 from fastnn.errors import DivergenceError, InputError
+from fastnn.notebooks import Printed
 
 if TYPE_CHECKING:
     from fastnn.callbacks import RunState
@@ -28,7 +29,7 @@ NOISE = 4.0
 
 
 @dataclass(frozen=True, eq=False)
-class RangeTest:
+class RangeTest(Printed):
     """What a range test saw, float64 arrays of one entry a step: the `rates`, the `losses` of the mini-batches before each
     update, and `smoothed`, their corrected exponentially weighted averages with beta `smoothing`. `diverged`: whether it ended
     before the last rate.

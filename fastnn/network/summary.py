@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastnn.network import layout
 from fastnn.network.programs import Prediction
+from fastnn.notebooks import Printed
 from fastnn.optimizers import Adam
 from fastnn.program.shapes import B
 from fastnn.program.trace import Symbol, Trace
@@ -29,7 +30,7 @@ class LayerSummary:
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Printed):
     """A model in numbers; bytes count parameters and statistics, in training their gradients and the optimizer's state too."""
 
     features: tuple[int, ...]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +51,21 @@ def panels(count: int = 1) -> list[Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(SIZE[0] if count == 1 else 0.9 * SIZE[0] * count, SIZE[1]), layout="constrained")
-    return list(figure.subplots(1, count, squeeze=False)[0])
+    return list(figure.subplots(1, count, squeeze=False, subplot_kw={"axes_class": _shown_axes()})[0])
+
+
+@functools.cache
+def _shown_axes() -> type[Axes]:
+    """Axes that show their figure in a notebook, where no window does."""
+    from matplotlib.axes import Axes
+
+    class ShownAxes(Axes):
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.figure.canvas.figure.savefig(file, format="png", dpi=POINTS_PER_INCH)
+            return file.getvalue()
+
+    return ShownAxes
 
 
 def axes_for(ax: Axes | None) -> Axes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fastnn import notebooks
+
 
 class History(dict[str, list[float]]):
     """One list a quantity, one value an epoch; and how the run was done.
@@ -20,3 +22,6 @@ class History(dict[str, list[float]]):
     """How many rows were validated with, of `validation_data` or held back by `validation_split`."""
     threads: int = 1
     seed: int = 0
+
+    def _repr_html_(self) -> str:
+        return notebooks.history(self, f"{self.device}, mini-batches of {self.batch_size}, seed {self.seed}")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastnn.errors import InputError, NotReadyError, nearest
+from fastnn.notebooks import Printed
 from fastnn.storage.atomic import write_whole
 from fastnn.tuning.space import Space
 from fastnn.tuning.strategies import narrow
@@ -40,7 +41,7 @@ class TrialResult:
     error: str = ""
 
 
-class Results(Sequence[TrialResult]):
+class Results(Sequence[TrialResult], Printed):
     """The trials of a search, in the order of their numbers or as `sorted`; printed, a table of the best.
 
     `names`: of the parameters; `scales`: the scale of each, as `Distribution.scale`; `values`: (n,) float64, NaN where there is

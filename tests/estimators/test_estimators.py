@@ -278,6 +278,8 @@ def test_calls_that_are_refused() -> None:
         classify().fit(X, LABELS, validation_data=(X[:2], ["low", "none"]))
     with pytest.raises(ValueError, match="validation set is too small"):
         classify(early_stopping=True, validation_fraction=0.001).fit(X, LABELS)
+    with pytest.raises(ValueError, match="lbfgs makes no epochs"):
+        classify(solver="lbfgs").fit(X, LABELS, validation_data=(X, LABELS))
     with pytest.raises(ValueError, match="options: loss is a parameter"):
         Classifier(options={"loss": "focal"}).fit(X, LABELS)
     with pytest.raises(ValueError, match="expected a model with 3 outputs"):
@@ -308,6 +310,19 @@ def test_a_warm_start_needs_the_same_classes_and_outputs() -> None:
     np.testing.assert_array_equal(before[0], net.coefs_[0])
 
 
+def test_a_warm_start_with_another_solver() -> None:
+    net = classify(solver="lbfgs", warm_start=True).fit(X, LABELS)
+    assert not hasattr(net, "loss_curve_")
+    net.set_params(solver="adam", max_iter=2).fit(X, LABELS)
+    assert len(net.loss_curve_) == 2
+    net.set_params(early_stopping=True).fit(X, LABELS)
+    assert net.best_validation_score_ == max(net.validation_scores_)
+    net.set_params(early_stopping=False).fit(X, LABELS)
+    assert len(net.loss_curve_) == 6
+    with pytest.raises(ValueError, match="expected shape"):
+        net.set_params(hidden_layer_sizes=(3,)).fit(X, LABELS)
+
+
 def test_training_that_diverges() -> None:
     huge = MLPRegressor(solver="sgd", learning_rate_init=1e6, max_iter=50, random_state=0)
     with pytest.raises(ValueError, match="non-finite parameter weights"):
@@ -332,6 +347,17 @@ def test_an_interrupt_keeps_what_was_trained() -> None:
         expected = classify(max_iter=5).fit(X, LABELS)
     assert stopped.n_iter_ == 5
     np.testing.assert_array_equal(stopped.coefs_[0], expected.coefs_[0])
+
+
+def test_an_interrupt_before_the_first_step() -> None:
+    class Pressing(Callback):
+        def begin(self, run: Any) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        stopped = classify(callbacks=[Pressing()]).fit(X, LABELS)
+    assert stopped.n_iter_ == 0
+    assert set(stopped.predict(X)) <= set(LABELS)
 
 
 def test_a_model_that_is_not_trained() -> None:

@@ -92,6 +92,8 @@ def test_numbers(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("y", [TWO, SEVERAL, TWO == "yes", FOUR * 1.0], ids=["strings", "several", "booleans", "floats"])
 @pytest.mark.parametrize("settings", [{}, SETTINGS[11], SETTINGS[13]], ids=["adam", "early", "lbfgs"])
 def test_other_labels(y: np.ndarray, settings: dict[str, Any]) -> None:
+    if not WEIGHTED and y.dtype.kind == "U" and "early_stopping" in settings:
+        pytest.skip("that of scikit-learn 1.6 looks for NaN among predicted strings")
     found, expected = compare("MLPClassifier", y, settings)
     assert found.predict(X).dtype == expected.predict(X).dtype
     np.testing.assert_array_equal(found.predict(X), expected.predict(X))
