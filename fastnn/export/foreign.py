@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import os
@@ -36,8 +37,9 @@ def from_sklearn(estimator: Any) -> Sequential:
         model.predict(X)
 
     Of an estimator of `fastnn.estimators` it is a copy of its `model_`.
-    Weights keep their dtype, float32 or float64. The model can be trained further, with the loss that was minimized there.
-    Raises InputTypeError for another object, and InputError for one that is not fitted.
+    Weights keep their dtype, float32 or float64. The model can be trained further, with the loss that was minimized there (for
+    several outputs of a regressor their sum, by whose gradient scikit-learn descends, while it reports the mean). Raises
+    InputTypeError for another object, and InputError for one that is not fitted, or knows one class only.
     """
     name, ours = type(estimator).__name__, getattr(estimator, "model_", None)
     if isinstance(ours, Sequential):
@@ -55,10 +57,11 @@ def from_sklearn(estimator: Any) -> Sequential:
     arrays |= {f"{index}.bias": bias for index, bias in enumerate(estimator.intercepts_)}
     several = estimator.out_activation_ == "logistic" and estimator.n_outputs_ > 1
     classes = None if several else getattr(estimator, "classes_", None)
-    labels = None if classes is None else list(classes)
+    if classes is not None and len(classes) < 2:
+        raise InputError(f"from_sklearn: expected at least two classes, and this {name} knows {list(classes)} alone")
     names = getattr(estimator, "feature_names_in_", None)
     model = _made(layers, arrays, estimator.coefs_[0].shape[0])
-    model.build(estimator.coefs_[0].shape[0], loss=SKLEARN_LOSSES[estimator.out_activation_], classes=labels)
+    model.build(estimator.coefs_[0].shape[0], loss=SKLEARN_LOSSES[estimator.out_activation_], classes=classes)
     model.feature_names = None if names is None else tuple(map(str, names))
     return model
 
@@ -70,7 +73,8 @@ def from_torch(module: Any) -> Sequential:
 
     Known are Linear, BatchNorm1d and LayerNorm of rows, Dropout, Flatten, Identity, nested Sequentials, and the activations
     ReLU, LeakyReLU, ELU, Sigmoid, Tanh, GELU, SiLU, Mish, Softplus, Softmax and LogSoftmax. float32 and float64 stay what they
-    are. What the outputs mean is not known: give `loss` to `fit`, or call `build(features, loss=..., classes=[...])`.
+    are; what is used twice is there twice. What the outputs mean is not known: call `build(features, loss=..., classes=[...])`,
+    or give `loss` to `fit`, whose cross-entropies take logits or a final softmax, and no LogSoftmax.
 
     Raises InputTypeError for another object, and InputError, which names the module, for what has no counterpart here.
     """
@@ -79,7 +83,11 @@ def from_torch(module: Any) -> Sequential:
     layers: list[Layer] = []
     arrays: Weights = {}
     for place, part in _parts(module, ""):
-        _append(layers, arrays, place, part)
+        try:
+            _append(layers, arrays, place, part)
+        except InputError as error:
+            known = str(error).startswith("from_torch: ")
+            raise error if known else _refusal(place, part, str(error)) from error
     features = next((array.shape[0] for name, array in arrays.items() if name.endswith(".weight")), None)
     if features is None:
         raise InputError("from_torch: there is no Linear layer")
@@ -96,7 +104,11 @@ def from_keras(
     `weights`: a kernel (I, O) for each Dense layer, followed by its bias (O,) where it has one. `activation`: of the hidden
     layers, one for all or one each, under our names. Raises InputError for arrays that are no such network.
     """
+    if not isinstance(weights, list | tuple) or not all(hasattr(array, "shape") for array in weights):
+        raise InputTypeError("from_keras: expected a list of arrays, as get_weights() returns it")
     arrays = [np.asarray(array) for array in weights]
+    if not all(array.dtype.kind in "fiu" for array in arrays):
+        raise InputTypeError("from_keras: expected arrays of real numbers")
     kernels = [index for index, array in enumerate(arrays) if array.ndim == 2]
     if not kernels or kernels[0] != 0:
         raise InputError("from_keras: expected a kernel (I, O) first, and a bias (O,) or another kernel behind each kernel")
@@ -131,11 +143,16 @@ def load_safetensors(
 
     `names`: which array of the file each parameter of the model is, `{ours: theirs}`; others stay as they are.
     `transposed`: matrices in the file are (O, I), and kernels of convolutions (O, C, KH, KW), as PyTorch has them. Numbers are
-    converted to the model's dtype.
+    converted to the model's dtype. The rows of a matrix behind `Flatten` stay in the order of the file: where images are
+    flattened as (C, H, W) there, and here as (H, W, C), they are to be reordered before.
 
     Raises InputError for names and shapes that do not fit, FileError and FormatError for the file, and PackageError without
     `safetensors`; then nothing is changed.
     """
+    if not isinstance(names, Mapping):
+        raise InputTypeError(f"load_safetensors: names: expected a dict {{ours: theirs}}, got {type(names).__name__}")
+    with contextlib.suppress(ImportError):
+        import ml_dtypes  # noqa: F401 - NumPy knows bfloat16 then
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
@@ -153,11 +170,14 @@ def load_safetensors(
                 found[name] = _turned(file.get_tensor(theirs)) if transposed else file.get_tensor(theirs)
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (TypeError, AttributeError) as error:  # of a dtype that NumPy has not
+        raise FormatError(f"{path} cannot be read: {error}; convert its arrays to float32") from error
     except SafetensorError as error:
         raise FormatError(f"{path} is no safetensors file that can be read: {error}") from error
     for name, array in found.items():
         if array.shape != shapes[name]:
-            cure = "; are matrices transposed there? give transposed=True" if array.shape[::-1] == shapes[name] else ""
+            turned = array.shape[::-1] == shapes[name] and not transposed
+            cure = "; are matrices transposed there? give transposed=True" if turned else ""
             raise InputError(
                 f"load_safetensors: {names[name]}: expected shape {shapes[name]} for {name}, got {array.shape}{cure}"
             )
@@ -183,11 +203,30 @@ def _made(layers: Sequence[Layer], arrays: Weights, features: int) -> Sequential
 
 def _parts(module: Any, place: str) -> Iterator[tuple[str, Any]]:
     """The modules inside nested Sequentials, in order, and where they are."""
-    if type(module).__name__ != "Sequential":
+    if not _is_sequential(module):
         yield place or "the module", module
         return
-    for name, part in module.named_children():
+    _check_hooks(place or "the module", module)
+    for name, part in module._modules.items():  # `named_children` leaves out what is there twice
         yield from _parts(part, f"{place}.{name}" if place else name)
+
+
+def _is_sequential(module: Any) -> bool:
+    """Whether it is a torch.nn.Sequential, and computes what one does."""
+    theirs: Any = type(module)
+    named = ("torch.nn.modules.container", "Sequential")
+    bases = [each for each in theirs.__mro__ if (each.__module__, each.__name__) == named]
+    return bool(bases) and theirs.forward is bases[0].forward
+
+
+def _check_hooks(place: str, part: Any) -> None:
+    """Raise InputError where a hook may change what a module computes."""
+    if part._forward_hooks or part._forward_pre_hooks:
+        raise _refusal(place, part, "it has hooks, as weight_norm, spectral_norm and prune set them; remove them first")
+
+
+def _refusal(place: str, part: Any, why: str) -> InputError:
+    return InputError(f"from_torch: {place} ({type(part).__name__}) has no counterpart here: {why}")
 
 
 def _append(layers: list[Layer], arrays: Weights, place: str, part: Any) -> None:
@@ -195,10 +234,11 @@ def _append(layers: list[Layer], arrays: Weights, place: str, part: Any) -> None
     kind, index = type(part).__name__, len(layers)
 
     def refuse(why: str) -> InputError:
-        return InputError(f"from_torch: {place} ({kind}) has no counterpart here: {why}")
+        return _refusal(place, part, why)
 
-    if not type(part).__module__.startswith("torch.nn."):
-        raise refuse("it is a class of your own; give a torch.nn.Sequential of layers")
+    if not type(part).__module__.startswith("torch.nn.modules."):
+        raise refuse("only torch.nn.Sequential and the layers of torch.nn are known")
+    _check_hooks(place, part)
     if kind == "Linear":
         layers.append(Dense(part.out_features, None, part.bias is not None, "zeros"))
         arrays[f"{index}.weight"] = _array(part.weight).T
@@ -220,6 +260,8 @@ def _append(layers: list[Layer], arrays: Weights, place: str, part: Any) -> None
     elif kind == "Dropout":
         layers += [Dropout(part.p)] if part.p else []
     elif kind == "Flatten":
+        if (part.start_dim, part.end_dim) != (1, -1):
+            raise refuse("expected start_dim=1 and end_dim=-1")
         layers += [Flatten()] if layers else []  # rows of features are flat already
     elif kind != "Identity":
         raise refuse("only layers of dense networks are known")
@@ -244,7 +286,10 @@ def _activate(layers: list[Layer], kind: str, part: Any, refuse: Any) -> None:
 
 
 def _array(tensor: Any) -> np.ndarray:
-    values: np.ndarray = tensor.detach().cpu().numpy()
+    try:
+        values: np.ndarray = tensor.detach().cpu().numpy()
+    except (TypeError, NotImplementedError) as error:
+        raise InputTypeError(f"from_torch: expected weights of float32 or float64, got {tensor.dtype}: {error}") from error
     if values.dtype not in (np.float32, np.float64):
         raise InputTypeError(f"from_torch: expected weights of float32 or float64, got {values.dtype}")
     return values

@@ -15,11 +15,11 @@ from typing import IO, Any
 import numpy as np
 
 from fastnn._version import __version__
-from fastnn.data.targets import Task
-from fastnn.errors import InputError, NotReadyError, PackageError
+from fastnn.errors import InputError, InputTypeError, NotReadyError, PackageError
 from fastnn.layers import final_activation
 from fastnn.losses import PROBABILITIES, apply_link
 from fastnn.network.layout import Network, forward
+from fastnn.network.programs import Decision
 from fastnn.program.shapes import B, BatchDim, Shape
 from fastnn.program.trace import Call, Program, Symbol, Trace
 from fastnn.sequential import Sequential, as_model
@@ -30,6 +30,9 @@ OPSET, IR_VERSION = 17, 8
 
 FLOAT32_ONLY = ("AveragePool", "Conv", "Elu", "Erf", "LpPool", "Softplus")
 """Nodes that ONNX Runtime has for no float64."""
+
+MOST_BYTES = 2**31 - 2**20
+"""Of constants: what the format leaves for them."""
 
 DTYPES = ("float32", "float64", "float16", "uint8", "int8", "int16", "int32", "int64")
 """Of the input."""
@@ -46,19 +49,22 @@ def to_onnx(
 
     The input is `X` (n, ...). The outputs are `label` (n,), what `predict` returns, and `probabilities` (n, C), what
     `predict_proba` returns, for classes; `label` (n, O), 0 or 1, and `probabilities` (n, O) for several yeses; `values`, as
-    `predict` returns them, for numbers; and `outputs` of the last layer for a model that does not know its task. Standardizers
-    and `input_scale` are nodes of the graph. Names of classes, features and targets, and what wrote the file, are in its
-    metadata (`session.get_modelmeta().custom_metadata_map`), as JSON where there are several.
+    `predict` returns them, for numbers; `outputs` of the last layer, (n, O), in place of probabilities where the loss makes
+    none, and alone for a model that does not know its task. Standardizers and `input_scale` are nodes of the graph. Names of
+    classes, features and targets, and what wrote the file, are in its metadata
+    (`session.get_modelmeta().custom_metadata_map`), as JSON where there are several.
 
     `path`: of a file, which is written whole or not at all, or a binary file object. `dtype`: "float32" or "float64", of
     weights and of what is computed, by default the model's own; convolutions, mean and L2 pooling, elu, softplus, mish and gelu
-    are computed in float32 all the same, since ONNX Runtime has them in no other. `input_dtype`: of X, by default the same;
-    "uint8" for images as they are stored.
+    are computed in float32 all the same, since ONNX Runtime has them in no other, and epsilons and slopes are float32 numbers
+    in the format. `input_dtype`: of X, by default the same; "uint8" for images as they are stored.
 
     Raises NotReadyError before `build`, InputError for dtypes, for what a layer of your own computes without a counterpart in
     ONNX, and for a file that would be larger than 2 GB; FileError; and PackageError without `onnx` (the extra `onnx`).
     """
     as_model(model)
+    if not isinstance(path, str | os.PathLike) and not hasattr(path, "write"):
+        raise InputTypeError(f"to_onnx: path: expected a path or a binary file object, got {type(path).__name__}")
     if not model.built:
         raise NotReadyError("to_onnx: the model has no parameters yet; call fit, or build(n_features)")
     computed = str(model.dtype) if dtype is None else dtype
@@ -98,8 +104,10 @@ class _Graph:
     def write(self) -> bytes:
         """The file. Raises InputError where it cannot be."""
         helper = self.onnx.helper
-        outputs = self._translate()
-        self._answer(outputs)
+        self._answer(*self._translate())
+        size = sum(len(constant.raw_data) for constant in self.constants.values())
+        if size > MOST_BYTES:
+            raise InputError(f"to_onnx: the file would have {size:,} bytes; a file of ONNX has at most {MOST_BYTES:,}")
         graph = helper.make_graph(
             self.nodes, "fastnn", [self._described("X", self.input_dtype, self.model.network.features)], self.outputs,
             list(self.constants.values()),
@@ -112,14 +120,14 @@ class _Graph:
         try:
             self.onnx.checker.check_model(written, full_check=True)
             content: bytes = written.SerializeToString()
-        except (ValueError, self.onnx.checker.ValidationError) as error:
+        except (ValueError, self.onnx.checker.ValidationError, self.onnx.shape_inference.InferenceError) as error:
             raise InputError(f"to_onnx: the model cannot be written as ONNX: {error}") from error
         return content
 
     # --- the program ----------------------------------------------------------------------------------------------------
 
-    def _translate(self) -> str:
-        """Nodes for what a prediction computes; the name of what it returns."""
+    def _translate(self) -> tuple[str, str]:
+        """Nodes for what a prediction computes; the names of the outputs, and of what the loss makes of them."""
         task = self.model.task
         network = self.model.network
         link = task.link if task is not None and (task.link in PROBABILITIES or task.link == "exp") else None
@@ -130,7 +138,7 @@ class _Graph:
             if translation is None:
                 raise InputError(f"to_onnx: {call.kernel} has no counterpart in ONNX; a layer computes it in inference")
             translation(self, call)
-        return self.name_of(program.outputs["outputs"])
+        return self.name_of(program.outputs["outputs"]), self.name_of(program.outputs["linked"])
 
     def _mapped(self) -> str:
         """X as the first layer reads it: cast, scaled, and standardized in float64."""
@@ -142,8 +150,9 @@ class _Graph:
             x = self.add("Mul", [x, self.constant("input_scale", np.asarray(mapping.scale, wide))])
         if mapping.offset is not None:
             assert mapping.factor is not None
-            x = self.add("Sub", [x, self.constant("input_offset", np.asarray(mapping.offset, wide))])
-            x = self.add("Mul", [x, self.constant("input_factor", np.asarray(mapping.factor, wide))])
+            features = self.model.network.features
+            x = self.add("Sub", [x, self.constant("input_offset", mapping.offset.reshape(features))])
+            x = self.add("Mul", [x, self.constant("input_factor", mapping.factor.reshape(features))])
         return x if wide == self.dtype else self.add("Cast", [x], to=self._type(self.dtype))
 
     def name_of(self, symbol: Symbol) -> str:
@@ -197,38 +206,36 @@ class _Graph:
 
     # --- what it is for --------------------------------------------------------------------------------------------------
 
-    def _answer(self, outputs: str) -> None:
-        """The outputs of the graph, of what the last node makes."""
-        task, (size,) = self.model.task, self.model.layout.outputs[:1] or (1,)
-        likely = task is not None and (task.link in PROBABILITIES or final_activation(self.model.layers) in PROBABILITIES)
-        if task is None or (task.kind != "values" and not likely):
-            self._finish("outputs", outputs, self.dtype, self.model.layout.outputs)
-        elif task.kind == "values":
-            if task.flat:
-                outputs = self.add("Squeeze", [outputs, self.integers(1)])
-            self._finish("values", outputs, self.dtype, () if task.flat else (size,))
-        elif task.kind == "multilabel":
-            yes = self.add("Greater", [outputs, self.number(0.5)])
-            self._finish("label", self.add("Cast", [yes], to=self._type(np.dtype("int64"))), np.dtype("int64"), (size,))
-            self._finish("probabilities", outputs, self.dtype, (size,))
+    def _answer(self, outputs: str, linked: str) -> None:
+        """The outputs of the graph, of what the last layer makes, and the loss of that."""
+        model, task, of_labels = self.model, self.model.task, np.dtype("int64")
+        shape = model.layout.outputs
+        if task is None:
+            self._finish("outputs", outputs, self.dtype, shape)
+            return
+        if task.kind == "values":
+            values = self.add("Squeeze", [linked, self.integers(1)]) if task.flat else linked
+            self._finish("values", values, self.dtype, () if task.flat else shape)
+            return
+        # Labels are read off what the loss takes, as `predict` does: a probability may be rounded to another one.
+        decision = Decision.of(task.kind, task.link)
+        assert decision is not None
+        if task.kind == "classes":
+            answer = self.add("ArgMax", [outputs], axis=1, keepdims=0)
         else:
-            self._classes(task, outputs)
-
-    def _classes(self, task: Task, outputs: str) -> None:
-        """Labels and probabilities of one of several classes, or of two by one output."""
-        assert task.classes is not None
+            column = outputs if task.kind == "multilabel" else self.add("Squeeze", [outputs, self.integers(1)])
+            yes = self.add("Greater", [column, self.number(decision.threshold)])
+            answer = self.add("Cast", [yes], to=self._type(of_labels))
+        if task.classes is not None:
+            labels = task.classes.astype(object) if task.classes.dtype.kind == "U" else task.classes
+            answer, of_labels = self.add("Gather", [self.constant("classes", labels), answer]), task.classes.dtype
+        self._finish("label", answer, of_labels, shape if task.kind == "multilabel" else ())
+        if task.link not in PROBABILITIES and final_activation(model.layers) not in PROBABILITIES:
+            self._finish("outputs", outputs, self.dtype, shape)
+            return
         if task.kind == "binary":
-            no = self.add("Sub", [self.number(1.0), outputs])
-            column = self.add("Squeeze", [outputs, self.integers(1)])
-            yes = self.add("Greater", [column, self.number(0.5)])
-            index = self.add("Cast", [yes], to=self._type(np.dtype("int64")))
-            outputs = self.add("Concat", [no, outputs], axis=1)
-        else:
-            index = self.add("ArgMax", [outputs], axis=1, keepdims=0)
-        labels = task.classes.astype(object) if task.classes.dtype.kind == "U" else task.classes
-        label = self.add("Gather", [self.constant("classes", labels), index])
-        self._finish("label", label, task.classes.dtype, ())
-        self._finish("probabilities", outputs, self.dtype, (len(task.classes),))
+            linked, shape = self.add("Concat", [self.add("Sub", [self.number(1.0), linked]), linked], axis=1), (2,)
+        self._finish("probabilities", linked, self.dtype, shape)
 
     def _finish(self, name: str, computed: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
         self.add("Identity", [computed], name)
@@ -249,8 +256,7 @@ class _Graph:
             found |= {"task": task.kind, "loss": task.loss}
             if task.classes is not None:
                 found["classes"] = json.dumps(task.classes.tolist())
-        for name in ("feature_names", "target_names"):
-            names = getattr(model, name)
+        for name, names in {"feature_names": model.column_names, "target_names": model.target_names}.items():
             if names is not None:
                 found[name] = json.dumps(list(names))
         return found
@@ -261,7 +267,7 @@ def _program(network: Network, link: str | None) -> Program:
     trace = Trace(network.dtype)
     x = trace.input("x", (B, *network.features))
     outputs, _ = forward(trace, network, x, False, None)
-    return trace.program({"outputs": apply_link(link, outputs)})
+    return trace.program({"outputs": outputs, "linked": apply_link(link, outputs)})
 
 
 # --- the kernels --------------------------------------------------------------------------------------------------------
@@ -411,7 +417,7 @@ def _conv2d(graph: _Graph, call: Call) -> None:
     _, w, b = call.inputs
     kernels = graph.values_of(w)
     size, dilation = kernels.shape[:2], [int(d) for d in call.attributes["dilation"]]
-    weight = graph.constant(f"{w.name} (O, C, KH, KW)", kernels.transpose(3, 2, 0, 1))
+    weight = graph.constant(f"{w.name or graph._fresh('kernel')} (O, C, KH, KW)", kernels.transpose(3, 2, 0, 1))
     _channels_first(
         graph, call, "Conv", [weight, graph.name_of(b)], pads=_pads(call, size, dilation), dilations=dilation,
         group=int(call.attributes["groups"]),

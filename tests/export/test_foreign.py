@@ -66,6 +66,14 @@ def test_what_is_no_perceptron_of_scikit_learn() -> None:
         fastnn.from_sklearn(object())
     with pytest.raises(InputError, match="not fitted yet"):
         fastnn.from_sklearn(MLPClassifier())
+    with pytest.raises(InputError, match="at least two classes"):
+        fastnn.from_sklearn(MLPClassifier(max_iter=2).fit(X, np.ones(60)))
+
+
+def test_labels_keep_their_dtype() -> None:
+    labels = (X[:, 0] > 0).astype(np.uint8)
+    theirs = MLPClassifier((4,), max_iter=2).fit(X, labels)
+    assert fastnn.from_sklearn(theirs).predict(X).dtype == theirs.predict(X).dtype == np.uint8
 
 
 # PyTorch.
@@ -138,6 +146,49 @@ def test_modules_without_a_counterpart_are_named() -> None:
         fastnn.from_torch(nn.Linear(5, 3).half())
 
 
+def test_modules_that_are_there_twice() -> None:
+    torch = pytest.importorskip("torch")
+    nn, data = torch.nn, torch.tensor(X)
+    act, same = nn.ReLU(), nn.Linear(5, 5)
+    block = nn.Sequential(nn.Linear(5, 5), nn.Tanh())
+    for theirs in (
+        nn.Sequential(nn.Linear(5, 8), act, nn.Linear(8, 8), act, nn.Linear(8, 3)),
+        nn.Sequential(same, nn.ReLU(), same),
+        nn.Sequential(block, block),
+    ):
+        theirs.double()
+        np.testing.assert_allclose(fastnn.from_torch(theirs)(X), theirs(data).detach().numpy(), atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_modules_that_compute_something_else_than_their_kind() -> None:
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+    hooked = nn.Linear(5, 3)
+    hooked.register_forward_hook(lambda module, inputs, outputs: outputs + 1)
+
+    class Sequential(nn.Sequential):  # type: ignore[misc, name-defined]
+        def forward(self, x: Any) -> Any:
+            return super().forward(x) + 1
+
+    class Plain(nn.Sequential):  # type: ignore[misc, name-defined]
+        pass
+
+    for module in (
+        nn.Sequential(nn.utils.weight_norm(nn.Linear(5, 3))), nn.Sequential(nn.utils.spectral_norm(nn.Linear(5, 3))),
+        nn.Sequential(hooked), Sequential(nn.Linear(5, 3)), nn.Sequential(nn.Linear(5, 3), nn.Flatten(0)),
+        nn.Sequential(nn.Linear(5, 3), nn.Dropout(1.0)), nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3, momentum=0.0)),
+        nn.Sequential(nn.Linear(5, 3), nn.LeakyReLU(-0.2)),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="has no counterpart here"):
+            fastnn.from_torch(module)
+    assert len(fastnn.from_torch(Plain(nn.Linear(5, 3))).layers) == 1
+    with pytest.raises(InputTypeError, match="bfloat16"):
+        fastnn.from_torch(nn.Linear(5, 3).bfloat16())
+    with pytest.raises(InputTypeError, match="float32 or float64"):
+        fastnn.from_torch(nn.Linear(5, 3, device="meta"))
+
+
 # Keras.
 
 
@@ -164,6 +215,12 @@ def test_weights_of_keras() -> None:
 def test_weights_that_are_no_dense_network(shapes: list[tuple[int, ...]], message: str) -> None:
     with pytest.raises(InputError, match=message):
         fastnn.from_keras([np.zeros(shape) for shape in shapes])
+
+
+def test_what_is_no_list_of_arrays_of_numbers() -> None:
+    for weights in (np.zeros((2, 3, 4)), [[1.0, 2.0]], [np.zeros((2, 3), complex)], [np.array([["a"]])]):
+        with pytest.raises(InputTypeError, match="from_keras: expected"):
+            fastnn.from_keras(weights)  # type: ignore[arg-type]
 
 
 def test_an_activation_each() -> None:
@@ -194,6 +251,18 @@ def test_a_file_of_pytorch(tmp_path: Path) -> None:
     np.testing.assert_allclose(model(images), rows @ weights["3.weight"].T + weights["3.bias"], atol=1e-5)
 
 
+def test_a_file_of_bfloat16(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("ml_dtypes")
+    from safetensors.torch import save_file
+
+    weight = torch.randn(3, 5).bfloat16()
+    save_file({"w": weight}, tmp_path / "narrow.safetensors")
+    model = fastnn.Sequential([fastnn.Dense(3)], seed=0).build(5)
+    fastnn.load_safetensors(model, tmp_path / "narrow.safetensors", {"0.weight": "w"}, transposed=True)
+    np.testing.assert_array_equal(model.weights["0.weight"], weight.float().numpy().T)
+
+
 def test_a_file_that_does_not_fit(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
@@ -209,6 +278,13 @@ def test_a_file_that_does_not_fit(tmp_path: Path) -> None:
     for names, message in wrong:
         with pytest.raises(InputError, match=message):
             fastnn.load_safetensors(model, path, names)
+    with pytest.raises(InputTypeError, match="expected a dict"):
+        fastnn.load_safetensors(model, path, ["0.bias"])  # type: ignore[arg-type]
+    with pytest.raises(InputError) as caught:
+        fastnn.load_safetensors(
+            fastnn.Sequential([fastnn.Dense(5)], seed=0).build(3), path, {"0.weight": "fc.weight"}, transposed=True
+        )
+    assert "transposed there" not in str(caught.value)
     with pytest.raises(FileError):
         fastnn.load_safetensors(model, tmp_path / "none.safetensors", {"0.bias": "fc.bias"})
     (tmp_path / "text").write_text("no safetensors", encoding="utf-8")

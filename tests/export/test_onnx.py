@@ -196,7 +196,70 @@ def test_names_of_columns() -> None:
     assert json.loads(session_of(model).get_modelmeta().custom_metadata_map["feature_names"]) == list("abcdef")
 
 
+@pytest.mark.parametrize("shape", [(6, 1), (4, 4, 1), (5, 4, 3)])
+def test_standardized_images(shape: tuple[int, ...]) -> None:
+    images = rng.standard_normal((20, *shape)).astype(np.float32)
+    model = made(fastnn.Standardizer().fit(images), fastnn.Flatten(), fastnn.Dense(3), features=shape)
+    close(run(model, images)["outputs"], model(images))
+
+
+def test_labels_where_probabilities_are_rounded_to_the_same() -> None:
+    many = made(fastnn.Dense(3))
+    many.fit(X, Y, loss="sigmoid_cross_entropy", epochs=1, batch_size="all", verbose=0)
+    for biases in ([20, 30, 0], [-30, -20, -40], [-90, -80, -100]):
+        many.set_weights({"0.weight": np.zeros((6, 3), "f4"), "0.bias": np.array(biases, "f4")})
+        np.testing.assert_array_equal(run(many, X)["label"], many.predict(X))
+    one = made(fastnn.Dense(1))
+    one.fit(X, Y == 1, loss="sigmoid_cross_entropy", epochs=1, batch_size="all", verbose=0)
+    one.set_weights({"0.weight": np.zeros((6, 1), "f4"), "0.bias": np.array([1e-8], "f4")})
+    np.testing.assert_array_equal(run(one, X)["label"], one.predict(X))
+
+
+@pytest.mark.parametrize(("last", "outputs"), [(None, 3), ("tanh", 3), ("log_softmax", 3), ("tanh", 1)])
+def test_classes_without_probabilities(last: str | None, outputs: int) -> None:
+    model = made(fastnn.Dense(outputs, activation=last))
+    if outputs == 1:
+        model.build(6, loss="quadratic", classes=["no", "yes"])
+    else:
+        y = np.array(["a", "b", "c"])[Y]
+        model.fit(X, y, loss="quadratic", epochs=1, batch_size="all", verbose=0)
+    found = run(model, X)
+    assert list(found) == ["label", "outputs"]
+    assert found["label"].tolist() == model.predict(X).tolist()
+    close(found["outputs"], model(X))
+
+
+def test_names_that_the_standardizer_knows() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X, columns=list("abcdef"))
+    model = fastnn.Sequential([fastnn.Standardizer().fit(frame), fastnn.Dense(3)], seed=0).build(6)
+    assert json.loads(session_of(model).get_modelmeta().custom_metadata_map["feature_names"]) == list("abcdef")
+
+
 # Layers of one's own.
+
+
+def test_kernels_without_a_name_of_their_own() -> None:
+    class Mine(fastnn.Layer):
+        def parameters(self, shape: tuple[int, ...]) -> dict[str, Any]:
+            return {"w": fastnn.Parameter((9, shape[-1] * 2), fastnn.initializers.He())}
+
+        def forward(self, x: Any, training: bool) -> Any:
+            return ops.conv2d(x, ops.reshape(self.w, (3, 3, x.shape[-1], 2)), None, padding="same")
+
+    model = fastnn.Sequential([Mine(), Mine()], seed=0).build((5, 5, 2))
+    images = rng.standard_normal((3, 5, 5, 2)).astype(np.float32)
+    close(run(model, images)["outputs"], model(images))
+
+
+@pytest.mark.parametrize("function", [lambda x: x > 0.0, lambda x: ops.argmax(x)])
+def test_outputs_that_are_no_floats(function: Any) -> None:
+    class Layer(fastnn.Layer):
+        def forward(self, x: Any, training: bool) -> Any:
+            return function(x)
+
+    with pytest.raises(fastnn.FastnnError):
+        run(fastnn.Sequential([Layer()], seed=0).build(6), X)
 
 
 OWN = {
@@ -272,6 +335,13 @@ def test_dtypes_that_are_chosen() -> None:
 def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotReadyError, match="no parameters yet"):
         fastnn.to_onnx(fastnn.Sequential([fastnn.Dense(2)]), tmp_path / "a.onnx")
+    for path in (None, 3, b"a.onnx"):
+        with pytest.raises(InputTypeError, match="expected a path or a binary file object"):
+            fastnn.to_onnx(made(fastnn.Dense(2)), path)  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastnn.export.onnx.MOST_BYTES", 50)
+        with pytest.raises(InputError, match="the file would have 56 bytes"):
+            fastnn.to_onnx(made(fastnn.Dense(2)), tmp_path / "a.onnx")
     with pytest.raises(InputTypeError, match="expected a Sequential"):
         fastnn.to_onnx(object(), tmp_path / "a.onnx")  # type: ignore[arg-type]
     model = made(fastnn.Dense(2))
