@@ -23,8 +23,9 @@ included. Frozen layers have no gradient, neither in the norm nor in the state.
 Where epsilon stands matters, since libraries differ. Adam here adds it to the root of the *corrected* mean square,
 sqrt(s / (1 - beta2^t)) + epsilon, as do the algorithm of Kingma & Ba 2015, PyTorch and optax; Keras adds it to sqrt(s) and
 corrects afterwards (the paper's "epsilon hat", end of section 2), which in the first steps acts as a larger epsilon. The
-values differ too: 1e-8 here, in PyTorch and in optax, 1e-7 in Keras. With `epsilon_inside=True` it is added under the root,
-sqrt(s / (1 - beta2^t) + epsilon), which is `eps_root` in optax.
+values differ too: 1e-8 here, in PyTorch and in optax, 1e-7 in Keras. `epsilon_hat=True` is the place of Keras, and of
+scikit-learn. With `epsilon_inside=True` it is added under the root, sqrt(s / (1 - beta2^t) + epsilon), which is `eps_root` in
+optax.
 
 NumPy and the schedules are loaded when an optimizer is made or used: the command line reads names and defaults for its help.
 """
@@ -239,9 +240,11 @@ class Adam(Optimizer):
         s = beta2 * s + (1 - beta2) * g^2
         w -= rate * m / (1 - beta1^t) / (sqrt(s / (1 - beta2^t)) + epsilon)         the default
         w -= rate * m / (1 - beta1^t) / sqrt(s / (1 - beta2^t) + epsilon)           epsilon_inside=True
+        w -= rate * m / (1 - beta1^t) * sqrt(1 - beta2^t) / (sqrt(s) + epsilon)     epsilon_hat=True
 
     Kingma & Ba 2015, algorithm 1 (section 2), where s is called v. Epsilon is outside the root and after the correction:
-    as in PyTorch and optax, not as in Keras (see the module); inside, it is `eps_root` of optax.
+    as in PyTorch and optax; inside, it is `eps_root` of optax. Before the correction it is the paper's "epsilon hat", as in
+    Keras and scikit-learn.
     """
 
     learning_rate: float | Schedule = 1e-3
@@ -249,14 +252,24 @@ class Adam(Optimizer):
     beta2: float = number(0.999, least=0, below=1)
     epsilon: float = number(1e-8, above=0)
     epsilon_inside: bool = field(default=False, kw_only=True)
+    epsilon_hat: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         set_switch(self, "epsilon_inside")
+        set_switch(self, "epsilon_hat")
 
     @property
     def kernel(self) -> str:
         return "adam"
+
+    def scalars(self, steps: Integers, rates: Floats) -> Floats:
+        table = super().scalars(steps, rates)
+        if self.epsilon_hat:  # the correction of the mean square is the rate's, and none of the square's
+            of_squares = SCALARS.index("correction2")
+            table[:, SCALARS.index("rate")] /= table[:, of_squares] ** 0.5
+            table[:, of_squares] = 1.0
+        return table
 
     def _corrections(self, steps: Integers) -> dict[str, Floats]:
         return {"correction1": 1.0 / _complement(self.beta1, steps), "correction2": 1.0 / _complement(self.beta2, steps)}

@@ -10,13 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 from fastnn.engines import is_out_of_memory
+from fastnn_kernels.contract import UPDATES
 
 KEPT_INSTANCES = 24
 """Programs with buffers that are kept for the next call; the least recently used one goes first."""
 
 
-OF_MODELS = ("parameters", "statistics")
-"""Inputs of programs that are arrays of a model."""
+OF_MODELS = ("parameters", "statistics", "gradient", *{slot for update in UPDATES.values() for slot in update.slots})
+"""Inputs of programs that are arrays of a model, or as large as one."""
+
+SHARED_BYTES = 2**20
+"""Of the buffers of an instance, at most, that outlives its model: those of larger ones take less time to make than to fill."""
 
 _all: weakref.WeakSet[Instances] = weakref.WeakSet()
 """Of all models of this process."""
@@ -100,7 +104,8 @@ _shared = Instances()
 class SharedInstances(Instances):
     """Those of one of many models of the same architecture, which use each other's programs, one after the other.
 
-    What lies behind a `SharedKey` stays when the model is gone. `like`: those of another model of that architecture.
+    What lies behind a `SharedKey` and is small stays when the model is gone. `like`: those of another model of that
+    architecture.
     """
 
     def __init__(self, like: SharedInstances | None = None) -> None:
@@ -108,14 +113,15 @@ class SharedInstances(Instances):
         self._architecture: object = object() if like is None else like._architecture
 
     def take(self, key: Any, make: Callable[[], Any]) -> Borrowed:
-        if not isinstance(key, SharedKey):
+        if not isinstance(key, SharedKey) or key in self._free:
             return super().take(key, make)
         return Borrowed(self, key, _shared.take((self._architecture, key), make).item)
 
     def give_back(self, key: Any, item: Any) -> None:
-        if not isinstance(key, SharedKey):
+        instance = getattr(item, "instance", item)
+        if not isinstance(key, SharedKey) or instance.plan.size > SHARED_BYTES:
             return super().give_back(key, item)
-        getattr(item, "instance", item).unbind(*OF_MODELS)
+        instance.unbind(*OF_MODELS)
         _shared.give_back((self._architecture, key), item)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastnn.data.targets import Task
 from fastnn.errors import InputError
+from fastnn.estimators.solvers import Rate
 from fastnn.losses import Loss
 from fastnn.network.inference import outputs_of
 from fastnn.sequential import Sequential
@@ -58,13 +61,15 @@ class Trained(BaseEstimator):  # type: ignore[misc]
         """The weights of the examples (n,), checked; None where all count the same."""
         if sample_weight is None:
             return None
+        if isinstance(sample_weight, Real):
+            sample_weight = np.full(X.shape[0], sample_weight)
         weights: np.ndarray = check_array(
             sample_weight, ensure_2d=False, dtype=X.dtype, order="C", input_name="sample_weight", accept_sparse=False
         )
-        if weights.ndim == 0:
-            weights = np.full(X.shape[0], weights, X.dtype)
         if weights.ndim != 1 or len(weights) != X.shape[0]:
             raise ValueError(f"sample_weight: expected shape ({X.shape[0]},), got {weights.shape}")
+        if weights.min(initial=0.0) < 0:
+            raise ValueError(f"sample_weight: expected weights of at least 0, got {weights.min():g}")
         if not weights.any():
             raise ValueError("sample_weight: the weights are all zero, so that there is nothing to learn from")
         return weights
@@ -82,7 +87,7 @@ class Trained(BaseEstimator):  # type: ignore[misc]
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         """Let an error inside leave the estimator as it was before; a model that was trained further stays so."""
-        before = dict(self.__dict__)
+        before = {name: copy.copy(value) if isinstance(value, list | Rate) else value for name, value in self.__dict__.items()}
         try:
             yield
         except BaseException:

@@ -29,7 +29,8 @@ class MLPClassifier(Labels, Multilayer):
     The cost of a mini-batch of weight S (its rows, or the sum of their weights) is the mean loss + alpha / (2 S) sum ||W||^2.
     y: labels (n,); 0/1 (n, C), several yeses a row; or shares (n, C) that add up to 1 in each row. The network computes in the
     dtype of X, float32 or float64, and in float64 for any other. From the same `random_state` come the results of
-    scikit-learn's, up to rounding, unless an option is used that it does not have.
+    scikit-learn's, up to rounding, unless an option is used that it does not have, or the data are so far from the usual scale
+    that probabilities are rounded to 0 or 1: its loss is cut off there, and ours is not.
 
     As there: `hidden_layer_sizes`, `alpha`, `batch_size` ("auto": min(200, n)), `learning_rate` of sgd ("constant",
     "invscaling", "adaptive"), `learning_rate_init`, `power_t`, `max_iter` (epochs), `shuffle`, `random_state`, `tol` and
@@ -49,7 +50,8 @@ class MLPClassifier(Labels, Multilayer):
 
     Attributes: `classes_`, `coefs_`, `intercepts_`, `loss_`, `loss_curve_`, `best_loss_`, `validation_scores_`,
     `best_validation_score_`, `n_iter_`, `t_`, `n_layers_`, `n_outputs_`, `out_activation_`, `n_features_in_`,
-    `feature_names_in_` as there; `model_`, the `fastnn.Sequential`, which knows the labels, and `history_` of its training.
+    `feature_names_in_` as there; `model_`, the `fastnn.Sequential`, which knows the labels (integers, strings, booleans), and
+    `history_` of its training.
     """
 
     loss_names: ClassVar[Mapping[str, Mapping[str, str]]] = {
@@ -101,7 +103,7 @@ class MLPClassifier(Labels, Multilayer):
 
         `sample_weight` (n,). `validation_data`: (X, y) or (X, y, weights), whose score is in `validation_scores_` after each
         epoch; early stopping looks at it instead of holding examples out. Raises ValueError for what cannot be trained on, and
-        where the training diverges.
+        where the training diverges; with early stopping that is a ConvergenceWarning, and the best model so far stays.
         """
         with self._all_or_nothing():
             return self._fit(X, y, sample_weight, validation_data)

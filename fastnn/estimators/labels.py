@@ -49,10 +49,10 @@ class Labels(ClassifierMixin, Trained):  # type: ignore[misc]
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities (n, C) in the order of `classes_`; for several yeses that of each."""
         outputs = self._outputs_for(X)
+        if self._kind == "binary" and len(self.classes_) == 1:
+            return np.ones_like(outputs[:, :1])
         if outputs.shape[1] > 1 or self._kind == "multilabel":
             return outputs
-        if len(self.classes_) == 1:
-            return np.ones_like(outputs)
         return np.concatenate([1.0 - outputs, outputs], 1)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
@@ -60,12 +60,18 @@ class Labels(ClassifierMixin, Trained):  # type: ignore[misc]
         logarithms: np.ndarray = np.log(self.predict_proba(X))
         return logarithms
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The accuracy on X and y; of shares, how often the largest of them is that of the largest probability."""
+        if hasattr(self, "classes_") and self._kind == "shares" and are_shares(y):
+            y = self.classes_[np.asarray(y).argmax(axis=1)]
+        return float(super().score(X, y, sample_weight))
+
     # --- labels -------------------------------------------------------------------------------------------------------
 
     def _indices_of(self, outputs: np.ndarray) -> np.ndarray:
-        if outputs.shape[1] > 1:
-            return np.asarray(outputs.argmax(axis=1))
-        return (outputs[:, 0] > 0.5).astype(np.int64) if len(self.classes_) > 1 else np.zeros(len(outputs), np.int64)
+        if len(self.classes_) == 1:
+            return np.zeros(len(outputs), np.int64)
+        return np.asarray(outputs.argmax(axis=1)) if outputs.shape[1] > 1 else (outputs[:, 0] > 0.5).astype(np.int64)
 
     def _read(self, X: Any, y: Any, incremental: bool, first: bool) -> tuple[Any, np.ndarray]:
         X, y = validate_data(self, X, y, accept_sparse=SPARSE, multi_output=True, dtype=DTYPES, reset=first)
@@ -108,11 +114,11 @@ class Labels(ClassifierMixin, Trained):  # type: ignore[misc]
         return places
 
     def _weights(self, X: Any, y: Any, sample_weight: Any) -> np.ndarray | None:
-        weights = super()._weights(X, y, sample_weight)
-        if self.class_weight is None:
-            return weights
-        of_classes: np.ndarray = compute_sample_weight(self.class_weight, y).astype(X.dtype)
-        return of_classes if weights is None else weights * of_classes
+        if self.class_weight is not None:
+            each: np.ndarray = compute_sample_weight(self.class_weight, y).astype(X.dtype)
+            weights = super()._weights(X, y, sample_weight)
+            sample_weight = each if weights is None else weights * each
+        return super()._weights(X, y, sample_weight)
 
     def _labels(self) -> Sequence[Any] | None:
         if self._kind == "multilabel":

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from sklearn.utils import check_random_state
 
-from fastnn.errors import InputError
+from fastnn.errors import DivergenceError, InputError, InputTypeError
 from fastnn.estimators.base import Trained
 from fastnn.estimators.labels import Labels
 from fastnn.estimators.values import Values
@@ -32,11 +32,13 @@ class OfModel(Trained):
     device: str
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, validation_data: Any) -> Self:
-        options = {"verbose": 0, **(self.options or {})}
+        if self.options is not None and not isinstance(self.options, Mapping):
+            raise InputTypeError(f"{type(self).__name__}: options: expected a dict, got {type(self.options).__name__}")
         for name in SETTLED:
-            if name in options:
+            if name in (self.options or {}):
                 raise InputError(f"{type(self).__name__}: options: {name} is a parameter of its own, or one of fit")
         X, targets = self._read(X, y, False, True)
+        options = {"verbose": 0, "batch_size": min(128, X.shape[0]), **(self.options or {})}
         weights = self._weights(X, y, sample_weight)
         if validation_data is not None:
             X_held_out, y_held_out, weights_held_out = self._validation(validation_data)
@@ -44,17 +46,24 @@ class OfModel(Trained):
             options["validation_data"] = X_held_out, y_held_out, *weighted
         seed = int(check_random_state(self.random_state).randint(2**31))
         self.model_ = self._model(X.shape[1], self._outputs(targets), seed, X.dtype.name)
-        self.history_ = self.model_.fit(
-            X, targets, loss=self._loss(), sample_weight=weights, classes=self._labels(), device=self.device,
-            threads=self.threads, **options,
-        )  # fmt: skip
-        self.n_iter_ = len(self.history_["loss"])
+        try:
+            self.history_ = self.model_.fit(
+                X, targets, loss=self._loss(), sample_weight=weights, classes=self._labels(), device=self.device,
+                threads=self.threads, **options,
+            )  # fmt: skip
+        except DivergenceError as error:
+            raise ValueError(str(error)) from error
+        self.n_iter_ = len(self.history_.get("loss", ()))
         self._settle()
         return self
 
     def _model(self, features: int, outputs: int, seed: int, dtype: str) -> Sequential:
         """A new model, of this dtype where `build` makes layers. Raises InputError for one that does not fit the data."""
         build = hidden_layer if self.build is None else self.build
+        if not isinstance(build, Sequential) and not callable(build):
+            raise InputTypeError(
+                f"{type(self).__name__}: build: expected a Sequential or a function that makes layers, got {build!r}"
+            )
         made = build if isinstance(build, Sequential) else build(features, outputs)
         model = made.clone(seed=seed) if isinstance(made, Sequential) else Sequential(made, seed=seed, dtype=dtype)
         shape = model.layout_for((features,)).outputs

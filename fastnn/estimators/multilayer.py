@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 import scipy.sparse
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 
@@ -57,11 +58,23 @@ def untrained(
     return Sequential([*layers, Dense(outputs, None, True, "zeros")], seed=seed, dtype=dtype).build(features)
 
 
+def mean_of_batches(values: np.ndarray, weights: np.ndarray | None, visits: np.ndarray, size: int) -> float:
+    """The mean of the weighted means of mini-batches of `size` of these values, each as often as it has rows."""
+    if weights is None:
+        return float(values.mean(dtype=np.float64))
+    of_rows, starts = weights[visits].astype(np.float64), np.arange(0, len(values), size)
+    sums, totals = np.add.reduceat(of_rows * values, starts), np.add.reduceat(of_rows, starts)
+    means = np.divide(sums, totals, out=np.zeros_like(sums), where=totals != 0)
+    return float(means @ np.diff([*starts, len(values)])) / len(values)
+
+
 class Multilayer(Trained):
     """A multilayer perceptron with the parameters and attributes of scikit-learn's.
 
     From the same `random_state` the same initial weights, mini-batches and held-out examples are drawn as there, and the same
-    steps are made, so that results differ by rounding alone where both can do the same.
+    steps are made, so that results differ by rounding alone where both can do the same. Not so where probabilities are rounded
+    to 0 or 1, as on data that are not scaled: scikit-learn's loss, by which it stops, is cut off there, and ours is not; nor
+    with lbfgs and several outputs, where its cost and gradient are not of the same function.
     """
 
     hidden_layer_sizes: Any
@@ -101,12 +114,12 @@ class Multilayer(Trained):
         """The validation score of predicted outputs (n, O)."""
 
     def _reported(self, loss: float, penalty: float, constant: float) -> float:
-        """The loss as scikit-learn reports it; `constant`: see `_loss_constant`."""
+        """The loss as scikit-learn reports it; `constant`: the mean of `_loss_constants`."""
         return loss + constant + penalty
 
-    def _loss_constant(self, targets: np.ndarray, weights: np.ndarray | None) -> float:
-        """What the loss of scikit-learn has more than ours, whatever the outputs are."""
-        return 0.0
+    def _loss_constants(self, targets: np.ndarray) -> np.ndarray | None:
+        """What the loss of scikit-learn has more than ours of each example (n,), whatever the outputs are; None for nothing."""
+        return None
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -127,8 +140,7 @@ class Multilayer(Trained):
         if first:
             self._begin(X, targets, rng)
         elif not incremental:  # the weights stay, and the solver starts anew
-            last = self.model_
-            self.model_ = self._network(X.shape[1], self.n_outputs_, last.dtype.name, last.seed, last.weights)
+            self.model_ = self._again(self.model_)
         # Labels are read anew as indices, and other examples are nothing to warn of.
         self.model_.build(X.shape[1], loss=self._loss(), classes=self._labels()).data_glance = None
         if self.solver == "lbfgs":
@@ -179,6 +191,15 @@ class Multilayer(Trained):
             model.set_weights(weights)
         return model
 
+    def _again(self, last: Sequential) -> Sequential:
+        """A network with the weights of the last one, and its frozen layers frozen. Raises InputError for other layers."""
+        sizes = [layer.units for layer in last.layers if isinstance(layer, Dense)]
+        if sizes[:-1] != hidden_sizes(self):
+            raise InputError(f"warm_start: hidden_layer_sizes are {hidden_sizes(self)} now, and were {sizes[:-1]}; begin anew")
+        model = self._network(last.network.features[0], self.n_outputs_, last.dtype.name, last.seed, last.weights)
+        frozen = last.network.frozen
+        return model.freeze(*frozen) if frozen else model
+
     def _hold_out(
         self, X: Any, targets: np.ndarray, weights: np.ndarray | None, rng: np.random.RandomState
     ) -> tuple[tuple[Any, np.ndarray, np.ndarray | None], tuple[Any, np.ndarray, np.ndarray | None]]:
@@ -225,16 +246,21 @@ class Multilayer(Trained):
             with np.errstate(over="ignore", invalid="ignore"):  # of a training that diverges
                 return self._score_of(outputs, *held_out[1:]) if np.isfinite(outputs).all() else math.nan
 
-        constant = self._loss_constant(targets, weights)
-        watch = Iterations(
-            self, rows, size, lambda loss, penalty: self._reported(loss, penalty, constant),
-            None if held_out is None else score, incremental,
-        )  # fmt: skip
+        constants = self._loss_constants(targets)
+
+        def reported(loss: float, penalty: float) -> float:
+            constant = 0.0 if constants is None else mean_of_batches(constants[visits], weights, visits, size)
+            return self._reported(loss, penalty, constant)
+
+        watch = Iterations(self, rows, size, reported, None if held_out is None else score, incremental)
+        told = held_out if held_out is not None and self.callbacks else None  # others may look at what is measured there
+        self.__dict__.pop("history_", None)
         self.n_iter_ = 0
         options = FitOptions(
             loss=loss, optimizer=optimizer_of(self), batch_size=size, epochs=1 if incremental else self.max_iter,
             sample_weight=weights, classes=self._labels(), l2=self.alpha, order=order, callbacks=[watch, *self.callbacks],
             device=self.device, precision=self.precision, threads=self.threads, verbose=0, penalties_by_weight=True,
+            validation_data=None if told is None else told[: 2 if told[2] is None else 3],
         )  # fmt: skip
         try:
             self.history_ = fit(model, X, targets, options)
@@ -244,6 +270,7 @@ class Multilayer(Trained):
             assert self.validation_scores_ is not None
             self.loss_ = math.nan
             self.validation_scores_.append(math.nan)
+            warnings.warn(str(error), ConvergenceWarning, stacklevel=3)
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=3)
         if watch.best is not None:
@@ -262,11 +289,14 @@ class Multilayer(Trained):
             engine=engines.choose(self.device, self.precision)[0], threads=self.threads,
         )  # fmt: skip
         found = minimize(self, cost, state["parameters"])
-        self.loss_ += self._loss_constant(targets, weights)
         if not np.isfinite(found).all():
             raise ValueError(NONFINITE)
         places = model.network.parameters
         model.set_weights({p.name: found[p.start : p.start + p.size].reshape(p.shape) for p in places})
+        constants = self._loss_constants(targets)
+        constant = 0.0 if constants is None else float(np.average(constants, weights=weights))
+        penalty = 0.5 * self.alpha / total * sum(float(np.vdot(array, array)) for array in self.coefs_) if total else 0.0
+        self.loss_ = self._reported(self.loss_ - penalty, penalty, constant)
 
     # --- the trained network ------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from fastnn.configurations import as_number
 from fastnn.errors import InputError, nearest
 from fastnn.optimizers import NAMES, Optimizer
 from fastnn.schedules import Schedule
+from fastnn.training.options import as_callbacks
 
 ACTIVATIONS = {"identity": None, "logistic": "sigmoid"}
 """scikit-learn's names that are not ours."""
@@ -76,6 +77,7 @@ def check_parameters(estimator: Any) -> None:
             raise InputError(f"{whose}: {name}: expected {expected}, got {value!r}")
     engines.check_threads(estimator.threads)
     engines.choose(estimator.device, estimator.precision)
+    as_callbacks(estimator.callbacks)
     hidden = hidden_sizes(estimator)
     activations_of(estimator, len(hidden))
     dropouts_of(estimator, len(hidden))
@@ -84,6 +86,8 @@ def check_parameters(estimator: Any) -> None:
         raise InputError(
             f"{whose}: solver: expected an optimizer of fastnn or one of {', '.join(('lbfgs', *NAMES))}, got {solver!r}"
         )
+    if solver == "lbfgs" and estimator.callbacks:
+        raise InputError(f"{whose}: lbfgs makes no steps on mini-batches that callbacks could be told of; use adam")
     if solver == "lbfgs" and (any(dropouts_of(estimator, len(hidden))) or estimator.batch_norm):
         raise InputError(f"{whose}: lbfgs minimizes one function of all examples, and with dropout or batch norm there is none")
 
@@ -110,7 +114,7 @@ def activations_of(estimator: Any, layers: int) -> list[str | None]:
     """The activation of each hidden layer, under our names; None for the identity."""
     given = estimator.activation
     names = [given] * layers if isinstance(given, str) else list(given) if isinstance(given, list | tuple) else [given]
-    known = (*ACTIVATIONS, *ops.ACTIVATIONS)
+    known = tuple(dict.fromkeys((*ACTIVATIONS, *ops.ACTIVATIONS)))
     for name in [given] if isinstance(given, str) else names:
         if not isinstance(name, str) or name not in known:
             raise InputError(f"{type(estimator).__name__}: unknown activation {name!r}{nearest(str(name), known)}")

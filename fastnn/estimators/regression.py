@@ -79,8 +79,8 @@ class MLPRegressor(Values, Multilayer):
         several = self.n_outputs_ if self.loss == "squared_error" else 1
         return loss / several + constant + penalty
 
-    def _loss_constant(self, targets: np.ndarray, weights: np.ndarray | None) -> float:
+    def _loss_constants(self, targets: np.ndarray) -> np.ndarray | None:
         if self.loss != "poisson":
-            return 0.0
-        constants = (xlogy(targets, targets) - targets).reshape(len(targets), -1).sum(axis=1, dtype=np.float64)
-        return float(np.average(constants, weights=weights))
+            return None
+        constants: np.ndarray = (xlogy(targets, targets) - targets).reshape(len(targets), -1).sum(axis=1, dtype=np.float64)
+        return constants

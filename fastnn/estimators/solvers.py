@@ -15,7 +15,6 @@ from sklearn.exceptions import ConvergenceWarning
 from fastnn.callbacks import Callback
 from fastnn.network.cost import CostFunction
 from fastnn.optimizers import SGD, Adam, Optimizer, by_name
-from fastnn_kernels.contract import SCALARS
 
 if TYPE_CHECKING:
     from fastnn.callbacks.base import RunState
@@ -23,23 +22,6 @@ if TYPE_CHECKING:
 
 SMALLEST_RATE = 1e-6
 """Where an adaptive learning rate ends the training instead of becoming smaller."""
-
-
-@dataclass(frozen=True)
-class EpsilonHatAdam(Adam):
-    """Adam with epsilon added to the root of the mean square before its correction, as scikit-learn and Keras have it.
-
-        w -= rate * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(s) + epsilon)
-
-    Kingma & Ba 2015, end of section 2 ("epsilon hat").
-    """
-
-    def scalars(self, steps: Any, rates: Any) -> np.ndarray:
-        table = super().scalars(steps, rates)
-        of_squares = SCALARS.index("correction2")
-        table[:, SCALARS.index("rate")] /= np.sqrt(table[:, of_squares])
-        table[:, of_squares] = 1.0
-        return table
 
 
 def optimizer_of(estimator: Any) -> Optimizer:
@@ -50,7 +32,7 @@ def optimizer_of(estimator: Any) -> Optimizer:
     if isinstance(solver, Optimizer):
         return solver
     if solver == "adam":
-        return EpsilonHatAdam(rate, estimator.beta_1, estimator.beta_2, estimator.epsilon)
+        return Adam(rate, estimator.beta_1, estimator.beta_2, estimator.epsilon, epsilon_hat=True)
     if solver == "sgd":
         return SGD(rate, estimator.momentum, estimator.nesterovs_momentum and estimator.momentum > 0)
     return by_name(solver, learning_rate=rate)

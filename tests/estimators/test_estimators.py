@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import warnings
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 import fastnn
-from fastnn.callbacks import Callback
+from fastnn.callbacks import Callback, Checkpoint, EarlyStopping
+from fastnn.checkpoints import Folder
+from fastnn.engines import cache
 from fastnn.errors import InputError, NotReadyError
 from fastnn.estimators import Classifier, MLPClassifier, MLPRegressor, Regressor
 
@@ -174,6 +178,57 @@ def test_dropout_of_other_seeds_is_another() -> None:
     np.testing.assert_array_equal(first, one.coefs_[0])
 
 
+def test_buffers_of_large_networks_go_with_them() -> None:
+    def train(rows: int) -> None:
+        MLPClassifier((64,), batch_size=rows, max_iter=1).fit(np.ones((rows, 20)), np.arange(rows) % 2)
+
+    kept = []
+    for rows in range(10_000, 10_006):
+        train(rows)
+        gc.collect()
+        kept.append(sum(each.plan.size for items in cache._shared._free.values() for each in items if hasattr(each, "plan")))
+    assert max(kept) - min(kept) < cache.SHARED_BYTES, "10,000 rows have buffers of megabytes"
+
+
+def test_one_class() -> None:
+    for net in (classify(), classify(loss="softmax_cross_entropy"), Classifier(options={"epochs": 1})):
+        fitted = net.fit(X, np.full(200, 7))
+        assert (fitted.predict(X) == 7).all()
+        np.testing.assert_array_equal(fitted.predict_proba(X), np.ones((200, 1)))
+        assert fitted.score(X, np.full(200, 7)) == 1.0
+
+
+def test_checkpoints_of_the_default_solver(tmp_path: Path) -> None:
+    classify(callbacks=[Checkpoint(tmp_path, epochs=5)], max_iter=10).fit(X, LABELS)
+    latest = Folder(tmp_path).latest()
+    assert latest is not None
+    assert fastnn.load(latest).counters.step == 10
+
+
+def test_callbacks_see_validation_data() -> None:
+    stopping = EarlyStopping("val_loss", patience=1)
+    fitted = classify(callbacks=[stopping], max_iter=500).fit(X[:150], LABELS[:150], validation_data=(X[150:], LABELS[150:]))
+    assert fitted.n_iter_ < 500
+    assert len(fitted.history_["val_accuracy"]) == fitted.n_iter_
+    assert fitted.history_["val_accuracy"][0] == pytest.approx(fitted.validation_scores_[0])
+
+
+def test_frozen_layers_stay_in_a_warm_start() -> None:
+    for solver in ("adam", "lbfgs"):
+        net = classify(warm_start=True, max_iter=3).fit(X, LABELS)
+        net.model_.freeze(0)
+        before = net.coefs_
+        net.set_params(solver=solver).fit(X, LABELS)
+        np.testing.assert_array_equal(net.coefs_[0], before[0])
+        assert np.abs(net.coefs_[1] - before[1]).max() > 0
+
+
+def test_shares_are_scored() -> None:
+    shares = np.exp(SCORES) / np.exp(SCORES).sum(axis=1, keepdims=True)
+    fitted = classify(max_iter=100).fit(X, shares)
+    assert fitted.score(X, shares) == np.mean(fitted.predict(X) == shares.argmax(axis=1))
+
+
 # Any model.
 
 
@@ -272,6 +327,23 @@ def test_calls_that_are_refused() -> None:
         classify(class_weight="balanced").partial_fit(X, LABELS, classes=np.unique(LABELS))
     with pytest.raises(ValueError, match="all zero"):
         classify().fit(X, LABELS, np.zeros(200))
+    with pytest.raises(ValueError, match="all zero"):
+        classify(solver="lbfgs", class_weight=dict.fromkeys(np.unique(LABELS), 0)).fit(X, LABELS)
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        classify(solver="lbfgs").fit(X, LABELS, np.r_[-1.0, np.ones(199)])
+    np.testing.assert_allclose(classify(alpha=0).fit(X, LABELS, 2.0).coefs_[0], classify(alpha=0).fit(X, LABELS).coefs_[0])
+    with pytest.raises(ValueError, match="lbfgs makes no steps"):
+        classify(solver="lbfgs", callbacks=[Callback()]).fit(X, LABELS)
+    for callbacks in (None, Callback(), [1]):
+        with pytest.raises(TypeError, match="callbacks: expected"):
+            classify(callbacks=callbacks).fit(X, LABELS)
+    for options in (3, "epochs"):
+        with pytest.raises(TypeError, match="options: expected a dict"):
+            Classifier(options=options).fit(X, LABELS)
+    with pytest.raises(TypeError, match="build: expected a Sequential or a function"):
+        Classifier([fastnn.Dense(3)]).fit(X, LABELS)
+    with pytest.raises(ValueError, match="diverged"):
+        Regressor(options={"optimizer": fastnn.SGD(1e9), "epochs": 9}).fit(X, NUMBERS)
     with pytest.raises(ValueError, match="validation_data: expected a pair"):
         classify().fit(X, LABELS, validation_data=X)
     with pytest.raises(ValueError, match="has classes not in"):
@@ -319,7 +391,7 @@ def test_a_warm_start_with_another_solver() -> None:
     assert net.best_validation_score_ == max(net.validation_scores_)
     net.set_params(early_stopping=False).fit(X, LABELS)
     assert len(net.loss_curve_) == 6
-    with pytest.raises(ValueError, match="expected shape"):
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes are \[3\] now, and were \[24\]"):
         net.set_params(hidden_layer_sizes=(3,)).fit(X, LABELS)
 
 
@@ -328,10 +400,30 @@ def test_training_that_diverges() -> None:
     with pytest.raises(ValueError, match="non-finite parameter weights"):
         huge.fit(X, 1e6 * NUMBERS)
     kept = MLPRegressor(solver="sgd", learning_rate_init=1e6, max_iter=50, random_state=0, early_stopping=True)
-    kept.fit(X, 1e6 * NUMBERS)
+    with pytest.warns(ConvergenceWarning, match="training diverged"):
+        kept.fit(X, 1e6 * NUMBERS)
     assert np.isnan(kept.loss_)
     assert np.isnan(kept.validation_scores_[-1])
     assert np.isfinite(kept.predict(X)).all()
+
+
+def test_a_failed_fit_leaves_an_estimator_as_it_was() -> None:
+    class Failing(Callback):
+        def epoch_end(self, run: Any, epoch: int, values: Any) -> None:
+            if epoch == 2:
+                raise ZeroDivisionError
+
+    net = classify(warm_start=True, max_iter=3, solver="sgd", learning_rate="invscaling").fit(X, LABELS)
+    known = net.n_iter_, net.t_, list(net.loss_curve_), net._optimizer.learning_rate
+    weights = net.coefs_
+    with pytest.raises(ZeroDivisionError):
+        net.set_params(callbacks=[Failing()]).fit(X, LABELS)
+    assert (net.n_iter_, net.t_, net.loss_curve_, net._optimizer.learning_rate) == known
+    np.testing.assert_array_equal(net.coefs_[1], weights[1])
+    fresh = classify(callbacks=[Failing()])
+    with pytest.raises(ZeroDivisionError):
+        fresh.fit(X, LABELS)
+    assert set(vars(fresh)) == set(fresh.get_params())
 
 
 def test_an_interrupt_keeps_what_was_trained() -> None:

@@ -112,6 +112,9 @@ def test_several_numbers(solver: str) -> None:
     settings = {"solver": solver, "max_iter": 300, "random_state": 0, "hidden_layer_sizes": (10,)}
     errors = [np.square(make(**settings).fit(X, y).predict(X) - y).mean() for make in (ours.MLPRegressor, theirs.MLPRegressor)]
     assert errors[0] <= errors[1]
+    first = [make(**{**settings, "max_iter": 1}) for make in (ours.MLPRegressor, theirs.MLPRegressor)]
+    losses = [np.square(net.fit(X, y).predict(X) - y).mean() / 2 for net in first]
+    assert first[0].loss_ == pytest.approx(losses[0], rel=1e-4), "its penalty is small"
 
 
 @pytest.mark.skipif(not WEIGHTED, reason="weights of examples came with scikit-learn 1.7")
@@ -126,6 +129,11 @@ def test_weights(settings: dict[str, Any]) -> None:
 def test_counts(settings: dict[str, Any]) -> None:
     found, expected = compare("MLPRegressor", COUNTS, {**settings, "loss": "poisson"})
     np.testing.assert_allclose(found.predict(X), expected.predict(X), rtol=1e-7)
+
+
+@pytest.mark.skipif(not WEIGHTED, reason="the loss came with scikit-learn 1.7")
+def test_weighted_counts() -> None:
+    compare("MLPRegressor", COUNTS, {"loss": "poisson", "batch_size": 31}, WEIGHTS)
 
 
 def test_float32() -> None:
