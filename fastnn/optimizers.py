@@ -286,6 +286,11 @@ class AdamW(Adam):
 
     weight_decay: float = number(0.01, least=0)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epsilon_hat and self.weight_decay:
+            raise InputError("AdamW: epsilon_hat changes the rate of the step, which weight_decay is multiplied by; use Adam")
+
 
 @dataclass(frozen=True)
 class NAdam(Adam):

@@ -258,6 +258,23 @@ def test_adam_with_epsilon_inside_the_root_is_as_written_out_and_as_in_optax(opt
     assert_close(train(ours, start, target), np.stack(path), 1e-12)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_adam_with_epsilon_hat_is_as_written_out(inside: bool) -> None:
+    """The last formula of section 2 of Kingma & Ba: epsilon is added before the correction."""
+    generator = np.random.default_rng(8)
+    start, target = generator.normal(size=(2, sum(SIZES)))
+    w, m, s, path = start.copy(), np.zeros_like(start), np.zeros_like(start), []
+    for t in range(1, STEPS + 1):
+        g = 4 * (w - target) ** 3
+        m, s = 0.8 * m + 0.2 * g, 0.9 * s + 0.1 * g * g
+        below = np.sqrt(s + 0.1) if inside else np.sqrt(s) + 0.1
+        w = w - 0.05 * math.sqrt(1 - 0.9**t) / (1 - 0.8**t) * m / below
+        path.append(w)
+    ours = Adam(0.05, 0.8, 0.9, 0.1, epsilon_hat=True, epsilon_inside=inside)
+    assert_close(train(ours, start, target), np.stack(path), 1e-12)
+    assert AdamW(weight_decay=0.0, epsilon_hat=True).epsilon_hat
+
+
 def test_nadam_with_epsilon_inside_the_root_is_as_written_out() -> None:
     generator = np.random.default_rng(9)
     start, target = generator.normal(size=(2, sum(SIZES)))
@@ -342,6 +359,8 @@ def test_learning_rates_stay_what_they_are() -> None:
         (lambda: RMSprop(beta=1.0), "beta"),
         (lambda: RMSprop(epsilon=0.0), "epsilon: expected a finite number > 0, got 0.0"),
         (lambda: RMSprop(epsilon_inside=None), "epsilon_inside"),  # type: ignore[arg-type]
+        (lambda: AdamW(epsilon_hat=True), "weight_decay"),
+        (lambda: Adam(epsilon_hat=1), "Adam: epsilon_hat: expected True or False, got 1"),  # type: ignore[arg-type]
         (lambda: Adam(epsilon_inside=1), "Adam: epsilon_inside: expected True or False, got 1"),  # type: ignore[arg-type]
         (lambda: Adam(beta1=1.0), "beta1"),
         (lambda: Adam(beta2=math.inf), "beta2"),
