@@ -11,6 +11,7 @@ from fastnn.callbacks.learning_rate import LearningRate
 from fastnn.callbacks.logs import CSVLog, StepLosses
 from fastnn.callbacks.plateau import ReduceLROnPlateau
 from fastnn.callbacks.progress import Progress
+from fastnn.callbacks.trackers import MLflow, TensorBoard
 
 __all__ = [
     "CSVLog",
@@ -18,8 +19,10 @@ __all__ = [
     "Checkpoint",
     "EarlyStopping",
     "LearningRate",
+    "MLflow",
     "Progress",
     "ReduceLROnPlateau",
     "RunState",
     "StepLosses",
+    "TensorBoard",
 ]
