@@ -39,11 +39,12 @@ class Labels(ClassifierMixin, Trained):  # type: ignore[misc]
     _kind: str
     """Of the targets: "binary", "multiclass", "multilabel" or "shares"; "" where only the labels are known."""
 
-    def predict(self, X: Any) -> np.ndarray:
-        """Labels (n,), or 0/1 (n, C) where several yeses were trained for."""
+    def predict(self, X: Any) -> Any:
+        """Labels (n,), or 0/1 (n, C) where several yeses were trained for: a sparse matrix where y was one."""
         outputs = self._outputs_for(X)
         if self._kind == "multilabel":
-            return (outputs > 0.5).astype(int)
+            yes = (outputs > 0.5).astype(int)
+            return scipy.sparse.csr_matrix(yes) if self._sparse else yes
         return np.asarray(self.classes_[self._indices_of(outputs)])
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -77,7 +78,7 @@ class Labels(ClassifierMixin, Trained):  # type: ignore[misc]
         X, y = validate_data(self, X, y, accept_sparse=SPARSE, multi_output=True, dtype=DTYPES, reset=first)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        kind = _kind_of(y)
+        kind, self._sparse = _kind_of(y), scipy.sparse.issparse(y)
         begins = not hasattr(self, "classes_") or (first and not incremental)
         if begins or not self._kind:
             named = None if begins else self.classes_

@@ -149,6 +149,13 @@ def test_sparse(make: Any, solver: str) -> None:
     np.testing.assert_allclose(found.predict_proba(data), expected.predict_proba(data), atol=1e-7)
 
 
+def test_sparse_labels() -> None:
+    y = scipy.sparse.csr_matrix(SEVERAL)
+    found, expected = compare("MLPClassifier", y, {})
+    assert scipy.sparse.issparse(found.predict(X))
+    np.testing.assert_array_equal(found.predict(X).toarray(), expected.predict(X).toarray())
+
+
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
 def test_partial_fit_goes_on_as_theirs(solver: str) -> None:
     settings: dict[str, Any] = {"solver": solver, "random_state": 1, "learning_rate": "invscaling", "batch_size": 40}
