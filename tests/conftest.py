@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,12 @@ import pytest
 if TYPE_CHECKING:
     from cuda_on_host.runtime import HostRuntime
     from hosts import Hosts
+
+
+def pytest_configure() -> None:
+    """Ctrl-C is answered, also where a shell began the tests in the background, which ignores it: some of them press it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
