@@ -110,7 +110,8 @@ class Trained(BaseEstimator):  # type: ignore[misc]
 
     def _outputs_for(self, X: Any) -> np.ndarray:
         """The same of the trained model, of X as scikit-learn checks it."""
-        check_is_fitted(self)
+        if "model_" not in self.__dict__:
+            check_is_fitted(self)  # says what is missing, and takes as long as a row's way through a small network
         X = validate_data(self, X, accept_sparse=SPARSE, reset=False)
         return self._predicted(self.model_, X)
 
