@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -17,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 
 from fastnn import engines
-from fastnn.errors import DivergenceError, InputError
+from fastnn.errors import DivergenceError, InputError, warn
 from fastnn.estimators.base import Trained
 from fastnn.estimators.parameters import activations_of, check_parameters, dropouts_of, hidden_sizes
 from fastnn.estimators.solvers import Iterations, Rate, minimize, optimizer_of
@@ -228,7 +227,7 @@ class Multilayer(Trained):
         rows, model, loss = X.shape[0], self.model_, self._loss()
         size = min(200, rows) if self.batch_size == "auto" else int(self.batch_size)
         if size > rows:
-            warnings.warn(CLIPPED, stacklevel=3)
+            warn(CLIPPED)
             size = rows
         visits = np.arange(rows)
 
@@ -270,9 +269,9 @@ class Multilayer(Trained):
             assert self.validation_scores_ is not None
             self.loss_ = math.nan
             self.validation_scores_.append(math.nan)
-            warnings.warn(str(error), ConvergenceWarning, stacklevel=3)
+            warn(str(error), ConvergenceWarning)
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=3)
+            warn("Training interrupted by user.")
         if watch.best is not None:
             model.restore(watch.best)
 

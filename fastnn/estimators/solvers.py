@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import scipy.optimize
 from sklearn.exceptions import ConvergenceWarning
 
 from fastnn.callbacks import Callback
+from fastnn.errors import warn
 from fastnn.network.cost import CostFunction
 from fastnn.optimizers import SGD, Adam, Optimizer, by_name
 
@@ -92,11 +92,10 @@ class Iterations(Callback):
         if estimator._no_improvement_count > estimator.n_iter_no_change and self._stops(run):
             return True
         if not self.incremental and estimator.n_iter_ == estimator.max_iter:
-            warnings.warn(
+            warn(
                 f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the optimization "
                 "hasn't converged yet.",
                 ConvergenceWarning,
-                stacklevel=2,
             )
         return None
 
@@ -173,11 +172,10 @@ def minimize(estimator: Any, cost: CostFunction, start: np.ndarray) -> np.ndarra
     estimator.n_iter_, estimator.loss_ = min(int(result.nit), estimator.max_iter), float(result.fun)
     if result.status != 0:
         more = f" Increase max_iter (it is {estimator.max_iter})." if estimator.n_iter_ == estimator.max_iter else ""
-        warnings.warn(
+        warn(
             f"lbfgs failed to converge after {estimator.n_iter_} iteration(s): {result.message}.{more} Data of about the same "
             "scale in every column help: sklearn.preprocessing.StandardScaler",
             ConvergenceWarning,
-            stacklevel=2,
         )
     found: np.ndarray = result.x.astype(start.dtype)
     return found if math.isfinite(estimator.loss_) else np.full_like(found, np.nan)
