@@ -7,17 +7,13 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from fastnn.engines import is_out_of_memory
-from fastnn_kernels.contract import UPDATES
 
 KEPT_INSTANCES = 24
 """Programs with buffers that are kept for the next call; the least recently used one goes first."""
 
-
-OF_MODELS = ("parameters", "statistics", "gradient", *{slot for update in UPDATES.values() for slot in update.slots})
-"""Inputs of programs that are arrays of a model, or as large as one."""
 
 SHARED_BYTES = 2**20
 """Of the buffers of an instance, at most, that outlives its model: those of larger ones take less time to make than to fill."""
@@ -96,6 +92,9 @@ class Instances:
 class SharedKey:
     """The base of keys that say all that their items depend on, beside the architecture of the network."""
 
+    of_model: ClassVar[tuple[str, ...]] = ()
+    """The inputs that are arrays of a model, or as large as one: they go with it."""
+
 
 _shared = Instances()
 """Of all models that share them, by architecture and key."""
@@ -121,7 +120,7 @@ class SharedInstances(Instances):
         instance = getattr(item, "instance", item)
         if not isinstance(key, SharedKey) or instance.plan.size > SHARED_BYTES:
             return super().give_back(key, item)
-        instance.unbind(*OF_MODELS)
+        instance.unbind(*key.of_model)
         _shared.give_back((self._architecture, key), item)
 
 

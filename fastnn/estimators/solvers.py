@@ -40,7 +40,8 @@ def optimizer_of(estimator: Any) -> Optimizer:
 
 @dataclass
 class Rate:
-    """The learning rate of the next step, where scikit-learn's rules change it. It stays from call to call of `partial_fit`."""
+    """The learning rate of the next step, where scikit-learn's rules change it. It stays from call to call of `partial_fit`, as
+    `_optimizer` of an estimator, where scikit-learn's own tests look for it."""
 
     learning_rate: float
 

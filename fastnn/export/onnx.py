@@ -130,7 +130,7 @@ class _Graph:
         """Nodes for what a prediction computes; the names of the outputs, and of what the loss makes of them."""
         task = self.model.task
         network = self.model.network
-        link = task.link if task is not None and (task.link in PROBABILITIES or task.link == "exp") else None
+        link = None if task is None else task.link
         program = _program(network.without_activation(link), link)
         self.names[program.inputs["x"]] = self._mapped()
         for call in program.calls:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,9 @@ CONTROL = {"index": 0, "position": 1, "step": 2}
 
 PARAMETER_QUANTITIES = ("parameter_gradients", "parameters", "updates")
 """What `GradientMagnitudes` measures of each parameter."""
+
+ARRAYS_OF_MODEL = ("parameters", "statistics", "gradient", *{slot for row in UPDATES.values() for slot in row.slots})
+"""Inputs of programs that are as large as the model whose arrays they are."""
 
 TINY = 1e-30
 """What an array is divided by at least before its squares are added up."""
@@ -80,6 +83,7 @@ class Recipe(ABC):
 class InstanceKey(SharedKey):
     """What tells the instances of a model apart."""
 
+    of_model: ClassVar[tuple[str, ...]] = ARRAYS_OF_MODEL
     recipe: Recipe
     variant: tuple[Any, ...]
     engine: str
